@@ -1,0 +1,45 @@
+"""Errors for people: what was wrong, the value seen, what is allowed."""
+
+import difflib
+from collections.abc import Iterable
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+class InputError(ValueError):
+    """A value the user gave cannot be used; the message says which, why, and what to give instead."""
+
+
+class UnknownName(InputError, KeyError):
+    """A name that is not in a table; the message lists the known names, nearest first."""
+
+    def __str__(self) -> str:  # KeyError would print the message in quotes
+        return str(self.args[0])
+
+
+class Table(dict[str, Value]):
+    """A dictionary whose lookup of an unknown name says which names there are.
+
+    Examples
+    --------
+    >>> Table("colour", red=1, green=2)["gren"]
+    Traceback (most recent call last):
+    swd_dynamics.errors.UnknownName: unknown colour 'gren'; known: green, red
+    """
+
+    def __init__(self, kind: str, /, **entries: Value):
+        super().__init__(entries)
+        self.kind = kind
+
+    def __missing__(self, name: str):
+        raise UnknownName(f"unknown {self.kind} {name!r}; known: {', '.join(nearest(str(name), self))}")
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known names, the one most like ``name`` first."""
+
+    def likeness(other: str) -> float:
+        return difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
+
+    return sorted(known, key=likeness, reverse=True)

@@ -1,0 +1,30 @@
+"""What an optimizer does, written once: ``UpdateRule(lr, direction, decay)``."""
+
+from swd_dynamics.rules.catalog import CATALOG
+from swd_dynamics.rules.decay import DECAYS, L2, Decay, Decoupled, NoDecay, Stable
+from swd_dynamics.rules.direction import SGD, Adai, Adam, AMSGrad, Direction, HeavyBall, Nesterov
+from swd_dynamics.rules.schedule import Constant, Cosine, StepDecay, Warmup
+from swd_dynamics.rules.update import State, UpdateRule
+
+__all__ = [
+    "CATALOG",
+    "DECAYS",
+    "L2",
+    "SGD",
+    "AMSGrad",
+    "Adai",
+    "Adam",
+    "Constant",
+    "Cosine",
+    "Decay",
+    "Decoupled",
+    "Direction",
+    "HeavyBall",
+    "Nesterov",
+    "NoDecay",
+    "Stable",
+    "State",
+    "StepDecay",
+    "UpdateRule",
+    "Warmup",
+]

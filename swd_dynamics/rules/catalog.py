@@ -1,0 +1,66 @@
+"""The usual optimizers by name, with torch's argument names: each is a direction times a place for the decay."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.errors import InputError, Table
+from swd_dynamics.rules.decay import L2, Decay, Decoupled, Stable
+from swd_dynamics.rules.direction import SGD, Adai, Adam, AMSGrad, Direction, HeavyBall, Nesterov
+from swd_dynamics.rules.hyperparameter import check
+from swd_dynamics.rules.update import UpdateRule
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named optimizer: call it with torch's arguments to get its :class:`UpdateRule`.
+
+    Examples
+    --------
+    >>> CATALOG["AdamS"](lr=1e-3, weight_decay=1e-4).decay
+    Stable(rate=0.0001)
+    """
+
+    family: Callable[..., Direction]
+    decay: Callable[[Any], Decay]
+    weight_decay: float
+
+    def __call__(self, lr=1e-3, *, weight_decay=None, **direction) -> UpdateRule:
+        rate = self.weight_decay if weight_decay is None else weight_decay
+        try:
+            chosen = self.family(**direction)
+        except TypeError as error:
+            raise InputError(f"{getattr(self.family, '__name__', self.family)}: {error}") from None
+        return UpdateRule(lr, chosen, self.decay(rate))
+
+
+def sgd_family(momentum=0.0, dampening=0.0, nesterov=False) -> Direction:
+    """torch.optim.SGD's directions: with momentum 0 dampening does nothing, and Nesterov takes none."""
+    if is_symbolic(momentum) or momentum != 0:
+        if not nesterov:
+            return HeavyBall(momentum, dampening)
+        if dampening == 0:
+            return Nesterov(momentum)
+    check("dampening", dampening, "[0, 1)")
+    if nesterov:
+        raise InputError(f"nesterov needs momentum > 0 and dampening = 0, not {momentum} and {dampening}")
+    return SGD()
+
+
+# The default weight decays are torch's, and for the stable modes the authors' (2011.11152).
+CATALOG = Table(
+    "optimizer",
+    SGD=Entry(sgd_family, L2, 0.0),
+    SGDW=Entry(sgd_family, Decoupled, 0.0),
+    SGDS=Entry(sgd_family, Stable, 0.0),
+    Adam=Entry(Adam, L2, 0.0),
+    AdamW=Entry(Adam, Decoupled, 1e-2),
+    AdamS=Entry(Adam, Stable, 1e-4),
+    AMSGrad=Entry(AMSGrad, L2, 0.0),
+    AMSGradW=Entry(AMSGrad, Decoupled, 1e-2),
+    AMSGradS=Entry(AMSGrad, Stable, 1e-4),
+    Adai=Entry(Adai, L2, 0.0),
+    AdaiW=Entry(Adai, Decoupled, 0.0),
+    AdaiS=Entry(Adai, Stable, 0.0),
+)

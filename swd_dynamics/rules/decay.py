@@ -1,0 +1,91 @@
+"""Where weight decay enters a step. The four modes stand under one another, because side by side they are the content.
+
+===========  =====================  ==============================  =====================================
+mode         added to the gradient  fraction of θ taken off         Source
+===========  =====================  ==============================  =====================================
+none         0                      0
+L2           λθ                     0                               the gradient of ½λ‖θ‖²
+decoupled    0                      λη                              Loshchilov & Hutter 2019, 1711.05101
+stable       0                      λη_eff                          Xie, Sato & Sugiyama 2020, 2011.11152
+===========  =====================  ==============================  =====================================
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from swd_dynamics.errors import Table
+from swd_dynamics.rules.hyperparameter import check
+
+
+class Decay(Protocol):
+    """A decay mode: what it adds to the gradient, and the fraction R of the weights a step takes off.
+
+    ``effective_lr`` is called without arguments, and only by a mode that needs the direction's η_eff.
+    """
+
+    def added_gradient(self, theta) -> Any: ...
+
+    def decay_rate(self, lr, effective_lr: Callable[[], Any]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class NoDecay:
+    """No decay: the weights feel the gradient alone."""
+
+    def added_gradient(self, theta):
+        return 0
+
+    def decay_rate(self, lr, effective_lr):
+        return 0
+
+
+@dataclass(frozen=True)
+class L2:
+    """L2 regularisation: λθ joins the gradient, and goes through momentum and preconditioner with it."""
+
+    rate: Any
+
+    def __post_init__(self):
+        check("weight_decay", self.rate, "[0, inf)")
+
+    def added_gradient(self, theta):
+        return self.rate * theta
+
+    def decay_rate(self, lr, effective_lr):
+        return 0
+
+
+@dataclass(frozen=True)
+class Decoupled:
+    """Decoupled decay: λ times the learning rate comes off, whatever the direction does with it."""
+
+    rate: Any
+
+    def __post_init__(self):
+        check("weight_decay", self.rate, "[0, inf)")
+
+    def added_gradient(self, theta):
+        return 0
+
+    def decay_rate(self, lr, effective_lr):
+        return self.rate * lr
+
+
+@dataclass(frozen=True)
+class Stable:
+    """Stable decay: λ times the direction's own effective learning rate comes off."""
+
+    rate: Any
+
+    def __post_init__(self):
+        check("weight_decay", self.rate, "[0, inf)")
+
+    def added_gradient(self, theta):
+        return 0
+
+    def decay_rate(self, lr, effective_lr):
+        return self.rate * effective_lr()
+
+
+DECAYS = Table("decay", none=NoDecay, L2=L2, decoupled=Decoupled, stable=Stable)

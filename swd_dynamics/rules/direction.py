@@ -1,0 +1,233 @@
+"""How gradients become a step, and how far a unit of gradient moves a weight in the end.
+
+In what follows g is the gradient a direction is given (with L2, λθ is in it already), k the number of the step, from 1.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from swd_dynamics.arithmetic import clip, decayed, maximum, mean, sqrt
+from swd_dynamics.rules.hyperparameter import check, check_pair
+
+
+class Direction(Protocol):
+    """The contract of a direction. Any object with these four methods is one; a new one need not inherit anything.
+
+    1. ``rest(theta)`` returns the memory before the first gradient: a NamedTuple whose entries are shaped like θ
+       (``0 * theta`` is a zero for floats, arrays, tensors and symbols alike).
+    2. ``remember(memory, gradient, step)`` returns the memory after this gradient, a tuple of the same type.
+    3. ``step(memory, gradient, step)`` returns what is multiplied by −η and added to the weights; ``memory`` is the *new* one.
+    4. ``effective_lr(lr, memory, step)`` returns η_eff, one number for all weights: how far a unit of gradient moves a
+       weight in the end, the preconditioner held and the momentum summed out.
+    5. All four use ``+ - * /`` and the words of :mod:`swd_dynamics.arithmetic` and nothing else. Bias correction goes through
+       ``decayed(beta, step)``, averages over weights through ``mean``, so that sympy can read them.
+    6. Hyperparameters are fields of a frozen dataclass: floats and tuples of floats become letters in a derivation, anything
+       else (an int, a bool) is taken as structure. Memory entries must not feed on later ones' *new* values in a circle.
+    """
+
+    def rest(self, theta) -> Any: ...
+
+    def remember(self, memory, gradient, step) -> Any: ...
+
+    def step(self, memory, gradient, step) -> Any: ...
+
+    def effective_lr(self, lr, memory, step) -> Any: ...
+
+
+class Nothing(NamedTuple):
+    """The memory of a direction without memory."""
+
+
+class Momentum(NamedTuple):
+    m: Any
+
+
+class Moments(NamedTuple):
+    m: Any
+    v: Any
+
+
+class MaxMoments(NamedTuple):
+    m: Any
+    v: Any
+    v_max: Any
+
+
+class AdaptiveMomentum(NamedTuple):
+    v: Any
+    beta1_product: Any
+    m: Any
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Gradient descent: step g, η_eff = η."""
+
+    def rest(self, theta):
+        return Nothing()
+
+    def remember(self, memory, gradient, step):
+        return memory
+
+    def step(self, memory, gradient, step):
+        return gradient
+
+    def effective_lr(self, lr, memory, step):
+        return lr
+
+
+@dataclass(frozen=True)
+class HeavyBall:
+    """Heavy-ball momentum: m ← βm + (1−τ)g, step m, η_eff = η(1−τ)/(1−β).
+
+    torch seeds m with the *undamped* first gradient, and so does this.
+
+    Source: Polyak 1964; torch.optim.SGD.
+    """
+
+    momentum: Any
+    dampening: Any = 0.0
+
+    def __post_init__(self):
+        check("momentum", self.momentum, "(0, 1)")
+        check("dampening", self.dampening, "[0, 1)")
+
+    def rest(self, theta):
+        return Momentum(0 * theta)
+
+    def remember(self, memory, gradient, step):
+        if step == 1:
+            return Momentum(gradient)
+        return Momentum(self.momentum * memory.m + (1 - self.dampening) * gradient)
+
+    def step(self, memory, gradient, step):
+        return memory.m
+
+    def effective_lr(self, lr, memory, step):
+        return lr * (1 - self.dampening) / (1 - self.momentum)
+
+
+@dataclass(frozen=True)
+class Nesterov:
+    """Nesterov momentum as torch writes it: m ← βm + g, step g + βm, η_eff = η/(1−β).
+
+    Source: Sutskever et al. 2013; torch.optim.SGD(nesterov=True), which allows no dampening.
+    """
+
+    momentum: Any
+
+    def __post_init__(self):
+        check("momentum", self.momentum, "(0, 1)")
+
+    def rest(self, theta):
+        return Momentum(0 * theta)
+
+    def remember(self, memory, gradient, step):
+        return Momentum(self.momentum * memory.m + gradient)
+
+    def step(self, memory, gradient, step):
+        return gradient + self.momentum * memory.m
+
+    def effective_lr(self, lr, memory, step):
+        return lr / (1 - self.momentum)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², step m̂/(√v̂ + ε), η_eff = η/√v̄.
+
+    m̂ = m/(1−β₁ᵏ), v̂ = v/(1−β₂ᵏ); v̄ is the mean of v̂ over all weights. ε stands outside the root, as in the paper and
+    in torch, and is no part of η_eff.
+
+    Source: Kingma & Ba 2015, 1412.6980; η_eff: Xie, Sato & Sugiyama 2020, 2011.11152.
+    """
+
+    betas: tuple[Any, Any] = (0.9, 0.999)
+    eps: Any = 1e-8
+
+    def __post_init__(self):
+        check_pair("betas", self.betas, ("[0, 1)", "[0, 1)"))
+        check("eps", self.eps, "[0, inf)")
+
+    def rest(self, theta):
+        return Moments(0 * theta, 0 * theta)
+
+    def remember(self, memory, gradient, step):
+        beta1, beta2 = self.betas
+        return Moments(
+            m=beta1 * memory.m + (1 - beta1) * gradient,
+            v=beta2 * memory.v + (1 - beta2) * gradient * gradient,
+        )
+
+    def step(self, memory, gradient, step):
+        beta1, beta2 = self.betas
+        return memory.m / (1 - decayed(beta1, step)) / (sqrt(memory.v / (1 - decayed(beta2, step))) + self.eps)
+
+    def effective_lr(self, lr, memory, step):
+        return lr / sqrt(mean(memory.v / (1 - decayed(self.betas[1], step))))
+
+
+@dataclass(frozen=True)
+class AMSGrad:
+    """AMSGrad: Adam with v̂ replaced by the largest v so far, divided by 1−β₂ᵏ; η_eff = η/√(mean of that).
+
+    The maximum is taken before the bias correction, as torch and the authors of stable decay do.
+
+    Source: Reddi, Kale & Kumar 2018, 1904.09237; torch.optim.Adam(amsgrad=True).
+    """
+
+    betas: tuple[Any, Any] = (0.9, 0.999)
+    eps: Any = 1e-8
+
+    def __post_init__(self):
+        check_pair("betas", self.betas, ("[0, 1)", "[0, 1)"))
+        check("eps", self.eps, "[0, inf)")
+
+    def rest(self, theta):
+        return MaxMoments(0 * theta, 0 * theta, 0 * theta)
+
+    def remember(self, memory, gradient, step):
+        beta1, beta2 = self.betas
+        v = beta2 * memory.v + (1 - beta2) * gradient * gradient
+        return MaxMoments(beta1 * memory.m + (1 - beta1) * gradient, v, maximum(memory.v_max, v))
+
+    def step(self, memory, gradient, step):
+        beta1, beta2 = self.betas
+        return memory.m / (1 - decayed(beta1, step)) / (sqrt(memory.v_max / (1 - decayed(beta2, step))) + self.eps)
+
+    def effective_lr(self, lr, memory, step):
+        return lr / sqrt(mean(memory.v_max / (1 - decayed(self.betas[1], step))))
+
+
+@dataclass(frozen=True)
+class Adai:
+    """Adaptive inertia: the momentum of each weight adapts, the learning rate does not; η_eff = η.
+
+    v ← β₂v + (1−β₂)g², β₁ = clip(1 − β₀ v̂/v̄, 0, 1−ε), m ← β₁m + (1−β₁)g, step m/(1 − Πβ₁).
+    ``betas`` is (β₀, β₂).
+
+    Source: Xie et al. 2022, 2006.15815.
+    """
+
+    betas: tuple[Any, Any] = (0.1, 0.99)
+    eps: Any = 1e-3
+
+    def __post_init__(self):
+        check_pair("betas", self.betas, ("(0, inf)", "[0, 1)"))
+        check("eps", self.eps, "(0, 1)")
+
+    def rest(self, theta):
+        return AdaptiveMomentum(v=0 * theta, beta1_product=0 * theta + 1, m=0 * theta)
+
+    def remember(self, memory, gradient, step):
+        beta0, beta2 = self.betas
+        v = beta2 * memory.v + (1 - beta2) * gradient * gradient
+        v_hat = v / (1 - decayed(beta2, step))
+        beta1 = clip(1 - beta0 * v_hat / mean(v_hat), 0, 1 - self.eps)
+        return AdaptiveMomentum(v, memory.beta1_product * beta1, beta1 * memory.m + (1 - beta1) * gradient)
+
+    def step(self, memory, gradient, step):
+        return memory.m / (1 - memory.beta1_product)
+
+    def effective_lr(self, lr, memory, step):
+        return lr
