@@ -1,0 +1,327 @@
+"""What the optimizers promise: torch's manners, stable decay, and the two floats they publish."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.optim import SGDS, AdaiS, AdamS
+
+# Round-off of a handful of float64 operations on numbers of order 1, where the order of summation may differ.
+ROUND_OFF = 1e-14
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tensors this small only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+OPTIMIZERS = {
+    "SGDS": lambda params, **other: SGDS(params, **{"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, **other}),
+    "SGDS plain": lambda params, **other: SGDS(params, **{"lr": 0.1, "weight_decay": 0.1, **other}),
+    "SGDS Nesterov": lambda params, **other: SGDS(
+        params, **{"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1, **other}
+    ),
+    "AdamS": lambda params, **other: AdamS(params, **{"lr": 0.1, "weight_decay": 0.1, **other}),
+    "AdamS AMSGrad": lambda params, **other: AdamS(
+        params, **{"lr": 0.1, "weight_decay": 0.1, "amsgrad": True, "betas": (0.9, 0.5), **other}
+    ),
+    "AdaiS": lambda params, **other: AdaiS(params, **{"lr": 0.1, "weight_decay": 0.1, **other}),
+}
+every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
+def weights(*sizes, dtype=torch.float64, device="cpu"):
+    """Parameters with fixed random weights of order 1."""
+    random = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(size, generator=random, dtype=torch.float64).to(device, dtype).requires_grad_() for size in sizes
+    ]
+
+
+def take_steps(optimizer, tensors, steps, first=0):
+    """Steps on gradients that are a function of the step."""
+    for step in range(first, first + steps):
+        random = torch.Generator().manual_seed(step)
+        for tensor in tensors:
+            gradient = torch.randn(tensor.shape, generator=random, dtype=torch.float64)
+            tensor.grad = gradient.to(tensor.device, tensor.dtype)
+        optimizer.step()
+
+
+def largest_difference(tensors, others):
+    return max(float((a - b).detach().abs().max()) for a, b in zip(tensors, others, strict=True))
+
+
+@every_optimizer
+def test_skips_a_parameter_without_gradient(make):
+    """Assert that a parameter without gradient keeps its weights and gets no state."""
+    with_gradient, without = weights(3, 2)
+    before = without.detach().clone()
+    optimizer = make([with_gradient, without])
+    take_steps(optimizer, [with_gradient], 3)
+    assert torch.equal(without, before)
+    assert not optimizer.state.get(without)
+
+
+@pytest.mark.parametrize("make", [OPTIMIZERS["AdamS"], OPTIMIZERS["AdaiS"]], ids=["AdamS", "AdaiS"])
+def test_a_skipped_step_keeps_its_second_moment_in_the_mean(make):
+    """Assert that v̄ counts the v̂, by its own step count, of a parameter whose gradient is missing in this step."""
+    first, second = weights(3, 2)
+    optimizer = make([first, second])
+    take_steps(optimizer, [first, second], 2)
+    second.grad, held = None, second.detach().clone()
+    take_steps(optimizer, [first], 1, first=2)
+    assert torch.equal(second, held)
+    assert optimizer.state[first]["step"] == 3
+    assert optimizer.state[second]["step"] == 2
+    v_hat = torch.cat([optimizer._v_hat(p, optimizer.param_groups[0]) for p in (first, second)])
+    if isinstance(optimizer, AdamS):
+        assert abs(optimizer.param_groups[0]["effective_lr"] - 0.1 / v_hat.mean().sqrt().item()) < ROUND_OFF
+
+
+@every_optimizer
+def test_groups_split_the_parameters_not_the_method(make):
+    """Assert that the same arguments in one group, and in two, give the same weights: v̄ is one mean over all."""
+    together, apart = weights(5, 2), weights(5, 2)
+    take_steps(make(together), together, 20)
+    take_steps(make([{"params": apart[:1]}, {"params": apart[1:]}]), apart, 20)
+    assert largest_difference(together, apart) < ROUND_OFF
+
+
+@every_optimizer
+def test_each_group_has_its_own_lr(make):
+    """Assert that half the learning rate halves η_eff, the decay rate and the first step of that group only."""
+    fast, slow = weights(4, 4)
+    start_fast, start_slow = fast.detach().clone(), slow.detach().clone()
+    optimizer = make([{"params": [fast]}, {"params": [slow], "lr": 0.05}])
+    fast.grad, slow.grad = torch.ones_like(fast), torch.ones_like(slow)
+    optimizer.step()
+    one, other = optimizer.param_groups
+    assert one["effective_lr"] == pytest.approx(2 * other["effective_lr"], rel=ROUND_OFF)
+    assert one["decay_rate"] == pytest.approx(2 * other["decay_rate"], rel=ROUND_OFF)
+    moved_fast = (1 - one["decay_rate"]) * start_fast - fast.detach()
+    moved_slow = (1 - other["decay_rate"]) * start_slow - slow.detach()
+    assert torch.allclose(moved_fast, 2 * moved_slow, rtol=0, atol=ROUND_OFF)
+
+
+@every_optimizer
+def test_a_group_without_decay(make):
+    """Assert that λ = 0 in one group makes R = 0 there, and leaves the other group's η_eff the same."""
+    tensors = weights(4, 3)
+    optimizer = make([{"params": tensors[:1]}, {"params": tensors[1:], "weight_decay": 0.0}])
+    take_steps(optimizer, tensors, 2)
+    one, other = optimizer.param_groups
+    assert one["decay_rate"] > 0
+    assert other["decay_rate"] == 0
+    assert one["effective_lr"] == other["effective_lr"]
+
+
+def test_publishes_the_effective_lr_of_each_family():
+    """Assert that η_eff is η(1 − τ)/(1 − β), η, η/√v̄ and η, and that R is λ times it, in floats."""
+    expected = {
+        SGDS: ({"momentum": 0.9, "dampening": 0.5}, 0.1 * 0.5 / (1 - 0.9)),
+        AdamS: ({}, 0.1 / math.sqrt(2.5)),  # v̂ = g² = (1, 4) at the first step
+        AdaiS: ({}, 0.1),
+    }
+    for optimizer_class, (arguments, effective_lr) in expected.items():
+        (theta,) = weights(2)
+        optimizer = optimizer_class([theta], lr=0.1, weight_decay=0.2, **arguments)
+        theta.grad = torch.tensor([1.0, -2.0], dtype=torch.float64)
+        optimizer.step()
+        (group,) = optimizer.param_groups
+        assert type(group["effective_lr"]) is float
+        assert type(group["decay_rate"]) is float
+        assert group["effective_lr"] == pytest.approx(effective_lr, rel=ROUND_OFF)
+        assert group["decay_rate"] == pytest.approx(0.2 * effective_lr, rel=ROUND_OFF)
+
+
+def test_without_momentum_dampening_does_nothing():
+    """Assert that with momentum 0 the step is (1 − ηλ)θ − ηg whatever the dampening, and leaves no buffer."""
+    (theta,) = weights(3)
+    start = theta.detach().clone()
+    optimizer = SGDS([theta], lr=0.1, dampening=0.5, weight_decay=0.2)
+    theta.grad = torch.ones_like(theta)
+    optimizer.step()
+    assert torch.allclose(theta.detach(), (1 - 0.1 * 0.2) * start - 0.1, rtol=0, atol=ROUND_OFF)
+    assert not optimizer.state[theta]
+    assert optimizer.param_groups[0]["effective_lr"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("ours", "torchs"),
+    [
+        (SGDS, torch.optim.SGD),
+        (lambda p, **other: SGDS(p, momentum=0.9, dampening=0.3, **other), None),
+        (lambda p, **other: SGDS(p, momentum=0.9, nesterov=True, **other), None),
+        (AdamS, torch.optim.Adam),
+        (
+            lambda p, **other: AdamS(p, amsgrad=True, **other),
+            lambda p, **other: torch.optim.Adam(p, amsgrad=True, **other),
+        ),
+    ],
+    ids=["SGD", "heavy ball", "Nesterov", "Adam", "AMSGrad"],
+)
+@pytest.mark.parametrize("maximize", [False, True])
+def test_without_decay_it_is_torchs(ours, torchs, maximize):
+    """Assert that λ = 0 gives the weights and the state keys of torch's own optimizer, climbing or descending."""
+    mine, reference = weights(4, 3), weights(4, 3)
+    optimizer = ours(mine, lr=0.01, weight_decay=0, maximize=maximize)
+    arguments = {name: optimizer.defaults[name] for name in ("momentum", "dampening", "nesterov") if torchs is None}
+    other = (torchs or torch.optim.SGD)(reference, lr=0.01, weight_decay=0, maximize=maximize, **arguments)
+    take_steps(optimizer, mine, 50)
+    take_steps(other, reference, 50)
+    assert largest_difference(mine, reference) < ROUND_OFF
+    assert set(optimizer.state[mine[0]]) == set(other.state[reference[0]])
+
+
+def test_state_keys_of_adais():
+    """Assert that AdaiS remembers its step count, two moments and the product of β₁."""
+    tensors = weights(3)
+    optimizer = AdaiS(tensors)
+    take_steps(optimizer, tensors, 1)
+    assert set(optimizer.state[tensors[0]]) == {"step", "exp_avg", "exp_avg_sq", "beta1_prod"}
+
+
+@every_optimizer
+def test_state_dict_round_trip_mid_run(make):
+    """Assert that an optimizer restored from a state_dict goes on bit for bit as the one it was taken from."""
+    tensors = weights(4, 3)
+    optimizer = make(tensors)
+    take_steps(optimizer, tensors, 5)
+    copies = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+    restored = make(copies, lr=1.0)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    take_steps(optimizer, tensors, 5, first=5)
+    take_steps(restored, copies, 5, first=5)
+    assert largest_difference(tensors, copies) == 0
+    assert restored.param_groups[0]["decay_rate"] == optimizer.param_groups[0]["decay_rate"]
+
+
+@every_optimizer
+def test_closure_and_scheduler(make):
+    """Assert that a closure's loss is returned, its gradient used, and a scheduler's learning rate obeyed."""
+    (theta,) = weights(3)
+    optimizer = make([theta])
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (theta**2).sum()
+        loss.backward()
+        return loss
+
+    before = (theta.detach() ** 2).sum()
+    assert torch.equal(optimizer.step(closure).detach(), before)
+    schedule.step()
+    assert optimizer.param_groups[0]["lr"] == 0.05
+    assert (theta.detach() ** 2).sum() < before
+
+
+@every_optimizer
+def test_step_hooks_run(make):
+    """Assert that torch's step hooks fire around each step, so that a recorder can attach."""
+    tensors, seen = weights(2), []
+    optimizer = make(tensors)
+    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+    take_steps(optimizer, tensors, 1)
+    assert seen == ["before", "after"]
+
+
+@every_optimizer
+def test_zero_gradients_give_no_nan(make):
+    """Assert that gradients that are all zero leave finite weights, and that a later gradient is taken as usual."""
+    (theta,) = weights(3)
+    optimizer = make([theta])
+    for gradient in (0.0, 0.0, 1.0):
+        theta.grad = torch.full_like(theta, gradient)
+        optimizer.step()
+        assert theta.isfinite().all()
+        assert all(math.isfinite(optimizer.param_groups[0][name]) for name in ("decay_rate", "effective_lr"))
+
+
+def test_adams_takes_no_decay_without_a_signal():
+    """Assert that while v̄ = 0 AdamS leaves the weights where they are, and says that it took nothing off."""
+    (theta,) = weights(3)
+    start = theta.detach().clone()
+    optimizer = AdamS([theta], lr=0.1, weight_decay=0.1)
+    theta.grad = torch.zeros_like(theta)
+    optimizer.step()
+    assert torch.equal(theta, start)
+    assert optimizer.param_groups[0]["decay_rate"] == 0
+
+
+@every_optimizer
+def test_no_gradient_at_all(make):
+    """Assert that a step in which no parameter has a gradient changes nothing and still publishes."""
+    (theta,) = weights(3)
+    start = theta.detach().clone()
+    optimizer = make([theta])
+    optimizer.step()
+    assert torch.equal(theta, start)
+    assert math.isfinite(optimizer.param_groups[0]["decay_rate"])
+
+
+@every_optimizer
+def test_sparse_and_complex_are_refused(make):
+    """Assert that a sparse gradient and a complex parameter are refused before any weight has moved."""
+    dense, sparse = weights(3, 3)
+    start = dense.detach().clone()
+    optimizer = make([dense, sparse])
+    dense.grad, sparse.grad = torch.ones_like(dense), torch.ones_like(sparse).to_sparse()
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        optimizer.step()
+    assert torch.equal(dense, start)
+    number = torch.ones(2, dtype=torch.complex128, requires_grad=True)
+    optimizer = make([number])
+    number.grad = torch.ones_like(number)
+    with pytest.raises(RuntimeError, match="does not support complex parameters"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "arguments", "message"),
+    [
+        (SGDS, {"lr": 0}, r"lr = 0 is not allowed: it must lie in \(0, inf\)"),
+        (SGDS, {"lr": math.nan}, r"lr = nan is not allowed"),
+        (SGDS, {"lr": math.inf}, r"lr = inf is not allowed"),
+        (SGDS, {"lr": "fast"}, r"lr = 'fast' is not a number"),
+        (SGDS, {"momentum": 1}, r"momentum = 1 is not allowed: it must lie in \[0, 1\)"),
+        (SGDS, {"momentum": 0.9, "dampening": 1}, r"dampening = 1 is not allowed"),
+        (SGDS, {"weight_decay": -0.1}, r"weight_decay = -0.1 is not allowed: it must lie in \[0, inf\)"),
+        (SGDS, {"nesterov": True}, "nesterov needs momentum"),
+        (SGDS, {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov needs momentum"),
+        (AdamS, {"betas": (0.9, 1.0)}, r"betas\[1\] = 1 is not allowed: it must lie in \[0, 1\)"),
+        (AdamS, {"betas": (-0.1, 0.9)}, r"betas\[0\] = -0.1 is not allowed"),
+        (AdamS, {"betas": 0.9}, r"betas = 0.9 is not allowed: it must be a pair"),
+        (AdamS, {"eps": -1}, r"eps = -1 is not allowed"),
+        (AdamS, {"weight_decay": math.nan}, r"weight_decay = nan is not allowed"),
+        (AdaiS, {"betas": (0.0, 0.9)}, r"betas\[0\] = 0 is not allowed: it must lie in \(0, inf\)"),
+        (AdaiS, {"eps": 0}, r"eps = 0 is not allowed: it must lie in \(0, 1\)"),
+        (AdaiS, {"lr": -1}, r"lr = -1 is not allowed"),
+    ],
+)
+def test_bad_arguments_are_refused(optimizer_class, arguments, message):
+    """Assert that an argument out of range is refused with its value and range, as a default and in a group."""
+    with pytest.raises(InputError, match=message):
+        optimizer_class(weights(2), **arguments)
+    with pytest.raises(ValueError, match=message):
+        optimizer_class([{"params": weights(2), **arguments}])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_optimizer
+def test_the_same_on_a_gpu(make):
+    """Assert that 20 float64 steps on a CUDA device are those on the CPU."""
+    here, there = weights(5, 2), weights(5, 2, device="cuda")
+    take_steps(make(here), here, 20)
+    take_steps(make(there), there, 20)
+    assert largest_difference(here, [tensor.cpu() for tensor in there]) < ROUND_OFF
