@@ -1,0 +1,21 @@
+"""What is trained: models and losses whose every batch is a function of the seed and the step."""
+
+from functools import partial
+
+from swd_dynamics.errors import Table
+from swd_dynamics.tasks.digits import logistic_regression, tanh_network
+from swd_dynamics.tasks.quadratic import quadratic
+from swd_dynamics.tasks.task import Task
+
+# Each is called with ``seed`` and ``device``, or with nothing.
+TASKS = Table(
+    "task",
+    **{
+        "quadratic": partial(quadratic, spectrum=(1.0, 3.0, 0.1), optimum=(0.0, 0.0, 0.0), start=(1.0, -2.0, 0.5)),
+        "logistic": logistic_regression,
+        "network": tanh_network,
+        "network-minibatch": partial(tanh_network, batch_size=50),
+    },
+)
+
+__all__ = ["TASKS", "Task", "logistic_regression", "quadratic", "tanh_network"]

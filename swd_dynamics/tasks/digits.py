@@ -1,0 +1,213 @@
+"""Real images: scikit-learn's handwritten digits, 8 × 8 pixels, for a logistic regression and for tanh networks.
+
+The data ship in scikit-learn's wheel; nothing is downloaded.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from swd_dynamics.errors import InputError, Table
+from swd_dynamics.tasks.seeds import generator, whole
+from swd_dynamics.tasks.task import Task, check_placement
+
+PIXELS, CLASSES, IMAGES = 64, 10, 1797
+
+
+def squared(outputs: Tensor, labels: Tensor) -> Tensor:
+    """½ · mean over samples of Σ over classes (output − one-hot label)².
+
+    Examples
+    --------
+    Outputs 0 miss the one-hot label by 1 in one class.
+
+    >>> squared(torch.zeros(5, 10), torch.arange(5)).item()
+    0.5
+    """
+    target = functional.one_hot(labels, CLASSES).to(outputs.dtype)
+    return 0.5 * ((outputs - target) ** 2).sum(dim=1).mean()
+
+
+LOSSES: Table[Callable[[Tensor, Tensor], Tensor]] = Table(
+    "loss", **{"cross-entropy": functional.cross_entropy, "squared": squared}
+)
+
+
+def logistic_regression(
+    samples: int = 500,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
+) -> Task:
+    """Multinomial logistic regression on digits: 64 pixels → 10 classes, weights and bias, cross-entropy.
+
+    L = mean over samples of −log softmax(Wx + b)[label]; convex, and its Hessian is bounded everywhere.
+
+    Parameters
+    ----------
+    samples : int
+        The first so many of the 1797 images, standardised as :func:`digits` says.
+    batch_size : int, optional
+        Images in a step, drawn without replacement anew in every step; all of them by default.
+    seed : int
+        Of the initial weights and of the batches.
+    device, dtype
+        Of the model and the data. Random numbers are drawn on the CPU, the same for every device.
+
+    Raises
+    ------
+    InputError
+        If ``samples`` is not in 1…1797, ``batch_size`` not in 1…samples, or ``seed`` not a whole number ≥ 0, or the
+        device is not there.
+
+    Examples
+    --------
+    Without weights every class is as likely: L = log 10 = 2.302585…
+
+    >>> task = logistic_regression()
+    >>> task.set_theta(0 * task.theta)
+    >>> round(task.loss(step=0).item(), 6)
+    2.302585
+    """
+    return _classifier("logistic", (), "cross-entropy", samples, batch_size, seed, device, dtype)
+
+
+def tanh_network(
+    hidden: Sequence[int] = (16,),
+    loss: str = "cross-entropy",
+    samples: int = 500,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
+) -> Task:
+    """A fully connected tanh network on digits: 64 pixels → hidden layers → 10 classes.
+
+    Parameters
+    ----------
+    hidden : sequence of int
+        Widths of the hidden layers.
+    loss : str
+        ``"cross-entropy"``, or ``"squared"``: ½ · mean over samples of Σ over classes (output − one-hot label)².
+    samples, batch_size, seed, device, dtype
+        As for :func:`logistic_regression`.
+
+    Raises
+    ------
+    InputError
+        If a width is not a whole number ≥ 1, the loss is unknown, or one of the others is out of range.
+
+    Examples
+    --------
+    64·16 + 16 weights and biases lead to the hidden layer, 16·10 + 10 from it.
+
+    >>> tanh_network().theta.shape
+    (1210,)
+    """
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise InputError(f"hidden = {hidden!r} is not allowed: it must be the widths of the hidden layers, as (16,)")
+    for width in hidden:
+        whole("hidden width", width, 1)
+    return _classifier("network", tuple(hidden), loss, samples, batch_size, seed, device, dtype)
+
+
+def digits(samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first images of scikit-learn's digits, standardised, and their labels.
+
+    Every pixel has mean 0 and variance 1 over these samples; one that is the same in all of them becomes 0.
+
+    Parameters
+    ----------
+    samples : int
+        1 to 1797.
+
+    Returns
+    -------
+    images : array, shape (samples, 64)
+    labels : array of int, shape (samples,)
+
+    Raises
+    ------
+    InputError
+        If there are not so many.
+
+    Examples
+    --------
+    >>> digits(4)[1].tolist()
+    [0, 1, 2, 3]
+    """
+    from sklearn.datasets import load_digits
+
+    whole("samples", samples, 1, IMAGES)
+    images, labels = (np.asarray(part)[:samples] for part in load_digits(return_X_y=True))
+    deviation = images.std(axis=0)
+    varies = images.min(axis=0) < images.max(axis=0)
+    centred = np.where(varies, images - images.mean(axis=0), 0.0)
+    return centred / np.where(varies, deviation, 1.0), labels
+
+
+def _classifier(name, hidden, loss_name, samples, batch_size, seed, device, dtype) -> Task:
+    check_placement(device, dtype)
+    images, labels = digits(samples)
+    if batch_size is not None:
+        whole("batch_size", batch_size, 1, samples)
+    loss = LOSSES[loss_name]
+    model = _network((PIXELS, *hidden, CLASSES), generator(seed)).to(device=device, dtype=dtype)
+    inputs = torch.tensor(images, dtype=dtype, device=device)
+    targets = torch.tensor(labels, dtype=torch.int64, device=device)
+
+    def full_loss(model: torch.nn.Module) -> Tensor:
+        return loss(model(inputs), targets)
+
+    def batch_loss(model: torch.nn.Module, step: int) -> Tensor:
+        if batch_size is None:
+            return full_loss(model)
+        chosen = batch(samples, batch_size, seed, step).to(device)
+        return loss(model(inputs[chosen]), targets[chosen])
+
+    description = {
+        "task": name,
+        "data": "scikit-learn digits",
+        "samples": samples,
+        "batch_size": batch_size,
+        "hidden": list(hidden),
+        "loss": loss_name,
+        "seed": int(seed),
+        "device": str(device),
+        "dtype": str(dtype),
+    }
+    return Task(name if batch_size is None else f"{name}-minibatch", model, batch_loss, full_loss, description)
+
+
+def batch(samples: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """Which images a step sees: drawn without replacement, a function of (seed, step) alone.
+
+    Returns
+    -------
+    torch.Tensor of int64, shape (batch_size,)
+
+    Examples
+    --------
+    >>> sorted(batch(samples=4, batch_size=4, seed=0, step=9).tolist())
+    [0, 1, 2, 3]
+    """
+    return torch.randperm(samples, generator=generator(seed, step))[:batch_size]
+
+
+def _network(widths: Sequence[int], random: torch.Generator) -> torch.nn.Sequential:
+    """Linear layers with tanh between them, drawn by torch's default scheme for Linear without the global generator.
+
+    Weights and biases are uniform in ±1/√(number of inputs), layer by layer, weights first.
+    """
+    layers: list[torch.nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layer = torch.nn.utils.skip_init(torch.nn.Linear, inputs, outputs, dtype=torch.float64)
+        for parameter in layer.parameters():  # weight, then bias
+            torch.nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=random)
+        layers += [layer, torch.nn.Tanh()]
+    return torch.nn.Sequential(*layers[:-1])

@@ -1,0 +1,208 @@
+"""A task: a model, the loss of each step's batch, and the full loss with its derivatives at any point."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from swd_dynamics.errors import InputError
+
+HESSIAN_ROWS_AT_ONCE = 64  # bounds the memory: each row is a pass through the model with all the data
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is trained: a model, its loss on the batch of each step, and its loss on everything.
+
+    A batch is a function of the task's seed and the step, not of the steps before it, so that several optimizers meet
+    the same gradient noise.
+
+    Parameters
+    ----------
+    name : str
+    model : torch.nn.Module
+        Its weights are where training starts; an optimizer moves them.
+    batch_loss : callable (model, step) → torch.Tensor, shape ()
+        Loss on the batch of the 0-based ``step``; of full-batch training, the full loss.
+    full_loss : callable (model) → torch.Tensor, shape ()
+        Loss on all the data, without noise.
+    description : dict
+        What the task was made from, in values that JSON can hold.
+
+    Examples
+    --------
+    f = ½(1·θ₁² + 4·θ₂²) at θ = (2, 1): gradient (2, 4), f = 4.
+
+    >>> from swd_dynamics.tasks import quadratic
+    >>> task = quadratic(spectrum=(1, 4), start=(2, 1))
+    >>> task.loss(step=0).item(), task.gradient(task.theta).tolist()
+    (4.0, [2.0, 4.0])
+    """
+
+    name: str
+    model: torch.nn.Module
+    batch_loss: Callable[[torch.nn.Module, int], Tensor]
+    full_loss: Callable[[torch.nn.Module], Tensor]
+    description: dict
+
+    def loss(self, step: int) -> Tensor:
+        """The loss of the model as it stands on the batch of the 0-based ``step``, ready for ``backward``."""
+        return self.batch_loss(self.model, step)
+
+    def fresh(self) -> "Task":
+        """The same task with a model of its own, as this one stands now."""
+        return replace(self, model=deepcopy(self.model))
+
+    @property
+    def theta(self) -> NDArray[np.float64]:
+        """All weights as one vector, shape (n,), in the order of ``model.parameters()``; a copy."""
+        return _array(parameters_to_vector(self.model.parameters()))
+
+    def set_theta(self, theta: ArrayLike) -> None:
+        """Put the model's weights at θ.
+
+        Parameters
+        ----------
+        theta : array, shape (n,)
+
+        Raises
+        ------
+        InputError
+            If it has another shape.
+        """
+        with torch.no_grad():
+            vector_to_parameters(self._vector("theta", theta), self.model.parameters())
+
+    def gradient(self, theta: ArrayLike) -> NDArray[np.float64]:
+        """∇L(θ) of the full loss; the model's own weights stay where they are.
+
+        Parameters
+        ----------
+        theta : array, shape (n,)
+
+        Returns
+        -------
+        array, shape (n,)
+
+        Raises
+        ------
+        InputError
+            If θ has another shape.
+        """
+        return _array(torch.func.grad(self._loss_at)(self._vector("theta", theta)))
+
+    def hvp(self, theta: ArrayLike, vector: ArrayLike) -> NDArray[np.float64]:
+        """∇²L(θ)·v of the full loss, the Hessian never formed.
+
+        ∇²L is symmetric, so that this is the gradient of v·∇L; torch's reverse mode does without the deprecated parts
+        that its forward mode loads.
+
+        Parameters
+        ----------
+        theta, vector : array, shape (n,)
+
+        Returns
+        -------
+        array, shape (n,)
+
+        Raises
+        ------
+        InputError
+            If θ or v has another shape.
+
+        Examples
+        --------
+        >>> from swd_dynamics.tasks import quadratic
+        >>> quadratic(spectrum=(1, 4)).hvp((2, 1), (1, 1)).tolist()
+        [1.0, 4.0]
+        """
+        point, direction = self._vector("theta", theta), self._vector("vector", vector)
+        transposed = torch.func.vjp(torch.func.grad(self._loss_at), point)[1]
+        return _array(transposed(direction)[0])
+
+    def hessian(self, theta: ArrayLike) -> NDArray[np.float64]:
+        """∇²L(θ) of the full loss, in full.
+
+        Parameters
+        ----------
+        theta : array, shape (n,)
+
+        Returns
+        -------
+        array, shape (n, n)
+
+        Raises
+        ------
+        InputError
+            If θ has another shape.
+
+        Examples
+        --------
+        >>> from swd_dynamics.tasks import quadratic
+        >>> quadratic(spectrum=(1, 4)).hessian((2, 1)).tolist()
+        [[1.0, 0.0], [0.0, 4.0]]
+        """
+        gradient = torch.func.grad(self._loss_at)
+        return _array(torch.func.jacrev(gradient, chunk_size=HESSIAN_ROWS_AT_ONCE)(self._vector("theta", theta)))
+
+    def _loss_at(self, theta: Tensor) -> Tensor:
+        names, parameters = zip(*self.model.named_parameters(), strict=True)
+        pieces = theta.split([parameter.numel() for parameter in parameters])
+        weights = {
+            f"model.{name}": piece.view_as(parameter)
+            for name, piece, parameter in zip(names, pieces, parameters, strict=True)
+        }
+        return torch.func.functional_call(_LossOf(self.model, self.full_loss), weights, ())
+
+    def _vector(self, name: str, values: ArrayLike) -> Tensor:
+        first = next(self.model.parameters())
+        vector = torch.tensor(np.asarray(values, dtype=np.float64), dtype=first.dtype, device=first.device)
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        if vector.shape != (size,):
+            raise InputError(
+                f"{name} has shape {tuple(vector.shape)}, but the task {self.name!r} has {size} weights: give ({size},)"
+            )
+        return vector
+
+
+class _LossOf(torch.nn.Module):
+    """The loss as a module, so that its model can be called with other weights."""
+
+    def __init__(self, model: torch.nn.Module, loss: Callable[[torch.nn.Module], Tensor]):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self) -> Tensor:
+        return self.loss(self.model)
+
+
+def check_placement(device: torch.device | str, dtype: torch.dtype) -> None:
+    """Refuse a device that is not there, and a dtype that weights cannot have.
+
+    Raises
+    ------
+    InputError
+        With the value and what torch says about it.
+
+    Examples
+    --------
+    >>> check_placement("cpu", torch.int64)
+    Traceback (most recent call last):
+    swd_dynamics.errors.InputError: dtype = torch.int64 is not allowed: weights are floating-point numbers
+    """
+    if not dtype.is_floating_point:
+        raise InputError(f"dtype = {dtype} is not allowed: weights are floating-point numbers")
+    try:
+        torch.empty(0, device=device, dtype=dtype)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device = {str(device)!r} with dtype = {dtype} cannot be used: {reason}") from None
+
+
+def _array(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.detach().cpu().to(torch.float64).numpy().copy()
