@@ -1,0 +1,122 @@
+"""What made a recording: optimizer, arguments, seed, data, device, versions; as attributes any file format can hold."""
+
+import importlib.metadata
+import json
+import operator
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.probe.layout import Layout
+
+NOT_GIVEN = "not given"
+PUBLISHED = ("decay_rate", "effective_lr")  # results of a step that an optimizer keeps beside its arguments
+
+
+def provenance(optimizer: torch.optim.Optimizer, layout: Layout, seed: int | None, data: Any) -> dict[str, str | int]:
+    """What made a recording, as flat strings and integers.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Its arguments are read now; a schedule may change them later, which the recorded ``lr`` shows.
+    layout : Layout
+    seed : int, optional
+    data : optional
+        What was trained on: a sentence, or anything that JSON can say.
+
+    Examples
+    --------
+    >>> weight = torch.nn.Parameter(torch.ones(1))
+    >>> sgd = torch.optim.SGD([weight], lr=0.5)
+    >>> made_by = provenance(sgd, Layout((weight,), (0,), ("w",)), seed=7, data="digits")
+    >>> made_by["optimizer"], made_by["seed"], made_by["steps_before"]
+    ('SGD', 7, 0)
+    >>> json.loads(made_by["optimizer_arguments"])[0]["lr"]
+    0.5
+    """
+    return {
+        "optimizer": type(optimizer).__qualname__,
+        "optimizer_module": type(optimizer).__module__,
+        "optimizer_arguments": json.dumps([arguments(group) for group in optimizer.param_groups]),
+        "steps_before": steps_before(optimizer),
+        "seed": _as_seed(seed),
+        "data": _as_text(data),
+        **devices(layout),
+        "dtype": _joined(str(parameter.dtype).removeprefix("torch.") for parameter in layout.parameters),
+        **versions(),
+    }
+
+
+def arguments(group: dict) -> dict[str, Any]:
+    """A parameter group's arguments, as JSON can hold them: without the parameters and what the last step published."""
+    return {name: _as_json(value) for name, value in group.items() if name not in ("params", *PUBLISHED)}
+
+
+def steps_before(optimizer: torch.optim.Optimizer) -> int:
+    """The steps already taken, from the optimizer's state: 0 if it is fresh, −1 if it is not but does not count."""
+    states = [state for state in optimizer.state.values() if isinstance(state, dict) and _is_begun(state)]
+    counts = [int(state["step"]) for state in states if "step" in state]
+    return max(counts) if counts else -1 if states else 0
+
+
+def devices(layout: Layout) -> dict[str, str]:
+    """Type and name of every device that holds a parameter."""
+    used = {str(parameter.device): parameter.device for parameter in layout.parameters}
+    return {
+        "device": _joined(device.type for device in used.values()),
+        "device_name": _joined(device_name(device) for device in used.values()),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the card, or of the processor as far as the platform knows it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computed."""
+    try:
+        own = importlib.metadata.version("swd-dynamics")
+    except importlib.metadata.PackageNotFoundError:
+        own = "not installed"
+    return {
+        "python_version": platform.python_version(),
+        "torch_version": str(torch.__version__),
+        "numpy_version": np.__version__,
+        "swd_dynamics_version": own,
+    }
+
+
+def _as_seed(seed: int | None) -> int | str:
+    try:
+        return NOT_GIVEN if seed is None else operator.index(seed)
+    except TypeError:
+        raise InputError(f"seed = {seed!r} is not allowed: it must be a whole number") from None
+
+
+def _is_begun(state: dict) -> bool:
+    return any(value is not None for value in state.values())
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_as_json(entry) for entry in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+
+
+def _as_text(data: Any) -> str:
+    if data is None:
+        return NOT_GIVEN
+    return data if isinstance(data, str) else json.dumps(data, default=repr)
+
+
+def _joined(words) -> str:
+    return ", ".join(dict.fromkeys(words))

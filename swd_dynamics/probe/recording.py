@@ -1,0 +1,192 @@
+"""Recording a whole training run, and keeping it on disk."""
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray
+from torch import Tensor
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.probe.recorder import RECORDING_VERSION, Probe
+from swd_dynamics.probe.step import as_number
+
+FILE = "recording.nc"
+ENGINE = "h5netcdf"
+
+
+def record(
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[int], Tensor],
+    steps: int,
+    *,
+    scheduler: Any = None,
+    progress: bool = False,
+    **probe_options: Any,
+) -> xarray.Dataset:
+    """Train for a number of steps and record every one of them.
+
+    Each step is ``zero_grad``, ``loss(k)``, ``backward``, ``optimizer.step``, ``scheduler.step``. A run that diverges
+    is a result: it stops, and says when.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    loss : callable
+        The training loss, without decay, as a function of the number of steps taken (0 on the first).
+    steps : int
+        At least 1.
+    scheduler : optional
+        Any of torch.optim.lr_scheduler that needs no argument.
+    progress : bool
+        Whether to show a progress bar.
+    **probe_options
+        Arguments of :class:`~swd_dynamics.probe.recorder.Probe`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As of :meth:`Probe.dataset`, with two more attributes: ``diverged_at_step`` is the number of steps after which θ
+        or the loss was first not finite (−1: never, 0: at the start); ``interrupted`` is 1 when Ctrl-C ended the run.
+
+    Raises
+    ------
+    InputError
+        If ``steps`` is less than 1, or a trajectory of so many steps would pass the probe's bound; before training.
+
+    Examples
+    --------
+    Gradient descent on f = ½θ² at η = ½ halves θ.
+
+    >>> weight = torch.nn.Parameter(torch.tensor([8.0]))
+    >>> run = record(torch.optim.SGD([weight], lr=0.5), lambda k: weight.square().sum() / 2, steps=3)
+    >>> run.theta.values.ravel(), run.loss.values
+    (array([8., 4., 2., 1.], dtype=float32), array([32.,  8.,  2.]))
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps = {steps!r} is not allowed: it must be a whole number, at least 1")
+    with Probe(optimizer, **probe_options) as probe:
+        probe.require_room(steps)
+        diverged, interrupted = -1, 0
+        try:
+            diverged = _train(probe, loss, scheduler, _counted(steps, progress))
+        except KeyboardInterrupt:
+            interrupted = 1
+        return probe.dataset().assign_attrs(diverged_at_step=diverged, interrupted=interrupted)
+
+
+def _train(probe: Probe, loss: Callable[[int], Tensor], scheduler: Any, numbers: Iterable[int]) -> int:
+    """The number of steps after which something was not finite, or −1."""
+    for k in numbers:
+        probe.optimizer.zero_grad()
+        value = loss(k)
+        if not isinstance(value, Tensor):
+            raise InputError(f"the loss must be a tensor that knows its gradient, not {value!r}")
+        probe.observe(loss=value)
+        if not math.isfinite(as_number(value)):
+            return k
+        value.backward()
+        probe.optimizer.step()
+        if not _is_finite(probe.layout.parameters):
+            return k + 1
+        if scheduler is not None:
+            scheduler.step()
+    return -1
+
+
+def _is_finite(parameters: Iterable[Tensor]) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in parameters)
+
+
+def _counted(steps: int, progress: bool) -> Iterable[int]:
+    if not progress:
+        return range(steps)
+    from tqdm.auto import tqdm
+
+    return tqdm(range(steps), unit="step")
+
+
+def save(dataset: xarray.Dataset, path: str | os.PathLike) -> Path:
+    """Keep a recording as a run folder; what was there before is replaced in one go or not at all.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of :func:`record` or :meth:`Probe.dataset`.
+    path : str or path
+        The run folder, made if need be.
+
+    Returns
+    -------
+    Path
+        The run folder.
+
+    Raises
+    ------
+    InputError
+        If the dataset is no recording, or the folder cannot be written.
+    """
+    _check_is_recording(dataset, "this dataset")
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(dataset, folder / FILE)
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"cannot keep a recording in {folder}: {error}") from None
+    return folder
+
+
+def _write_whole(dataset: xarray.Dataset, file: Path) -> None:
+    """Write under another name in the same folder, then rename."""
+    handle, unfinished = tempfile.mkstemp(prefix=".unfinished-", suffix=file.suffix, dir=file.parent)
+    os.close(handle)
+    try:
+        dataset.to_netcdf(unfinished, engine=ENGINE)
+        os.replace(unfinished, file)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike) -> xarray.Dataset:
+    """Read a recording from its run folder, all of it into memory.
+
+    Parameters
+    ----------
+    path : str or path
+        A run folder that :func:`save` made.
+
+    Returns
+    -------
+    xarray.Dataset
+        As it was saved, bit for bit.
+
+    Raises
+    ------
+    InputError
+        If there is no recording, the file is damaged, or it is none of ours.
+    """
+    file = Path(path) / FILE
+    if not file.is_file():
+        raise InputError(f"no recording in {path}: it has no file {FILE}")
+    try:
+        with xarray.open_dataset(file, engine=ENGINE) as opened:
+            dataset = opened.load()
+    except Exception as error:  # a damaged file fails in many ways, deep inside the libraries that read it
+        raise InputError(f"{file} is damaged or no netCDF file: {error}") from None
+    return _check_is_recording(dataset, str(file))
+
+
+def _check_is_recording(dataset: xarray.Dataset, name: str) -> xarray.Dataset:
+    version = dataset.attrs.get("swd_dynamics_recording")
+    if version is None:
+        raise InputError(f"{name} is not a recording of a probe: its attribute swd_dynamics_recording is missing")
+    if version != RECORDING_VERSION:
+        raise InputError(f"{name} is a recording of version {version}; this program reads version {RECORDING_VERSION}")
+    missing = [part for part in ("step", "theta_norm", "decay_rate") if part not in dataset.variables]
+    if missing:
+        raise InputError(f"{name} is an incomplete recording: it lacks {', '.join(missing)}")
+    return dataset

@@ -1,0 +1,188 @@
+"""R and η_eff: read where published, stated or derived for torch's own, unknown elsewhere."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from swd_dynamics.probe import Probe, record
+
+EXACT_FORMULA = 1e-14  # the same float64 expression evaluated in another order
+
+AMSGRAD = {"lr": 1e-2, "weight_decay": 0.1, "amsgrad": True}
+
+
+class Publishing(torch.optim.Optimizer):
+    """Gradient descent that tells its decay rate, as far as a test wants it to."""
+
+    def __init__(self, parameters, lr, told):
+        super().__init__(parameters, {"lr": lr})
+        self.told = told
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in (parameter for parameter in group["params"] if parameter.grad is not None):
+                parameter.mul_(1 - 0.25 * group["lr"]).sub_(group["lr"] * parameter.grad)
+            group.update(self.told)
+
+
+def one_step(optimizer, weight, gradient=1.0):
+    with Probe(optimizer) as probe:
+        weight.grad = torch.full_like(weight, gradient)
+        optimizer.step()
+    return probe.dataset()
+
+
+def vector(*values):
+    return torch.nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+
+def test_published_rates_are_read():
+    """Assert that what an optimizer publishes in its groups is recorded bit for bit."""
+    weight = vector(1.0, 2.0)
+    run = one_step(Publishing([weight], 0.1, {"decay_rate": 0.1 / 3, "effective_lr": 0.7}), weight)
+    assert run.decay_rate.item() == run.decay_rate_max.item() == 0.1 / 3
+    assert run.effective_lr.item() == 0.7
+    assert run.decay_ratio.item() == (0.1 / 3) / 0.7
+    assert run.attrs["decay_known"] == 1
+
+
+def test_what_is_published_is_no_argument():
+    """Assert that rates published before the probe came are not taken for arguments of the optimizer."""
+    weight = vector(1.0)
+    optimizer = Publishing([weight], 0.1, {"decay_rate": 0.1, "effective_lr": 0.7})
+    optimizer.step()
+    assert json.loads(one_step(optimizer, weight).attrs["optimizer_arguments"]) == [{"lr": 0.1}]
+
+
+@pytest.mark.parametrize(
+    "told", [{"decay_rate": None, "effective_lr": 1.0}, {"effective_lr": 1.0}, {"decay_rate": 0.1}]
+)
+def test_half_published_rates_are_unknown(told):
+    """Assert that a missing or meaningless publication gives NaN and a reason, not a guess."""
+    weight = vector(1.0)
+    run = one_step(Publishing([weight], 0.1, told), weight)
+    assert math.isnan(run.decay_ratio.item())
+    assert run.attrs["decay_known"] == 0
+    assert "publishes" in run.attrs["decay_unknown_because"]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_unknown_optimizer_has_unknown_decay(network, weight_decay):
+    """Assert that RMSprop's decay is NaN, that the recording says so, and that everything else is recorded."""
+    net = network()
+    run = record(torch.optim.RMSprop(net.parameters(), weight_decay=weight_decay), net.loss, 3)
+    for name in ("decay_rate", "decay_rate_weight", "decay_rate_min", "decay_rate_std", "decay_ratio", "effective_lr"):
+        assert np.isnan(run[name]).all(), name
+    assert run.attrs["decay_known"] == 0
+    assert "torch.optim.rmsprop.RMSprop is neither" in run.attrs["decay_unknown_because"]
+    assert np.isfinite(run.state_square_avg).all()
+
+
+def test_a_subclass_is_not_taken_for_its_parent():
+    """Assert that a class derived from torch's AdamW, which may do anything, is unknown."""
+    weight = vector(1.0)
+    assert one_step(type("Mine", (torch.optim.AdamW,), {})([weight]), weight).attrs["decay_known"] == 0
+
+
+@pytest.mark.parametrize("extra", [{}, {"amsgrad": True}, {"maximize": True}])
+@pytest.mark.parametrize("by_adam", [False, True])
+def test_decoupled_decay_is_stated(network, extra, by_adam):
+    """Assert that AdamW, by either of its names in torch, has R = ηλ exactly at every step and for every weight."""
+    net = network()
+    kind, more = (torch.optim.Adam, {"decoupled_weight_decay": True}) if by_adam else (torch.optim.AdamW, {})
+    run = record(kind(net.parameters(), lr=1e-2, weight_decay=0.3, **extra, **more), net.loss, 5)
+    assert (run.decay_rate == 1e-2 * 0.3).all()
+    assert (run.decay_rate_weight == 1e-2 * 0.3).all()
+    assert (run.decay_rate_std == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("extra", "effective"),
+    [({}, 0.1), ({"momentum": 0.5}, 0.2), ({"momentum": 0.5, "dampening": 0.25}, 0.15)],
+)
+def test_effective_learning_rate_of_sgd(extra, effective):
+    """Assert that η_eff of SGD is η(1−τ)/(1−β)."""
+    weight = vector(1.0)
+    run = one_step(torch.optim.SGD([weight], lr=0.1, weight_decay=0.5, **extra), weight)
+    assert run.effective_lr.item() == pytest.approx(effective, rel=EXACT_FORMULA)
+    assert run.decay_rate.item() == 0.1 * 0.5  # on the first step, whatever the momentum
+    assert run.decay_ratio.item() == pytest.approx(0.05 / effective, rel=EXACT_FORMULA)
+
+
+def test_momentum_without_limit_has_no_effective_learning_rate():
+    """Assert that β = 1 gives an unknown η_eff and a reason."""
+    weight = vector(1.0)
+    run = one_step(torch.optim.SGD([weight], lr=0.1, momentum=1.0), weight)
+    assert math.isnan(run.effective_lr.item())
+    assert "momentum = 1.0" in run.attrs["decay_unknown_because"]
+
+
+@pytest.mark.parametrize("arguments", [{}, AMSGRAD])
+def test_effective_learning_rate_of_adam_averages_over_all_groups(network, arguments):
+    """Assert that η_eff = η/√v̄, with one v̄ over the weights of all groups, each bias-corrected with its own β₂."""
+    net = network()
+    adam = torch.optim.Adam(net.groups(lr=0.5, betas=(0.8, 0.6)), **arguments)
+    run = record(adam, net.loss, 4)
+    key = "state_max_exp_avg_sq" if arguments else "state_exp_avg_sq"
+    correction = np.where(run.weight_group == 0, 1 - 0.999**4, 1 - 0.6**4)
+    second_moment = (run[key].values[-1] / correction).mean()
+    np.testing.assert_allclose(run.effective_lr[-1], run.lr[-1] / np.sqrt(second_moment), rtol=EXACT_FORMULA)
+
+
+def test_vanishing_gradients_have_infinite_effective_learning_rate():
+    """Assert that η_eff is infinite at v̄ = 0, and R/η_eff 0, without an error."""
+    weight = vector(0.0)
+    run = one_step(torch.optim.AdamW([weight]), weight, gradient=0.0)
+    assert run.effective_lr.item() == math.inf
+    assert run.decay_ratio.item() == 0
+
+
+def test_two_groups_decay_each_in_its_own_way(network):
+    """Assert that learning rate and weight decay of each group reach its own weights, and the spread shows both."""
+    net = network()
+    sgd = torch.optim.SGD(net.groups(lr=0.2, weight_decay=0.0), lr=0.1, weight_decay=0.5)
+    run = record(sgd, net.loss, 3)
+    np.testing.assert_array_equal(run.lr, [[0.1, 0.2]] * 3)
+    np.testing.assert_array_equal(run.decay_rate_weight[0], np.where(run.weight_group == 0, 0.05, 0.0))
+    assert (run.decay_rate_min == 0).all() and (run.decay_rate_max == 0.05).all()
+    np.testing.assert_allclose(run.decay_rate, run.decay_rate_weight.mean("weight"), rtol=EXACT_FORMULA)
+    np.testing.assert_allclose(run.decay_rate_std, run.decay_rate_weight.std("weight"), rtol=EXACT_FORMULA)
+    ratio = run.decay_rate_weight / run.effective_lr.isel(group=run.weight_group)
+    np.testing.assert_allclose(run.decay_ratio, ratio.mean("weight"), rtol=EXACT_FORMULA)
+
+
+def test_parameters_that_sit_out_do_not_decay():
+    """Assert that a parameter without gradient has R = 0 and no part in the mean, also where R is published."""
+    moving, still = vector(1.0), vector(2.0, 3.0)
+    for optimizer in (
+        torch.optim.AdamW([moving, still], lr=0.1, weight_decay=0.5),
+        torch.optim.SGD([moving, still], lr=0.1, momentum=0.9, weight_decay=0.5),
+        Publishing([moving, still], 0.1, {"decay_rate": 0.05, "effective_lr": 0.1}),
+    ):
+        run = one_step(optimizer, moving)
+        np.testing.assert_array_equal(run.decay_rate_weight, [[0.05, 0, 0]])
+        assert run.decay_rate.item() == run.decay_rate_min.item() == 0.05
+
+
+def test_a_parameter_that_moves_without_gradient_is_unknown():
+    """Assert that nothing is claimed about a parameter that was moved though it had no gradient."""
+    weight = vector(1.0)
+    sgd = torch.optim.SGD([weight], lr=0.1)
+    sgd.register_step_post_hook(lambda *_: weight.data.add_(1))
+    with Probe(sgd) as probe:
+        sgd.step()
+    run = probe.dataset()
+    assert np.isnan(run.decay_rate_weight).all()
+    assert "parameter_0 moved without a gradient" in run.attrs["decay_unknown_because"]
+
+
+def test_a_step_of_nobody_has_no_decay_rate():
+    """Assert that R of a step in which no parameter had a gradient is NaN, not 0."""
+    sgd = torch.optim.SGD([vector(1.0)], lr=0.1)
+    with Probe(sgd) as probe:
+        sgd.step()
+    assert np.isnan(probe.dataset().decay_rate).all()

@@ -1,0 +1,200 @@
+"""Whole runs, what made them, and recordings on disk."""
+
+import json
+import platform
+
+import numpy as np
+import pytest
+import torch
+import xarray
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.probe import Probe, load, record, save
+
+
+@pytest.fixture
+def run(network):
+    net = network()
+    optimizer = torch.optim.Adam(net.groups(lr=0.03), lr=0.1, weight_decay=0.1)
+    return record(optimizer, net.loss, 4, model=net, seed=3, data="random numbers, standardised")
+
+
+def test_run_is_the_plain_loop(network, run):
+    """Assert that record trains as a loop written out does, and notes the loss of every step."""
+    net = network()
+    optimizer = torch.optim.Adam(net.groups(lr=0.03), lr=0.1, weight_decay=0.1)
+    first = net.loss().item()
+    np.testing.assert_array_equal(run.theta[-1], net.train(optimizer, 4))
+    assert run.loss[0] == first
+    assert run.attrs["diverged_at_step"] == -1
+    assert run.attrs["interrupted"] == 0
+
+
+def test_loss_is_given_the_number_of_steps_taken(network):
+    """Assert that the loss sees 0 on the first step, so that it can choose its minibatch."""
+    net, seen = network(), []
+
+    def loss(k):
+        seen.append(k)
+        return net.loss()
+
+    record(torch.optim.SGD(net.parameters()), loss, 3, progress=True)
+    assert seen == [0, 1, 2]
+
+
+def test_divergence_of_the_weights_is_a_result():
+    """Assert that a run whose weights overflow stops at that step, records it, and says so."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    run = record(torch.optim.SGD([weight], lr=1e38), lambda k: weight.sum(), 10)  # the largest float32 is 3.4e38
+    assert run.attrs["diverged_at_step"] == 4
+    assert run.sizes["step"] == 4
+    np.testing.assert_array_equal(np.isfinite(run.theta[:, 0]), [True] * 4 + [False])
+
+
+def test_divergence_of_the_loss_is_a_result():
+    """Assert that a run stops where its loss is no longer finite, and names the step that led there."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    run = record(torch.optim.SGD([weight], lr=10.0), lambda k: weight.square().sum() / (0.0 if k == 3 else 1.0), 10)
+    assert run.attrs["diverged_at_step"] == 3
+    assert run.sizes["step"] == 3
+    assert np.isfinite(run.theta).all()
+
+
+def test_interrupt_keeps_what_was_recorded(network):
+    """Assert that Ctrl-C ends the run with the steps so far."""
+    net = network()
+
+    def loss(k):
+        if k == 2:
+            raise KeyboardInterrupt
+        return net.loss()
+
+    run = record(torch.optim.SGD(net.parameters()), loss, 5)
+    assert run.attrs["interrupted"] == 1
+    assert run.sizes["step"] == 2
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, "many"])
+def test_number_of_steps_is_checked(network, steps):
+    """Assert that a number of steps that is none is refused with its value."""
+    net = network()
+    with pytest.raises(InputError, match=f"steps = {steps!r}"):
+        record(torch.optim.SGD(net.parameters()), net.loss, steps)
+
+
+def test_loss_without_a_gradient_is_refused(network):
+    """Assert that a loss which is a plain number is refused in words."""
+    with pytest.raises(InputError, match="must be a tensor"):
+        record(torch.optim.SGD(network().parameters()), lambda k: 1.0, 2)
+
+
+def test_recording_knows_what_made_it(run):
+    """Assert that optimizer, arguments, seed, data, device, dtype and versions are in the attributes, flat."""
+    attributes = run.attrs
+    assert (attributes["optimizer"], attributes["optimizer_module"]) == ("Adam", "torch.optim.adam")
+    arguments = json.loads(attributes["optimizer_arguments"])
+    assert [group["lr"] for group in arguments] == [0.03 if i else 0.1 for i in range(2)]
+    assert arguments[0]["betas"] == [0.9, 0.999] and "params" not in arguments[0]
+    assert (attributes["seed"], attributes["data"]) == (3, "random numbers, standardised")
+    assert (attributes["device"], attributes["dtype"]) == ("cpu", "float64")
+    assert attributes["device_name"]
+    assert attributes["python_version"] == platform.python_version()
+    assert attributes["torch_version"] == str(torch.__version__)
+    assert attributes["numpy_version"] == np.__version__
+    assert attributes["swd_dynamics_version"]
+    assert all(type(value) in (int, str) for value in attributes.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "momentum", "count"), [("Adam", {}, 5), ("SGD", {}, 0), ("SGD", {"momentum": 0.9}, -1)]
+)
+def test_steps_before_the_recording(network, kind, momentum, count):
+    """Assert that steps taken before are counted where the optimizer counts, and −1 where it only shows them."""
+    net = network()
+    optimizer = getattr(torch.optim, kind)(net.parameters(), lr=0.01, **momentum)
+    assert Probe(optimizer).dataset().attrs["steps_before"] == 0
+    net.train(optimizer, 5)
+    assert Probe(optimizer).dataset().attrs["steps_before"] == count
+
+
+@pytest.mark.parametrize("described", ["", {"name": "digits", "rows": 500}, None])
+def test_recording_survives_the_disk(network, tmp_path, described):
+    """Assert that a recording read back is the recording saved: values bit for bit, types, names, attributes."""
+    net = network()
+    net.first.bias.requires_grad_(False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=torch.tensor(0.1), weight_decay=0.1)
+    saved = record(optimizer, net.loss, 4, data=described)
+    back = load(save(saved, tmp_path / "runs" / "one"))
+    xarray.testing.assert_identical(back, saved)
+    for name in saved.variables:
+        assert back[name].dtype == saved[name].dtype, name
+        assert back[name].values.tobytes() == saved[name].values.tobytes(), name
+
+
+def test_empty_and_diverged_recordings_survive_too(network, tmp_path):
+    """Assert that a recording without steps, and one with infinities, can be kept."""
+    empty = Probe(torch.optim.SGD(network().parameters())).dataset()
+    xarray.testing.assert_identical(load(save(empty, tmp_path / "empty")), empty)
+    weight = torch.nn.Parameter(torch.ones(1))
+    diverged = record(torch.optim.SGD([weight], lr=1e30), lambda k: weight.sum() * 1e30, 2)
+    assert diverged.attrs["diverged_at_step"] == 1
+    xarray.testing.assert_identical(load(save(diverged, tmp_path / "diverged")), diverged)
+
+
+def test_saving_replaces_in_one_go(run, tmp_path, monkeypatch):
+    """Assert that a save which fails leaves the old recording whole and no debris, and one that works replaces it."""
+    save(run, tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(xarray.Dataset, "to_netcdf", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(InputError, match="disk full"):
+            save(run.isel(step=slice(2)), tmp_path)
+    xarray.testing.assert_identical(load(tmp_path), run)
+    save(run.assign_attrs(data="other"), tmp_path)
+    assert load(tmp_path).attrs["data"] == "other"
+    assert [file.name for file in tmp_path.iterdir()] == ["recording.nc"]
+
+
+def test_missing_recording_is_named(tmp_path):
+    """Assert that a folder without a recording says which file is missing."""
+    with pytest.raises(InputError, match=r"no recording in .*nowhere: it has no file recording\.nc"):
+        load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "scrambled"])
+def test_damaged_recording_is_one_clear_error(run, tmp_path, damage):
+    """Assert that a damaged file gives an InputError that names it, whatever went wrong underneath."""
+    file = save(run, tmp_path) / "recording.nc"
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    file.write_bytes(
+        {
+            "truncated": whole[:middle],
+            "text": b"step,theta\n1,2\n",
+            "empty": b"",
+            "scrambled": b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 20,
+        }[damage]
+    )
+    with pytest.raises(InputError, match=r"recording\.nc is damaged or no netCDF file"):
+        load(tmp_path)
+
+
+def test_foreign_and_incomplete_recordings_are_refused(run, tmp_path):
+    """Assert that a netCDF file that is no recording, of another version or without its variables is named as such."""
+    foreign = xarray.Dataset({"temperature": ("day", [20.0, 21.0])})
+    with pytest.raises(InputError, match="not a recording of a probe"):
+        save(foreign, tmp_path)
+    for dataset, words in (
+        (foreign, "not a recording of a probe"),
+        (run.assign_attrs(swd_dynamics_recording=99), "version 99"),
+        (run.drop_vars("decay_rate"), "lacks decay_rate"),
+    ):
+        dataset.to_netcdf(tmp_path / "recording.nc", engine="h5netcdf")
+        with pytest.raises(InputError, match=words):
+            load(tmp_path)
+
+
+def test_unwritable_place_is_named(run, tmp_path):
+    """Assert that a path that cannot be a folder gives a clear error."""
+    (tmp_path / "file").write_text("here already")
+    with pytest.raises(InputError, match=r"cannot keep a recording in .*file"):
+        save(run, tmp_path / "file")
