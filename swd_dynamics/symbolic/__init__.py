@@ -1,0 +1,23 @@
+"""What follows from a rule, by algebra."""
+
+from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
+from swd_dynamics.symbolic.equilibria import fixed_point
+from swd_dynamics.symbolic.linear import eigenvalues, linear_map, long_run_decay_rate, stability_limit
+from swd_dynamics.symbolic.modified import ModifiedEquation, modified_equation
+from swd_dynamics.symbolic.notation import lettered
+from swd_dynamics.symbolic.trace import equations
+
+__all__ = [
+    "Derivation",
+    "DerivationStep",
+    "ModifiedEquation",
+    "NotDerivable",
+    "eigenvalues",
+    "equations",
+    "fixed_point",
+    "lettered",
+    "linear_map",
+    "long_run_decay_rate",
+    "modified_equation",
+    "stability_limit",
+]

@@ -1,0 +1,83 @@
+"""What a derivation gives back: a result, what it assumes, and the steps that lead there, readable in Jupyter and in a terminal."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import sympy
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.symbolic.notation import latex
+
+
+class NotDerivable(InputError):
+    """The rule has a form that this derivation does not cover; the message says which part and what would be covered."""
+
+
+class DerivationStep(NamedTuple):
+    """One step of a derivation: what was done, in words, and the equation that came of it."""
+
+    done: str
+    equation: Any
+
+    def latex(self) -> str:
+        return latex(self.equation)
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """A derived result.
+
+    Attributes
+    ----------
+    title : str
+    results : dict of str to sympy expression — the results by name, in letters, or with the numbers of the rule put in
+    steps : tuple of DerivationStep — how they came about, in letters
+    assumptions : tuple of str — what was taken for granted
+    values : dict of sympy symbol to number — what the letters stand for, where the rule had numbers
+    """
+
+    title: str
+    results: dict[str, Any]
+    steps: tuple[DerivationStep, ...]
+    assumptions: tuple[str, ...] = ()
+    values: dict = field(default_factory=dict)
+
+    @property
+    def value(self):
+        """The result, or the first of several."""
+        return next(iter(self.results.values()))
+
+    def latex(self) -> str:
+        """The results as LaTeX, one equation a line."""
+        return r" \\ ".join(rf"{name} = {latex(sympy.sympify(result))}" for name, result in self.results.items())
+
+    def with_numbers(self, values: dict, exact: dict):
+        """The same derivation with numbers put into its results."""
+        numbers = {name: _substitute(result, exact) for name, result in self.results.items()}
+        return replace(self, results=numbers, values=values)
+
+    def _repr_markdown_(self) -> str:
+        lines = [f"**{self.title}**"]
+        lines += [f"{i}. {s.done}\n\n   $$ {s.latex()} $$" for i, s in enumerate(self.steps, 1)]
+        lines += [f"**Result** $$ {self.latex()} $$"]
+        lines += ["*Assumes:* " + "; ".join(self.assumptions) + "."] if self.assumptions else []
+        return "\n\n".join(lines)
+
+    def __str__(self) -> str:
+        lines = [self.title, "=" * len(self.title)]
+        for i, s in enumerate(self.steps, 1):
+            lines += [f"{i}. {s.done}", _indented(s.equation)]
+        lines += ["Result", *(f"   {name} =\n{_indented(result)}" for name, result in self.results.items())]
+        lines += ["Assumes: " + "; ".join(self.assumptions) + "."] if self.assumptions else []
+        return "\n".join(lines)
+
+
+def _indented(expression) -> str:
+    drawn = sympy.pretty(expression, use_unicode=True, wrap_line=False)
+    return "\n".join("      " + line for line in drawn.splitlines())
+
+
+def _substitute(result, values: dict):
+    if isinstance(result, tuple):
+        return tuple(_substitute(part, values) for part in result)
+    return result.xreplace(values)

@@ -1,0 +1,48 @@
+"""Where a rule comes to rest."""
+
+import sympy
+
+from swd_dynamics.rules.update import UpdateRule
+from swd_dynamics.symbolic import notation
+from swd_dynamics.symbolic.derivation import Derivation, DerivationStep
+from swd_dynamics.symbolic.linear import find_linear_map
+from swd_dynamics.symbolic.modified import one_minus
+from swd_dynamics.symbolic.notation import exact, lettered
+
+
+def fixed_point(rule: UpdateRule) -> Derivation:
+    """Where the weights come to rest on f = ½h(θ−θ*)², the preconditioner of an adaptive direction frozen.
+
+    Frozen means that √v is made by gradient noise much larger than the gradient. In full batch v follows g², and an adaptive
+    rule rests elsewhere: at the zeros of ``modified_equation(rule).first``.
+
+    Returns
+    -------
+    Derivation
+        ``.value`` is θ at rest.
+
+    Examples
+    --------
+    Decoupled decay behind momentum .5 is weakened by 1−β, from λ = 2 to 1:
+
+    >>> from swd_dynamics.rules import CATALOG
+    >>> fixed_point(CATALOG["SGDW"](lr=0.1, momentum=0.5, weight_decay=2.0)).value
+    h*theta^*/(h + 1)
+    """
+    letters, values = lettered(rule)
+    found = find_linear_map(letters)
+    rest = (sympy.eye(len(found.state)) - found.matrix).LUsolve(found.constant)
+    theta = one_minus(sympy.factor(rest[0])).xreplace(found.roots)
+    balance = sympy.Eq(
+        sympy.MatMul(sympy.eye(len(found.state)) - found.matrix, sympy.Matrix(found.state), evaluate=False),
+        found.constant,
+        evaluate=False,
+    ).xreplace(found.roots)
+    steps = (
+        *found.steps,
+        DerivationStep("At rest the state is its own successor", balance),
+        DerivationStep("Solved for θ", sympy.Eq(notation.theta, theta, evaluate=False)),
+    )
+    derivation = Derivation("The fixed point on f = ½h(θ−θ*)²", {r"\theta": theta}, steps, found.conditions)
+    numbers = derivation.with_numbers(values, exact(values))
+    return Derivation(**{**numbers.__dict__, "results": {r"\theta": sympy.factor(numbers.value)}})

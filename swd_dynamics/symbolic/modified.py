@@ -1,0 +1,271 @@
+"""The modified equation of a rule, to second order in the learning rate.
+
+The iterates are followed by a flow dθ/dt = F₀ + ηF₁ with t = ηk, up to O(η²). The memory is on its slow manifold,
+M = M₀(G) + ηM₁(G, Ġ), which it reaches after a few times 1/(1−β) steps. The time derivative ġ of the gradient is a symbol: the
+derivation never meets a Hessian, and who evaluates the flow puts in ġ = H·dθ/dt, one Hessian-vector product.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import sympy
+from sympy import Eq, Expr, S, Symbol
+
+from swd_dynamics.rules.update import UpdateRule
+from swd_dynamics.symbolic import notation
+from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
+from swd_dynamics.symbolic.notation import PerWeight, exact, lettered, maximum, primed
+from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
+
+_s = Symbol("s", real=True)  # the length of a step along a direction of change
+
+
+@dataclass(frozen=True)
+class ModifiedEquation(Derivation):
+    """dθ/dt = F₀ + ηF₁, and the memory that goes with it.
+
+    Attributes
+    ----------
+    memory : dict of Symbol to (Expr, Expr) — M₀ and M₁ of each entry, the memory *after* the step at θ
+    constants : dict of Symbol to Expr — what neither grows nor fades (a maximum that holds), and where it starts
+    """
+
+    memory: dict = field(default_factory=dict)
+    constants: dict = field(default_factory=dict)
+
+    @property
+    def first(self) -> Expr:
+        """F₀ in θ and g."""
+        return self.results["F_0"]
+
+    @property
+    def second(self) -> Expr:
+        """F₁ in θ, g and ġ."""
+        return self.results["F_1"].xreplace({notation.theta_dot: self.first})
+
+    @property
+    def second_in_rates(self) -> Expr:
+        """F₁ in θ, g and the rates θ̇ = F₀ and ġ: the short form."""
+        return self.results["F_1"]
+
+
+def modified_equation(rule: UpdateRule) -> ModifiedEquation:
+    """The flow that an optimizer's iterates follow to second order in η.
+
+    Parameters
+    ----------
+    rule : UpdateRule
+        Hyperparameters may be numbers, sympy expressions or arrays; the learning rate takes no part in the result.
+
+    Returns
+    -------
+    ModifiedEquation
+        ``.first`` F₀, ``.second`` F₁, ``.assumptions``, ``.latex()``, and the steps of the derivation.
+
+    Raises
+    ------
+    NotDerivable
+        If the memory's equations cannot be solved one after another.
+
+    Notes
+    -----
+    Assumes β fixed as η → 0 (the memory is fast), a gradient that is not 0, and no kink crossed.
+    Source: backward error analysis, Hairer, Lubich & Wanner 2006, ch. IX; for Adam, Cattaneo, Klusowski & Shigida 2023, 2309.00079.
+
+    Examples
+    --------
+    Gradient descent follows θ̇ = −g − (η/2)·Hg, so F₁ = ġ/2 with ġ = H·F₀:
+
+    >>> from swd_dynamics.rules import SGD, UpdateRule
+    >>> equation = modified_equation(UpdateRule(0.1, SGD()))
+    >>> equation.first, equation.second
+    (-g, gdot/2)
+    """
+    letters, values = lettered(rule)
+    return _derive(letters).with_numbers(values, exact(values))
+
+
+@lru_cache(maxsize=256)
+def _derive(rule: UpdateRule) -> ModifiedEquation:
+    traced = trace(rule)
+    step = long_run(traced)
+    memory0, constants = slow_manifold(step)
+    fast = [symbol for symbol in step.memory if symbol not in constants]
+    rates0 = {symbol: _along(memory0[symbol], {notation.total: notation.total_dot}) for symbol in fast}
+    memory1 = _first_correction(step, memory0, rates0, fast)
+    new0 = {primed(symbol): memory0[symbol] for symbol in step.memory}
+    first = step.displacement.xreplace(new0)
+    shift = {primed(symbol): memory1[symbol] for symbol in fast}
+    lag = _along(step.displacement, shift).xreplace(new0)
+    turn = _along(first, {notation.theta: notation.theta_dot, notation.total: notation.total_dot})
+    second = lag - turn / 2
+
+    first, second = one_minus(first), tidy(second)
+    shown = _in_gradients(step)
+    return ModifiedEquation(
+        title="The modified equation  dθ/dt = F₀ + η·F₁",
+        results={"F_0": shown(first), "F_1": shown(second)},
+        steps=(*trace_steps(traced), *_explain(step, memory0, memory1, rates0, fast, first, lag, turn, second)),
+        assumptions=_assumptions(step, constants),
+        memory={symbol: (shown(memory0[symbol]), shown(memory1.get(symbol, S.Zero))) for symbol in step.memory},
+        constants=_starting_values(traced, memory0, memory1, constants, shown),
+    )
+
+
+def slow_manifold(step: Trace) -> tuple[dict[Symbol, Expr], tuple[Symbol, ...]]:
+    """Where the memory comes to rest while G stands still, and which entries never move (they stay as they are)."""
+    found: dict[Symbol, Expr] = {}
+    constants = []
+    for symbol, expression in _in_order(step, found):
+        slope, rest = affine(expression.xreplace(found) - symbol, symbol)
+        if slope == 0 and rest == 0:
+            constants.append(symbol)
+            found[symbol] = symbol
+        else:
+            found[symbol] = sympy.cancel(-rest / slope) if not rest.has(sympy.Abs) else -rest / slope
+    return found, tuple(constants)
+
+
+def _in_order(step: Trace, known: dict[Symbol, Expr]):
+    """The memory's equations, each once all other entries that it needs are known."""
+    waiting = dict(zip(step.memory, step.remembered, strict=True))
+    while waiting:
+        ready = [s for s, e in waiting.items() if not (e.free_symbols & set(waiting)) - {s}]
+        if not ready:
+            names = ", ".join(symbol.name for symbol in waiting)
+            raise NotDerivable(
+                f"the memory entries {names} feed on each other in a circle; they must build one on another"
+            )
+        yield ready[0], waiting.pop(ready[0])
+
+
+def affine(expression: Expr, symbol: Symbol) -> tuple[Expr, Expr]:
+    """a and b where the expression is a·symbol + b."""
+    slope = sympy.expand(sympy.diff(expression, symbol))
+    rest = expression.subs(symbol, 0)
+    if slope.has(symbol) or slope.has(sympy.nan, sympy.zoo):
+        raise NotDerivable(
+            f"the memory entry {symbol.name} feeds on itself nonlinearly: its rest point has no one formula"
+        )
+    return slope, sympy.expand(rest) if slope == 0 else rest
+
+
+def _along(expression: Expr, change: dict[Symbol, Expr]) -> Expr:
+    """The derivative of an expression in a direction of change of its symbols; a mean changes by the mean of the change."""
+    moved = expression.xreplace({symbol: symbol + _s * rate for symbol, rate in change.items()})
+    return sympy.diff(moved, _s).subs(_s, 0)
+
+
+def _first_correction(step: Trace, memory0, rates0, fast) -> dict[Symbol, Expr]:
+    """M₁ from M₀(t) + ηM₁ = remember(M₀(t−η) + ηM₁, G) at order η: M₁ = ∂remember/∂M · (M₁ − Ṁ₀)."""
+    known: dict[Symbol, Expr] = {}
+    lagging: dict[Symbol, Expr] = {}
+    for symbol, expression in _in_order(step, known):
+        if symbol not in fast:
+            continue
+        unknown = PerWeight(symbol.name + "_1", real=True)
+        change = {**lagging, symbol: unknown - rates0[symbol]}
+        response = _along(expression, change).xreplace(memory0)
+        slope, rest = affine(response - unknown, unknown)
+        known[symbol] = -rest / slope
+        lagging[symbol] = known[symbol] - rates0[symbol]
+    return known
+
+
+def _in_gradients(step: Trace):
+    """What turns G and Ġ back into g, θ, ġ and θ̇."""
+    total_dot = _along(step.total, {notation.theta: notation.theta_dot, notation.gradient: notation.gradient_dot})
+    return lambda e: e.xreplace({notation.total_dot: total_dot, notation.total: step.total})
+
+
+def tidy(expression: Expr) -> Expr:
+    """The same expression, collected by the rates of change, each coefficient over one bar: a change of form only."""
+    rates = (notation.total_dot, notation.gradient_dot, notation.theta_dot)
+    masks = {part: PerWeight(f"mask{i}") for i, part in enumerate(expression.atoms(notation.mean))}
+    size, sign = Symbol("size", positive=True), Symbol("sign", positive=True)
+    parts = {sympy.Abs(notation.total): size, sympy.sign(notation.total): sign, notation.total: sign * size}
+    plain = sympy.expand(expression.xreplace(masks).xreplace(parts))
+    collected = sympy.collect(plain, (*rates, *masks.values()), evaluate=False)
+    back = {size * sign: notation.total, size: sympy.Abs(notation.total), sign: sympy.sign(notation.total)}
+    unmask = {mask: part for part, mask in masks.items()}
+    return sympy.Add(*(rate * one_minus(_over_one_bar(c, sign)).subs(back) for rate, c in collected.items())).xreplace(
+        unmask
+    )
+
+
+def _over_one_bar(coefficient: Expr, sign: Symbol) -> Expr:
+    """One fraction in its factors, with sign² = 1."""
+    numerator, denominator = sympy.fraction(sympy.together(coefficient))
+    odd = (
+        sympy.rem(sympy.Poly(numerator, sign), sympy.Poly(sign**2 - 1, sign)).as_expr()
+        if numerator.has(sign)
+        else numerator
+    )
+    return sympy.factor(odd / denominator)
+
+
+def one_minus(expression: Expr) -> Expr:
+    """1 − β for −(β − 1), as everyone writes it: a change of form only."""
+
+    def is_turned(e):
+        return e.is_Add and any(term.is_Rational and term < 0 for term in e.args)
+
+    def turned(power):
+        return (-1) ** power.exp * sympy.Pow(-power.base, power.exp)
+
+    expression = expression.replace(lambda e: e.is_Pow and e.exp.is_Integer and is_turned(e.base), turned)
+    if expression.is_Mul and expression.could_extract_minus_sign():
+        for factor in filter(is_turned, expression.args):
+            rest = sympy.Mul(*(-part if part is factor else part for part in expression.args[1:]))
+            return rest if expression.args[0] == -1 and factor is not expression.args[0] else expression
+    return expression
+
+
+def _starting_values(traced, memory0, memory1, constants, shown) -> dict[Symbol, Expr]:
+    """Where a held maximum starts: at what is new on the slow manifold, to first order."""
+    starts = {}
+    moves = {symbol: notation.lr * memory1[symbol] for symbol in memory1}
+    for symbol, expression in zip(traced.memory, traced.remembered, strict=True):
+        if symbol in constants:
+            new = expression.replace(maximum, lambda held, new: new)
+            at_rest = new.xreplace(memory0)
+            starts[symbol] = shown(at_rest + _along(new, moves).xreplace(memory0))
+    return starts
+
+
+def _assumptions(step: Trace, constants) -> tuple[str, ...]:
+    root = any(
+        e.has(sympy.Pow) and any(p.exp == S.Half or p.exp == -S.Half for p in e.atoms(sympy.Pow))
+        for e in (step.direction, step.decay_rate)
+    )
+    return (
+        "the memory's constants stay fixed as η → 0 (the memory is fast) and it is on its slow manifold",
+        "the learning rate is constant",
+        *(["g is not 0, since √(g²) = |g| has a kink there"] if root else []),
+        *step.conditions,
+        *(f"{symbol.name} stands still" for symbol in constants),
+    )
+
+
+def _explain(step, memory0, memory1, rates0, fast, first, lag, turn, second):
+    def stated(done, symbol, expression):
+        return DerivationStep(done, Eq(symbol, expression, evaluate=False))
+
+    for symbol in fast:
+        yield stated(
+            f"Order 0: {symbol.name} where it comes to rest while G stands still",
+            Symbol(f"{symbol.name}_0"),
+            one_minus(memory0[symbol]),
+        )
+    for symbol in fast:
+        yield stated(
+            f"It lags behind a G that moves: order 1 of {symbol.name}",
+            Symbol(f"{symbol.name}_1"),
+            one_minus(memory1[symbol]),
+        )
+    yield stated("Order 0 of (θ′ − θ)/η is the first-order flow", Symbol("F_0"), first)
+    yield stated("Order 1 of (θ′ − θ)/η comes from the lag of the memory", Symbol("U_1"), one_minus(lag))
+    yield stated(
+        "Over one step the flow turns: half its rate of change must be taken off", Symbol("Fdot_0"), one_minus(turn)
+    )
+    yield stated("F₁ = U₁ − ½·dF₀/dt, with θ̇ = F₀ and ġ the rate of change of g", Symbol("F_1"), second)

@@ -1,0 +1,192 @@
+"""The one table of letters: code says ``lr`` and ``momentum``, formulas say η and β."""
+
+import dataclasses
+
+import numpy as np
+import sympy
+from sympy import Symbol
+
+from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.rules.update import UpdateRule
+
+
+class PerWeight(Symbol):
+    """A symbol with one value for every weight. All others are one number, and a mean over weights lets them through."""
+
+    __slots__ = ()
+
+
+theta = PerWeight("theta", real=True)
+theta_dot = PerWeight("thetadot", real=True)
+theta_star = PerWeight("theta^*", real=True)
+gradient = PerWeight("g", real=True)
+gradient_dot = PerWeight("gdot", real=True)
+total = PerWeight("G", real=True, nonzero=True)  # the gradient with what L2 adds to it
+total_dot = PerWeight("Gdot", real=True)
+curvature = PerWeight("h", positive=True)
+lr = Symbol("eta", positive=True)
+lr_share = PerWeight("s", positive=True)  # a weight's learning rate, in units of the largest
+step = Symbol("k", integer=True, positive=True)
+decay_rate = Symbol("R", real=True)
+
+HYPERPARAMETERS = {
+    "lr": "eta",
+    "momentum": "beta",
+    "dampening": "tau",
+    "betas": ("beta_1", "beta_2"),
+    "Adai.betas": ("beta_0", "beta_2"),
+    "eps": "epsilon",
+    "rate": "lambda",
+}
+
+
+class mean(sympy.Function):
+    """The mean over all weights: linear, and blind to what is the same for every weight."""
+
+    nargs = 1
+
+    @classmethod
+    def eval(cls, x):
+        if isinstance(x, sympy.Add):
+            return sympy.Add(*(cls(term) for term in x.args))
+        same, varying = x.as_independent(PerWeight, as_Add=False)
+        if varying == 1:
+            return x
+        return None if same == 1 else same * cls(varying)
+
+    def _eval_derivative(self, s):  # the derivative along a flow, s a single number
+        return self.func(self.args[0].diff(s))
+
+    def _eval_is_positive(self):
+        return self.args[0].is_positive
+
+    def _eval_is_real(self):
+        return self.args[0].is_real
+
+    def _latex(self, printer, exp=None):
+        power = "" if exp is None else f"^{{{exp}}}"
+        return rf"\left\langle {printer._print(self.args[0])} \right\rangle{power}"
+
+
+class decayed(sympy.Function):
+    """βᵏ of a step count that grows without end: its limit is 0."""
+
+    nargs = 2
+
+    def _latex(self, printer, exp=None):
+        beta, k = self.args
+        return rf"{printer.parenthesize(beta, 1000)}^{{{printer._print(k)}}}"
+
+
+class maximum(sympy.Function):
+    """The larger of what is held and what is new."""
+
+    nargs = 2
+
+    def _latex(self, printer, exp=None):
+        held, new = map(printer._print, self.args)
+        return rf"\max\left({held}, {new}\right)"
+
+
+class clip(sympy.Function):
+    """A value kept between two bounds."""
+
+    nargs = 3
+
+    def _latex(self, printer, exp=None):
+        return rf"\operatorname{{clip}}\left({', '.join(map(printer._print, self.args))}\right)"
+
+
+LAWS = {"mean": mean, "decayed": decayed, "maximum": maximum, "clip": clip}
+
+
+def with_laws(expression) -> sympy.Expr:
+    """The expression with the opaque words of :mod:`swd_dynamics.arithmetic` replaced by functions that know their laws."""
+    expression = sympy.sympify(expression)
+    for word, law in LAWS.items():
+        expression = expression.replace(sympy.Function(word), law)
+    return expression
+
+
+_before: dict[Symbol, Symbol] = {}  # what each primed symbol was before the step
+
+
+def primed(symbol: Symbol) -> Symbol:
+    """The same quantity after the step."""
+    after = type(symbol)(sympy.pretty(symbol) + "′", **symbol.assumptions0)
+    _before[after] = symbol
+    return after
+
+
+def latex(expression, **options) -> str:
+    """LaTeX, with primes where a quantity is the one after the step."""
+    primes = {s: f"{sympy.latex(_before[s])}'" for s in sympy.sympify(expression).atoms(Symbol) if s in _before}
+    return sympy.latex(expression, symbol_names=primes, **options)
+
+
+def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, object]]:
+    """The rule with a letter for every number in it, and the number each letter stands for.
+
+    Zeros stay zeros (no dampening is no τ), sympy expressions stay as they are, and so does what is no float: an int or a
+    bool is structure. A schedule and an array become letters; an array's letter has a value for every weight.
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import CATALOG
+    >>> rule, values = lettered(CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=0.05))
+    >>> rule.direction
+    HeavyBall(momentum=beta, dampening=0)
+    >>> values
+    {eta: 0.1, beta: 0.9, lambda: 0.05}
+    """
+    values: dict[Symbol, object] = {}
+    letter = _letter_lr(rule, values)
+    direction = _letter_fields(rule.direction, values)
+    return UpdateRule(letter, direction, _letter_fields(rule.decay, values)), values
+
+
+def _letter_lr(rule: UpdateRule, values: dict[Symbol, object]):
+    if is_symbolic(rule.lr) and rule.lr.free_symbols:
+        return rule.lr
+    if rule.has_schedule or np.ndim(rule.lr) == 0:
+        values[lr] = rule.lr if rule.has_schedule else float(rule.lr)
+        return lr
+    largest = float(np.max(rule.lr))  # groups: one η for the time t = ηk, and each weight's share of it
+    values[lr], values[lr_share] = largest, np.asarray(rule.lr) / largest
+    return lr * lr_share
+
+
+def _letter_fields(part, values: dict[Symbol, object]):
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        return part
+    letters = {}
+    for field in dataclasses.fields(part):
+        value, names = getattr(part, field.name), _names(part, field.name)
+        if isinstance(value, tuple):
+            names = names if isinstance(names, tuple) else tuple(f"{names}_{i + 1}" for i in range(len(value)))
+            letters[field.name] = tuple(_letter(name, v, values) for name, v in zip(names, value, strict=True))
+        else:
+            letters[field.name] = _letter(names, value, values)
+    return dataclasses.replace(part, **letters)
+
+
+def _names(part, field: str):
+    return HYPERPARAMETERS.get(f"{type(part).__name__}.{field}", HYPERPARAMETERS.get(field, field))
+
+
+def _letter(name: str, value, values: dict[Symbol, object]):
+    if isinstance(value, float) and value == 0:
+        return 0
+    if isinstance(value, float | np.floating):
+        symbol = Symbol(name, positive=True)
+    elif isinstance(value, np.ndarray) or type(value).__name__ == "Tensor":
+        symbol = PerWeight(name, nonnegative=True)
+    else:
+        return value
+    values[symbol] = value
+    return symbol
+
+
+def exact(values: dict[Symbol, object]) -> dict[Symbol, sympy.Expr]:
+    """The single numbers among the values, as the exact decimals that were typed: .9 is 9/10."""
+    return {s: sympy.Rational(repr(float(v))) for s, v in values.items() if isinstance(v, float | int | np.floating)}

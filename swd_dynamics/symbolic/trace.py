@@ -1,0 +1,128 @@
+"""A rule read as equations: its step is run once on symbols."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import sympy
+from sympy import Eq, Expr, Symbol
+
+from swd_dynamics.rules.update import UpdateRule
+from swd_dynamics.symbolic import notation
+from swd_dynamics.symbolic.derivation import Derivation, DerivationStep
+from swd_dynamics.symbolic.notation import PerWeight, clip, decayed, exact, lettered, maximum, primed, with_laws
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One step in symbols, stage by stage, as :meth:`~swd_dynamics.rules.update.UpdateRule.parts` goes through them.
+
+    Attributes
+    ----------
+    total : Expr — G in θ and g
+    memory : tuple of Symbol — the memory before the step
+    remembered : tuple of Expr — the memory after it, in the memory before and the symbol G
+    decay_rate : Expr — R, in the primed memory
+    direction : Expr — the direction's step, in the primed memory and the symbol G
+    conditions : tuple of str — on which side of its kinks the trace stands
+    """
+
+    lr: Any
+    total: Expr
+    memory: tuple[Symbol, ...]
+    remembered: tuple[Expr, ...]
+    decay_rate: Expr
+    direction: Expr
+    conditions: tuple[str, ...] = ()
+
+    @property
+    def displacement(self) -> Expr:
+        """(θ′ − θ)/η in θ, G and the primed memory; where weights differ in η, that of the largest."""
+        unit = self.lr if isinstance(self.lr, Symbol) else notation.lr
+        return -self.decay_rate / unit * notation.theta - self.lr / unit * self.direction
+
+    def map(self, change) -> "Trace":
+        """The trace with ``change`` applied to each expression of the memory, the decay rate and the direction."""
+        remembered = tuple(change(e) for e in self.remembered)
+        rate, direction = change(self.decay_rate), change(self.direction)
+        return Trace(self.lr, self.total, self.memory, remembered, rate, direction, self.conditions)
+
+
+@lru_cache(maxsize=256)
+def trace(rule: UpdateRule) -> Trace:
+    """The step of a rule whose hyperparameters are letters, by running it on symbols at a step k past the first."""
+    rest = rule.direction.rest(notation.theta)
+    names = getattr(rest, "_fields", tuple(f"m_{i + 1}" for i in range(len(rest))))
+    memory = tuple(PerWeight(name, real=True) for name in names)
+    held = type(rest)(*memory) if hasattr(rest, "_fields") else memory
+    new = type(rest)(*map(primed, memory)) if hasattr(rest, "_fields") else tuple(map(primed, memory))
+    remembered = rule.direction.remember(held, notation.total, notation.step)
+    rate = rule.decay.decay_rate(rule.lr, lambda: rule.direction.effective_lr(rule.lr, new, notation.step))
+    return Trace(
+        lr=rule.lr,
+        total=with_laws(notation.gradient + rule.decay.added_gradient(notation.theta)),
+        memory=memory,
+        remembered=tuple(with_laws(entry) for entry in remembered),
+        decay_rate=with_laws(rate),
+        direction=with_laws(rule.direction.step(new, notation.total, notation.step)),
+    )
+
+
+def long_run(step: Trace) -> Trace:
+    """The trace after many steps and between kinks: bias corrections are 1, a maximum holds, a clip is inactive."""
+    expressions = (*step.remembered, step.decay_rate, step.direction)
+    said = {
+        decayed: "many steps were taken, so that bias corrections are 1",
+        maximum: "the maximum holds what it remembers (between its kinks)",
+        clip: "the clip is inactive (between its kinks)",
+    }
+    conditions = tuple(text for law, text in said.items() if any(e.has(law) for e in expressions))
+
+    def settle(expression):
+        expression = expression.replace(decayed, lambda beta, k: sympy.S.Zero)
+        return expression.replace(maximum, lambda held, new: held).replace(clip, lambda x, low, high: x)
+
+    settled = step.map(settle)
+    return Trace(**{**settled.__dict__, "conditions": conditions})
+
+
+def trace_steps(step: Trace) -> tuple[DerivationStep, ...]:
+    """The traced step as equations, in the order in which they are computed."""
+    steps = [DerivationStep("The gradient the direction sees, G", Eq(notation.total, step.total, evaluate=False))]
+    for symbol, expression in zip(step.memory, step.remembered, strict=True):
+        equation = Eq(primed(symbol), expression, evaluate=False)
+        steps.append(DerivationStep(f"What the direction remembers, {symbol.name}", equation))
+    rate = Eq(notation.decay_rate, step.decay_rate, evaluate=False)
+    update = (1 - notation.decay_rate) * notation.theta - step.lr * step.direction
+    steps.append(DerivationStep("The fraction of the weights taken off, R", rate))
+    steps.append(DerivationStep("The step", Eq(primed(notation.theta), update, evaluate=False)))
+    return tuple(steps)
+
+
+def equations(rule: UpdateRule) -> Derivation:
+    """The step of an optimizer as equations.
+
+    Parameters
+    ----------
+    rule : UpdateRule
+        Numbers in it become letters; ``.values`` says what each stands for.
+
+    Returns
+    -------
+    Derivation
+        ``.value`` is θ′ in θ, g, the memory before the step and the number k of the step.
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import CATALOG
+    >>> equations(CATALOG["SGDW"](lr=0.1, weight_decay=0.05)).value
+    -eta*g + theta*(-eta*lambda + 1)
+    """
+    letters, values = lettered(rule)
+    step = trace(letters)
+    new = dict(zip(map(primed, step.memory), step.remembered, strict=True))
+    update = (1 - step.decay_rate) * notation.theta - step.lr * step.direction
+    whole = update.xreplace(new).xreplace({notation.total: step.total})
+    name = type(rule.direction).__name__
+    result = Derivation(f"One step: {name} with {type(rule.decay).__name__}", {r"\theta'": whole}, trace_steps(step))
+    return result.with_numbers(values, exact(values))
