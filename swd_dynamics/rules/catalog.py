@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.errors import InputError, Table
 from swd_dynamics.rules.decay import L2, Decay, Decoupled, Stable
@@ -37,7 +39,7 @@ class Entry:
 
 def sgd_family(momentum=0.0, dampening=0.0, nesterov=False) -> Direction:
     """torch.optim.SGD's directions: with momentum 0 dampening does nothing, and Nesterov takes none."""
-    if is_symbolic(momentum) or momentum != 0:
+    if is_symbolic(momentum) or np.any(momentum != 0):
         if not nesterov:
             return HeavyBall(momentum, dampening)
         if dampening == 0:

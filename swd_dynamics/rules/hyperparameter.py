@@ -32,16 +32,24 @@ def check(name: str, value, interval: str) -> None:
     if is_symbolic(value):
         return
     low, high = (float(end) for end in interval[1:-1].split(","))
-    try:
-        numbers = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} = {value!r} is not a number: it must lie in {interval}") from None
+    numbers = _numbers(value)
+    if numbers is None:
+        raise InputError(f"{name} = {value!r} is not a number: it must lie in {interval}")
     above = numbers >= low if interval[0] == "[" else numbers > low
     below = numbers <= high if interval[-1] == "]" else numbers < high
     inside = above & below & np.isfinite(numbers)
     if not inside.all():
         seen = value if numbers.ndim == 0 else numbers[~inside][0]
         raise InputError(f"{name} = {seen} is not allowed: it must lie in {interval}")
+
+
+def _numbers(value) -> np.ndarray | None:
+    if value is None or isinstance(value, str):
+        return None  # numpy would read both, as NaN and as the number written
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        return None
 
 
 def check_pair(name: str, values, intervals: tuple[str, str]) -> None:

@@ -82,7 +82,7 @@ class UpdateRule:
     @property
     def has_schedule(self) -> bool:
         """Whether the learning rate is a function of the step."""
-        return callable(self.lr) and not is_symbolic(self.lr)
+        return callable(self.lr) and not isinstance(self.lr, type) and not is_symbolic(self.lr)
 
     def lr_at(self, step):
         """η for the step that follows ``step`` steps."""

@@ -5,6 +5,7 @@ from swd_dynamics.symbolic.equilibria import fixed_point
 from swd_dynamics.symbolic.linear import eigenvalues, linear_map, long_run_decay_rate, stability_limit
 from swd_dynamics.symbolic.modified import ModifiedEquation, modified_equation
 from swd_dynamics.symbolic.notation import lettered
+from swd_dynamics.symbolic.numeric import NumericEquation, numeric_equation
 from swd_dynamics.symbolic.trace import equations
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "DerivationStep",
     "ModifiedEquation",
     "NotDerivable",
+    "NumericEquation",
     "eigenvalues",
     "equations",
     "fixed_point",
@@ -19,5 +21,6 @@ __all__ = [
     "linear_map",
     "long_run_decay_rate",
     "modified_equation",
+    "numeric_equation",
     "stability_limit",
 ]

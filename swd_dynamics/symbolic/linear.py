@@ -32,6 +32,7 @@ class LinearMap:
     constant: Matrix
     roots: dict[Symbol, Expr]
     conditions: tuple[str, ...]
+    decay_letters: frozenset[Symbol]
     steps: tuple[DerivationStep, ...]
 
     def at_zero_curvature(self) -> Matrix:
@@ -176,7 +177,8 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
         "On the quadratic G is linear in θ, and so is the step",
         sympy.Eq(shown[0], sympy.MatAdd(shown[1], constant, evaluate=False), evaluate=False).xreplace(roots),
     )
-    return LinearMap(state, matrix, constant, roots, conditions, (*trace_steps(traced), matrix_step))
+    letters = frozenset().union(*(sympy.sympify(value).free_symbols for value in vars(rule.decay).values()))
+    return LinearMap(state, matrix, constant, roots, conditions, letters, (*trace_steps(traced), matrix_step))
 
 
 def _names(symbols) -> str:
@@ -208,11 +210,16 @@ def _frozen(step: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Expr]]
     means = {
         e for expression in (held.decay_rate, held.direction, *held.remembered) for e in expression.atoms(notation.mean)
     }
+    active = tuple(s for s in step.memory if s not in still)
+    moving = {notation.total, *active, *map(primed, active)}
+    if coupled := [e for e in means if e.free_symbols & moving]:
+        raise NotDerivable(
+            f"a mean over weights couples them, {coupled[0]}: a linear map of one weight needs it frozen"
+        )
     mean_roots = {e: Symbol(f"root_{i}", positive=True) for i, e in enumerate(sorted(means, key=str))}
     held = held.map(lambda e: e.xreplace({e: root**2 for e, root in mean_roots.items()}))
     back = {root: sympy.sqrt(PerWeight(symbol.name, positive=True)) for symbol, root in roots.items()}
     back |= {root: sympy.sqrt(e.xreplace(back)) for e, root in mean_roots.items()}
-    active = tuple(s for s in step.memory if s not in still)
     return held, active, back
 
 
@@ -349,7 +356,7 @@ def _long_run(found: LinearMap, numbers: dict):
     letters = sorted(polynomial.free_symbols_in_domain, key=str)
     generator = np.random.default_rng(0)
     point = {s: numbers.get(s, _sample(s, generator)) for s in letters}
-    point[Symbol("lambda", positive=True)] = point[PerWeight("lambda", nonnegative=True)] = 1e-9
+    point |= dict.fromkeys(found.decay_letters, 1e-9)
     slow = min(roots, key=lambda root: abs(complex(root.subs(point).evalf()) - 1))
     step = DerivationStep(
         "At h = 0 the characteristic polynomial vanishes; R = 1 − z for the root near 1",

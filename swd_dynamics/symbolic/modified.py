@@ -28,10 +28,12 @@ class ModifiedEquation(Derivation):
     ----------
     memory : dict of Symbol to (Expr, Expr) — M₀ and M₁ of each entry, the memory *after* the step at θ
     constants : dict of Symbol to Expr — what neither grows nor fades (a maximum that holds), and where it starts
+    starting : dict of Symbol to Expr — the memory *before* the step at θ that puts a run on its slow manifold, with η
     """
 
     memory: dict = field(default_factory=dict)
     constants: dict = field(default_factory=dict)
+    starting: dict = field(default_factory=dict)
 
     @property
     def first(self) -> Expr:
@@ -102,13 +104,16 @@ def _derive(rule: UpdateRule) -> ModifiedEquation:
 
     first, second = one_minus(first), tidy(second)
     shown = _in_gradients(step)
+    lags = {symbol: memory1[symbol] - rates0[symbol] for symbol in fast}
+    held = _starting_values(traced, memory0, lags, constants, shown)
     return ModifiedEquation(
         title="The modified equation  dθ/dt = F₀ + η·F₁",
         results={"F_0": shown(first), "F_1": shown(second)},
         steps=(*trace_steps(traced), *_explain(step, memory0, memory1, rates0, fast, first, lag, turn, second)),
         assumptions=_assumptions(step, constants),
         memory={symbol: (shown(memory0[symbol]), shown(memory1.get(symbol, S.Zero))) for symbol in step.memory},
-        constants=_starting_values(traced, memory0, memory1, constants, shown),
+        constants=held,
+        starting=held | {s: shown(memory0[s] + notation.lr * lags[s]) for s in fast},
     )
 
 
@@ -163,7 +168,7 @@ def _first_correction(step: Trace, memory0, rates0, fast) -> dict[Symbol, Expr]:
     for symbol, expression in _in_order(step, known):
         if symbol not in fast:
             continue
-        unknown = PerWeight(symbol.name + "_1", real=True)
+        unknown = PerWeight(f"first order of {symbol.name}", real=True)  # no memory entry can have this name
         change = {**lagging, symbol: unknown - rates0[symbol]}
         response = _along(expression, change).xreplace(memory0)
         slope, rest = affine(response - unknown, unknown)
@@ -221,10 +226,10 @@ def one_minus(expression: Expr) -> Expr:
     return expression
 
 
-def _starting_values(traced, memory0, memory1, constants, shown) -> dict[Symbol, Expr]:
+def _starting_values(traced, memory0, lags, constants, shown) -> dict[Symbol, Expr]:
     """Where a held maximum starts: at what is new on the slow manifold, to first order."""
     starts = {}
-    moves = {symbol: notation.lr * memory1[symbol] for symbol in memory1}
+    moves = {symbol: notation.lr * lag for symbol, lag in lags.items()}
     for symbol, expression in zip(traced.memory, traced.remembered, strict=True):
         if symbol in constants:
             new = expression.replace(maximum, lambda held, new: new)

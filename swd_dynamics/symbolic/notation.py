@@ -162,7 +162,7 @@ def _letter_fields(part, values: dict[Symbol, object]):
     letters = {}
     for field in dataclasses.fields(part):
         value, names = getattr(part, field.name), _names(part, field.name)
-        if isinstance(value, tuple):
+        if isinstance(value, tuple | list):
             names = names if isinstance(names, tuple) else tuple(f"{names}_{i + 1}" for i in range(len(value)))
             letters[field.name] = tuple(_letter(name, v, values) for name, v in zip(names, value, strict=True))
         else:
@@ -175,8 +175,9 @@ def _names(part, field: str):
 
 
 def _letter(name: str, value, values: dict[Symbol, object]):
-    if isinstance(value, float) and value == 0:
+    if isinstance(value, float | np.floating) and value == 0:
         return 0
+    name = _free_name(name, values)
     if isinstance(value, float | np.floating):
         symbol = Symbol(name, positive=True)
     elif isinstance(value, np.ndarray) or type(value).__name__ == "Tensor":
@@ -185,6 +186,12 @@ def _letter(name: str, value, values: dict[Symbol, object]):
         return value
     values[symbol] = value
     return symbol
+
+
+def _free_name(name: str, values: dict[Symbol, object]) -> str:
+    """The name, numbered if it is another number's letter already: a user's direction may have a ``rate`` too."""
+    taken = {symbol.name for symbol in values}
+    return next(free for free in (name, *(f"{name}_{i}" for i in range(2, len(taken) + 3))) if free not in taken)
 
 
 def exact(values: dict[Symbol, object]) -> dict[Symbol, sympy.Expr]:

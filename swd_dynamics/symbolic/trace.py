@@ -9,7 +9,7 @@ from sympy import Eq, Expr, Symbol
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.derivation import Derivation, DerivationStep
+from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
 from swd_dynamics.symbolic.notation import PerWeight, clip, decayed, exact, lettered, maximum, primed, with_laws
 
 
@@ -53,6 +53,8 @@ def trace(rule: UpdateRule) -> Trace:
     """The step of a rule whose hyperparameters are letters, by running it on symbols at a step k past the first."""
     rest = rule.direction.rest(notation.theta)
     names = getattr(rest, "_fields", tuple(f"m_{i + 1}" for i in range(len(rest))))
+    if taken := {"theta", "g", "G"} & {*names}:
+        raise NotDerivable(f"the memory entry {taken.pop()} has the letter of something else in every step: rename it")
     memory = tuple(PerWeight(name, real=True) for name in names)
     held = type(rest)(*memory) if hasattr(rest, "_fields") else memory
     new = type(rest)(*map(primed, memory)) if hasattr(rest, "_fields") else tuple(map(primed, memory))
@@ -116,7 +118,7 @@ def equations(rule: UpdateRule) -> Derivation:
     --------
     >>> from swd_dynamics.rules import CATALOG
     >>> equations(CATALOG["SGDW"](lr=0.1, weight_decay=0.05)).value
-    -eta*g + theta*(-eta*lambda + 1)
+    -g/10 + 199*theta/200
     """
     letters, values = lettered(rule)
     step = trace(letters)

@@ -1,0 +1,7 @@
+"""How well theory and record agree: the only place where the two meet."""
+
+from swd_dynamics.crosscheck.convergence import convergence_order
+from swd_dynamics.crosscheck.replay import replay
+from swd_dynamics.crosscheck.verdict import Verdict, judge, ledger_html, ledger_text, must_be_refuted
+
+__all__ = ["Verdict", "convergence_order", "judge", "ledger_html", "ledger_text", "must_be_refuted", "replay"]

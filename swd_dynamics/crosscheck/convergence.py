@@ -1,0 +1,98 @@
+"""Does a flow follow the iterates to the order it claims? The slope of their distance as the learning rate is halved."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from swd_dynamics.crosscheck.verdict import Verdict, judge
+from swd_dynamics.errors import InputError
+from swd_dynamics.flows.flow import Flow
+from swd_dynamics.rules.update import State, UpdateRule
+
+NEGLIGIBLE = 0.01  # the solver may contribute a hundredth of what is measured, which moves a slope by less than .01
+
+
+def rule_iterates(rule: UpdateRule, state: State, gradient: Callable, steps: int) -> np.ndarray:
+    """θ of a rule's own steps from a state, shape (steps + 1, n)."""
+    theta = [state.theta]
+    for _ in range(steps):
+        state = rule(state, gradient(state.theta))
+        theta.append(state.theta)
+    return np.array(theta)
+
+
+def convergence_order(
+    flow: Flow,
+    theta0: ArrayLike,
+    *,
+    t: float,
+    lrs: Sequence[float],
+    allowed: float = 0.05,
+    expected: float | None = None,
+    iterates: Callable[[UpdateRule, State, Callable, int], np.ndarray] = rule_iterates,
+    name: str = "order",
+) -> Verdict:
+    """The order at which a flow follows the iterates it models.
+
+    Parameters
+    ----------
+    flow : Flow
+        Its rule's learning rate is replaced by each of ``lrs`` in turn.
+    theta0 : array, shape (n,)
+    t : float
+        Time covered, t = ηk; the memory starts on its slow manifold and the step count late, so that no transient is seen.
+    lrs : sequence of float
+        At least five learning rates, each half the one before.
+    allowed : float
+        How far the slope may lie from the expected order.
+    expected : float, optional
+        The flow's own order if not given (1 for "state").
+    iterates : callable (rule, state, gradient, steps) → array, shape (steps + 1, n)
+        The iterates: by default the rule's own; a study hands in a real optimizer.
+
+    Returns
+    -------
+    Verdict
+        ``measured`` is the least-squares slope of log max_k‖θ_k − θ(ηk)‖ over log η. Inconclusive where the solver's own
+        error is not below a hundredth of the smallest distance. Evidence: ``lr``, ``error``, ``solver_error``.
+
+    Raises
+    ------
+    InputError
+        If ``lrs`` are fewer than five or not halvings.
+
+    Notes
+    -----
+    Source: backward error analysis, Hairer, Lubich & Wanner 2006, ch. IX.
+    """
+    lrs = np.asarray(lrs, dtype=float)
+    if len(lrs) < 5 or not np.allclose(lrs[:-1] / lrs[1:], 2):
+        raise InputError(f"lrs = {lrs.tolist()} is not allowed: give at least five, each half the one before")
+    order = expected if expected is not None else (1 if flow.order == "state" else flow.order)
+    pairs = [_distance(replace(flow, rule=replace(flow.rule, lr=lr)), theta0, t, iterates) for lr in lrs]
+    error, solver_error = map(np.array, zip(*pairs, strict=True))
+    slope = float(np.polyfit(np.log(lrs), np.log(error), 1)[0])
+    known = bool((solver_error <= NEGLIGIBLE * error).all())
+    verdict = judge(
+        name,
+        f"The order-{flow.order} flow is followed with an error of order η^{order:g}",
+        predicted=order,
+        measured=slope if known else float("nan"),
+        allowed=allowed,
+        why=f"slope over {len(lrs) - 1} halvings from η = {lrs[0]:g}: what is left of the next order",
+        evidence={"lr": lrs, "error": error, "solver_error": solver_error},
+    )
+    return verdict if known else replace(verdict, cause="the solver's own error is not negligible: lower its tolerance")
+
+
+def _distance(flow: Flow, theta0, t: float, iterates) -> tuple[float, float]:
+    """Largest distance between iterates and flow, and the solver's own error."""
+    solution = flow.solve(theta0, t=t)
+    state = flow.starting_state(theta0)
+    if flow.order == "state":
+        state = flow.rule.start(state.theta)
+    steps = len(solution.steps) - 1
+    theta = iterates(flow.rule, state, flow.gradient, steps)
+    return float(np.linalg.norm(theta - solution.theta, axis=1).max()), solution.solver_error

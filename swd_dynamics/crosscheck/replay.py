@@ -1,0 +1,102 @@
+"""Does a recorded run follow a rule? The rule is fed the recorded gradients and its steps are held against the recorded ones."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from swd_dynamics.crosscheck.verdict import Verdict, judge
+from swd_dynamics.errors import InputError
+from swd_dynamics.rules.update import State, UpdateRule
+
+if TYPE_CHECKING:
+    import xarray
+
+ROUND_OFFS = 8.0  # two dozen roundings a step, in two orders of evaluation, add up to a few units in the last place
+
+
+def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay") -> Verdict:
+    """Hold a rule against a recording, step by step, norm-wise.
+
+    Every step starts from the *recorded* θ, so that chaos is blamed on no one, while the rule's memory runs on freely::
+
+        departure(k) = ‖rule(θ_recorded(k), memory, g(k)) − θ_recorded(k+1)‖ / max(‖θ_recorded(0)‖, ‖θ_recorded(k)‖)
+
+    Parameters
+    ----------
+    rule : UpdateRule
+        Its learning rate and decay may be arrays of shape (n,) for parameter groups, its learning rate a schedule.
+    recording : xarray.Dataset
+        With ``theta`` (iterate, weight), ``gradient`` (step, weight), from the optimizer's first step on.
+
+    Returns
+    -------
+    Verdict
+        Confirmed if departure(k) ≤ 8·eps·√k at every step, eps that of the recorded dtype; ``first_departure`` is the number
+        of the first step (from 1) that is not. Evidence: ``departure`` and ``allowed``, shape (steps,).
+
+    Raises
+    ------
+    InputError
+        If the recording lacks what replay needs, or does not begin at the optimizer's first step.
+
+    Examples
+    --------
+    A record made by hand: one step of η = .5 from 1 with gradient 1 leads to .5, and so says the rule.
+
+    >>> import xarray
+    >>> from swd_dynamics.rules import SGD, UpdateRule
+    >>> made = {"theta": (("iterate", "weight"), [[1.0], [0.5]]), "gradient": (("step", "weight"), [[1.0]])}
+    >>> replay(UpdateRule(0.5, SGD()), xarray.Dataset(made)).status
+    'confirmed'
+    """
+    theta, gradients = _trajectory(recording)
+    eps = np.finfo(recording["theta"].dtype).eps
+    allowed = ROUND_OFFS * eps * np.sqrt(np.arange(1, len(gradients) + 1))
+    departure = np.zeros(len(gradients))
+    state, scale = rule.start(theta[0]), np.linalg.norm(theta[0])
+    with np.errstate(all="ignore"):  # a wrong pairing may run anywhere: that is its result
+        for k, gradient in enumerate(gradients):
+            state = rule(State(theta[k], state.memory, k), gradient)
+            departure[k] = np.linalg.norm(state.theta - theta[k + 1]) / max(scale, np.linalg.norm(theta[k]), 1e-300)
+    outside = ~(departure <= allowed)
+    worst = float(np.max(departure / allowed)) if np.isfinite(departure).all() else float("inf")
+    verdict = judge(
+        name,
+        f"The recorded {recording.attrs.get('optimizer', 'run')} steps as the rule says, {len(gradients)} times",
+        predicted=0.0,
+        measured=worst,
+        allowed=1.0,
+        why=f"departures in units of {ROUND_OFFS:g}·eps·√k: two orders of evaluation differ in their last digits",
+        first_departure=int(np.argmax(outside)) + 1 if outside.any() else None,
+        evidence={"departure": departure, "allowed": allowed},
+    )
+    return verdict if np.isfinite(worst) else _diverged(verdict)
+
+
+def _diverged(verdict: Verdict) -> Verdict:
+    values = {**verdict.__dict__, "status": "refuted", "cause": "the rule's own steps are not finite"}
+    return Verdict(**values)
+
+
+def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
+    missing = [variable for variable in ("theta", "gradient") if variable not in recording]
+    if missing:
+        raise InputError(
+            f"the recording lacks {' and '.join(missing)}, which replay needs: record it with trajectory=True"
+        )
+    before = int(recording.attrs.get("steps_before", 0))
+    if before != 0:
+        raise InputError(
+            "the recording does not begin at the optimizer's first step, so that its memory is unknown: attach the probe earlier"
+        )
+    theta, gradients = np.asarray(recording["theta"], float), np.asarray(recording["gradient"], float)
+    if len(gradients) == 0:
+        raise InputError("the recording holds no step: replay needs at least one")
+    if len(theta) != len(gradients) + 1 or theta.shape[1:] != gradients.shape[1:]:
+        raise InputError(
+            f"theta {theta.shape} and gradient {gradients.shape} do not fit: need (steps + 1, n) and (steps, n)"
+        )
+    bad = np.nonzero(~np.isfinite(theta).all(axis=1))[0]
+    if len(bad):
+        raise InputError(f"the recorded run diverged: θ is not finite after step {bad[0]}; replay what came before")
+    return theta, gradients

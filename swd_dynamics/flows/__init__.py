@@ -1,0 +1,6 @@
+"""What an optimizer looks like in continuous time."""
+
+from swd_dynamics.flows.flow import Flow
+from swd_dynamics.flows.ode import FlowDiverged, Solution
+
+__all__ = ["Flow", "FlowDiverged", "Solution"]

@@ -1,0 +1,55 @@
+"""Solving a flow, and knowing how well it was solved."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
+
+from swd_dynamics.errors import InputError
+
+Array = NDArray[np.float64]
+
+
+class FlowDiverged(InputError):
+    """The solution left every bound, or the solver gave up; the message says where."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A flow at the steps of the optimizer it models.
+
+    Attributes
+    ----------
+    steps : array, shape (m,) — step counts k
+    time : array, shape (m,) — t = Σ η over the steps; ηk at a constant learning rate
+    theta : array, shape (m, n)
+    memory : tuple of array, shape (m, n) each — of the full-state flow, as the direction orders it; else empty
+    solver_error : float — largest ‖θ‖ difference to a solution at a hundred times the tolerance: an upper estimate
+    """
+
+    steps: Array
+    time: Array
+    theta: Array
+    memory: tuple[Array, ...]
+    solver_error: float
+
+
+def integrate(field: Callable, start: Array, at: Array, method: str, tolerance: float) -> Array:
+    """The solution of dz/dκ = field(κ, z) from ``start`` at the points ``at``, shape (len(at), len(start)).
+
+    Raises
+    ------
+    FlowDiverged
+        If the solver cannot go on.
+    """
+    scale = max(float(np.abs(start).max(initial=0.0)), 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        solved = solve_ivp(
+            field, (at[0], at[-1]), start, method=method, t_eval=at, rtol=tolerance, atol=tolerance * scale / 100
+        )
+    if not solved.success or solved.y.shape[1] < len(at) or not np.isfinite(solved.y).all():
+        reached = float(solved.t[-1]) if len(solved.t) else float(at[0])
+        raise FlowDiverged(f"the flow could not be followed past step {reached:g} of {at[-1]:g}: {solved.message}")
+    return solved.y.T

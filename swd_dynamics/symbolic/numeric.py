@@ -1,0 +1,113 @@
+"""A derived modified equation as numpy functions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import sympy
+from numpy.typing import NDArray
+
+from swd_dynamics.rules.update import UpdateRule
+from swd_dynamics.symbolic import notation
+from swd_dynamics.symbolic.modified import ModifiedEquation, modified_equation
+from swd_dynamics.symbolic.notation import lettered
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NumericEquation:
+    """F₀, F₁ and the slow manifold of a rule as functions of arrays, shape (n,) each.
+
+    Attributes
+    ----------
+    lr : float or None — η of the time t = ηk; None where the rule has a schedule
+    first : callable (θ, g, held) → F₀
+    second : callable (θ, g, θ̇, ġ, held) → F₁
+    starting : callable (θ, g, θ̇, ġ, η) → the memory before a step at θ, as the direction's own tuple
+    held : callable (θ, g, θ̇, ġ, η) → what stands still during the flow (a maximum that holds), for ``first`` and ``second``
+    """
+
+    lr: float | None
+    first: Callable[..., Array]
+    second: Callable[..., Array]
+    starting: Callable[..., tuple]
+    held: Callable[..., tuple]
+
+
+def numeric_equation(rule: UpdateRule) -> NumericEquation:
+    """The modified equation of a rule whose hyperparameters are all numbers or arrays.
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import SGD, UpdateRule
+    >>> equation = numeric_equation(UpdateRule(0.1, SGD()))
+    >>> equation.first(np.array([1.0]), np.array([2.0]), ()).tolist()
+    [-2.0]
+    """
+    letters, values = lettered(rule)
+    compiled = _compile(letters)
+    numbers = [values[letter] for letter in _open_letters(letters)]
+    lr = values[notation.lr]
+    rest = type(rule.direction.rest(0.0))
+
+    def first(theta, gradient, held):
+        return _full(theta, compiled["first"](theta, gradient, held, numbers))
+
+    def second(theta, gradient, theta_dot, gradient_dot, held):
+        return _full(theta, compiled["second"](theta, gradient, theta_dot, gradient_dot, held, numbers))
+
+    def starting(theta, gradient, theta_dot, gradient_dot, eta):
+        entries = compiled["starting"](theta, gradient, theta_dot, gradient_dot, eta, numbers)
+        full = [_full(theta, entry) for entry in entries]
+        return rest(*full) if hasattr(rest, "_fields") else rest(full)
+
+    def held(theta, gradient, theta_dot, gradient_dot, eta):
+        entries = compiled["held"](theta, gradient, theta_dot, gradient_dot, eta, numbers)
+        return tuple(_full(theta, entry) for entry in entries)
+
+    return NumericEquation(None if rule.has_schedule else float(lr), first, second, starting, held)
+
+
+def _full(theta, value) -> Array:
+    return np.broadcast_to(np.asarray(value, dtype=float), np.shape(theta)).copy()
+
+
+def _open_letters(rule: UpdateRule) -> list[sympy.Symbol]:
+    """The letters of a lettered rule but η, in a fixed order."""
+    return [letter for letter in lettered_symbols(rule) if letter != notation.lr]
+
+
+def lettered_symbols(rule: UpdateRule) -> list[sympy.Symbol]:
+    """Every letter that stands in the modified equation of a rule or in its slow manifold."""
+    equation = modified_equation(rule)
+    used = set().union(*(expression.free_symbols for expression in _expressions(equation)))
+    given = {notation.theta, notation.theta_dot, notation.gradient, notation.gradient_dot, *equation.constants}
+    return sorted(used - given, key=str)
+
+
+def _expressions(equation: ModifiedEquation) -> list[sympy.Expr]:
+    return [equation.first, equation.second_in_rates, *equation.starting.values(), *equation.constants.values()]
+
+
+@lru_cache(maxsize=64)
+def _compile(rule: UpdateRule) -> dict[str, Callable]:
+    equation = modified_equation(rule)
+    letters = _open_letters(rule)
+    held = list(equation.constants)
+    point, rates = [notation.theta, notation.gradient], [notation.theta_dot, notation.gradient_dot]
+
+    def compiled(arguments, expression):
+        # lambdify renames symbols and names subexpressions, and our mean would take such names for single numbers
+        expression = sympy.sympify(expression).replace(notation.mean, sympy.Function("mean"))
+        return sympy.lambdify(arguments, expression, modules=[{"mean": np.mean}, "numpy"], cse=True)
+
+    return {
+        "first": compiled([*point, held, letters], equation.first),
+        "second": compiled([*point, *rates, held, letters], equation.second_in_rates),
+        "starting": compiled(
+            [*point, *rates, notation.lr, letters], sympy.Tuple(*(equation.starting[s] for s in equation.memory))
+        ),
+        "held": compiled([*point, *rates, notation.lr, letters], sympy.Tuple(*equation.constants.values())),
+    }
