@@ -2,6 +2,15 @@
 
 from swd_dynamics.crosscheck.convergence import convergence_order
 from swd_dynamics.crosscheck.replay import replay
-from swd_dynamics.crosscheck.verdict import Verdict, judge, ledger_html, ledger_text, must_be_refuted
+from swd_dynamics.crosscheck.verdict import Verdict, judge, judge_at_least, ledger_html, ledger_text, must_be_refuted
 
-__all__ = ["Verdict", "convergence_order", "judge", "ledger_html", "ledger_text", "must_be_refuted", "replay"]
+__all__ = [
+    "Verdict",
+    "convergence_order",
+    "judge",
+    "judge_at_least",
+    "ledger_html",
+    "ledger_text",
+    "must_be_refuted",
+    "replay",
+]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from html import escape
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any, Literal
 
 Status = Literal["confirmed", "refuted", "inconclusive"]
@@ -71,6 +71,18 @@ def judge(name: str, claim: str, *, predicted: float, measured: float, allowed: 
     if isfinite(measured) and abs(measured - predicted) <= allowed:
         status = "confirmed"
     return Verdict(name, claim, float(predicted), float(measured), float(allowed), why, status, **more)
+
+
+def judge_at_least(name: str, claim: str, *, least: float, measured: float, why: str, **more) -> Verdict:
+    """Confirmed if ``measured`` is ``least`` or more; inconclusive if it is not a number (an infinity is one here).
+
+    Examples
+    --------
+    >>> judge_at_least("loud", "A wrong pairing departs", least=10.0, measured=5.0, why="ten times round-off").status
+    'refuted'
+    """
+    status: Status = "inconclusive" if isnan(measured) else "confirmed" if measured >= least else "refuted"
+    return Verdict(name, claim, f">= {least:g}", float(measured), "any more", why, status, **more)
 
 
 def must_be_refuted(name: str, mutant: Verdict) -> Verdict:

@@ -1,0 +1,32 @@
+"""One file per claim: derive, simulate, record, compare, draw."""
+
+from importlib import import_module
+
+from swd_dynamics.errors import Table
+from swd_dynamics.studies.study import Findings, Setting, Study
+
+# The order of the story. A new study is a file beside these and a line here.
+MODULES: Table[str] = Table("study")
+MODULES.update(
+    {
+        "update-rules": "update_rules",
+        "decay-rate": "decay_rate",
+        "fixed-points": "fixed_points",
+        "modified-equation": "modified_equation",
+        "stability": "stability",
+    }
+)
+
+
+def load(name: str) -> Study:
+    """The study of that name; its module is imported only now.
+
+    Raises
+    ------
+    UnknownName
+        With the names there are.
+    """
+    return import_module(f"swd_dynamics.studies.{MODULES[name]}").STUDY
+
+
+__all__ = ["MODULES", "Findings", "Setting", "Study", "load"]

@@ -1,0 +1,194 @@
+"""Study: every catalogue entry is the optimizer it is named after, step by step and to round-off."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.resources import files
+
+import numpy as np
+import torch
+import xarray
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from swd_dynamics import optim
+from swd_dynamics.crosscheck import Verdict, judge_at_least, must_be_refuted, replay
+from swd_dynamics.plots import house_style
+from swd_dynamics.probe import record
+from swd_dynamics.rules import CATALOG, Stable, UpdateRule
+from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.tasks import Task, quadratic, tanh_network
+
+CLAIM = "Each optimizer of the catalogue steps as its rule says, to round-off, and as no other rule does."
+SOURCE = "the definitions of arXiv 2011.11152 (SGDS, AdamS, AdaiS), 2006.15815 (Adai), 1711.05101 (AdamW), torch.optim"
+
+LOUD = 1e6  # what a wrong pairing must show in units of round-off: a different method, not a different rounding
+SGD_LIKE = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.02}
+ADAM_LIKE = {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.05}
+ADAI_LIKE = {"lr": 0.1, "betas": (0.1, 0.99), "eps": 1e-3, "weight_decay": 0.05}
+
+
+def _torch(name: str, **fixed) -> Callable:
+    return lambda parameters, **arguments: getattr(torch.optim, name)(parameters, **arguments, **fixed)
+
+
+# Every catalogue entry with a real counterpart: how to make it, and the arguments both sides are given.
+REAL: dict[str, tuple[Callable, dict]] = {
+    "SGD": (_torch("SGD"), SGD_LIKE),
+    "SGDS": (optim.SGDS, SGD_LIKE),
+    "Adam": (_torch("Adam"), ADAM_LIKE),
+    "AdamW": (_torch("AdamW"), ADAM_LIKE),
+    "AdamS": (optim.AdamS, ADAM_LIKE),
+    "AMSGrad": (_torch("Adam", amsgrad=True), ADAM_LIKE),
+    "AMSGradW": (_torch("AdamW", amsgrad=True), ADAM_LIKE),
+    "AMSGradS": (lambda parameters, **arguments: optim.AdamS(parameters, **arguments, amsgrad=True), ADAM_LIKE),
+    "AdaiS": (optim.AdaiS, ADAI_LIKE),
+}
+# Methods that are one: a run of the first is replayed by the second as well, with the arguments given.
+TWINS = {
+    ("SGDS", "SGDW"): {"weight_decay": SGD_LIKE["weight_decay"] / (1 - SGD_LIKE["momentum"])},
+    ("AdaiS", "AdaiW"): {},
+}
+
+
+@dataclass(frozen=True)
+class Pairings:
+    """Departures in units of round-off: rows are recorded runs, columns are rules."""
+
+    runs: list[str]
+    rules: list[str]
+    departure: np.ndarray
+
+
+def measure(setting: Setting) -> Findings:
+    """Record every real optimizer on both tasks, and replay every record as every rule."""
+    steps = 300 if setting.quick else 5000
+    tasks = [
+        quadratic((1.0, 3.0, 0.1, 10.0), start=(1.0, -2.0, 0.5, 1.0), noise=0.1, device=setting.device),
+        tanh_network((16,), batch_size=50, device=setting.device),
+    ]
+    verdicts: list[Verdict] = []
+    pairings = Pairings([], list(CATALOG), np.empty((0, len(CATALOG))))
+    for task in tasks:
+        for name in setting.track(REAL, f"update-rules on {task.name}"):
+            recording = run(task, name, steps)
+            verdicts.append(replay(rule(name), recording, name=f"{name} on {task.name}"))
+            pairings = _with_row(pairings, f"{name}, {task.name}", recording.isel(step=slice(300), iterate=slice(301)))
+            verdicts += _twins(name, task, recording)
+            if name == "AdamS":
+                verdicts.append(_mutant(task, recording))
+    verdicts += _plain_sgd(tasks[1], steps) + _authors()
+    return Findings([*verdicts, _quietest(pairings)], pairings)
+
+
+def rule(name: str, **changed) -> UpdateRule:
+    """The catalogue's rule with the arguments of this study."""
+    arguments = SGD_LIKE if name.startswith("SGD") else ADAI_LIKE if name.startswith("Adai") else ADAM_LIKE
+    return CATALOG[name](**(arguments | changed))
+
+
+def run(task: Task, name: str, steps: int) -> xarray.Dataset:
+    """A recorded run of the real optimizer of that name, from the task's own start."""
+    task = task.fresh()
+    make, arguments = REAL[name]
+    return record(make(task.model.parameters(), **arguments), task.loss, steps, seed=0, data=task.name)
+
+
+def _with_row(pairings: Pairings, run_name: str, recording) -> Pairings:
+    row = [replay(rule(name), recording).measured for name in pairings.rules]
+    return replace(
+        pairings, runs=[*pairings.runs, run_name], departure=np.vstack([pairings.departure, np.maximum(row, 1e-3)])
+    )
+
+
+def _twins(name: str, task: Task, recording) -> list[Verdict]:
+    pairs = [(other, changed) for (run_name, other), changed in TWINS.items() if run_name == name]
+    return [
+        replace(
+            replay(rule(other, **changed), recording, name=f"{other} is {name} on {task.name}"),
+            claim=f"{other}{' with λ/(1−β)' if changed else ''} is {name}: it replays its run",
+        )
+        for other, changed in pairs
+    ]
+
+
+def _plain_sgd(task: Task, steps: int) -> list[Verdict]:
+    """Without momentum L2, decoupled and stable decay are one method."""
+    task = task.fresh()
+    arguments = {"lr": 0.05, "weight_decay": 0.02}
+    recording = record(torch.optim.SGD(task.model.parameters(), **arguments), task.loss, min(steps, 1000))
+    return [
+        replace(
+            replay(CATALOG[name](**arguments), recording, name=f"{name} without momentum is SGD"),
+            claim=f"Without momentum {name} is torch's SGD: it replays its run",
+        )
+        for name in ("SGDW", "SGDS")
+    ]
+
+
+def _authors() -> list[Verdict]:
+    """The trajectories of the authors' own optimizers."""
+    path = files("swd_dynamics.studies") / "reference" / "authors_open_loop.npz"
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    verdicts = []
+    for case, made in json.loads(str(arrays["meta"])).items():
+        arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in made["kwargs"].items()}
+        name = "AMSGradS" if arguments.pop("amsgrad", False) else made["optimizer"]
+        trajectory = {
+            "theta": (("iterate", "weight"), arrays[f"trajectory/{case}"]),
+            "gradient": (("step", "weight"), arrays["gradients"]),
+        }
+        recording = xarray.Dataset(trajectory, attrs={"optimizer": f"{made['optimizer']} of the authors"})
+        verdicts.append(replay(CATALOG[name](**arguments), recording, name=f"authors' {case}"))
+    return verdicts
+
+
+def _mutant(task: Task, recording) -> Verdict:
+    """A stable decay that is off by a millionth."""
+    right = rule("AdamS")
+    wrong = replace(right, decay=Stable(right.decay.rate * (1 + 1e-6)))
+    verdict = replace(replay(wrong, recording), claim="AdamS takes off a millionth more than λη_eff")
+    return must_be_refuted(f"mutant: λ off by 1e-6 on {task.name}", verdict)
+
+
+def _quietest(pairings: Pairings) -> Verdict:
+    same = {("AdaiS", "AdaiW")}
+    wrong = [
+        (pairings.departure[i, j], run_name, name)
+        for i, run_name in enumerate(pairings.runs)
+        for j, name in enumerate(pairings.rules)
+        if run_name.split(",")[0] != name and (run_name.split(",")[0], name) not in same
+    ]
+    quietest, run_name, name = min(wrong)
+    return judge_at_least(
+        "wrong pairings are loud",
+        f"Each of {len(wrong)} wrong pairings departs by at least {LOUD:g} times round-off",
+        least=LOUD,
+        measured=quietest,
+        why=f"a different method, not a different rounding; the quietest is {name} for a run of {run_name}",
+    )
+
+
+def draw(pairings: Pairings) -> Figure:
+    """Every run against every rule: only the diagonal is quiet."""
+    with house_style():
+        figure = Figure(figsize=(8.2, 6.4))
+        axes = figure.subplots()
+        shown = np.minimum(pairings.departure, 1e16)
+        image = axes.imshow(shown, norm=LogNorm(1e-1, 1e16), cmap="cividis", aspect="auto")
+        for i, j in np.argwhere(pairings.departure <= 1):
+            axes.text(j, i, "=", ha="center", va="center", color="white", fontweight="bold", fontsize=13)
+        axes.set_xticks(range(len(pairings.rules)), pairings.rules, rotation=40, ha="right")
+        axes.set_yticks(range(len(pairings.runs)), pairings.runs)
+        axes.set(
+            xlabel="replayed as this rule",
+            ylabel="recorded run",
+            title="Only the right rule replays a run to round-off (=)",
+        )
+        axes.grid(visible=False)
+        figure.colorbar(image, label="largest departure, in units of 8·eps·√k")
+    return figure
+
+
+STUDY = Study("update-rules", CLAIM, SOURCE, measure, draw)
