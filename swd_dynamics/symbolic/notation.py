@@ -75,7 +75,7 @@ class decayed(sympy.Function):
 
     def _latex(self, printer, exp=None):
         beta, k = self.args
-        return rf"{printer.parenthesize(beta, 1000)}^{{{printer._print(k)}}}"
+        return rf"{printer.parenthesize(beta, 1000, strict=True)}^{{{printer._print(k)}}}"
 
 
 class maximum(sympy.Function):

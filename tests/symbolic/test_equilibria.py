@@ -1,0 +1,116 @@
+"""Fixed points: those the theory states, and that a rule put there stays there."""
+
+import pytest
+import sympy
+from aggregated_momentum import AggregatedMomentum
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from symbolic.algebra import (
+    beta,
+    beta_0,
+    beta_1,
+    beta_2,
+    epsilon,
+    equal,
+    h,
+    lam,
+    root,
+    root_mean,
+    tau,
+    theta,
+    theta_star,
+)
+from tolerances import round_off
+
+from swd_dynamics.rules import CATALOG, L2, SGD, Decoupled, HeavyBall, Nesterov, Stable, UpdateRule
+from swd_dynamics.symbolic import fixed_point, modified_equation, notation
+
+eta = notation.lr
+rates = st.floats(0, 2)
+momenta = st.floats(0.05, 0.95)
+MOMENTA = {
+    "heavy ball": {"momentum": beta},
+    "dampened": {"momentum": beta, "dampening": tau},
+    "Nesterov": {"momentum": beta, "nesterov": True},
+}
+
+
+@pytest.mark.parametrize("name", ["SGD", "SGDS"])
+@pytest.mark.parametrize("arguments", MOMENTA.values(), ids=MOMENTA)
+def test_l2_and_stable_decay_rest_where_gradient_descent_does(name, arguments):
+    """Assert that L2 and stable decay come to rest at hθ*/(h+λ), whatever the momentum."""
+    found = fixed_point(CATALOG[name](lr=eta, weight_decay=lam, **arguments)).value
+    assert equal(found, h * theta_star / (h + lam))
+
+
+@pytest.mark.parametrize("arguments", MOMENTA.values(), ids=MOMENTA)
+def test_decoupled_decay_is_weakened_by_momentum(arguments):
+    """Assert that decoupled decay comes to rest at hθ*/(h+λ(1−β)/(1−τ))."""
+    found = fixed_point(CATALOG["SGDW"](lr=eta, weight_decay=lam, **arguments)).value
+    assert equal(found, h * theta_star / (h + lam * (1 - beta) / (1 - arguments.get("dampening", 0))))
+
+
+@pytest.mark.parametrize("family", ["Adam", "AMSGrad"])
+def test_adam_frozen(family):
+    """Assert that frozen Adam rests where h(θ−θ*) + λcθ = 0, c = 1 (L2), √v+ε (decoupled), (√v+ε)/√v̄ (stable)."""
+    weights = {"": 1, "W": root + epsilon, "S": (root + epsilon) / root_mean}
+    for decay, weight in weights.items():
+        rule = CATALOG[family + decay](lr=eta, betas=(beta_1, beta_2), eps=epsilon, weight_decay=lam)
+        found = fixed_point(rule)
+        assert equal(h * (found.value - theta_star) + lam * weight * found.value, 0)
+        assert any("frozen" in assumption for assumption in found.assumptions)
+
+
+@pytest.mark.parametrize("name", ["Adai", "AdaiW", "AdaiS"])
+def test_adai(name):
+    """Assert that every decay of Adai, whose momentum is an average, comes to rest at hθ*/(h+λ)."""
+    rule = CATALOG[name](lr=eta, betas=(beta_0, beta_2), eps=epsilon, weight_decay=lam)
+    assert equal(fixed_point(rule).value, h * theta_star / (h + lam))
+
+
+def test_full_batch_adamw():
+    """Assert that in full batch AdamW (ε = 0) can rest at ±1/λ, on the side of θ* that the gradient points to."""
+    flow = modified_equation(CATALOG["AdamW"](lr=eta, eps=0.0, weight_decay=lam)).first
+    for side in (1, -1):
+        at = {notation.gradient: h * (side / lam - side * 2 / lam), theta: side / lam}
+        assert equal(flow.subs(at), 0)
+
+
+def test_full_batch_adams():
+    """Assert that AdamS (ε = 0) can rest one weight where λ|θ| = rms(g), the others at θ*: at (1, −1.891, .5)."""
+    flow = modified_equation(CATALOG["AdamS"](lr=eta, eps=0.0, weight_decay=0.1)).first
+    where = -6 / (3 + sympy.sqrt(3) / 10)
+    gradient = 3 * (where + 2)
+    squares = {notation.mean(notation.gradient**2): gradient**2 / 3}
+    assert sympy.simplify(flow.xreplace(squares).subs({notation.gradient: gradient, theta: where})) == 0
+    assert round(float(where), 3) == -1.891
+
+
+rule_of_the_sgd_family = st.builds(
+    UpdateRule,
+    st.floats(0.01, 0.5),
+    st.one_of(
+        st.just(SGD()),
+        st.builds(HeavyBall, momenta, st.floats(0, 0.9)),
+        st.builds(Nesterov, momenta),
+        st.builds(AggregatedMomentum, momenta, momenta),
+    ),
+    st.one_of(st.builds(L2, rates), st.builds(Decoupled, rates), st.builds(Stable, rates)),
+)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(rule=rule_of_the_sgd_family, curvature=st.floats(0.1, 3), target=st.floats(-2, 2))
+def test_a_rule_stays_at_its_fixed_point(rule, curvature, target):
+    """Assert that a rule of numbers, put on its fixed point with its memory at rest, stays there."""
+    at = {h: sympy.Rational(curvature), theta_star: sympy.Rational(target)}
+    where = float(fixed_point(rule).value.xreplace(at))
+    gradient = curvature * (where - target)
+    total = gradient + rule.decay.added_gradient(where)
+    memory = rule.direction.rest(where)
+    for _ in range(1500):  # .95 to the power of this is below an eps
+        memory = rule.direction.remember(memory, total, 2)
+    state = rule.start(where)._replace(memory=memory, step=1)
+    assert abs(rule(state, gradient).theta - where) <= round_off(
+        1500, [where, rule.lr * max(map(abs, memory), default=0)]
+    )

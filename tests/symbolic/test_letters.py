@@ -1,0 +1,206 @@
+"""Letters for numbers: which number becomes which letter, what stays as it is, and that numbers come back exactly."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import sympy
+from aggregated_momentum import AggregatedMomentum
+from symbolic.algebra import beta, beta_0, beta_1, beta_2, epsilon, equal, eta, gdot, lam, tau
+
+from swd_dynamics.arithmetic import mean
+from swd_dynamics.rules import CATALOG, L2, SGD, Adam, Constant, Cosine, HeavyBall, Nesterov, Stable, UpdateRule
+from swd_dynamics.symbolic import (
+    NotDerivable,
+    equations,
+    lettered,
+    linear_map,
+    modified_equation,
+    notation,
+    stability_limit,
+)
+from swd_dynamics.symbolic.notation import PerWeight, exact
+
+
+class Held(NamedTuple):
+    m: Any
+    m_1: Any
+
+
+class Gradient(NamedTuple):
+    g: Any
+
+
+@dataclass(frozen=True)
+class AwkwardNames:
+    """Aggregated momentum whose β and buffers have the names of the decay's rate and of a derivation's own letters."""
+
+    rate: Any
+    beta: Any
+    plus_one: int = 0
+
+    def rest(self, theta):
+        return Held(0 * theta, 0 * theta)
+
+    def remember(self, memory, gradient, step):
+        return Held(self.rate * memory.m + gradient, self.beta * memory.m_1 + gradient)
+
+    def step(self, memory, gradient, step):
+        return (memory.m + memory.m_1) / 2
+
+    def effective_lr(self, lr, memory, step):
+        return AggregatedMomentum(self.rate, self.beta).effective_lr(lr, memory, step)
+
+
+class Remembered:
+    """A direction whose memory has the gradient's letter."""
+
+    def rest(self, theta):
+        return Gradient(0 * theta)
+
+    def remember(self, memory, gradient, step):
+        return Gradient(gradient)
+
+    def step(self, memory, gradient, step):
+        return memory.g
+
+    def effective_lr(self, lr, memory, step):
+        return lr
+
+
+@dataclass(frozen=True)
+class Centred:
+    """Gradient descent with the mean over weights taken off: the weights feel one another."""
+
+    def rest(self, theta):
+        return ()
+
+    def remember(self, memory, gradient, step):
+        return memory
+
+    def step(self, memory, gradient, step):
+        return gradient - mean(gradient)
+
+    def effective_lr(self, lr, memory, step):
+        return lr
+
+
+@pytest.mark.parametrize(
+    ("rule", "values"),
+    [
+        (
+            CATALOG["SGDS"](lr=0.1, momentum=0.9, dampening=0.2, weight_decay=0.05),
+            {eta: 0.1, beta: 0.9, tau: 0.2, lam: 0.05},
+        ),
+        (
+            CATALOG["AdamW"](lr=0.1, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.05),
+            {eta: 0.1, beta_1: 0.8, beta_2: 0.95, epsilon: 1e-6, lam: 0.05},
+        ),
+        (
+            CATALOG["AdaiS"](lr=0.1, betas=[0.2, 0.95], weight_decay=0.05),
+            {eta: 0.1, beta_0: 0.2, beta_2: 0.95, epsilon: 1e-3, lam: 0.05},
+        ),
+        (UpdateRule(0.1, AggregatedMomentum(0.5, 0.9)), {eta: 0.1, beta_1: 0.5, beta_2: 0.9}),
+    ],
+    ids=["SGDS", "AdamW", "AdaiS", "aggregated"],
+)
+def test_letters_of_numbers(rule, values):
+    """Assert that every number has the paper's letter, a user's own field the letter of its name."""
+    assert lettered(rule)[1] == values
+
+
+def test_zeros_stay_zeros():
+    """Assert that no dampening is no τ, no decay no λ and no ε an exact 0, in any float type."""
+    assert lettered(CATALOG["SGD"](lr=0.1, momentum=0.9))[1] == {eta: 0.1, beta: 0.9}
+    assert lettered(CATALOG["Adam"](lr=0.1, betas=(0.0, 0.5), eps=np.float32(0)))[1] == {eta: 0.1, beta_2: 0.5}
+
+
+def test_numbers_come_back_exactly():
+    """Assert that .9 is 9/10 in a result, not the float next to it."""
+    limit = stability_limit(UpdateRule(0.1, HeavyBall(0.9))).value
+    assert limit == sympy.Integer(38)
+    assert exact({beta: 0.9, eta: 1e-8, lam: np.float64(0.1)}) == {
+        beta: sympy.Rational(9, 10),
+        eta: sympy.Rational(1, 10**8),
+        lam: sympy.Rational(1, 10),
+    }
+
+
+def test_symbols_of_the_users_stay():
+    """Assert that sympy symbols and expressions given as hyperparameters are kept, and need no number."""
+    own, other = sympy.symbols("a b", positive=True)
+    rule, values = lettered(CATALOG["SGDS"](lr=own, momentum=other, weight_decay=own * other))
+    assert (rule.lr, rule.direction.momentum, rule.decay.rate) == (own, other, own * other)
+    assert values == {}
+    assert equal(stability_limit(UpdateRule(own, HeavyBall(other))).value, 2 * (1 + other) / own)
+
+
+def test_exact_sympy_numbers_count_as_numbers():
+    """Assert that a rational learning rate becomes η like any other number."""
+    assert lettered(UpdateRule(sympy.Rational(1, 10), SGD()))[1] == {eta: 0.1}
+
+
+def test_arrays_become_letters_for_every_weight():
+    """Assert that arrays become letters with a value for every weight: η times a share of it, and λ."""
+    lr, rate = np.array([0.1, 0.05]), np.array([0.3, 0.0])
+    rule, values = lettered(CATALOG["SGDW"](lr=lr, momentum=sympy.Rational(1, 2), weight_decay=rate))
+    share, per_weight = notation.lr_share, PerWeight("lambda", nonnegative=True)
+    assert rule.lr == eta * share
+    assert values[eta] == 0.1 and values[share].tolist() == [1.0, 0.5]
+    assert values[per_weight] is rate
+    first = modified_equation(rule).first
+    assert equal(first, -share * (2 * notation.gradient + per_weight * notation.theta))
+
+
+def test_a_mean_keeps_what_differs_from_weight_to_weight():
+    """Assert that a mean lets one number for all weights through, and keeps an array's letter inside."""
+    one, many = sympy.Symbol("c"), PerWeight("d")
+    assert notation.mean(one * many + one) == one * notation.mean(many) + one
+
+
+def test_schedules_become_letters():
+    """Assert that to sympy a scheduled learning rate is η."""
+    for schedule in (Constant(0.1), Cosine(0.1, 10)):
+        rule, values = lettered(UpdateRule(schedule, SGD()))
+        assert rule.lr == eta
+        assert values == {eta: schedule}
+
+
+def test_ints_are_structure():
+    """Assert that an int or a bool in a direction gets no letter."""
+    rule, values = lettered(UpdateRule(0.1, AwkwardNames(0.5, 0.75, 2)))
+    assert rule.direction.plus_one == 2
+    assert len(values) == 3
+
+
+def test_names_that_meet_are_kept_apart():
+    """Assert that a direction's own ``rate`` and the decay's λ are two letters, and buffers m and m_1 two memories."""
+    rule = UpdateRule(0.125, AwkwardNames(0.5, 0.75), L2(0.25))
+    _, values = lettered(rule)
+    assert sorted(values.values()) == [0.125, 0.25, 0.5, 0.75]
+    plain = UpdateRule(0.125, AggregatedMomentum(0.5, 0.75), L2(0.25))
+    assert equal(modified_equation(rule).second, modified_equation(plain).second)
+    assert linear_map(rule).results == linear_map(plain).results
+
+
+@pytest.mark.parametrize("derive", [equations, modified_equation, linear_map])
+def test_a_memory_with_the_gradients_letter(derive):
+    """Assert that a memory entry named as the gradient is refused with its name, not mixed up with it."""
+    with pytest.raises(NotDerivable, match="the memory entry g has the letter of something else"):
+        derive(UpdateRule(0.1, Remembered()))
+
+
+def test_weights_that_feel_one_another_have_no_map_of_one_weight():
+    """Assert that a mean over what moves is refused by the linear map, and derived by the modified equation."""
+    rule = UpdateRule(0.1, Centred())
+    with pytest.raises(NotDerivable, match="a mean over weights couples them"):
+        linear_map(rule)
+    assert equal(modified_equation(rule).second, (gdot - notation.mean(gdot)) / 2)
+
+
+@pytest.mark.parametrize("direction", [SGD(), Nesterov(0.5), Adam(), AggregatedMomentum(0.5, 0.75)])
+def test_lettered_twice_is_lettered_once(direction):
+    """Assert that a rule of letters has no more numbers to letter."""
+    once, _ = lettered(UpdateRule(0.1, direction, Stable(0.25)))
+    assert lettered(once) == (once, {})

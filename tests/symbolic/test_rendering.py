@@ -1,0 +1,100 @@
+"""Derivations as people read them: LaTeX, Markdown in Jupyter, text in a terminal."""
+
+import pytest
+import sympy
+from aggregated_momentum import AggregatedMomentum
+from symbolic.algebra import eta, g, theta
+
+from swd_dynamics.rules import CATALOG, Stable, UpdateRule
+from swd_dynamics.symbolic import (
+    eigenvalues,
+    equations,
+    fixed_point,
+    linear_map,
+    long_run_decay_rate,
+    modified_equation,
+    notation,
+    stability_limit,
+)
+
+DERIVATIONS = [
+    equations,
+    modified_equation,
+    linear_map,
+    eigenvalues,
+    stability_limit,
+    fixed_point,
+    long_run_decay_rate,
+]
+RULES = {name: entry(lr=0.1, weight_decay=0.05) for name, entry in CATALOG.items()}
+RULES |= {
+    f"{name}, momentum": CATALOG[name](lr=0.1, weight_decay=0.05, momentum=0.9) for name in ("SGD", "SGDW", "SGDS")
+}
+RULES |= {"SGDS, Nesterov": CATALOG["SGDS"](lr=0.1, weight_decay=0.05, momentum=0.9, nesterov=True)}
+RULES |= {"aggregated": UpdateRule(0.1, AggregatedMomentum(0.5, 0.9), Stable(0.05))}
+
+
+@pytest.mark.parametrize("derive", DERIVATIONS, ids=lambda derive: derive.__name__)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_every_derivation_of_every_rule(rule, derive):
+    """Assert that each derivation is found for each rule, with steps to read, and prints as LaTeX, Markdown, text."""
+    found = derive(rule)
+    letters = set().union(*(sympy.Tuple(result).free_symbols for result in found.results.values()))
+    assert not letters & set(found.values), "a letter whose number is known is left in the result"
+    latex, markdown, text = found.latex(), found._repr_markdown_(), str(found)
+    assert latex in markdown
+    assert found.title in markdown and text.startswith(found.title)
+    assert len(found.steps) >= 3
+    for number, step in enumerate(found.steps, 1):
+        assert f"{number}. {step.done}" in markdown and f"{number}. {step.done}" in text
+        assert f"$$ {step.latex()} $$" in markdown
+    assert all(assumption in markdown and assumption in text for assumption in found.assumptions)
+    assert not {"_1_1", "root_", "mask", "square"} & set(text.split()), "a letter of the derivation's own has come out"
+
+
+def test_latex_of_a_step():
+    """Assert that LaTeX has the paper's letters, primes and means."""
+    derivation = equations(CATALOG["AdamS"](lr=eta, betas=(0.9, 0.99), eps=0.0))
+    lines = " ".join(step.latex() for step in derivation.steps)
+    for part in (r"\theta'", r"m'", r"v'", r"\beta_{1}^{k}", r"\left\langle", r"\eta"):
+        assert part in lines
+
+
+def test_latex_of_a_result():
+    """Assert that the flow of gradient descent prints as it is written on paper."""
+    assert modified_equation(CATALOG["SGD"](lr=0.1)).latex() == r"F_0 = - g \\ F_1 = \frac{\dot{g}}{2}"
+
+
+def test_text_of_a_derivation():
+    """Assert that a terminal shows gradient descent with decoupled decay, steps and result, line by line."""
+    text = str(equations(CATALOG["SGDW"](lr=0.5, weight_decay=0.25)))
+    assert text.splitlines() == [
+        "One step: SGD with Decoupled",
+        "============================",
+        "1. The gradient the direction sees, G",
+        "      G = g",
+        "2. The fraction of the weights taken off, R",
+        "      R = η⋅λ",
+        "3. The step",
+        "      θ′ = -G⋅η + θ⋅(1 - R)",
+        "Result",
+        r"   \theta' =",
+        "        g   7⋅θ",
+        "      - ─ + ───",
+        "        2    8 ",
+    ]
+
+
+def test_values_say_what_the_letters_stood_for():
+    """Assert that the steps stay in letters, the result is in numbers, and ``values`` joins the two."""
+    derivation = equations(CATALOG["SGDW"](lr=0.5, weight_decay=0.25))
+    *_, step = derivation.steps
+    assert step.equation.rhs.has(notation.lr)
+    assert derivation.value == -g / 2 + theta * sympy.Rational(7, 8)
+    assert sorted(derivation.values.values()) == [0.25, 0.5]
+
+
+def test_rules_are_found_again():
+    """Assert that a derivation is kept: numbers that differ share the work of one derivation in letters."""
+    first, second = (modified_equation(CATALOG["AdamS"](lr=lr)) for lr in (0.1, 0.2))
+    assert first.steps is second.steps
