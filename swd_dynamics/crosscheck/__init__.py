@@ -1,6 +1,7 @@
 """How well theory and record agree: the only place where the two meet."""
 
 from swd_dynamics.crosscheck.convergence import convergence_order
+from swd_dynamics.crosscheck.recorded_rule import recorded_rule
 from swd_dynamics.crosscheck.replay import replay
 from swd_dynamics.crosscheck.verdict import Verdict, judge, judge_at_least, ledger_html, ledger_text, must_be_refuted
 
@@ -12,5 +13,6 @@ __all__ = [
     "ledger_html",
     "ledger_text",
     "must_be_refuted",
+    "recorded_rule",
     "replay",
 ]

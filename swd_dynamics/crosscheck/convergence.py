@@ -33,6 +33,7 @@ def convergence_order(
     expected: float | None = None,
     iterates: Callable[[UpdateRule, State, Callable, int], np.ndarray] = rule_iterates,
     name: str = "order",
+    **solver,
 ) -> Verdict:
     """The order at which a flow follows the iterates it models.
 
@@ -51,6 +52,8 @@ def convergence_order(
         The flow's own order if not given (1 for "state").
     iterates : callable (rule, state, gradient, steps) → array, shape (steps + 1, n)
         The iterates: by default the rule's own; a study hands in a real optimizer.
+    **solver
+        ``method`` and ``tolerance`` of :meth:`Flow.solve`.
 
     Returns
     -------
@@ -71,7 +74,7 @@ def convergence_order(
     if len(lrs) < 5 or not np.allclose(lrs[:-1] / lrs[1:], 2):
         raise InputError(f"lrs = {lrs.tolist()} is not allowed: give at least five, each half the one before")
     order = expected if expected is not None else (1 if flow.order == "state" else flow.order)
-    pairs = [_distance(replace(flow, rule=replace(flow.rule, lr=lr)), theta0, t, iterates) for lr in lrs]
+    pairs = [_distance(replace(flow, rule=replace(flow.rule, lr=lr)), theta0, t, iterates, solver) for lr in lrs]
     error, solver_error = map(np.array, zip(*pairs, strict=True))
     slope = float(np.polyfit(np.log(lrs), np.log(error), 1)[0])
     known = bool((solver_error <= NEGLIGIBLE * error).all())
@@ -87,9 +90,9 @@ def convergence_order(
     return verdict if known else replace(verdict, cause="the solver's own error is not negligible: lower its tolerance")
 
 
-def _distance(flow: Flow, theta0, t: float, iterates) -> tuple[float, float]:
+def _distance(flow: Flow, theta0, t: float, iterates, solver) -> tuple[float, float]:
     """Largest distance between iterates and flow, and the solver's own error."""
-    solution = flow.solve(theta0, t=t)
+    solution = flow.solve(theta0, t=t, **solver)
     state = flow.starting_state(theta0)
     if flow.order == "state":
         state = flow.rule.start(state.theta)

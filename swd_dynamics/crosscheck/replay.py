@@ -19,7 +19,7 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
 
     Every step starts from the *recorded* θ, so that chaos is blamed on no one, while the rule's memory runs on freely::
 
-        departure(k) = ‖rule(θ_recorded(k), memory, g(k)) − θ_recorded(k+1)‖ / max(‖θ_recorded(0)‖, ‖θ_recorded(k)‖)
+        departure(k) = ‖rule(θ(k), memory, g(k)) − θ(k+1)‖ / max(‖θ(0)‖, ‖θ(k)‖, ‖θ(k+1)‖), θ as recorded
 
     Parameters
     ----------
@@ -53,11 +53,11 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
     eps = np.finfo(recording["theta"].dtype).eps
     allowed = ROUND_OFFS * eps * np.sqrt(np.arange(1, len(gradients) + 1))
     departure = np.zeros(len(gradients))
-    state, scale = rule.start(theta[0]), np.linalg.norm(theta[0])
+    state, norms = rule.start(theta[0]), np.linalg.norm(theta, axis=1)
     with np.errstate(all="ignore"):  # a wrong pairing may run anywhere: that is its result
         for k, gradient in enumerate(gradients):
             state = rule(State(theta[k], state.memory, k), gradient)
-            departure[k] = np.linalg.norm(state.theta - theta[k + 1]) / max(scale, np.linalg.norm(theta[k]), 1e-300)
+            departure[k] = np.linalg.norm(state.theta - theta[k + 1]) / max(norms[0], norms[k], norms[k + 1], 1e-300)
     outside = ~(departure <= allowed)
     worst = float(np.max(departure / allowed)) if np.isfinite(departure).all() else float("inf")
     verdict = judge(
@@ -96,7 +96,8 @@ def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(
             f"theta {theta.shape} and gradient {gradients.shape} do not fit: need (steps + 1, n) and (steps, n)"
         )
-    bad = np.nonzero(~np.isfinite(theta).all(axis=1))[0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        bad = np.nonzero(~np.isfinite(np.linalg.norm(theta, axis=1)))[0]
     if len(bad):
-        raise InputError(f"the recorded run diverged: θ is not finite after step {bad[0]}; replay what came before")
+        raise InputError(f"the recorded run diverged: ‖θ‖ is not finite after step {bad[0]}; replay what came before")
     return theta, gradients

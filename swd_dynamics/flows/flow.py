@@ -74,7 +74,7 @@ class Flow:
             )
 
     def solve(
-        self, theta0: ArrayLike, *, steps: int | None = None, t: float | None = None, method="LSODA", tolerance=1e-11
+        self, theta0: ArrayLike, *, steps: int | None = None, t: float | None = None, method="LSODA", tolerance=1e-12
     ) -> Solution:
         """Follow the flow from θ₀ for a number of steps, or for a time.
 

@@ -10,6 +10,7 @@ from scipy.integrate import solve_ivp
 from swd_dynamics.errors import InputError
 
 Array = NDArray[np.float64]
+RUNAWAY = 1e6  # times its start: a flow that grows so far diverges, and a solver would creep towards its pole for ever
 
 
 class FlowDiverged(InputError):
@@ -45,9 +46,15 @@ def integrate(field: Callable, start: Array, at: Array, method: str, tolerance: 
         If the solver cannot go on.
     """
     scale = max(float(np.abs(start).max(initial=0.0)), 1.0)
+
+    def bounded(step, z):
+        if not np.abs(z).max(initial=0.0) <= RUNAWAY * scale:
+            raise FlowDiverged(f"the flow diverged: past {RUNAWAY:g} times its start at step {step:g} of {at[-1]:g}")
+        return field(step, z)
+
     with np.errstate(over="ignore", invalid="ignore"):
         solved = solve_ivp(
-            field, (at[0], at[-1]), start, method=method, t_eval=at, rtol=tolerance, atol=tolerance * scale / 100
+            bounded, (at[0], at[-1]), start, method=method, t_eval=at, rtol=tolerance, atol=tolerance * scale / 100
         )
     if not solved.success or solved.y.shape[1] < len(at) or not np.isfinite(solved.y).all():
         reached = float(solved.t[-1]) if len(solved.t) else float(at[0])

@@ -1,0 +1,68 @@
+"""The rule that a recording claims to follow: its name given, its numbers taken from the recording."""
+
+import inspect
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.rules.catalog import CATALOG
+from swd_dynamics.rules.update import UpdateRule
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def recorded_rule(name: str, recording: "xarray.Dataset") -> UpdateRule:
+    """The catalogue's rule of that name with the arguments of a recorded optimizer.
+
+    Learning rate and decay of several groups become arrays over the weights; a learning rate that changed along the run
+    becomes the schedule that was recorded.
+
+    Raises
+    ------
+    UnknownName
+        If the catalogue has no such entry.
+    InputError
+        If the recording does not say with which arguments it was made, or its groups differ in more than lr and weight decay.
+    """
+    entry = CATALOG[name]
+    groups = _groups(recording)
+    accepted = set(inspect.signature(entry.family).parameters)
+    directions = [{key: _tuple(v) for key, v in group.items() if key in accepted} for group in groups]
+    if any(direction != directions[0] for direction in directions):
+        raise InputError(f"the groups differ in {', '.join(sorted(accepted))}; one rule has one direction")
+    decay = _per_weight([group.get("weight_decay", 0.0) for group in groups], recording)
+    return entry(_recorded_lr(recording), weight_decay=decay, **directions[0])
+
+
+def _groups(recording) -> list[dict]:
+    try:
+        groups = json.loads(recording.attrs["optimizer_arguments"])
+        return [dict(group) for group in groups]
+    except (KeyError, ValueError, TypeError):
+        raise InputError(
+            "the recording does not say with which arguments its optimizer was made (attribute optimizer_arguments):"
+            " replay it against an UpdateRule of your own"
+        ) from None
+
+
+def _recorded_lr(recording):
+    lr = np.asarray(recording["lr"], dtype=float) if "lr" in recording else np.empty((0, 0))
+    if not lr.size:
+        raise InputError("the recording lacks lr (step, group), which replay needs")
+    if (lr == lr[0]).all():
+        return _per_weight(lr[0].tolist(), recording)
+    rows = [_per_weight(row.tolist(), recording) for row in lr]
+    return lambda step: rows[int(step)]
+
+
+def _per_weight(values: list[float], recording):
+    if all(value == values[0] for value in values):
+        return values[0]
+    return np.asarray(values)[np.asarray(recording["weight_group"], dtype=int)]
+
+
+def _tuple(value):
+    return tuple(value) if isinstance(value, list) else value

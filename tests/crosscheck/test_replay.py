@@ -1,0 +1,132 @@
+"""Replay against records made by hand and by torch."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray
+from aggregated_momentum import AggregatedMomentum
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swd_dynamics.crosscheck import recorded_rule, replay
+from swd_dynamics.errors import InputError, UnknownName
+from swd_dynamics.probe import record
+from swd_dynamics.rules import CATALOG, DECAYS, Decoupled, NoDecay, UpdateRule
+from swd_dynamics.tasks import quadratic, tanh_network
+
+GRADIENTS = np.random.default_rng(0).normal(size=(40, 5))
+START = np.array([1.0, -2.0, 0.5, 3.0, -0.1])
+
+
+def made_by_hand(rule, dtype=float, disturb=None):
+    """A record of a rule's own steps, with one step disturbed."""
+    state, theta = rule.start(START), [START]
+    for k, gradient in enumerate(GRADIENTS):
+        state = rule(state, gradient)
+        if disturb and disturb[0] == k + 1:
+            state = state._replace(theta=state.theta * (1 + disturb[1]))
+        theta.append(state.theta)
+    data = {"theta": (("iterate", "weight"), np.array(theta, dtype)), "gradient": (("step", "weight"), GRADIENTS)}
+    return xarray.Dataset(data)
+
+
+@given(step=st.integers(1, 40), size=st.sampled_from([1e-13, 1e-9, 1e-3]))
+def test_the_departing_step_is_found(step, size):
+    """Assert that a single disturbed step is found, whichever it is and however small above round-off."""
+    rule = CATALOG["AdamS"](lr=0.01, weight_decay=0.05)
+    verdict = replay(rule, made_by_hand(rule, disturb=(step, size)))
+    assert (verdict.status, verdict.first_departure) == ("refuted", step)
+
+
+@pytest.mark.parametrize("mode", DECAYS)
+def test_a_direction_of_ones_own(mode):
+    """Assert that a user's own direction replays under every decay, and under no other."""
+    rules = {
+        name: UpdateRule(0.05, AggregatedMomentum(0.5, 0.9), DECAYS[name](*([0.1] * (name != "none"))))
+        for name in DECAYS
+    }
+    recording = made_by_hand(rules[mode])
+    assert {name: replay(rule, recording).passed for name, rule in rules.items()} == {n: n == mode for n in DECAYS}
+
+
+def test_single_precision_is_held_to_its_own_round_off():
+    """Assert that a float32 record is judged by float32's eps, and still tells a wrong decay."""
+    task = tanh_network((8,), samples=50, dtype=torch.float32)
+    recording = record(torch.optim.AdamW(task.model.parameters(), lr=0.01, weight_decay=0.1), task.loss, 30)
+    right, wrong = (CATALOG[n](lr=0.01, weight_decay=0.1) for n in ("AdamW", "AdamS"))
+    assert replay(right, recording).passed
+    assert replay(wrong, recording).first_departure == 1
+
+
+def groups_recording(scheduled=False):
+    task = tanh_network((4,), samples=30)
+    weights = [p for p in task.model.parameters() if p.ndim > 1]
+    biases = [p for p in task.model.parameters() if p.ndim == 1]
+    groups = [{"params": weights, "weight_decay": 0.1}, {"params": biases, "weight_decay": 0.0, "lr": 0.02}]
+    optimizer = torch.optim.AdamW(groups, lr=0.01)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10) if scheduled else None
+    return record(optimizer, task.loss, 25, scheduler=scheduler, model=task.model)
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_numbers_come_from_the_recording(scheduled):
+    """Assert that groups and a learning-rate schedule are read from the recording, and that they replay."""
+    recording = groups_recording(scheduled)
+    assert replay(recorded_rule("AdamW", recording), recording).passed
+    assert not replay(recorded_rule("AdamS", recording), recording).passed
+
+
+def test_a_divergent_run_of_the_rule_is_a_refutation():
+    """Assert that a rule that overflows where the record does not is refuted, not a crash."""
+    recording = made_by_hand(UpdateRule(0.1, AggregatedMomentum(0.5, 0.9), NoDecay()))
+    verdict = replay(UpdateRule(0.1, AggregatedMomentum(0.5, 0.9), Decoupled(1e308)), recording)
+    assert verdict.status == "refuted"
+    assert "not finite" in verdict.cause
+
+
+def without(variable):
+    return lambda recording: recording.drop_vars(variable)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without("gradient"), "lacks gradient, which replay needs"),
+        (without(["theta", "gradient"]), "lacks theta and gradient"),
+        (lambda r: r.assign_attrs(steps_before=3), "does not begin at the optimizer's first step"),
+        (lambda r: r.isel(step=slice(0)), "holds no step"),
+        (lambda r: r.isel(step=slice(3)), "do not fit"),
+        (lambda r: r.assign(theta=r["theta"].where(r["iterate"] < 4)), "diverged: ‖θ‖ is not finite after step 4"),
+    ],
+)
+def test_what_a_recording_lacks_is_said(change, said):
+    """Assert that a recording that cannot be replayed is refused with what it lacks."""
+    rule = CATALOG["SGD"](lr=0.1)
+    recording = made_by_hand(rule).assign_coords(iterate=np.arange(41))
+    with pytest.raises(InputError, match=said):
+        replay(rule, change(recording))
+
+
+def test_recorded_rule_refuses_what_it_cannot_read():
+    """Assert that an unknown rule, missing arguments and groups of two directions are refused with the reason."""
+    recording = groups_recording()
+    with pytest.raises(UnknownName, match="unknown optimizer .AdamX.; known: Adam"):
+        recorded_rule("AdamX", recording)
+    with pytest.raises(InputError, match="optimizer_arguments"):
+        recorded_rule("AdamW", made_by_hand(CATALOG["SGD"](lr=0.1)))
+    groups = json.loads(recording.attrs["optimizer_arguments"])
+    groups[0]["eps"] = 1e-3
+    with pytest.raises(InputError, match="groups differ"):
+        recorded_rule("AdamW", recording.assign_attrs(optimizer_arguments=json.dumps(groups)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gpu_run_replays(fused):
+    """Assert that a float64 run on a GPU, fused or not, replays to round-off."""
+    task = quadratic((1.0, 3.0, 0.1), noise=0.1, device="cuda")
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=0.01, weight_decay=0.1, fused=fused)
+    assert replay(CATALOG["AdamW"](lr=0.01, weight_decay=0.1), record(optimizer, task.loss, 200)).passed

@@ -1,0 +1,122 @@
+"""Flows against closed forms."""
+
+import numpy as np
+import pytest
+from aggregated_momentum import AggregatedMomentum
+from scipy.linalg import expm
+from tolerances import SLOPE, SOLVED
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.flows import Flow, FlowDiverged
+from swd_dynamics.rules import CATALOG, SGD, Cosine, Decoupled, HeavyBall, NoDecay, Stable, UpdateRule
+
+H = np.array([1.0, 3.0, 0.1])
+START = np.array([1.0, -2.0, 0.5])
+
+
+def gradient(theta):
+    return H * theta
+
+
+def hvp(theta, vector):
+    return H * vector
+
+
+def assert_close(found, expected):
+    assert np.linalg.norm(found - expected) <= SOLVED * np.linalg.norm(START)
+
+
+def test_first_order_is_gradient_flow():
+    """Assert that gradient descent to first order is θ₀·exp(−ht), at every step."""
+    solution = Flow(UpdateRule(0.1, SGD()), gradient).solve(START, steps=20)
+    assert_close(solution.theta, START * np.exp(-np.outer(solution.time, H)))
+    assert solution.time[-1] == pytest.approx(2.0)
+    assert solution.solver_error <= SOLVED * np.linalg.norm(START)
+
+
+def test_second_order_has_the_known_rate():
+    """Assert that gradient descent to second order decays at h(1 + ηh/2)."""
+    solution = Flow(UpdateRule(0.1, SGD()), gradient, hvp, order=2).solve(START, t=1.0)
+    assert_close(solution.theta[-1], START * np.exp(-H * (1 + 0.1 * H / 2)))
+
+
+@pytest.mark.parametrize("name", ["SGD", "SGDW", "SGDS"])
+def test_second_order_of_heavy_ball_against_the_table(name):
+    """Assert that heavy ball's rate on a quadratic is the one that theory gives for each decay."""
+    lr, beta, decay = 0.01, 0.5, 0.2
+    d = 1 - beta
+    first, second = {
+        "SGD": ((H + decay) / d, (1 + beta) * (H + decay)),
+        "SGDW": ((H + d * decay) / d, (1 + beta) * H + d**2 * decay),
+        "SGDS": ((H + decay) / d, (1 + beta) * H + d * decay),
+    }[name]
+    rate = first + lr * second * first / (2 * d**2)
+    flow = Flow(CATALOG[name](lr=lr, momentum=beta, weight_decay=decay), gradient, hvp, order=2)
+    assert_close(flow.solve(START, t=0.5).theta[-1], START * np.exp(-0.5 * rate))
+
+
+def test_state_flow_is_the_matrix_exponential():
+    """Assert that the full-state flow of heavy ball on a quadratic is exp(A − 1) of its linear map A."""
+    lr, beta, h = 0.1, 0.9, 2.0
+    rule = UpdateRule(lr, HeavyBall(beta), NoDecay())
+    step = np.array([[1 - lr * h, -lr * beta], [h, beta]])
+    solution = Flow(rule, lambda theta: h * theta, order="state").solve([1.0], steps=30)
+    expected = expm(30 * (step - np.eye(2))) @ [1.0, 0.0]
+    assert_close(np.array([solution.theta[-1, 0], solution.memory[0][-1, 0]]), expected)
+
+
+def test_schedule_is_followed_in_time():
+    """Assert that under a schedule the flow is θ₀·exp(−h·∫η), with the integral of the cosine known."""
+    rule = UpdateRule(Cosine(0.1, steps=40), SGD())
+    solution = Flow(rule, gradient).solve(START, steps=40)
+    assert_close(solution.theta[-1], START * np.exp(-H * 0.1 * 40 / 2))
+    assert solution.time[-1] == pytest.approx(sum(rule.lr_at(k) for k in range(40)))
+
+
+@pytest.mark.parametrize("order", [1, 2, "state"])
+def test_groups_are_one_flow(order):
+    """Assert that arrays for lr and decay give each weight the flow of its own group."""
+    together = UpdateRule(np.array([0.1, 0.05, 0.1]), HeavyBall(0.5), Decoupled(np.array([0.0, 0.2, 0.3])))
+    theta = Flow(together, gradient, hvp, order).solve(START, steps=10).theta
+    for i, (lr, decay) in enumerate([(0.1, 0.0), (0.05, 0.2), (0.1, 0.3)]):
+        alone = UpdateRule(lr, HeavyBall(0.5), Decoupled(decay))
+        flow = Flow(alone, lambda x, i=i: H[i] * x, lambda x, v, i=i: H[i] * v, order)
+        assert_close(theta[:, i], flow.solve(START[i : i + 1], steps=10).theta[:, 0])
+
+
+def test_starting_state_has_no_transient():
+    """Assert that the starting memory differs from that of a run that has gone on for long by a term of order η²."""
+
+    def difference(lr):
+        flow = Flow(UpdateRule(lr, AggregatedMomentum(0.5, 0.8), Stable(0.1)), gradient, hvp, 2)
+        state = flow.starting_state(START)
+        for _ in range(round(0.02 / lr)):
+            state = flow.rule(state, gradient(state.theta))
+        return np.abs(np.array(flow.starting_memory(state.theta)) - np.array(state.memory)).max()
+
+    order = np.log2(difference(4e-5) / difference(2e-5))
+    assert abs(order - 2) <= SLOPE
+
+
+def test_divergence_is_a_clear_error():
+    """Assert that a flow that runs away in finite time says so."""
+    with pytest.raises(FlowDiverged, match="diverged: past 1e.06 times its start at step"):
+        Flow(UpdateRule(0.1, SGD()), lambda theta: -(theta**3)).solve([1.0], steps=100)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Flow(UpdateRule(0.1, SGD()), gradient, order=3), "order = 3 is not allowed"),
+        (lambda: Flow(UpdateRule(0.1, SGD()), gradient, order=2), "needs hvp"),
+        (lambda: Flow(UpdateRule(Cosine(0.1, 9), SGD()), gradient, hvp, order=2), "constant learning rate"),
+        (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve(START), "either steps or t"),
+        (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve(START, steps=0), "at least one step"),
+        (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve([np.nan], steps=1), "finite"),
+        (lambda: Flow(UpdateRule(Cosine(0.1, 9), SGD()), gradient).solve(START, t=1.0), "give steps"),
+    ],
+)
+def test_bad_input(make, said):
+    """Assert that what cannot be solved is refused with the reason."""
+    with pytest.raises(InputError, match=said):
+        make()
