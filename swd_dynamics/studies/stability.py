@@ -1,0 +1,394 @@
+"""Study: every weight decay moves the edge of stability, each to where the linear map of its rule puts it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from swd_dynamics import optim
+from swd_dynamics.crosscheck import Verdict, judge, must_be_refuted
+from swd_dynamics.plots import LABELS, MUTED, house_style, measured, theory
+from swd_dynamics.probe import record
+from swd_dynamics.rules import CATALOG, UpdateRule
+from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.symbolic import eigenvalues, fixed_point, notation, stability_limit
+from swd_dynamics.tasks import Task, logistic_regression, quadratic
+
+CLAIM = "A run survives up to the curvature that the linear map of its rule allows, decay included, and no further."
+SOURCE = "the Jury conditions (Jury 1964) of the derived linear map; stable decay as in arXiv 2011.11152"
+
+BETA, DECAY = 0.9, 1.0  # on a quadratic any unit of λ will do: it is the learning rate that moves ηλ
+STILL = 1 - 2.0**-40  # a β₂ that holds v where it is: in all the steps of a run v fades by 2e-10 of itself
+UNHEARD = 1e-150  # a start so small that g² adds nothing to v, even in a run that grows 1e100-fold
+THIRD = 40  # steps in a third of a run
+POINTS = (31, 601)  # curvatures between two bounds, each time the bounds close in
+EDGE, EDGE_ON_DIGITS = 1e-3, 1e-4  # what h, or η, at the edge may be off by, as a ratio
+ON_DIGITS = ("L2", "decoupled", "stable")  # without decay separable data have no optimum
+DECAY_ON_DIGITS, NUDGE, NEAR = 0.1, 1e-9, 0.005  # λ; how far off the rest point; how near to the predicted η to search
+
+DIRECTIONS = {
+    "heavy ball": {"momentum": BETA},
+    "Nesterov": {"momentum": BETA, "nesterov": True},
+    "Adam": {"betas": (BETA, STILL), "eps": 0.0},
+}
+
+
+def _sgdw(parameters, *, weight_decay: float, momentum: float, **more) -> torch.optim.Optimizer:
+    """torch has no SGD with decoupled decay; SGDW and SGDS are one method in two units, and this takes off ηλ."""
+    arguments = {"weight_decay": weight_decay * (1 - momentum), "momentum": momentum, **more}
+    return optim.SGDS(parameters, **arguments)
+
+
+# The catalogue's entry and the real optimizer, per decay mode.
+SGD_FAMILY = {
+    "none": ("SGD", torch.optim.SGD),
+    "L2": ("SGD", torch.optim.SGD),
+    "decoupled": ("SGDW", _sgdw),
+    "stable": ("SGDS", optim.SGDS),
+}
+ADAM_FAMILY = {
+    "none": ("Adam", torch.optim.Adam),
+    "L2": ("Adam", torch.optim.Adam),
+    "decoupled": ("AdamW", torch.optim.AdamW),
+    "stable": ("AdamS", optim.AdamS),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """An optimizer twice: its rule, for the theory, and torch's class or ours, for the runs."""
+
+    direction: str
+    mode: str
+    decay: float = DECAY
+
+    @property
+    def family(self) -> dict:
+        return ADAM_FAMILY if self.direction == "Adam" else SGD_FAMILY
+
+    @property
+    def arguments(self) -> dict:
+        return DIRECTIONS[self.direction] | {"weight_decay": 0.0 if self.mode == "none" else self.decay}
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The rule, with a letter for the learning rate."""
+        arguments = {"lr": notation.lr, **self.arguments}
+        return CATALOG[self.family[self.mode][0]](**arguments)
+
+    def real(self, parameters, **more) -> torch.optim.Optimizer:
+        return self.family[self.mode][1](parameters, **(self.arguments | more))
+
+
+class Boundary(NamedTuple):
+    """The edge on quadratics: rows are learning rates, columns of ``grid`` (h) and ``survived`` are curvatures."""
+
+    method: Method
+    lrs: np.ndarray
+    grid: np.ndarray
+    survived: np.ndarray
+    predicted: np.ndarray
+    measured: np.ndarray
+
+
+class Rest(NamedTuple):
+    """Where a run on the digits stands still, and there the largest curvature and its direction."""
+
+    theta: np.ndarray
+    curvature: float
+    steepest: np.ndarray
+
+
+class Edge(NamedTuple):
+    """The edge on the digits, as η, and growth a step around it: pairs of η/η_limit and |z|."""
+
+    mode: str
+    predicted: float
+    measured: float
+    ratios: np.ndarray
+    growth: np.ndarray
+    derived: Callable[[float], float]
+
+
+def measure(setting: Setting) -> Findings:
+    """Find the edge of real runs on quadratics and on the digits, and hold each against the derived one."""
+    methods = [Method(direction, mode) for direction in DIRECTIONS for mode in SGD_FAMILY]
+    found = [boundary(method, setting) for method in setting.track(methods, "stability on quadratics")]
+    verdicts = [*map(_same_edge, found), _same_side(found), vanishing_gradients(setting)]
+    task = logistic_regression(samples=100 if setting.quick else 500, device=setting.device)
+    points = 10 if setting.quick else 22  # an even number: none lies on the edge itself
+    edges = {mode: digits_edge(task, mode, points) for mode in setting.track(ON_DIGITS, "stability on digits")}
+    verdicts += [verdict for edge in edges.values() for verdict in _on_digits(edge)]
+    heavy = {b.method.mode: b for b in found if b.method.direction == "heavy ball"}
+    return Findings([*verdicts, *_mutants(heavy, edges)], (heavy, edges))
+
+
+@lru_cache
+def limit(method: Method) -> Callable[..., float]:
+    """The derived largest stable curvature as a function (η, v, v̄); negative where no curvature is stable."""
+    v, h = notation.PerWeight("v", positive=True), stability_limit(method.rule).value
+    return lambda lr, own=1.0, mean=1.0: float(h.subs(notation.mean(v), mean).subs({v: own, notation.lr: lr}))
+
+
+def boundary(method: Method, setting: Setting) -> Boundary:
+    """A grid over all curvatures, then ever finer ones between the last survivor and the first that blew up."""
+    adam, quick = method.direction == "Adam", setting.quick
+    lrs = np.geomspace(0.05, 1.5, 6 if quick else 13) if adam else np.geomspace(0.01, 5.0, 12 if quick else 25)
+    v = np.geomspace(0.01, 0.3, len(lrs)) if adam else np.ones(len(lrs))
+    without = limit(replace(method, mode="none"))
+    low, high = np.zeros(len(lrs)), np.array([1.3 * without(*row) for row in zip(lrs, v, strict=True)])
+    grids, row = [], np.arange(len(lrs))
+    for points in POINTS:
+        h = np.linspace(low, high, points, axis=1)
+        alive = survives(method, lrs, h, v, setting.device)
+        first = np.where(alive.all(axis=1), points - 1, (~alive).argmax(axis=1))
+        low, high = h[row, np.maximum(first - 1, 0)], h[row, first]
+        grids.append((h, alive))
+    predicted = [max(0.0, limit(method)(lr, own, v.mean())) for lr, own in zip(lrs, v, strict=True)]
+    grid, survived = grids[0]
+    return Boundary(method, lrs, grid, survived, np.array(predicted), (low + high) / 2)
+
+
+def survives(method: Method, lrs, curvatures, v, device: str) -> np.ndarray:
+    """Whether each run, f = ½hθ² with its own η and h, is never larger in its last third than in the one before.
+
+    The first third is left to whatever else the start sets going: it dies out by β a step or faster.
+    One optimizer holds all the runs: a parameter group for each learning rate, a weight for each curvature.
+    """
+    h = torch.tensor(curvatures, device=device)
+    start = UNHEARD if method.direction == "Adam" else 1.0
+    rows = [torch.full_like(h[0], start).requires_grad_() for _ in lrs]
+    optimizer = method.real([{"params": [row], "lr": float(lr)} for row, lr in zip(rows, lrs, strict=True)])
+    if method.direction == "Adam":
+        freeze(optimizer, rows, v)
+    peak = torch.zeros(3, *h.shape, dtype=h.dtype, device=device)
+    for step in train(optimizer, lambda _: (0.5 * h * torch.stack(rows) ** 2).sum(), 3 * THIRD):
+        third = peak[step // THIRD]
+        torch.maximum(third, torch.stack(rows).detach().abs(), out=third)  # a NaN stays one: such a run blew up
+    return (peak[2] <= peak[1]).cpu().numpy()
+
+
+def freeze(optimizer, parameters, v) -> None:
+    """Begin after so many steps that no bias correction is left, with the momentum at rest and v as given."""
+    for parameter, own in zip(parameters, v, strict=True):
+        zero = torch.zeros_like(parameter).detach()
+        optimizer.state[parameter] = {"step": torch.tensor(2.0**50), "exp_avg": zero, "exp_avg_sq": zero + own}
+
+
+def train(optimizer, loss: Callable, steps: int) -> Iterator[int]:
+    """Take the steps, and stop after each to be looked at."""
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss(step).backward()
+        optimizer.step()
+        yield step
+
+
+def vanishing_gradients(setting: Setting) -> Verdict:
+    """AdamS with no gradients left: v̄ fades by β₂ a step, and R = ηλ/√v̄ grows until it is the decay that diverges."""
+    method, beta2 = Method("Adam", "stable"), 0.98
+    task = quadratic(spectrum=(0.0,), start=1.0, device=setting.device)
+    optimizer = method.real(task.model.parameters(), lr=0.5, betas=(BETA, beta2))
+    freeze(optimizer, task.model.parameters(), [1.0])
+    recording = record(optimizer, task.loss, 200)
+    size = np.abs(recording.theta.values.ravel())
+    growing = recording.decay_rate.values[size[1:] > size[:-1]]
+    return judge(
+        "AdamS, gradients vanish",
+        "With the gradients gone AdamS blows up from the R on at which its derived limit has come down to h = 0",
+        predicted=DECAY * crossing(limit(method), 0.1, 10.0),
+        measured=float(growing[0]) if len(growing) else float("nan"),
+        allowed=2 * (beta2**-0.5 - 1),
+        why="R = ηλ/√v̄ grows by 1/√β₂ a step, and what is seen is the first step past the limit",
+    )
+
+
+def crossing(function: Callable[[float], float], low: float, high: float, halvings: int = 50) -> float:
+    """Where a function that is positive at ``low`` turns negative; NaN if it is not so, or does not by ``high``."""
+    if not function(low) > 0 > function(high):
+        return float("nan")
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        low, high = (middle, high) if function(middle) > 0 else (low, middle)
+    return (low + high) / 2
+
+
+def digits_edge(task: Task, mode: str, points: int) -> Edge:
+    """From which η on a run nudged off its rest point leaves it, and how fast it comes back or leaves around there."""
+    method = Method("heavy ball", mode, DECAY_ON_DIGITS)
+    rest = rest_point(task, resting_decay(method))
+    lr = crossing(lambda lr: limit(method)(lr) - rest.curvature, 1e-3, 1e3)
+
+    def comes_back(lr: float) -> float:
+        away = np.abs(nudged(task, method, rest, lr, 3 * THIRD))
+        _, before, after = away.reshape(3, THIRD).max(axis=1)
+        return 1.0 if after <= before else -1.0
+
+    found = crossing(comes_back, (1 - NEAR) * lr, (1 + NEAR) * lr, halvings=8)
+    ratios = np.linspace(0.9, 1.1, points)
+    growth = [growth_factor(nudged(task, method, rest, ratio * lr, steps=20)) for ratio in ratios]
+    return Edge(mode, lr, found, ratios, np.array(growth), spectral_radius(method, rest.curvature))
+
+
+def resting_decay(method: Method) -> float:
+    """The c with which a rule rests where ∇L + cθ = 0, from its derived fixed point hθ*/(h + c)."""
+    theta = fixed_point(method.rule).value.subs({notation.curvature: 1.0, notation.theta_star: 1.0})
+    return 1 / float(theta) - 1
+
+
+@lru_cache(maxsize=4)
+def rest_point(task: Task, c: float) -> Rest:
+    """The zero of ∇L + cθ by Newton's method."""
+    theta = np.zeros_like(task.theta)
+    for _ in range(30):
+        step = np.linalg.solve(task.hessian(theta) + c * np.eye(theta.size), task.gradient(theta) + c * theta)
+        theta = theta - step
+        if np.abs(step).max() < 1e-7:  # what is left is of the order of its square
+            break
+    curvatures, vectors = np.linalg.eigh(task.hessian(theta))
+    return Rest(theta, float(curvatures[-1]), vectors[:, -1])
+
+
+def nudged(task: Task, method: Method, rest: Rest, lr: float, steps: int) -> np.ndarray:
+    """A real run from beside the rest point, its momentum at rest: how far off it is along the steepest direction."""
+    task = task.fresh()
+    task.set_theta(rest.theta + NUDGE * rest.steepest)
+    parameters = list(task.model.parameters())
+    optimizer = method.real(parameters, lr=lr)
+    momentum = (task.gradient(rest.theta) + method.rule.decay.added_gradient(rest.theta)) / (1 - BETA)
+    pieces = torch.tensor(momentum).split([parameter.numel() for parameter in parameters])
+    for parameter, piece in zip(parameters, pieces, strict=True):
+        optimizer.state[parameter]["momentum_buffer"] = piece.view_as(parameter).to(parameter)
+    return np.array([rest.steepest @ (task.theta - rest.theta) for _ in train(optimizer, task.loss, steps)])
+
+
+def growth_factor(away: np.ndarray) -> float:
+    """The larger |z| of the recurrence aₖ₊₁ = T·aₖ − D·aₖ₋₁ that fits a run best.
+
+    Every step counts the same, however far the run has come, but for those within round-off of the rest point.
+    """
+    weight = 1 / (np.hypot(away[1:-1], away[:-2]) + 1e-3 * NUDGE)
+    steps = np.column_stack([away[1:-1], -away[:-2]]) * weight[:, None]
+    (trace, product), *_ = np.linalg.lstsq(steps, away[2:] * weight, rcond=None)
+    return float(np.abs(np.roots([1, -trace, product])).max())
+
+
+def spectral_radius(method: Method, curvature: float) -> Callable[[float], float]:
+    """The largest |eigenvalue| of the derived linear map as a function of η."""
+    roots = [root.subs(notation.curvature, curvature) for root in eigenvalues(method.rule).value]
+    return lambda lr: max(abs(complex(root.subs(notation.lr, lr))) for root in roots)
+
+
+def _same_edge(found: Boundary) -> Verdict:
+    method, some = found.method, found.predicted > 0
+    held = ", v held still," if method.direction == "Adam" else ""
+    claim = f"{method.direction}{held} with {LABELS[method.mode]} survives on quadratics up to the derived h at each η"
+    return _worst(f"{method.direction}, {LABELS[method.mode]}", claim, found.measured[some] / found.predicted[some])
+
+
+def _worst(name: str, claim: str, ratios: np.ndarray) -> Verdict:
+    return judge(
+        name,
+        claim,
+        predicted=1.0,
+        measured=float(ratios[np.argmax(np.abs(ratios - 1))]),
+        allowed=EDGE,
+        why="measured/predicted h, farthest from 1; half a last cell of the search is 3e-4 of the lowest h predicted, "
+        f"and what β^{THIRD} leaves of the start's transient moves the edge by 4e-5",
+    )
+
+
+def _same_side(found: Iterable[Boundary]) -> Verdict:
+    wrong = np.concatenate([(b.survived != (b.grid < b.predicted[:, None])).ravel() for b in found])
+    return judge(
+        "the whole grid",
+        f"Of {wrong.size} runs all over the (η, h) plane those below the derived line survive, and no others",
+        predicted=0.0,
+        measured=float(wrong.sum()),
+        allowed=0.0,
+        why="runs on the wrong side of their line; where the decay alone is past its limit the line is at 0",
+    )
+
+
+def _on_digits(edge: Edge) -> Iterator[Verdict]:
+    name, decay = f"digits, {LABELS[edge.mode]}", f"with {LABELS[edge.mode]} decay on the digits"
+    yield judge(
+        name,
+        f"Heavy ball {decay} leaves its rest point from the derived η on",
+        predicted=edge.predicted,
+        measured=edge.measured,
+        allowed=EDGE_ON_DIGITS * edge.predicted,
+        why=f"{EDGE_ON_DIGITS:g} of it: the search ends at 2e-5, what β^{THIRD} leaves of the transient adds as much, "
+        f"and to a nudge of {NUDGE:g} the loss is a quadratic",
+    )
+    derived = np.array([edge.derived(ratio * edge.predicted) for ratio in edge.ratios])
+    yield judge(
+        f"{name}, growth",
+        f"A nudge {decay} shrinks or grows by the derived |z| a step, up to a tenth off the edge",
+        predicted=0.0,
+        measured=float(np.abs(edge.growth - derived).max()),
+        allowed=1e-3,
+        why="the largest difference; a nudge below 1e-12 is lost in round-off, one grown to 1e-3 bends the gradient",
+    )
+
+
+def _mutants(heavy: dict[str, Boundary], edges: dict[str, Edge]) -> Iterator[Verdict]:
+    """Wrong lines, each held against runs for which the right line holds."""
+    stable, plain = heavy["stable"], heavy["none"]
+    some = stable.predicted > 0
+    wrong = {
+        "L2's line for stable decay": stable.measured[some] / heavy["L2"].predicted[some],
+        "2/η, momentum forgotten": plain.measured * plain.lrs / 2,
+    }
+    for what, ratios in wrong.items():
+        yield must_be_refuted(f"mutant: {what}", _worst(what, f"Heavy ball's edge on quadratics is {what}", ratios))
+    swapped = next(_on_digits(edges["stable"]._replace(predicted=edges["L2"].predicted)))
+    yield must_be_refuted("mutant: L2's η on the digits", swapped)
+
+
+def draw(data: tuple[dict[str, Boundary], dict[str, Edge]]) -> Figure:
+    """Runs of the heavy ball in the (η, ηh) plane, a panel for each decay, and the growth of a nudge on the digits."""
+    heavy, edges = data
+    with house_style():
+        figure = Figure(figsize=(9.4, 7.4))
+        panels = figure.subplots(2, 2)
+        for axes, mode in zip(panels.flat, edges, strict=False):
+            _draw_plane(axes, heavy[mode])
+        _draw_digits(panels[1, 1], edges)
+        figure.suptitle("Real runs survive up to the derived line, and no further", x=0.01, ha="left", fontsize=13)
+    return figure
+
+
+def _draw_plane(axes, found: Boundary) -> None:
+    mode, lrs, alive = found.method.mode, np.geomspace(0.008, 6.5, 150), found.survived
+    x, y = np.broadcast_to(found.lrs[:, None], found.grid.shape), found.grid * found.lrs[:, None]
+    without = limit(replace(found.method, mode="none"))(1.0)
+    axes.axhline(without, color="black", linewidth=1, linestyle="--", label="no decay")
+    line = [max(0.0, lr * limit(found.method)(lr)) for lr in lrs]
+    axes.plot(lrs, line, **theory(mode, color="black", label="derived limit"))
+    axes.plot(x[alive], y[alive], **measured(mode, label="survived", markersize=3.4))
+    axes.plot(x[~alive], y[~alive], "x", color=MUTED, markersize=3.4, label="blew up")
+    axes.set(xscale="log", xlabel="learning rate η  (λ = 1)", ylabel="ηh, curvature in units of 1/η", ylim=(-0.15, 5.9))
+    axes.set_title(f"heavy ball, β = {BETA:g}, {LABELS[mode]} decay")
+    axes.legend(loc="upper center", ncols=4, columnspacing=1, handletextpad=0.3, handlelength=1.5)
+
+
+def _draw_digits(axes, edges: dict[str, Edge]) -> None:
+    fine = np.linspace(0.9, 1.1, 101)
+    axes.axvline(1, color=MUTED, linewidth=1)
+    axes.axhline(1, color=MUTED, linewidth=1)
+    for mode, edge in edges.items():
+        axes.plot(fine, [edge.derived(ratio * edge.predicted) for ratio in fine], **theory(mode, label=None))
+        axes.plot(edge.ratios, edge.growth, **measured(mode, label=f"{LABELS[mode]}, η = {edge.predicted:.2f}"))
+    axes.text(1.098, 0.97, "comes back", ha="right", va="top", color="#555555")
+    axes.text(1.098, 1.01, "leaves", ha="right", va="bottom", color="#555555")
+    axes.set(xlabel="η / derived limit", ylabel="growth of a nudge, factor per step")
+    axes.set_title(f"logistic regression on digits, λ = {DECAY_ON_DIGITS:g} (lines: derived)")
+    axes.legend(loc="upper left", title="derived limit", alignment="left", handletextpad=0.3)
+
+
+STUDY = Study("stability", CLAIM, SOURCE, measure, draw)
