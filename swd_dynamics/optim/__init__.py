@@ -6,6 +6,7 @@ witness to the other.
 
 from swd_dynamics.optim.adais import AdaiS
 from swd_dynamics.optim.adams import AdamS
+from swd_dynamics.optim.counterparts import OPTIMIZERS
 from swd_dynamics.optim.sgds import SGDS
 
-__all__ = ["SGDS", "AdaiS", "AdamS"]
+__all__ = ["OPTIMIZERS", "SGDS", "AdaiS", "AdamS"]

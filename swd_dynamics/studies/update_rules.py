@@ -1,7 +1,6 @@
 """Study: every catalogue entry is the optimizer it is named after, step by step and to round-off."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 
@@ -11,8 +10,8 @@ import xarray
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from swd_dynamics import optim
 from swd_dynamics.crosscheck import Verdict, judge_at_least, must_be_refuted, replay
+from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import house_style
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, Stable, UpdateRule
@@ -28,22 +27,6 @@ ADAM_LIKE = {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.05}
 ADAI_LIKE = {"lr": 0.1, "betas": (0.1, 0.99), "eps": 1e-3, "weight_decay": 0.05}
 
 
-def _torch(name: str, **fixed) -> Callable:
-    return lambda parameters, **arguments: getattr(torch.optim, name)(parameters, **arguments, **fixed)
-
-
-# Every catalogue entry with a real counterpart: how to make it, and the arguments both sides are given.
-REAL: dict[str, tuple[Callable, dict]] = {
-    "SGD": (_torch("SGD"), SGD_LIKE),
-    "SGDS": (optim.SGDS, SGD_LIKE),
-    "Adam": (_torch("Adam"), ADAM_LIKE),
-    "AdamW": (_torch("AdamW"), ADAM_LIKE),
-    "AdamS": (optim.AdamS, ADAM_LIKE),
-    "AMSGrad": (_torch("Adam", amsgrad=True), ADAM_LIKE),
-    "AMSGradW": (_torch("AdamW", amsgrad=True), ADAM_LIKE),
-    "AMSGradS": (lambda parameters, **arguments: optim.AdamS(parameters, **arguments, amsgrad=True), ADAM_LIKE),
-    "AdaiS": (optim.AdaiS, ADAI_LIKE),
-}
 # Methods that are one: a run of the first is replayed by the second as well, with the arguments given.
 TWINS = {
     ("SGDS", "SGDW"): {"weight_decay": SGD_LIKE["weight_decay"] / (1 - SGD_LIKE["momentum"])},
@@ -70,7 +53,7 @@ def measure(setting: Setting) -> Findings:
     verdicts: list[Verdict] = []
     pairings = Pairings([], list(CATALOG), np.empty((0, len(CATALOG))))
     for task in tasks:
-        for name in setting.track(REAL, f"update-rules on {task.name}"):
+        for name in setting.track(OPTIMIZERS, f"update-rules on {task.name}"):
             recording = run(task, name, steps)
             verdicts.append(replay(rule(name), recording, name=f"{name} on {task.name}"))
             pairings = _with_row(pairings, f"{name}, {task.name}", recording.isel(step=slice(300), iterate=slice(301)))
@@ -81,17 +64,21 @@ def measure(setting: Setting) -> Findings:
     return Findings([*verdicts, _quietest(pairings)], pairings)
 
 
+def arguments(name: str) -> dict:
+    """The arguments that a rule and its real counterpart are both given."""
+    return SGD_LIKE if name.startswith("SGD") else ADAI_LIKE if name.startswith("Adai") else ADAM_LIKE
+
+
 def rule(name: str, **changed) -> UpdateRule:
     """The catalogue's rule with the arguments of this study."""
-    arguments = SGD_LIKE if name.startswith("SGD") else ADAI_LIKE if name.startswith("Adai") else ADAM_LIKE
-    return CATALOG[name](**(arguments | changed))
+    return CATALOG[name](**(arguments(name) | changed))
 
 
 def run(task: Task, name: str, steps: int) -> xarray.Dataset:
     """A recorded run of the real optimizer of that name, from the task's own start."""
     task = task.fresh()
-    make, arguments = REAL[name]
-    return record(make(task.model.parameters(), **arguments), task.loss, steps, seed=0, data=task.name)
+    optimizer = OPTIMIZERS[name](task.model.parameters(), **arguments(name))
+    return record(optimizer, task.loss, steps, seed=0, data=task.name)
 
 
 def _with_row(pairings: Pairings, run_name: str, recording) -> Pairings:
@@ -115,11 +102,11 @@ def _twins(name: str, task: Task, recording) -> list[Verdict]:
 def _plain_sgd(task: Task, steps: int) -> list[Verdict]:
     """Without momentum L2, decoupled and stable decay are one method."""
     task = task.fresh()
-    arguments = {"lr": 0.05, "weight_decay": 0.02}
-    recording = record(torch.optim.SGD(task.model.parameters(), **arguments), task.loss, min(steps, 1000))
+    plain = {"lr": 0.05, "weight_decay": 0.02}
+    recording = record(torch.optim.SGD(task.model.parameters(), **plain), task.loss, min(steps, 1000))
     return [
         replace(
-            replay(CATALOG[name](**arguments), recording, name=f"{name} without momentum is SGD"),
+            replay(CATALOG[name](**plain), recording, name=f"{name} without momentum is SGD"),
             claim=f"Without momentum {name} is torch's SGD: it replays its run",
         )
         for name in ("SGDW", "SGDS")
@@ -133,14 +120,14 @@ def _authors() -> list[Verdict]:
         arrays = {name: stored[name] for name in stored.files}
     verdicts = []
     for case, made in json.loads(str(arrays["meta"])).items():
-        arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in made["kwargs"].items()}
-        name = "AMSGradS" if arguments.pop("amsgrad", False) else made["optimizer"]
+        given = {key: tuple(v) if isinstance(v, list) else v for key, v in made["kwargs"].items()}
+        name = "AMSGradS" if given.pop("amsgrad", False) else made["optimizer"]
         trajectory = {
             "theta": (("iterate", "weight"), arrays[f"trajectory/{case}"]),
             "gradient": (("step", "weight"), arrays["gradients"]),
         }
         recording = xarray.Dataset(trajectory, attrs={"optimizer": f"{made['optimizer']} of the authors"})
-        verdicts.append(replay(CATALOG[name](**arguments), recording, name=f"authors' {case}"))
+        verdicts.append(replay(CATALOG[name](**given), recording, name=f"authors' {case}"))
     return verdicts
 
 
@@ -187,6 +174,7 @@ def draw(pairings: Pairings) -> Figure:
             title="Only the right rule replays a run to round-off (=)",
         )
         axes.grid(visible=False)
+        axes.axhline(len(pairings.runs) / 2 - 0.5, color="white", linewidth=2)
         figure.colorbar(image, label="largest departure, in units of 8·eps·√k")
     return figure
 
