@@ -1,1 +1,44 @@
-"""The continuous-time dynamics of weight decay: derived, simulated, and checked against real optimizers."""
+"""The continuous-time dynamics of weight decay: derived, simulated, and checked against real optimizers.
+
+>>> import swd_dynamics as sd
+>>> rule = sd.CATALOG["SGDS"](lr=0.1, momentum=0.75, weight_decay=0.5)
+>>> sd.fixed_point(rule).value
+2*h*theta^*/(2*h + 1)
+
+Every name is imported when it is first used: torch, sympy and matplotlib only with what needs them.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+
+_HOMES = {
+    "CATALOG": "rules",
+    "DECAYS": "rules",
+    "UpdateRule": "rules",
+    "equations": "symbolic",
+    "modified_equation": "symbolic",
+    "fixed_point": "symbolic",
+    "stability_limit": "symbolic",
+    "Flow": "flows",
+    "Probe": "probe",
+    "record": "probe",
+    "replay": "crosscheck",
+    "convergence_order": "crosscheck",
+}
+_FOLDERS = ("crosscheck", "flows", "optim", "plots", "probe", "rules", "studies", "symbolic", "tasks")
+
+__all__ = [*_HOMES, *_FOLDERS]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str):
+    if name in _FOLDERS:
+        return import_module(f"swd_dynamics.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"swd_dynamics.{_HOMES[name]}"), name)
+    if name == "__version__":
+        return version("swd-dynamics")
+    raise AttributeError(f"swd_dynamics has no {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,111 @@
+"""The command line: what a user types, what comes back, and how mistakes read."""
+
+import subprocess
+import sys
+
+import pytest
+
+from swd_dynamics.__main__ import main
+from swd_dynamics.studies import MODULES
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A short AdamW run on disk."""
+    run = tmp_path_factory.mktemp("runs") / "adamw"
+    command = ["record", "--optimizer", "AdamW", "--task", "quadratic", "--steps", "30", "--out", str(run)]
+    assert main([*command, "--weight-decay", "0.1", "--lr", "0.05"]) == 0
+    return run
+
+
+def test_studies_lists_every_claim(capsys):
+    """Assert that every study is listed with its claim."""
+    assert main(["studies"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(MODULES)
+    assert all(line.endswith(".") and len(line) > 40 for line in lines)
+
+
+def test_a_recorded_run_replays_as_itself_only(recorded, capsys):
+    """Assert that record and replay agree on the right rule, and exit with 1 on a wrong one."""
+    assert main(["replay", str(recorded), "--as", "AdamW"]) == 0
+    assert main(["replay", str(recorded), "--as", "AdamS"]) == 1
+    said = capsys.readouterr().out
+    assert "✓ confirmed" in said and "✗ refuted" in said and "first departure at step 1" in said
+
+
+def test_a_diverging_run_is_a_result(tmp_path, capsys):
+    """Assert that a run that blows up is recorded, and said to have diverged at its step."""
+    command = ["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "400", "--lr", "1e3"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert "diverged at step" in capsys.readouterr().out
+    assert main(["replay", str(tmp_path / "run"), "--as", "SGD"]) == 2
+    assert "diverged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["equations", "modified-equation", "fixed-point", "linear-map", "eigenvalues",
+                                  "stability-limit", "long-run-decay-rate"])  # fmt: skip
+def test_derive_shows_steps_and_latex(what, capsys):
+    """Assert that every derivation prints its steps, or its formula as LaTeX."""
+    assert main(["derive", "SGDS", "--what", what, "--nesterov"]) == 0
+    assert "1. " in capsys.readouterr().out
+    assert main(["derive", "SGDS", "--what", what, "--latex"]) == 0
+    assert "\\" in capsys.readouterr().out
+
+
+MISTAKES = {
+    "derive AdamZ": "unknown optimizer 'AdamZ'; known: Adam",
+    "derive AdamS --what limit": "unknown derivation 'limit'",
+    "derive AdamS --nesterov": "has no momentum options",
+    "derive SGDS --dampening --nesterov": "nesterov needs",
+    "derive --nope": "--nope",
+    "reproduce stabilty": "unknown study 'stabilty'; known: stability",
+    "reproduce stability --device tpu": "tpu",
+    "replay nowhere --as AdamW": "nowhere",
+    "replay nowhere --as AdamX": "unknown optimizer 'AdamX'",
+    "record --optimizer Adam --task mnist --steps 3 --out x": "unknown task 'mnist'",
+    "record --optimizer Lion --task network --steps 3 --out x": "unknown real optimizer 'Lion'",
+    "record --optimizer Adam --task quadratic --steps 0 --out x": "steps",
+    "record --optimizer Adam --task quadratic --steps many --out x": "many",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --lr -1": "-1",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --momentum .9": "momentum",
+    "record --optimizer SGDS --task quadratic --steps 3 --out x --momentum 1.5": "1.5",
+    "nonsense": "nonsense",
+}
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(command, capsys, tmp_path, monkeypatch):
+    """Assert that a user's mistake is one line on standard error, exit code 2, and leaves nothing behind."""
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("swd-dynamics: ") and MISTAKES[command] in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(recorded, capsys):
+    """Assert that record refuses a folder that exists, and leaves it as it is."""
+    before = {path: path.read_bytes() for path in recorded.iterdir()}
+    assert main(["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "3", "--out", str(recorded)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in recorded.iterdir()} == before
+
+
+def test_a_damaged_recording_is_one_clear_line(recorded, tmp_path, capsys):
+    """Assert that a truncated recording is refused in one line."""
+    (tmp_path / "run").mkdir()
+    for path in recorded.iterdir():
+        (tmp_path / "run" / path.name).write_bytes(path.read_bytes()[:-200])
+    assert main(["replay", str(tmp_path / "run"), "--as", "AdamW"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_as_a_program():
+    """Assert that python -m swd_dynamics gives help with every command, and exit codes that a shell sees."""
+    command = [sys.executable, "-m", "swd_dynamics"]
+    helped = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(name in helped for name in ("studies", "reproduce", "derive", "record", "replay"))
+    failed = subprocess.run([*command, "derive", "AdamZ"], capture_output=True, text=True)
+    assert failed.returncode == 2 and "Traceback" not in failed.stderr
