@@ -1,8 +1,8 @@
 """All that a rule may use besides ``+ - * /``: the same five words for floats, numpy, torch and sympy.
 
 torch tensors answer by their own methods, numbers and arrays by numpy. A sympy expression answers with an algebraic
-root, or with an *opaque* function of the word's name, to which :mod:`swd_dynamics.symbolic` gives its laws. Neither torch nor
-sympy is imported here: an argument of theirs can only exist where they have been imported already.
+root, or with an *opaque* function of the word's name, to which :mod:`swd_dynamics.symbolic` gives its laws. Neither
+torch nor sympy is imported here: an argument of theirs can only exist where they have been imported already.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Does a flow follow the iterates to the order it claims? The slope of their distance as the learning rate is halved."""
+"""Does a flow follow the iterates to the order it claims? The slope of their distance as η is halved."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -43,7 +43,8 @@ def convergence_order(
         Its rule's learning rate is replaced by each of ``lrs`` in turn.
     theta0 : array, shape (n,)
     t : float
-        Time covered, t = ηk; the memory starts on its slow manifold and the step count late, so that no transient is seen.
+        Time covered, t = ηk; the memory starts on its slow manifold and the step count late, so that no transient is
+        seen.
     lrs : sequence of float
         At least five learning rates, each half the one before.
     allowed : float
@@ -58,8 +59,8 @@ def convergence_order(
     Returns
     -------
     Verdict
-        ``measured`` is the least-squares slope of log max_k‖θ_k − θ(ηk)‖ over log η. Inconclusive where the solver's own
-        error is not below a hundredth of the smallest distance. Evidence: ``lr``, ``error``, ``solver_error``.
+        ``measured`` is the least-squares slope of log max_k‖θ_k − θ(ηk)‖ over log η. Inconclusive where the solver's
+        own error is not below a hundredth of the smallest distance. Evidence: ``lr``, ``error``, ``solver_error``.
 
     Raises
     ------
@@ -70,13 +71,13 @@ def convergence_order(
     -----
     Source: backward error analysis, Hairer, Lubich & Wanner 2006, ch. IX.
     """
-    lrs = np.asarray(lrs, dtype=float)
-    if len(lrs) < 5 or not np.allclose(lrs[:-1] / lrs[1:], 2):
-        raise InputError(f"lrs = {lrs.tolist()} is not allowed: give at least five, each half the one before")
+    lr = np.asarray(lrs, dtype=float)
+    if len(lr) < 5 or not np.allclose(lr[:-1] / lr[1:], 2):
+        raise InputError(f"lrs = {lr.tolist()} is not allowed: give at least five, each half the one before")
     order = expected if expected is not None else (1 if flow.order == "state" else flow.order)
-    pairs = [_distance(replace(flow, rule=replace(flow.rule, lr=lr)), theta0, t, iterates, solver) for lr in lrs]
+    pairs = [_distance(replace(flow, rule=replace(flow.rule, lr=each)), theta0, t, iterates, solver) for each in lr]
     error, solver_error = map(np.array, zip(*pairs, strict=True))
-    slope = float(np.polyfit(np.log(lrs), np.log(error), 1)[0])
+    slope = float(np.polyfit(np.log(lr), np.log(error), 1)[0])
     known = bool((solver_error <= NEGLIGIBLE * error).all())
     verdict = judge(
         name,
@@ -84,8 +85,8 @@ def convergence_order(
         predicted=order,
         measured=slope if known else float("nan"),
         allowed=allowed,
-        why=f"slope over {len(lrs) - 1} halvings from η = {lrs[0]:g}: what is left of the next order",
-        evidence={"lr": lrs, "error": error, "solver_error": solver_error},
+        why=f"slope over {len(lr) - 1} halvings from η = {lr[0]:g}: what is left of the next order",
+        evidence={"lr": lr, "error": error, "solver_error": solver_error},
     )
     return verdict if known else replace(verdict, cause="the solver's own error is not negligible: lower its tolerance")
 

@@ -25,7 +25,8 @@ def recorded_rule(name: str, recording: "xarray.Dataset") -> UpdateRule:
     UnknownName
         If the catalogue has no such entry.
     InputError
-        If the recording does not say with which arguments it was made, or its groups differ in more than lr and weight decay.
+        If the recording does not say with which arguments it was made, or its groups differ in more than lr and weight
+        decay.
     """
     entry = CATALOG[name]
     groups = _groups(recording)

@@ -1,4 +1,4 @@
-"""Does a recorded run follow a rule? The rule is fed the recorded gradients and its steps are held against the recorded ones."""
+"""Does a recorded run follow a rule? The rule is fed its gradients and makes its own steps; the two are compared."""
 
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,8 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
     Returns
     -------
     Verdict
-        Confirmed if departure(k) ≤ 8·eps·√k at every step, eps that of the recorded dtype; ``first_departure`` is the number
-        of the first step (from 1) that is not. Evidence: ``departure`` and ``allowed``, shape (steps,).
+        Confirmed if departure(k) ≤ 8·eps·√k at every step, eps that of the recorded dtype; ``first_departure`` is the
+        number of the first step (from 1) that is not. Evidence: ``departure`` and ``allowed``, shape (steps,).
 
     Raises
     ------
@@ -87,7 +87,8 @@ def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
     before = int(recording.attrs.get("steps_before", 0))
     if before != 0:
         raise InputError(
-            "the recording does not begin at the optimizer's first step, so that its memory is unknown: attach the probe earlier"
+            "the recording does not begin at the optimizer's first step, so that its memory is unknown:"
+            " attach the probe earlier"
         )
     theta, gradients = np.asarray(recording["theta"], float), np.asarray(recording["gradient"], float)
     if len(gradients) == 0:

@@ -49,8 +49,8 @@ class Verdict:
 
     def __str__(self) -> str:
         mark = MARKS[self.status]
-        said = f"{mark} {self.status}: {self.claim}\n    predicted {_short(self.predicted)}, measured {_short(self.measured)}"
-        said += f", allowed {_short(self.allowed)} ({self.why})"
+        said = f"{mark} {self.status}: {self.claim}\n    predicted {_short(self.predicted)}"
+        said += f", measured {_short(self.measured)}, allowed {_short(self.allowed)} ({self.why})"
         if self.first_departure is not None:
             said += f"\n    first departure at step {self.first_departure}"
         return said + (f"\n    cause: {self.cause}" if self.cause else "")
@@ -93,7 +93,8 @@ def must_be_refuted(name: str, mutant: Verdict) -> Verdict:
         predicted="refuted",
         measured=mutant.status,
         allowed=mutant.allowed,
-        why=f"measured {_short(mutant.measured)} where {_short(mutant.predicted)} ± {_short(mutant.allowed)} would pass",
+        why=f"measured {_short(mutant.measured)}"
+        f" where {_short(mutant.predicted)} ± {_short(mutant.allowed)} would pass",
         status="confirmed" if mutant.status == "refuted" else "refuted",
         first_departure=mutant.first_departure,
         evidence=mutant.evidence,

@@ -157,6 +157,7 @@ class Flow:
             first = equation.first(theta, gradient, held)
             if self.order == 1:
                 return lr * first
+            assert self.hvp is not None  # order 2 is refused without one
             return lr * (first + lr * equation.second(theta, gradient, first, self.hvp(theta, first), held))
 
         return field, theta0

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swd_dynamics.optim.arguments import check, check_pair
+from swd_dynamics.hyperparameter import check, check_pair
 from swd_dynamics.optim.optimizer import StableDecayOptimizer, loss_gradient, mean_over_weights
 
 
@@ -72,7 +72,7 @@ class AdaiS(StableDecayOptimizer):
         lr=1e-3,
         betas=(0.1, 0.99),
         eps=1e-3,
-        weight_decay=0,
+        weight_decay: float = 0,
         *,
         maximize=False,
     ):

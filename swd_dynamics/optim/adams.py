@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swd_dynamics.optim.arguments import check, check_pair
+from swd_dynamics.hyperparameter import check, check_pair
 from swd_dynamics.optim.optimizer import StableDecayOptimizer, loss_gradient, mean_over_weights
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.optim.arguments import check
+from swd_dynamics.hyperparameter import check
 from swd_dynamics.optim.optimizer import StableDecayOptimizer, loss_gradient
 
 
@@ -65,9 +65,9 @@ class SGDS(StableDecayOptimizer):
         self,
         params,
         lr=1e-3,
-        momentum=0,
-        dampening=0,
-        weight_decay=0,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
         nesterov=False,
         *,
         maximize=False,

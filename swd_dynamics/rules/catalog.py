@@ -8,9 +8,9 @@ import numpy as np
 
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.errors import InputError, Table
+from swd_dynamics.hyperparameter import check
 from swd_dynamics.rules.decay import L2, Decay, Decoupled, Stable
 from swd_dynamics.rules.direction import SGD, Adai, Adam, AMSGrad, Direction, HeavyBall, Nesterov
-from swd_dynamics.rules.hyperparameter import check
 from swd_dynamics.rules.update import UpdateRule
 
 
@@ -28,7 +28,7 @@ class Entry:
     decay: Callable[[Any], Decay]
     weight_decay: float
 
-    def __call__(self, lr=1e-3, *, weight_decay=None, **direction) -> UpdateRule:
+    def __call__(self, lr: Any = 1e-3, *, weight_decay: Any = None, **direction) -> UpdateRule:
         rate = self.weight_decay if weight_decay is None else weight_decay
         try:
             chosen = self.family(**direction)

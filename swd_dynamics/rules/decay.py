@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from swd_dynamics.errors import Table
-from swd_dynamics.rules.hyperparameter import check
+from swd_dynamics.hyperparameter import check
 
 
 class Decay(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from swd_dynamics.arithmetic import clip, decayed, maximum, mean, sqrt
-from swd_dynamics.rules.hyperparameter import check, check_pair
+from swd_dynamics.hyperparameter import check, check_pair
 
 
 class Direction(Protocol):
@@ -16,13 +16,15 @@ class Direction(Protocol):
     1. ``rest(theta)`` returns the memory before the first gradient: a NamedTuple whose entries are shaped like θ
        (``0 * theta`` is a zero for floats, arrays, tensors and symbols alike).
     2. ``remember(memory, gradient, step)`` returns the memory after this gradient, a tuple of the same type.
-    3. ``step(memory, gradient, step)`` returns what is multiplied by −η and added to the weights; ``memory`` is the *new* one.
+    3. ``step(memory, gradient, step)`` returns what is multiplied by −η and added to the weights; ``memory`` is the
+       *new* one.
     4. ``effective_lr(lr, memory, step)`` returns η_eff, one number for all weights: how far a unit of gradient moves a
        weight in the end, the preconditioner held and the momentum summed out.
-    5. All four use ``+ - * /`` and the words of :mod:`swd_dynamics.arithmetic` and nothing else. Bias correction goes through
-       ``decayed(beta, step)``, averages over weights through ``mean``, so that sympy can read them.
-    6. Hyperparameters are fields of a frozen dataclass: floats and tuples of floats become letters in a derivation, anything
-       else (an int, a bool) is taken as structure. Memory entries must not feed on later ones' *new* values in a circle.
+    5. All four use ``+ - * /`` and the words of :mod:`swd_dynamics.arithmetic` and nothing else. Bias correction goes
+       through ``decayed(beta, step)``, averages over weights through ``mean``, so that sympy can read them.
+    6. Hyperparameters are fields of a frozen dataclass: floats and tuples of floats become letters in a derivation,
+       anything else (an int, a bool) is taken as structure. Memory entries must not feed on later ones' *new* values in
+       a circle.
     """
 
     def rest(self, theta) -> Any: ...

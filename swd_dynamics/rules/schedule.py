@@ -1,13 +1,14 @@
 """Learning rate as a function of the number of steps taken, with the formulas of torch.optim.lr_scheduler.
 
-``schedule(k)`` takes whole steps or, for a flow, any number between. Any function of the step is a schedule; these are the usual ones.
+``schedule(k)`` takes whole steps or, for a flow, any number between. Any function of the step is a schedule; these are
+the usual ones.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, floor, pi
 
-from swd_dynamics.rules.hyperparameter import check
+from swd_dynamics.hyperparameter import check
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.errors import InputError
+from swd_dynamics.hyperparameter import check
 from swd_dynamics.rules.decay import Decay, NoDecay
 from swd_dynamics.rules.direction import Direction
-from swd_dynamics.rules.hyperparameter import check
 
 
 class State(NamedTuple):
@@ -50,7 +50,8 @@ class UpdateRule:
         η > 0. A schedule is a function of the number of steps already taken (0 on the first step, as in torch).
         An array gives every weight its own, so that parameter groups are one rule over the flattened vector.
     direction : Direction
-        How gradients become a step: any object with the four methods of :class:`~swd_dynamics.rules.direction.Direction`.
+        How gradients become a step: any object with the four methods of
+        :class:`~swd_dynamics.rules.direction.Direction`.
     decay : Decay
         One of the four modes of :data:`~swd_dynamics.rules.decay.DECAYS`; its ``rate`` may be an array too.
 

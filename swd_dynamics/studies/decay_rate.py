@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from xarray import Dataset
 
 from swd_dynamics.crosscheck import Verdict, judge, judge_at_least, must_be_refuted
-from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, State, UpdateRule
 from swd_dynamics.rules.direction import Moments
+from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.symbolic import long_run_decay_rate
 from swd_dynamics.tasks import Task, quadratic, tanh_network
@@ -87,13 +87,8 @@ def arguments(name: str) -> dict[str, Any]:
 
 
 def real(name: str, weights) -> torch.optim.Optimizer:
-    """The real optimizer of that name.
-
-    torch has no SGDW. It and SGDS are one method in two units: SGDS given λ(1−β) takes off ηλ, as SGDW does.
-    """
-    if name == "SGDW":
-        return OPTIMIZERS["SGDS"](weights, **(SGD_LIKE | {"weight_decay": DECAY * (1 - SGD_LIKE["momentum"])}))
-    return OPTIMIZERS[name](weights, **arguments(name))
+    """The real optimizer with the arguments of this study."""
+    return REAL[name](weights, **arguments(name))
 
 
 def run(task: Task, name: str, third: int, factor: float = FACTOR) -> Dataset:

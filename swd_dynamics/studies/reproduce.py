@@ -64,7 +64,7 @@ def reproduce(names: Iterable[str] = (), *, setting: Setting, out: Path, announc
 
 
 def departures(study: str, verdicts: list[Verdict], committed: dict[str, dict[str, str]]) -> list[str]:
-    """Where the statuses of a study differ from the committed ones, each as a sentence; none if nothing is committed."""
+    """Where the statuses of a study differ from the committed ones, each a sentence; none if nothing is committed."""
     known = committed.get(study)
     if known is None:
         return []

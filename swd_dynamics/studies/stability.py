@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from swd_dynamics import optim
 from swd_dynamics.crosscheck import Verdict, judge, must_be_refuted
 from swd_dynamics.plots import LABELS, MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, UpdateRule
+from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.symbolic import eigenvalues, fixed_point, notation, stability_limit
 from swd_dynamics.tasks import Task, logistic_regression, quadratic
@@ -37,25 +37,9 @@ DIRECTIONS = {
 }
 
 
-def _sgdw(parameters, *, weight_decay: float, momentum: float, **more) -> torch.optim.Optimizer:
-    """torch has no SGD with decoupled decay; SGDW and SGDS are one method in two units, and this takes off ηλ."""
-    arguments = {"weight_decay": weight_decay * (1 - momentum), "momentum": momentum, **more}
-    return optim.SGDS(parameters, **arguments)
-
-
-# The catalogue's entry and the real optimizer, per decay mode.
-SGD_FAMILY = {
-    "none": ("SGD", torch.optim.SGD),
-    "L2": ("SGD", torch.optim.SGD),
-    "decoupled": ("SGDW", _sgdw),
-    "stable": ("SGDS", optim.SGDS),
-}
-ADAM_FAMILY = {
-    "none": ("Adam", torch.optim.Adam),
-    "L2": ("Adam", torch.optim.Adam),
-    "decoupled": ("AdamW", torch.optim.AdamW),
-    "stable": ("AdamS", optim.AdamS),
-}
+# The catalogue's entry per decay mode.
+SGD_FAMILY = {"none": "SGD", "L2": "SGD", "decoupled": "SGDW", "stable": "SGDS"}
+ADAM_FAMILY = {"none": "Adam", "L2": "Adam", "decoupled": "AdamW", "stable": "AdamS"}
 
 
 @dataclass(frozen=True)
@@ -67,8 +51,8 @@ class Method:
     decay: float = DECAY
 
     @property
-    def family(self) -> dict:
-        return ADAM_FAMILY if self.direction == "Adam" else SGD_FAMILY
+    def name(self) -> str:
+        return (ADAM_FAMILY if self.direction == "Adam" else SGD_FAMILY)[self.mode]
 
     @property
     def arguments(self) -> dict:
@@ -78,10 +62,10 @@ class Method:
     def rule(self) -> UpdateRule:
         """The rule, with a letter for the learning rate."""
         arguments = {"lr": notation.lr, **self.arguments}
-        return CATALOG[self.family[self.mode][0]](**arguments)
+        return CATALOG[self.name](**arguments)
 
     def real(self, parameters, **more) -> torch.optim.Optimizer:
-        return self.family[self.mode][1](parameters, **(self.arguments | more))
+        return REAL[self.name](parameters, **(self.arguments | more))
 
 
 class Boundary(NamedTuple):

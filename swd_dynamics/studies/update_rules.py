@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ def _twins(name: str, task: Task, recording) -> list[Verdict]:
 def _plain_sgd(task: Task, steps: int) -> list[Verdict]:
     """Without momentum L2, decoupled and stable decay are one method."""
     task = task.fresh()
-    plain = {"lr": 0.05, "weight_decay": 0.02}
+    plain: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.02}
     recording = record(torch.optim.SGD(task.model.parameters(), **plain), task.loss, min(steps, 1000))
     return [
         replace(
@@ -134,7 +135,7 @@ def _authors() -> list[Verdict]:
 def _mutant(task: Task, recording) -> Verdict:
     """A stable decay that is off by a millionth."""
     right = rule("AdamS")
-    wrong = replace(right, decay=Stable(right.decay.rate * (1 + 1e-6)))
+    wrong = replace(right, decay=Stable(cast(Stable, right.decay).rate * (1 + 1e-6)))
     verdict = replace(replay(wrong, recording), claim="AdamS takes off a millionth more than λη_eff")
     return must_be_refuted(f"mutant: λ off by 1e-6 on {task.name}", verdict)
 

@@ -1,4 +1,4 @@
-"""What a derivation gives back: a result, what it assumes, and the steps that lead there, readable in Jupyter and in a terminal."""
+"""What a derivation gives back: a result, what it assumes and the steps to it, readable in Jupyter and a terminal."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from swd_dynamics.symbolic.notation import latex
 
 
 class NotDerivable(InputError):
-    """The rule has a form that this derivation does not cover; the message says which part and what would be covered."""
+    """The rule has a form that this derivation does not cover; the message says which part, and what would be."""
 
 
 class DerivationStep(NamedTuple):

@@ -13,8 +13,8 @@ from swd_dynamics.symbolic.notation import exact, lettered
 def fixed_point(rule: UpdateRule) -> Derivation:
     """Where the weights come to rest on f = ½h(θ−θ*)², the preconditioner of an adaptive direction frozen.
 
-    Frozen means that √v is made by gradient noise much larger than the gradient. In full batch v follows g², and an adaptive
-    rule rests elsewhere: at the zeros of ``modified_equation(rule).first``.
+    Frozen means that √v is made by gradient noise much larger than the gradient. In full batch v follows g², and an
+    adaptive rule rests elsewhere: at the zeros of ``modified_equation(rule).first``.
 
     Returns
     -------

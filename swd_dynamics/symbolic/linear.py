@@ -1,12 +1,13 @@
 """A rule on a quadratic f = ½h(θ−θ*)²: its linear map, eigenvalues, stability limit and long-run decay.
 
 An adaptive direction is linear once its preconditioner is frozen. Which entries of the memory are the preconditioner is
-found, not declared: those that depend on the gradient nonlinearly. Entries that hear of no gradient at all (a product of βs)
-stand at their own rest point.
+found, not declared: those that depend on the gradient nonlinearly. Entries that hear of no gradient at all (a product
+of βs) stand at their own rest point.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, cast
 
 import numpy as np
 import sympy
@@ -19,7 +20,7 @@ from swd_dynamics.symbolic.modified import affine, one_minus
 from swd_dynamics.symbolic.notation import PerWeight, exact, lettered, primed
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
-z = Symbol("z")
+z: Any = Symbol("z")  # Any: sympy annotates generators as strings and numbers only
 SAMPLES = 24  # sample points at which it is decided which of several boundaries comes first
 
 
@@ -98,8 +99,8 @@ def stability_limit(rule: UpdateRule) -> Derivation:
     -------
     Derivation
         ``.value``: an expression, ∞ if every curvature is stable. Where letters leave open which of several conditions
-        is violated first, that is decided at sample points, and ``.assumptions`` says so; if it changes from sample to sample
-        the result is the smallest of those that occur.
+        is violated first, that is decided at sample points, and ``.assumptions`` says so; if it changes from sample to
+        sample the result is the smallest of those that occur.
 
     Raises
     ------
@@ -186,11 +187,11 @@ def _names(symbols) -> str:
 
 
 def _frozen_names(roots: dict[Symbol, Expr]) -> str:
-    return _names(value.base for letter, value in roots.items() if isinstance(letter, PerWeight))
+    return _names(value.as_base_exp()[0] for letter, value in roots.items() if isinstance(letter, PerWeight))
 
 
 def _frozen(step: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Expr]]:
-    """The trace with its preconditioner as constants, the memory that still moves, and what the constants' letters stand for.
+    """The trace with its preconditioner as letters, the memory that still moves, and what those letters stand for.
 
     A frozen entry is written as the square of a letter, and a mean of frozen entries too: with √v a letter, all that
     follows is rational algebra.
@@ -198,7 +199,7 @@ def _frozen(step: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Expr]]
     step = _hold_squares(step)
     entries = dict(zip(step.memory, step.remembered, strict=True))
     frozen = {symbol for symbol, expression in entries.items() if expression == symbol}
-    still = {s: s for s in frozen}
+    still: dict[Symbol, Expr] = {s: s for s in frozen}
     for symbol, expression in entries.items():
         others = (expression.free_symbols & {*step.memory, notation.total}) - frozen - {symbol}
         if symbol not in frozen and not others:
@@ -265,7 +266,7 @@ def _roots(polynomial: sympy.Poly) -> tuple[Expr, ...]:
 def _radicals(polynomial: sympy.Poly) -> list[Expr]:
     if polynomial.degree() > 2:
         return sympy.roots(polynomial, multiple=True)
-    _, *rest = (sympy.factor(c / polynomial.LC()) for c in polynomial.all_coeffs())
+    _, *rest = (cast(Expr, sympy.factor(c / polynomial.LC())) for c in polynomial.all_coeffs())
     if len(rest) == 1:
         return [one_minus(sympy.factor(-rest[0]))]
     half, product = one_minus(sympy.factor(-rest[0] / 2)), one_minus(rest[1])
@@ -274,7 +275,7 @@ def _radicals(polynomial: sympy.Poly) -> list[Expr]:
 
 
 def _critical(polynomial: sympy.Poly) -> dict[str, Expr]:
-    """Jury's critical conditions: as h grows from a stable value, one of these vanishes first when a root leaves the circle."""
+    """Jury's critical conditions: as h grows from stability, one of them vanishes first as a root leaves the circle."""
     coefficients = polynomial.all_coeffs()  # from zⁿ down to z⁰
     n = len(coefficients) - 1
     upper = Matrix(n - 1, n - 1, lambda i, j: coefficients[j - i] if j >= i else 0)
@@ -284,7 +285,7 @@ def _critical(polynomial: sympy.Poly) -> dict[str, Expr]:
         "a root leaves at z = −1 where p(−1) = 0": polynomial.eval(-1),
         "a pair of complex roots leaves where this determinant vanishes": (upper - lower).det(),
     }
-    return {done: sympy.factor(condition) for done, condition in conditions.items()}
+    return {done: cast(Expr, sympy.factor(condition)) for done, condition in conditions.items()}
 
 
 def _stability(found: LinearMap, numbers: dict):
@@ -304,7 +305,7 @@ def _stability(found: LinearMap, numbers: dict):
 
 
 def _equation(left, right) -> sympy.Eq:
-    return sympy.Eq(Symbol(left) if isinstance(left, str) else left, right, evaluate=False)
+    return cast(sympy.Eq, sympy.Eq(Symbol(left) if isinstance(left, str) else left, right, evaluate=False))
 
 
 def _roots_in(condition: Expr, h: Symbol) -> list[Expr]:
@@ -343,7 +344,7 @@ def _first_boundaries(matrix: Matrix, boundaries: list[Expr], numbers: dict) -> 
     return [boundaries[i] for i in seen], tried
 
 
-def _sample(letter: Symbol, generator: np.random.Generator) -> float:
+def _sample(letter: Any, generator: np.random.Generator) -> float:
     """A plausible value: small learning rates and decays, anything between 0 and 1 for the rest."""
     if letter.name in ("eta", "lambda", "epsilon"):
         return 10 ** generator.uniform(-4, -0.5)

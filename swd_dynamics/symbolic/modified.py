@@ -1,12 +1,14 @@
 """The modified equation of a rule, to second order in the learning rate.
 
 The iterates are followed by a flow dθ/dt = F₀ + ηF₁ with t = ηk, up to O(η²). The memory is on its slow manifold,
-M = M₀(G) + ηM₁(G, Ġ), which it reaches after a few times 1/(1−β) steps. The time derivative ġ of the gradient is a symbol: the
-derivation never meets a Hessian, and who evaluates the flow puts in ġ = H·dθ/dt, one Hessian-vector product.
+M = M₀(G) + ηM₁(G, Ġ), which it reaches after a few times 1/(1−β) steps. The time derivative ġ of the gradient is a
+symbol: the derivation never meets a Hessian, and who evaluates the flow puts in ġ = H·dθ/dt, one Hessian-vector
+product.
 """
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import cast
 
 import sympy
 from sympy import Eq, Expr, S, Symbol
@@ -72,7 +74,8 @@ def modified_equation(rule: UpdateRule) -> ModifiedEquation:
     Notes
     -----
     Assumes β fixed as η → 0 (the memory is fast), a gradient that is not 0, and no kink crossed.
-    Source: backward error analysis, Hairer, Lubich & Wanner 2006, ch. IX; for Adam, Cattaneo, Klusowski & Shigida 2023, 2309.00079.
+    Source: backward error analysis, Hairer, Lubich & Wanner 2006, ch. IX; for Adam, Cattaneo, Klusowski & Shigida 2023,
+    2309.00079.
 
     Examples
     --------
@@ -155,8 +158,8 @@ def affine(expression: Expr, symbol: Symbol) -> tuple[Expr, Expr]:
     return slope, sympy.expand(rest) if slope == 0 else rest
 
 
-def _along(expression: Expr, change: dict[Symbol, Expr]) -> Expr:
-    """The derivative of an expression in a direction of change of its symbols; a mean changes by the mean of the change."""
+def _along(expression, change: dict[Symbol, Expr]) -> Expr:
+    """The derivative of an expression along a change of its symbols; a mean changes by the mean of the change."""
     moved = expression.xreplace({symbol: symbol + _s * rate for symbol, rate in change.items()})
     return sympy.diff(moved, _s).subs(_s, 0)
 
@@ -193,9 +196,8 @@ def tidy(expression: Expr) -> Expr:
     collected = sympy.collect(plain, (*rates, *masks.values()), evaluate=False)
     back = {size * sign: notation.total, size: sympy.Abs(notation.total), sign: sympy.sign(notation.total)}
     unmask = {mask: part for part, mask in masks.items()}
-    return sympy.Add(*(rate * one_minus(_over_one_bar(c, sign)).subs(back) for rate, c in collected.items())).xreplace(
-        unmask
-    )
+    tidied = sympy.Add(*(rate * one_minus(_over_one_bar(c, sign)).subs(back) for rate, c in collected.items()))
+    return cast(Expr, tidied.xreplace(unmask))
 
 
 def _over_one_bar(coefficient: Expr, sign: Symbol) -> Expr:
@@ -206,10 +208,10 @@ def _over_one_bar(coefficient: Expr, sign: Symbol) -> Expr:
         if numerator.has(sign)
         else numerator
     )
-    return sympy.factor(odd / denominator)
+    return cast(Expr, sympy.factor(odd / denominator))
 
 
-def one_minus(expression: Expr) -> Expr:
+def one_minus(expression) -> Expr:
     """1 − β for −(β − 1), as everyone writes it: a change of form only."""
 
     def is_turned(e):

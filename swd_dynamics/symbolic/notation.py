@@ -1,6 +1,7 @@
 """The one table of letters: code says ``lr`` and ``momentum``, formulas say η and β."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import sympy
@@ -11,7 +12,7 @@ from swd_dynamics.rules.update import UpdateRule
 
 
 class PerWeight(Symbol):
-    """A symbol with one value for every weight. All others are one number, and a mean over weights lets them through."""
+    """A symbol with one value for every weight. All others are one number, and a mean over weights lets them pass."""
 
     __slots__ = ()
 
@@ -55,7 +56,7 @@ class mean(sympy.Function):
         return None if same == 1 else same * cls(varying)
 
     def _eval_derivative(self, s):  # the derivative along a flow, s a single number
-        return self.func(self.args[0].diff(s))
+        return self.func(sympy.diff(self.args[0], s))
 
     def _eval_is_positive(self):
         return self.args[0].is_positive
@@ -101,7 +102,7 @@ LAWS = {"mean": mean, "decayed": decayed, "maximum": maximum, "clip": clip}
 
 
 def with_laws(expression) -> sympy.Expr:
-    """The expression with the opaque words of :mod:`swd_dynamics.arithmetic` replaced by functions that know their laws."""
+    """The expression with the opaque words of :mod:`swd_dynamics.arithmetic` as functions that know their laws."""
     expression = sympy.sympify(expression)
     for word, law in LAWS.items():
         expression = expression.replace(sympy.Function(word), law)
@@ -124,11 +125,11 @@ def latex(expression, **options) -> str:
     return sympy.latex(expression, symbol_names=primes, **options)
 
 
-def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, object]]:
+def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, Any]]:
     """The rule with a letter for every number in it, and the number each letter stands for.
 
-    Zeros stay zeros (no dampening is no τ), sympy expressions stay as they are, and so does what is no float: an int or a
-    bool is structure. A schedule and an array become letters; an array's letter has a value for every weight.
+    Zeros stay zeros (no dampening is no τ), sympy expressions stay as they are, and so does what is no float: an int or
+    a bool is structure. A schedule and an array become letters; an array's letter has a value for every weight.
 
     Examples
     --------
@@ -139,13 +140,13 @@ def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, object]]:
     >>> values
     {eta: 0.1, beta: 0.9, lambda: 0.05}
     """
-    values: dict[Symbol, object] = {}
+    values: dict[Symbol, Any] = {}
     letter = _letter_lr(rule, values)
     direction = _letter_fields(rule.direction, values)
     return UpdateRule(letter, direction, _letter_fields(rule.decay, values)), values
 
 
-def _letter_lr(rule: UpdateRule, values: dict[Symbol, object]):
+def _letter_lr(rule: UpdateRule, values: dict[Symbol, Any]):
     if is_symbolic(rule.lr) and rule.lr.free_symbols:
         return rule.lr
     if rule.has_schedule or np.ndim(rule.lr) == 0:
@@ -156,7 +157,7 @@ def _letter_lr(rule: UpdateRule, values: dict[Symbol, object]):
     return lr * lr_share
 
 
-def _letter_fields(part, values: dict[Symbol, object]):
+def _letter_fields(part, values: dict[Symbol, Any]) -> Any:
     if not dataclasses.is_dataclass(part) or isinstance(part, type):
         return part
     letters = {}
@@ -174,7 +175,7 @@ def _names(part, field: str):
     return HYPERPARAMETERS.get(f"{type(part).__name__}.{field}", HYPERPARAMETERS.get(field, field))
 
 
-def _letter(name: str, value, values: dict[Symbol, object]):
+def _letter(name: str, value, values: dict[Symbol, Any]):
     if isinstance(value, float | np.floating) and value == 0:
         return 0
     name = _free_name(name, values)
@@ -188,12 +189,12 @@ def _letter(name: str, value, values: dict[Symbol, object]):
     return symbol
 
 
-def _free_name(name: str, values: dict[Symbol, object]) -> str:
+def _free_name(name: str, values: dict[Symbol, Any]) -> str:
     """The name, numbered if it is another number's letter already: a user's direction may have a ``rate`` too."""
     taken = {symbol.name for symbol in values}
     return next(free for free in (name, *(f"{name}_{i}" for i in range(2, len(taken) + 3))) if free not in taken)
 
 
-def exact(values: dict[Symbol, object]) -> dict[Symbol, sympy.Expr]:
+def exact(values: dict[Symbol, Any]) -> dict[Symbol, sympy.Expr]:
     """The single numbers among the values, as the exact decimals that were typed: .9 is 9/10."""
     return {s: sympy.Rational(repr(float(v))) for s, v in values.items() if isinstance(v, float | int | np.floating)}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import sympy
@@ -26,7 +27,7 @@ class NumericEquation:
     first : callable (θ, g, held) → F₀
     second : callable (θ, g, θ̇, ġ, held) → F₁
     starting : callable (θ, g, θ̇, ġ, η) → the memory before a step at θ, as the direction's own tuple
-    held : callable (θ, g, θ̇, ġ, η) → what stands still during the flow (a maximum that holds), for ``first`` and ``second``
+    held : callable (θ, g, θ̇, ġ, η) → what stands still in the flow (a maximum that holds), for ``first`` and ``second``
     """
 
     lr: float | None
@@ -82,7 +83,7 @@ def _open_letters(rule: UpdateRule) -> list[sympy.Symbol]:
 def lettered_symbols(rule: UpdateRule) -> list[sympy.Symbol]:
     """Every letter that stands in the modified equation of a rule or in its slow manifold."""
     equation = modified_equation(rule)
-    used = set().union(*(expression.free_symbols for expression in _expressions(equation)))
+    used = cast(set[sympy.Symbol], set().union(*(e.free_symbols for e in _expressions(equation))))
     given = {notation.theta, notation.theta_dot, notation.gradient, notation.gradient_dot, *equation.constants}
     return sorted(used - given, key=str)
 

@@ -24,7 +24,7 @@ def hvp(theta, vector):
     return H * vector + 0.6 * theta**2 * vector
 
 
-# tests/symbolic/test_order.py runs over the whole catalogue with its own solver; here one of a kind goes through the tool.
+# tests/symbolic/test_order.py runs over the whole catalogue with its own solver; here one of a kind takes the tool.
 RULES = {
     "SGD": CATALOG["SGD"](momentum=0.8, weight_decay=0.05),
     "SGDW": CATALOG["SGDW"](momentum=0.8, weight_decay=0.05),

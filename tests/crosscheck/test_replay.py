@@ -112,7 +112,7 @@ def test_what_a_recording_lacks_is_said(change, said):
 def test_recorded_rule_refuses_what_it_cannot_read():
     """Assert that an unknown rule, missing arguments and groups of two directions are refused with the reason."""
     recording = groups_recording()
-    with pytest.raises(UnknownName, match="unknown optimizer .AdamX.; known: Adam"):
+    with pytest.raises(UnknownName, match=r"unknown optimizer .AdamX.; known: Adam"):
         recorded_rule("AdamX", recording)
     with pytest.raises(InputError, match="optimizer_arguments"):
         recorded_rule("AdamW", made_by_hand(CATALOG["SGD"](lr=0.1)))

@@ -100,7 +100,7 @@ def test_starting_state_has_no_transient():
 
 def test_divergence_is_a_clear_error():
     """Assert that a flow that runs away in finite time says so."""
-    with pytest.raises(FlowDiverged, match="diverged: past 1e.06 times its start at step"):
+    with pytest.raises(FlowDiverged, match=r"diverged: past 1e.06 times its start at step"):
         Flow(UpdateRule(0.1, SGD()), lambda theta: -(theta**3)).solve([1.0], steps=100)
 
 

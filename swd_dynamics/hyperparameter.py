@@ -1,8 +1,7 @@
-"""The gate for hyperparameters: inside a rule they are trusted."""
+"""The gate for hyperparameters, of rules and of real optimizers: inside they are trusted."""
 
 import numpy as np
 
-from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.errors import InputError
 
 
@@ -13,7 +12,7 @@ def check(name: str, value, interval: str) -> None:
     ----------
     name : str
         What the message calls it.
-    value : number, array or sympy expression
+    value : number, array, tensor or sympy expression
         Every entry of an array must lie inside; a sympy expression passes, its symbol says what it may be.
     interval : str
         As mathematicians write it: ``"[0, 1)"``, ``"(0, inf)"``.
@@ -29,7 +28,7 @@ def check(name: str, value, interval: str) -> None:
     Traceback (most recent call last):
     swd_dynamics.errors.InputError: momentum = 1.2 is not allowed: it must lie in (0, 1)
     """
-    if is_symbolic(value):
+    if hasattr(value, "free_symbols"):  # sympy's
         return
     low, high = (float(end) for end in interval[1:-1].split(","))
     numbers = _numbers(value)
@@ -47,7 +46,7 @@ def _numbers(value) -> np.ndarray | None:
     if value is None or isinstance(value, str):
         return None  # numpy would read both, as NaN and as the number written
     try:
-        return np.asarray(value, dtype=float)
+        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=float)
     except (TypeError, ValueError):
         return None
 

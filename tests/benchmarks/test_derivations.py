@@ -1,0 +1,41 @@
+"""How long derivations take: the promise is 2 s for any one and 20 s for the whole catalogue, on two cores.
+
+Run with ``python -m pytest tests/benchmarks --benchmark-only``.
+"""
+
+import pytest
+from aggregated_momentum import AggregatedMomentum
+
+from swd_dynamics import symbolic
+from swd_dynamics.rules import CATALOG, Stable, UpdateRule
+from swd_dynamics.symbolic import linear, modified, trace
+
+DERIVATIONS = ["equations", "modified_equation", "linear_map", "eigenvalues", "stability_limit", "long_run_decay_rate",
+               "fixed_point"]  # fmt: skip
+RULES = {
+    name: symbolic.lettered(CATALOG[name](weight_decay=0.1, **({"momentum": 0.9} if name.startswith("SGD") else {})))[0]
+    for name in CATALOG
+}
+RULES["aggregated momentum × stable"] = symbolic.lettered(UpdateRule(0.1, AggregatedMomentum(0.5, 0.9), Stable(0.1)))[0]
+
+
+def forget():
+    """Empty the caches, so that every round derives anew (sympy's own cache stays, as in a session)."""
+    for cached in (trace.trace, modified._derive, linear.find_linear_map):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("what", DERIVATIONS)
+@pytest.mark.parametrize("name", ["SGDS", "Adam", "AdamS", "AdaiS", "aggregated momentum × stable"])
+def test_one_derivation(benchmark, name, what):
+    """Assert that a derivation finishes, and time it."""
+    assert benchmark.pedantic(getattr(symbolic, what), (RULES[name],), setup=forget, rounds=3).results
+
+
+def test_the_whole_catalogue(benchmark):
+    """Assert that everything is derived for every entry, and time it."""
+
+    def everything():
+        return [getattr(symbolic, what)(rule) for rule in RULES.values() for what in DERIVATIONS]
+
+    assert len(benchmark.pedantic(everything, setup=forget, rounds=1)) == len(RULES) * len(DERIVATIONS)

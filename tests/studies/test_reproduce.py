@@ -1,0 +1,96 @@
+"""Reproducing: the ledger is written as studies end, and held against the committed one."""
+
+import json
+
+import pytest
+from matplotlib.figure import Figure
+
+from swd_dynamics import studies
+from swd_dynamics.crosscheck import judge
+from swd_dynamics.errors import InputError, UnknownName
+from swd_dynamics.studies import Findings, Setting, Study
+from swd_dynamics.studies import reproduce as module
+from swd_dynamics.studies.reproduce import departures, read_ledger, reproduce
+
+
+def study(name, measured=1.0):
+    def measure(setting):
+        if measured is None:
+            raise KeyboardInterrupt
+        verdict = judge("one", "It is one", predicted=1.0, measured=measured, allowed=0.1, why="a tenth is near")
+        return Findings([verdict], None)
+
+    return Study(name, "A claim.", "a source", measure, lambda data: Figure())
+
+
+@pytest.fixture
+def two_studies(monkeypatch, tmp_path):
+    """Two small studies, the first of them committed as confirmed."""
+    made = {"first": study("first"), "second": study("second", 2.0)}
+    monkeypatch.setattr(studies, "MODULES", dict.fromkeys(made))
+    monkeypatch.setattr(studies, "load", lambda name: made[name])
+    committed = tmp_path / "committed.json"
+    content = {"format": 1, "studies": {"first": [{"name": "one", "status": "confirmed"}]}}
+    committed.write_text(json.dumps(content))
+    monkeypatch.setattr(module, "committed_ledger", lambda: committed)
+    return made
+
+
+def quietly(names, out):
+    return reproduce(names, setting=Setting(), out=out, announce=lambda *_: None)
+
+
+def test_all_is_written(two_studies, tmp_path):
+    """Assert that every study leaves PNG, SVG and its verdicts, and that agreement is no departure."""
+    result = quietly([], tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "first.png", "first.svg", "second.png", "second.svg", "verdicts.json"
+    }  # fmt: skip
+    assert result.departures == []
+    assert read_ledger(tmp_path / "out" / "verdicts.json") == {
+        "first": {"one": "confirmed"},
+        "second": {"one": "refuted"},
+    }
+
+
+@pytest.mark.parametrize(("measured", "status"), [(2.0, "refuted"), (float("nan"), "inconclusive")])
+def test_a_changed_status_is_a_departure(two_studies, tmp_path, measured, status):
+    """Assert that a verdict that is not what is committed is named, with both statuses."""
+    two_studies["first"] = study("first", measured)
+    assert quietly(["first"], tmp_path).departures == [f"first: 'one' is {status}, committed as confirmed"]
+
+
+def test_a_new_verdict_is_a_departure():
+    """Assert that a verdict that the committed ledger lacks is named."""
+    verdicts = study("first").measure(Setting()).verdicts
+    assert departures("first", verdicts, {"first": {}}) == ["first: 'one' is confirmed, committed as nothing"]
+
+
+def test_interrupted_work_keeps_what_is_done(two_studies, tmp_path):
+    """Assert that a study that is interrupted costs no verdict of those before it."""
+    two_studies["second"] = study("second", None)
+    with pytest.raises(KeyboardInterrupt):
+        quietly([], tmp_path / "out")
+    assert read_ledger(tmp_path / "out" / "verdicts.json") == {"first": {"one": "confirmed"}}
+
+
+def test_figures_are_the_same_bytes_from_run_to_run(two_studies, tmp_path):
+    """Assert that drawing the same data twice gives the same files."""
+    written = [[path.read_bytes() for path in quietly(["first"], tmp_path / run).written] for run in "ab"]
+    assert written[0] == written[1]
+
+
+def test_bad_input(two_studies, tmp_path):
+    """Assert that an unusable folder and a broken ledger are refused before anything is run."""
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="nothing can be written to"):
+        quietly([], tmp_path / "file")
+    (tmp_path / "broken.json").write_text("[1]")
+    with pytest.raises(InputError, match="is no ledger of verdicts"):
+        read_ledger(tmp_path / "broken.json")
+
+
+def test_an_unknown_study_lists_the_known():
+    """Assert that a wrong name is refused with the known ones, nearest first."""
+    with pytest.raises(UnknownName, match="known: stability"):
+        studies.load("stabilty")
