@@ -20,15 +20,6 @@ REFERENCE = Path(swd_dynamics.__file__).parent / "studies" / "reference" / "auth
 CASES = ["sgds_heavy_ball", "sgds_dampened", "sgds_nesterov", "adams", "adams_amsgrad", "adais"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def parameters(theta, sizes):
     """θ as parameter tensors of the given sizes."""
     return [torch.tensor(piece, requires_grad=True) for piece in np.split(theta, np.cumsum(sizes)[:-1])]

@@ -13,15 +13,6 @@ from swd_dynamics.optim import SGDS, AdaiS, AdamS
 ROUND_OFF = 1e-14
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 OPTIMIZERS = {
     "SGDS": lambda params, **other: SGDS(params, **{"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, **other}),
     "SGDS plain": lambda params, **other: SGDS(params, **{"lr": 0.1, "weight_decay": 0.1, **other}),

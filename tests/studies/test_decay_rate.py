@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from tolerances import RADICALS
 
 from swd_dynamics.crosscheck import must_be_refuted
@@ -16,10 +15,7 @@ SMALL = 25  # a third of a run, short but longer than v̂'s memory
 
 @pytest.fixture(scope="module")
 def findings():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small a network only waits for a second thread
-    yield load("decay-rate").measure(Setting(quick=True))
-    torch.set_num_threads(threads)
+    return load("decay-rate").measure(Setting(quick=True))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from tolerances import THREE_DIGITS
 
 from swd_dynamics.rules import CATALOG
@@ -15,10 +14,7 @@ EDGE = 1e-6
 
 @pytest.fixture(scope="module")
 def findings():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small tensors, many steps: more threads would only wait for each other
-    yield load("fixed-points").measure(Setting(quick=True))
-    torch.set_num_threads(threads)
+    return load("fixed-points").measure(Setting(quick=True))
 
 
 def test_confirmed(findings):

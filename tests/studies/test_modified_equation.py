@@ -1,7 +1,6 @@
 """The modified-equation study in small."""
 
 import pytest
-import torch
 
 from swd_dynamics.flows import Flow
 from swd_dynamics.studies.modified_equation import (
@@ -14,12 +13,6 @@ from swd_dynamics.studies.modified_equation import (
     rule,
     smooth_problem,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The tasks are small: a second thread waits more than it works."""
-    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("name", ["SGD", "SGDW", "SGDS", "Adam", "AdamW", "AdamS"])

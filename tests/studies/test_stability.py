@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from tolerances import RADICALS
 
 from swd_dynamics.studies import Setting, load
@@ -13,10 +12,7 @@ from swd_dynamics.studies.stability import DIRECTIONS, SGD_FAMILY, Method, cross
 
 @pytest.fixture(scope="module")
 def findings():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small tensors, many steps: more threads would only wait for each other
-    yield load("stability").measure(Setting(quick=True))
-    torch.set_num_threads(threads)
+    return load("stability").measure(Setting(quick=True))
 
 
 def test_confirmed(findings):

@@ -13,7 +13,6 @@ NAMES = ["SGD", "SGDS", "Adam", "AdamS"]
 @pytest.fixture(scope="module")
 def recordings():
     """Forty steps of some real optimizers on a noisy quadratic."""
-    torch.set_num_threads(1)
     task = quadratic((1.0, 3.0, 0.1), start=(1.0, -2.0, 0.5), noise=0.1)
     return {name: run(task, name, 40) for name in NAMES}
 

@@ -19,15 +19,6 @@ ROUND_OFF_SINGLE = 1e-5
 STANDARD_ERRORS = 5
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 TINY = {
     "quadratic": lambda: quadratic(spectrum=(1, 3, 0.1), optimum=(1, 0, -1), start=(1, -2, 0.5)),
     "logistic": lambda: logistic_regression(samples=20),
