@@ -172,7 +172,12 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
         )
     constant = after.subs(dict.fromkeys(state, 0)).applyfunc(sympy.cancel)
     frozen = _frozen_names(roots)
-    conditions = (*step.conditions, *([f"the preconditioner is frozen: {frozen} stands still"] if frozen else []))
+    settled = _names(s for s in step.memory if s not in active and s.name not in frozen.split(", "))
+    conditions = (
+        *step.conditions,
+        *([f"the preconditioner is frozen: {frozen} stands still"] if frozen else []),
+        *([f"{settled}, which no gradient reaches, has come to rest"] if settled else []),
+    )
     shown = Matrix([primed(s) for s in state]), sympy.MatMul(matrix, Matrix(state), evaluate=False)
     matrix_step = DerivationStep(
         "On the quadratic G is linear in θ, and so is the step",

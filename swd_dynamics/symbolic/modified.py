@@ -31,6 +31,8 @@ class ModifiedEquation(Derivation):
     memory : dict of Symbol to (Expr, Expr) — M₀ and M₁ of each entry, the memory *after* the step at θ
     constants : dict of Symbol to Expr — what neither grows nor fades (a maximum that holds), and where it starts
     starting : dict of Symbol to Expr — the memory *before* the step at θ that puts a run on its slow manifold, with η
+
+    The last three are in letters, also where the rule had numbers: ``values`` says what the letters stand for.
     """
 
     memory: dict = field(default_factory=dict)

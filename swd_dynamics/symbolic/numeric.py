@@ -9,6 +9,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
+from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.modified import ModifiedEquation, modified_equation
@@ -38,7 +39,7 @@ class NumericEquation:
 
 
 def numeric_equation(rule: UpdateRule) -> NumericEquation:
-    """The modified equation of a rule whose hyperparameters are all numbers or arrays.
+    """The modified equation of a rule whose hyperparameters are all numbers or arrays; InputError if one is a letter.
 
     Examples
     --------
@@ -49,6 +50,8 @@ def numeric_equation(rule: UpdateRule) -> NumericEquation:
     """
     letters, values = lettered(rule)
     compiled = _compile(letters)
+    if unknown := [letter.name for letter in (notation.lr, *_open_letters(letters)) if letter not in values]:
+        raise InputError(f"{', '.join(unknown)} is a letter: a flow needs numbers (or arrays) for all hyperparameters")
     numbers = [values[letter] for letter in _open_letters(letters)]
     lr = values[notation.lr]
     rest = type(rule.direction.rest(0.0))

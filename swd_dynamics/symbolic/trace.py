@@ -39,6 +39,8 @@ class Trace:
     def displacement(self) -> Expr:
         """(θ′ − θ)/η in θ, G and the primed memory; where weights differ in η, that of the largest."""
         unit = self.lr if isinstance(self.lr, Symbol) else notation.lr
+        if unit not in self.lr.free_symbols:
+            raise NotDerivable(f"lr = {self.lr} is not one letter: t = ηk needs lr to be a symbol or a number")
         return -self.decay_rate / unit * notation.theta - self.lr / unit * self.direction
 
     def map(self, change) -> "Trace":

@@ -10,6 +10,7 @@ from aggregated_momentum import AggregatedMomentum
 from symbolic.algebra import beta, beta_0, beta_1, beta_2, epsilon, equal, eta, gdot, lam, tau
 
 from swd_dynamics.arithmetic import mean
+from swd_dynamics.errors import InputError
 from swd_dynamics.rules import CATALOG, L2, SGD, Adam, Constant, Cosine, HeavyBall, Nesterov, Stable, UpdateRule
 from swd_dynamics.symbolic import (
     NotDerivable,
@@ -18,6 +19,7 @@ from swd_dynamics.symbolic import (
     linear_map,
     modified_equation,
     notation,
+    numeric_equation,
     stability_limit,
 )
 from swd_dynamics.symbolic.notation import PerWeight, exact
@@ -204,3 +206,12 @@ def test_lettered_twice_is_lettered_once(direction):
     """Assert that a rule of letters has no more numbers to letter."""
     once, _ = lettered(UpdateRule(0.1, direction, Stable(0.25)))
     assert lettered(once) == (once, {})
+
+
+def test_a_learning_rate_that_is_no_letter_is_refused():
+    """Assert that a flow in the time ηk asks for one letter, and its numbers for a number."""
+    a = sympy.Symbol("a", positive=True)
+    with pytest.raises(NotDerivable, match="not one letter"):
+        modified_equation(UpdateRule(2 * a, SGD()))
+    with pytest.raises(InputError, match="needs numbers"):
+        numeric_equation(UpdateRule(a, SGD()))
