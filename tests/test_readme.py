@@ -39,5 +39,6 @@ def test_commands_are_understood(command):
 def test_links_lead_somewhere():
     """Assert that every relative link of README leads to a file or folder."""
     root = Path(__file__).parents[1]
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", prose):
         assert (root / target).exists(), target

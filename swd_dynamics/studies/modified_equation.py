@@ -256,9 +256,14 @@ def _draw_orders(axes, problem: str, evidence: Evidence) -> None:
         seen = evidence.orders[problem, "SGDS", order]
         guide = seen["error"][-1] * (seen["lr"] / seen["lr"][-1]) ** order
         axes.loglog(seen["lr"], guide, color=MUTED, linewidth=1, zorder=0)
-        said = "flow F₀ + ηF₁: slope 2" if order == 2 else "flow F₀: slope 1"
-        place = {"xytext": (8, -16), "textcoords": "offset points", "color": "#444444", "fontsize": 9}
-        axes.annotate(said, (seen["lr"][3], guide[3]), **place)
+        said, at, place = (
+            ("flow F₀: slope 1", 1, {"xytext": (-12, 12), "ha": "right"})
+            if order == 1
+            else ("flow F₀ + ηF₁: slope 2", 3, {"xytext": (10, -16), "ha": "left"})
+        )
+        axes.annotate(
+            said, (seen["lr"][at], guide[at]), textcoords="offset points", color="#444444", fontsize=9, **place
+        )
     axes.set_xticks(seen["lr"], [f"{lr:.2g}" for lr in seen["lr"]])
     axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()

@@ -52,13 +52,15 @@ def reproduce(names: Iterable[str] = (), *, setting: Setting, out: Path, announc
     committed = read_ledger(committed_ledger())
     result = Reproduction()
     _writable(out)
+    ledger = _stored(out / LEDGER)  # studies that are not run again keep their verdicts
     for study in chosen:
         findings = study.measure(setting)
         result.verdicts[study.name] = findings.verdicts
         result.written += write_figure(study.draw(findings.data), out / study.name)
         result.departures += departures(study.name, findings.verdicts, committed)
         announce(study, findings.verdicts)
-        _write_ledger(out / LEDGER, result.verdicts)
+        ledger[study.name] = [verdict.record() for verdict in findings.verdicts]
+        _write_ledger(out / LEDGER, ledger)
     result.written.append(out / LEDGER)
     return result
 
@@ -89,20 +91,27 @@ def read_ledger(path: Path) -> dict[str, dict[str, str]]:
     InputError
         If the file is no ledger.
     """
+    return {study: {v["name"]: v["status"] for v in verdicts} for study, verdicts in _stored(path).items()}
+
+
+def _stored(path: Path) -> dict[str, list[dict]]:
     if not path.exists():
         return {}
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return {study: {v["name"]: v["status"] for v in verdicts} for study, verdicts in stored["studies"].items()}
+        content = json.loads(path.read_text(encoding="utf-8"))["studies"]
+        return {
+            name: [{**v, "name": v["name"], "status": v["status"]} for v in found] for name, found in content.items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} is no ledger of verdicts ({type(error).__name__}: {error}); remake it with reproduce"
+            f"{path} is no ledger of verdicts ({type(error).__name__}: {error}); remove it, or write elsewhere with --out"
         ) from None
 
 
-def _write_ledger(path: Path, verdicts: dict[str, list[Verdict]]) -> None:
-    content = {"format": 1, "studies": {study: [v.record() for v in found] for study, found in verdicts.items()}}
+def _write_ledger(path: Path, ledger: dict[str, list[dict]]) -> None:
+    story = {name: ledger[name] for name in [*studies.MODULES, *ledger] if name in ledger}  # in the order of the story
     temporary = path.with_suffix(".tmp")
+    content = {"format": 1, "studies": story}
     temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 

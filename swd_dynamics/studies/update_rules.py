@@ -172,7 +172,7 @@ def draw(pairings: Pairings) -> Figure:
         axes.set(
             xlabel="replayed as this rule",
             ylabel="recorded run",
-            title="Only the right rule replays a run to round-off (=)",
+            title="Only the right rule replays a run to round-off (=); AdaiW and AdaiS are one method",
         )
         axes.grid(visible=False)
         axes.axhline(len(pairings.runs) / 2 - 0.5, color="white", linewidth=2)

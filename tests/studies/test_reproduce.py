@@ -53,6 +53,14 @@ def test_all_is_written(two_studies, tmp_path):
     }
 
 
+def test_running_one_study_keeps_the_verdicts_of_the_others(two_studies, tmp_path):
+    """Assert that a ledger on disk is brought up to date, not replaced."""
+    quietly([], tmp_path)
+    two_studies["second"] = study("second", 1.0)
+    quietly(["second"], tmp_path)
+    assert read_ledger(tmp_path / "verdicts.json") == {"first": {"one": "confirmed"}, "second": {"one": "confirmed"}}
+
+
 @pytest.mark.parametrize(("measured", "status"), [(2.0, "refuted"), (float("nan"), "inconclusive")])
 def test_a_changed_status_is_a_departure(two_studies, tmp_path, measured, status):
     """Assert that a verdict that is not what is committed is named, with both statuses."""
