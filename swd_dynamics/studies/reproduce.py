@@ -104,7 +104,7 @@ def _stored(path: Path) -> dict[str, list[dict]]:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} is no ledger of verdicts ({type(error).__name__}: {error}); remove it, or write elsewhere with --out"
+            f"{path} is no ledger of verdicts ({type(error).__name__}: {error}); remove it, or give another --out"
         ) from None
 
 
