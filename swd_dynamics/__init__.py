@@ -3,7 +3,7 @@
 >>> import swd_dynamics as sd
 >>> rule = sd.CATALOG["SGDS"](lr=0.1, momentum=0.75, weight_decay=0.5)
 >>> sd.fixed_point(rule).value
-2*h*theta^*/(2*h + 1)
+2*h*θ⋆/(2*h + 1)
 
 Every name is imported when it is first used: torch, sympy and matplotlib only with what needs them.
 """
@@ -19,6 +19,9 @@ _HOMES = {
     "modified_equation": "symbolic",
     "fixed_point": "symbolic",
     "stability_limit": "symbolic",
+    "long_run_decay_rate": "symbolic",
+    "linear_map": "symbolic",
+    "eigenvalues": "symbolic",
     "Flow": "flows",
     "Probe": "probe",
     "record": "probe",

@@ -1,7 +1,7 @@
 """The command line. Each command imports what it needs when it is run, so that help comes at once."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -11,6 +11,7 @@ app = App(
     name="swd-dynamics",
     help="Derive, simulate and check the dynamics of weight decay against real optimizers.",
     version_flags=["--version"],
+    default_parameter=Parameter(negative=()),
 )
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -77,7 +78,7 @@ def derive(
     name: str,
     *,
     what: str = "modified-equation",
-    momentum: bool = True,
+    momentum: Annotated[bool, Parameter(negative="--no-momentum")] = True,
     nesterov: bool = False,
     dampening: bool = False,
     latex: bool = False,
@@ -153,16 +154,19 @@ def record(
 
     make = OPTIMIZERS[optimizer]
     chosen = TASKS[task](seed=seed, device=_device(device))
-    if out.exists():
-        raise InputError(f"{out} exists already; give a folder that does not, so that nothing is overwritten")
     given = {"weight_decay": weight_decay, "momentum": momentum, "dampening": dampening, "nesterov": nesterov,
              "betas": betas, "eps": eps}  # fmt: skip
-    arguments = {key: value for key, value in given.items() if value is not None}
+    arguments: dict[str, Any] = {"lr": lr} | {key: value for key, value in given.items() if value is not None}
     try:
-        made = make(chosen.model.parameters(), lr=lr, **arguments)
+        made = make(chosen.model.parameters(), **arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"{optimizer} cannot be made with {arguments}: {error}") from None
-    recording = run(made, chosen.loss, steps, model=chosen.model, seed=seed, data=chosen.name, progress=True)
+    _make_folder(out)
+    try:
+        recording = run(made, chosen.loss, steps, model=chosen.model, seed=seed, data=chosen.name, progress=True)
+    except InputError:
+        out.rmdir()
+        raise
     path = save(recording, out)
     losses = recording["loss"].values
     print(f"{len(losses)} steps of {optimizer} on {task}: loss {losses[0]:.6g} to {losses[-1]:.6g}. Wrote {path}")
@@ -181,6 +185,8 @@ def replay(run: Path, *, as_: Annotated[str, Parameter(name="--as")]) -> int:
     as_
         The rule, as AdamW; its numbers are taken from the recording.
     """
+    import numpy as np
+
     from swd_dynamics.crosscheck import recorded_rule
     from swd_dynamics.crosscheck import replay as hold
     from swd_dynamics.probe import load
@@ -188,9 +194,21 @@ def replay(run: Path, *, as_: Annotated[str, Parameter(name="--as")]) -> int:
 
     CATALOG[as_]  # a wrong name is said before anything is read
     recording = load(run)
-    verdict = hold(recorded_rule(as_, recording), recording, name=f"{run} as {as_}")
-    print(verdict)
+    rule = recorded_rule(as_, recording)
+    verdict = hold(rule, recording, name=f"{run} as {as_}")
+    print(f"{verdict}\n    the rule, with the recording's numbers: {rule}")
+    if not np.any(getattr(rule.decay, "rate", 0.0)):
+        print("    its weight decay is 0: L2, decoupled and stable decay are one rule here")
     return 0 if verdict.passed else 1
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True)
+    except FileExistsError:
+        raise InputError(f"{out} exists already; give a folder that does not, so that nothing is overwritten") from None
+    except OSError as error:
+        raise InputError(f"{out} cannot be made: {error.strerror}; give another folder with --out") from None
 
 
 def _device(device: Device) -> str:

@@ -31,7 +31,17 @@ def test_a_recorded_run_replays_as_itself_only(recorded, capsys):
     assert main(["replay", str(recorded), "--as", "AdamW"]) == 0
     assert main(["replay", str(recorded), "--as", "AdamS"]) == 1
     said = capsys.readouterr().out
+    assert "weight decay is 0" not in said
+    assert "Decoupled(rate=0.1)" in said and "Stable(rate=0.1)" in said
     assert "✓ confirmed" in said and "✗ refuted" in said and "first departure at step 1" in said
+
+
+def test_a_run_without_decay_says_so(tmp_path, capsys):
+    """Assert that a replay that cannot tell the decays apart, for want of any, says so."""
+    run = str(tmp_path / "run")
+    assert main(["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "5", "--out", run]) == 0
+    assert main(["replay", run, "--as", "SGDS"]) == 0
+    assert "weight decay is 0" in capsys.readouterr().out
 
 
 def test_a_diverging_run_is_a_result(tmp_path, capsys):
@@ -70,6 +80,8 @@ MISTAKES = {
     "record --optimizer Adam --task quadratic --steps 3 --out x --lr -1": "-1",
     "record --optimizer Adam --task quadratic --steps 3 --out x --momentum .9": "momentum",
     "record --optimizer SGDS --task quadratic --steps 3 --out x --momentum 1.5": "1.5",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --empty-betas": "--empty-betas",
+    "record --optimizer Adam --task quadratic --steps 3 --out /dev/null/x": "cannot be made",
     "nonsense": "nonsense",
 }
 

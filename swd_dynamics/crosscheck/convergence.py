@@ -77,18 +77,19 @@ def convergence_order(
     order = expected if expected is not None else (1 if flow.order == "state" else flow.order)
     pairs = [_distance(replace(flow, rule=replace(flow.rule, lr=each)), theta0, t, iterates, solver) for each in lr]
     error, solver_error = map(np.array, zip(*pairs, strict=True))
-    slope = float(np.polyfit(np.log(lr), np.log(error), 1)[0])
-    known = bool((solver_error <= NEGLIGIBLE * error).all())
+    known = bool((solver_error <= NEGLIGIBLE * error).all() and error.min() > 0)
+    slope = float(np.polyfit(np.log(lr), np.log(error), 1)[0]) if known else float("nan")
     verdict = judge(
         name,
         f"The order-{flow.order} flow is followed with an error of order η^{order:g}",
         predicted=order,
-        measured=slope if known else float("nan"),
+        measured=slope,
         allowed=allowed,
         why=f"slope over {len(lr) - 1} halvings from η = {lr[0]:g}: what is left of the next order",
         evidence={"lr": lr, "error": error, "solver_error": solver_error},
     )
-    return verdict if known else replace(verdict, cause="the solver's own error is not negligible: lower its tolerance")
+    cause = "the solver's own error is not negligible: lower its tolerance" if error.min() > 0 else "the two coincide"
+    return verdict if known else replace(verdict, cause=cause)
 
 
 def _distance(flow: Flow, theta0, t: float, iterates, solver) -> tuple[float, float]:

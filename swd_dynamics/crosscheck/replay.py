@@ -50,10 +50,11 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
     'confirmed'
     """
     theta, gradients = _trajectory(recording)
-    eps = np.finfo(recording["theta"].dtype).eps
+    eps = np.finfo(np.result_type(recording["theta"].dtype, np.float16)).eps
     allowed = ROUND_OFFS * eps * np.sqrt(np.arange(1, len(gradients) + 1))
     departure = np.zeros(len(gradients))
     state, norms = rule.start(theta[0]), np.linalg.norm(theta, axis=1)
+    _check_fit(rule, theta.shape[1])
     with np.errstate(all="ignore"):  # a wrong pairing may run anywhere: that is its result
         for k, gradient in enumerate(gradients):
             state = rule(State(theta[k], state.memory, k), gradient)
@@ -78,7 +79,15 @@ def _diverged(verdict: Verdict) -> Verdict:
     return Verdict(**values)
 
 
+def _check_fit(rule: UpdateRule, weights: int) -> None:
+    for name, values in (("lr", rule.lr_at(0)), ("weight_decay", getattr(rule.decay, "rate", 0.0))):
+        if np.shape(values) not in ((), (weights,)):
+            raise InputError(f"{name} has shape {np.shape(values)}, the recording {weights} weights: give ({weights},)")
+
+
 def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
+    if not hasattr(recording, "attrs"):
+        raise InputError(f"replay(rule, recording) needs an xarray.Dataset as its recording, not {recording!r}")
     missing = [variable for variable in ("theta", "gradient") if variable not in recording]
     if missing:
         raise InputError(
@@ -93,7 +102,7 @@ def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
     theta, gradients = np.asarray(recording["theta"], float), np.asarray(recording["gradient"], float)
     if len(gradients) == 0:
         raise InputError("the recording holds no step: replay needs at least one")
-    if len(theta) != len(gradients) + 1 or theta.shape[1:] != gradients.shape[1:]:
+    if theta.ndim != 2 or len(theta) != len(gradients) + 1 or theta.shape[1:] != gradients.shape[1:]:
         raise InputError(
             f"theta {theta.shape} and gradient {gradients.shape} do not fit: need (steps + 1, n) and (steps, n)"
         )
@@ -101,4 +110,7 @@ def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
         bad = np.nonzero(~np.isfinite(np.linalg.norm(theta, axis=1)))[0]
     if len(bad):
         raise InputError(f"the recorded run diverged: ‖θ‖ is not finite after step {bad[0]}; replay what came before")
+    poor = np.nonzero(~np.isfinite(gradients).all(axis=1))[0]
+    if len(poor):
+        raise InputError(f"the recorded gradient of step {poor[0] + 1} is not finite; replay what came before")
     return theta, gradients

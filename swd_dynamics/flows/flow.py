@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.ode import Solution, integrate
+from swd_dynamics.hyperparameter import check
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.symbolic import NumericEquation, numeric_equation
 
@@ -97,13 +98,13 @@ class Flow:
         Raises
         ------
         InputError
-            If not exactly one of ``steps`` and ``t`` is given, or θ₀ is not finite.
+            If not exactly one of ``steps`` and ``t`` is given, θ₀ is no finite vector, or ``gradient`` or ``hvp`` does
+            not answer at θ₀ with a finite vector of its shape.
         FlowDiverged
             If the solution runs away.
         """
-        theta = np.atleast_1d(np.asarray(theta0, dtype=float))
-        if theta.ndim != 1 or not np.isfinite(theta).all():
-            raise InputError(f"theta0 must be one vector of finite numbers, not of shape {theta.shape} with {theta0!r}")
+        theta = self._checked(theta0)
+        check("tolerance", tolerance, "(0, 1)")
         at = np.arange(self._count(steps, t) + 1, dtype=float)
         field, start = self._state_field(theta) if self.order == "state" else self._field(theta)
         fine, coarse = (integrate(field, start, at, method, tol) for tol in (tolerance, 100 * tolerance))
@@ -118,7 +119,7 @@ class Flow:
 
         Start a run there (and late, see :meth:`starting_state`) to see the flow without the memory's transient.
         """
-        theta = np.atleast_1d(np.asarray(theta0, dtype=float))
+        theta = self._checked(theta0)
         equation, lr = self._numeric(), float(np.max(self.rule.lr_at(0)))
         return equation.starting(theta, *self._rates(equation, theta, lr), lr)
 
@@ -132,10 +133,25 @@ class Flow:
         if t is not None:
             if self.rule.has_schedule:
                 raise InputError("t = ηk needs one learning rate, and the rule has a schedule: give steps")
+            check("t", t, "(0, inf)")
             steps = round(t / float(np.max(self.rule.lr_at(0))))
-        if steps < 1:
-            raise InputError(f"the flow must cover at least one step, not {steps}")
+        check("steps", steps, "[1, inf)")
+        if int(steps) != steps:
+            raise InputError(f"steps = {steps} is not allowed: it must be a whole number")
         return int(steps)
+
+    def _checked(self, theta0) -> Array:
+        """θ₀ as a vector, at which gradient and Hessian-vector product answer with vectors of its shape."""
+        try:
+            theta = np.atleast_1d(np.asarray(theta0, dtype=float))
+        except (TypeError, ValueError):
+            raise InputError(f"theta0 = {theta0!r} is not a vector of numbers") from None
+        if theta.ndim != 1 or not np.isfinite(theta).all():
+            raise InputError(f"theta0 must be one vector of finite numbers, not of shape {theta.shape} with {theta0!r}")
+        _answers("gradient(theta)", self.gradient, theta)
+        if self.hvp is not None:
+            _answers("hvp(theta, vector)", self.hvp, theta, theta)
+        return theta
 
     def _numeric(self) -> NumericEquation:
         return self.equation or numeric_equation(self.rule)
@@ -176,3 +192,13 @@ class Flow:
             return np.concatenate([after.theta, *after.memory]) - z
 
         return field, np.concatenate([theta0, *rest])
+
+
+def _answers(name: str, function, theta: Array, *more: Array) -> None:
+    try:
+        value = np.asarray(function(theta, *more), dtype=float)
+    except TypeError as error:
+        raise InputError(f"{name} cannot be called so: {error}") from None
+    if value.shape != theta.shape or not np.isfinite(value).all():
+        what = f"of shape {value.shape}" if value.shape != theta.shape else f"{value}, which is not finite"
+        raise InputError(f"{name} gave an answer {what} at theta0; a finite vector of shape {theta.shape} is needed")

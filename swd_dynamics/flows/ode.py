@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
-from swd_dynamics.errors import InputError
+from swd_dynamics.errors import InputError, nearest
 
 Array = NDArray[np.float64]
+METHODS = ("LSODA", "DOP853", "RK45", "RK23", "Radau", "BDF")
 RUNAWAY = 1e6  # times its start: a flow that grows so far diverges, and a solver would creep towards its pole for ever
 
 
@@ -45,10 +46,16 @@ def integrate(field: Callable, start: Array, at: Array, method: str, tolerance: 
     FlowDiverged
         If the solver cannot go on.
     """
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; known: {', '.join(nearest(str(method), METHODS))}")
     scale = max(float(np.abs(start).max(initial=0.0)), 1.0)
 
     def bounded(step, z):
-        if not np.abs(z).max(initial=0.0) <= RUNAWAY * scale:
+        if np.isnan(z).any():
+            raise FlowDiverged(
+                f"the flow is not a number from step {step:g} of {at[-1]:g} on: look at the gradient there"
+            )
+        if np.abs(z).max(initial=0.0) > RUNAWAY * scale:
             raise FlowDiverged(f"the flow diverged: past {RUNAWAY:g} times its start at step {step:g} of {at[-1]:g}")
         return field(step, z)
 

@@ -20,11 +20,14 @@ class Direction(Protocol):
        *new* one.
     4. ``effective_lr(lr, memory, step)`` returns η_eff, one number for all weights: how far a unit of gradient moves a
        weight in the end, the preconditioner held and the momentum summed out.
-    5. All four use ``+ - * /`` and the words of :mod:`swd_dynamics.arithmetic` and nothing else. Bias correction goes
-       through ``decayed(beta, step)``, averages over weights through ``mean``, so that sympy can read them.
+    5. All four use ``+ - * /`` and the words of :mod:`swd_dynamics.arithmetic` (``sqrt``, ``mean``, ``maximum``,
+       ``clip``, ``decayed``) and nothing else. Bias correction goes through ``decayed(beta, step)``, averages over
+       weights through ``mean``, so that sympy can read them. One exception: ``if step == 1`` may treat the first step
+       apart, as torch seeds its momentum; a derivation is made at a later one.
     6. Hyperparameters are fields of a frozen dataclass: floats and tuples of floats become letters in a derivation,
-       anything else (an int, a bool) is taken as structure. Memory entries must not feed on later ones' *new* values in
-       a circle.
+       anything else (an int, a bool) is taken as structure. ``__post_init__`` may refuse what is out of range with
+       :func:`swd_dynamics.hyperparameter.check`.
+    7. Memory entries build one on another: none feeds on a later one's *new* value in a circle.
     """
 
     def rest(self, theta) -> Any: ...

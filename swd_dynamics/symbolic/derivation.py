@@ -8,6 +8,8 @@ import sympy
 from swd_dynamics.errors import InputError
 from swd_dynamics.symbolic.notation import latex
 
+TEX = {"θ": r"\theta", "θ′": r"\theta'", "F₀": "F_0", "F₁": "F_1", "h_max": r"h_{\max}"}  # names of results
+
 
 class NotDerivable(InputError):
     """The rule has a form that this derivation does not cover; the message says which part, and what would be."""
@@ -48,8 +50,12 @@ class Derivation:
         return next(iter(self.results.values()))
 
     def latex(self) -> str:
-        """The results as LaTeX, one equation a line."""
-        return r" \\ ".join(rf"{name} = {latex(sympy.sympify(result))}" for name, result in self.results.items())
+        """The results as LaTeX; several stand under one another, aligned."""
+        named = [(TEX.get(name, name), latex(sympy.sympify(result))) for name, result in self.results.items()]
+        if len(named) == 1:
+            return " = ".join(named[0])
+        lines = r" \\ ".join(f"{name} &= {result}" for name, result in named)
+        return rf"\begin{{aligned}} {lines} \end{{aligned}}"
 
     def with_numbers(self, values: dict, exact: dict):
         """The same derivation with numbers put into its results."""

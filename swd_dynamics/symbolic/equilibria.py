@@ -5,8 +5,8 @@ import sympy
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep
+from swd_dynamics.symbolic.form import one_minus
 from swd_dynamics.symbolic.linear import find_linear_map
-from swd_dynamics.symbolic.modified import one_minus
 from swd_dynamics.symbolic.notation import exact, lettered
 
 
@@ -27,7 +27,7 @@ def fixed_point(rule: UpdateRule) -> Derivation:
 
     >>> from swd_dynamics.rules import CATALOG
     >>> fixed_point(CATALOG["SGDW"](lr=0.1, momentum=0.5, weight_decay=2.0)).value
-    h*theta^*/(h + 1)
+    h*θ⋆/(h + 1)
     """
     letters, values = lettered(rule)
     found = find_linear_map(letters)
@@ -43,6 +43,6 @@ def fixed_point(rule: UpdateRule) -> Derivation:
         DerivationStep("At rest the state is its own successor", balance),
         DerivationStep("Solved for θ", sympy.Eq(notation.theta, theta, evaluate=False)),
     )
-    derivation = Derivation("The fixed point on f = ½h(θ−θ*)²", {r"\theta": theta}, steps, found.conditions)
+    derivation = Derivation("The fixed point on f = ½h(θ−θ*)²", {"θ": theta}, steps, found.conditions)
     numbers = derivation.with_numbers(values, exact(values))
-    return Derivation(**{**numbers.__dict__, "results": {r"\theta": sympy.factor(numbers.value)}})
+    return Derivation(**{**numbers.__dict__, "results": {"θ": sympy.factor(numbers.value)}})

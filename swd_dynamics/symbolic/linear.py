@@ -16,7 +16,8 @@ from sympy import Expr, Matrix, Symbol
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
-from swd_dynamics.symbolic.modified import affine, one_minus
+from swd_dynamics.symbolic.form import by_curvature, one_minus
+from swd_dynamics.symbolic.modified import affine
 from swd_dynamics.symbolic.notation import PerWeight, exact, lettered, primed
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
@@ -165,12 +166,12 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
     state = (notation.theta, *active)
     after = [update.xreplace(new), *(new[primed(symbol)] for symbol in active)]
     after = Matrix([expression.xreplace({notation.total: total}) for expression in after])
-    matrix = after.jacobian(state).applyfunc(sympy.cancel)
+    matrix = after.jacobian(state).applyfunc(by_curvature)
     if matrix.free_symbols & set(state):
         raise NotDerivable(
             f"with {_frozen_names(roots) or 'nothing'} frozen the step is still not linear in {_names(state)}"
         )
-    constant = after.subs(dict.fromkeys(state, 0)).applyfunc(sympy.cancel)
+    constant = after.subs(dict.fromkeys(state, 0)).applyfunc(by_curvature)
     frozen = _frozen_names(roots)
     settled = _names(s for s in step.memory if s not in active and s.name not in frozen.split(", "))
     conditions = (
@@ -299,14 +300,15 @@ def _stability(found: LinearMap, numbers: dict):
     steps = [DerivationStep("The characteristic polynomial of A, up to a factor", _equation("p", polynomial.as_expr()))]
     boundaries: list[Expr] = []
     for done, condition in _critical(polynomial).items():
-        at = _roots_in(condition, h)
+        at = [edge for edge in _roots_in(condition, h) if edge.is_nonpositive is not True]
         steps += [DerivationStep(f"Jury: {done}", _equation(h, edge)) for edge in at]
+        steps += [] if at else [DerivationStep(f"Jury: {done}: at no h > 0", by_curvature(condition))]
         boundaries += [edge for edge in at if edge not in boundaries]
     first, samples = _first_boundaries(found.matrix, boundaries, numbers)
-    if len(boundaries) > 1:
+    if len(boundaries) > 1 and samples:
         steps.append(DerivationStep(f"which boundary comes first was decided at {samples} sample points", None))
     limit = {0: sympy.oo, 1: next(iter(first), None)}.get(len(first)) or sympy.Min(*first, evaluate=False)
-    return {"h_{max}": limit}, tuple(steps)
+    return {"h_max": limit}, tuple(steps)
 
 
 def _equation(left, right) -> sympy.Eq:
@@ -345,8 +347,10 @@ def _first_boundaries(matrix: Matrix, boundaries: list[Expr], numbers: dict) -> 
                 seen[i] = None
                 break
     if not tried:
-        raise NotDerivable("the rule is stable at no small curvature: its decay alone is past its own limit")
-    return [boundaries[i] for i in seen], tried
+        raise NotDerivable(
+            "the rule is unstable at every small curvature: look at its decay and at its memory's constants"
+        )
+    return [boundaries[i] for i in seen], tried if open_letters else 0
 
 
 def _sample(letter: Any, generator: np.random.Generator) -> float:
@@ -368,4 +372,20 @@ def _long_run(found: LinearMap, numbers: dict):
         "At h = 0 the characteristic polynomial vanishes; R = 1 − z for the root near 1",
         sympy.Eq(polynomial.as_expr(), 0, evaluate=False),
     )
-    return {"R": one_minus(sympy.expand(1 - slow))}, (step,)
+    powers: Any = slow.atoms(sympy.Pow)
+    radical = any(power.exp.q > 1 for power in powers if power.exp.is_Rational)
+    if not radical:
+        return {"R": one_minus(sympy.factor(1 - slow))}, (step,)
+    said = DerivationStep("R is complex where the root is of a negative number: θ then oscillates as it shrinks", None)
+    return {"R": 1 - slow}, (step, *_to_first_order(polynomial, found.decay_letters), said)
+
+
+def _to_first_order(polynomial: sympy.Poly, decay_letters) -> tuple[DerivationStep, ...]:
+    """R where λ is small, from p(z, λ) = 0 at z = 1, λ = 0: dR/dλ = −dz/dλ = p_λ/p_z."""
+    steps = []
+    for letter in decay_letters:
+        undecayed = dict.fromkeys(decay_letters, 0) | {z: 1}
+        slope = (polynomial.as_expr().diff(letter) / polynomial.as_expr().diff(z)).subs(undecayed)
+        rate = sympy.Eq(notation.decay_rate, one_minus(sympy.factor(slope)) * letter, evaluate=False)
+        steps.append(DerivationStep(f"To first order in {letter.name}", rate))
+    return tuple(steps)

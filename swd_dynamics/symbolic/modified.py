@@ -8,7 +8,6 @@ product.
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import cast
 
 import sympy
 from sympy import Eq, Expr, S, Symbol
@@ -16,6 +15,7 @@ from sympy import Eq, Expr, S, Symbol
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
+from swd_dynamics.symbolic.form import one_minus, tidy
 from swd_dynamics.symbolic.notation import PerWeight, exact, lettered, maximum, primed
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
@@ -42,17 +42,17 @@ class ModifiedEquation(Derivation):
     @property
     def first(self) -> Expr:
         """F₀ in θ and g."""
-        return self.results["F_0"]
+        return self.results["F₀"]
 
     @property
     def second(self) -> Expr:
         """F₁ in θ, g and ġ."""
-        return self.results["F_1"].xreplace({notation.theta_dot: self.first})
+        return self.results["F₁"].xreplace({notation.theta_dot: self.first})
 
     @property
     def second_in_rates(self) -> Expr:
         """F₁ in θ, g and the rates θ̇ = F₀ and ġ: the short form."""
-        return self.results["F_1"]
+        return self.results["F₁"]
 
 
 def modified_equation(rule: UpdateRule) -> ModifiedEquation:
@@ -113,9 +113,9 @@ def _derive(rule: UpdateRule) -> ModifiedEquation:
     held = _starting_values(traced, memory0, lags, constants, shown)
     return ModifiedEquation(
         title="The modified equation  dθ/dt = F₀ + η·F₁",
-        results={"F_0": shown(first), "F_1": shown(second)},
+        results={"F₀": shown(first), "F₁": shown(second)},
         steps=(*trace_steps(traced), *_explain(step, memory0, memory1, rates0, fast, first, lag, turn, second)),
-        assumptions=_assumptions(step, constants),
+        assumptions=_assumptions(step, constants, second),
         memory={symbol: (shown(memory0[symbol]), shown(memory1.get(symbol, S.Zero))) for symbol in step.memory},
         constants=held,
         starting=held | {s: shown(memory0[s] + notation.lr * lags[s]) for s in fast},
@@ -188,48 +188,6 @@ def _in_gradients(step: Trace):
     return lambda e: e.xreplace({notation.total_dot: total_dot, notation.total: step.total})
 
 
-def tidy(expression: Expr) -> Expr:
-    """The same expression, collected by the rates of change, each coefficient over one bar: a change of form only."""
-    rates = (notation.total_dot, notation.gradient_dot, notation.theta_dot)
-    masks = {part: PerWeight(f"mask{i}") for i, part in enumerate(expression.atoms(notation.mean))}
-    size, sign = Symbol("size", positive=True), Symbol("sign", positive=True)
-    parts = {sympy.Abs(notation.total): size, sympy.sign(notation.total): sign, notation.total: sign * size}
-    plain = sympy.expand(expression.xreplace(masks).xreplace(parts))
-    collected = sympy.collect(plain, (*rates, *masks.values()), evaluate=False)
-    back = {size * sign: notation.total, size: sympy.Abs(notation.total), sign: sympy.sign(notation.total)}
-    unmask = {mask: part for part, mask in masks.items()}
-    tidied = sympy.Add(*(rate * one_minus(_over_one_bar(c, sign)).subs(back) for rate, c in collected.items()))
-    return cast(Expr, tidied.xreplace(unmask))
-
-
-def _over_one_bar(coefficient: Expr, sign: Symbol) -> Expr:
-    """One fraction in its factors, with sign² = 1."""
-    numerator, denominator = sympy.fraction(sympy.together(coefficient))
-    odd = (
-        sympy.rem(sympy.Poly(numerator, sign), sympy.Poly(sign**2 - 1, sign)).as_expr()
-        if numerator.has(sign)
-        else numerator
-    )
-    return cast(Expr, sympy.factor(odd / denominator))
-
-
-def one_minus(expression) -> Expr:
-    """1 − β for −(β − 1), as everyone writes it: a change of form only."""
-
-    def is_turned(e):
-        return e.is_Add and any(term.is_Rational and term < 0 for term in e.args)
-
-    def turned(power):
-        return (-1) ** power.exp * sympy.Pow(-power.base, power.exp)
-
-    expression = expression.replace(lambda e: e.is_Pow and e.exp.is_Integer and is_turned(e.base), turned)
-    if expression.is_Mul and expression.could_extract_minus_sign():
-        for factor in filter(is_turned, expression.args):
-            rest = sympy.Mul(*(-part if part is factor else part for part in expression.args[1:]))
-            return rest if expression.args[0] == -1 and factor is not expression.args[0] else expression
-    return expression
-
-
 def _starting_values(traced, memory0, lags, constants, shown) -> dict[Symbol, Expr]:
     """Where a held maximum starts: at what is new on the slow manifold, to first order."""
     starts = {}
@@ -242,15 +200,12 @@ def _starting_values(traced, memory0, lags, constants, shown) -> dict[Symbol, Ex
     return starts
 
 
-def _assumptions(step: Trace, constants) -> tuple[str, ...]:
-    root = any(
-        e.has(sympy.Pow) and any(p.exp == S.Half or p.exp == -S.Half for p in e.atoms(sympy.Pow))
-        for e in (step.direction, step.decay_rate)
-    )
+def _assumptions(step: Trace, constants, second: Expr) -> tuple[str, ...]:
+    divided = any(p.exp.is_negative and p.base.has(notation.total) for p in second.atoms(sympy.Pow))
     return (
         "the memory's constants stay fixed as η → 0 (the memory is fast) and it is on its slow manifold",
         "the learning rate is constant",
-        *(["g is not 0, since √(g²) = |g| has a kink there"] if root else []),
+        *(["g is not 0, where the formula has a kink or a pole"] if divided or second.has(sympy.Abs) else []),
         *step.conditions,
         *(f"{symbol.name} stands still" for symbol in constants),
     )
@@ -270,10 +225,10 @@ def _explain(step, memory0, memory1, rates0, fast, first, lag, turn, second):
         yield stated(
             f"It lags behind a G that moves: order 1 of {symbol.name}",
             Symbol(f"{symbol.name}_1"),
-            one_minus(memory1[symbol]),
+            tidy(memory1[symbol]),
         )
     yield stated("Order 0 of (θ′ − θ)/η is the first-order flow", Symbol("F_0"), first)
-    yield stated("Order 1 of (θ′ − θ)/η comes from the lag of the memory", Symbol("U_1"), one_minus(lag))
+    yield stated("Order 1 of (θ′ − θ)/η comes from the lag of the memory", Symbol("U_1"), tidy(lag))
     yield stated(
         "Over one step the flow turns: half its rate of change must be taken off", Symbol("Fdot_0"), one_minus(turn)
     )

@@ -1,7 +1,7 @@
 """The one table of letters: code says ``lr`` and ``momentum``, formulas say η and β."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import sympy
@@ -19,7 +19,7 @@ class PerWeight(Symbol):
 
 theta = PerWeight("theta", real=True)
 theta_dot = PerWeight("thetadot", real=True)
-theta_star = PerWeight("theta^*", real=True)
+theta_star = PerWeight("θ⋆", real=True)
 gradient = PerWeight("g", real=True)
 gradient_dot = PerWeight("gdot", real=True)
 total = PerWeight("G", real=True, nonzero=True)  # the gradient with what L2 adds to it
@@ -78,6 +78,10 @@ class decayed(sympy.Function):
         beta, k = self.args
         return rf"{printer.parenthesize(beta, 1000, strict=True)}^{{{printer._print(k)}}}"
 
+    def _pretty(self, printer):
+        beta, k = cast(Any, self.args)
+        return printer._print(sympy.Pow(beta, k, evaluate=False))
+
 
 class maximum(sympy.Function):
     """The larger of what is held and what is new."""
@@ -122,7 +126,7 @@ def primed(symbol: Symbol) -> Symbol:
 def latex(expression, **options) -> str:
     """LaTeX, with primes where a quantity is the one after the step."""
     primes = {s: f"{sympy.latex(_before[s])}'" for s in sympy.sympify(expression).atoms(Symbol) if s in _before}
-    return sympy.latex(expression, symbol_names=primes, **options)
+    return sympy.latex(expression, symbol_names={theta_star: r"\theta^{*}", **primes}, **options)
 
 
 def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 import sympy
 from sympy import Eq, Expr, Symbol
 
+from swd_dynamics.arithmetic import OPAQUE
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
@@ -53,23 +54,57 @@ class Trace:
 @lru_cache(maxsize=256)
 def trace(rule: UpdateRule) -> Trace:
     """The step of a rule whose hyperparameters are letters, by running it on symbols at a step k past the first."""
-    rest = rule.direction.rest(notation.theta)
+    rest = _call(rule.direction.rest, notation.theta)
+    if not isinstance(rest, tuple):
+        raise NotDerivable(
+            f"{_name(rule.direction.rest)} gave {rest!r}: a direction's memory is a NamedTuple, if an empty one"
+        )
     names = getattr(rest, "_fields", tuple(f"m_{i + 1}" for i in range(len(rest))))
     if taken := {"theta", "g", "G"} & {*names}:
         raise NotDerivable(f"the memory entry {taken.pop()} has the letter of something else in every step: rename it")
     memory = tuple(PerWeight(name, real=True) for name in names)
-    held = type(rest)(*memory) if hasattr(rest, "_fields") else memory
-    new = type(rest)(*map(primed, memory)) if hasattr(rest, "_fields") else tuple(map(primed, memory))
-    remembered = rule.direction.remember(held, notation.total, notation.step)
-    rate = rule.decay.decay_rate(rule.lr, lambda: rule.direction.effective_lr(rule.lr, new, notation.step))
-    return Trace(
+    kind: Any = type(rest)
+    held = kind(*memory) if hasattr(rest, "_fields") else memory
+    new = kind(*map(primed, memory)) if hasattr(rest, "_fields") else tuple(map(primed, memory))
+    remembered = _call(rule.direction.remember, held, notation.total, notation.step)
+    if not isinstance(remembered, tuple) or len(remembered) != len(memory):
+        raise NotDerivable(
+            f"{_name(rule.direction.remember)} gave {remembered!r}: it must return a memory like that of rest"
+        )
+    rate = _call(
+        rule.decay.decay_rate, rule.lr, lambda: _call(rule.direction.effective_lr, rule.lr, new, notation.step)
+    )
+    direction = _call(rule.direction.step, new, notation.total, notation.step)
+    traced = Trace(
         lr=rule.lr,
-        total=with_laws(notation.gradient + rule.decay.added_gradient(notation.theta)),
+        total=with_laws(notation.gradient + _call(rule.decay.added_gradient, notation.theta)),
         memory=memory,
         remembered=tuple(with_laws(entry) for entry in remembered),
         decay_rate=with_laws(rate),
-        direction=with_laws(rule.direction.step(new, notation.total, notation.step)),
+        direction=with_laws(direction),
     )
+    settled = long_run(traced)
+    if any(e.has(notation.step) for e in (*settled.remembered, settled.decay_rate, settled.direction)):
+        raise NotDerivable(
+            f"{type(rule.direction).__name__} depends on the step number other than through decayed(beta, step):"
+            " write a bias correction as 1 - decayed(beta, step), so that its limit is known"
+        )
+    return traced
+
+
+def _call(method, *symbols):
+    """What a method makes of symbols; where it fails, it used more than the words that a rule may use."""
+    try:
+        return method(*symbols)
+    except (TypeError, AttributeError, ValueError, IndexError, KeyError) as error:
+        raise NotDerivable(
+            f"{_name(method)} cannot be read as a formula ({type(error).__name__}: {error}): use + - * / and the"
+            f" words of swd_dynamics.arithmetic, {', '.join(('sqrt', *OPAQUE))}, and no if on values"
+        ) from None
+
+
+def _name(method) -> str:
+    return f"{type(getattr(method, '__self__', method)).__name__}.{getattr(method, '__name__', 'call')}"
 
 
 def long_run(step: Trace) -> Trace:
@@ -128,5 +163,5 @@ def equations(rule: UpdateRule) -> Derivation:
     update = (1 - step.decay_rate) * notation.theta - step.lr * step.direction
     whole = update.xreplace(new).xreplace({notation.total: step.total})
     name = type(rule.direction).__name__
-    result = Derivation(f"One step: {name} with {type(rule.decay).__name__}", {r"\theta'": whole}, trace_steps(step))
+    result = Derivation(f"One step: {name} with {type(rule.decay).__name__}", {"θ′": whole}, trace_steps(step))
     return result.with_numbers(values, exact(values))

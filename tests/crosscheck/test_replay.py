@@ -98,6 +98,9 @@ def without(variable):
         (lambda r: r.assign_attrs(steps_before=3), "does not begin at the optimizer's first step"),
         (lambda r: r.isel(step=slice(0)), "holds no step"),
         (lambda r: r.isel(step=slice(3)), "do not fit"),
+        (lambda r: r.isel(weight=0), "do not fit"),
+        (lambda r: r.assign(gradient=r["gradient"] * np.nan), "gradient of step 1 is not finite"),
+        (lambda r: CATALOG["SGD"](), "needs an xarray.Dataset"),
         (lambda r: r.assign(theta=r["theta"].where(r["iterate"] < 4)), "diverged: ‖θ‖ is not finite after step 4"),
     ],
 )
@@ -107,6 +110,12 @@ def test_what_a_recording_lacks_is_said(change, said):
     recording = made_by_hand(rule).assign_coords(iterate=np.arange(41))
     with pytest.raises(InputError, match=said):
         replay(rule, change(recording))
+
+
+def test_arrays_must_fit_the_weights():
+    """Assert that a learning rate for other weights than the recorded ones is refused with both numbers."""
+    with pytest.raises(InputError, match=r"lr has shape \(2,\), the recording 5 weights"):
+        replay(CATALOG["SGD"](lr=np.array([0.1, 0.2])), made_by_hand(CATALOG["SGD"](lr=0.1)))
 
 
 def test_recorded_rule_refuses_what_it_cannot_read():

@@ -9,7 +9,7 @@ from swd_dynamics.studies.modified_equation import (
     _parting,
     _predicted_ratio,
     draw,
-    real_iterates,
+    real_run,
     rule,
     smooth_problem,
 )
@@ -21,7 +21,7 @@ def test_real_iterates_are_the_rules(name):
     problem = smooth_problem("cpu")
     flow = Flow(rule(name), problem.gradient, problem.hvp, 2)
     state = flow.starting_state(problem.task.theta)
-    theta = real_iterates(problem.task, name)(flow.rule, state, None, 20)
+    theta = real_run(problem.task, name, flow.rule, state, 20)
     for k in range(20):
         state = flow.rule(state, problem.gradient(state.theta))
         assert theta[k + 1] == pytest.approx(state.theta, rel=1e-13)  # a few hundred roundings

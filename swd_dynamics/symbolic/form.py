@@ -1,0 +1,76 @@
+"""Changes of form only: the same expression, written as everyone writes it."""
+
+from typing import Any, cast
+
+import sympy
+from sympy import Expr, Rational, Symbol
+
+from swd_dynamics.symbolic import notation
+from swd_dynamics.symbolic.notation import PerWeight
+
+SMALL = ("eta", "lambda", "epsilon")  # letters of small numbers; all others count as one half
+
+
+def tidy(expression: Expr) -> Expr:
+    """The same expression, collected by the rates of change, each coefficient over one bar: a change of form only."""
+    rates = (notation.total_dot, notation.gradient_dot, notation.theta_dot)
+    masks = {part: PerWeight(f"mask{i}") for i, part in enumerate(expression.atoms(notation.mean))}
+    size, sign = Symbol("size", positive=True), Symbol("sign", positive=True)
+    parts = {sympy.Abs(notation.total): size, sympy.sign(notation.total): sign, notation.total: sign * size}
+    plain = sympy.expand(expression.xreplace(masks).xreplace(parts))
+    collected = sympy.collect(plain, (*rates, *masks.values()), evaluate=False)
+    back = {size * sign: notation.total, size: sympy.Abs(notation.total), sign: sympy.sign(notation.total)}
+    unmask = {mask: part for part, mask in masks.items()}
+    tidied = sympy.Add(*(rate * one_minus(_over_one_bar(c, sign)).subs(back) for rate, c in collected.items()))
+    return cast(Expr, tidied.xreplace(unmask))
+
+
+def _over_one_bar(coefficient: Expr, sign: Symbol) -> Expr:
+    """One fraction in its factors, with sign² = 1."""
+    numerator, denominator = sympy.fraction(sympy.together(coefficient))
+    odd = (
+        sympy.rem(sympy.Poly(numerator, sign), sympy.Poly(sign**2 - 1, sign)).as_expr()
+        if numerator.has(sign)
+        else numerator
+    )
+    return cast(Expr, sympy.factor(odd / denominator))
+
+
+def one_minus(expression: Any) -> Expr:
+    """1 − β for −(β − 1), 2 − ηλ for −(ηλ − 2): sums turned so that they are positive where η and λ are small.
+
+    Examples
+    --------
+    >>> beta = Symbol("beta", positive=True)
+    >>> one_minus((beta - 1) * (beta + 1) / (beta - 1) ** 3)
+    (beta + 1)/(1 - beta)**2
+    """
+    turned = expression.replace(
+        lambda e: e.is_Pow and e.exp.is_Integer and _is_turned(e.base),
+        lambda e: (-1) ** e.exp * sympy.Pow(-e.base, e.exp),
+    )
+    if turned.is_Add:
+        return sympy.Add(*map(_turn_factors, turned.args))
+    return _turn_factors(turned)
+
+
+def _turn_factors(term: Any) -> Expr:
+    if not term.is_Mul:
+        return term
+    turned = [factor for factor in term.args if _is_turned(factor)]
+    rest = sympy.Mul(*(factor for factor in term.args if factor not in turned))
+    return sympy.Mul((-1) ** len(turned), rest, *(-factor for factor in turned))
+
+
+def _is_turned(base: Any) -> bool:
+    """Whether a sum of letters is negative where η and λ are small."""
+    if not base.is_Add:
+        return False
+    small = {s: Rational(1, 1000) if s.name in SMALL else Rational(1, 2) for s in base.free_symbols}
+    return bool(base.replace(notation.mean, lambda x: x).xreplace(small).is_negative)
+
+
+def by_curvature(expression: Any) -> Expr:
+    """Collected by powers of h, each coefficient in its factors."""
+    collected = sympy.collect(sympy.expand(expression), notation.curvature, evaluate=False)
+    return sympy.Add(*(power * one_minus(sympy.factor(c)) for power, c in collected.items()))
