@@ -387,5 +387,5 @@ def _to_first_order(polynomial: sympy.Poly, decay_letters) -> tuple[DerivationSt
         undecayed = dict.fromkeys(decay_letters, 0) | {z: 1}
         slope = (polynomial.as_expr().diff(letter) / polynomial.as_expr().diff(z)).subs(undecayed)
         rate = sympy.Eq(notation.decay_rate, one_minus(sympy.factor(slope)) * letter, evaluate=False)
-        steps.append(DerivationStep(f"To first order in {letter.name}", rate))
+        steps.append(DerivationStep("To first order in the decay", rate))
     return tuple(steps)

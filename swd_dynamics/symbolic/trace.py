@@ -57,7 +57,7 @@ def trace(rule: UpdateRule) -> Trace:
     rest = _call(rule.direction.rest, notation.theta)
     if not isinstance(rest, tuple):
         raise NotDerivable(
-            f"{_name(rule.direction.rest)} gave {rest!r}: a direction's memory is a NamedTuple, if an empty one"
+            f"{_name(rule.direction.rest)} gave {rest!r}: a direction's memory is a NamedTuple, if need be an empty one"
         )
     names = getattr(rest, "_fields", tuple(f"m_{i + 1}" for i in range(len(rest))))
     if taken := {"theta", "g", "G"} & {*names}:
