@@ -267,7 +267,7 @@ def _draw_orders(axes, problem: str, evidence: Evidence) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
     axes.set(
-        xlabel="learning rate η  (decays set apart by 6 % to be seen)",
+        xlabel="learning rate η (decays drawn 6 % apart)",
         title=f"heavy ball on the {problem}",
         ylim=(low, high * 6),
     )
