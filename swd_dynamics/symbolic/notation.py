@@ -156,8 +156,9 @@ def _letter_lr(rule: UpdateRule, values: dict[Symbol, Any]):
     if rule.has_schedule or np.ndim(rule.lr) == 0:
         values[lr] = rule.lr if rule.has_schedule else float(rule.lr)
         return lr
-    largest = float(np.max(rule.lr))  # groups: one η for the time t = ηk, and each weight's share of it
-    values[lr], values[lr_share] = largest, np.asarray(rule.lr) / largest
+    each = _array(rule.lr)
+    largest = float(each.max())  # groups: one η for the time t = ηk, and each weight's share of it
+    values[lr], values[lr_share] = largest, each / largest
     return lr * lr_share
 
 
@@ -189,8 +190,13 @@ def _letter(name: str, value, values: dict[Symbol, Any]):
         symbol = PerWeight(name, nonnegative=True)
     else:
         return value
-    values[symbol] = value
+    values[symbol] = _array(value) if isinstance(symbol, PerWeight) else value
     return symbol
+
+
+def _array(value: Any) -> np.ndarray:
+    """An array of numbers, also from a torch tensor on any device."""
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=float)
 
 
 def _free_name(name: str, values: dict[Symbol, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import sympy
+import torch
 from aggregated_momentum import AggregatedMomentum
 from symbolic.algebra import beta, beta_0, beta_1, beta_2, epsilon, equal, eta, gdot, lam, tau
 
@@ -206,6 +207,17 @@ def test_lettered_twice_is_lettered_once(direction):
     """Assert that a rule of letters has no more numbers to letter."""
     once, _ = lettered(UpdateRule(0.1, direction, Stable(0.25)))
     assert lettered(once) == (once, {})
+
+
+def test_tensors_become_letters_like_arrays():
+    """Assert that per-weight tensors give the letters, and the numbers, that arrays of the same values give."""
+    values = ([0.1, 0.05], [0.2, 0.0])
+    of_arrays, of_tensors = (
+        lettered(CATALOG["SGDS"](lr=kind(values[0]), momentum=0.9, weight_decay=kind(values[1])))
+        for kind in (np.array, lambda entries: torch.tensor(entries, dtype=torch.float64))
+    )
+    assert of_arrays[0] == of_tensors[0]
+    assert all(np.array_equal(of_arrays[1][letter], of_tensors[1][letter]) for letter in of_arrays[1])
 
 
 def test_a_learning_rate_that_is_no_letter_is_refused():
