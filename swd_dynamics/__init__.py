@@ -30,7 +30,7 @@ _HOMES = {
 }
 _FOLDERS = ("crosscheck", "flows", "optim", "plots", "probe", "rules", "studies", "symbolic", "tasks")
 
-__all__ = [*_HOMES, *_FOLDERS]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*_HOMES, *_FOLDERS]  # noqa: PLE0604 (all are strings)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):

@@ -1,5 +1,6 @@
 """Does a recorded run follow a rule? The rule is fed its gradients and makes its own steps; the two are compared."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,12 +72,9 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
         first_departure=int(np.argmax(outside)) + 1 if outside.any() else None,
         evidence={"departure": departure, "allowed": allowed},
     )
-    return verdict if np.isfinite(worst) else _diverged(verdict)
-
-
-def _diverged(verdict: Verdict) -> Verdict:
-    values = {**verdict.__dict__, "status": "refuted", "cause": "the rule's own steps are not finite"}
-    return Verdict(**values)
+    if np.isfinite(worst):
+        return verdict
+    return replace(verdict, status="refuted", cause="the rule's own steps are not finite")
 
 
 def _check_fit(rule: UpdateRule, weights: int) -> None:

@@ -69,6 +69,10 @@ class Flow:
             raise InputError(
                 "order 2 needs hvp(theta, vector), the Hessian-vector product of the loss: give one, or take order 1"
             )
+        if self.order == 1 and self.rule.has_schedule and np.ndim(self.rule.lr_at(0)) > 0:
+            raise InputError(
+                "order 1 follows a schedule of one learning rate, not of one for every weight: take 'state'"
+            )
         if self.order == 2 and self.rule.has_schedule:
             raise InputError(
                 "order 2 holds for a constant learning rate: give a number for lr, or take order 1 or 'state'"
@@ -111,7 +115,7 @@ class Flow:
         n = len(theta)
         error = float(np.linalg.norm(fine[:, :n] - coarse[:, :n], axis=1).max())
         memory = tuple(fine[:, i : i + n] for i in range(n, fine.shape[1], n))
-        lrs = [float(np.max(self.rule.lr_at(k))) for k in at[:-1]]
+        lrs = [self._lr(k) for k in at[:-1]]
         return Solution(at, np.concatenate([[0.0], np.cumsum(lrs)]), fine[:, :n], memory, error)
 
     def starting_memory(self, theta0: ArrayLike):
@@ -120,7 +124,7 @@ class Flow:
         Start a run there (and late, see :meth:`starting_state`) to see the flow without the memory's transient.
         """
         theta = self._checked(theta0)
-        equation, lr = self._numeric(), float(np.max(self.rule.lr_at(0)))
+        equation, lr = self._numeric(), self._lr(0)
         return equation.starting(theta, *self._rates(equation, theta, lr), lr)
 
     def starting_state(self, theta0: ArrayLike) -> State:
@@ -134,7 +138,7 @@ class Flow:
             if self.rule.has_schedule:
                 raise InputError("t = ηk needs one learning rate, and the rule has a schedule: give steps")
             check("t", t, "(0, inf)")
-            steps = round(t / float(np.max(self.rule.lr_at(0))))
+            steps = round(t / self._lr(0))
         check("steps", steps, "[1, inf)")
         if int(steps) != steps:
             raise InputError(f"steps = {steps} is not allowed: it must be a whole number")
@@ -166,7 +170,7 @@ class Flow:
 
     def _field(self, theta0: Array):
         equation = self._numeric()
-        held = equation.held(theta0, *self._rates(equation, theta0, float(np.max(self.rule.lr_at(0)))), self._lr(0))
+        held = equation.held(theta0, *self._rates(equation, theta0, self._lr(0)), self._lr(0))
 
         def field(step, theta):
             lr, gradient = self._lr(step), self.gradient(theta)
@@ -179,6 +183,7 @@ class Flow:
         return field, theta0
 
     def _lr(self, step) -> float:
+        """η of the time t = ηk: where weights differ in η, the largest."""
         return float(np.max(self.rule.lr_at(step)))
 
     def _state_field(self, theta0: Array):

@@ -1,5 +1,7 @@
 """Where a rule comes to rest."""
 
+from dataclasses import replace
+
 import sympy
 
 from swd_dynamics.rules.update import UpdateRule
@@ -45,4 +47,4 @@ def fixed_point(rule: UpdateRule) -> Derivation:
     )
     derivation = Derivation("The fixed point on f = ½h(θ−θ*)²", {"θ": theta}, steps, found.conditions)
     numbers = derivation.with_numbers(values, exact(values))
-    return Derivation(**{**numbers.__dict__, "results": {"θ": sympy.factor(numbers.value)}})
+    return replace(numbers, results={"θ": sympy.factor(numbers.value)})

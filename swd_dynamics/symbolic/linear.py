@@ -110,7 +110,8 @@ def stability_limit(rule: UpdateRule) -> Derivation:
 
     Notes
     -----
-    Source: Jury 1964; the recursion is Schur's and Cohn's, and each condition is split into its factors.
+    As h grows from a stable value, stability is first lost where one of Jury's three critical conditions vanishes.
+    Source: Jury 1964.
 
     Examples
     --------

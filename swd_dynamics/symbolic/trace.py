@@ -1,6 +1,6 @@
 """A rule read as equations: its step is run once on symbols."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -47,8 +47,9 @@ class Trace:
     def map(self, change) -> "Trace":
         """The trace with ``change`` applied to each expression of the memory, the decay rate and the direction."""
         remembered = tuple(change(e) for e in self.remembered)
-        rate, direction = change(self.decay_rate), change(self.direction)
-        return Trace(self.lr, self.total, self.memory, remembered, rate, direction, self.conditions)
+        return replace(
+            self, remembered=remembered, decay_rate=change(self.decay_rate), direction=change(self.direction)
+        )
 
 
 @lru_cache(maxsize=256)
@@ -122,7 +123,7 @@ def long_run(step: Trace) -> Trace:
         return expression.replace(maximum, lambda held, new: held).replace(clip, lambda x, low, high: x)
 
     settled = step.map(settle)
-    return Trace(**{**settled.__dict__, "conditions": conditions})
+    return replace(settled, conditions=conditions)
 
 
 def trace_steps(step: Trace) -> tuple[DerivationStep, ...]:
