@@ -1,12 +1,18 @@
 """AdaiS: adaptive inertia with stable weight decay."""
 
+# pyright: reportPrivateImportUsage=false
+# torch's own optimizers are built on its foreach functions, which are private by name only.
+
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from swd_dynamics.hyperparameter import check, check_pair
-from swd_dynamics.optim.optimizer import StableDecayOptimizer, loss_gradient, mean_over_weights
+from swd_dynamics.optim.moments import start_at_zero
+from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
+from swd_dynamics.optim.second_moment import mean_second_moment
+from swd_dynamics.optim.work import Part, Scaling
 
 
 class AdaiS(StableDecayOptimizer):
@@ -20,13 +26,14 @@ class AdaiS(StableDecayOptimizer):
         η_eff = η,  R = λη
         θ ← (1 − R)θ − ηm/(1 − Πβ₁)
 
-    v̄ is the mean of v̂ over all weights of all parameters of all groups, Πβ₁ the product over the steps.
+    v̄ is the mean of v̂ over all weights of all parameters of all groups, also where they are sharded over processes; Πβ₁
+    is the product over the steps.
 
     Parameters
     ----------
     params : iterable of torch.Tensor, of (name, tensor) pairs, or of parameter groups
-    lr : float
-        η > 0.
+    lr : float or Tensor
+        η ≥ 0.
     betas : tuple of two floats
         β₀ > 0 and β₂ in [0, 1).
     eps : float
@@ -35,6 +42,11 @@ class AdaiS(StableDecayOptimizer):
         λ ≥ 0.
     maximize : bool
         Climb the loss instead of descending it; the decay still shrinks the weights.
+    foreach : bool, optional
+        Whether the arithmetic goes over all parameters at once, which on an accelerator takes fewer kernels and two
+        more copies of the gradients while the step runs; by default there, and not on the CPU.
+    capturable : bool
+        Whether the step counts live on the device, so that a CUDA graph can hold the step.
 
     Raises
     ------
@@ -49,8 +61,9 @@ class AdaiS(StableDecayOptimizer):
     A parameter without gradient skips the step; if it ever had one, its v̂, with its own count of steps, stays in v̄. One
     that never had a gradient has no v̂ and is not counted.
 
-    State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``beta1_prod`` (Πβ₁ per weight). After each
-    step every parameter group holds the floats ``decay_rate`` (R) and ``effective_lr`` (η_eff).
+    State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``beta1_prod`` (Πβ₁ per weight) and
+    ``exp_avg_sq_sum`` (the sum of v over its weights, one float64 number). With three numbers for each weight it takes
+    half as much state again as Adam: since β₁ differs from weight to weight, so does its product.
 
     Source: Xie, Sato & Sugiyama 2020, 2011.11152; Xie et al. 2022, 2006.15815.
 
@@ -69,53 +82,89 @@ class AdaiS(StableDecayOptimizer):
     def __init__(
         self,
         params,
-        lr=1e-3,
+        lr: float | Tensor = 1e-3,
         betas=(0.1, 0.99),
         eps=1e-3,
         weight_decay: float = 0,
         *,
         maximize=False,
+        foreach: bool | None = None,
+        capturable=False,
     ):
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+        }
         super().__init__(params, defaults)
 
     def check_group(self, group: dict[str, Any]) -> None:
         """Refuse arguments outside their range."""
-        check("lr", group["lr"], "(0, inf)")
+        check("lr", group["lr"], "[0, inf)")
         check_pair("betas", group["betas"], ("(0, inf)", "[0, 1)"))
         check("eps", group["eps"], "(0, 1)")
         check("weight_decay", group["weight_decay"], "[0, inf)")
 
-    def update(self, work: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
-        """Take the step: first all second moments, then their mean, then all weights."""
-        for group, parameters in work:
-            for parameter in parameters:
-                self._remember(parameter, group)
-        v_mean = mean_over_weights(self._v_hat(parameter, group) for parameter, group in self.remembered())
-        for group, parameters in work:
-            self.publish(group, group["lr"])
-            for parameter in parameters:
-                self._move(parameter, group, v_mean)
+    def update(self, parts: list[Part], scaling: Scaling) -> None:
+        """Take the step: first v̄, then all weights."""
+        for part in parts:
+            start_at_zero(part, ("exp_avg", "exp_avg_sq"))
+            for parameter, state in zip(part.parameters, part.states, strict=True):
+                if "beta1_prod" not in state:
+                    state["beta1_prod"] = torch.ones_like(parameter, memory_format=torch.preserve_format)
+        v_mean = mean_second_moment(parts, self.idle(), scaling)
+        v_mean = torch.where(v_mean > 0, v_mean, 1.0) if isinstance(v_mean, Tensor) else v_mean or 1.0
+        for group in self.param_groups:
+            lr = readable(group["lr"])
+            self.publish(group, lr, group["weight_decay"] * lr)
+        for part in parts:
+            for piece in pieces(part):
+                descend(piece, v_mean)
 
-    def _remember(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        gradient, state, beta2 = loss_gradient(parameter, group), self.state[parameter], group["betas"][1]
-        if not state:
-            state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["beta1_prod"] = torch.ones_like(parameter, memory_format=torch.preserve_format)
-        state["step"] += 1
-        state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
 
-    def _v_hat(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        state = self.state[parameter]
-        return state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
+def pieces(part: Part) -> list[Part]:
+    """The parameters that go through the arithmetic at once: all of them, or each by itself."""
+    together = part.group["foreach"]
+    if together or (together is None and part.parameters[0].device.type != "cpu"):
+        return [part]
+    return [part.subset([i]) for i in range(len(part.parameters))]
 
-    def _move(self, parameter: Tensor, group: dict[str, Any], v_mean: float) -> None:
-        gradient, state = loss_gradient(parameter, group), self.state[parameter]
-        share = self._v_hat(parameter, group) / (v_mean if v_mean != 0 else 1.0)
-        beta1 = (1 - group["betas"][0] * share).clamp_(0, 1 - group["eps"])
-        state["beta1_prod"].mul_(beta1)
-        state["exp_avg"].mul_(beta1).addcmul_(1 - beta1, gradient)
-        step = state["exp_avg"] / (1 - state["beta1_prod"])
-        parameter.mul_(1 - group["decay_rate"]).add_(step, alpha=-float(group["lr"]))
+
+def descend(part: Part, v_mean: float | Tensor) -> None:
+    """The step of some parameters, given v̄ of all."""
+    (beta0, beta2), lr = part.group["betas"], part.group["effective_lr"]
+    steps, m, v, products = (part.state(name) for name in ("step", "exp_avg", "exp_avg_sq", "beta1_prod"))
+    gradients = list(torch._foreach_neg(part.gradients)) if part.group["maximize"] else part.gradients
+
+    torch._foreach_add_(steps, 1)
+    torch._foreach_mul_(v, beta2)
+    torch._foreach_addcmul_(v, gradients, gradients, value=1 - beta2)
+
+    beta1 = list(torch._foreach_mul(v, -beta0))
+    torch._foreach_div_(beta1, [(1 - beta2 ** readable(step)) * v_mean for step in steps])
+    torch._foreach_add_(beta1, 1)
+    torch._foreach_clamp_min_(beta1, 0)
+    torch._foreach_clamp_max_(beta1, 1 - part.group["eps"])
+
+    torch._foreach_mul_(products, beta1)
+    torch._foreach_mul_(m, beta1)
+    fresh = _one_minus(beta1)
+    torch._foreach_addcmul_(m, gradients, fresh)
+
+    corrections = _one_minus([product.clone() for product in products])
+    shrink(part.parameters, part.group["decay_rate"])
+    if isinstance(lr, Tensor):
+        torch._foreach_div_(corrections, lr)
+        lr = 1.0
+    torch._foreach_addcdiv_(part.parameters, m, corrections, value=-lr)
+
+
+def _one_minus(tensors: list[Tensor]) -> list[Tensor]:
+    """1 − x, in place."""
+    torch._foreach_neg_(tensors)
+    torch._foreach_add_(tensors, 1)
+    return tensors

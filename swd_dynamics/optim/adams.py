@@ -1,13 +1,17 @@
 """AdamS: Adam with stable weight decay."""
 
-from math import sqrt
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from swd_dynamics.hyperparameter import check, check_pair
-from swd_dynamics.optim.optimizer import StableDecayOptimizer, loss_gradient, mean_over_weights
+from swd_dynamics.optim.moments import start_at_zero
+from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
+from swd_dynamics.optim.second_moment import mean_second_moment
+from swd_dynamics.optim.work import Part, Scaling
 
 
 class AdamS(StableDecayOptimizer):
@@ -20,24 +24,33 @@ class AdamS(StableDecayOptimizer):
         η_eff = η/√v̄,  R = λη_eff
         θ ← (1 − R)θ − η m̂/(√v̂ + ε)
 
-    v̄ is the mean of v̂ over all weights of all parameters of all groups. AMSGrad puts the largest v so far in the place
-    of v, before the bias correction; v̄ is then the mean of that.
+    v̄ is the mean of v̂ over all weights of all parameters of all groups, also where they are sharded over processes
+    (``fully_shard``). AMSGrad puts the largest v so far in the place of v, before the bias correction; v̄ is then the
+    mean of that.
+
+    As v̄ → 0, R grows without bound, and from R = 2 on the decay no longer shrinks the weights but flips them and lets
+    them grow. By default a step with R > 2 takes no decay at all; up to 2 it takes the paper's.
 
     Parameters
     ----------
     params : iterable of torch.Tensor, of (name, tensor) pairs, or of parameter groups
-    lr : float
-        η > 0.
+    lr : float or Tensor
+        η ≥ 0; a tensor where a compiled or captured step shall follow a schedule.
     betas : tuple of two floats
         β₁ and β₂, each in [0, 1).
     eps : float
         ε ≥ 0, outside the root, and no part of η_eff.
     weight_decay : float
-        λ ≥ 0.
+        λ ≥ 0. It is not AdamW's λ: see :func:`swd_dynamics.equivalent_weight_decay`.
     amsgrad : bool
-        Whether v̂ remembers the largest v.
+        Whether v̂ remembers the largest v. Costs a pass over v in every step.
+    max_decay_rate : float, optional
+        R is taken as min(λη_eff, this) in every step, R > 2 included; infinity gives the paper's formula as it stands.
+        While v̄ = 0 (every gradient so far was zero) no decay is taken, whatever this is.
     maximize : bool
         Climb the loss instead of descending it; the decay still shrinks the weights.
+    foreach, capturable, fused : bool, optional
+        Which of torch's kernels for AdamW to use, as in torch.optim.AdamW.
 
     Raises
     ------
@@ -46,14 +59,12 @@ class AdamS(StableDecayOptimizer):
 
     Notes
     -----
-    While v̄ = 0 (every gradient so far was zero) there is no signal to measure a step by: η_eff is set to 0, so that
-    R = 0 and no decay is taken. As v̄ → 0 otherwise, R grows without bound, and the decay itself diverges where R > 2.
-
     A parameter without gradient skips the step; if it ever had one, its v̂, with its own count of steps, stays in v̄. One
     that never had a gradient has no v̂ and is not counted.
 
-    State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), with AMSGrad ``max_exp_avg_sq``. After each
-    step every parameter group holds the floats ``decay_rate`` (R) and ``effective_lr`` (η_eff).
+    State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), with AMSGrad ``max_exp_avg_sq``, as
+    torch.optim.AdamW's, whose ``state_dict`` can be loaded; and ``exp_avg_sq_sum``, the sum of v over the parameter's
+    weights, one float64 number.
 
     Source: Xie, Sato & Sugiyama 2020, 2011.11152; Kingma & Ba 2015, 1412.6980; Reddi, Kale & Kumar 2018, 1904.09237.
 
@@ -72,13 +83,17 @@ class AdamS(StableDecayOptimizer):
     def __init__(
         self,
         params,
-        lr=1e-3,
+        lr: float | Tensor = 1e-3,
         betas=(0.9, 0.999),
         eps=1e-8,
         weight_decay=1e-4,
         amsgrad=False,
         *,
+        max_decay_rate: float | None = None,
         maximize=False,
+        foreach: bool | None = None,
+        capturable=False,
+        fused: bool | None = None,
     ):
         defaults = {
             "lr": lr,
@@ -86,47 +101,83 @@ class AdamS(StableDecayOptimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
+            "max_decay_rate": max_decay_rate,
             "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "fused": fused,
         }
         super().__init__(params, defaults)
 
     def check_group(self, group: dict[str, Any]) -> None:
         """Refuse arguments outside their range."""
-        check("lr", group["lr"], "(0, inf)")
+        check("lr", group["lr"], "[0, inf)")
         check_pair("betas", group["betas"], ("[0, 1)", "[0, 1)"))
         check("eps", group["eps"], "[0, inf)")
         check("weight_decay", group["weight_decay"], "[0, inf)")
+        if group["max_decay_rate"] is not None:
+            check("max_decay_rate", group["max_decay_rate"], "(0, inf]")
 
-    def update(self, work: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
-        """Take the step: first all moments, then their mean, then all weights."""
-        for group, parameters in work:
-            for parameter in parameters:
-                self._remember(parameter, group)
-        v_mean = mean_over_weights(self._v_hat(parameter, group) for parameter, group in self.remembered())
-        for group, parameters in work:
-            self.publish(group, 0.0 if v_mean == 0 else group["lr"] / sqrt(v_mean))
-            for parameter in parameters:
-                self._move(parameter, group)
+    def update(self, parts: list[Part], scaling: Scaling) -> None:
+        """Take the step: first v̄, then for each group its decay rate, then torch's kernel."""
+        for part in parts:
+            names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if part.group["amsgrad"] else 2]
+            start_at_zero(part, names)
+        v_mean = mean_second_moment(parts, self.idle(), scaling)
+        for group in self.param_groups:
+            effective_lr = _effective_lr(readable(group["lr"]), v_mean)
+            rate = limited(group["weight_decay"] * effective_lr, v_mean, group["max_decay_rate"])
+            self.publish(group, effective_lr, scaling.unless_refused(rate, otherwise=0.0))
+        for part in parts:
+            descend(part, scaling)
 
-    def _remember(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        gradient, state, (beta1, beta2) = loss_gradient(parameter, group), self.state[parameter], group["betas"]
-        if not state:
-            names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if group["amsgrad"] else 2]
-            state["step"] = torch.tensor(0.0)
-            state.update({name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in names})
-        state["step"] += 1
-        state["exp_avg"].mul_(beta1).add_(gradient, alpha=1 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        if group["amsgrad"]:
-            torch.maximum(state["max_exp_avg_sq"], state["exp_avg_sq"], out=state["max_exp_avg_sq"])
 
-    def _v_hat(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        state = self.state[parameter]
-        v = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
-        return v / (1 - group["betas"][1] ** float(state["step"]))
+def descend(part: Part, scaling: Scaling) -> None:
+    """torch's own step of AdamW, with R for its ηλ. The kernel wants a number for λ: a tensor R is taken off before."""
+    group, rate, lr = part.group, part.group["decay_rate"], readable(part.group["lr"])
+    if isinstance(rate, Tensor):
+        shrink(part.parameters, rate)
+        rate = 0.0
+    adamw(
+        part.parameters,
+        part.gradients,
+        part.state("exp_avg"),
+        part.state("exp_avg_sq"),
+        part.state("max_exp_avg_sq") if group["amsgrad"] else [],
+        part.state("step"),
+        foreach=group["foreach"],
+        capturable=group["capturable"],
+        fused=group["fused"],
+        grad_scale=scaling.scale,
+        found_inf=scaling.found_inf,
+        amsgrad=group["amsgrad"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=lr,
+        weight_decay=rate / lr if rate else 0.0,
+        eps=group["eps"],
+        maximize=group["maximize"],
+    )
 
-    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        lr = float(group["lr"]) / (1 - group["betas"][0] ** float(state["step"]))
-        scale = self._v_hat(parameter, group).sqrt_().add_(group["eps"])
-        parameter.mul_(1 - group["decay_rate"]).addcdiv_(state["exp_avg"], scale, value=-lr)
+
+def _effective_lr(lr: float | Tensor, v_mean: float | Tensor) -> float | Tensor:
+    """η/√v̄: ∞ at v̄ = 0."""
+    if isinstance(v_mean, Tensor):
+        return lr / v_mean.sqrt()
+    return lr / math.sqrt(v_mean) if v_mean > 0 else math.inf * (1 - v_mean)
+
+
+def limited(rate: float | Tensor, v_mean: float | Tensor, cap: float | None) -> float | Tensor:
+    """R where it is defined and shrinks the weights, else 0; with a cap, R up to the cap wherever it is defined.
+
+    Examples
+    --------
+    >>> limited(1.5, v_mean=1.0, cap=None), limited(2.5, v_mean=1.0, cap=None), limited(2.5, v_mean=1.0, cap=0.25)
+    (1.5, 0.0, 0.25)
+    """
+    if isinstance(rate, Tensor):
+        rate = torch.where(rate <= 2, rate, 0.0) if cap is None else rate.clamp(max=cap)
+        return torch.where(torch.as_tensor(v_mean > 0), rate, 0.0)
+    if not v_mean > 0:
+        return 0.0
+    return min(rate, cap) if cap is not None else rate if rate <= 2 else 0.0

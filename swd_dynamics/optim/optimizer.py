@@ -1,35 +1,49 @@
-"""What the three optimizers share: the outside of a torch optimizer, and means over all weights."""
+"""What the three optimizers share: the outside of a torch optimizer, and the decay itself."""
+
+# pyright: reportPrivateImportUsage=false
+# torch's own optimizers are built on its foreach functions, which are private by name only.
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from swd_dynamics.errors import InputError
+from swd_dynamics.optim.second_moment import SUM
+from swd_dynamics.optim.sharding import local
+from swd_dynamics.optim.work import Part, Scaling
+
 
 class StableDecayOptimizer(torch.optim.Optimizer, ABC):
     """A torch optimizer with stable weight decay: θ ← (1 − R)θ − η·(step), R = λη_eff.
 
-    After each step, every parameter group holds two floats:
+    After each step, every parameter group holds
 
     * ``group["decay_rate"]``, R, the fraction of the weights that this step took off;
     * ``group["effective_lr"]``, η_eff, how far a unit of gradient moves a weight in the end.
 
-    A parameter without gradient skips the step: neither its weights nor its state change.
+    They are floats where all parameters are on the CPU; elsewhere they may be tensors of shape (), since reading one
+    would hold up the device. A parameter without gradient skips the step: neither its weights nor its state change.
 
     A new member gives two methods:
 
     1. ``check_group(group)`` refuses arguments outside their range with an :class:`~swd_dynamics.errors.InputError`.
-    2. ``update(work)`` takes the step. ``work`` pairs every parameter group, empty ones too, with its parameters that
-       have a gradient, all of them real and dense. It calls :meth:`publish` once for every group.
+    2. ``update(parts, scaling)`` takes the step, and calls :meth:`publish` once for every group.
     """
 
     @abstractmethod
     def check_group(self, group: dict[str, Any]) -> None: ...
 
     @abstractmethod
-    def update(self, work: list[tuple[dict[str, Any], list[Tensor]]]) -> None: ...
+    def update(self, parts: list[Part], scaling: Scaling) -> None: ...
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Read by ``torch.amp.GradScaler``: whether the step takes scaled gradients, as torch's fused kernels do."""
+        return all(group.get("fused") for group in self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; what it does not say is taken from the optimizer's defaults.
@@ -39,8 +53,32 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         InputError
             If an argument is outside its range.
         """
-        self.check_group({**self.defaults, **param_group})
+        group = {**self.defaults, **param_group}
+        if group.get("fused") and group.get("foreach"):
+            raise InputError("fused and foreach cannot both be True: choose one of torch's kernels")
+        self.check_group(group)
         super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also read groups that lack some arguments: those of an older version, or of a checkpoint of torch's own."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    @torch._disable_dynamo
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; one of torch's own optimizer of the same family will do, and one of another dtype.
+
+        torch casts all that it loads to the parameter's dtype. The sums behind v̄ are kept in float64.
+        """
+        super().load_state_dict(state_dict)
+        saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        own = chain.from_iterable(group["params"] for group in self.param_groups)
+        for name, parameter in zip(saved, own, strict=True):
+            value = state_dict["state"].get(name, {}).get(SUM)
+            if isinstance(value, Tensor):
+                self.state[parameter][SUM] = value.to(parameter.device, copy=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -60,47 +98,84 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.update([(group, self._with_gradient(group)) for group in self.param_groups])
+        self._check_graph_capture()
+        scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        parts = [part for group in self.param_groups for part in self._parts(group)]
+        if scaling.refused:
+            for group in self.param_groups:
+                group["decay_rate"] = 0.0
+        else:
+            self.update(parts, scaling)
         return loss
 
-    def publish(self, group: dict[str, Any], effective_lr: float) -> None:
-        """Write η_eff and R = λη_eff into the parameter group."""
-        group["effective_lr"] = float(effective_lr)
-        group["decay_rate"] = float(group["weight_decay"]) * float(effective_lr)
+    def publish(self, group: dict[str, Any], effective_lr: Any, decay_rate: Any) -> None:
+        """Write η_eff and R into the parameter group."""
+        group["effective_lr"], group["decay_rate"] = effective_lr, decay_rate
 
-    def remembered(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        """Every parameter that ever had a gradient, with its group."""
-        for group in self.param_groups:
-            yield from ((parameter, group) for parameter in group["params"] if self.state.get(parameter))
+    def idle(self) -> list[Part]:
+        """The parameters that skip this step, having no gradient, but have taken one before."""
+        return [
+            Part(group, [parameter], [], [self.state[parameter]])
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is None and self.state.get(parameter)
+        ]
 
-    def _with_gradient(self, group: dict[str, Any]) -> list[Tensor]:
-        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-        for parameter in parameters:
-            if parameter.grad.is_sparse:
+    def _parts(self, group: dict[str, Any]) -> list[Part]:
+        """The parameters of a group that have a gradient, those on one device together."""
+        parts: dict[torch.device, Part] = {}
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            if gradient.is_sparse:
                 raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-            if parameter.is_complex():
+            if gradient.is_complex():
                 raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
-        return parameters
+            part = parts.setdefault(parameter.device, Part(group, [], [], []))
+            part.parameters.append(parameter)
+            part.gradients.append(gradient)
+            part.states.append(self.state[parameter])
+        return list(parts.values())
+
+    def _check_graph_capture(self) -> None:
+        """torch's own warning or refusal where a step is captured into a CUDA graph without ``capturable``."""
+        for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
+            if hasattr(self, name):
+                return getattr(self, name)()
 
 
-def loss_gradient(parameter: Tensor, group: dict[str, Any]) -> Tensor:
-    """The gradient to descend along; with ``maximize`` it is that of −loss."""
-    assert parameter.grad is not None
-    return -parameter.grad if group["maximize"] else parameter.grad
-
-
-def mean_over_weights(tensors: Iterable[Tensor]) -> float:
-    """The mean over all weights of all tensors: one sum per tensor in float64, divided by their number at the end.
-
-    0 if there are none.
+def readable(value: Any) -> Any:
+    """A number, where reading it holds up no device and breaks no compilation; else the tensor as it is.
 
     Examples
     --------
-    >>> mean_over_weights([torch.ones(3), torch.zeros(1)])
-    0.75
+    >>> readable(torch.tensor(0.5))
+    0.5
     """
-    total, count = 0.0, 0
-    for tensor in tensors:
-        total += float(tensor.sum(dtype=torch.float64))
-        count += tensor.numel()
-    return total / count if count else 0.0
+    if isinstance(value, Tensor) and value.device.type == "cpu" and not torch.compiler.is_compiling():
+        return value.item()
+    return value
+
+
+def shrink(parameters: list[Tensor], decay_rate: Any) -> None:
+    """θ ← (1 − R)θ on one device, by a number or a tensor of shape ().
+
+    Examples
+    --------
+    >>> theta = torch.tensor([4.0, 8.0])
+    >>> shrink([theta], 0.25)
+    >>> theta
+    tensor([3., 6.])
+    """
+    weights = [local(parameter) for parameter in parameters]
+    if not isinstance(decay_rate, Tensor):
+        torch._foreach_mul_(weights, 1 - decay_rate)
+        return
+    decay_rate = decay_rate.to(weights[0].device)
+    precise = [theta for theta in weights if theta.element_size() >= 4]
+    if precise:
+        torch._foreach_mul_(precise, 1 - decay_rate)
+    for theta in weights:
+        if theta.element_size() < 4:  # 1 − R would be rounded to the weights' dtype, to 1; R itself keeps its digits
+            theta.addcmul_(theta, -decay_rate)

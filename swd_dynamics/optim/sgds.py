@@ -2,12 +2,15 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.hyperparameter import check
-from swd_dynamics.optim.optimizer import StableDecayOptimizer, loss_gradient
+from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
+from swd_dynamics.optim.work import Part, Scaling
+
+BUFFER = "momentum_buffer"
 
 
 class SGDS(StableDecayOptimizer):
@@ -19,13 +22,14 @@ class SGDS(StableDecayOptimizer):
         η_eff = η(1 − τ)/(1 − β),  R = λη_eff
         θ ← (1 − R)θ − ηm            (Nesterov: g + βm for m)
 
-    With momentum 0 dampening does nothing: η_eff = η and θ ← (1 − ηλ)θ − ηg.
+    With momentum 0 dampening does nothing in torch: η_eff = η and θ ← (1 − ηλ)θ − ηg. (The authors' file takes
+    R = ηλ(1 − τ) there.)
 
     Parameters
     ----------
     params : iterable of torch.Tensor, of (name, tensor) pairs, or of parameter groups
-    lr : float
-        η > 0.
+    lr : float or Tensor
+        η ≥ 0.
     momentum : float
         β in [0, 1).
     dampening : float
@@ -36,6 +40,9 @@ class SGDS(StableDecayOptimizer):
         Look ahead along the momentum; needs momentum > 0 and dampening = 0.
     maximize : bool
         Climb the loss instead of descending it; the decay still shrinks the weights.
+    foreach, fused : bool, optional
+        Which of torch's kernels for SGD to use, as in torch.optim.SGD. The decay is a multiplication before the kernel;
+        with momentum 0 the kernel takes it along.
 
     Raises
     ------
@@ -44,8 +51,8 @@ class SGDS(StableDecayOptimizer):
 
     Notes
     -----
-    State of a parameter: ``momentum_buffer`` (m), with momentum only. After each step every parameter group holds the
-    floats ``decay_rate`` (R) and ``effective_lr`` (η_eff). A parameter without gradient skips the step.
+    State of a parameter: ``momentum_buffer`` (m), with momentum only; as torch.optim.SGD's, whose ``state_dict`` can be
+    loaded.
 
     Source: Xie, Sato & Sugiyama 2020, 2011.11152; momentum as in torch.optim.SGD.
 
@@ -53,6 +60,7 @@ class SGDS(StableDecayOptimizer):
     --------
     On f = ½θ² from θ = 1: m = 1, R = .25·.5/(1 − .5) = .25, θ ← (1 − .25)·1 − .25·1.
 
+    >>> import torch
     >>> theta = torch.ones(1, requires_grad=True)
     >>> optimizer = SGDS([theta], lr=0.25, momentum=0.5, weight_decay=0.5)
     >>> (theta**2 / 2).sum().backward()
@@ -64,13 +72,15 @@ class SGDS(StableDecayOptimizer):
     def __init__(
         self,
         params,
-        lr=1e-3,
+        lr: float | Tensor = 1e-3,
         momentum: float = 0,
         dampening: float = 0,
         weight_decay: float = 0,
         nesterov=False,
         *,
         maximize=False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
     ):
         defaults = {
             "lr": lr,
@@ -79,12 +89,14 @@ class SGDS(StableDecayOptimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
         }
         super().__init__(params, defaults)
 
     def check_group(self, group: dict[str, Any]) -> None:
         """Refuse arguments outside their range."""
-        check("lr", group["lr"], "(0, inf)")
+        check("lr", group["lr"], "[0, inf)")
         check("momentum", group["momentum"], "[0, 1)")
         check("dampening", group["dampening"], "[0, 1)")
         check("weight_decay", group["weight_decay"], "[0, inf)")
@@ -93,25 +105,52 @@ class SGDS(StableDecayOptimizer):
                 f"nesterov needs momentum in (0, 1) and dampening = 0, not {group['momentum']} and {group['dampening']}"
             )
 
-    def update(self, work: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
+    def update(self, parts: list[Part], scaling: Scaling) -> None:
         """Take the step."""
-        for group, parameters in work:
-            self.publish(group, effective_lr(group["lr"], group["momentum"], group["dampening"]))
-            for parameter in parameters:
-                direction = self._direction(parameter, group)
-                parameter.mul_(1 - group["decay_rate"]).add_(direction, alpha=-float(group["lr"]))
+        for group in self.param_groups:
+            effective = effective_lr(readable(group["lr"]), group["momentum"], group["dampening"])
+            rate = scaling.unless_refused(group["weight_decay"] * effective, otherwise=0.0)
+            self.publish(group, effective, rate)
+        for part in parts:
+            if part.group["momentum"] == 0:
+                descend(part, [], scaling)
+                continue
+            shrink(part.parameters, part.group["decay_rate"])
+            for is_new in (False, True):  # torch's fused kernel takes either kind, not both at once
+                some = [i for i, state in enumerate(part.states) if (state.get(BUFFER) is None) == is_new]
+                if some:
+                    descend_with_momentum(part.subset(some), scaling)
 
-    def _direction(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        """m, g + βm, or without momentum g."""
-        gradient, momentum, state = loss_gradient(parameter, group), group["momentum"], self.state[parameter]
-        if momentum == 0:
-            return gradient
-        if state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = gradient.clone(memory_format=torch.preserve_format)
-        else:
-            state["momentum_buffer"].mul_(momentum).add_(gradient, alpha=1 - group["dampening"])
-        buffer = state["momentum_buffer"]
-        return gradient.add(buffer, alpha=momentum) if group["nesterov"] else buffer
+
+def descend_with_momentum(part: Part, scaling: Scaling) -> None:
+    """torch's own step of SGD, and its buffers put into the state."""
+    buffers = [state.get(BUFFER) for state in part.states]
+    is_new = buffers[0] is None
+    descend(part, buffers, scaling)
+    for state, buffer in zip(part.states, buffers, strict=True):
+        state[BUFFER] = buffer
+        if is_new and buffer is not None:  # torch leaves it uninitialised if the scaler refuses the step
+            buffer.copy_(scaling.unless_refused(buffer, otherwise=0.0))
+
+
+def descend(part: Part, buffers: list[Tensor | None], scaling: Scaling) -> None:
+    """torch's own step of SGD. Without momentum its L2 is decoupled decay, and takes ηλ off in the same pass."""
+    group = part.group
+    sgd(
+        part.parameters,
+        part.gradients,
+        buffers,
+        foreach=group["foreach"],
+        fused=group["fused"],
+        grad_scale=scaling.scale,
+        found_inf=scaling.found_inf,
+        weight_decay=0.0 if buffers else group["weight_decay"],
+        momentum=group["momentum"],
+        lr=readable(group["lr"]),
+        dampening=group["dampening"],
+        nesterov=group["nesterov"],
+        maximize=group["maximize"],
+    )
 
 
 def effective_lr(lr, momentum, dampening):

@@ -1,0 +1,134 @@
+"""v̄, the mean of the second moment over all weights of all parameters, without a pass over the second moments.
+
+The sum S of one parameter's v over its weights obeys v's own recursion, S ← β₂S + (1 − β₂)Σg², so one reduction over
+the gradients gives it. S is kept for each parameter on its own, since a parameter without gradient skips its step and
+groups may differ in β₂; and in float64 whatever the parameter's dtype, since a stored v drifts in bfloat16. AMSGrad's
+maximum obeys no such recursion: there a pass is needed.
+"""
+
+# pyright: reportPrivateImportUsage=false
+# torch's own optimizers are built on its foreach functions, which are private by name only.
+
+import torch
+from torch import Tensor
+
+from swd_dynamics.optim.sharding import local, sum_over_shards
+from swd_dynamics.optim.work import Part, Scaling
+
+SUM = "exp_avg_sq_sum"
+PIECE = 2**20  # a float32 dot product of this length is right to 1e-5, one of length 1e8 to 3e-3
+
+
+def mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scaling) -> float | Tensor:
+    """v̄ of the step about to be taken, and S of every parameter that takes it brought up to it.
+
+    Parameters
+    ----------
+    taking : list of Part
+        Their state holds ``step`` and ``exp_avg_sq`` (with AMSGrad also ``max_exp_avg_sq``) as before the step.
+    idle : list of Part
+        The parameters that skip this step and have taken one before: they count with their v, by their own number of
+        steps.
+    scaling : Scaling
+        What a gradient scaler says of the gradients.
+
+    Returns
+    -------
+    float or Tensor, shape ()
+        A number if all parameters are on the CPU, else on the first parameter's device; 0 where there are none.
+    """
+    for part in taking + idle:
+        _start(part)
+    for part in taking:
+        _advance(part, scaling)
+    totals = [_v_hat_sum(part, ahead=1) for part in taking] + [_v_hat_sum(part, ahead=0) for part in idle]
+    weights = sum(parameter.numel() for part in taking + idle for parameter in part.parameters)
+    on_devices = [total for total in totals if isinstance(total, Tensor)]
+    if not on_devices:
+        return sum(totals) / weights if weights else 0.0
+    there = on_devices[0].device
+    return torch.stack([torch.as_tensor(total, device=there) for total in totals]).sum() / weights
+
+
+def _v_hat_sum(part: Part, ahead: int) -> float | Tensor:
+    """Σv̂ over the weights of all parameters: each S, corrected for its bias after so many more steps."""
+    beta2, sums, steps = part.group["betas"][1], part.state(SUM), part.state("step")
+    if part.on_host:
+        return sum(value / (1 - beta2 ** (step.item() + ahead)) for value, step in zip(sums, steps, strict=True))
+    values = torch.stack(sums)
+    corrections = 1 - beta2 ** (torch.stack(steps).to(values.dtype) + ahead)
+    return (values / corrections.to(values.device, non_blocking=True)).sum()
+
+
+def _advance(part: Part, scaling: Scaling) -> None:
+    """Bring every S up to the step about to be taken; in place, so that a captured graph finds it where it was."""
+    amsgrad = part.group.get("amsgrad", False)
+    share = 1.0 if amsgrad else 1 - part.group["betas"][1]
+    sums = sum_over_shards((_maxima if amsgrad else _squares)(part, scaling), part.parameters)
+    if part.on_host:
+        for state, value in zip(part.states, sums.tolist(), strict=True):
+            state[SUM] += share * (value - state[SUM])
+    else:
+        old = torch.stack(part.state(SUM))
+        new = scaling.unless_refused(old.lerp(sums, share), otherwise=old)
+        torch._foreach_copy_(part.state(SUM), list(new.unbind()))
+
+
+def _squares(part: Part, scaling: Scaling) -> Tensor:
+    """Σg² of each parameter, over the weights that are here."""
+    return scaling.unscaled(sums_of_squares([local(gradient) for gradient in part.gradients]), power=2)
+
+
+def _maxima(part: Part, scaling: Scaling) -> Tensor:
+    """Σ of AMSGrad's maximum after this step, of each parameter; two tensors more are in memory while it runs."""
+    beta2, sums = part.group["betas"][1], []
+    for gradient, state in zip(part.gradients, part.states, strict=True):
+        unscaled = scaling.unscaled(local(gradient), power=1)
+        v = local(state["exp_avg_sq"]).mul(beta2).addcmul_(unscaled, unscaled, value=1 - beta2)
+        sums.append(torch.maximum(v, local(state["max_exp_avg_sq"]), out=v).sum(dtype=_exact(v)))
+    return torch.stack(sums)
+
+
+def _start(part: Part) -> None:
+    """Sum S from v where the state has none: a new parameter, or a checkpoint of torch's Adam."""
+    new = [i for i, state in enumerate(part.states) if SUM not in state]
+    if new:
+        key = "max_exp_avg_sq" if part.group.get("amsgrad") else "exp_avg_sq"
+        sums = torch.stack([local(part.states[i][key]).sum(dtype=_exact(part.parameters[i])) for i in new])
+        sums = sum_over_shards(sums, [part.parameters[i] for i in new])
+        for i, value in zip(new, sums.unbind(), strict=True):
+            part.states[i][SUM] = value.clone()
+    for parameter, state in zip(part.parameters, part.states, strict=True):
+        if part.on_host == isinstance(state[SUM], Tensor):  # new, or of a checkpoint made elsewhere
+            value = torch.as_tensor(state[SUM], dtype=_exact(parameter))
+            state[SUM] = value.item() if part.on_host else value.to(parameter.device)
+
+
+def sums_of_squares(tensors: list[Tensor]) -> Tensor:
+    """Σg² of each of some tensors on one device, in float64 (on a device without it, float32).
+
+    Examples
+    --------
+    >>> sums_of_squares([torch.tensor([3.0, 4.0]), torch.ones(2, 2)])
+    tensor([25.,  4.], dtype=torch.float64)
+    """
+    exact = _exact(tensors[0])
+    if _has_dot(tensors):  # on a CPU faster than the norm
+        return torch.tensor([_dot(tensor.reshape(-1)) for tensor in tensors], dtype=exact)
+    return torch.stack(torch._foreach_norm(tensors, 2, dtype=exact)).square()
+
+
+def _has_dot(tensors: list[Tensor]) -> bool:
+    if tensors[0].device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return all(tensor.dtype in (torch.float32, torch.float64) for tensor in tensors)
+
+
+def _dot(flat: Tensor) -> float:
+    if flat.numel() <= PIECE:
+        return torch.dot(flat, flat).item()
+    return sum(torch.dot(piece, piece).item() for piece in flat.split(PIECE))
+
+
+def _exact(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
