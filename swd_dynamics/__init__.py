@@ -27,6 +27,7 @@ _HOMES = {
     "record": "probe",
     "replay": "crosscheck",
     "convergence_order": "crosscheck",
+    "equivalent_weight_decay": "crosscheck",
 }
 _FOLDERS = ("crosscheck", "flows", "optim", "plots", "probe", "rules", "studies", "symbolic", "tasks")
 

@@ -1,13 +1,16 @@
 """How well theory and record agree: the only place where the two meet."""
 
 from swd_dynamics.crosscheck.convergence import convergence_order
+from swd_dynamics.crosscheck.equivalence import EquivalentDecay, equivalent_weight_decay
 from swd_dynamics.crosscheck.recorded_rule import recorded_rule
 from swd_dynamics.crosscheck.replay import replay
 from swd_dynamics.crosscheck.verdict import Verdict, judge, judge_at_least, ledger_html, ledger_text, must_be_refuted
 
 __all__ = [
+    "EquivalentDecay",
     "Verdict",
     "convergence_order",
+    "equivalent_weight_decay",
     "judge",
     "judge_at_least",
     "ledger_html",

@@ -14,6 +14,8 @@ from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
 from swd_dynamics.optim.second_moment import mean_second_moment
 from swd_dynamics.optim.work import Part, Scaling
 
+NAMES = ("exp_avg", "exp_avg_sq", "exp_avg_weight")
+
 
 class AdaiS(StableDecayOptimizer):
     """Adaptive inertia with stable weight decay: the momentum of each weight adapts, the learning rate does not.
@@ -61,7 +63,7 @@ class AdaiS(StableDecayOptimizer):
     A parameter without gradient skips the step; if it ever had one, its v̂, with its own count of steps, stays in v̄. One
     that never had a gradient has no v̂ and is not counted.
 
-    State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``beta1_prod`` (Πβ₁ per weight) and
+    State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``exp_avg_weight`` (1 − Πβ₁ per weight) and
     ``exp_avg_sq_sum`` (the sum of v over its weights, one float64 number). With three numbers for each weight it takes
     half as much state again as Adam: since β₁ differs from weight to weight, so does its product.
 
@@ -112,10 +114,7 @@ class AdaiS(StableDecayOptimizer):
     def update(self, parts: list[Part], scaling: Scaling) -> None:
         """Take the step: first v̄, then all weights."""
         for part in parts:
-            start_at_zero(part, ("exp_avg", "exp_avg_sq"))
-            for parameter, state in zip(part.parameters, part.states, strict=True):
-                if "beta1_prod" not in state:
-                    state["beta1_prod"] = torch.ones_like(parameter, memory_format=torch.preserve_format)
+            start_at_zero(part, NAMES)
         v_mean = mean_second_moment(parts, self.idle(), scaling)
         v_mean = torch.where(v_mean > 0, v_mean, 1.0) if isinstance(v_mean, Tensor) else v_mean or 1.0
         for group in self.param_groups:
@@ -137,34 +136,27 @@ def pieces(part: Part) -> list[Part]:
 def descend(part: Part, v_mean: float | Tensor) -> None:
     """The step of some parameters, given v̄ of all."""
     (beta0, beta2), lr = part.group["betas"], part.group["effective_lr"]
-    steps, m, v, products = (part.state(name) for name in ("step", "exp_avg", "exp_avg_sq", "beta1_prod"))
+    steps, m, v, weights = (part.state(name) for name in ("step", *NAMES))
     gradients = list(torch._foreach_neg(part.gradients)) if part.group["maximize"] else part.gradients
 
     torch._foreach_add_(steps, 1)
     torch._foreach_mul_(v, beta2)
     torch._foreach_addcmul_(v, gradients, gradients, value=1 - beta2)
 
-    beta1 = list(torch._foreach_mul(v, -beta0))
-    torch._foreach_div_(beta1, [(1 - beta2 ** readable(step)) * v_mean for step in steps])
-    torch._foreach_add_(beta1, 1)
-    torch._foreach_clamp_min_(beta1, 0)
-    torch._foreach_clamp_max_(beta1, 1 - part.group["eps"])
+    # 1 − β₁ = clip(β₀v̂/v̄, ε, 1), never by subtraction: in bfloat16 1 − .999 is 0.
+    fresh = list(torch._foreach_mul(v, beta0))
+    torch._foreach_div_(fresh, [(1 - beta2 ** readable(step)) * v_mean for step in steps])
+    torch._foreach_clamp_min_(fresh, part.group["eps"])
+    torch._foreach_clamp_max_(fresh, 1)
 
-    torch._foreach_mul_(products, beta1)
-    torch._foreach_mul_(m, beta1)
-    fresh = _one_minus(beta1)
-    torch._foreach_addcmul_(m, gradients, fresh)
+    torch._foreach_lerp_(m, gradients, fresh)
+    rest = list(torch._foreach_neg(weights))
+    torch._foreach_add_(rest, 1)
+    torch._foreach_addcmul_(weights, rest, fresh)
 
-    corrections = _one_minus([product.clone() for product in products])
     shrink(part.parameters, part.group["decay_rate"])
     if isinstance(lr, Tensor):
-        torch._foreach_div_(corrections, lr)
-        lr = 1.0
-    torch._foreach_addcdiv_(part.parameters, m, corrections, value=-lr)
-
-
-def _one_minus(tensors: list[Tensor]) -> list[Tensor]:
-    """1 − x, in place."""
-    torch._foreach_neg_(tensors)
-    torch._foreach_add_(tensors, 1)
-    return tensors
+        corrections = torch._foreach_div(weights, lr)
+        torch._foreach_addcdiv_(part.parameters, m, corrections, value=-1)
+    else:
+        torch._foreach_addcdiv_(part.parameters, m, weights, value=-lr)

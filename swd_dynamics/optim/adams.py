@@ -146,7 +146,7 @@ def descend(part: Part, scaling: Scaling) -> None:
         part.state("max_exp_avg_sq") if group["amsgrad"] else [],
         part.state("step"),
         foreach=group["foreach"],
-        capturable=group["capturable"],
+        capturable=group["capturable"] and not part.on_host,  # a compiled step leaves True in a CPU's group, too
         fused=group["fused"],
         grad_scale=scaling.scale,
         found_inf=scaling.found_inf,

@@ -99,13 +99,15 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
             with torch.enable_grad():
                 loss = closure()
         self._check_graph_capture()
-        scaling = Scaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         parts = [part for group in self.param_groups for part in self._parts(group)]
-        if scaling.refused:
+        scaling = Scaling.of(self)
+        if not scaling.on_host:
+            self.update(parts, scaling)
+        elif not scaling.found_inf:
+            self.update(parts, scaling._replace(found_inf=None))
+        else:
             for group in self.param_groups:
                 group["decay_rate"] = 0.0
-        else:
-            self.update(parts, scaling)
         return loss
 
     def publish(self, group: dict[str, Any], effective_lr: Any, decay_rate: Any) -> None:

@@ -1,7 +1,9 @@
 """SGDS: stochastic gradient descent with stable weight decay."""
 
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
@@ -60,7 +62,6 @@ class SGDS(StableDecayOptimizer):
     --------
     On f = ½θ² from θ = 1: m = 1, R = .25·.5/(1 − .5) = .25, θ ← (1 − .25)·1 − .25·1.
 
-    >>> import torch
     >>> theta = torch.ones(1, requires_grad=True)
     >>> optimizer = SGDS([theta], lr=0.25, momentum=0.5, weight_decay=0.5)
     >>> (theta**2 / 2).sum().backward()
@@ -104,6 +105,24 @@ class SGDS(StableDecayOptimizer):
             raise InputError(
                 f"nesterov needs momentum in (0, 1) and dampening = 0, not {group['momentum']} and {group['dampening']}"
             )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; what it does not say is taken from the optimizer's defaults.
+
+        Raises
+        ------
+        InputError
+            If an argument is outside its range, or torch's fused kernel cannot be trusted with the parameters.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for parameter in group["params"] if group["fused"] else []:
+            if parameter.device.type == "cpu" and not fused_sgd_moves(parameter.dtype):
+                self.param_groups.pop()
+                raise InputError(
+                    f"fused=True with {parameter.dtype} on the CPU is not allowed: torch {torch.__version__} leaves"
+                    " such weights where they are (pytorch issue 191763); leave fused away, or train in float32"
+                )
 
     def update(self, parts: list[Part], scaling: Scaling) -> None:
         """Take the step."""
@@ -151,6 +170,21 @@ def descend(part: Part, buffers: list[Tensor | None], scaling: Scaling) -> None:
         nesterov=group["nesterov"],
         maximize=group["maximize"],
     )
+
+
+@cache
+def fused_sgd_moves(dtype: torch.dtype) -> bool:
+    """Whether torch's fused SGD on the CPU moves weights at all: up to torch 2.13 it skips those of half precision.
+
+    Examples
+    --------
+    >>> fused_sgd_moves(torch.float32)
+    True
+    """
+    theta = torch.zeros(64, dtype=dtype, requires_grad=True)
+    theta.grad = torch.ones_like(theta)
+    torch.optim.SGD([theta], lr=1.0, fused=True).step()
+    return bool((theta == -1).all())
 
 
 def effective_lr(lr, momentum, dampening):

@@ -44,10 +44,15 @@ class Scaling(NamedTuple):
     scale: Tensor | None = None
     found_inf: Tensor | None = None
 
+    @classmethod
+    def of(cls, optimizer: Any) -> "Scaling":
+        """What the scaler put into the optimizer's attributes, as it does for the length of a step."""
+        return cls(getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None))
+
     @property
-    def refused(self) -> bool:
-        """Whether the step must not be taken, as far as asking holds nobody up."""
-        return self.found_inf is not None and self.found_inf.device.type == "cpu" and bool(self.found_inf.any())
+    def on_host(self) -> bool:
+        """Whether asking ``found_inf`` holds nobody up."""
+        return self.found_inf is not None and self.found_inf.device.type == "cpu"
 
     def unscaled(self, value: Tensor, power: int) -> Tensor:
         """A gradient (power 1), or a sum of its squares (power 2), as it would be without the scaler."""

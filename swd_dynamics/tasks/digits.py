@@ -141,14 +141,48 @@ def digits(samples: int) -> tuple[np.ndarray, np.ndarray]:
     >>> digits(4)[1].tolist()
     [0, 1, 2, 3]
     """
+    return _standardised(samples)[0]
+
+
+def held_out(samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """The images that :func:`digits` leaves, standardised as the first ones are, and their labels: for a test.
+
+    A pixel that is the same in all of the first images is 0 here too.
+
+    Parameters
+    ----------
+    samples : int
+        How many come first: 1 to 1796.
+
+    Returns
+    -------
+    images : array, shape (1797 − samples, 64)
+    labels : array of int, shape (1797 − samples,)
+
+    Raises
+    ------
+    InputError
+        If none would be left.
+
+    Examples
+    --------
+    >>> held_out(1795)[1].tolist()
+    [9, 8]
+    """
+    whole("samples", samples, 1, IMAGES - 1)
+    return _standardised(samples)[1]
+
+
+def _standardised(samples: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """The first images and the others, by the means and deviations of the first."""
     from sklearn.datasets import load_digits
 
     whole("samples", samples, 1, IMAGES)
-    images, labels = (np.asarray(part)[:samples] for part in load_digits(return_X_y=True))
-    deviation = images.std(axis=0)
-    varies = images.min(axis=0) < images.max(axis=0)
-    centred = np.where(varies, images - images.mean(axis=0), 0.0)
-    return centred / np.where(varies, deviation, 1.0), labels
+    images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
+    first = images[:samples]
+    deviation, varies = first.std(axis=0), first.min(axis=0) < first.max(axis=0)
+    images = np.where(varies, images - first.mean(axis=0), 0.0) / np.where(varies, deviation, 1.0)
+    return (images[:samples], labels[:samples]), (images[samples:], labels[samples:])
 
 
 def _classifier(name, hidden, loss_name, samples, batch_size, seed, device, dtype) -> Task:

@@ -1,0 +1,175 @@
+"""The weight decay that another optimizer needs to take off as much of the weights as this one does."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.errors import InputError
+from swd_dynamics.hyperparameter import check
+from swd_dynamics.rules.catalog import CATALOG
+from swd_dynamics.rules.direction import Direction
+from swd_dynamics.rules.update import UpdateRule
+
+if TYPE_CHECKING:
+    import xarray
+
+SECOND_MOMENTS = ("v", "v_max")  # what a direction's memory calls what v̄ is the mean of
+
+
+@dataclass(frozen=True)
+class EquivalentDecay:
+    """A λ, and what it does.
+
+    Attributes
+    ----------
+    weight_decay : float — λ
+    decay_rate : float — mean R of a step
+    """
+
+    weight_decay: float
+    decay_rate: float
+
+    @property
+    def time_scale(self) -> float:
+        """1/R, the number of steps in which decay alone leaves 1/e of a weight."""
+        return 1 / self.decay_rate
+
+
+def equivalent_weight_decay(
+    from_: UpdateRule, to: UpdateRule, statistics: "xarray.Dataset | ArrayLike | None" = None
+) -> EquivalentDecay:
+    """The λ with which ``to`` has the mean decay rate of ``from_``, so that both take off as much over a run.
+
+    With η_eff = η(1−τ)/(1−β) for SGD and η/√v̄ for Adam, the mean ⟨⟩ over the steps and λ′ the λ of ``to``::
+
+        R = λη (decoupled),  R = λη_eff (stable, and L2 to first order in η)
+        λ′ = ⟨R⟩ of from_ / ⟨R/λ′⟩ of to
+
+    AdamW's λ becomes AdamS's λ√v̄ where η and v̄ are constant. With L2 the rate is an average: with heavy ball it settles
+    to 1 − (larger root of z² − (1+β−ηλ)z + β), which is λη_eff only to first order; with Adam every weight has its own.
+
+    *Assumes* the run to come has the second moments given. Decay acts back on them: stronger decay keeps gradients
+    larger, and AdamS's R smaller.
+
+    Parameters
+    ----------
+    from_, to : UpdateRule
+        Of any two families, each with one η (or a schedule) and one λ; the λ of ``to`` is not looked at. Translate
+        parameter groups one by one.
+    statistics : xarray.Dataset, number or array of shape (steps,), optional
+        v̄, the mean over all weights of Adam's v̂ = v/(1−β₂ᵏ): one for all steps, or one for each; or a recording, of
+        :func:`swd_dynamics.record`, of an Adam run, which has it as (η/η_eff)². Not needed between rules without v̄. A
+        schedule needs to be told the steps, by a recording or an array. Recorded steps with η = 0 do not count.
+
+    Raises
+    ------
+    InputError
+        If v̄ is needed and not given, unknown, not positive, or the recording's optimizer has none; if a rule has no
+        decay, more than one η or λ, or a schedule without steps.
+
+    Source: the definition of stable decay, Xie, Sato & Sugiyama 2020, 2011.11152; the ratio is its consequence.
+
+    Examples
+    --------
+    At √v̄ = ¼ AdamS's learning rate is effectively four times AdamW's, and a quarter of λ does: R = .5·.125 = 1/16.
+
+    >>> adamw, adams = (CATALOG[name](lr=0.125, weight_decay=0.5) for name in ("AdamW", "AdamS"))
+    >>> found = equivalent_weight_decay(adamw, adams, 1 / 16)
+    >>> found, found.time_scale
+    (EquivalentDecay(weight_decay=0.125, decay_rate=0.0625), 16.0)
+    """
+    seen = _seen(statistics)
+    for role, rule in (("from_", from_), ("to", to)):
+        _check_rule(role, rule, seen)
+    rate = _mean_decay_rate("from_", from_, seen)
+    return EquivalentDecay(rate / _mean_decay_rate("to", _per_unit(to), seen), rate)
+
+
+class Seen(NamedTuple):
+    """Steps taken before each step (None: any), its v̄ (NaN: unknown), and why a v̄ may be unknown."""
+
+    steps: np.ndarray | None
+    v: np.ndarray
+    unknown: str
+
+
+def _seen(statistics) -> Seen:
+    if hasattr(statistics, "attrs"):
+        return _recorded(statistics)
+    if statistics is None:
+        return Seen(None, np.array([math.nan]), "give a recording of an Adam run, or v̄ itself")
+    check("v̄", statistics, "(0, inf)")
+    v = np.asarray(statistics, dtype=float)
+    if v.ndim > 1 or not v.size:
+        raise InputError(f"v̄ has shape {v.shape}: give one number, or one for each step")
+    return Seen(np.arange(v.size) if v.ndim else None, np.atleast_1d(v), "")
+
+
+def _recorded(recording) -> Seen:
+    """v̄ as (η/η_eff)²; sums over groups, because a group with η = 0 tells nothing."""
+    missing = [name for name in ("step", "lr", "effective_lr") if name not in recording.variables]
+    if missing:
+        raise InputError(f"the recording lacks {' and '.join(missing)}, which a translation of weight decay needs")
+    lr, effective_lr = (np.asarray(recording[name], float).sum(axis=1) for name in ("lr", "effective_lr"))
+    steps = np.asarray(recording["step"])[lr > 0] - 1 + max(0, int(recording.attrs.get("steps_before", 0)))
+    if not len(steps):
+        raise InputError("the recording holds no step with η > 0")
+    name = str(recording.attrs.get("optimizer", "an unknown optimizer"))
+    if not (name in CATALOG and _is_adaptive(CATALOG[name]().direction)):
+        return Seen(steps, np.full(len(steps), math.nan), f"a recording of {name} is not known to have it: give it")
+    with np.errstate(all="ignore"):
+        v = (lr / effective_lr)[lr > 0] ** 2
+    v = np.where((v > 0) & np.isfinite(v), v, math.nan)
+    return Seen(steps, v, f"of the recorded steps, {np.isnan(v).sum()} have none, or 0")
+
+
+def _is_adaptive(direction: Direction) -> bool:
+    return math.isnan(_effective_lr(direction, 1.0, math.nan))
+
+
+def _effective_lr(direction: Direction, lr: float, v: float) -> float:
+    """η_eff of a direction of whose memory only v̄ is known; without bias to correct, for v̄ is the mean of v̂."""
+    memory = direction.rest(math.nan)
+    known = {name: v for name in SECOND_MOMENTS if name in memory._fields}
+    return float(direction.effective_lr(lr, memory._replace(**known), math.inf))
+
+
+def _decay_rate(rule: UpdateRule, step: int, v: float) -> float:
+    """R, to first order also where decay joins the gradient: η_eff times what it adds there for each unit of θ."""
+    lr, joins = rule.lr_at(step), rule.decay.added_gradient(1.0)
+    rate = rule.decay.decay_rate(lr, lambda: _effective_lr(rule.direction, lr, v))
+    return float(rate + (joins * _effective_lr(rule.direction, lr, v) if joins else 0.0))
+
+
+def _mean_decay_rate(role: str, rule: UpdateRule, seen: Seen) -> float:
+    steps = [0] if seen.steps is None else seen.steps.tolist()
+    rates = [_decay_rate(rule, step, v) for step, v in zip(steps, seen.v.tolist(), strict=True)]
+    rate = float(np.mean(rates))
+    if math.isnan(rate) and np.isnan(seen.v).any():
+        raise InputError(f"{role} = {rule} needs v̄, the mean second moment of the gradients: {seen.unknown}")
+    if not 0 < rate < math.inf:
+        raise InputError(f"{role} = {rule} has the decay rate {rate:g}: there is no decay to be equivalent to")
+    return rate
+
+
+def _check_rule(role: str, rule: UpdateRule, seen: Seen) -> None:
+    if not isinstance(rule, UpdateRule):
+        raise InputError(f"{role} = {rule!r} is not an UpdateRule: take one from CATALOG")
+    if rule.has_schedule and seen.steps is None:
+        raise InputError(f"{role} has a schedule: give a recording, or v̄ for each step, to say for which steps")
+    for name, value in (("lr", rule.lr_at(0)), ("weight_decay", getattr(rule.decay, "rate", 0.0))):
+        if np.ndim(value) or is_symbolic(value):
+            raise InputError(f"{name} of {role} = {value} is not one number: translate parameter groups one by one")
+
+
+def _per_unit(rule: UpdateRule) -> UpdateRule:
+    """The rule with λ = 1."""
+    decay: Any = rule.decay
+    try:
+        return replace(rule, decay=replace(decay, rate=1.0))
+    except TypeError:
+        raise InputError(f"to = {rule!r} has no λ to be found: its decay must be a dataclass with a rate") from None

@@ -1,0 +1,284 @@
+"""Study: AdamW and AdamS change places in one line, if the weight decay is translated."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from swd_dynamics.crosscheck import (
+    EquivalentDecay,
+    Verdict,
+    equivalent_weight_decay,
+    judge,
+    judge_at_least,
+    must_be_refuted,
+)
+from swd_dynamics.plots import MUTED, house_style, measured, theory
+from swd_dynamics.probe import record
+from swd_dynamics.rules import CATALOG, State
+from swd_dynamics.studies.real import REAL
+from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.tasks import Task, tanh_network
+from swd_dynamics.tasks.digits import digits, held_out
+
+CLAIM = (
+    "AdamW and AdamS are exchanged in one line if λ is translated: both then take off the same share of the weights "
+    "over a run; with AdamW's λ kept, AdamS decays more than ten times too fast."
+)
+SOURCE = "follows from R = λη (1711.05101) and R = λη/√v̄ (2011.11152); the translation: derived here"
+
+ADAM_LIKE: dict[str, Any] = {"lr": 3e-3, "betas": (0.9, 0.999)}
+DECAY = 0.3  # AdamW's λ: ηλ = 9e-4, so that a full run takes two thirds off the weights
+TRAINED_ON = 1000  # images, in batches of 50; the other 797 are the test
+CHECKPOINTS = 10  # at which the test error is read
+
+OTHER_RUN = 0.2  # relative: √v̄ is another run's. Decay too strong keeps gradients large, and so R small; too weak, not
+ROUND_OFF = 1e-10  # relative: of 1 − R float64 knows R = 9e-4 to 2e-13, and both sides take some rounding steps more
+STANDARD_ERRORS = 3.0  # of a difference of means over the seeds
+FEW_IMAGES = 0.5  # percent of the test's images: four of them, too few to choose an optimizer by
+MANY = 10.0  # an order of magnitude
+
+NAMES = {"AdamW": "AdamW", "AdamS": "AdamS", "AdamS, λ kept": "AdamS"}
+
+
+class Course(NamedTuple):
+    """What one run did. R by three witnesses, shape (steps,): the optimizer, weights without gradient, the rule.
+
+    published : R as the optimizer publishes it; AdamW, which does not, NaN
+    outside : R as weights of pixels that are blank in every image shrink: nothing but decay moves them
+    by_rule : R as the catalogue's rule has it from the gradients of the run
+    test_error : share of the test's images that are misread, in percent, shape (CHECKPOINTS,)
+    """
+
+    published: NDArray
+    outside: NDArray
+    by_rule: NDArray
+    test_error: NDArray
+
+
+class Drawn(NamedTuple):
+    """The runs by name, each with one row for each seed, and the translation."""
+
+    runs: dict[str, Course]
+    found: EquivalentDecay
+
+
+def measure(setting: Setting) -> Findings:
+    """Translate AdamW's λ by a pilot run, then train with AdamW and twice with AdamS, all from the same seeds."""
+    steps, seeds = (400, 3) if setting.quick else (1200, 5)
+    found = translated(setting, steps)
+    decays = dict(zip(NAMES, (DECAY, found.weight_decay, DECAY), strict=True))
+    work = [(name, seed) for name in NAMES for seed in range(1, seeds + 1)]
+    courses = [run(setting, *each, decays[each[0]], steps) for each in setting.track(work, "drop-in")]
+    runs = {}
+    for name in NAMES:
+        mine = [course for (whose, _), course in zip(work, courses, strict=True) if whose == name]
+        runs[name] = Course(*map(np.array, zip(*mine, strict=True)))
+    return Findings(verdicts(runs, found), Drawn(runs, found))
+
+
+# The real runs
+
+
+def task(setting: Setting, seed: int) -> Task:
+    """A 64-32-10 tanh network on the first images of digits; initial weights and batches by the seed."""
+    return tanh_network((32,), samples=TRAINED_ON, batch_size=50, seed=seed, device=setting.device)
+
+
+def translated(setting: Setting, steps: int) -> EquivalentDecay:
+    """AdamW's λ for AdamS, with the second moments of a recorded AdamW run from a seed that is not used again."""
+    pilot = task(setting, seed=0)
+    optimizer = REAL["AdamW"](pilot.model.parameters(), weight_decay=DECAY, **ADAM_LIKE)
+    recording = record(optimizer, pilot.loss, steps, trajectory=False, data=pilot.name, seed=0)
+    adamw, adams = (CATALOG[name](weight_decay=DECAY, **ADAM_LIKE) for name in ("AdamW", "AdamS"))
+    return equivalent_weight_decay(adamw, adams, recording)
+
+
+def run(setting: Setting, name: str, seed: int, weight_decay: float, steps: int) -> Course:
+    """Train, and watch the decay rate three ways."""
+    trained, misread = task(setting, seed), test_error(setting)
+    weights = list(trained.model.parameters())
+    blank = torch.tensor((digits(TRAINED_ON)[0] == 0).all(axis=0), device=setting.device)
+    optimizer = REAL[NAMES[name]](weights, weight_decay=weight_decay, **ADAM_LIKE)
+    rule = CATALOG[NAMES[name]](weight_decay=weight_decay, **ADAM_LIKE)
+    memory: Any = rule.direction.rest(np.zeros(len(trained.theta)))
+    published, by_rule, left, errors = [], [], [_size(weights[0][:, blank])], []
+    for k in range(steps):
+        optimizer.zero_grad()
+        trained.loss(k).backward()
+        optimizer.step()
+        parts = rule.parts(State(0.0, memory, k), _gradient(weights))
+        memory = parts.memory
+        by_rule.append(float(parts.decay_rate))
+        published.append(float(optimizer.param_groups[0].get("decay_rate", np.nan)))
+        left.append(_size(weights[0][:, blank]))
+        if (k + 1) % (steps // CHECKPOINTS) == 0:
+            errors.append(misread(trained.model))
+    outside = 1 - np.array(left[1:]) / np.array(left[:-1])
+    return Course(np.array(published), outside, np.array(by_rule), np.array(errors))
+
+
+def test_error(setting: Setting):
+    """A function of a model: the percentage of the held-out images that it misreads."""
+    images, labels = (torch.tensor(part, device=setting.device) for part in held_out(TRAINED_ON))
+
+    @torch.no_grad()
+    def misread(model: torch.nn.Module) -> float:
+        return 100 * float((model(images).argmax(dim=1) != labels).double().mean())
+
+    return misread
+
+
+def _size(weights: torch.Tensor) -> float:
+    return float(weights.detach().abs().sum())
+
+
+def _gradient(weights: list[torch.nn.Parameter]) -> NDArray:
+    return torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None]).cpu().numpy()
+
+
+# The verdicts
+
+
+def verdicts(runs: dict[str, Course], found: EquivalentDecay) -> list[Verdict]:
+    """What was predicted by the pilot, held against the runs."""
+    adamw, adams, kept = (runs[name] for name in NAMES)
+    constant = ADAM_LIKE["lr"] * DECAY
+    return [
+        _rate("AdamS: decay rate", "AdamS with λ translated", adams, found),
+        must_be_refuted("mutant: λ kept, decay rate", _rate("", "AdamS with AdamW's λ", kept, found)),
+        _time_scale("AdamW: time scale", adamw, found, constant, "R/2: 1 − R is e^(−R) to first order only"),
+        _time_scale("AdamS: time scale", adams, found, OTHER_RUN, "relative .2: √v̄ is of another run, the pilot"),
+        _constant(adamw, constant),
+        _moving(adams),
+        judge_at_least(
+            "λ kept: too fast",
+            "With AdamW's λ kept, AdamS takes off more than ten times what AdamW does, whatever the seed",
+            least=MANY,
+            measured=float(kept.outside.mean(axis=1).min() / constant),
+            why="an order of magnitude; mean R of the seed with the least",
+        ),
+        _same_error("test error", "AdamS with λ translated", adamw, adams),
+        must_be_refuted("mutant: λ kept, test error", _same_error("", "AdamS with AdamW's λ", adamw, kept)),
+    ]
+
+
+def _farthest(values: NDArray, value: float) -> float:
+    return float(values.flat[np.argmax(np.abs(values - value))])
+
+
+def _rate(name: str, who: str, seen: Course, found: EquivalentDecay) -> Verdict:
+    return judge(
+        name,
+        f"{who} has the mean decay rate of AdamW, λη, whatever the seed",
+        predicted=found.decay_rate,
+        measured=_farthest(seen.published.mean(axis=1), found.decay_rate),
+        allowed=OTHER_RUN * found.decay_rate,
+        why="relative .2: √v̄ is of another run, the pilot; R as published, of the seed farthest off",
+    )
+
+
+def _time_scale(name: str, seen: Course, found: EquivalentDecay, relative: float, why: str) -> Verdict:
+    """Steps in which decay leaves 1/e of a weight, from what is left in the end of weights that have no gradient."""
+    times = -1 / np.log1p(-seen.outside).mean(axis=1)
+    return judge(
+        name,
+        "A weight that no gradient moves falls to 1/e in the number of steps predicted, 1/R",
+        predicted=found.time_scale,
+        measured=_farthest(times, found.time_scale),
+        allowed=relative * found.time_scale,
+        why=f"{why}; the seed farthest off",
+    )
+
+
+def _constant(seen: Course, rate: float) -> Verdict:
+    return judge(
+        "AdamW: R stands still",
+        "AdamW takes off λη in every step",
+        predicted=rate,
+        measured=_farthest(seen.outside, rate),
+        allowed=ROUND_OFF * rate,
+        why="round-off; seen from outside, the step farthest off",
+    )
+
+
+def _moving(seen: Course) -> Verdict:
+    """AdamS's R of the last tenth of a run against the first: from outside, and by 1/√v̄ from the gradients."""
+    tenth = seen.outside.shape[1] // 10
+    rise, by_rule = (r[:, -tenth:].mean(axis=1) / r[:, :tenth].mean(axis=1) for r in (seen.outside, seen.by_rule))
+    i = int(np.argmax(np.abs(rise / by_rule - 1)))
+    return judge(
+        "AdamS: R moves as 1/√v̄",
+        "From the first to the last tenth of a run R of AdamS changes by the factor that 1/√v̄ does",
+        predicted=by_rule[i],
+        measured=rise[i],
+        allowed=ROUND_OFF * by_rule[i],
+        why="round-off; R from outside, √v̄ by the rule from the gradients; the seed farthest off",
+    )
+
+
+def _same_error(name: str, who: str, adamw: Course, other: Course) -> Verdict:
+    one, two = adamw.test_error[:, -1], other.test_error[:, -1]
+    error = np.sqrt((one.var(ddof=1) + two.var(ddof=1)) / len(one))
+    return judge(
+        name,
+        f"{who} misreads as many held-out digits as AdamW, in percent (this network, this run)",
+        predicted=one.mean(),
+        measured=two.mean(),
+        allowed=STANDARD_ERRORS * error + FEW_IMAGES,
+        why=f"3 standard errors of a difference of means over {len(one)} seeds, and .5 %: four images of the test",
+    )
+
+
+# The figure
+
+STYLES: dict[str, tuple[str, dict, str]] = {  # decay mode, what departs from its house style, words
+    "AdamW": ("decoupled", {}, "AdamW"),
+    "AdamS": ("stable", {}, "AdamS, λ translated"),
+    "AdamS, λ kept": ("stable", {"color": MUTED}, "AdamS, AdamW's λ kept"),
+}
+
+
+def draw(drawn: Drawn) -> Figure:
+    """Left the decay rate over a run, right the test error, for AdamW and AdamS with and without translation."""
+    with house_style():
+        figure = Figure(figsize=(10, 4.6))
+        left, right = figure.subplots(1, 2)
+        _draw_rates(left, drawn)
+        _draw_errors(right, drawn)
+        keys = [Line2D([], [], **_points(name), linestyle="-") for name in STYLES]
+        figure.legend(handles=keys, loc="outside lower center", ncols=3)
+        figure.suptitle("AdamS takes AdamW's place if λ is translated", fontsize=12)
+    return figure
+
+
+def _points(name: str) -> dict:
+    mode, change, words = STYLES[name]
+    return {key: value for key, value in (measured(mode) | change).items() if key != "linestyle"} | {"label": words}
+
+
+def _draw_rates(axes: Axes, drawn: Drawn) -> None:
+    for i, (name, (mode, change, _)) in enumerate(STYLES.items()):
+        seen, by_rule = (getattr(drawn.runs[name], witness)[0] for witness in ("outside", "by_rule"))
+        steps = np.arange(1, len(seen) + 1)
+        shown = slice(len(steps) // 60 * i, None, len(steps) // 20)
+        axes.plot(steps, by_rule, **theory(mode, **change))
+        axes.plot(steps[shown], seen[shown], **measured(mode, markersize=4, **change))
+    axes.set(yscale="log", xlabel="step k", ylabel="decay rate R of a step", title="The rate at which weights decay")
+
+
+def _draw_errors(axes: Axes, drawn: Drawn) -> None:
+    for i, name in enumerate(STYLES):
+        seen = drawn.runs[name]
+        every = seen.outside.shape[1] // CHECKPOINTS
+        steps = every * (np.arange(1, CHECKPOINTS + 1) + 0.12 * (i - 1))  # side by side
+        mean, deviation = seen.test_error.mean(axis=0), seen.test_error.std(axis=0, ddof=1)
+        axes.errorbar(steps, mean, deviation, **_points(name), linewidth=1, capsize=2)
+    axes.set(xlabel="step k", ylabel="held-out digits misread, %", title="What the network learns")
+
+
+STUDY = Study("drop-in", CLAIM, SOURCE, measure, draw)
