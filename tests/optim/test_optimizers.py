@@ -166,6 +166,95 @@ def test_state_dict_round_trip_mid_run(make):
     assert restored.param_groups[0]["decay_rate"] == optimizer.param_groups[0]["decay_rate"]
 
 
+@pytest.mark.parametrize(
+    ("ours", "torchs", "arguments"),
+    [
+        (SGDS, torch.optim.SGD, {"momentum": 0.9}),
+        (AdamS, torch.optim.AdamW, {}),
+        (AdamS, torch.optim.Adam, {}),
+        (AdamS, torch.optim.AdamW, {"amsgrad": True}),
+    ],
+)
+@pytest.mark.parametrize("fused", [False, True])
+def test_goes_on_from_a_checkpoint_of_torchs_own(ours, torchs, arguments, fused):
+    """Assert that a state_dict of torch's optimizer loads in mid-run, and that v̄ is that of the v it brings."""
+    tensors = weights((4, 3), 5)
+    other = torchs(tensors, lr=0.01, weight_decay=0.0, fused=fused, **arguments)
+    take_steps(other, tensors, 5)
+    copies = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+    optimizer = ours(copies, fused=fused)
+    optimizer.load_state_dict(copy.deepcopy(other.state_dict()))
+    take_steps(other, tensors, 5, first=5)
+    take_steps(optimizer, copies, 5, first=5)
+    assert largest_difference(tensors, copies) < ROUND_OFF
+    if ours is AdamS:
+        key = "max_exp_avg_sq" if arguments else "exp_avg_sq"
+        v = torch.cat([state[key].flatten() for state in optimizer.state.values()]) / (1 - 0.999**10)
+        assert optimizer.param_groups[0]["effective_lr"] == pytest.approx(0.01 / v.mean().sqrt().item(), rel=ROUND_OFF)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@every_optimizer
+def test_a_checkpoint_in_another_dtype(make, dtype):
+    """Assert that a float64 run goes on in lower precision with the same decay rate: v̄ does not lose its digits."""
+    tensors = weights((4, 3), 5)
+    optimizer = make(tensors)
+    take_steps(optimizer, tensors, 5)
+    low = [tensor.detach().to(dtype).requires_grad_() for tensor in tensors]
+    restored = make(low)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for parameter in (*tensors, *low):
+        parameter.grad = torch.ones_like(parameter)  # a number of every dtype
+    optimizer.step()
+    restored.step()
+    rates = [each.param_groups[0]["decay_rate"] for each in (optimizer, restored)]
+    low_v = isinstance(optimizer, AdamS) and optimizer.defaults["amsgrad"]  # its maximum is read from v itself
+    assert rates[1] == pytest.approx(rates[0], rel=torch.finfo(dtype).eps if low_v else ROUND_OFF)
+    assert all(tensor.dtype == dtype and tensor.isfinite().all() for tensor in low)
+
+
+@every_optimizer
+def test_named_parameters_and_groups_added_later(make):
+    """Assert that named parameters are taken, and that a group added in mid-run is trained from its own first step."""
+    first, second = weights(4, 3)
+    optimizer = make([("first", first)])
+    take_steps(optimizer, [first], 2)
+    optimizer.add_param_group({"params": [("second", second)], "weight_decay": 0.0})
+    start = second.detach().clone()
+    take_steps(optimizer, [first, second], 2, first=2)
+    assert not torch.equal(second, start)
+    assert optimizer.param_groups[1]["decay_rate"] == 0
+    assert "step" not in optimizer.state[second] or optimizer.state[second]["step"] == 2
+
+
+@every_optimizer
+def test_a_tensor_for_a_learning_rate(make):
+    """Assert that a learning rate given as a tensor, and changed in place, is taken as the number it holds."""
+    tensors, others = weights(4, 3), weights(4, 3)
+    lr = torch.tensor(0.1, dtype=torch.float64)
+    plain, by_tensor = make(tensors), make(others, lr=lr)
+    for step in range(4):
+        take_steps(plain, tensors, 1, first=step)
+        take_steps(by_tensor, others, 1, first=step)
+        plain.param_groups[0]["lr"] *= 0.5
+        lr *= 0.5
+    assert largest_difference(tensors, others) < ROUND_OFF
+
+
+@every_optimizer
+def test_clipped_gradients_count_as_clipped(make):
+    """Assert that clipping before the step is clipping: the step sees the small gradient, and v̄ does."""
+    clipped, small = weights(4), weights(4)
+    one, other = make(clipped), make(small)
+    clipped[0].grad = torch.full((4,), 50.0, dtype=torch.float64)
+    torch.nn.utils.clip_grad_norm_(clipped, max_norm=2.0, error_if_nonfinite=True)
+    small[0].grad = clipped[0].grad.clone()
+    assert small[0].grad.norm() < 2.001
+    one.step()
+    other.step()
+    assert largest_difference(clipped, small) == 0
+
+
 @every_optimizer
 def test_closure_and_scheduler(make):
     """Assert that a closure's loss is returned, its gradient used, and a scheduler's learning rate obeyed."""
