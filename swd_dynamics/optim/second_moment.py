@@ -39,8 +39,9 @@ def mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scaling) -
     """
     for part in taking + idle:
         _start(part)
-    for part in taking:
-        _advance(part, scaling)
+    news = [(_maxima if _amsgrad(part) else _squares)(part, scaling) for part in taking]
+    for part, new in zip(taking, sum_over_shards(news, [part.parameters for part in taking]), strict=True):
+        _advance(part, new, scaling)
     totals = [_v_hat_sum(part, ahead=1) for part in taking] + [_v_hat_sum(part, ahead=0) for part in idle]
     weights = sum(parameter.numel() for part in taking + idle for parameter in part.parameters)
     on_devices = [total for total in totals if isinstance(total, Tensor)]
@@ -60,18 +61,20 @@ def _v_hat_sum(part: Part, ahead: int) -> float | Tensor:
     return (values / corrections.to(values.device, non_blocking=True)).sum()
 
 
-def _advance(part: Part, scaling: Scaling) -> None:
+def _advance(part: Part, new: Tensor, scaling: Scaling) -> None:
     """Bring every S up to the step about to be taken; in place, so that a captured graph finds it where it was."""
-    amsgrad = part.group.get("amsgrad", False)
-    share = 1.0 if amsgrad else 1 - part.group["betas"][1]
-    sums = sum_over_shards((_maxima if amsgrad else _squares)(part, scaling), part.parameters)
+    share = 1.0 if _amsgrad(part) else 1 - part.group["betas"][1]
     if part.on_host:
-        for state, value in zip(part.states, sums.tolist(), strict=True):
+        for state, value in zip(part.states, new.tolist(), strict=True):
             state[SUM] += share * (value - state[SUM])
     else:
         old = torch.stack(part.state(SUM))
-        new = scaling.unless_refused(old.lerp(sums, share), otherwise=old)
-        torch._foreach_copy_(part.state(SUM), list(new.unbind()))
+        sums = scaling.unless_refused(old.lerp(new, share), otherwise=old)
+        torch._foreach_copy_(part.state(SUM), list(sums.unbind()))
+
+
+def _amsgrad(part: Part) -> bool:
+    return part.group.get("amsgrad", False)
 
 
 def _squares(part: Part, scaling: Scaling) -> Tensor:
@@ -93,9 +96,9 @@ def _start(part: Part) -> None:
     """Sum S from v where the state has none: a new parameter, or a checkpoint of torch's Adam."""
     new = [i for i, state in enumerate(part.states) if SUM not in state]
     if new:
-        key = "max_exp_avg_sq" if part.group.get("amsgrad") else "exp_avg_sq"
+        key = "max_exp_avg_sq" if _amsgrad(part) else "exp_avg_sq"
         sums = torch.stack([local(part.states[i][key]).sum(dtype=_exact(part.parameters[i])) for i in new])
-        sums = sum_over_shards(sums, [part.parameters[i] for i in new])
+        (sums,) = sum_over_shards([sums], [[part.parameters[i] for i in new]])
         for i, value in zip(new, sums.unbind(), strict=True):
             part.states[i][SUM] = value.clone()
     for parameter, state in zip(part.parameters, part.states, strict=True):

@@ -117,12 +117,9 @@ class SGDS(StableDecayOptimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for parameter in group["params"] if group["fused"] else []:
-            if parameter.device.type == "cpu" and not fused_sgd_moves(parameter.dtype):
+            if reason := why_not_fused(parameter):
                 self.param_groups.pop()
-                raise InputError(
-                    f"fused=True with {parameter.dtype} on the CPU is not allowed: torch {torch.__version__} leaves"
-                    " such weights where they are (pytorch issue 191763); leave fused away, or train in float32"
-                )
+                raise InputError(f"fused=True is not allowed here: {reason}; leave fused away, or take foreach=True")
 
     def update(self, parts: list[Part], scaling: Scaling) -> None:
         """Take the step."""
@@ -170,6 +167,17 @@ def descend(part: Part, buffers: list[Tensor | None], scaling: Scaling) -> None:
         nesterov=group["nesterov"],
         maximize=group["maximize"],
     )
+
+
+def why_not_fused(parameter: Tensor) -> str:
+    """Why torch's fused SGD cannot be trusted with a parameter, or nothing."""
+    if hasattr(parameter, "to_local"):
+        return "torch's fused SGD takes no sharded parameters"
+    if parameter.device.type == "cpu" and not fused_sgd_moves(parameter.dtype):
+        return (
+            f"torch {torch.__version__} leaves {parameter.dtype} weights where they are on the CPU (its issue 191763)"
+        )
+    return ""
 
 
 @cache
