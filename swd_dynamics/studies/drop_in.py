@@ -1,5 +1,6 @@
 """Study: AdamW and AdamS change places in one line, if the weight decay is translated."""
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,11 +33,11 @@ CLAIM = (
 SOURCE = "follows from R = λη (1711.05101) and R = λη/√v̄ (2011.11152); the translation: derived here"
 
 ADAM_LIKE: dict[str, Any] = {"lr": 3e-3, "betas": (0.9, 0.999)}
-DECAY = 0.3  # AdamW's λ: ηλ = 9e-4, so that a full run takes two thirds off the weights
+DECAY = 0.3  # AdamW's λ: ηλ = 9e-4, so that a full run takes three fifths off the weights
 TRAINED_ON = 1000  # images, in batches of 50; the other 797 are the test
 CHECKPOINTS = 10  # at which the test error is read
 
-OTHER_RUN = 0.2  # relative: √v̄ is another run's. Decay too strong keeps gradients large, and so R small; too weak, not
+OTHER_RUN = 0.2  # relative: √v̄ is another run's; stronger decay keeps gradients larger, which draws R of AdamS back
 ROUND_OFF = 1e-10  # relative: of 1 − R float64 knows R = 9e-4 to 2e-13, and both sides take some rounding steps more
 STANDARD_ERRORS = 3.0  # of a difference of means over the seeds
 FEW_IMAGES = 0.5  # percent of the test's images: four of them, too few to choose an optimizer by
@@ -60,25 +61,19 @@ class Course(NamedTuple):
     test_error: NDArray
 
 
-class Drawn(NamedTuple):
-    """The runs by name, each with one row for each seed, and the translation."""
-
-    runs: dict[str, Course]
-    found: EquivalentDecay
-
-
 def measure(setting: Setting) -> Findings:
     """Translate AdamW's λ by a pilot run, then train with AdamW and twice with AdamS, all from the same seeds."""
-    steps, seeds = (400, 3) if setting.quick else (1200, 5)
+    steps, seeds = (300, 3) if setting.quick else (1000, 5)
     found = translated(setting, steps)
     decays = dict(zip(NAMES, (DECAY, found.weight_decay, DECAY), strict=True))
     work = [(name, seed) for name in NAMES for seed in range(1, seeds + 1)]
-    courses = [run(setting, *each, decays[each[0]], steps) for each in setting.track(work, "drop-in")]
-    runs = {}
-    for name in NAMES:
-        mine = [course for (whose, _), course in zip(work, courses, strict=True) if whose == name]
-        runs[name] = Course(*map(np.array, zip(*mine, strict=True)))
-    return Findings(verdicts(runs, found), Drawn(runs, found))
+    courses = {each: run(setting, each, decays[each[0]], steps) for each in setting.track(work, "drop-in")}
+    runs = {name: _stacked([course for (whose, _), course in courses.items() if whose == name]) for name in NAMES}
+    return Findings(verdicts(runs, found), (runs, found))
+
+
+def _stacked(courses: list[Course]) -> Course:
+    return Course(*(np.array(rows) for rows in zip(*courses, strict=True)))
 
 
 # The real runs
@@ -98,13 +93,12 @@ def translated(setting: Setting, steps: int) -> EquivalentDecay:
     return equivalent_weight_decay(adamw, adams, recording)
 
 
-def run(setting: Setting, name: str, seed: int, weight_decay: float, steps: int) -> Course:
-    """Train, and watch the decay rate three ways."""
-    trained, misread = task(setting, seed), test_error(setting)
-    weights = list(trained.model.parameters())
-    blank = torch.tensor((digits(TRAINED_ON)[0] == 0).all(axis=0), device=setting.device)
-    optimizer = REAL[NAMES[name]](weights, weight_decay=weight_decay, **ADAM_LIKE)
-    rule = CATALOG[NAMES[name]](weight_decay=weight_decay, **ADAM_LIKE)
+def run(setting: Setting, which: tuple[str, int], weight_decay: float, steps: int) -> Course:
+    """Train with the optimizer and the seed given, and watch the decay rate three ways."""
+    name, trained = NAMES[which[0]], task(setting, which[1])
+    weights, blank = list(trained.model.parameters()), blank_pixels()
+    optimizer = REAL[name](weights, weight_decay=weight_decay, **ADAM_LIKE)
+    rule = CATALOG[name](weight_decay=weight_decay, **ADAM_LIKE)
     memory: Any = rule.direction.rest(np.zeros(len(trained.theta)))
     published, by_rule, left, errors = [], [], [_size(weights[0][:, blank])], []
     for k in range(steps):
@@ -122,15 +116,24 @@ def run(setting: Setting, name: str, seed: int, weight_decay: float, steps: int)
     return Course(np.array(published), outside, np.array(by_rule), np.array(errors))
 
 
-def test_error(setting: Setting):
-    """A function of a model: the percentage of the held-out images that it misreads."""
-    images, labels = (torch.tensor(part, device=setting.device) for part in held_out(TRAINED_ON))
+@torch.no_grad()
+def misread(model: torch.nn.Module) -> float:
+    """The percentage of the held-out images that a model misreads."""
+    images, labels = unseen(next(model.parameters()).device)
+    return 100 * float((model(images).argmax(dim=1) != labels).double().mean())
 
-    @torch.no_grad()
-    def misread(model: torch.nn.Module) -> float:
-        return 100 * float((model(images).argmax(dim=1) != labels).double().mean())
 
-    return misread
+@cache
+def unseen(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The held-out images and their labels."""
+    images, labels = held_out(TRAINED_ON)
+    return torch.tensor(images, device=device), torch.tensor(labels, device=device)
+
+
+@cache
+def blank_pixels() -> list[int]:
+    """The pixels that are blank in every image trained on: their weights have no gradient."""
+    return np.flatnonzero((digits(TRAINED_ON)[0] == 0).all(axis=0)).tolist()
 
 
 def _size(weights: torch.Tensor) -> float:
@@ -149,9 +152,9 @@ def verdicts(runs: dict[str, Course], found: EquivalentDecay) -> list[Verdict]:
     adamw, adams, kept = (runs[name] for name in NAMES)
     constant = ADAM_LIKE["lr"] * DECAY
     return [
-        _rate("AdamS: decay rate", "AdamS with λ translated", adams, found),
-        must_be_refuted("mutant: λ kept, decay rate", _rate("", "AdamS with AdamW's λ", kept, found)),
-        _time_scale("AdamW: time scale", adamw, found, constant, "R/2: 1 − R is e^(−R) to first order only"),
+        _rate("AdamS: decay rate", "With λ translated", adams, found),
+        must_be_refuted("mutant: λ kept, decay rate", _rate("", "With AdamW's λ kept", kept, found)),
+        _time_scale("AdamW: time scale", adamw, found, constant, "a step: −ln(1−R) = R + R²/2, half a step"),
         _time_scale("AdamS: time scale", adams, found, OTHER_RUN, "relative .2: √v̄ is of another run, the pilot"),
         _constant(adamw, constant),
         _moving(adams),
@@ -162,8 +165,8 @@ def verdicts(runs: dict[str, Course], found: EquivalentDecay) -> list[Verdict]:
             measured=float(kept.outside.mean(axis=1).min() / constant),
             why="an order of magnitude; mean R of the seed with the least",
         ),
-        _same_error("test error", "AdamS with λ translated", adamw, adams),
-        must_be_refuted("mutant: λ kept, test error", _same_error("", "AdamS with AdamW's λ", adamw, kept)),
+        _same_error("test error", "With λ translated", adamw, adams),
+        must_be_refuted("mutant: λ kept, test error", _same_error("", "With AdamW's λ kept", adamw, kept)),
     ]
 
 
@@ -171,10 +174,10 @@ def _farthest(values: NDArray, value: float) -> float:
     return float(values.flat[np.argmax(np.abs(values - value))])
 
 
-def _rate(name: str, who: str, seen: Course, found: EquivalentDecay) -> Verdict:
+def _rate(name: str, how: str, seen: Course, found: EquivalentDecay) -> Verdict:
     return judge(
         name,
-        f"{who} has the mean decay rate of AdamW, λη, whatever the seed",
+        f"{how} AdamS has the mean decay rate of AdamW, λη, whatever the seed",
         predicted=found.decay_rate,
         measured=_farthest(seen.published.mean(axis=1), found.decay_rate),
         allowed=OTHER_RUN * found.decay_rate,
@@ -221,12 +224,12 @@ def _moving(seen: Course) -> Verdict:
     )
 
 
-def _same_error(name: str, who: str, adamw: Course, other: Course) -> Verdict:
+def _same_error(name: str, how: str, adamw: Course, other: Course) -> Verdict:
     one, two = adamw.test_error[:, -1], other.test_error[:, -1]
     error = np.sqrt((one.var(ddof=1) + two.var(ddof=1)) / len(one))
     return judge(
         name,
-        f"{who} misreads as many held-out digits as AdamW, in percent (this network, this run)",
+        f"{how} AdamS misreads as many held-out digits as AdamW, in percent (of this network, at this length)",
         predicted=one.mean(),
         measured=two.mean(),
         allowed=STANDARD_ERRORS * error + FEW_IMAGES,
@@ -236,49 +239,61 @@ def _same_error(name: str, who: str, adamw: Course, other: Course) -> Verdict:
 
 # The figure
 
-STYLES: dict[str, tuple[str, dict, str]] = {  # decay mode, what departs from its house style, words
-    "AdamW": ("decoupled", {}, "AdamW"),
-    "AdamS": ("stable", {}, "AdamS, λ translated"),
-    "AdamS, λ kept": ("stable", {"color": MUTED}, "AdamS, AdamW's λ kept"),
+STYLES: dict[str, tuple[str, dict, str, str]] = {  # decay mode, what departs from its house style, words, R
+    "AdamW": ("decoupled", {}, "AdamW, λ = {now:g}", "λη"),
+    "AdamS": ("stable", {}, "AdamS, translated: λ′ = {then:.2g}", "λ′η/√v̄"),
+    "AdamS, λ kept": ("stable", {"color": MUTED}, "AdamS, kept: λ = {now:g}", "λη/√v̄"),
 }
 
 
-def draw(drawn: Drawn) -> Figure:
+def draw(data: tuple[dict[str, Course], EquivalentDecay]) -> Figure:
     """Left the decay rate over a run, right the test error, for AdamW and AdamS with and without translation."""
+    runs, found = data
     with house_style():
         figure = Figure(figsize=(10, 4.6))
         left, right = figure.subplots(1, 2)
-        _draw_rates(left, drawn)
-        _draw_errors(right, drawn)
-        keys = [Line2D([], [], **_points(name), linestyle="-") for name in STYLES]
+        for i, name in enumerate(STYLES):
+            _draw_rate(left, name, runs[name], i)
+            _draw_error(right, name, runs[name], i)
+        _label(left, right, runs)
+        values = {"now": DECAY, "then": found.weight_decay}
+        keys = [
+            Line2D([], [], **_style(name), linestyle="-", label=STYLES[name][2].format(**values)) for name in STYLES
+        ]
         figure.legend(handles=keys, loc="outside lower center", ncols=3)
         figure.suptitle("AdamS takes AdamW's place if λ is translated", fontsize=12)
     return figure
 
 
-def _points(name: str) -> dict:
-    mode, change, words = STYLES[name]
-    return {key: value for key, value in (measured(mode) | change).items() if key != "linestyle"} | {"label": words}
+def _style(name: str) -> dict:
+    mode, change, *_ = STYLES[name]
+    return {key: value for key, value in (measured(mode) | change).items() if key not in ("linestyle", "label")}
 
 
-def _draw_rates(axes: Axes, drawn: Drawn) -> None:
-    for i, (name, (mode, change, _)) in enumerate(STYLES.items()):
-        seen, by_rule = (getattr(drawn.runs[name], witness)[0] for witness in ("outside", "by_rule"))
-        steps = np.arange(1, len(seen) + 1)
-        shown = slice(len(steps) // 60 * i, None, len(steps) // 20)
-        axes.plot(steps, by_rule, **theory(mode, **change))
-        axes.plot(steps[shown], seen[shown], **measured(mode, markersize=4, **change))
-    axes.set(yscale="log", xlabel="step k", ylabel="decay rate R of a step", title="The rate at which weights decay")
+def _draw_rate(axes: Axes, name: str, runs: Course, i: int) -> None:
+    mode, change, _, formula = STYLES[name]
+    steps = np.arange(1, runs.outside.shape[1] + 1)
+    shown = slice(len(steps) // 60 * i, None, len(steps) // 20)
+    line = axes.plot(steps, runs.by_rule[0], **theory(mode, **change))[0]
+    axes.plot(steps[shown], runs.outside[0][shown], **measured(mode, markersize=4, **change))
+    axes.text(1.02 * len(steps), runs.by_rule[0][-1], formula, color=line.get_color(), va="center", fontsize=9)
 
 
-def _draw_errors(axes: Axes, drawn: Drawn) -> None:
-    for i, name in enumerate(STYLES):
-        seen = drawn.runs[name]
-        every = seen.outside.shape[1] // CHECKPOINTS
-        steps = every * (np.arange(1, CHECKPOINTS + 1) + 0.12 * (i - 1))  # side by side
-        mean, deviation = seen.test_error.mean(axis=0), seen.test_error.std(axis=0, ddof=1)
-        axes.errorbar(steps, mean, deviation, **_points(name), linewidth=1, capsize=2)
-    axes.set(xlabel="step k", ylabel="held-out digits misread, %", title="What the network learns")
+def _draw_error(axes: Axes, name: str, runs: Course, i: int) -> None:
+    every = runs.outside.shape[1] // CHECKPOINTS
+    steps = every * (np.arange(1, CHECKPOINTS + 1) + 0.15 * (i - 1))  # side by side
+    mean, deviation = runs.test_error.mean(axis=0), runs.test_error.std(axis=0, ddof=1)
+    axes.errorbar(steps, mean, deviation, **_style(name), linewidth=1, capsize=2)
+
+
+def _label(left: Axes, right: Axes, runs: dict[str, Course]) -> None:
+    seeds, steps = runs["AdamS"].outside.shape
+    left.set(title="Decay: theory (lines) and measured (points), one seed")
+    left.set(yscale="log", xlabel="step k", ylabel="decay rate R of a step", xlim=(-0.02 * steps, 1.16 * steps))
+    right.set(title=f"Test: mean and standard deviation of {seeds} seeds")
+    right.set(yscale="log", xlabel="step k", ylabel="held-out digits misread, %")
+    right.set_yticks([5, 10, 20, 40], ["5", "10", "20", "40"])
+    right.minorticks_off()
 
 
 STUDY = Study("drop-in", CLAIM, SOURCE, measure, draw)
