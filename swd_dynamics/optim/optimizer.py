@@ -134,7 +134,7 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
                 raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
             if gradient.is_complex():
                 raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
-            part = parts.setdefault(parameter.device, Part(group, [], [], []))
+            part = parts.get(parameter.device) or parts.setdefault(parameter.device, Part(group, [], [], []))
             part.parameters.append(parameter)
             part.gradients.append(gradient)
             part.states.append(self.state[parameter])

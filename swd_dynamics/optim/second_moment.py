@@ -101,10 +101,11 @@ def _start(part: Part) -> None:
         (sums,) = sum_over_shards([sums], [[part.parameters[i] for i in new]])
         for i, value in zip(new, sums.unbind(), strict=True):
             part.states[i][SUM] = value.clone()
+    wanted = float if part.on_host else Tensor
     for parameter, state in zip(part.parameters, part.states, strict=True):
-        if part.on_host == isinstance(state[SUM], Tensor):  # new, or of a checkpoint made elsewhere
+        if not isinstance(state[SUM], wanted):  # new, or of a checkpoint made elsewhere
             value = torch.as_tensor(state[SUM], dtype=_exact(parameter))
-            state[SUM] = value.item() if part.on_host else value.to(parameter.device)
+            state[SUM] = value.item() if wanted is float else value.to(parameter.device)
 
 
 def sums_of_squares(tensors: list[Tensor]) -> Tensor:
@@ -117,7 +118,8 @@ def sums_of_squares(tensors: list[Tensor]) -> Tensor:
     """
     exact = _exact(tensors[0])
     if _has_dot(tensors):  # on a CPU faster than the norm
-        return torch.tensor([_dot(tensor.reshape(-1)) for tensor in tensors], dtype=exact)
+        flat = [tensor if tensor.dim() == 1 else tensor.reshape(-1) for tensor in tensors]
+        return torch.tensor([_dot(vector) for vector in flat], dtype=exact)
     return torch.stack(torch._foreach_norm(tensors, 2, dtype=exact)).square()
 
 

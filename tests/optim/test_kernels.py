@@ -8,6 +8,7 @@ import torch
 from optim.conformance import KERNELS
 from optimizer_runs import OPTIMIZERS, ROUND_OFF, largest_difference, take_steps, weights
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.profiler import ProfilerActivity, profile
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import SGDS, AdaiS, AdamS
@@ -165,6 +166,25 @@ def test_pickles_and_copies_go_on_alike(name, kernel):
         its = other.param_groups[0]["params"]
         take_steps(other, its, 3, first=3)
         assert largest_difference(tensors, its) == 0
+
+
+@pytest.mark.parametrize("kernel", ["single", "foreach", "fused"])
+def test_memory_is_adamws(kernel):
+    """Assert that AdamS holds what AdamW holds and one number for each tensor, and allocates no more in a step."""
+    allocated, held = {}, {}
+    for optimizer_class in (torch.optim.AdamW, AdamS):
+        (theta,) = weights((300, 300), dtype=torch.float32)
+        optimizer = optimizer_class([theta], **KERNELS[kernel])
+        take_steps(optimizer, [theta], 2)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+            optimizer.step()
+        sizes = [event.self_cpu_memory_usage for event in seen.events()]
+        allocated[optimizer_class] = sum(size for size in sizes if size > 0)
+        held[optimizer_class] = sum(
+            value.numel() for value in optimizer.state[theta].values() if torch.is_tensor(value)
+        )
+    assert held[AdamS] == held[torch.optim.AdamW]
+    assert allocated[AdamS] - allocated[torch.optim.AdamW] < 1000  # bytes; θ has 360 000
 
 
 def test_fused_and_foreach_exclude_each_other():
