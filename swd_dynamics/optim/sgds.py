@@ -132,10 +132,16 @@ class SGDS(StableDecayOptimizer):
                 descend(part, [], scaling)
                 continue
             shrink(part.parameters, part.group["decay_rate"])
-            for is_new in (False, True):  # torch's fused kernel takes either kind, not both at once
-                some = [i for i, state in enumerate(part.states) if (state.get(BUFFER) is None) == is_new]
-                if some:
-                    descend_with_momentum(part.subset(some), scaling)
+            for some in alike(part):
+                descend_with_momentum(some, scaling)
+
+
+def alike(part: Part) -> list[Part]:
+    """The parameters that have a momentum buffer apart from those that have none yet: no kernel takes both at once."""
+    new = [i for i, state in enumerate(part.states) if state.get(BUFFER) is None]
+    if len(new) in (0, len(part.states)):
+        return [part]
+    return [part.subset(new), part.subset([i for i in range(len(part.states)) if i not in set(new)])]
 
 
 def descend_with_momentum(part: Part, scaling: Scaling) -> None:
@@ -145,7 +151,8 @@ def descend_with_momentum(part: Part, scaling: Scaling) -> None:
     descend(part, buffers, scaling)
     for state, buffer in zip(part.states, buffers, strict=True):
         state[BUFFER] = buffer
-        if is_new and buffer is not None:  # torch leaves it uninitialised if the scaler refuses the step
+        if is_new and scaling.found_inf is not None and buffer is not None:
+            # torch leaves it uninitialised where the scaler refuses the step
             buffer.copy_(scaling.unless_refused(buffer, otherwise=0.0))
 
 
