@@ -1,7 +1,7 @@
 """What stable decay costs: SGDS and AdamS beside torch's SGD and AdamW, in turns, so that a noisy machine is fair.
 
 Run with ``python -m pytest tests/benchmarks/test_optimizers.py --benchmark-only``; the table is printed. The peer needs
-``pip install pytorch-optimizer``.
+``pip install -c .ci/constraints.txt ".[test,peers]"``.
 """
 
 import statistics
