@@ -25,6 +25,7 @@ _HOMES = {
     "Flow": "flows",
     "Probe": "probe",
     "record": "probe",
+    "open_recording": "probe",
     "replay": "crosscheck",
     "convergence_order": "crosscheck",
     "equivalent_weight_decay": "crosscheck",

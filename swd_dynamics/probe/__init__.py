@@ -1,8 +1,22 @@
 """What really happened: a recorder that attaches to any torch optimizer, and the recordings it makes."""
 
 from swd_dynamics.probe.curvature import Curvature
+from swd_dynamics.probe.opening import export, load_snapshot, open_recording, snapshots
 from swd_dynamics.probe.preconditioner import preconditioner_of
 from swd_dynamics.probe.recorder import Probe
 from swd_dynamics.probe.recording import load, record, save
+from swd_dynamics.probe.run_folder import RunFolder
 
-__all__ = ["Curvature", "Probe", "load", "preconditioner_of", "record", "save"]
+__all__ = [
+    "Curvature",
+    "Probe",
+    "RunFolder",
+    "export",
+    "load",
+    "load_snapshot",
+    "open_recording",
+    "preconditioner_of",
+    "record",
+    "save",
+    "snapshots",
+]

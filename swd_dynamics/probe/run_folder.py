@@ -1,18 +1,14 @@
-"""A run folder and its writer: what a run did, on disk while it goes on, whole after a kill at any moment.
+"""The writer of a run folder: what a run did, on disk while it goes on, whole after a kill at any moment.
 
-recording_format.md describes the folder. Nothing here knows torch or an optimizer. The chunks are written here, zarr
-reads them: written through zarr they cost four times as much, and the rule that saves acknowledged rows, a whole new
-file renamed over the old one, must not hang on how a version of zarr writes.
+Nothing here knows torch or an optimizer. zarr reads the chunks but does not write them: it would write every unfinished
+chunk anew. Here rows are put behind the acknowledged ones in the same file, which costs a twentieth, and leaves what is
+acknowledged untouched whatever happens.
 """
 
-import json
-import math
 import os
-import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, BinaryIO
@@ -20,168 +16,332 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from swd_dynamics.errors import InputError, nearest
+from swd_dynamics.probe.opening import axis_names, check_column, read_rows, snapshot_name, snapshots
+from swd_dynamics.probe.run_format import (
+    CHUNK_ROWS,
+    LOCK,
+    MAKING,
+    MAX_ROWS,
+    METADATA,
+    RUN,
+    RUNNING,
+    SCALARS,
+    SNAPSHOTS,
+    UNFINISHED,
+    Column,
+    check_same,
+    declared,
+    described,
+    on_disk,
+    plain,
+    read_committed,
+    read_description,
+    replacing,
+    write_json,
+)
 
 try:
     import fcntl
 except ImportError:  # not on Windows: there a second writer goes unnoticed
     fcntl = None
 
-VERSION = 2
-RUN, SCALARS, METADATA, SNAPSHOTS, LOCK = "run.json", "scalars.zarr", "zarr.json", "snapshots", ".lock"
-MAKING, RUNNING = "being made", "running"
-DTYPES = ("float64", "float32", "int64", "bool")
-STEP = (("step",), "int64", "number of the step")
-IDENTITY = ("optimizer", "optimizer_module", "parameter_names", "parameter_shapes", "parameter_groups")
-
-CHUNK_ROWS = 4096  # of these, 2·10⁶ recorded steps are 500 files a variable
-CHUNK_BYTES = 2**20  # wide rows: fewer, since every append writes its last chunk anew
-MAX_JSON = 4 * 2**20
-MAX_ROWS = 10**9
-MAX_ROW_VALUES = 10**7
-
-_NAME = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)  # is also a file name, so nothing that leads elsewhere
+KEPT_RESUMPTIONS = 100  # run.json must not grow without end
 
 
-@dataclass(frozen=True)
-class Column:
-    """One recorded variable, and the only way in which it may lie on disk.
+class RunFolder:
+    """Writes one run: :meth:`create` begins a folder, :meth:`resume` goes on with one.
 
-    sizes : tuple of int — of the dimensions after ``step``
-    """
-
-    name: str
-    dims: tuple[str, ...]
-    dtype: str
-    long_name: str
-    sizes: tuple[int, ...]
-
-    @property
-    def fill(self) -> float | int | bool:
-        """What stands where nothing was recorded: NaN, or 0 if the type has none."""
-        return np.nan if self.dtype.startswith("float") else np.dtype(self.dtype).type(0).item()
-
-    @property
-    def chunk_shape(self) -> tuple[int, ...]:
-        """Rows of one chunk, then all of the other axes."""
-        row = np.dtype(self.dtype).itemsize * math.prod(self.sizes)
-        return (max(1, min(CHUNK_ROWS, CHUNK_BYTES // row)), *self.sizes)
-
-    @property
-    def chunk_bytes(self) -> int:
-        """The size of a chunk's file: the values and four bytes of checksum."""
-        return np.dtype(self.dtype).itemsize * math.prod(self.chunk_shape) + 4
-
-    def chunks(self, rows: int) -> int:
-        """How many chunks hold so many rows."""
-        return -(-rows // self.chunk_shape[0])
-
-    def chunk_name(self, number: int) -> str:
-        """The file of a chunk."""
-        return ".".join(["c", str(number), *"0" * len(self.sizes)])
-
-    def metadata(self, rows: int) -> dict[str, Any]:
-        """What zarr.json says of the array when it has so many rows."""
-        return {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": [rows, *self.sizes],
-            "data_type": self.dtype,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.chunk_shape)}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-            "fill_value": "NaN" if self.fill != self.fill else self.fill,
-            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
-            "attributes": {"long_name": self.long_name},
-            "dimension_names": list(self.dims),
-        }
-
-    def filled(self, rows: np.ndarray) -> np.ndarray:
-        """A whole chunk that begins with some rows."""
-        chunk = np.full(self.chunk_shape, self.fill, np.dtype(self.dtype).newbyteorder("<"))
-        chunk[: len(rows)] = rows
-        return chunk
-
-
-def declared(variables: Any, sizes: Any) -> dict[str, Column]:
-    """The columns that a declaration asks for, ``step`` before all.
-
-    Parameters
-    ----------
-    variables : mapping of str to (dims, dtype, long_name)
-    sizes : mapping of str to int
-        The length of every dimension but ``step``.
-
-    Raises
-    ------
-    InputError
-        If anything of it is not allowed.
+    A block of rows is acknowledged when :meth:`append` returns: from then on it survives a kill of the process, not
+    a power failure. One process writes at a time; any number may read meanwhile.
 
     Examples
     --------
-    >>> declared({"lr": (("step", "group"), "float64", "learning rate")}, {"group": 2})["lr"].chunk_shape
-    (4096, 2)
+    >>> import tempfile
+    >>> where = Path(tempfile.mkdtemp()) / "run"
+    >>> with RunFolder.create(where, {"loss": (("step",), "float64", "training loss")}, {"optimizer": "SGD"}) as run:
+    ...     run.append({"step": np.arange(1, 4), "loss": np.array([8.0, 4.0, 2.0])})
+    >>> from swd_dynamics.probe.opening import open_recording
+    >>> open_recording(where).loss.values
+    array([8., 4., 2.])
     """
-    if not isinstance(variables, Mapping) or not isinstance(sizes, Mapping):
-        raise InputError("variables and sizes must be mappings: name → (dims, dtype, long_name), dimension → length")
-    if "step" in variables or "step" in sizes:
-        raise InputError("step is recorded in every run: leave it out of variables and sizes")
-    if len({str(name).lower() for name in variables}) < len(variables):
-        raise InputError("two variables differ in capitals only: some file systems hold them for the same")
-    return {name: _column(name, entry, sizes) for name, entry in {"step": STEP, **variables}.items()}
+
+    def __init__(self, folder: Path, columns: dict[str, Column], description: dict[str, Any], lock: BinaryIO):
+        self.folder = folder
+        self.columns = columns
+        self.committed = self.restarts = 0
+        self._description = description
+        self._lock = lock
+        self._last_step = -1
+        self._capacity = 0  # rows that every array claims to have
+
+    @classmethod
+    def create(cls, path: str | os.PathLike, variables: Any, made_by: Mapping, sizes: Any = None) -> "RunFolder":
+        """Begin a run in a new or empty folder.
+
+        Parameters
+        ----------
+        path : str or path
+        variables : mapping of str to (dims, dtype, long_name)
+            What will be recorded beside ``step``, which the first dimension must be.
+        made_by : mapping
+            What made the run; kept as JSON. Those of ``IDENTITY`` must be the same when the run is resumed.
+        sizes : mapping of str to int, optional
+            The length of every dimension but ``step``.
+
+        Raises
+        ------
+        InputError
+            If the folder is taken or cannot be written, or the declaration is not allowed.
+        """
+        columns, folder = declared(variables, sizes or {}), Path(path)
+        description = described(columns, made_by)
+        axis_names(folder, description, columns)
+        _check_free(folder)
+        with on_disk("make a run in", folder), ExitStack() as undo:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = undo.enter_context(_locked(folder))
+            _check_free(folder)  # again: another writer may have come and gone before the lock was had
+            run = cls(folder, columns, description, lock)
+            run._describe()
+            run._build()
+            undo.pop_all()
+        return run
+
+    @classmethod
+    def resume(cls, path: str | os.PathLike, variables: Any, made_by: Mapping, sizes: Any = None) -> "RunFolder":
+        """Go on with a run where its last acknowledged row ends; arguments as of :meth:`create`.
+
+        Raises
+        ------
+        InputError
+            If there is no run, it is another or a damaged one, or it is being written.
+        """
+        folder, asked = Path(path), described(declared(variables, sizes or {}), made_by)
+        description, columns = read_description(folder)
+        check_same(folder, description, asked)  # before anything is touched
+        with on_disk("go on with the run in", folder), ExitStack() as undo:
+            lock = undo.enter_context(_locked(folder))
+            run = cls(folder, columns, read_description(folder)[0], lock)  # again: the last writer may just have ended
+            run._take_up(asked["made_by"])
+            undo.pop_all()
+        return run
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _) -> None:
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.close("finished" if error is None else "interrupted" if stopped else f"failed: {error!r}"[:1000])
+
+    def append(self, rows: Mapping[str, Any]) -> None:
+        """Record a block of rows, in one go.
+
+        Parameters
+        ----------
+        rows : mapping of str to array, shape (rows, …)
+            ``step``, rising and after every recorded one; any of the variables. A floating-point variable that is
+            left out is NaN.
+
+        Raises
+        ------
+        InputError
+            If the rows do not fit, or the disk does not take them: then none of them is recorded, what was
+            acknowledged stays, and they may be appended again.
+        """
+        self._check_open()
+        blocks = self._blocks(rows)
+        count = len(blocks["step"])
+        if not count:
+            return
+        with on_disk(f"record {count} more rows after the {self.committed} that are safe in", self.folder):
+            for name, block in blocks.items():
+                self._write(self.columns[name], block)
+            self._claim(self.committed + count)
+            self._commit(self.committed + count)
+        self._last_step = int(blocks["step"][-1])
+
+    def truncate(self, step: int) -> None:
+        """Drop the recorded rows from a step on, and the snapshots after it: a run restarted there records them anew.
+
+        A Dataset opened before is no longer readable; it says so.
+        """
+        self._check_open()
+        steps = read_rows(self.folder, self.columns["step"], 0, self.committed)
+        kept = int(np.searchsorted(steps, step))
+        with on_disk("cut the run in", self.folder):
+            if kept < self.committed:
+                self.restarts += 1
+                self._commit(kept)  # before anything is written over
+                self._find_last_step()
+            for taken, file in snapshots(self.folder).items():
+                if taken > step:
+                    file.unlink()
+
+    def snapshot(self, step: int, arrays: Mapping[str, Any]) -> Path:
+        """Keep the full parameters of a step, name → array; an older snapshot of the step is replaced.
+
+        Raises
+        ------
+        InputError
+            If the step is no number from 0, an array is of a type that cannot be kept, or the disk is full.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import save
+
+        self._check_open()
+        if type(step) is not int or not 0 <= step < 10**18:
+            raise InputError(f"a snapshot of step {short(step)} is not allowed: give a whole number from 0")
+        # safetensors copies memory as it lies, whatever the strides
+        dense = {name: np.array(array, order="C") for name, array in arrays.items()}
+        file = self.folder / SNAPSHOTS / snapshot_name(step)
+        with on_disk("keep a snapshot in", self.folder):
+            file.parent.mkdir(exist_ok=True)
+            try:
+                whole = save(dense)
+            except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+                raise InputError(f"a snapshot must be numbers by name, which this is not: {error}") from None
+            with replacing(file, durable=True) as handle:
+                handle.write(whole)
+        return file
+
+    def note(self, **facts: Any) -> None:
+        """Add facts about the run to run.json; a fact noted before is replaced."""
+        self._check_open()
+        with on_disk("note facts in", self.folder):
+            self._describe(notes={**self._description["notes"], **plain(facts)})
+
+    def close(self, status: str = "finished") -> None:
+        """Note how the run ended, and let others write; ``status``: finished, interrupted or "failed: …"."""
+        if status not in ("finished", "interrupted") and not status.startswith("failed: "):
+            raise InputError(f"status {status!r} is not allowed: finished, interrupted or 'failed: …' with the reason")
+        if self._lock.closed:
+            return
+        try:
+            with on_disk("note the end of the run in", self.folder):
+                self._describe(status=status)
+        finally:
+            self._lock.close()
+
+    def _check_open(self) -> None:
+        if self._lock.closed:
+            raise InputError(f"the run in {self.folder} is closed: RunFolder.resume goes on with it")
+
+    def _describe(self, **changes: Any) -> None:
+        """Take changes over into run.json, first there, then here."""
+        description = {**self._description, **changes}
+        write_json(self.folder / RUN, description, durable=True)
+        self._description = description
+
+    def _build(self) -> None:
+        """Make the arrays without rows; run.json tells by its status whether this was done."""
+        for name, column in self.columns.items():
+            (self.folder / SCALARS / name).mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / SCALARS / name / METADATA, column.metadata(0))
+        self._commit(0)
+        self._describe(status=RUNNING)
+
+    def _take_up(self, made_by: dict[str, Any]) -> None:
+        if self._description["status"] == MAKING:
+            return self._build()  # killed before there was anything to lose
+        self.committed, self.restarts = read_committed(self.folder)
+        self._capacity = min(check_column(self.folder, column, self.committed) for column in self.columns.values())
+        self._find_last_step()
+        changed = {key: fact for key, fact in made_by.items() if fact != self._description["made_by"].get(key)}
+        resumed = [*self._description["resumed"][-KEPT_RESUMPTIONS:], {"committed": self.committed, "changed": changed}]
+        return self._describe(status=RUNNING, resumed=resumed)
+
+    def _find_last_step(self) -> None:
+        last = read_rows(self.folder, self.columns["step"], max(0, self.committed - 1), self.committed)
+        self._last_step = int(last[0]) if len(last) else -1
+
+    def _blocks(self, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The rows of every variable, checked."""
+        for name in rows:
+            if name not in self.columns:
+                raise InputError(f"unknown variable {name!r}; recorded are {', '.join(nearest(name, self.columns))}")
+        if np.ndim(rows.get("step", 0)) != 1:
+            raise InputError(f"step is {short(rows.get('step'))}: a block of rows needs the number of every step")
+        blocks = {name: _block(column, rows.get(name), len(rows["step"])) for name, column in self.columns.items()}
+        steps = blocks["step"]
+        if np.any(np.diff(steps, prepend=self._last_step) < 1):
+            raise InputError(
+                f"steps {short(steps.tolist())} do not rise from the last recorded one, {self._last_step}:"
+                " each step is recorded once; truncate(step) drops recorded ones"
+            )
+        if self.committed + len(steps) > MAX_ROWS:
+            raise InputError(f"a run holds at most {MAX_ROWS} rows: record every n-th step, or begin another run")
+        return blocks
+
+    def _write(self, column: Column, block: np.ndarray) -> None:
+        """Put rows after the committed ones, which are not touched: a kill at any moment leaves those whole."""
+        done = 0
+        while done < len(block):
+            number, begun = divmod(self.committed + done, column.chunk_rows)
+            piece = block[done : done + column.chunk_rows - begun]
+            file = self.folder / SCALARS / column.name / column.chunk_name(number)
+            if not file.exists():
+                with replacing(file) as handle:
+                    handle.write(column.empty_chunk())
+            with open(file, "r+b") as handle:
+                handle.seek(begun * column.row_bytes)
+                handle.write(column.on_disk(piece))
+            done += len(piece)
+
+    def _claim(self, rows: int) -> None:
+        """Let every array have at least so many rows; doubling, as every array's file must be replaced for it."""
+        if rows > self._capacity:
+            capacity = max(-(-rows // CHUNK_ROWS) * CHUNK_ROWS, 2 * self._capacity)
+            for column in self.columns.values():
+                write_json(self.folder / SCALARS / column.name / METADATA, column.metadata(capacity))
+            self._capacity = capacity
+
+    def _commit(self, rows: int) -> None:
+        """Acknowledge: the one small file, written last, that says how many rows count."""
+        attributes = {"committed": rows, "restarts": self.restarts}
+        group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        write_json(self.folder / SCALARS / METADATA, group)
+        self.committed = rows
 
 
-def _column(name: Any, entry: Any, sizes: Mapping) -> Column:
-    try:
-        dims, dtype, long_name = entry
-        dims = tuple(dims)
-    except (TypeError, ValueError):
-        raise InputError(f"variable {short(name)}: {short(entry)} must be (dims, dtype, long_name)") from None
-    for word in (name, *dims):
-        if not isinstance(word, str) or not _NAME.fullmatch(word):
-            raise InputError(f"the name {short(word)} is not allowed: letters, digits and _ only, a letter first")
-    if dims[:1] != ("step",) or "step" in dims[1:]:
-        raise InputError(f"variable {name!r} has dimensions {short(dims)}: the first, and only the first, must be step")
-    if dtype not in DTYPES or not isinstance(long_name, str):
-        raise InputError(f"variable {name!r} is {short(dtype)}: allowed are {', '.join(DTYPES)}, and text as long_name")
-    lengths = tuple(sizes.get(dim) for dim in dims[1:])
-    if any(type(length) is not int or length < 1 for length in lengths) or math.prod(lengths) > MAX_ROW_VALUES:
+def _block(column: Column, value: Any, count: int) -> np.ndarray:
+    shape = (count, *column.sizes)
+    if value is None and column.dtype.startswith("float"):
+        return np.full(shape, np.nan, column.dtype)
+    array = np.asarray(value)
+    if array.shape != shape or not np.can_cast(array.dtype, column.dtype, "same_kind"):
         raise InputError(
-            f"variable {name!r} has rows of {short(lengths)} values: sizes must give every dimension a whole"
-            f" number from 1, and a row at most {MAX_ROW_VALUES} values"
+            f"variable {column.name!r}: an array of {array.dtype}, shape {array.shape}, cannot be recorded as"
+            f" {column.dtype}, shape {shape} ({', '.join(column.dims)})"
         )
-    return Column(name, dims, dtype, long_name, lengths)
+    with np.errstate(over="ignore"):  # a number beyond float32 is recorded as infinite: a diverging run is a result
+        return array.astype(column.dtype)
 
 
-def plain(value: Any) -> Any:
-    """A value as strict JSON can hold it: what JSON cannot say becomes text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    is_said = value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
-    return value if is_said else repr(value)
+def _check_free(folder: Path) -> None:
+    with on_disk("make a run in", folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file: a run needs a folder of its own")
+        if (folder / RUN).exists():
+            raise InputError(f"{folder} holds a run: RunFolder.resume goes on with it; a new run needs another folder")
+        names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+        found = sorted(name for name in names if name != LOCK and not name.startswith(UNFINISHED))
+    if found:
+        raise InputError(f"{folder} holds other files ({short(found)}): a run needs a new or an empty folder")
 
 
-def write_json(file: Path, content: dict[str, Any], durable: bool = False) -> None:
-    """Put a JSON file in the place of the old one."""
-    text = json.dumps(content, indent=1, allow_nan=False).encode()
-    if len(text) > MAX_JSON:
-        raise InputError(f"{file} would have {len(text)} bytes: at most {MAX_JSON} are read; note less")
-    with replacing(file, durable) as handle:
-        handle.write(text)
-
-
-@contextmanager
-def replacing(file: Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """A new file that takes the old one's name when it is whole; ``durable``: also after a power failure."""
-    unfinished = file.with_name(f".unfinished-{file.name}")
+def _locked(folder: Path) -> BinaryIO:
+    """The open lock file; the system lets go of the lock when the process ends, however it ends."""
+    handle = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+b")
     try:
-        with open(unfinished, "wb") as handle:
-            yield handle
-            handle.flush()
-            if durable:
-                os.fsync(handle.fileno())
-        os.replace(unfinished, file)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = handle.read(200).decode(errors="replace")
+        handle.close()
+        raise InputError(f"{folder} is being written by {holder}: wait until it ends, or end it") from None
+    except OSError:
+        pass  # some network file systems have no locks: there a second writer goes unnoticed
+    handle.truncate(0)
+    handle.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+    handle.flush()
+    return handle
