@@ -202,6 +202,59 @@ def replay(run: Path, *, as_: Annotated[str, Parameter(name="--as")]) -> int:
     return 0 if verdict.passed else 1
 
 
+@app.command
+def show(run: Path) -> None:
+    """Say what a recording holds: what made it, and the course of every quantity.
+
+    Parameters
+    ----------
+    run
+        A run folder; the run may still be going on.
+    """
+    from swd_dynamics.probe import open_recording
+    from swd_dynamics.probe.summary import summary
+
+    print(summary(open_recording(run)))
+
+
+@app.command
+def plot(run: Path, *, quantity: list[str], out: Path | None = None) -> None:
+    """Draw recorded quantities over the steps.
+
+    Parameters
+    ----------
+    run
+        A run folder; the run may still be going on.
+    quantity
+        As decay_rate; several times for several panels. show lists them.
+    out
+        The figure without its ending, written as PNG and SVG: the run's own name beside it, if not given.
+    """
+    from swd_dynamics.plots import write_figure
+    from swd_dynamics.plots.recording import draw_recording
+    from swd_dynamics.probe import open_recording
+
+    figure = draw_recording(open_recording(run), quantity)
+    written = write_figure(figure, out or Path(f"{run}-{'-'.join(quantity)}"))
+    print(f"Wrote {', '.join(map(str, written))}")
+
+
+@app.command
+def export(run: Path, *, to: Path) -> None:
+    """Write a recording as one file: netCDF (.nc), or a table (.csv) with one line for each recorded step.
+
+    Parameters
+    ----------
+    run
+        A run folder.
+    to
+        The file; its ending says which.
+    """
+    from swd_dynamics.probe import export as write
+
+    print(f"Wrote {write(run, to)}")
+
+
 def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True)

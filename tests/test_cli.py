@@ -36,6 +36,34 @@ def test_a_recorded_run_replays_as_itself_only(recorded, capsys):
     assert "✓ confirmed" in said and "✗ refuted" in said and "first departure at step 1" in said
 
 
+def test_a_recording_is_shown_drawn_and_exported(recorded, tmp_path, capsys):
+    """Assert that show, plot and export take a recording, and that what they write is there."""
+    assert main(["show", str(recorded)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("AdamW, steps 1 to 30 (30 rows)")
+    assert "decay_rate" in said and "█" in said
+    figure = tmp_path / "figure"
+    assert main(["plot", str(recorded), "--quantity", "decay_rate", "--quantity", "loss", "--out", str(figure)]) == 0
+    assert figure.with_suffix(".png").stat().st_size > 10_000
+    assert main(["export", str(recorded), "--to", str(tmp_path / "run.csv")]) == 0
+    assert len((tmp_path / "run.csv").read_text().splitlines()) == 31
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["show", "nowhere"], "nowhere"),
+        (["plot", "RUN", "--quantity", "decayrate"], "unknown quantity 'decayrate'; known: decay_rate"),
+        (["plot", "RUN", "--quantity", "theta"], "theta has the dimensions"),
+        (["export", "RUN", "--to", "run.txt"], r".nc or .csv"),
+    ],
+)
+def test_mistakes_with_recordings_are_said(recorded, command, message, capsys):
+    """Assert that a missing run, an unknown quantity and an unknown format are told in a sentence, with exit code 2."""
+    assert main([str(recorded) if word == "RUN" else word for word in command]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_run_without_decay_says_so(tmp_path, capsys):
     """Assert that a replay that cannot tell the decays apart, for want of any, says so."""
     run = str(tmp_path / "run")
