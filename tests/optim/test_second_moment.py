@@ -9,10 +9,9 @@ from optimizer_runs import ROUND_OFF, take_steps, weights
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import AdaiS, AdamS
 from swd_dynamics.optim.adams import limited
-from swd_dynamics.optim.second_moment import PIECE, SUM, sums_of_squares
+from swd_dynamics.optim.second_moment import LONGEST_DOT, ROW, SUM, sums_of_squares
 
-# A float32 sum over a million squares, in the order in which the processor takes them; torch's own norm over as many
-# is no better.
+# A float32 sum over a hundred thousand squares, in the order in which the processor takes them.
 FLOAT32_SUM = 1e-5
 # A million roundings of either sign, each to half an eps of float64.
 MILLION = math.sqrt(1e6) * torch.finfo(torch.float64).eps
@@ -62,9 +61,9 @@ def test_one_recursion_for_all_would_be_wrong():
     assert abs(together / (1 - 0.9**10) / exact - 1) > 1e-3
 
 
-@pytest.mark.parametrize("count", [1, 1000, PIECE + 1, 4 * PIECE + 3])
+@pytest.mark.parametrize("count", [0, 1, 1000, LONGEST_DOT + 1, 40 * LONGEST_DOT + ROW - 1])
 def test_float32_sums_do_not_lose_their_digits(count):
-    """Assert that Σg² of a large float32 tensor is summed in pieces that keep it right."""
+    """Assert that Σg² of a large float32 tensor is summed in rows that keep it right."""
     gradient = torch.randn(count, generator=torch.Generator().manual_seed(0))
     exact = gradient.double().square().sum().item()
     assert sums_of_squares([gradient]).item() == pytest.approx(exact, rel=FLOAT32_SUM)
