@@ -16,8 +16,8 @@ from swd_dynamics.optim.sharding import local, sum_over_shards
 from swd_dynamics.optim.work import Part, Scaling
 
 SUM = "exp_avg_sq_sum"
-# A float32 dot product loses digits with its length: of normal random numbers 1e-6 at 2¹⁷, 3e-3 at 10⁸.
-LONGEST_DOT, ROW = 2**17, 2**12
+# A float32 dot product loses digits with its length: of normal random numbers 2e-6 at 2¹⁸, 3e-3 at 10⁸.
+LONGEST_DOT, ROW = 2**18, 2**12
 
 
 def mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scaling) -> float | Tensor:

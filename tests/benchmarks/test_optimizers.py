@@ -112,7 +112,7 @@ def test_one_step(benchmark, capsys, width):
     source, target = torch.randn(weights), torch.empty(weights)
     steps = {("copy", ""): lambda: target.copy_(source)} | contestants(tensors)
     taken = benchmark.pedantic(times_in_turns, args=(steps,), rounds=1)
-    torch.set_num_threads(1)
     with capsys.disabled():
         print("", *table(weights, taken), sep="\n")
+    torch.set_num_threads(1)
     assert all(tensor.isfinite().all() for tensor in tensors)
