@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
@@ -31,6 +32,9 @@ class Probe:
     ----------
     optimizer : torch.optim.Optimizer
         Any, with any number of parameter groups, on any device.
+    path : str or path, optional
+        A run folder: then the probe is a :class:`~swd_dynamics.probe.streaming.StreamingProbe`, with arguments of its
+        own (``quantities``, ``every``, ``snapshots``, ``resume``, …), which streams to disk and costs next to nothing.
     model : torch.nn.Module, optional
         Gives the parameters their names.
     trajectory : bool
@@ -61,9 +65,18 @@ class Probe:
     (array([64., 48., 36., 27.], dtype=float32), array([0.25, 0.25, 0.25]))
     """
 
+    def __new__(cls, optimizer: torch.optim.Optimizer, path: str | os.PathLike | None = None, **options: Any) -> Any:
+        """With a second argument, ``path``, a :class:`~swd_dynamics.probe.streaming.StreamingProbe`."""
+        if path is None:
+            return super().__new__(cls)
+        from swd_dynamics.probe.streaming import StreamingProbe
+
+        return StreamingProbe(optimizer, path, **options)
+
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
+        path: None = None,
         *,
         model: torch.nn.Module | None = None,
         trajectory: bool = True,

@@ -1,0 +1,197 @@
+"""What a probe records: a table of quantities, each a formula in sums over the weights.
+
+Sums of two sets of weights add up to the sum over both: so one formula gives a quantity of each parameter tensor, of
+each parameter group and of all weights. A quantity of one's own is one entry more:
+
+>>> import numpy as np
+>>> mine = Quantity(
+...     name="relative_update",
+...     long_name="‖Δθ‖/‖θ‖",
+...     needs=("update_update", "theta_theta"),
+...     value=lambda moved, before: np.sqrt(moved / before),
+... )
+>>> sorted(mine.variables())
+['relative_update', 'relative_update_group', 'relative_update_parameter']
+
+and ``Probe(optimizer, "run", quantities=["loss", mine])`` records it.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from swd_dynamics.errors import InputError, Table
+
+SUMS = Table(
+    "sum",
+    weights="number of weights n",
+    theta_theta="Σθ² before the step",
+    gradient_gradient="Σg², 0 where there was no gradient",
+    update_update="Σ(Δθ)²",
+    theta_update="Σθ·Δθ",
+    moved="number of weights with Δθ ≠ 0",
+    momentum_momentum="Σm² after the step",
+    gradient_momentum="Σg·m, m after the step",
+    v="Σv after the step; of AMSGrad's largest v",
+    v_hat="Σv/(1 − β₂ᵏ)",
+    v_weights="number of weights that have a v",
+    distance_distance="Σ(θ − θ₀)² after the step",
+    taking="number of weights that took the step: those with a gradient, if the step was not skipped",
+    decay="ΣR over the weights that took the step",
+    rate_rate="ΣR² over the weights that took the step",
+    decay_decay="Σ(Rθ)²: the part of the update that is decay, squared",
+    decay_ratio="ΣR/η_eff over the weights that took the step",
+    lr="η, mean over the weights",
+    effective_lr="η_eff, mean over the weights",
+    v_bar="v̄, the mean of v/(1 − β₂ᵏ) over all weights of all groups",
+    loss="the loss that was observed",
+)
+LEVELS = {"step": "", "group": "_group", "parameter": "_parameter"}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A formula in sums.
+
+    Parameters
+    ----------
+    name : str
+        Of the variable; ``_group`` and ``_parameter`` are added for the values of each group and parameter.
+    long_name : str
+        What it is.
+    needs : tuple of str
+        The sums it is a function of, of :data:`SUMS`.
+    value : callable
+        Takes those sums in their order: arrays of float64, of shape (rows,), (rows, groups) or (rows, parameters).
+        Where it divides by 0 the value is NaN or infinite, without a warning.
+    levels : tuple of str
+        Of ``"step"`` (all weights), ``"group"``, ``"parameter"``.
+
+    Raises
+    ------
+    InputError
+        If a sum is not in the table, or a level is none.
+    """
+
+    name: str
+    long_name: str
+    needs: tuple[str, ...]
+    value: Callable[..., np.ndarray]
+    levels: tuple[str, ...] = tuple(LEVELS)
+
+    def __post_init__(self):
+        for need in self.needs:
+            SUMS[need]
+        if not self.levels or not set(self.levels) <= set(LEVELS):
+            raise InputError(f"levels = {self.levels!r} is not allowed: some of {', '.join(LEVELS)}")
+
+    def variables(self) -> dict[str, tuple[tuple[str, ...], str, str]]:
+        """Its variables, name → (dims, dtype, long_name)."""
+        dims = {"step": ("step",), "group": ("step", "group"), "parameter": ("step", "parameter")}
+        return {self.variable(level): (dims[level], "float64", self.long_name) for level in self.levels}
+
+    def variable(self, level: str) -> str:
+        """The name of its variable at a level; a quantity that has no global value needs no suffix."""
+        return self.name + LEVELS[level] if "step" in self.levels else self.name
+
+
+def _cosine(product: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.clip(product / np.sqrt(left) / np.sqrt(right), -1, 1)
+
+
+def _angle(theta_theta: np.ndarray, theta_update: np.ndarray, update_update: np.ndarray) -> np.ndarray:
+    """The angle between θ and θ + Δθ by its tangent, which stays exact where the cosine is 1 to all digits."""
+    across = update_update * theta_theta - theta_update**2  # |Δθ|²|θ|² sin², never negative but for rounding
+    return np.arctan2(np.sqrt(np.where(across < 0, 0.0, across)), theta_theta + theta_update)
+
+
+def _rms(total: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.sqrt(total / weights)
+
+
+def _mean(total: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return total / weights
+
+
+def _mean_rate(total: np.ndarray, taking: np.ndarray) -> np.ndarray:
+    """A mean over the weights that took the step; 0 if none did: nothing was taken off."""
+    return np.where(taking == 0, 0.0, total / taking)
+
+
+def _deviation(squares: np.ndarray, total: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.maximum(squares / weights - (total / weights) ** 2, 0))
+
+
+def _itself(value: np.ndarray) -> np.ndarray:
+    return value
+
+
+_ALL = (
+    Quantity("loss", "training loss before the step, without decay", ("loss",), _itself, ("step",)),
+    Quantity("lr", "learning rate η", ("lr",), _itself, ("group",)),
+    Quantity("effective_lr", "effective learning rate η_eff, isotropic", ("effective_lr",), _itself, ("group",)),
+    Quantity("theta_norm", "‖θ‖ before the step", ("theta_theta",), np.sqrt),
+    Quantity("gradient_norm", "‖g‖", ("gradient_gradient",), np.sqrt),
+    Quantity("update_norm", "‖Δθ‖", ("update_update",), np.sqrt),
+    Quantity("momentum_norm", "‖m‖ after the step", ("momentum_momentum",), np.sqrt),
+    Quantity("theta_rms", "root mean square of θ", ("theta_theta", "weights"), _rms),
+    Quantity("gradient_rms", "root mean square of g", ("gradient_gradient", "weights"), _rms),
+    Quantity("update_rms", "root mean square of Δθ", ("update_update", "weights"), _rms),
+    Quantity("cos_theta_update", "cos(θ, Δθ)", ("theta_update", "theta_theta", "update_update"), _cosine),
+    Quantity(
+        "cos_gradient_momentum",
+        "cos(g, m), m after the step",
+        ("gradient_momentum", "gradient_gradient", "momentum_momentum"),
+        _cosine,
+    ),
+    Quantity(
+        "rotation",
+        "angle between θ before and after the step, in radians",
+        ("theta_theta", "theta_update", "update_update"),
+        _angle,
+    ),
+    Quantity("v_mean", "mean of the second moment v after the step", ("v", "v_weights"), _mean),
+    Quantity("v_bar", "v̄, mean of v/(1 − β₂ᵏ) over all weights", ("v_bar",), _itself, ("step",)),
+    Quantity("decay_rate", "decay rate R, mean over the weights that took the step", ("decay", "taking"), _mean_rate),
+    Quantity("decay_ratio", "R/η_eff, mean over the weights that took the step", ("decay_ratio", "taking"), _mean_rate),
+    Quantity("decay_fraction", "R‖θ‖/‖Δθ‖, of the update that is decay", ("decay_decay", "update_update"), _rms),
+    Quantity(
+        "update_sparsity", "fraction of the weights that did not move", ("moved", "weights"), lambda m, n: 1 - m / n
+    ),
+    Quantity("distance", "‖θ − θ₀‖, distance from the start after the step", ("distance_distance",), np.sqrt),
+    Quantity(
+        "decay_rate_std",
+        "standard deviation of R over the weights that took the step",
+        ("rate_rate", "decay", "taking"),
+        _deviation,
+    ),
+)
+QUANTITIES = Table("quantity", **{quantity.name: quantity for quantity in _ALL})
+
+MINIMAL = ("loss", "lr", "effective_lr", "theta_norm", "gradient_norm", "decay_rate", "decay_ratio")
+DEFAULT = tuple(name for name in QUANTITIES if name not in ("distance", "decay_rate_std"))
+SETS = Table("set of quantities", minimal=MINIMAL, default=DEFAULT, dynamics=tuple(QUANTITIES))
+
+
+def chosen(quantities: str | Iterable[str | Quantity]) -> tuple[Quantity, ...]:
+    """The quantities of a set, or of a list of names and quantities.
+
+    Raises
+    ------
+    UnknownName
+        If a name is not in the table.
+    InputError
+        If two have the same name, or there is none.
+
+    Examples
+    --------
+    >>> [quantity.name for quantity in chosen(["loss", "theta_norm"])]
+    ['loss', 'theta_norm']
+    """
+    listed = SETS[quantities] if isinstance(quantities, str) else quantities
+    found = tuple(entry if isinstance(entry, Quantity) else QUANTITIES[entry] for entry in listed)
+    names = [name for quantity in found for name in quantity.variables()]
+    if not found or len(set(names)) < len(names):
+        raise InputError(f"quantities = {listed!r} is not allowed: at least one, and each once")
+    return found

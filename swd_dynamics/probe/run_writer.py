@@ -1,0 +1,147 @@
+"""Between the streaming probe and its run folder: where a run begins or goes on, and what is written there."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.probe.block import Block
+from swd_dynamics.probe.layout import Layout
+from swd_dynamics.probe.opening import load_snapshot, snapshots
+from swd_dynamics.probe.provenance import provenance, steps_before
+from swd_dynamics.probe.quantities import Quantity
+from swd_dynamics.probe.run_folder import RunFolder
+from swd_dynamics.probe.run_format import RUN
+
+
+class RunWriter:
+    """Writes what was measured of a run; open from :meth:`open` to :meth:`close`.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    layout : Layout
+    path : Path
+    quantities : tuple of Quantity
+    describe : callable
+        Gives what made the run, when it begins.
+    states_v : bool
+        As of :class:`~swd_dynamics.probe.block.Block`.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        layout: Layout,
+        path: Path,
+        quantities: tuple[Quantity, ...],
+        describe: Callable[[], Mapping[str, Any]],
+        states_v: bool,
+    ):
+        self.optimizer, self.layout, self.path = optimizer, layout, path
+        self.quantities, self.describe, self.states_v = quantities, describe, states_v
+        self._run: RunFolder | None = None
+        self._noted: set[str] = set()
+
+    def open(self, resume: bool, given: int | None, seen: int | None) -> int:
+        """Begin the run, or go on with it; returns how many steps were taken before.
+
+        Parameters
+        ----------
+        resume : bool
+            Whether to go on, if there is a run.
+        given : int, optional
+            The number of steps taken before, if the optimizer is not to be asked.
+        seen : int, optional
+            The number of the last step that the probe has seen itself.
+        """
+        variables = {name: v for quantity in self.quantities for name, v in quantity.variables().items()}
+        sizes = {"group": len(self.optimizer.param_groups), "parameter": len(self.layout.parameters)}
+        if not (resume and (self.path / RUN).exists()):
+            self._run = RunFolder.create(self.path, variables, self.describe(), sizes)
+            return max(steps_before(self.optimizer), 0) if given is None else given
+        run = RunFolder.resume(self.path, variables, self.describe(), sizes)
+        try:
+            taken = self._steps_taken(run.committed, given, seen)
+            run.truncate(taken + 1)
+        except BaseException:
+            run.close("interrupted")
+            raise
+        self._run = run
+        return taken
+
+    def _steps_taken(self, recorded: int, given: int | None, seen: int | None) -> int:
+        counted = steps_before(self.optimizer)
+        if given is not None or counted > 0:
+            return counted if given is None else given
+        if recorded and seen is None:
+            raise InputError(
+                f"{type(self.optimizer).__name__} has taken no step or does not count them: give step=, the number of"
+                f" steps taken before (and load the optimizer's state), to go on with the run in {self.path}"
+            )
+        return seen or 0
+
+    def start(self, taken: int) -> list[Tensor]:
+        """θ₀, a copy: the parameters as they are, kept as the snapshot of step 0; or that of the run that goes on."""
+        if taken and 0 in snapshots(self.path):
+            kept = load_snapshot(self.path, 0)
+            pairs = zip(self.layout.names, self.layout.parameters, strict=True)
+            return [torch.tensor(kept[name]).to(parameter) for name, parameter in pairs]
+        self.snapshot(0)
+        return [parameter.detach().clone() for parameter in self.layout.parameters]
+
+    def write(self, steps: np.ndarray, columns: Mapping[str, np.ndarray], reasons: set[str]) -> None:
+        """Finish the quantities of some rows and append them; reasons for what is unknown are noted."""
+        block = Block(columns, self.layout, self.states_v)
+        self._opened.append({"step": steps, **block.variables(self.quantities)})
+        if reasons != self._noted:
+            self._noted = set(reasons)
+            self._opened.note(decay_unknown_because=sorted(reasons))
+
+    def snapshot(self, step: int) -> None:
+        """Keep the parameters as they are after a step."""
+        pairs = zip(self.layout.names, self.layout.parameters, strict=True)
+        self._opened.snapshot(step, {name: _as_array(parameter) for name, parameter in pairs})
+
+    def close(self, status: str) -> None:
+        """Note how the run ended."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.close(status)
+
+    @property
+    def _opened(self) -> RunFolder:
+        assert self._run is not None
+        return self._run
+
+
+def made_by(
+    optimizer: torch.optim.Optimizer,
+    layout: Layout,
+    model: torch.nn.Module | None,
+    seed: int | None,
+    data: Any,
+    more: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What made a run, as run.json says it."""
+    facts: dict[str, Any] = provenance(optimizer, layout, seed, data)
+    return {
+        **facts,
+        "optimizer_arguments": json.loads(facts["optimizer_arguments"]),
+        "model": "not given" if model is None else type(model).__qualname__,
+        "weights": layout.weights,
+        "parameter_names": list(layout.names),
+        "parameter_shapes": [list(parameter.shape) for parameter in layout.parameters],
+        "parameter_groups": list(layout.groups),
+        **more,
+    }
+
+
+def _as_array(parameter: Tensor) -> np.ndarray:
+    there = parameter.detach().cpu()
+    return (there.float() if there.dtype == torch.bfloat16 else there).numpy()

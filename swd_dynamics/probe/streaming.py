@@ -1,0 +1,280 @@
+"""The probe that streams to disk: nearly free, never in the way of the training, and nothing acknowledged is lost."""
+
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.probe.closure import watched
+from swd_dynamics.probe.layout import layout_of
+from swd_dynamics.probe.measure import COSTLESS, OF_GROUP, OF_PARAMETER, OF_STEP, Measurement, columns_for
+from swd_dynamics.probe.opening import open_recording
+from swd_dynamics.probe.quantities import Quantity, chosen
+from swd_dynamics.probe.rates import Rates
+from swd_dynamics.probe.ring import Ring
+from swd_dynamics.probe.run_writer import RunWriter, made_by
+from swd_dynamics.probe.step import as_number
+
+
+class StreamingProbe:
+    """Records the steps of a torch optimizer into a run folder while they are taken.
+
+    ``Probe(optimizer, path)`` makes one. Steps are numbered from 1 by the optimizer's own count, where it has one.
+    What is measured stays on the device and crosses once for many steps; the newest rows, of two
+    seconds at most, are not safe yet. A step that a gradient scaler has skipped inside the optimizer (its fused
+    kernels) is a row with Δθ = 0 and R = 0; one that never reached the optimizer is no step. An error of the probe ends
+    the recording, with a warning and the reason in run.json, and never the training.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    path : str or path
+        The run folder: new or empty, unless ``resume``.
+    model : torch.nn.Module, optional
+        Gives the parameters their names.
+    quantities : str or iterable of (str or Quantity)
+        A set, ``"minimal"``, ``"default"`` or ``"dynamics"``, or quantities by name or of one's own. Those made of Δθ
+        keep one copy of the parameters, the distance from the start keeps a second one, "minimal" none.
+    every : int
+        Steps n, 2n, 3n, … are measured; the others cost a call.
+    snapshots : int, optional
+        The parameters are kept after steps n, 2n, 3n, …
+    resume : bool
+        Whether to go on with the run in the folder, if there is one; rows of steps now taken again are replaced.
+    step : int, optional
+        How many steps were taken before, for an optimizer that does not count.
+    trajectory : bool
+        Only False: a trajectory is kept in memory, without ``path``.
+    seed, data : optional
+        Noted, not set.
+
+    Raises
+    ------
+    InputError
+        If an argument is not allowed, the folder is taken or cannot be written, or the run in it is another one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> weight = torch.nn.Parameter(torch.tensor([64.0]))
+    >>> sgd = torch.optim.SGD([weight], lr=0.5, weight_decay=0.5)
+    >>> with StreamingProbe(sgd, tempfile.mkdtemp()) as probe:
+    ...     for _ in range(3):
+    ...         weight.grad = torch.zeros(1)
+    ...         sgd.step()
+    >>> probe.dataset().theta_norm.values, probe.dataset().decay_rate.values
+    (array([64., 48., 36.]), array([0.25, 0.25, 0.25]))
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        path: str | os.PathLike,
+        *,
+        model: torch.nn.Module | None = None,
+        quantities: str | Iterable[str | Quantity] = "default",
+        every: int = 1,
+        snapshots: int | None = None,
+        resume: bool = False,
+        step: int | None = None,
+        trajectory: bool = False,
+        seed: int | None = None,
+        data: Any = None,
+    ):
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise InputError(f"a probe attaches to a torch.optim.Optimizer, not to {type(optimizer).__name__}")
+        if trajectory:
+            raise InputError("a trajectory is kept in memory: Probe(optimizer, trajectory=True), without a path")
+        self.optimizer, self.path = optimizer, Path(path)
+        self.layout = layout_of(optimizer, model)
+        self.quantities = chosen(quantities)
+        self.every = _whole("every", every, 1)
+        self.snapshots = None if snapshots is None else _whole("snapshots", snapshots, 1)
+        self.resume = resume
+        self.steps = 0  # the number of the last step, those taken before included
+        self._given = None if step is None else _whole("step", step, 0)
+        needs = {need for quantity in self.quantities for need in quantity.needs}
+        self._rates = Rates(optimizer, self.layout, each_weight="rate_rate" in needs)
+        self._columns = columns_for(needs, adam=self._rates.family == "Adam")
+        self._measurement = Measurement(optimizer, self.layout, self._columns, self._rates)
+        self._between = Measurement(optimizer, self.layout, frozenset(COSTLESS), self._rates)  # where R is followed
+        facts = {"quantities": [quantity.name for quantity in self.quantities], "every": self.every}
+        describe = partial(made_by, optimizer, self.layout, model, seed, data, facts)
+        states_v = self._rates.family == "Adam"
+        self._writer = RunWriter(optimizer, self.layout, self.path, self.quantities, describe, states_v)
+        self._ring = Ring({}, torch.device("cpu"))
+        self._handles: list = []
+        self._is_measuring = self._in_step = self._gradient_seen = self._has_stepped = False
+        self._loss: Tensor | float = math.nan
+        self._loss_comes_after: bool | None = None
+        self.failure: str | None = None
+
+    def __enter__(self) -> "StreamingProbe":
+        return self.attach()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _) -> None:
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.detach("finished" if error is None else "interrupted" if stopped else f"failed: {error!r}"[:1000])
+
+    def attach(self) -> "StreamingProbe":
+        """Open the run folder and begin to record; after a :meth:`detach`, go on (a tangent response starts anew)."""
+        if self._handles:
+            raise InputError("this probe is attached already: detach it first, or use another probe")
+        self.steps = self._writer.open(self.resume, self._given, self.steps if self._has_stepped else None)
+        if "distance_distance" in self._columns and self._measurement.start is None:
+            self._measurement.start = self._writer.start(self.steps)
+        self._ring = Ring(self._widths(), self._device())
+        self._rates.changes.clear()
+        self._is_measuring, self._in_step, self.failure = False, False, None
+        self._handles = [
+            self.optimizer.register_step_pre_hook(self._before_step),
+            self.optimizer.register_step_post_hook(self._after_step),
+        ]
+        return self
+
+    def detach(self, status: str = "finished") -> None:
+        """Write what is left, note how the run ended (finished, interrupted, or failed: …), and take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._given, self.resume = [], None, True
+        self._guarded(self.flush)
+        self._guarded(lambda: self._writer.close(status))
+
+    def observe(self, *, loss: Tensor | float) -> None:
+        """Note the loss that the current step's gradient belongs to; a tensor is not waited for.
+
+        Call it before every step or after every step. Which of the two, the first call decides: if no step was seen
+        yet, every loss is of the step to come, else of the step just taken. A step without one has the loss NaN.
+
+        Raises
+        ------
+        InputError
+            If the loss is not one number.
+        """
+        value = _loss_value(loss)
+        if self._loss_comes_after is None:
+            self._loss_comes_after = self._has_stepped
+        if not self._loss_comes_after:
+            self._loss = value
+        elif self._is_measuring and self._ring.filled:  # the step just taken was measured, and its row is still here
+            self._guarded(lambda: self._ring.amend("loss", value))
+
+    def flush(self) -> None:
+        """Bring the rows that are on the device to the disk: then they are safe."""
+        if self._ring.filled:
+            self._writer.write(*self._ring.take(), self._rates.reasons)
+
+    def dataset(self) -> xarray.Dataset:
+        """All steps recorded so far, read from disk; see :func:`~swd_dynamics.probe.opening.open_recording`."""
+        self._guarded(self.flush)
+        return open_recording(self.path)
+
+    def _widths(self) -> dict[str, int]:
+        counts = {OF_PARAMETER: len(self.layout.parameters), OF_GROUP: len(self.optimizer.param_groups), OF_STEP: 1}
+        return {name: count for kind, count in counts.items() for name in kind if name in self._columns}
+
+    def _device(self) -> torch.device:
+        devices = [parameter.device for parameter in self.layout.parameters]
+        return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+
+    def _guarded(self, action: Callable[[], Any]) -> Any:
+        """Do something that may fail; if it does, this was the end of the recording, not of the training."""
+        try:
+            with np.errstate(all="ignore"):  # a run that diverges is recorded as it is
+                return action() if self.failure is None else None
+        except Exception as error:
+            self._fail(f"{type(error).__name__}: {error}"[:1000])
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        self._is_measuring = False
+        try:
+            self._writer.close(f"failed: {reason}")
+        except Exception:  # the disk may be the very reason
+            reason += " (and run.json could not be told)"
+        _warn(f"the probe stopped recording into {self.path}, the training goes on: {reason}")
+
+    @torch.no_grad()
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if self.failure is None:
+            return self._guarded(lambda: self._begin_step(args, kwargs))
+        return None
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        if self.failure is None:
+            self._guarded(self._end_step)
+
+    def _begin_step(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if self._ring.is_due:
+            self.flush()  # only now: until here the last row waited for its loss
+        self.steps, self._has_stepped = self.steps + 1, True
+        self._is_measuring = self.steps % self.every == 0
+        self._in_step, self._gradient_seen = True, False
+        if not (self._is_measuring or self._rates.follows):
+            return None
+        self.layout.check_unchanged(self.optimizer)
+        self._now.before()
+        changed = watched(args, kwargs, lambda loss: self._guarded(lambda: self._at_gradient(loss)))
+        if changed is None:
+            self._at_gradient(None)
+        return changed
+
+    @torch.no_grad()
+    def _at_gradient(self, loss: Any) -> None:
+        self._now.at_gradient()
+        self._gradient_seen = True
+        if loss is not None and not self._loss_comes_after and not isinstance(self._loss, Tensor):
+            self._loss = _loss_value(loss) if math.isnan(self._loss) else self._loss
+
+    @property
+    def _now(self) -> Measurement:
+        return self._measurement if self._is_measuring else self._between
+
+    def _end_step(self) -> None:
+        if not self._in_step:
+            return  # attached in the middle of this step
+        self._in_step = False
+        if self._is_measuring or self._rates.follows:
+            self._measure()
+        self._loss = math.nan
+        if self.snapshots is not None and self.steps % self.snapshots == 0:
+            self._writer.snapshot(self.steps)
+
+    def _measure(self) -> None:
+        if not self._gradient_seen:
+            raise InputError("the optimizer was given a closure and did not call it: its gradient cannot be recorded")
+        row = self._now.after()
+        if self._is_measuring:
+            self._ring.put(self.steps, {**row, "loss": [self._loss]})
+
+
+def _loss_value(loss: Any) -> Tensor | float:
+    """A loss as it can be kept without waiting for it; refused if it is not one number."""
+    if isinstance(loss, Tensor) and loss.numel() == 1 and loss.device.type != "cpu" and not loss.is_complex():
+        return loss.detach().reshape(())
+    return as_number(loss)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if type(value) is not int or value < least:
+        raise InputError(f"{name} = {value!r} is not allowed: it must be a whole number, at least {least}")
+    return value
+
+
+def _warn(message: str) -> None:
+    """Warn, and do not raise where warnings are errors."""
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    except RuntimeWarning:
+        print(message, file=sys.stderr)

@@ -1,0 +1,219 @@
+"""Every quantity against float64 by hand, for each parameter, each group and all weights."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from swd_dynamics.errors import InputError, UnknownName
+from swd_dynamics.optim import AdaiS, AdamS
+from swd_dynamics.probe import Probe
+from swd_dynamics.probe.quantities import QUANTITIES, SETS, SUMS, Quantity, chosen
+
+SAME = 1e-12  # the same float64 numbers, in another order
+IN_FLOAT32 = 2e-6  # sums of float32 numbers that are right to eight digits, and a root or a quotient of them
+
+OPTIMIZERS = {
+    "SGD": lambda groups: torch.optim.SGD(groups, lr=0.1, weight_decay=0.1),
+    "SGD L2": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "SGD nesterov": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True),
+    "AdamW": lambda groups: torch.optim.AdamW(groups, lr=0.1, weight_decay=0.2),
+    "AdamW fused": lambda groups: torch.optim.AdamW(groups, lr=0.1, fused=True),
+    "Adam L2": lambda groups: torch.optim.Adam(groups, lr=0.1, weight_decay=0.1),
+    "Adam amsgrad": lambda groups: torch.optim.Adam(groups, lr=0.1, amsgrad=True),
+    "AdamS": lambda groups: AdamS(groups, lr=0.1, weight_decay=0.1),
+    "AdaiS": lambda groups: AdaiS(groups, lr=0.1, weight_decay=0.1),
+}
+each_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+
+
+def at_levels(values, of_group):
+    """What a formula gives for each parameter, each group and everything, from flat vectors of each parameter."""
+    groups = [[value for value, group in zip(values, of_group, strict=True) if group == g] for g in (0, 1)]
+    return {
+        "_parameter": list(values),
+        "_group": [tuple(map(np.concatenate, zip(*group, strict=True))) for group in groups],
+        "": [tuple(map(np.concatenate, zip(*values, strict=True)))],
+    }
+
+
+def norm(vector):
+    return math.sqrt(math.fsum(vector**2))
+
+
+def cos(a, b):
+    return math.fsum(a * b) / norm(a) / norm(b) if norm(a) and norm(b) else math.nan
+
+
+def angle(a, b):
+    """In the plane of both: exact, however small (Kahan)."""
+    x, y = a * norm(b), b * norm(a)
+    return 2 * math.atan2(norm(x - y), norm(x + y))
+
+
+BY_HAND = {
+    "theta_norm": lambda old, g, new, m, v, start: norm(old),
+    "theta_rms": lambda old, g, new, m, v, start: math.sqrt(np.mean(old**2)),
+    "gradient_norm": lambda old, g, new, m, v, start: norm(g),
+    "gradient_rms": lambda old, g, new, m, v, start: math.sqrt(np.mean(g**2)),
+    "update_norm": lambda old, g, new, m, v, start: norm(new - old),
+    "update_rms": lambda old, g, new, m, v, start: math.sqrt(np.mean((new - old) ** 2)),
+    "cos_theta_update": lambda old, g, new, m, v, start: cos(old, new - old),
+    "cos_gradient_momentum": lambda old, g, new, m, v, start: cos(g, m),
+    "rotation": lambda old, g, new, m, v, start: angle(old, new),
+    "momentum_norm": lambda old, g, new, m, v, start: norm(m),
+    "v_mean": lambda old, g, new, m, v, start: np.mean(v),
+    "update_sparsity": lambda old, g, new, m, v, start: np.mean(new == old),
+    "distance": lambda old, g, new, m, v, start: norm(new - start),
+}
+
+
+def watch(net, optimizer, steps, flat):
+    """What each step did to each parameter: lists of (θ, g, θ′, m, v, θ₀), float64 and flat."""
+    history, start = [], [flat(p) for p in net.parameters()]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        net.loss().backward()
+        old, gradients = ([flat(x) for x in xs] for xs in (net.parameters(), (p.grad for p in net.parameters())))
+        optimizer.step()
+        states = [optimizer.state[p] for p in net.parameters()]
+        m = [state.get("exp_avg", state.get("momentum_buffer")) for state in states]
+        v = [state.get("max_exp_avg_sq", state.get("exp_avg_sq")) for state in states]
+        none = [np.full(len(x), np.nan) for x in old]
+        parts = (none if x[0] is None else [flat(y) for y in x] for x in (m, v))
+        new = [flat(p) for p in net.parameters()]
+        history.append(list(zip(old, gradients, new, *parts, start, strict=True)))
+    return history
+
+
+def flat(tensor):
+    return tensor.detach().double().reshape(-1).numpy().copy()
+
+
+@each_optimizer
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float64, SAME), (torch.float32, IN_FLOAT32)])
+def test_quantities_by_hand(network, tmp_path, make, dtype, allowed):
+    """Assert that each quantity is what float64 gives by hand, at every level, in every step."""
+    net = network(dtype=dtype)
+    optimizer = make(net.groups(lr=0.03))
+    with Probe(optimizer, tmp_path / "run", model=net, quantities="dynamics") as probe:
+        history = watch(net, optimizer, 5, flat)
+    run = probe.dataset()
+    for name, formula in BY_HAND.items():
+        for k, values in enumerate(history):
+            for level, parts in at_levels(values, [0, 0, 1, 1]).items():
+                expected = [formula(*part) for part in parts]
+                found = np.atleast_1d(run[name + level].values[k])
+                np.testing.assert_allclose(found, expected, rtol=allowed, atol=allowed, err_msg=f"{name}{level} {k}")
+
+
+@each_optimizer
+def test_rates_are_those_of_the_recorder_in_memory(network, tmp_path, make):
+    """Assert that R, R/η_eff and η_eff are what the other recorder, which keeps every gradient, finds."""
+    runs = []
+    for path in ((), (tmp_path / "run",)):
+        net = network()
+        optimizer = make(net.groups(lr=0.03))
+        with Probe(optimizer, *path, model=net, **({"quantities": "dynamics"} if path else {})) as probe:
+            net.train(optimizer, 6)
+        runs.append(probe.dataset())
+    exact, streamed = runs
+    for name in ("lr", "effective_lr", "decay_rate", "decay_ratio", "decay_rate_std", "theta_norm", "gradient_norm"):
+        np.testing.assert_allclose(streamed[name], exact[name], rtol=SAME, atol=SAME, err_msg=name)
+    taken_off = (exact.decay_rate_weight * exact.theta.isel(iterate=slice(0, -1)).values).values
+    update = np.diff(exact.theta, axis=0)
+    fraction = np.linalg.norm(taken_off, axis=1) / np.linalg.norm(update, axis=1)
+    np.testing.assert_allclose(streamed.decay_fraction, fraction, rtol=SAME, atol=SAME)
+
+
+def test_v_bar(network, tmp_path):
+    """Assert that v̄ is the mean over all weights of all groups, each corrected for its bias by its own β₂."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.groups(betas=(0.9, 0.5)), lr=0.1)
+    with Probe(optimizer, tmp_path / "run", quantities=["v_bar", "effective_lr"]) as probe:
+        net.train(optimizer, 3)
+    v = [flat(optimizer.state[p]["exp_avg_sq"]) for p in net.parameters()]
+    hats = [part / (1 - beta**3) for part, beta in zip(v, (0.999, 0.999, 0.5, 0.5), strict=True)]
+    run = probe.dataset()
+    np.testing.assert_allclose(run.v_bar[-1], np.concatenate(hats).mean(), rtol=SAME)
+    np.testing.assert_allclose(run.effective_lr[-1], 0.1 / math.sqrt(np.concatenate(hats).mean()), rtol=SAME)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-9, 1e-12])
+def test_tiny_angles(tmp_path, size):
+    """Assert that an angle of 10⁻¹² is found with all its digits, where its cosine is 1 to all digits."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, 0.0], dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    with Probe(optimizer, tmp_path / "run") as probe:
+        weight.grad = torch.tensor([0.0, -size], dtype=torch.float64)
+        optimizer.step()
+    assert probe.dataset().rotation.item() == pytest.approx(math.atan(size), rel=SAME)
+
+
+def test_long_tensors_in_float32(tmp_path):
+    """Assert that sums over a million float32 weights are right to a few digits of theirs."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(1000, 1003, generator=generator))
+    optimizer = torch.optim.AdamW([weight], lr=1e-3)
+    with Probe(optimizer, tmp_path / "run", quantities="dynamics") as probe:
+        weight.grad = torch.randn(1000, 1003, generator=generator)
+        old = flat(weight)
+        optimizer.step()
+    run, state = probe.dataset(), optimizer.state[weight]
+    parts = old, flat(weight.grad), flat(weight), flat(state["exp_avg"]), flat(state["exp_avg_sq"]), old
+    for name, formula in BY_HAND.items():
+        assert run[name].item() == pytest.approx(formula(*parts), rel=IN_FLOAT32, abs=1e-7), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_half_precision_and_strides(tmp_path, dtype):
+    """Assert that half precision is widened before it is summed, and a transposed parameter is read as it lies."""
+    weight = torch.nn.Parameter(torch.randn(30, 40, generator=torch.Generator().manual_seed(0)).to(dtype).t())
+    optimizer = torch.optim.SGD([weight], lr=0.5, momentum=0.5)
+    old = flat(weight)
+    with Probe(optimizer, tmp_path / "run", quantities="dynamics") as probe:
+        weight.grad = torch.randn(40, 30, generator=torch.Generator().manual_seed(1)).to(dtype)
+        optimizer.step()
+    run, m = probe.dataset(), flat(optimizer.state[weight]["momentum_buffer"])
+    parts = old, flat(weight.grad), flat(weight), m, np.full(1200, np.nan), old
+    for name in BY_HAND.keys() - {"v_mean"}:
+        assert run[name].item() == pytest.approx(BY_HAND[name](*parts), rel=IN_FLOAT32), name
+
+
+def test_a_quantity_of_ones_own(network, tmp_path):
+    """Assert that a quantity added by a user in a few lines is recorded at every level."""
+    relative = Quantity(
+        "relative_update", "‖Δθ‖/‖θ‖", ("update_update", "theta_theta"), lambda moved, before: (moved / before) ** 0.5
+    )
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters())
+    with Probe(optimizer, tmp_path / "run", quantities=["update_norm", "theta_norm", relative]) as probe:
+        net.train(optimizer, 3)
+    run = probe.dataset()
+    for level in ("", "_group", "_parameter"):
+        expected = run[f"update_norm{level}"] / run[f"theta_norm{level}"]
+        np.testing.assert_allclose(run[f"relative_update{level}"], expected, rtol=SAME)
+    assert run.relative_update.attrs["long_name"] == "‖Δθ‖/‖θ‖"
+
+
+def test_table_and_sets():
+    """Assert that the table's names are their quantities', that sets name known ones and that every sum is used."""
+    assert all(name == quantity.name for name, quantity in QUANTITIES.items())
+    assert set(SETS["minimal"]) < set(SETS["default"]) < set(SETS["dynamics"]) == set(QUANTITIES)
+    used = {need for quantity in QUANTITIES.values() for need in quantity.needs}
+    assert set(SUMS) - used == {"v_hat"}
+
+
+def test_bad_choices_are_refused_in_words():
+    """Assert that an unknown set, quantity, sum or level, and a quantity named twice, are refused."""
+    with pytest.raises(UnknownName, match="unknown set of quantities 'defualt'; known: default"):
+        chosen("defualt")
+    with pytest.raises(UnknownName, match="unknown quantity 'theta'; known: theta_"):
+        chosen(["theta"])
+    with pytest.raises(UnknownName, match="unknown sum 'theta'; known: theta_theta"):
+        Quantity("mine", "", ("theta",), np.sqrt)
+    with pytest.raises(InputError, match=r"levels = .* is not allowed: some of step, group, parameter"):
+        Quantity("mine", "", ("weights",), np.sqrt, ("all",))
+    with pytest.raises(InputError, match="at least one, and each once"):
+        chosen(["loss", "loss"])
