@@ -67,9 +67,14 @@ def _courses(recording: xarray.Dataset):
     for name, variable in recording.data_vars.items():
         if variable.dims == ("step",):
             yield str(name), variable.values.astype(float)
-        elif variable.dims == ("step", "group"):
+        elif variable.dims == ("step", "group") and not _says_it_again(recording, str(name)):
             for i in range(variable.shape[1]):
                 yield f"{name}[{i}]" if variable.shape[1] > 1 else str(name), variable.values[:, i].astype(float)
+
+
+def _says_it_again(recording: xarray.Dataset, name: str) -> bool:
+    """Whether a quantity of the only group is that of all weights."""
+    return recording.sizes["group"] == 1 and name.removesuffix("_group") in set(recording.data_vars) - {name}
 
 
 def _made_by(recording: xarray.Dataset) -> list[str]:
@@ -83,7 +88,7 @@ def _made_by(recording: xarray.Dataset) -> list[str]:
 
 
 def _worth_saying(fact: Any) -> bool:
-    return str(fact) not in ("", "null", "None", "nothing is unknown", "-1")
+    return str(fact) not in ("", "null", "not given", "nothing is unknown")
 
 
 def _short(fact: Any, most: int = 8) -> str:
