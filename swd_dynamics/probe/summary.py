@@ -9,6 +9,7 @@ import xarray
 BLOCKS = "▁▂▃▄▅▆▇█"
 UNKNOWN = "·"
 WIDTH = 32
+ROUND_OFF = 1e-9  # relative; what moves by less stands still
 
 
 def sparkline(values: np.ndarray, width: int = WIDTH) -> str:
@@ -33,7 +34,8 @@ def sparkline(values: np.ndarray, width: int = WIDTH) -> str:
     if np.isnan(means).all():
         return UNKNOWN * len(means)
     low, high = np.nanmin(means), np.nanmax(means)
-    heights = (means - low) / (high - low or 1) * (len(BLOCKS) - 1)
+    stands_still = high - low <= ROUND_OFF * max(abs(low), abs(high))
+    heights = (means - low) / (1 if stands_still else high - low) * (len(BLOCKS) - 1)
     return "".join(UNKNOWN if np.isnan(height) else BLOCKS[round(height)] for height in heights)
 
 

@@ -23,6 +23,11 @@ def test_what_is_not_finite_is_a_dot(strange):
     assert sparkline(np.array([strange])) == UNKNOWN
 
 
+def test_round_off_is_no_course():
+    """Assert that a quantity that moves by round-off only stands still."""
+    assert sparkline(np.array([0.1, 0.1 * (1 + 1e-15), 0.1])) == 3 * BLOCKS[0]
+
+
 def test_each_group_has_its_line():
     """Assert that a quantity of two groups has a line for each, and one of single weights none."""
     variables = {"lr": (("step", "group"), [[1.0, 2.0], [3.0, 4.0]]), "theta": (("iterate", "weight"), np.ones((3, 5)))}
