@@ -3,18 +3,19 @@
 # pyright: reportPrivateImportUsage=false
 # torch's own optimizers are built on its foreach functions, which are private by name only.
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from swd_dynamics.hyperparameter import check, check_pair
-from swd_dynamics.optim.moments import start_at_zero
+from swd_dynamics.optim.moments import WEIGHT, start_at_zero
 from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
 from swd_dynamics.optim.second_moment import mean_second_moment
 from swd_dynamics.optim.work import Part, Scaling
 
-NAMES = ("exp_avg", "exp_avg_sq", "exp_avg_weight")
+NAMES = ("exp_avg", "exp_avg_sq", WEIGHT)
 
 
 class AdaiS(StableDecayOptimizer):
@@ -57,15 +58,17 @@ class AdaiS(StableDecayOptimizer):
 
     Notes
     -----
-    While v̄ = 0 (every gradient so far was zero) v̂/v̄ is taken as 0, which makes β₁ = 1 − ε. R = λη does not depend on
-    v̄, and is taken also then.
+    While v̄ = 0 (every gradient so far was zero), and where v̄ is not a number, v̂/v̄ is taken as 0, which makes
+    β₁ = 1 − ε. R = λη does not depend on v̄, and is taken also then.
+
+    ``betas[0]`` is no momentum: give OneCycleLR and CyclicLR ``cycle_momentum=False``, or they overwrite it.
 
     A parameter without gradient skips the step; if it ever had one, its v̂, with its own count of steps, stays in v̄. One
     that never had a gradient has no v̂ and is not counted.
 
-    State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``exp_avg_weight`` (1 − Πβ₁ per weight) and
-    ``exp_avg_sq_sum`` (the sum of v over its weights, one float64 number). With three numbers for each weight it takes
-    half as much state again as Adam: since β₁ differs from weight to weight, so does its product.
+    State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``exp_avg_weight`` (1 − Πβ₁ per weight, in
+    float32 at least) and ``exp_avg_sq_sum`` (the sum of v over its weights, one float64 number). With three numbers for
+    each weight it takes half as much state again as Adam: since β₁ differs from weight to weight, so does its product.
 
     Source: Xie, Sato & Sugiyama 2020, 2011.11152; Xie et al. 2022, 2006.15815.
 
@@ -116,7 +119,10 @@ class AdaiS(StableDecayOptimizer):
         for part in parts:
             start_at_zero(part, NAMES)
         v_mean = mean_second_moment(parts, self.idle(), scaling)
-        v_mean = torch.where(v_mean > 0, v_mean, 1.0) if isinstance(v_mean, Tensor) else v_mean or 1.0
+        if isinstance(v_mean, Tensor):
+            v_mean = torch.where(v_mean > 0, v_mean, torch.inf)
+        elif not v_mean > 0:
+            v_mean = math.inf  # v̂/v̄ = 0, also where v̄ is not a number
         for group in self.param_groups:
             lr = readable(group["lr"])
             self.publish(group, lr, group["weight_decay"] * lr)
@@ -136,6 +142,7 @@ def pieces(part: Part) -> list[Part]:
 def descend(part: Part, v_mean: float | Tensor) -> None:
     """The step of some parameters, given v̄ of all."""
     (beta0, beta2), lr = part.group["betas"], part.group["effective_lr"]
+    v_mean = v_mean.to(part.parameters[0].device) if isinstance(v_mean, Tensor) else v_mean
     steps, m, v, weights = (part.state(name) for name in ("step", *NAMES))
     gradients = list(torch._foreach_neg(part.gradients)) if part.group["maximize"] else part.gradients
 

@@ -62,6 +62,8 @@ class AdamS(StableDecayOptimizer):
     Weights that other processes hold are seen as DTensors, as ``fully_shard`` and tensor parallelism make them. FSDP1,
     a ZeroRedundancyOptimizer and pipeline stages hand over plain tensors: v̄ would be the mean on each process alone.
 
+    A gradient that is not finite makes v̄ so from then on: no decay is taken any more, and η_eff shows why.
+
     A checkpoint of torch.optim.AdamW brings AdamW's λ along, in its groups: set AdamS's own after loading.
 
     A parameter without gradient skips the step; if it ever had one, its v̂, with its own count of steps, stays in v̄. One

@@ -3,8 +3,11 @@
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from swd_dynamics.optim.work import Part
+
+WEIGHT = "exp_avg_weight"
 
 
 def start_at_zero(part: Part, names: Iterable[str]) -> None:
@@ -13,10 +16,17 @@ def start_at_zero(part: Part, names: Iterable[str]) -> None:
     The count lies on the parameter's device where torch's kernel wants it there (fused, capturable), else on the CPU.
     """
     fused, capturable = part.group.get("fused"), part.group.get("capturable")
-    dtype = torch.float32 if fused else torch.get_default_dtype()
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 and not fused else torch.float32
     for parameter, state in zip(part.parameters, part.states, strict=True):
         if "step" not in state:
             there = parameter.device if fused or capturable else "cpu"
             state["step"] = torch.zeros((), dtype=dtype, device=there)
             for name in names:
-                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                state[name] = torch.zeros_like(
+                    parameter, dtype=kept_dtype(parameter, name), memory_format=torch.preserve_format
+                )
+
+
+def kept_dtype(parameter: Tensor, name: str) -> torch.dtype:
+    """What a piece of state is kept in: the weight of AdaiS's first moment never in half precision, where it stalls."""
+    return torch.promote_types(parameter.dtype, torch.float32) if name == WEIGHT else parameter.dtype

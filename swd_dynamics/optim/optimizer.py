@@ -3,6 +3,7 @@
 # pyright: reportPrivateImportUsage=false
 # torch's own optimizers are built on its foreach functions, which are private by name only.
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import chain
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
+from swd_dynamics.optim.moments import WEIGHT, kept_dtype
 from swd_dynamics.optim.second_moment import SUM
 from swd_dynamics.optim.sharding import local
 from swd_dynamics.optim.work import Part, Scaling
@@ -53,11 +55,24 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         InputError
             If an argument is outside its range.
         """
-        group = {**self.defaults, **param_group}
+        if isinstance(param_group, dict):  # else torch refuses it
+            self._check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        try:
+            self.check_parameters(self.param_groups[-1])
+        except InputError:
+            self.param_groups.pop()
+            raise
+
+    def check_parameters(self, group: dict[str, Any]) -> None:
+        """Refuse parameters that a group's arguments do not suit; by default none."""
+
+    def _check(self, group: dict[str, Any]) -> None:
         if group.get("fused") and group.get("foreach"):
             raise InputError("fused and foreach cannot both be True: choose one of torch's kernels")
+        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+            raise InputError(f"lr has the shape {tuple(group['lr'].shape)}: a tensor for it must hold one number")
         self.check_group(group)
-        super().add_param_group(param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Also read groups that lack some arguments: those of an older version, or of a checkpoint of torch's own."""
@@ -65,20 +80,44 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+        for kept in self.state.values():
+            if "step" in kept and not isinstance(kept["step"], Tensor):
+                kept["step"] = torch.tensor(float(kept["step"]))
 
     @torch._disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; one of torch's own optimizer of the same family will do, and one of another dtype.
 
-        torch casts all that it loads to the parameter's dtype. The sums behind v̄ are kept in float64.
+        torch casts all that it loads to the parameter's dtype. The sums behind v̄ stay in float64, and the weights of
+        AdaiS's first moment in float32 at least.
+
+        Raises
+        ------
+        InputError
+            If an argument that was loaded is outside its range, or does not suit the parameters.
         """
-        super().load_state_dict(state_dict)
+        seen: list[dict[str, Any]] = []  # as the hooks for loading leave it
+        watch = self.register_load_state_dict_pre_hook(lambda _, given: seen.append(given))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            watch.remove()
+        self._restore(seen[-1])
+        for group in self.param_groups:
+            self._check(group)
+            self.check_parameters(group)
+
+    def _restore(self, state_dict: dict[str, Any]) -> None:
+        """Put what torch has cast back to its digits."""
         saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         own = chain.from_iterable(group["params"] for group in self.param_groups)
         for name, parameter in zip(saved, own, strict=True):
-            value = state_dict["state"].get(name, {}).get(SUM)
-            if isinstance(value, Tensor):
-                self.state[parameter][SUM] = value.to(parameter.device, copy=True)
+            kept = state_dict["state"].get(name, {})
+            if isinstance(kept.get(SUM), Tensor):
+                self.state[parameter][SUM] = kept[SUM].to(parameter.device, copy=True)
+            if WEIGHT in kept:
+                dtype = kept_dtype(parameter, WEIGHT)
+                self.state[parameter][WEIGHT] = kept[WEIGHT].to(parameter.device, dtype, copy=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -108,6 +147,7 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         else:
             for group in self.param_groups:
                 group["decay_rate"] = 0.0
+                group.setdefault("effective_lr", math.nan)
         return loss
 
     def publish(self, group: dict[str, Any], effective_lr: Any, decay_rate: Any) -> None:

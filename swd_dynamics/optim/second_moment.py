@@ -9,6 +9,8 @@ maximum obeys no such recursion: there a pass is needed.
 # pyright: reportPrivateImportUsage=false
 # torch's own optimizers are built on its foreach functions, which are private by name only.
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,23 +45,36 @@ def mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scaling) -
     news = [(_maxima if _amsgrad(part) else _squares)(part, scaling) for part in taking]
     for part, new in zip(taking, sum_over_shards(news, [part.parameters for part in taking]), strict=True):
         _advance(part, new, scaling)
-    totals = [_v_hat_sum(part, ahead=1) for part in taking] + [_v_hat_sum(part, ahead=0) for part in idle]
-    weights = sum(sum(map(Tensor.numel, part.parameters)) for part in taking + idle)
-    on_devices = [total for total in totals if isinstance(total, Tensor)]
+    shares = [_v_hat_sum(part, ahead=1) for part in taking] + [_v_hat_sum(part, ahead=0) for part in idle]
+    on_devices = [total for total, _ in shares if isinstance(total, Tensor)]
     if not on_devices:
-        return sum(totals) / weights if weights else 0.0
+        weights = sum(weights for _, weights in shares)
+        return sum(total for total, _ in shares) / weights if weights else 0.0
     there = on_devices[0].device
-    return torch.stack([torch.as_tensor(total, device=there) for total in totals]).sum() / weights
+    total, weights = (
+        torch.stack([torch.as_tensor(x, device=there) for x in column]).sum() for column in zip(*shares, strict=True)
+    )
+    return total / weights
 
 
-def _v_hat_sum(part: Part, ahead: int) -> float | Tensor:
-    """Σv̂ over the weights of all parameters: each S, corrected for its bias after so many more steps."""
+def _v_hat_sum(part: Part, ahead: int) -> tuple[Any, Any]:
+    """Σv̂ over the weights of all parameters, each S corrected for its bias after so many more steps; and their number.
+
+    A parameter that has taken no step yet, a scaler having refused its first, does not count.
+    """
     beta2, sums, steps = part.group["betas"][1], part.state(SUM), part.state("step")
+    weights = sum(map(Tensor.numel, part.parameters))
     if part.on_host:
-        return sum(value / (1 - beta2 ** (step.item() + ahead)) for value, step in zip(sums, steps, strict=True))
+        counts = [step.item() + ahead for step in steps]
+        if not all(counts):  # of those that skip the step, one by one
+            return 0.0, 0
+        return sum(value / (1 - beta2**count) for value, count in zip(sums, counts, strict=True)), weights
     values = torch.stack(sums)
-    corrections = 1 - beta2 ** (torch.stack(steps).to(values.dtype) + ahead)
-    return (values / corrections.to(values.device, non_blocking=True)).sum()
+    counts = torch.stack(steps).to(values.dtype) + ahead
+    corrections = torch.where(counts > 0, 1 - beta2**counts, torch.inf).to(values.device, non_blocking=True)
+    if ahead:
+        return (values / corrections).sum(), weights
+    return (values / corrections).sum(), weights * corrections.isfinite().all()
 
 
 def _advance(part: Part, new: Tensor, scaling: Scaling) -> None:
@@ -67,10 +82,10 @@ def _advance(part: Part, new: Tensor, scaling: Scaling) -> None:
     share = 1.0 if _amsgrad(part) else 1 - part.group["betas"][1]
     if part.on_host:
         for state, value in zip(part.states, new.tolist(), strict=True):
-            state[SUM] += share * (value - state[SUM])
+            state[SUM] = value if share == 1 else (1 - share) * state[SUM] + share * value
     else:
         old = torch.stack(part.state(SUM))
-        sums = scaling.unless_refused(old.lerp(new, share), otherwise=old)
+        sums = scaling.unless_refused(new if share == 1 else (1 - share) * old + share * new, otherwise=old)
         torch._foreach_copy_(part.state(SUM), list(sums.unbind()))
 
 
@@ -80,7 +95,8 @@ def _amsgrad(part: Part) -> bool:
 
 def _squares(part: Part, scaling: Scaling) -> Tensor:
     """Σg² of each parameter, over the weights that are here."""
-    return scaling.unscaled(sums_of_squares([local(gradient) for gradient in part.gradients]), power=2)
+    gradients = [local(gradient) for gradient in part.gradients]
+    return scaling.unscaled(sums_of_squares(gradients, huge=scaling.scale is not None), power=2)
 
 
 def _maxima(part: Part, scaling: Scaling) -> Tensor:
@@ -110,8 +126,10 @@ def _start(part: Part) -> None:
         state[SUM] = value.item() if wanted is float else value.to(parameter.device)
 
 
-def sums_of_squares(tensors: list[Tensor]) -> Tensor:
+def sums_of_squares(tensors: list[Tensor], huge: bool = False) -> Tensor:
     """Σg² of each of some tensors on one device, in float64 (on a device without it, float32).
+
+    ``huge``: also where it is larger than float32 can hold.
 
     Examples
     --------
@@ -119,25 +137,22 @@ def sums_of_squares(tensors: list[Tensor]) -> Tensor:
     tensor([25.,  4.], dtype=torch.float64)
     """
     exact = _exact(tensors[0])
-    if _has_dot(tensors):  # on a CPU faster than the norm
+    if tensors[0].device.type == "cpu" and not torch.compiler.is_compiling():  # there the dot product is faster
         flat = [tensor if tensor.dim() == 1 else tensor.reshape(-1) for tensor in tensors]
-        return torch.tensor([_dot(vector) for vector in flat], dtype=exact)
+        return torch.tensor([_dot(vector, huge) for vector in flat], dtype=exact, device="cpu")
     return torch.stack(torch._foreach_norm(tensors, 2, dtype=exact)).square()
 
 
-def _has_dot(tensors: list[Tensor]) -> bool:
-    if tensors[0].device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return {tensor.dtype for tensor in tensors} <= {torch.float32, torch.float64}
-
-
-def _dot(flat: Tensor) -> float:
-    """Σg² of a vector; of a long one row by row."""
+def _dot(flat: Tensor, huge: bool) -> float:
+    """Σg² of a vector; of a long one row by row, and of what needs a wider dtype piece by piece."""
+    wider = torch.float32 if flat.element_size() < 4 else torch.float64 if huge else flat.dtype
+    if flat.dtype != wider:
+        return sum(_dot(piece.to(wider), huge) for piece in flat.split(LONGEST_DOT))
     if flat.numel() <= LONGEST_DOT:
         return torch.dot(flat, flat).item()
     rows, rest = flat.split([flat.numel() - flat.numel() % ROW, flat.numel() % ROW])
     norms = torch.linalg.vector_norm(rows.view(-1, ROW), dim=1)
-    return _dot(norms) + _dot(rest)
+    return _dot(norms, huge) + _dot(rest, huge)
 
 
 def _exact(tensor: Tensor) -> torch.dtype:

@@ -106,19 +106,10 @@ class SGDS(StableDecayOptimizer):
                 f"nesterov needs momentum in (0, 1) and dampening = 0, not {group['momentum']} and {group['dampening']}"
             )
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group; what it does not say is taken from the optimizer's defaults.
-
-        Raises
-        ------
-        InputError
-            If an argument is outside its range, or torch's fused kernel cannot be trusted with the parameters.
-        """
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
+    def check_parameters(self, group: dict[str, Any]) -> None:
+        """Refuse parameters that torch's fused kernel cannot be trusted with."""
         for parameter in group["params"] if group["fused"] else []:
             if reason := why_not_fused(parameter):
-                self.param_groups.pop()
                 raise InputError(f"fused=True is not allowed here: {reason}; leave fused away, or take foreach=True")
 
     def update(self, parts: list[Part], scaling: Scaling) -> None:
@@ -196,7 +187,7 @@ def fused_sgd_moves(dtype: torch.dtype) -> bool:
     >>> fused_sgd_moves(torch.float32)
     True
     """
-    theta = torch.zeros(64, dtype=dtype, requires_grad=True)
+    theta = torch.zeros(64, dtype=dtype, device="cpu", requires_grad=True)
     theta.grad = torch.ones_like(theta)
     torch.optim.SGD([theta], lr=1.0, fused=True).step()
     return bool((theta == -1).all())
