@@ -46,15 +46,12 @@ def mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scaling) -
     for part, new in zip(taking, sum_over_shards(news, [part.parameters for part in taking]), strict=True):
         _advance(part, new, scaling)
     shares = [_v_hat_sum(part, ahead=1) for part in taking] + [_v_hat_sum(part, ahead=0) for part in idle]
-    on_devices = [total for total, _ in shares if isinstance(total, Tensor)]
-    if not on_devices:
-        weights = sum(weights for _, weights in shares)
-        return sum(total for total, _ in shares) / weights if weights else 0.0
-    there = on_devices[0].device
+    there = next((total.device for total, _ in shares if isinstance(total, Tensor)), None)
+    # Numbers stay numbers: to make tensors of them on a device would hold it up, and break the capture of a graph.
     total, weights = (
-        torch.stack([torch.as_tensor(x, device=there) for x in column]).sum() for column in zip(*shares, strict=True)
+        sum(share[i].to(there) if isinstance(share[i], Tensor) else share[i] for share in shares) for i in (0, 1)
     )
-    return total / weights
+    return total / weights if there or weights else 0.0
 
 
 def _v_hat_sum(part: Part, ahead: int) -> tuple[Any, Any]:

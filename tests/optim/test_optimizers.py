@@ -299,17 +299,6 @@ def test_zero_gradients_give_no_nan(make):
         assert optimizer.param_groups[0]["effective_lr"] > 0
 
 
-def test_adams_takes_no_decay_without_a_signal():
-    """Assert that while v̄ = 0 AdamS leaves the weights where they are, and says that it took nothing off."""
-    (theta,) = weights(3)
-    start = theta.detach().clone()
-    optimizer = AdamS([theta], lr=0.1, weight_decay=0.1)
-    theta.grad = torch.zeros_like(theta)
-    optimizer.step()
-    assert torch.equal(theta, start)
-    assert optimizer.param_groups[0]["decay_rate"] == 0
-
-
 @every_optimizer
 def test_no_gradient_at_all(make):
     """Assert that a step in which no parameter has a gradient changes nothing and still publishes."""
