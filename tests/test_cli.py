@@ -1,19 +1,43 @@
 """The command line: what a user types, what comes back, and how mistakes read."""
 
+import math
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
 from swd_dynamics.__main__ import main
+from swd_dynamics.probe import open_recording
 from swd_dynamics.studies import MODULES
+
+SAME_FORMULA = 1e-15  # a product and a quotient by the same number, in float64
+
+
+def contents(folder):
+    """Every file of a folder, with its bytes."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """A short AdamW run on disk."""
     run = tmp_path_factory.mktemp("runs") / "adamw"
-    command = ["record", "--optimizer", "AdamW", "--task", "quadratic", "--steps", "30", "--out", str(run)]
+    command = [
+        "record",
+        "--optimizer",
+        "AdamW",
+        "--task",
+        "quadratic",
+        "--steps",
+        "30",
+        "--out",
+        str(run),
+        "--trajectory",
+    ]
     assert main([*command, "--weight-decay", "0.1", "--lr", "0.05"]) == 0
     return run
 
@@ -67,14 +91,16 @@ def test_mistakes_with_recordings_are_said(recorded, command, message, capsys):
 def test_a_run_without_decay_says_so(tmp_path, capsys):
     """Assert that a replay that cannot tell the decays apart, for want of any, says so."""
     run = str(tmp_path / "run")
-    assert main(["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "5", "--out", run]) == 0
+    assert (
+        main(["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "5", "--out", run, "--trajectory"]) == 0
+    )
     assert main(["replay", run, "--as", "SGDS"]) == 0
     assert "weight decay is 0" in capsys.readouterr().out
 
 
 def test_a_diverging_run_is_a_result(tmp_path, capsys):
     """Assert that a run that blows up is recorded, and said to have diverged at its step."""
-    command = ["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "400", "--lr", "1e3"]
+    command = ["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "400", "--lr", "1e3", "--trajectory"]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
     assert "diverged at step" in capsys.readouterr().out
     assert main(["replay", str(tmp_path / "run"), "--as", "SGD"]) == 2
@@ -109,7 +135,13 @@ MISTAKES = {
     "record --optimizer Adam --task quadratic --steps 3 --out x --momentum .9": "momentum",
     "record --optimizer SGDS --task quadratic --steps 3 --out x --momentum 1.5": "1.5",
     "record --optimizer Adam --task quadratic --steps 3 --out x --empty-betas": "--empty-betas",
-    "record --optimizer Adam --task quadratic --steps 3 --out /dev/null/x": "cannot be made",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --schedule cosin": "unknown schedule 'cosin'",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --gamma 0.5": "gamma",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --schedule step": "step_size",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --every 0": "every = 0",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --every 2 --trajectory": "every = 2",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --quantities all": "unknown set of quantities 'all'",
+    "record --optimizer Adam --task quadratic --steps 3 --out /dev/null/x": "cannot make a run",
     "nonsense": "nonsense",
 }
 
@@ -127,19 +159,61 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, capsys, tmp_path, monkey
 
 def test_nothing_is_overwritten(recorded, capsys):
     """Assert that record refuses a folder that exists, and leaves it as it is."""
-    before = {path: path.read_bytes() for path in recorded.iterdir()}
+    before = contents(recorded)
     assert main(["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "3", "--out", str(recorded)]) == 2
     assert "exists already" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in recorded.iterdir()} == before
+    assert contents(recorded) == before
 
 
-def test_a_damaged_recording_is_one_clear_line(recorded, tmp_path, capsys):
-    """Assert that a truncated recording is refused in one line."""
-    (tmp_path / "run").mkdir()
-    for path in recorded.iterdir():
-        (tmp_path / "run" / path.name).write_bytes(path.read_bytes()[:-200])
+@pytest.mark.parametrize("file", ["run.json", "scalars.zarr/theta/zarr.json", "snapshots/step-0000000000.safetensors"])
+def test_a_damaged_recording_is_one_clear_line(recorded, tmp_path, capsys, file):
+    """Assert that a recording with a truncated file is refused in one line."""
+    shutil.copytree(recorded, tmp_path / "run")
+    damaged = tmp_path / "run" / file
+    damaged.write_bytes(damaged.read_bytes()[:-20])
     assert main(["replay", str(tmp_path / "run"), "--as", "AdamW"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_replay_says_what_a_run_without_weights_lacks(tmp_path, capsys):
+    """Assert that a run recorded without its weights is not replayed, and that the way to do it is said."""
+    run = str(tmp_path / "run")
+    assert main(["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "5", "--out", run]) == 0
+    assert main(["replay", run, "--as", "SGD"]) == 2
+    assert "lacks theta and gradient" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--schedule step --step-size 2 --gamma 0.5", [0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625, 0.0625]),
+        ("--schedule cosine --lr-min 0.1", [0.1 + 0.2 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]),
+        ("--warmup 4", [*(0.5 * (1 / 3 + k / 6) for k in range(4)), *[0.5] * 4]),
+    ],
+)
+def test_schedules(tmp_path, options, expected):
+    """Assert that the recorded learning rate is the schedule's formula."""
+    run = tmp_path / "run"
+    command = f"record --optimizer SGD --task quadratic --steps 8 --lr 0.5 --out {run} {options}"
+    assert main(command.split()) == 0
+    np.testing.assert_allclose(open_recording(run)["lr"][:, 0], expected, rtol=SAME_FORMULA)
+
+
+def test_ctrl_c_closes_the_run(tmp_path):
+    """Assert that a run stopped by Ctrl-C has its rows, says that it was interrupted, and exits as shells expect."""
+    run = tmp_path / "run"
+    command = f"record --optimizer SGD --task network --steps 1000000 --lr 1e-6 --out {run}".split()
+    with subprocess.Popen([sys.executable, "-m", "swd_dynamics", *command], stderr=subprocess.PIPE) as process:
+        while not (run / "scalars.zarr" / "loss" / "c.0").exists():  # the first rows are there after two seconds
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert "step/s" in process.stderr.read().decode()
+    assert process.returncode == 130
+    recording = open_recording(run)
+    assert recording.attrs["status"] == "interrupted"
+    np.testing.assert_array_equal(recording["step"], np.arange(1, recording.sizes["step"] + 1))
+    assert np.isfinite(recording["loss"]).all()
 
 
 def test_as_a_program():

@@ -8,6 +8,7 @@ from torch import Tensor
 from swd_dynamics.probe.layout import Layout
 from swd_dynamics.probe.rates import Rates
 from swd_dynamics.probe.sums import Entry, changes, copied, distances, moments, squares, totals
+from swd_dynamics.probe.trajectory import flat, used_gradient
 
 MOMENTUM = ("exp_avg", "momentum_buffer")
 SECOND_MOMENT_SUM = "exp_avg_sq_sum"  # where an optimizer keeps Σv itself, no pass over v is needed
@@ -53,11 +54,20 @@ class Measurement:
     """Measures the steps of an optimizer.
 
     In memory are a copy of the parameters if ``columns`` ask for what a step changed, and one more for the distance
-    from the start; nothing else that grows with the number of weights.
+    from the start; nothing else that grows with the number of weights, but for a trajectory.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, layout: Layout, columns: frozenset[str], rates: Rates):
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        layout: Layout,
+        columns: frozenset[str],
+        rates: Rates,
+        trajectory: bool = False,
+    ):
         self.optimizer, self.layout, self.columns, self.rates = optimizer, layout, columns, rates
+        self.trajectory = trajectory
+        self.vectors: dict[str, Tensor] = {}  # of the last step, if there is a trajectory
         self.start: list[Tensor] | None = None  # θ₀, if the distance from it is asked for
         self.held: list[Tensor] | None = None
         self.row: dict[str, list[Entry]] = {}
@@ -84,6 +94,8 @@ class Measurement:
         scale, found_inf = (getattr(self.optimizer, name, None) for name in ("grad_scale", "found_inf"))
         self.row["scale"], self.row["skipped"] = [_entry(scale)], [_entry(found_inf)]
         self.row["had_gradient"] = [float(gradient is not None) for gradient in gradients]
+        if self.trajectory:
+            self.vectors["gradient"] = used_gradient(flat(gradients, self.layout), scale, found_inf)
         if "gradient_gradient" in self.columns:
             self.row["gradient_gradient"] = squares(gradients)
         groups = self.optimizer.param_groups
@@ -101,6 +113,8 @@ class Measurement:
             self.row["v"], self.row["state_step"] = self._second_moments()
         if self.start is not None:
             self.row["distance_distance"] = distances(self.start, theta)
+        if self.trajectory:
+            self.vectors["theta"] = flat(theta, self.layout)
         return {name: entries for name, entries in self.row.items() if name in self.columns}
 
     def _rates(self) -> dict[str, list[Entry]]:

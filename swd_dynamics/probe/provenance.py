@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import operator
 import platform
+import subprocess
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.layout import Layout
 
-NOT_GIVEN = "not given"
+NOT_GIVEN, NONE = "not given", "none"
+GIT_SECONDS = 5  # a large repository may take long to say whether files were changed
+MOST_LETTERS = 20_000
 PUBLISHED = ("decay_rate", "effective_lr")  # results of a step that an optimizer keeps beside its arguments
 
 
@@ -77,6 +80,21 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine() or "unknown"
+
+
+def git_commit() -> str:
+    """The commit of the repository that the process works in, with ``-dirty`` if files of it were changed since."""
+    command = ["git", "-c", "core.fsmonitor=false", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit
+        return NONE
+    return said
+
+
+def model_summary(model: torch.nn.Module | None) -> str:
+    """The modules of a model as torch writes them, cut after some pages."""
+    return NOT_GIVEN if model is None else str(model)[:MOST_LETTERS]
 
 
 def versions() -> dict[str, str]:

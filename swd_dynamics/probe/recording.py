@@ -14,6 +14,7 @@ from torch import Tensor
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.recorder import RECORDING_VERSION, Probe
 from swd_dynamics.probe.step import as_number
+from swd_dynamics.probe.trajectory import load_trajectory
 
 FILE = "recording.nc"
 ENGINE = "h5netcdf"
@@ -24,6 +25,7 @@ def record(
     loss: Callable[[int], Tensor],
     steps: int,
     *,
+    path: str | os.PathLike | None = None,
     scheduler: Any = None,
     progress: bool = False,
     **probe_options: Any,
@@ -40,18 +42,22 @@ def record(
         The training loss, without decay, as a function of the number of steps taken (0 on the first).
     steps : int
         At least 1.
+    path : str or path, optional
+        A run folder to stream to; without it everything is kept in memory.
     scheduler : optional
         Any of torch.optim.lr_scheduler that needs no argument.
     progress : bool
-        Whether to show a progress bar.
+        Whether to show a progress bar, with the loss and the steps in a second.
     **probe_options
-        Arguments of :class:`~swd_dynamics.probe.recorder.Probe`.
+        Arguments of :class:`~swd_dynamics.probe.recorder.Probe`; with ``path``, of
+        :class:`~swd_dynamics.probe.streaming.StreamingProbe`.
 
     Returns
     -------
     xarray.Dataset
         As of :meth:`Probe.dataset`, with two more attributes: ``diverged_at_step`` is the number of steps after which θ
         or the loss was first not finite (−1: never, 0: at the start); ``interrupted`` is 1 when Ctrl-C ended the run.
+        What was recorded until then is kept.
 
     Raises
     ------
@@ -69,17 +75,21 @@ def record(
     """
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps = {steps!r} is not allowed: it must be a whole number, at least 1")
-    with Probe(optimizer, **probe_options) as probe:
+    probe = Probe(optimizer, path, **probe_options)
+    if path is None:
         probe.require_room(steps)
-        diverged, interrupted = -1, 0
-        try:
+    diverged, interrupted = -1, 0
+    try:
+        with probe:
             diverged = _train(probe, loss, scheduler, _counted(steps, progress))
-        except KeyboardInterrupt:
-            interrupted = 1
-        return probe.dataset().assign_attrs(diverged_at_step=diverged, interrupted=interrupted)
+            if path is not None:
+                probe.note(diverged_at_step=diverged)
+    except KeyboardInterrupt:
+        interrupted = 1
+    return probe.dataset().assign_attrs(diverged_at_step=diverged, interrupted=interrupted)
 
 
-def _train(probe: Probe, loss: Callable[[int], Tensor], scheduler: Any, numbers: Iterable[int]) -> int:
+def _train(probe: Any, loss: Callable[[int], Tensor], scheduler: Any, numbers: Any) -> int:
     """The number of steps after which something was not finite, or −1."""
     for k in numbers:
         probe.optimizer.zero_grad()
@@ -87,7 +97,10 @@ def _train(probe: Probe, loss: Callable[[int], Tensor], scheduler: Any, numbers:
         if not isinstance(value, Tensor):
             raise InputError(f"the loss must be a tensor that knows its gradient, not {value!r}")
         probe.observe(loss=value)
-        if not math.isfinite(as_number(value)):
+        number = as_number(value)
+        if hasattr(numbers, "set_postfix_str"):
+            numbers.set_postfix_str(f"loss {number:.4g}", refresh=False)
+        if not math.isfinite(number):
             return k
         value.backward()
         probe.optimizer.step()
@@ -157,12 +170,13 @@ def load(path: str | os.PathLike) -> xarray.Dataset:
     Parameters
     ----------
     path : str or path
-        A run folder that :func:`save` made.
+        A run folder: of version 1, which :func:`save` made, or of version 2 with a trajectory.
 
     Returns
     -------
     xarray.Dataset
-        As it was saved, bit for bit.
+        As it was saved, bit for bit; of version 2 as
+        :func:`~swd_dynamics.probe.trajectory.load_trajectory` gives it.
 
     Raises
     ------
@@ -171,7 +185,7 @@ def load(path: str | os.PathLike) -> xarray.Dataset:
     """
     file = Path(path) / FILE
     if not file.is_file():
-        raise InputError(f"no recording in {path}: it has no file {FILE}")
+        return load_trajectory(path)
     try:
         with xarray.open_dataset(file, engine=ENGINE) as opened:
             dataset = opened.load()

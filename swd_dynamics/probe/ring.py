@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from swd_dynamics.probe.sums import exact
 
-BYTES = 4 * 2**20
-MOST_ROWS = 1024
+BYTES, MOST_BYTES = 4 * 2**20, 64 * 2**20
+LEAST_ROWS, MOST_ROWS = 16, 1024
 SECONDS = 2.0
 
 
@@ -25,6 +26,8 @@ class Ring:
         The columns: how many numbers each has in a row.
     device : torch.device
         Where the tensors among them are.
+    vectors : mapping of str to (int, torch.dtype), optional
+        What has many numbers in a row: how many, and of what type. They come as one tensor each.
 
     Examples
     --------
@@ -35,11 +38,20 @@ class Ring:
     (array([7]), {'loss': array([[0.5]]), 'norm': array([[ 3., nan]])})
     """
 
-    def __init__(self, widths: Mapping[str, int], device: torch.device):
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        device: torch.device,
+        vectors: Mapping[str, tuple[int, torch.dtype]] = MappingProxyType({}),
+    ):
         ends = np.cumsum([0, *widths.values()]).tolist()
         self.where = {name: slice(*pair) for name, pair in zip(widths, pairwise(ends), strict=True)}
         self.width = ends[-1]
-        self.rows = max(16, min(MOST_ROWS, BYTES // (8 * max(1, self.width))))
+        row_bytes = max(1, 8 * self.width + sum(size * dtype.itemsize for size, dtype in vectors.values()))
+        self.rows = max(1, min(max(LEAST_ROWS, BYTES // row_bytes), MOST_ROWS, MOST_BYTES // row_bytes))
+        self._vectors = {
+            name: torch.empty(self.rows, size, dtype=dtype, device=device) for name, (size, dtype) in vectors.items()
+        }
         self.steps = np.zeros(self.rows, np.int64)
         self.host = np.full((self.rows, self.width), math.nan)
         self.device = device
@@ -53,14 +65,21 @@ class Ring:
         """Whether the rows should be taken: the ring is full, or they have waited long."""
         return self.filled == self.rows or (self.filled > 0 and time.monotonic() - self.taken_at > SECONDS)
 
-    def put(self, step: int, row: Mapping[str, Sequence[float | Tensor | None]]) -> None:
-        """Keep a row; what it has not is NaN."""
+    def put(
+        self,
+        step: int,
+        row: Mapping[str, Sequence[float | Tensor | None]],
+        vectors: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        """Keep a row, with all of its vectors; what it has not else is NaN."""
         here, self.filled = self.filled, self.filled + 1
         self.steps[here] = step
         line: list[float | Tensor | None] = [None] * self.width
         for name, entries in row.items():
             line[self.where[name]] = entries
         self._fill(here, slice(0, self.width), line)
+        for name, vector in vectors.items():
+            self._vectors[name][here].copy_(vector)
 
     def amend(self, name: str, value: float | Tensor) -> None:
         """Put right the only number of a column of the last row."""
@@ -72,7 +91,9 @@ class Ring:
         rows = self.host[:count].copy()
         if self.there is not None:
             np.copyto(rows, self.there[:count].cpu().numpy(), where=self.is_there[:count], casting="same_kind")
-        return self.steps[:count].copy(), {name: rows[:, where] for name, where in self.where.items()}
+        columns = {name: rows[:, where] for name, where in self.where.items()}
+        columns |= {name: held[:count].numpy(force=True).copy() for name, held in self._vectors.items()}
+        return self.steps[:count].copy(), columns
 
     def _fill(self, row: int, where: slice, entries: Sequence[float | Tensor | None]) -> None:
         columns = [where.start + i for i, entry in enumerate(entries) if isinstance(entry, Tensor)]

@@ -13,10 +13,11 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.probe.block import Block
 from swd_dynamics.probe.layout import Layout
 from swd_dynamics.probe.opening import load_snapshot, snapshots
-from swd_dynamics.probe.provenance import provenance, steps_before
+from swd_dynamics.probe.provenance import NOT_GIVEN, git_commit, model_summary, provenance, steps_before
 from swd_dynamics.probe.quantities import Quantity
 from swd_dynamics.probe.run_folder import RunFolder
 from swd_dynamics.probe.run_format import RUN
+from swd_dynamics.probe.trajectory import variables
 
 
 class RunWriter:
@@ -32,6 +33,8 @@ class RunWriter:
         Gives what made the run, when it begins.
     states_v : bool
         As of :class:`~swd_dynamics.probe.block.Block`.
+    trajectory : bool
+        Whether the columns of :mod:`~swd_dynamics.probe.trajectory` are written, too.
     """
 
     def __init__(
@@ -42,9 +45,11 @@ class RunWriter:
         quantities: tuple[Quantity, ...],
         describe: Callable[[], Mapping[str, Any]],
         states_v: bool,
+        trajectory: bool,
     ):
         self.optimizer, self.layout, self.path = optimizer, layout, path
         self.quantities, self.describe, self.states_v = quantities, describe, states_v
+        self.trajectory = variables(layout) if trajectory else {}
         self._run: RunFolder | None = None
         self._noted: set[str] = set()
 
@@ -60,12 +65,17 @@ class RunWriter:
         seen : int, optional
             The number of the last step that the probe has seen itself.
         """
-        variables = {name: v for quantity in self.quantities for name, v in quantity.variables().items()}
+        recorded = {name: v for quantity in self.quantities for name, v in quantity.variables().items()}
         sizes = {"group": len(self.optimizer.param_groups), "parameter": len(self.layout.parameters)}
+        sizes |= {"weight": self.layout.weights} if self.trajectory else {}
         if not (resume and (self.path / RUN).exists()):
-            self._run = RunFolder.create(self.path, variables, self.describe(), sizes)
-            return max(steps_before(self.optimizer), 0) if given is None else given
-        run = RunFolder.resume(self.path, variables, self.describe(), sizes)
+            begun = max(steps_before(self.optimizer), 0) if given is None else given
+            facts = {**self.describe(), "steps_before": begun}
+            self._run = RunFolder.create(self.path, recorded | self.trajectory, facts, sizes)
+            if self.trajectory:
+                self.snapshot(begun)  # where it starts
+            return begun
+        run = RunFolder.resume(self.path, recorded | self.trajectory, self.describe(), sizes)
         try:
             taken = self._steps_taken(run.committed, given, seen)
             run.truncate(taken + 1)
@@ -98,7 +108,8 @@ class RunWriter:
     def write(self, steps: np.ndarray, columns: Mapping[str, np.ndarray], reasons: set[str]) -> None:
         """Finish the quantities of some rows and append them; reasons for what is unknown are noted."""
         block = Block(columns, self.layout, self.states_v)
-        self._opened.append({"step": steps, **block.variables(self.quantities)})
+        vectors = {name: columns[name] for name in self.trajectory}
+        self._opened.append({"step": steps, **block.variables(self.quantities), **vectors})
         if reasons != self._noted:
             self._noted = set(reasons)
             self._opened.note(decay_unknown_because=sorted(reasons))
@@ -107,6 +118,10 @@ class RunWriter:
         """Keep the parameters as they are after a step."""
         pairs = zip(self.layout.names, self.layout.parameters, strict=True)
         self._opened.snapshot(step, {name: _as_array(parameter) for name, parameter in pairs})
+
+    def note(self, **facts: Any) -> None:
+        """Add facts about the run."""
+        self._opened.note(**facts)
 
     def close(self, status: str) -> None:
         """Note how the run ended."""
@@ -133,7 +148,9 @@ def made_by(
     return {
         **facts,
         "optimizer_arguments": json.loads(facts["optimizer_arguments"]),
-        "model": "not given" if model is None else type(model).__qualname__,
+        "git_commit": git_commit(),
+        "model": NOT_GIVEN if model is None else type(model).__qualname__,
+        "model_summary": model_summary(model),
         "weights": layout.weights,
         "parameter_names": list(layout.names),
         "parameter_shapes": [list(parameter.shape) for parameter in layout.parameters],

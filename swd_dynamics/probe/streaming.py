@@ -24,6 +24,7 @@ from swd_dynamics.probe.rates import Rates
 from swd_dynamics.probe.ring import Ring
 from swd_dynamics.probe.run_writer import RunWriter, made_by
 from swd_dynamics.probe.step import as_number
+from swd_dynamics.probe.trajectory import vectors
 
 
 class StreamingProbe:
@@ -54,7 +55,8 @@ class StreamingProbe:
     step : int, optional
         How many steps were taken before, for an optimizer that does not count.
     trajectory : bool
-        Only False: a trajectory is kept in memory, without ``path``.
+        Whether every weight and gradient of every step is recorded, too: for small models, up to 10⁶ weights;
+        :func:`~swd_dynamics.probe.recording.load` reads it.
     seed, data : optional
         Noted, not set.
 
@@ -93,25 +95,27 @@ class StreamingProbe:
     ):
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise InputError(f"a probe attaches to a torch.optim.Optimizer, not to {type(optimizer).__name__}")
-        if trajectory:
-            raise InputError("a trajectory is kept in memory: Probe(optimizer, trajectory=True), without a path")
         self.optimizer, self.path = optimizer, Path(path)
         self.layout = layout_of(optimizer, model)
         self.quantities = chosen(quantities)
         self.every = _whole("every", every, 1)
         self.snapshots = None if snapshots is None else _whole("snapshots", snapshots, 1)
+        if trajectory and self.every != 1:
+            raise InputError(
+                f"every = {every} is not allowed with a trajectory, which has all steps: leave one of them away"
+            )
         self.resume = resume
         self.steps = 0  # the number of the last step, those taken before included
         self._given = None if step is None else _whole("step", step, 0)
         needs = {need for quantity in self.quantities for need in quantity.needs}
         self._rates = Rates(optimizer, self.layout, each_weight="rate_rate" in needs)
         self._columns = columns_for(needs, adam=self._rates.family == "Adam")
-        self._measurement = Measurement(optimizer, self.layout, self._columns, self._rates)
+        self._measurement = Measurement(optimizer, self.layout, self._columns, self._rates, trajectory)
         self._between = Measurement(optimizer, self.layout, frozenset(COSTLESS), self._rates)  # where R is followed
         facts = {"quantities": [quantity.name for quantity in self.quantities], "every": self.every}
         describe = partial(made_by, optimizer, self.layout, model, seed, data, facts)
         states_v = self._rates.family == "Adam"
-        self._writer = RunWriter(optimizer, self.layout, self.path, self.quantities, describe, states_v)
+        self._writer = RunWriter(optimizer, self.layout, self.path, self.quantities, describe, states_v, trajectory)
         self._ring = Ring({}, torch.device("cpu"))
         self._handles: list = []
         self._is_measuring = self._in_step = self._gradient_seen = self._has_stepped = False
@@ -133,7 +137,7 @@ class StreamingProbe:
         self.steps = self._writer.open(self.resume, self._given, self.steps if self._has_stepped else None)
         if "distance_distance" in self._columns and self._measurement.start is None:
             self._measurement.start = self._writer.start(self.steps)
-        self._ring = Ring(self._widths(), self._device())
+        self._ring = Ring(self._widths(), self._device(), vectors(self.layout) if self._measurement.trajectory else {})
         self._rates.changes.clear()
         self._is_measuring, self._in_step, self.failure = False, False, None
         self._handles = [
@@ -173,6 +177,10 @@ class StreamingProbe:
         """Bring the rows that are on the device to the disk: then they are safe."""
         if self._ring.filled:
             self._writer.write(*self._ring.take(), self._rates.reasons)
+
+    def note(self, **facts: Any) -> None:
+        """Add facts about the run to run.json, while the probe is attached."""
+        self._guarded(lambda: self._writer.note(**facts))
 
     def dataset(self) -> xarray.Dataset:
         """All steps recorded so far, read from disk; see :func:`~swd_dynamics.probe.opening.open_recording`."""
@@ -256,7 +264,7 @@ class StreamingProbe:
             raise InputError("the optimizer was given a closure and did not call it: its gradient cannot be recorded")
         row = self._now.after()
         if self._is_measuring:
-            self._ring.put(self.steps, {**row, "loss": [self._loss]})
+            self._ring.put(self.steps, {**row, "loss": [self._loss]}, self._measurement.vectors)
 
 
 def _loss_value(loss: Any) -> Tensor | float:

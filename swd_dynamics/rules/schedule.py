@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, floor, pi
 
+from swd_dynamics.errors import Table
 from swd_dynamics.hyperparameter import check
 
 
@@ -91,3 +92,6 @@ class Warmup:
     def __call__(self, step) -> float:
         factor = self.start_factor + (1 - self.start_factor) * min(step / self.steps, 1)
         return self.schedule(step) * factor
+
+
+SCHEDULES = Table("schedule", constant=Constant, step=StepDecay, cosine=Cosine)

@@ -156,7 +156,7 @@ def test_saving_replaces_in_one_go(run, tmp_path, monkeypatch):
 
 def test_missing_recording_is_named(tmp_path):
     """Assert that a folder without a recording says which file is missing."""
-    with pytest.raises(InputError, match=r"no recording in .*nowhere: it has no file recording\.nc"):
+    with pytest.raises(InputError, match=r"no run in .*nowhere: its file run\.json is not there"):
         load(tmp_path / "nowhere")
 
 

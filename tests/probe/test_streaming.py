@@ -57,12 +57,10 @@ def test_recording_leaves_training_as_it_is(network, path, make, every):
 
 
 def test_second_argument_chooses_the_recorder(network, path):
-    """Assert that a path makes the streaming probe, and that it keeps no trajectory."""
+    """Assert that a path makes the streaming probe."""
     optimizer = torch.optim.SGD(network().parameters())
     assert isinstance(Probe(optimizer, path), StreamingProbe)
     assert isinstance(Probe(optimizer), Probe)
-    with pytest.raises(InputError, match="kept in memory"):
-        Probe(optimizer, path, trajectory=True)
 
 
 def test_recording_is_labelled(network, path):
@@ -79,6 +77,7 @@ def test_recording_is_labelled(network, path):
     assert run.parameter_group.values.tolist() == [0, 0, 1, 1]
     assert run.attrs["status"] == "finished" and run.attrs["seed"] == 7 and run.attrs["model"] == "Network"
     assert run.attrs["weights"] == 26 and run.attrs["optimizer"] == "AdamW"
+    assert "(first): Linear(in_features=3, out_features=4, bias=True)" in run.attrs["model_summary"]
     assert probe.failure is None
 
 

@@ -1,0 +1,109 @@
+"""What the theory says, and whether it holds: studies, reproduce, derive."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from swd_dynamics.cli.app import Device, app, chosen_device
+from swd_dynamics.errors import InputError, Table
+
+DERIVATIONS = Table(
+    "derivation",
+    **{
+        "equations": "equations",
+        "modified-equation": "modified_equation",
+        "fixed-point": "fixed_point",
+        "linear-map": "linear_map",
+        "eigenvalues": "eigenvalues",
+        "stability-limit": "stability_limit",
+        "long-run-decay-rate": "long_run_decay_rate",
+    },
+)
+
+
+@app.command
+def studies() -> None:
+    """List the studies, each with its claim."""
+    from swd_dynamics.studies import MODULES, load
+
+    for name in MODULES:
+        print(f"{name:20}{load(name).claim}")
+
+
+@app.command
+def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Path | None = None) -> int:
+    """Run studies, print the ledger of their verdicts, write their figures.
+
+    Exits with 1 if a verdict's status departs from the committed ledger.
+
+    Parameters
+    ----------
+    names
+        Studies to run; all of them if none is named.
+    quick
+        Shorter runs of the same claims.
+    device
+        Where training runs; auto takes a GPU where there is one.
+    out
+        Folder for figures and verdicts.json: figures, or figures/quick with --quick.
+    """
+    import torch
+
+    from swd_dynamics.crosscheck import ledger_text
+    from swd_dynamics.studies import Setting
+    from swd_dynamics.studies.reproduce import reproduce as run
+
+    torch.set_num_threads(1)  # the tasks are small: a second thread waits more than it works
+    setting = Setting(quick=quick, device=chosen_device(device), progress=True)
+
+    def announce(study, verdicts) -> None:
+        print(f"\n{study.name}: {study.claim}\n{ledger_text(verdicts)}", flush=True)
+
+    result = run(names, setting=setting, out=out or Path("figures/quick" if quick else "figures"), announce=announce)
+    verdicts = [v for found in result.verdicts.values() for v in found]
+    counts = ", ".join(f"{sum(v.status == s for v in verdicts)} {s}" for s in ("confirmed", "refuted", "inconclusive"))
+    print(f"\n{len(verdicts)} verdicts on {setting.device}: {counts}. Wrote {', '.join(map(str, result.written))}")
+    for departure in result.departures:
+        print(f"departs from the committed ledger: {departure}")
+    return 1 if result.departures else 0
+
+
+@app.command
+def derive(
+    name: str,
+    *,
+    what: str = "modified-equation",
+    momentum: Annotated[bool, Parameter(negative="--no-momentum")] = True,
+    nesterov: bool = False,
+    dampening: bool = False,
+    latex: bool = False,
+) -> None:
+    """Derive a result from an optimizer's rule, in letters, step by step.
+
+    Parameters
+    ----------
+    name
+        An optimizer of the catalogue, as AdamS.
+    what
+        equations, modified-equation, fixed-point, linear-map, eigenvalues, stability-limit or long-run-decay-rate.
+    momentum
+        For the SGD family: with momentum.
+    nesterov
+        For the SGD family: Nesterov's momentum.
+    dampening
+        For the SGD family: with dampening.
+    latex
+        Print the result as LaTeX, without the steps.
+    """
+    from swd_dynamics import symbolic
+    from swd_dynamics.rules import CATALOG
+    from swd_dynamics.rules.catalog import sgd_family
+
+    entry, derivation = CATALOG[name], getattr(symbolic, DERIVATIONS[what])
+    sgd = {"momentum": 0.9 * momentum, "nesterov": nesterov, "dampening": 0.5 * dampening}
+    if entry.family is not sgd_family and (nesterov or dampening or not momentum):
+        raise InputError(f"{name} has no momentum options; SGD, SGDW and SGDS have")
+    rule = entry(weight_decay=0.1, **(sgd if entry.family is sgd_family else {}))
+    result = derivation(symbolic.lettered(rule)[0])
+    print(result.latex() if latex else result)

@@ -1,0 +1,117 @@
+"""Every weight and gradient in a run folder: the same numbers as in memory, on disk while the run goes on."""
+
+import json
+import math
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from swd_dynamics.crosscheck import recorded_rule, replay
+from swd_dynamics.errors import InputError
+from swd_dynamics.optim import AdamS
+from swd_dynamics.probe import Probe, load, provenance, record, ring
+
+OPTIMIZERS = {
+    "SGD": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "AdamW": lambda groups: torch.optim.AdamW(groups, lr=0.1),
+    "AdamS": lambda groups: AdamS(groups, lr=0.1, weight_decay=0.1),
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_trajectory_is_the_one_in_memory(network, path, name, dtype):
+    """Assert that the weights and gradients on disk are those of the recorder in memory, bit for bit, and replay."""
+    runs = []
+    for where in (path, None):
+        net = network(dtype)
+        options = {"trajectory": True} if where else {}
+        optimizer = OPTIMIZERS[name](net.groups(lr=0.03))
+        runs.append(record(optimizer, net.loss, 7, path=where, model=net, **options))
+    kept, held = load(path), runs[1]
+    for variable in ("theta", "gradient", "weight_group", "weight_parameter", "iterate", "step"):
+        np.testing.assert_array_equal(kept[variable], held[variable], err_msg=variable)
+        assert kept[variable].dtype == held[variable].dtype
+    if dtype != torch.bfloat16:  # whose rounding is coarser than the float32 it is kept in
+        assert replay(recorded_rule(name, kept), kept).passed
+
+
+def test_rows_are_on_disk_before_the_end(network, path, monkeypatch):
+    """Assert that a trajectory can be read while it is written, up to the last rows that were acknowledged."""
+    monkeypatch.setattr(ring, "SECONDS", 0.0)
+    net = network()
+    optimizer = OPTIMIZERS["AdamW"](net.parameters())
+    with Probe(optimizer, path, trajectory=True):
+        net.train(optimizer, 3)
+        assert load(path).sizes == {"step": 2, "iterate": 3, "weight": 26, "group": 1, "parameter": 4}
+
+
+def test_a_ring_of_long_rows_is_short():
+    """Assert that the rows held before they are written take a bounded memory, a single row excepted."""
+    for weights in (10, 10**5, 10**6, 10**8):
+        held = ring.Ring({}, torch.device("meta"), {"theta": (weights, torch.float64)})
+        assert held.rows == 1 or held.rows * weights * 8 <= ring.MOST_BYTES
+
+
+def test_a_voided_step_used_no_gradient(network, path):
+    """Assert that gradients come without a scaler's factor, and as 0 where the scaler voided the step."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with Probe(optimizer, path, trajectory=True):
+        for factor in (1.0, math.inf):
+            optimizer.zero_grad()
+            scaler.scale(net.loss() * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    other = network()
+    other.loss().backward()
+    gradient = load(path)["gradient"].values
+    np.testing.assert_array_equal(gradient[0], torch.cat([p.grad.reshape(-1) for p in other.parameters()]))
+    assert (gradient[1] == 0).all()
+
+
+def test_what_is_not_whole_is_refused(network, path, tmp_path):
+    """Assert that a trajectory with a gap, a damaged one, and one of every second step are refused in words."""
+    net = network()
+    optimizer = OPTIMIZERS["AdamW"](net.parameters())
+    with pytest.raises(InputError, match="every = 2 is not allowed with a trajectory"):
+        Probe(optimizer, path, trajectory=True, every=2)
+    with Probe(optimizer, path, trajectory=True) as probe:
+        net.train(optimizer, 2)
+        probe.detach()
+        net.train(optimizer, 1)
+        probe.attach()
+        net.train(optimizer, 1)
+    with pytest.raises(InputError, match="lacks some of the steps after step 0"):
+        load(path)
+    for key, wrong in {"parameter_names": ["a", "b", "c", "d"], "parameter_groups": [0], "steps_before": 7}.items():
+        shutil.copytree(path, tmp_path / key)
+        described = json.loads((path / "run.json").read_text())
+        described["made_by"][key] = wrong
+        (tmp_path / key / "run.json").write_text(json.dumps(described))
+        with pytest.raises(InputError):
+            load(tmp_path / key)
+
+
+def test_the_commit_is_noted(tmp_path, monkeypatch):
+    """Assert that run.json can name the commit, whether files were changed since, and that there is none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert provenance.git_commit() == "none"
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x", "-c", "commit.gpgsign=false"]
+    (tmp_path / "file").write_text("1")
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert provenance.git_commit() == commit
+    (tmp_path / "file").write_text("2")
+    assert provenance.git_commit() == f"{commit}-dirty"
