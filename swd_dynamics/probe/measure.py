@@ -16,7 +16,7 @@ SECOND_MOMENT_SUM = "exp_avg_sq_sum"  # where an optimizer keeps Σv itself, no 
 OF_PARAMETER = (
     "theta_theta", "gradient_gradient", "update_update", "update_along", "moved", "momentum_momentum",
     "gradient_momentum", "gradient_after", "v", "state_step", "distance_distance", "had_gradient", "rate", "rate_rate",
-    "decay_decay",
+    "decay_decay", "memory",
 )  # fmt: skip
 OF_GROUP = ("lr", "effective_lr", "beta2")
 OF_STEP = ("loss", "scale", "skipped")
@@ -44,10 +44,11 @@ SOURCES: dict[str, tuple[str, ...]] = {
 OF_EFFECTIVE_LR = ("effective_lr", "decay_ratio")
 
 
-def columns_for(needs: Iterable[str], adam: bool) -> frozenset[str]:
-    """The columns that some sums are made of; η_eff of torch's Adam is made of v."""
+def columns_for(needs: Iterable[str], family: str | None) -> frozenset[str]:
+    """The columns that some sums are made of; η_eff of torch's Adam is made of v, L2 of torch's SGD has a memory."""
     found = {column for need in needs for column in SOURCES.get(need, ())}
-    return frozenset(found | set(SECOND_MOMENT if adam and set(needs) & set(OF_EFFECTIVE_LR) else ()) | set(COSTLESS))
+    of_adam = SECOND_MOMENT if family == "Adam" and set(needs) & set(OF_EFFECTIVE_LR) else ()
+    return frozenset([*found, *of_adam, *COSTLESS, *(("memory",) if family == "SGD" else ())])
 
 
 class Measurement:

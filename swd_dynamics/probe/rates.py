@@ -14,6 +14,8 @@ from swd_dynamics.probe.layout import Layout
 from swd_dynamics.probe.sums import Entry, products
 from swd_dynamics.probe.tangent import Change, adam_response, sgd_response, unit_change
 
+MEMORY = "what the momentum keeps of a small change of θ, δm/δθ: from it the decay rate of L2 goes on"
+
 
 class Rates:
     """Reads R of each parameter and η_eff of each group after a step.
@@ -49,7 +51,7 @@ class Rates:
             self.first = [state.get("momentum_buffer") is None for state in states]
 
     def after(self, took: Sequence[bool], theta: Sequence[Tensor] | None) -> dict[str, list[Entry]]:
-        """The columns ``rate`` (and ``rate_rate``, ``decay_decay``, if each weight has its own) and ``lr_effective``.
+        """The columns ``rate`` (if each weight has its own also ``rate_rate``, ``decay_decay``), ``memory``, ``effective_lr``.
 
         Parameters
         ----------
@@ -65,7 +67,20 @@ class Rates:
             for name, entry in zip(rows, self._moments(rate, None if theta is None else theta[i]), strict=True):
                 rows[name].append(entry)
         groups = self.optimizer.param_groups
-        return {**rows, "effective_lr": [self._effective_lr(group) for group in groups]}
+        return {**rows, "memory": self._memory(), "effective_lr": [self._effective_lr(group) for group in groups]}
+
+    def take_up(self, memory: Sequence[float]) -> None:
+        """Go on from what the column ``memory`` had after the last step, or anew."""
+        one = unit_change(torch.ones(()))
+        kept = {i: torch.tensor(value, dtype=torch.float64) for i, value in enumerate(memory) if math.isfinite(value)}
+        self.changes = {i: one._replace(m=value) for i, value in kept.items()}
+
+    def _memory(self) -> list[Entry]:
+        """δm/δθ of each parameter that L2 with momentum acts on; None of the others."""
+        if self.family != "SGD":
+            return []
+        found = map(self.changes.get, range(len(self.layout.parameters)))
+        return [change and float(change.m / change.theta) for change in found]
 
     def _rate(self, i: int, taken: bool, theta: Sequence[Tensor] | None, seen: dict) -> Entry:
         group = self.optimizer.param_groups[self.layout.groups[i]]

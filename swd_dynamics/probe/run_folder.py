@@ -160,6 +160,11 @@ class RunFolder:
             self._commit(self.committed + count)
         self._last_step = int(blocks["step"][-1])
 
+    def last(self, name: str) -> np.ndarray | None:
+        """What the last acknowledged row has of a variable; None if there is no row."""
+        rows = read_rows(self.folder, self.columns[name], max(0, self.committed - 1), self.committed)
+        return rows[0] if len(rows) else None
+
     def truncate(self, step: int) -> None:
         """Drop the recorded rows from a step on, and the snapshots after it: a run restarted there records them anew.
 
@@ -251,8 +256,8 @@ class RunFolder:
         return self._describe(status=RUNNING, resumed=resumed)
 
     def _find_last_step(self) -> None:
-        last = read_rows(self.folder, self.columns["step"], max(0, self.committed - 1), self.committed)
-        self._last_step = int(last[0]) if len(last) else -1
+        last = self.last("step")
+        self._last_step = -1 if last is None else int(last)
 
     def _blocks(self, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The rows of every variable, checked."""

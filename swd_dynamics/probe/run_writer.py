@@ -1,7 +1,7 @@
 """Between the streaming probe and its run folder: where a run begins or goes on, and what is written there."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from swd_dynamics.probe.layout import Layout
 from swd_dynamics.probe.opening import load_snapshot, snapshots
 from swd_dynamics.probe.provenance import NOT_GIVEN, git_commit, model_summary, provenance, steps_before
 from swd_dynamics.probe.quantities import Quantity
+from swd_dynamics.probe.rates import MEMORY
 from swd_dynamics.probe.run_folder import RunFolder
 from swd_dynamics.probe.run_format import RUN
 from swd_dynamics.probe.trajectory import variables
@@ -31,8 +32,8 @@ class RunWriter:
     quantities : tuple of Quantity
     describe : callable
         Gives what made the run, when it begins.
-    states_v : bool
-        As of :class:`~swd_dynamics.probe.block.Block`.
+    family : str, optional
+        Of the optimizer: ``"SGD"``, whose L2 has a memory that is kept, or ``"Adam"``, whose v states η_eff.
     trajectory : bool
         Whether the columns of :mod:`~swd_dynamics.probe.trajectory` are written, too.
     """
@@ -44,11 +45,11 @@ class RunWriter:
         path: Path,
         quantities: tuple[Quantity, ...],
         describe: Callable[[], Mapping[str, Any]],
-        states_v: bool,
+        family: str | None,
         trajectory: bool,
     ):
         self.optimizer, self.layout, self.path = optimizer, layout, path
-        self.quantities, self.describe, self.states_v = quantities, describe, states_v
+        self.quantities, self.describe, self.family = quantities, describe, family
         self.trajectory = variables(layout) if trajectory else {}
         self._run: RunFolder | None = None
         self._noted: set[str] = set()
@@ -65,7 +66,8 @@ class RunWriter:
         seen : int, optional
             The number of the last step that the probe has seen itself.
         """
-        recorded = {name: v for quantity in self.quantities for name, v in quantity.variables().items()}
+        recorded: dict = {name: v for quantity in self.quantities for name, v in quantity.variables().items()}
+        recorded |= {"decay_memory": (("step", "parameter"), "float64", MEMORY)} if self.family == "SGD" else {}
         sizes = {"group": len(self.optimizer.param_groups), "parameter": len(self.layout.parameters)}
         sizes |= {"weight": self.layout.weights} if self.trajectory else {}
         if not (resume and (self.path / RUN).exists()):
@@ -105,11 +107,19 @@ class RunWriter:
         self.snapshot(0)
         return [parameter.detach().clone() for parameter in self.layout.parameters]
 
+    def memory(self, taken: int) -> Sequence[float]:
+        """The column ``memory`` as it was after the last step; empty if that is not recorded."""
+        if self.family != "SGD" or self._opened.last("step") != taken:
+            return ()
+        kept = self._opened.last("decay_memory")
+        return () if kept is None else kept.tolist()
+
     def write(self, steps: np.ndarray, columns: Mapping[str, np.ndarray], reasons: set[str]) -> None:
         """Finish the quantities of some rows and append them; reasons for what is unknown are noted."""
-        block = Block(columns, self.layout, self.states_v)
-        vectors = {name: columns[name] for name in self.trajectory}
-        self._opened.append({"step": steps, **block.variables(self.quantities), **vectors})
+        block = Block(columns, self.layout, self.family == "Adam")
+        as_measured = {name: columns[name] for name in self.trajectory}
+        as_measured |= {"decay_memory": columns["memory"]} if self.family == "SGD" else {}
+        self._opened.append({"step": steps, **block.variables(self.quantities), **as_measured})
         if reasons != self._noted:
             self._noted = set(reasons)
             self._opened.note(decay_unknown_because=sorted(reasons))

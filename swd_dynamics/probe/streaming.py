@@ -109,13 +109,14 @@ class StreamingProbe:
         self._given = None if step is None else _whole("step", step, 0)
         needs = {need for quantity in self.quantities for need in quantity.needs}
         self._rates = Rates(optimizer, self.layout, each_weight="rate_rate" in needs)
-        self._columns = columns_for(needs, adam=self._rates.family == "Adam")
+        self._columns = columns_for(needs, self._rates.family)
         self._measurement = Measurement(optimizer, self.layout, self._columns, self._rates, trajectory)
         self._between = Measurement(optimizer, self.layout, frozenset(COSTLESS), self._rates)  # where R is followed
         facts = {"quantities": [quantity.name for quantity in self.quantities], "every": self.every}
         describe = partial(made_by, optimizer, self.layout, model, seed, data, facts)
-        states_v = self._rates.family == "Adam"
-        self._writer = RunWriter(optimizer, self.layout, self.path, self.quantities, describe, states_v, trajectory)
+        self._writer = RunWriter(
+            optimizer, self.layout, self.path, self.quantities, describe, self._rates.family, trajectory
+        )
         self._ring = Ring({}, torch.device("cpu"))
         self._handles: list = []
         self._is_measuring = self._in_step = self._gradient_seen = self._has_stepped = False
@@ -131,14 +132,17 @@ class StreamingProbe:
         self.detach("finished" if error is None else "interrupted" if stopped else f"failed: {error!r}"[:1000])
 
     def attach(self) -> "StreamingProbe":
-        """Open the run folder and begin to record; after a :meth:`detach`, go on (a tangent response starts anew)."""
+        """Open the run folder and begin to record; after a :meth:`detach`, go on.
+
+        The tangent response of L2 goes on if it is SGD's and the last step is in the folder; else it starts anew.
+        """
         if self._handles:
             raise InputError("this probe is attached already: detach it first, or use another probe")
         self.steps = self._writer.open(self.resume, self._given, self.steps if self._has_stepped else None)
         if "distance_distance" in self._columns and self._measurement.start is None:
             self._measurement.start = self._writer.start(self.steps)
         self._ring = Ring(self._widths(), self._device(), vectors(self.layout) if self._measurement.trajectory else {})
-        self._rates.changes.clear()
+        self._rates.take_up(self._writer.memory(self.steps))
         self._is_measuring, self._in_step, self.failure = False, False, None
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),

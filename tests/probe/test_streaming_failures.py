@@ -15,6 +15,7 @@ from swd_dynamics.probe.run_folder import RunFolder
 
 OPTIMIZERS = {
     "SGD": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9),
+    "SGD with L2": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.1),
     "AdamW": lambda groups: torch.optim.AdamW(groups, lr=0.1),
     "AdamS": lambda groups: AdamS(groups, lr=0.1, weight_decay=0.1),
 }
@@ -116,7 +117,9 @@ def interrupted_and_resumed(network, path, make, known):
     return probe.dataset()
 
 
-@pytest.mark.parametrize(("name", "known"), [("AdamW", {}), ("AdamS", {}), ("SGD", {"step": 6})])
+@pytest.mark.parametrize(
+    ("name", "known"), [("AdamW", {}), ("AdamS", {}), ("SGD", {"step": 6}), ("SGD with L2", {"step": 6})]
+)
 def test_resume(network, path, tmp_path, name, known):
     """Assert that a restarted job goes on at its step and gives the recording of an unbroken one."""
     make = OPTIMIZERS[name]
