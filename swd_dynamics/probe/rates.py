@@ -51,7 +51,7 @@ class Rates:
             self.first = [state.get("momentum_buffer") is None for state in states]
 
     def after(self, took: Sequence[bool], theta: Sequence[Tensor] | None) -> dict[str, list[Entry]]:
-        """The columns ``rate`` (if each weight has its own also ``rate_rate``, ``decay_decay``), ``memory``, ``effective_lr``.
+        """The columns ``rate``, ``memory``, ``effective_lr``; where R differs by weight ``rate_rate``, ``decay_decay``.
 
         Parameters
         ----------

@@ -14,10 +14,10 @@ import pytest
 
 import swd_dynamics.probe
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe.opening import open_recording
+from swd_dynamics.probe.opening import load_snapshot, open_recording, snapshots
 from swd_dynamics.probe.run_format import read_committed
 
-KILLS = 100
+KILLS, TRAININGS_KILLED = 100, 50
 PARTS = 8
 LONGEST = 0.06  # seconds until a writer is killed: about twice what it needs to take up the run, many appends
 
@@ -70,12 +70,56 @@ for line in sys.stdin:
     say("gone", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
+# The same for a training that is recorded by a probe: before step k the weight is k and the loss k/2.
+TRAINING_SERVER = r"""
+import os, sys
+import torch
+from swd_dynamics.probe import Probe, ring
+ring.SECONDS = 0.0
+torch.set_num_threads(1)
+
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+def train(run, taken, snapshots, steps):
+    weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    sgd = torch.optim.SGD([weight], lr=0.5)
+    with Probe(sgd, run, resume=True, step=taken, snapshots=snapshots, quantities="minimal") as probe:
+        say("has", taken)
+        while probe.steps < steps:
+            weight.data.fill_(probe.steps + 1)
+            weight.grad = 2 * torch.ones_like(weight)
+            probe.observe(loss=(probe.steps + 1) / 2)
+            sgd.step()
+            if probe.steps % 3 == 0:
+                probe.flush()
+                say("has", probe.steps)
+
+train(sys.argv[1] + "-before", 0, 1, 2)  # torch imports much on the first step
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        say("pid", os.getpid())
+        train(sys.argv[1], *map(int, line.split()), steps=10**9)
+    say("gone", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
 
 @pytest.fixture
 def server(tmp_path):
     """The process that forks writers of tmp_path/run."""
+    yield from serving(SERVER, tmp_path / "run")
+
+
+@pytest.fixture
+def training_server(tmp_path):
+    """The process that forks trainings that are recorded in tmp_path/run."""
+    yield from serving(TRAINING_SERVER, tmp_path / "run")
+
+
+def serving(program, run):
     probe = Path(swd_dynamics.probe.__file__).parent
-    command = [sys.executable, "-c", SERVER, str(tmp_path / "run"), str(probe)]
+    command = [sys.executable, "-c", program, str(run), str(probe)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=probe.parents[1]
     ) as it:
@@ -164,3 +208,33 @@ def test_a_dead_writers_lock_does_not_block(server, tmp_path):
     assert again == [("has", recording.sizes["step"])]
     changes = json.loads(open_recording(tmp_path / "run").attrs["resumed"])
     assert changes == [{"committed": recording.sizes["step"], "changed": {}}]
+
+
+def test_no_acknowledged_step_of_a_training_is_lost(training_server, tmp_path):
+    """Assert that fifty kills of a training lose no step that the probe has flushed, and that each restart goes on.
+
+    Every third restart takes up an older step, as a job does whose checkpoint is older than its recording. Snapshots
+    are whole or not there.
+    """
+    folder, generator, last, recorded = tmp_path / "run", np.random.default_rng(4), 0, 0
+    assert heard(training_server) == ("has", 0)  # it has tried itself
+    for kill in range(TRAININGS_KILLED):
+        taken = int(generator.integers(last + 1)) if kill % 3 == 2 else last
+        wait = partial(time.sleep, generator.uniform(0, LONGEST))
+        acknowledged = acknowledged_until_killed(training_server, taken, 5, wait, taken_up=True)
+        recording = open_recording(folder)
+        steps = recording["step"].values
+        last = int(steps[-1]) if len(steps) else 0
+        assert last >= acknowledged[-1]
+        np.testing.assert_array_equal(steps, np.arange(1, last + 1))
+        np.testing.assert_array_equal(recording["theta_norm"], steps)
+        np.testing.assert_array_equal(recording["loss"], steps / 2)
+        np.testing.assert_array_equal(recording["gradient_norm"], 2)
+        recorded += last - taken
+        for step in snapshots(folder):
+            assert load_snapshot(folder, step)["parameter_0"] == step - 1  # after step k: k − .5·2
+    print(
+        f"{KILLS} kills of a training, {recorded} steps recorded, {last} in the end, {len(snapshots(folder))} snapshots"
+    )
+    assert recorded > TRAININGS_KILLED
+    assert snapshots(folder)
