@@ -4,8 +4,10 @@ from functools import partial
 
 from swd_dynamics.errors import Table
 from swd_dynamics.tasks.digits import logistic_regression, tanh_network
+from swd_dynamics.tasks.images import convolutional_network
 from swd_dynamics.tasks.quadratic import quadratic
 from swd_dynamics.tasks.task import Task
+from swd_dynamics.tasks.text import character_transformer
 
 # Each is called with ``seed`` and ``device``, or with nothing.
 TASKS = Table(
@@ -15,7 +17,17 @@ TASKS = Table(
         "logistic": logistic_regression,
         "network": tanh_network,
         "network-minibatch": partial(tanh_network, batch_size=50),
+        "convolution": convolutional_network,
+        "transformer": character_transformer,
     },
 )
 
-__all__ = ["TASKS", "Task", "logistic_regression", "quadratic", "tanh_network"]
+__all__ = [
+    "TASKS",
+    "Task",
+    "character_transformer",
+    "convolutional_network",
+    "logistic_regression",
+    "quadratic",
+    "tanh_network",
+]

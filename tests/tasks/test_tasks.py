@@ -2,13 +2,21 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from swd_dynamics.errors import InputError, UnknownName
-from swd_dynamics.tasks import TASKS, logistic_regression, quadratic, tanh_network
+from swd_dynamics.tasks import (
+    TASKS,
+    character_transformer,
+    convolutional_network,
+    logistic_regression,
+    quadratic,
+    tanh_network,
+)
 from swd_dynamics.tasks.digits import batch, digits
 
 # Round-off of a float64 loss over a few hundred samples, differentiated twice along two different paths.
@@ -20,13 +28,20 @@ STANDARD_ERRORS = 5
 
 
 TINY = {
-    "quadratic": lambda: quadratic(spectrum=(1, 3, 0.1), optimum=(1, 0, -1), start=(1, -2, 0.5)),
-    "logistic": lambda: logistic_regression(samples=20),
-    "cross-entropy": lambda: tanh_network(hidden=(3, 2), samples=20),
-    "squared": lambda: tanh_network(hidden=(2,), loss="squared", samples=20),
+    "quadratic": partial(quadratic, spectrum=(1, 3, 0.1), optimum=(1, 0, -1), start=(1, -2, 0.5)),
+    "logistic": partial(logistic_regression, samples=20),
+    "cross-entropy": partial(tanh_network, hidden=(3, 2), samples=20),
+    "squared": partial(tanh_network, hidden=(2,), loss="squared", samples=20),
+    "convolution": partial(
+        convolutional_network, channels=(2, 1), hidden=2, samples=8, batch_size=5, dtype=torch.float64
+    ),
+    "transformer": partial(
+        character_transformer, width=4, layers=1, heads=2, length=4, windows=8, batch_size=5, dtype=torch.float64
+    ),
 }
 every_kind = pytest.mark.parametrize("make", TINY.values(), ids=TINY)
 every_named = pytest.mark.parametrize("name", TASKS)
+SMALL = TINY | {name: TASKS[name] for name in ("quadratic", "logistic", "network", "network-minibatch")}
 
 
 def with_weights(task, theta):
@@ -67,7 +82,8 @@ def test_hessian_is_autograds(make):
     """Assert that the Hessian at any θ, and its product with a vector, are those of torch.autograd.functional."""
     task = make()
     theta, vector = elsewhere(task)
-    expected = torch.autograd.functional.hessian(lambda point: with_weights(task, point), torch.tensor(theta)).numpy()
+    point = torch.tensor(theta)
+    expected = torch.autograd.functional.hessian(partial(with_weights, task), point, vectorize=True).numpy()
     assert np.abs(task.hessian(theta) - expected).max() < ROUND_OFF
     assert np.abs(task.hvp(theta, vector) - expected @ vector).max() < ROUND_OFF * np.sqrt(len(theta))
 
@@ -202,7 +218,7 @@ def test_initial_weights_are_torchs_default_scheme():
 @every_named
 def test_theta_round_trip_and_fresh(name):
     """Assert that θ can be read, put back and moved, and that a fresh task's model is its own."""
-    task = TASKS[name]()
+    task = TASKS[name](dtype=torch.float64)  # θ + 1 is rounded in float32
     start = task.theta
     other = task.fresh()
     other.set_theta(start + 1)
@@ -269,11 +285,21 @@ def test_unknown_task_lists_the_known():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @every_named
-def test_the_same_on_a_gpu(name):
-    """Assert that start, batches and derivatives on a CUDA device are those on the CPU."""
-    here, there = TASKS[name](seed=1), TASKS[name](seed=1, device="cuda")
-    theta, vector = elsewhere(here)
+def test_the_same_start_and_batches_on_a_gpu(name):
+    """Assert that start and batches on a CUDA device are those on the CPU."""
+    here, there = (TASKS[name](seed=1, device=device, dtype=torch.float64) for device in ("cpu", "cuda"))
     assert np.array_equal(here.theta, there.theta)
     assert there.loss(3).item() == pytest.approx(here.loss(3).item(), rel=ROUND_OFF)
-    assert np.abs(here.gradient(theta) - there.gradient(theta)).max() < ROUND_OFF
-    assert np.abs(here.hvp(theta, vector) - there.hvp(theta, vector)).max() < ROUND_OFF * np.sqrt(len(theta))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("make", SMALL.values(), ids=SMALL)
+def test_the_same_derivatives_on_a_gpu(make):
+    """Assert that derivatives on a CUDA device are those on the CPU."""
+    here, there = make(seed=1), make(seed=1, device="cuda")
+    theta, vector = elsewhere(here)
+    gradient, product = here.gradient(theta), here.hvp(theta, vector)
+    assert np.abs(gradient - there.gradient(theta)).max() < ROUND_OFF * max(1, np.abs(gradient).max())
+    error = np.abs(product - there.hvp(theta, vector)).max()
+    assert error < ROUND_OFF * np.sqrt(len(theta)) * max(1, np.abs(product).max())
