@@ -1,18 +1,22 @@
 """What the probe costs: the same training loop bare and recorded, in turns, so that a noisy machine is fair.
 
 Run with ``python -m pytest tests/benchmarks/test_probe.py --benchmark-only``; the tables are printed. Every number is
-the median over rounds of the ratio to the bare loop in the same round; "bare again" says how far to trust it.
+the median over rounds of the ratio to the bare loop in the same round; "bare again" says how far to trust it. Beside
+the probe stand a naive hook and, where it is installed, Cockpit's economy set.
 """
 
-import pydoc_data.topics
 import statistics
+import subprocess
+import sys
 import time
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
 from swd_dynamics.probe import Probe
+from swd_dynamics.tasks import character_transformer, convolutional_network, tanh_network
 
 BATCH = 64
 
@@ -41,79 +45,79 @@ class NaiveHook:
         self.rows.append(row)
 
 
-class Attention(nn.Module):
-    """A block of a transformer: causal attention and a two-layer network, each on a normalised input."""
-
-    def __init__(self, width, heads=4):
-        super().__init__()
-        self.heads = heads
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.mix, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x):
-        parts = self.mix(self.norms[0](x)).chunk(3, -1)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.feed(self.norms[1](x))
+def tiny():
+    """64-32-10 on digits of 8 × 8."""
+    return tanh_network(hidden=(32,), dtype=torch.float32).model, torch.randn(BATCH, 64)
 
 
 def convolutional():
-    """1.2 M parameters on images of 28 × 28: two convolutions and two linear layers."""
-    model = nn.Sequential(
-        *(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
-        *(nn.Linear(9216, 128), nn.ReLU(), nn.Linear(128, 10)),
-    )
-    x, y = torch.randn(BATCH, 1, 28, 28), torch.randint(10, (BATCH,))
-    return model, lambda: nn.functional.cross_entropy(model(x), y)
+    """1.2 M parameters on images of 28 × 28."""
+    return convolutional_network().model, torch.randn(BATCH, 1, 28, 28)
 
 
-def transformer(width=128, layers=5, length=64):
+def transformer():
     """1 M parameters on the characters of Python's own documentation."""
-    text = "\n".join(pydoc_data.topics.topics.values())
-    letters = {letter: i for i, letter in enumerate(sorted(set(text)))}
-    codes = torch.tensor([letters[letter] for letter in text])
-    ends = nn.Embedding(len(letters), width), nn.Linear(width, len(letters))
-    model = nn.Sequential(ends[0], *(Attention(width) for _ in range(layers)), nn.LayerNorm(width), ends[1])
-
-    def loss():
-        starts = torch.randint(len(codes) - length - 1, (BATCH, 1)) + torch.arange(length + 1)
-        x, y = codes[starts][:, :-1], codes[starts][:, 1:]
-        return nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
-
-    return model, loss
-
-
-def tiny():
-    """64-32-10 on digits of 8 × 8."""
-    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
-    x, y = torch.randn(BATCH, 64), torch.randint(10, (BATCH,))
-    return model, lambda: nn.functional.cross_entropy(model(x), y)
+    task = character_transformer(batch_size=BATCH)
+    return task.model, lambda: task.loss(0)
 
 
 def wide(weights):
     """A linear layer of so many weights: its step is little but the optimizer's."""
-    model = nn.Linear(1000, weights // 1000, bias=False)
-    x = torch.randn(1, 1000)
+    model, x = nn.Linear(1000, weights // 1000, bias=False), torch.randn(1, 1000)
     return model, lambda: model(x).square().mean()
+
+
+def trained(make):
+    """A model, its optimizer, and its loss on a batch, or the batch."""
+    torch.manual_seed(0)
+    model, batch = make()
+    labels = torch.randint(10, (BATCH,))
+    loss = batch if callable(batch) else lambda: nn.functional.cross_entropy(model(batch), labels)
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-4), loss, (batch, labels)
 
 
 def trainer(make, steps, observer):
     """A function that trains for a few steps more, under an observer."""
-    torch.manual_seed(0)
-    model, loss = make()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    model, optimizer, loss, _ = trained(make)
     watching = observer(optimizer, model)
 
     def train():
         for _ in range(steps):
             optimizer.zero_grad()
             value = loss()
-            if isinstance(watching, object) and hasattr(watching, "observe"):
+            if hasattr(watching, "observe"):
                 watching.observe(loss=value)
             value.backward()
             optimizer.step()
+
+    return train, watching
+
+
+def cockpit_trainer(make, steps):
+    """The same under Cockpit's economy set, which takes its samples in the backward pass and in its own context."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backpack, cockpit = pytest.importorskip("backpack"), pytest.importorskip("cockpit")
+        from cockpit.utils.configuration import configuration
+    model, optimizer, _, (batch, labels) = trained(make)
+    model, mean = backpack.extend(model), backpack.extend(nn.CrossEntropyLoss())
+    each, watching = (
+        nn.CrossEntropyLoss(reduction="none"),
+        cockpit.Cockpit(model.parameters(), configuration("economy")),
+    )
+    taken = iter(range(10**9))
+
+    def train():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for k in (next(taken) for _ in range(steps)):
+                optimizer.zero_grad()
+                outputs = model(batch)
+                loss, losses = mean(outputs, labels), each(outputs, labels)
+                info = {"batch_size": BATCH, "individual_losses": losses, "loss": loss, "optimizer": optimizer}
+                with watching(k, info=info):
+                    loss.backward(create_graph=watching.create_graph(k))
+                optimizer.step()
 
     return train, watching
 
@@ -152,6 +156,13 @@ def ratios(taken):
         yield name, statistics.median(a / b for a, b in zip(seconds, bare, strict=True)), sum(seconds) / sum(bare)
 
 
+def table(capsys, title, taken, steps):
+    """Print what each costs."""
+    with capsys.disabled():
+        print(f"\n{title}; a bare step takes {statistics.median(taken['bare']) / steps * 1e3:.2f} ms")
+        print(*(f"{key:18} median {middle:6.2f}  whole {whole:6.2f}" for key, middle, whole in ratios(taken)), sep="\n")
+
+
 SIZES = {"tiny": (tiny, 100, 40, 1), "conv": (convolutional, 4, 40, 2), "transformer": (transformer, 1, 25, 2)}
 
 
@@ -161,30 +172,79 @@ def test_overhead(benchmark, capsys, tmp_path, name):
     make, steps, rounds, threads = SIZES[name]
     torch.set_num_threads(threads)
     made = {key: trainer(make, steps, observer) for key, observer in observers(tmp_path).items()}
-    trainers = {key: train for key, (train, _) in made.items()}
-    taken = benchmark.pedantic(times_in_turns, args=(trainers, rounds), rounds=1)
+    taken = benchmark.pedantic(
+        times_in_turns, args=({key: train for key, (train, _) in made.items()}, rounds), rounds=1
+    )
     probe = made["default"][1]
     assert probe.dataset().sizes["step"] == (rounds + 1) * steps
     for _, watching in made.values():
         if hasattr(watching, "detach"):
             watching.detach()
     torch.set_num_threads(1)
-    with capsys.disabled():
-        print(f"\n{name}: {probe.layout.weights} weights, {threads} threads, batch {BATCH}, {rounds} rounds of {steps}")
-        print(f"a bare step {statistics.median(taken['bare']) / steps * 1e3:.2f} ms")
-        print(*(f"{key:18} median {middle:5.2f}  whole {whole:5.2f}" for key, middle, whole in ratios(taken)), sep="\n")
+    table(capsys, f"{name}: {probe.layout.weights} weights, {threads} threads, batch {BATCH}", taken, steps)
 
 
-@pytest.mark.parametrize("weights", [10**5, 10**6, 10**7])
+@pytest.mark.parametrize("name", ["tiny", "conv"])  # it knows no attention
+def test_overhead_of_cockpit(benchmark, capsys, name):
+    """Assert that Cockpit's economy set records, and print what that costs."""
+    make, steps, rounds, threads = SIZES[name]
+    steps, rounds = max(1, steps // 10), rounds // 4
+    torch.set_num_threads(threads)
+    cockpit, watching = cockpit_trainer(make, steps)
+    bare, _ = trainer(make, steps, lambda optimizer, model: None)
+    taken = benchmark.pedantic(times_in_turns, args=({"bare": bare, "Cockpit economy": cockpit}, rounds), rounds=1)
+    torch.set_num_threads(1)
+    assert watching.quantities
+    table(capsys, f"{name}, {threads} threads, batch {BATCH}", taken, steps)
+
+
+@pytest.mark.parametrize("weights", [10**5, 10**6, 10**7, 10**8])
 def test_cost_for_each_parameter(benchmark, capsys, tmp_path, weights):
     """Assert that the steps are recorded, and print the cost of one weight's recording in one step."""
     torch.set_num_threads(2)
-    steps = max(1, 10**6 // weights)
+    steps, rounds = max(1, 10**6 // weights), 25 if weights < 10**8 else 7
     made = {key: trainer(lambda: wide(weights), steps, observers(tmp_path)[key]) for key in ("bare", "default")}
-    taken = benchmark.pedantic(times_in_turns, args=({key: train for key, (train, _) in made.items()}, 25), rounds=1)
+    taken = benchmark.pedantic(
+        times_in_turns, args=({key: train for key, (train, _) in made.items()}, rounds), rounds=1
+    )
     made["default"][1].detach()
     torch.set_num_threads(1)
     extra = statistics.median(a - b for a, b in zip(taken["default"], taken["bare"], strict=True)) / steps
     with capsys.disabled():
         print(f"\n{weights:9} weights: {extra / weights * 1e9:6.2f} ns more for each weight and step")
     assert made["default"][1].failure is None
+
+
+# Prints the most memory that a process held while it trained, in bytes.
+TRAINING = """
+import resource, sys, tempfile, torch
+from swd_dynamics.probe import Probe
+torch.set_num_threads(2)
+model = torch.nn.Linear(5000, 5000, bias=False)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=False)
+probe = Probe(optimizer, tempfile.mkdtemp(), quantities=sys.argv[1]).attach() if sys.argv[1] != "bare" else None
+x = torch.randn(1, 5000)
+for _ in range(3):
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+if probe:
+    probe.detach()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_peak_memory(benchmark, capsys):
+    """Assert that the default set holds at most a copy of 25 M parameters more than bare training, "minimal" none."""
+
+    def most(name):
+        return int(subprocess.run([sys.executable, "-c", TRAINING, name], check=True, capture_output=True).stdout)
+
+    peaks = benchmark.pedantic(lambda: {n: most(n) for n in ("bare", "minimal", "default", "dynamics")}, rounds=1)
+    copies = {name: (peak - peaks["bare"]) / (4 * 25e6) for name, peak in peaks.items()}
+    with capsys.disabled():
+        print("\npeak memory beyond bare training, in copies of 25 M parameters:")
+        print(*(f"{name:10} {extra:5.2f}" for name, extra in copies.items()), sep="\n")
+    libraries = 0.3  # what only the probe imports (xarray, zarr, numcodecs): 30 MB
+    for name, allowed in {"minimal": 0, "default": 1, "dynamics": 2}.items():
+        assert copies[name] < allowed + libraries
