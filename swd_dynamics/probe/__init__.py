@@ -1,5 +1,6 @@
 """What really happened: a recorder that attaches to any torch optimizer, and the recordings it makes."""
 
+from swd_dynamics.probe.callbacks import lightning_callback, trainer_callback
 from swd_dynamics.probe.curvature import Curvature
 from swd_dynamics.probe.opening import export, load_snapshot, open_recording, snapshots
 from swd_dynamics.probe.preconditioner import preconditioner_of
@@ -12,6 +13,7 @@ __all__ = [
     "Probe",
     "RunFolder",
     "export",
+    "lightning_callback",
     "load",
     "load_snapshot",
     "open_recording",
@@ -19,4 +21,5 @@ __all__ = [
     "record",
     "save",
     "snapshots",
+    "trainer_callback",
 ]

@@ -327,7 +327,7 @@ def _check_free(folder: Path) -> None:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file: a run needs a folder of its own")
         if (folder / RUN).exists():
-            raise InputError(f"{folder} holds a run: RunFolder.resume goes on with it; a new run needs another folder")
+            raise InputError(f"{folder} holds a run: go on with it (resume=True), or give a new run another folder")
         names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
         found = sorted(name for name in names if name != LOCK and not name.startswith(UNFINISHED))
     if found:
