@@ -15,6 +15,7 @@ MODULES.update(
         "modified-equation": "modified_equation",
         "stability": "stability",
         "drop-in": "drop_in",
+        "transformer": "transformer",
     }
 )
 

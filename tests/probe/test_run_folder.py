@@ -255,7 +255,7 @@ def test_taken_folders_are_refused_untouched(begin, tmp_path):
     for path, words in (
         (file, "is a file: a run needs a folder"),
         (foreign, "holds other files .*thesis.tex.*: a run needs a new or an empty folder"),
-        (tmp_path / "run", "holds a run: go on with it (resume=True)"),
+        (tmp_path / "run", r"holds a run: go on with it \(resume=True\)"),
     ):
         with pytest.raises(InputError, match=words):
             begin(path)
