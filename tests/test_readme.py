@@ -16,8 +16,9 @@ COMMANDS = re.findall(r"^(swd-dynamics (?!reproduce)[^#\n]*)", README, flags=re.
 
 
 @pytest.mark.parametrize(("code", "output"), EXAMPLES)
-def test_examples_print_what_they_say(code, output):
+def test_examples_print_what_they_say(code, output, tmp_path, monkeypatch):
     """Assert that an example of README prints the output shown beneath it."""
+    monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "README.md", "exec"), {})
