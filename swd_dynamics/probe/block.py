@@ -72,7 +72,8 @@ class Block:
     def _idle(self, name: str) -> np.ndarray:
         """A column, with 0 in place of what a parameter without gradient has not."""
         value = self.columns[name]
-        return np.where(np.isnan(value) & (self.columns["had_gradient"] == 0), 0.0, value)
+        unknown = self.columns.get("unknown", False)  # what other processes should have reported
+        return np.where(np.isnan(value) & (self.columns["had_gradient"] == 0) & ~np.asarray(unknown), 0.0, value)
 
     @cached_property
     def weights(self) -> np.ndarray:

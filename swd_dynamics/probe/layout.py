@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
+from swd_dynamics.probe.sharding import is_sharded
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Layout:
     parameters: tuple[Tensor, ...]
     groups: tuple[int, ...]
     names: tuple[str, ...]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the weights of some parameters may lie on several processes."""
+        return any(map(is_sharded, self.parameters))
 
     @property
     def sizes(self) -> list[int]:
@@ -79,8 +85,17 @@ class Layout:
             raise InputError("the optimizer's parameters have changed since the probe was attached: attach a new probe")
 
 
-def layout_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = None) -> Layout:
+def layout_of(
+    optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = None, *, sharded: bool = False
+) -> Layout:
     """The layout of an optimizer's weights, with the parameters' names in the model if one is given.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    model : torch.nn.Module, optional
+    sharded : bool
+        Whether parameters may be sharded over processes as torch's ``fully_shard`` does it.
 
     Raises
     ------
@@ -90,19 +105,25 @@ def layout_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = 
     parameters = tuple(parameter for group in optimizer.param_groups for parameter in group["params"])
     groups = tuple(i for i, group in enumerate(optimizer.param_groups) for _ in group["params"])
     for i, parameter in enumerate(parameters):
-        _check_recordable(f"parameter {i}", parameter)
+        _check_recordable(f"parameter {i}", parameter, sharded)
     return Layout(parameters, groups, _names(parameters, model))
 
 
-def _check_recordable(name: str, parameter: Tensor) -> None:
+def _check_recordable(name: str, parameter: Tensor, sharded: bool) -> None:
     kinds = {
         "complex": parameter.is_complex(),
-        "sharded over processes": hasattr(parameter, "full_tensor"),
+        "sharded over processes": is_sharded(parameter) and not sharded,
+        "flattened by FullyShardedDataParallel (use fully_shard)": _is_flattened(parameter),
         "not initialised yet": isinstance(parameter, torch.nn.parameter.UninitializedParameter),
     }
     for kind, applies in kinds.items():
         if applies:
             raise InputError(f"{name} is {kind}: a probe records real tensors that are here as a whole")
+
+
+def _is_flattened(parameter: Tensor) -> bool:
+    """Whether torch's older class keeps the parameter: a plain tensor, of which it does not say what part it is."""
+    return hasattr(parameter, "_fsdp_flattened") or hasattr(parameter, "_is_flat_param")
 
 
 def _names(parameters: Sequence[Tensor], model: torch.nn.Module | None) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from swd_dynamics.probe.layout import Layout
 from swd_dynamics.probe.rates import Rates
+from swd_dynamics.probe.sharding import local, part
 from swd_dynamics.probe.sums import Entry, changes, copied, distances, moments, squares, totals
 from swd_dynamics.probe.trajectory import flat, used_gradient
 
@@ -20,6 +21,15 @@ OF_PARAMETER = (
 )  # fmt: skip
 OF_GROUP = ("lr", "effective_lr", "beta2")
 OF_STEP = ("loss", "scale", "skipped")
+NOT_SUMMED = (
+    "state_step",
+    "had_gradient",
+    "rate",
+    "rate_rate",
+    "decay_decay",
+    "memory",
+)  # known everywhere, or of no shard
+SUMMED = frozenset(OF_PARAMETER) - set(NOT_SUMMED)  # over the weights here
 COSTLESS = ("had_gradient", "rate", *OF_GROUP, *OF_STEP)
 
 CHANGE = ("update_update", "update_along", "moved")
@@ -78,11 +88,17 @@ class Measurement:
         """Whether θ is copied before each step."""
         return "update_update" in self.columns or self.rates.needs_theta
 
+    @property
+    def summed(self) -> frozenset[str]:
+        """The columns that are sums over the weights here, where parameters are sharded: not a Σv that is known."""
+        whole = any(SECOND_MOMENT_SUM in state for state in self.optimizer.state.values())
+        return SUMMED - {"v"} if whole else SUMMED
+
     def before(self) -> None:
         """Measure θ."""
         self.row = {}
         self.rates.before()
-        theta = [parameter.detach() for parameter in self.layout.parameters]
+        theta = [local(parameter) for parameter in self.layout.parameters]
         if self.copies:
             self.held = self.held or [torch.empty_like(parameter) for parameter in theta]
             self.row["theta_theta"] = copied(theta, self.held)
@@ -94,7 +110,7 @@ class Measurement:
         gradients = self._gradients()
         scale, found_inf = (getattr(self.optimizer, name, None) for name in ("grad_scale", "found_inf"))
         self.row["scale"], self.row["skipped"] = [_entry(scale)], [_entry(found_inf)]
-        self.row["had_gradient"] = [float(gradient is not None) for gradient in gradients]
+        self.row["had_gradient"] = [float(parameter.grad is not None) for parameter in self.layout.parameters]
         if self.trajectory:
             self.vectors["gradient"] = used_gradient(flat(gradients, self.layout), scale, found_inf)
         if "gradient_gradient" in self.columns:
@@ -106,7 +122,7 @@ class Measurement:
     def after(self) -> dict[str, list[Entry]]:
         """All columns of the step just taken but its loss."""
         self.row |= self._rates()
-        theta = [parameter.detach() for parameter in self.layout.parameters]
+        theta = [local(parameter) for parameter in self.layout.parameters]
         if "update_update" in self.columns and self.held is not None:
             self.row |= zip(CHANGE, changes(self.held, theta), strict=True)
         self.row |= self._momenta()
@@ -137,20 +153,21 @@ class Measurement:
         return row
 
     def _gradients(self) -> list[Tensor | None]:
-        found = (parameter.grad for parameter in self.layout.parameters)
+        found = (part(parameter.grad, parameter) for parameter in self.layout.parameters)
         return [gradient if gradient is None or not gradient.is_sparse else gradient.to_dense() for gradient in found]
 
     def _momentum(self, parameter: Tensor) -> Tensor | None:
         state = self.optimizer.state.get(parameter, {})
         found = next((state[key] for key in MOMENTUM if isinstance(state.get(key), Tensor)), None)
-        return found if found is not None and found.shape == parameter.shape else None
+        return part(found, parameter) if found is not None and found.shape == parameter.shape else None
 
     def _second_moments(self) -> tuple[list[Entry], list[Entry]]:
         """Σv and the number of steps of each parameter; None where it has no v."""
         states = [self.optimizer.state.get(parameter, {}) for parameter in self.layout.parameters]
         summed = [state.get(SECOND_MOMENT_SUM) for state in states]
         held = [
-            None if known is not None else _second_moment(state) for known, state in zip(summed, states, strict=True)
+            None if known is not None else part(_second_moment(state), parameter)
+            for known, state, parameter in zip(summed, states, self.layout.parameters, strict=True)
         ]
         sums = [_entry(known) if known is not None else new for known, new in zip(summed, totals(held), strict=True)]
         return sums, [_entry(state.get("step")) for state in states]

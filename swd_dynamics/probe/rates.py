@@ -108,9 +108,10 @@ class Rates:
 
     def _adam_rate(self, i: int, group: dict, theta: Sequence[Tensor] | None) -> Entry:
         if theta is None:
-            return self._unknown(
-                "Adam's L2 takes another rate off every weight: the set 'dynamics' follows it, and costs several steps"
-            )
+            followed = "the set 'dynamics' follows it, and costs several steps"
+            if self.layout.is_sharded:
+                followed = "this is not followed where parameters are sharded"
+            return self._unknown(f"Adam's L2 takes another rate off every weight: {followed}")
         parameter = self.layout.parameters[i]
         assert parameter.grad is not None  # it took the step
         change = self.changes.get(i) or unit_change(theta[i])

@@ -129,6 +129,11 @@ class RunWriter:
         pairs = zip(self.layout.names, self.layout.parameters, strict=True)
         self._opened.snapshot(step, {name: _as_array(parameter) for name, parameter in pairs})
 
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return self._opened.committed
+
     def note(self, **facts: Any) -> None:
         """Add facts about the run."""
         self._opened.note(**facts)

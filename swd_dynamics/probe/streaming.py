@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from torch import Tensor
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.closure import watched
-from swd_dynamics.probe.layout import layout_of
-from swd_dynamics.probe.measure import COSTLESS, OF_GROUP, OF_PARAMETER, OF_STEP, Measurement, columns_for
+from swd_dynamics.probe.collector import Collector, Contributor
+from swd_dynamics.probe.instruments import Instruments
+from swd_dynamics.probe.layout import Layout, layout_of
+from swd_dynamics.probe.measure import SUMMED, Measurement
 from swd_dynamics.probe.opening import open_recording
 from swd_dynamics.probe.quantities import Quantity, chosen
-from swd_dynamics.probe.rates import Rates
 from swd_dynamics.probe.ring import Ring
 from swd_dynamics.probe.run_writer import RunWriter, made_by
+from swd_dynamics.probe.sharding import WRITER, shares, world
 from swd_dynamics.probe.step import as_number
-from swd_dynamics.probe.trajectory import vectors
 
 
 class StreamingProbe:
@@ -35,6 +36,12 @@ class StreamingProbe:
     seconds at most, are not safe yet. A step that a gradient scaler has skipped inside the optimizer (its fused
     kernels) is a row with Δθ = 0 and R = 0; one that never reached the optimizer is no step. An error of the probe ends
     the recording, with a warning and the reason in run.json, and never the training.
+
+    Of several processes that train together (DDP, ``fully_shard``) each attaches a probe with the same path, and rank 0
+    writes: sums over the weights of all processes, and the mean loss. The others hand it their rows through the process
+    group's key-value store: there is no collective call, and no step waits for another process. A row is safe some
+    seconds later than on one process. What depends on a shard whose process has no probe, or one that failed, is NaN,
+    and run.json says why (``incomplete_because``).
 
     Parameters
     ----------
@@ -49,14 +56,17 @@ class StreamingProbe:
     every : int
         Steps n, 2n, 3n, … are measured; the others cost a call.
     snapshots : int, optional
-        The parameters are kept after steps n, 2n, 3n, …
+        The parameters are kept after steps n, 2n, 3n, …; not of sharded parameters.
     resume : bool
         Whether to go on with the run in the folder, if there is one; rows of steps now taken again are replaced.
     step : int, optional
         How many steps were taken before, for an optimizer that does not count.
     trajectory : bool
-        Whether every weight and gradient of every step is recorded, too: for small models, up to 10⁶ weights;
-        :func:`~swd_dynamics.probe.recording.load` reads it.
+        Whether every weight and gradient of every step is recorded, too: for small models, up to 10⁶ weights, not
+        sharded; :func:`~swd_dynamics.probe.recording.load` reads it.
+    distributed : bool, optional
+        Whether the processes of ``torch.distributed`` make one recording: by default if there are several. False: this
+        process records a training of its own.
     seed, data : optional
         Noted, not set.
 
@@ -90,39 +100,43 @@ class StreamingProbe:
         resume: bool = False,
         step: int | None = None,
         trajectory: bool = False,
+        distributed: bool | None = None,
         seed: int | None = None,
         data: Any = None,
     ):
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise InputError(f"a probe attaches to a torch.optim.Optimizer, not to {type(optimizer).__name__}")
         self.optimizer, self.path = optimizer, Path(path)
-        self.layout = layout_of(optimizer, model)
+        self.layout = layout_of(optimizer, model, sharded=True)
         self.quantities = chosen(quantities)
         self.every = _whole("every", every, 1)
         self.snapshots = None if snapshots is None else _whole("snapshots", snapshots, 1)
-        if trajectory and self.every != 1:
-            raise InputError(
-                f"every = {every} is not allowed with a trajectory, which has all steps: leave one of them away"
-            )
-        self.resume = resume
-        self.steps = 0  # the number of the last step, those taken before included
         self._given = None if step is None else _whole("step", step, 0)
-        needs = {need for quantity in self.quantities for need in quantity.needs}
-        self._rates = Rates(optimizer, self.layout, each_weight="rate_rate" in needs)
-        self._columns = columns_for(needs, self._rates.family)
-        self._measurement = Measurement(optimizer, self.layout, self._columns, self._rates, trajectory)
-        self._between = Measurement(optimizer, self.layout, frozenset(COSTLESS), self._rates)  # where R is followed
+        _check_trajectory(trajectory, self.every)
+        is_common = _is_common(distributed, self.layout, {"snapshots": snapshots, "trajectory": trajectory or None})
+        self._writes = not is_common or world()[0] == WRITER  # else another process writes the run
+        measures = self._writes or shares(self.layout.parameters, world()[0]).any()
+        needs = {need for quantity in self.quantities for need in quantity.needs} if measures else set()
+        self._instruments = Instruments(optimizer, self.layout, needs, trajectory and self._writes)
         facts = {"quantities": [quantity.name for quantity in self.quantities], "every": self.every}
+        facts |= {"processes": world()[1] if is_common else 1}
         describe = partial(made_by, optimizer, self.layout, model, seed, data, facts)
-        self._writer = RunWriter(
-            optimizer, self.layout, self.path, self.quantities, describe, self._rates.family, trajectory
-        )
+        family = self._instruments.rates.family
+        writer = RunWriter(optimizer, self.layout, self.path, self.quantities, describe, family, trajectory)
+        self._writer = self._common(writer) if is_common else writer
         self._ring = Ring({}, torch.device("cpu"))
         self._handles: list = []
         self._is_measuring = self._in_step = self._gradient_seen = self._has_stepped = False
         self._loss: Tensor | float = math.nan
         self._loss_comes_after: bool | None = None
-        self.failure: str | None = None
+        self.steps = 0  # the number of the last step, those taken before included
+        self.resume, self.failure = resume, None
+
+    def _common(self, writer: RunWriter) -> Collector | Contributor:
+        """Takes part in one recording of several processes."""
+        if self._writes:
+            return Collector(writer, lambda: self._instruments.recorded.summed)
+        return Contributor(self.optimizer, self.layout, str(self.path), SUMMED)
 
     def __enter__(self) -> "StreamingProbe":
         return self.attach()
@@ -139,10 +153,10 @@ class StreamingProbe:
         if self._handles:
             raise InputError("this probe is attached already: detach it first, or use another probe")
         self.steps = self._writer.open(self.resume, self._given, self.steps if self._has_stepped else None)
-        if "distance_distance" in self._columns and self._measurement.start is None:
-            self._measurement.start = self._writer.start(self.steps)
-        self._ring = Ring(self._widths(), self._device(), vectors(self.layout) if self._measurement.trajectory else {})
-        self._rates.take_up(self._writer.memory(self.steps))
+        if self._instruments.needs_start:
+            self._instruments.recorded.start = self._writer.start(self.steps)
+        self._instruments.rates.take_up(self._writer.memory(self.steps))
+        self._ring = self._instruments.ring()
         self._is_measuring, self._in_step, self.failure = False, False, None
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),
@@ -180,7 +194,7 @@ class StreamingProbe:
     def flush(self) -> None:
         """Bring the rows that are on the device to the disk: then they are safe."""
         if self._ring.filled:
-            self._writer.write(*self._ring.take(), self._rates.reasons)
+            self._writer.write(*self._ring.take(), self._instruments.rates.reasons)
 
     def note(self, **facts: Any) -> None:
         """Add facts about the run to run.json, while the probe is attached."""
@@ -188,16 +202,10 @@ class StreamingProbe:
 
     def dataset(self) -> xarray.Dataset:
         """All steps recorded so far, read from disk; see :func:`~swd_dynamics.probe.opening.open_recording`."""
+        if not self._writes:
+            raise InputError(f"process {WRITER} writes the recording: dataset() is for its probe")
         self._guarded(self.flush)
         return open_recording(self.path)
-
-    def _widths(self) -> dict[str, int]:
-        counts = {OF_PARAMETER: len(self.layout.parameters), OF_GROUP: len(self.optimizer.param_groups), OF_STEP: 1}
-        return {name: count for kind, count in counts.items() for name in kind if name in self._columns}
-
-    def _device(self) -> torch.device:
-        devices = [parameter.device for parameter in self.layout.parameters]
-        return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
 
     def _guarded(self, action: Callable[[], Any]) -> Any:
         """Do something that may fail; if it does, this was the end of the recording, not of the training."""
@@ -233,7 +241,7 @@ class StreamingProbe:
         self.steps, self._has_stepped = self.steps + 1, True
         self._is_measuring = self.steps % self.every == 0
         self._in_step, self._gradient_seen = True, False
-        if not (self._is_measuring or self._rates.follows):
+        if not (self._is_measuring or self._instruments.rates.follows):
             return None
         self.layout.check_unchanged(self.optimizer)
         self._now.before()
@@ -251,13 +259,13 @@ class StreamingProbe:
 
     @property
     def _now(self) -> Measurement:
-        return self._measurement if self._is_measuring else self._between
+        return self._instruments.recorded if self._is_measuring else self._instruments.between
 
     def _end_step(self) -> None:
         if not self._in_step:
             return  # attached in the middle of this step
         self._in_step = False
-        if self._is_measuring or self._rates.follows:
+        if self._is_measuring or self._instruments.rates.follows:
             self._measure()
         self._loss = math.nan
         if self.snapshots is not None and self.steps % self.snapshots == 0:
@@ -268,7 +276,7 @@ class StreamingProbe:
             raise InputError("the optimizer was given a closure and did not call it: its gradient cannot be recorded")
         row = self._now.after()
         if self._is_measuring:
-            self._ring.put(self.steps, {**row, "loss": [self._loss]}, self._measurement.vectors)
+            self._ring.put(self.steps, {**row, "loss": [self._loss]}, self._now.vectors)
 
 
 def _loss_value(loss: Any) -> Tensor | float:
@@ -276,6 +284,29 @@ def _loss_value(loss: Any) -> Tensor | float:
     if isinstance(loss, Tensor) and loss.numel() == 1 and loss.device.type != "cpu" and not loss.is_complex():
         return loss.detach().reshape(())
     return as_number(loss)
+
+
+def _check_trajectory(trajectory: bool, every: int) -> None:
+    if trajectory and every != 1:
+        raise InputError(
+            f"every = {every} is not allowed with a trajectory, which has all steps: leave one of them away"
+        )
+
+
+def _is_common(asked: bool | None, layout: Layout, whole: Mapping[str, Any]) -> bool:
+    """Whether the processes of the process group make one recording; refused where that is not possible.
+
+    What needs ``whole`` parameters is not possible where they are sharded.
+    """
+    if layout.is_sharded and asked is False:
+        raise InputError("distributed=False is not allowed: parameters are sharded, and no process can record alone")
+    for name, value in whole.items():
+        if layout.is_sharded and value is not None:
+            raise InputError(
+                f"{name} = {value} is not allowed: parameters are sharded, and a probe gathers nothing;"
+                " torch.distributed.checkpoint saves them"
+            )
+    return layout.is_sharded or (world()[1] > 1 and asked is not False)
 
 
 def _whole(name: str, value: Any, least: int) -> int:

@@ -154,7 +154,8 @@ def test_memory(network, path, tmp_path):
         optimizer = torch.optim.AdamW(net.parameters())
         with Probe(optimizer, tmp_path / name, quantities=name) as probe:
             net.train(optimizer, 1)
-        held = [copy for copy in (probe._measurement.held, probe._measurement.start) if copy is not None]
+        recorded = probe._instruments.recorded
+        held = [copy for copy in (recorded.held, recorded.start) if copy is not None]
         assert len(held) == copies
 
 

@@ -1,0 +1,301 @@
+"""One recording of several processes: all but one hand their rows to the one that writes."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from swd_dynamics.probe.exchange import Exchange
+from swd_dynamics.probe.layout import Layout
+from swd_dynamics.probe.provenance import steps_before
+from swd_dynamics.probe.run_writer import RunWriter
+from swd_dynamics.probe.sharding import WRITER, local, shares, world
+
+SECONDS = 10.0  # that a recording which ends waits for the last rows of the others
+POLL = 0.01
+MOST_HELD = 16  # blocks, each of at most a full ring or two seconds, that wait for the others' parts
+MOST_NAMED = 20
+
+
+class Collector:
+    """Writes the rows of all processes: in the place of a :class:`~swd_dynamics.probe.run_writer.RunWriter`.
+
+    A row waits until every process that holds a part of the parameters, and every one that has announced itself, has
+    reported the step or has ended. A process announces itself before its first step, and no step of a common training
+    is over before all have begun it: so without sharded parameters a process that has not announced itself by then has
+    no probe. What waits too long is written without the missing parts: what depends on them is NaN, and run.json
+    says why.
+
+    Parameters
+    ----------
+    writer : RunWriter
+    summed : callable
+        Gives the columns that are sums over the weights here.
+    """
+
+    def __init__(self, writer: RunWriter, summed: Callable[[], frozenset[str]]):
+        self._writer, self._summed, self._layout = writer, summed, writer.layout
+        self._own = shares(writer.layout.parameters, WRITER)
+        self._exchange: Exchange | None = None
+        self._senders: list[_Sender] = []
+        self._held: deque[tuple[np.ndarray, Mapping[str, np.ndarray]]] = deque()
+        self._reasons: set[str] = set()
+        self._missing: dict[str, set[int]] = {}  # why something is missing, and of which processes
+        self._noted: list[str] = []
+        self._observes = False
+
+    def open(self, resume: bool, given: int | None, seen: int | None) -> int:
+        """Begin the run, or go on with it; as of the writer."""
+        self._exchange = exchange = Exchange(str(self._writer.path))
+        parameters, others = self._layout.parameters, (rank for rank in range(world()[1]) if rank != WRITER)
+        self._senders = [_Sender(exchange, rank, shares(parameters, rank)) for rank in others]
+        self._held.clear()
+        try:
+            return self._writer.open(resume, given, seen)
+        except BaseException as error:
+            self._exchange.end(f"failed: {error!r}"[:1000])
+            raise
+
+    def start(self, taken: int) -> list[Tensor] | None:
+        """θ₀: the part that is here, where parameters are sharded; None if the run that goes on began elsewhere."""
+        if not self._layout.is_sharded:
+            return self._writer.start(taken)
+        if taken and self._writer.rows:
+            self._writer.note(distance_unknown_because="of sharded parameters no start is kept to go on from")
+            return None
+        return [local(parameter).clone() for parameter in self._layout.parameters]
+
+    def memory(self, taken: int) -> Sequence[float]:
+        """What L2 goes on from; as of the writer."""
+        return self._writer.memory(taken)
+
+    def write(self, steps: np.ndarray, columns: Mapping[str, np.ndarray], reasons: set[str]) -> None:
+        """Keep some rows until the others' parts are here, and write those that are whole."""
+        self._reasons = reasons
+        self._held.append((steps, columns))
+        self._receive()
+        while self._held and (len(self._held) > MOST_HELD or self._is_settled(self._held[0][0])):
+            self._release()
+
+    def snapshot(self, step: int) -> None:
+        """Keep the parameters as they are after a step; they are not sharded."""
+        self._writer.snapshot(step)
+
+    def note(self, **facts: Any) -> None:
+        """Add facts about the run."""
+        self._writer.note(**facts)
+
+    def close(self, status: str) -> None:
+        """Write what is left, after a normal end with the last rows of the others, and note how the run ended."""
+        try:
+            self._last_rows(wait=status == "finished")
+            self._release_all()
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            status = "interrupted" if stopped else f"failed: {type(error).__name__}: {error}"[:1000]
+            raise
+        finally:
+            with suppress(Exception):
+                self._release_all()
+            with suppress(Exception):  # the store may have gone with the other processes
+                self._tell(status)
+            self._writer.close(status)
+
+    def _last_rows(self, wait: bool) -> None:
+        if not wait:
+            with suppress(Exception):  # the store may be the reason
+                self._receive()
+            return
+        deadline = time.monotonic() + SECONDS
+        self._receive()
+        while not self._is_whole() and time.monotonic() < deadline:
+            time.sleep(POLL)
+            self._receive()
+
+    def _is_whole(self) -> bool:
+        return all(self._is_settled(steps, at_end=True) for steps, _ in self._held)
+
+    def _release_all(self) -> None:
+        while self._held:
+            self._release()
+
+    def _tell(self, status: str) -> None:
+        """Let the others know that the recording has ended, and tidy up after them."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.end(status)
+            for sender in self._senders:
+                if sender.is_here:
+                    exchange.clear(sender.rank)
+
+    def _receive(self) -> None:
+        if self._held:
+            for sender in self._here():
+                sender.receive(until=self._held[-1][0][-1])
+
+    def _here(self) -> list["_Sender"]:
+        """The processes that have announced themselves; asked one by one only if there are more than before."""
+        here = [sender for sender in self._senders if sender.is_here]
+        if self._exchange is None or self._exchange.announced() <= len(here):
+            return here
+        for sender in self._senders:
+            sender.is_here = sender.is_here or self._exchange.is_here(sender.rank)
+        return [sender for sender in self._senders if sender.is_here]
+
+    def _is_settled(self, steps: np.ndarray, at_end: bool = False) -> bool:
+        return not any(sender.may_report(steps[-1], at_end) for sender in self._senders)
+
+    def _release(self) -> None:
+        """Write the oldest block with what has come of the others."""
+        steps, columns = self._held.popleft()
+        self._writer.write(steps, self._merged(steps, columns), self._reasons)
+        reasons = sorted(map(_sentence, self._missing, self._missing.values()))
+        if reasons != self._noted:
+            self._noted = reasons
+            self._writer.note(incomplete_because=reasons)
+
+    def _merged(self, steps: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        reports = [(sender, *sender.rows(steps)) for sender in self._senders]
+        for sender, there, _ in reports:
+            if not there.all():
+                self._missing.setdefault(sender.why_missing, set()).add(sender.rank)
+        return {**columns, **self._sums(columns, reports), "loss": self._mean_loss(columns["loss"], reports)}
+
+    def _sums(self, columns: Mapping[str, np.ndarray], reports: list["_Report"]) -> dict[str, np.ndarray]:
+        """The sums over the weights of all processes; and which are unknown, shape (rows, parameters)."""
+        if not self._layout.is_sharded:
+            return {}
+        sums = {name: np.where(self._own, columns[name], 0.0) for name in self._summed() & columns.keys()}
+        unknown = np.zeros((len(columns["loss"]), len(self._own)), bool)
+        for sender, there, reported in reports:
+            unknown |= ~there & sender.holds
+            for name in sums:  # its part of what is plain here is none, whatever it records
+                sums[name] = sums[name] + np.where(sender.holds, reported.get(name, np.nan), 0.0)
+            if sender.holds.any() and reported and not sums.keys() <= reported.keys():
+                self._missing.setdefault("other quantities are recorded there", set()).add(sender.rank)
+        return {"unknown": unknown, **{name: np.where(unknown, np.nan, total) for name, total in sums.items()}}
+
+    def _mean_loss(self, own: np.ndarray, reports: list["_Report"]) -> np.ndarray:
+        """The mean over the processes that note a loss at all: a loss that is not a number counts."""
+        self._observes = self._observes or not np.isnan(own).all()
+        total, count = (own, np.ones_like(own)) if self._observes else (np.zeros_like(own), np.zeros_like(own))
+        for sender, there, reported in reports:
+            if sender.observes:
+                total, count = total + reported["loss"], count + there
+        with np.errstate(all="ignore"):
+            return total / count
+
+
+class _Sender:
+    """What has come of one of the other processes."""
+
+    def __init__(self, exchange: Exchange, rank: int, holds: np.ndarray):
+        self._exchange, self.rank, self.holds = exchange, rank, holds
+        self.is_here = self.observes = False
+        self.end: str | None = None
+        self._reached = -1  # the last step it has reported
+        self._blocks: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        self._widths: dict[str, int] = {}
+
+    def receive(self, until: int) -> None:
+        """Take what is there, up to a step."""
+        while self._reached < until and (rows := self._exchange.take(self.rank)) is not None:
+            self._reached = int(rows[0][-1])
+            self.observes = self.observes or not np.isnan(rows[1]["loss"]).all()
+            self._blocks.append(rows)
+            self._widths = {name: column.shape[1] for name, column in rows[1].items()}
+        if self._reached < until and self.end is None:
+            self.end = self._exchange.ended(self.rank)
+
+    def may_report(self, step: int, at_end: bool) -> bool:
+        """Whether a step is still to be waited for."""
+        if self._reached >= step or self.end is not None:
+            return False
+        return self.is_here or (bool(self.holds.any()) and not at_end)
+
+    def rows(self, steps: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Which of some steps it has reported, shape (steps, 1), and its columns, 0 where it has not.
+
+        Rows of these steps and of those before are forgotten.
+        """
+        there = np.zeros((len(steps), 1), bool)
+        found = {name: np.zeros((len(steps), width)) for name, width in self._widths.items()}
+        for reported, columns in self._blocks:
+            here, these = np.isin(steps, reported), np.isin(reported, steps)
+            there[here] = True
+            for name, column in columns.items():
+                found[name][here] = column[these]
+        self._blocks = [block for block in self._blocks if block[0][-1] > steps[-1]]
+        return there, found
+
+    @property
+    def why_missing(self) -> str:
+        """Why it has not reported a step."""
+        if self.end is not None:
+            return "the recording there had ended" if self.end == "finished" else f"the recording there {self.end}"
+        return "some steps were not reported in time" if self.is_here else "no probe was attached with this path"
+
+
+_Report = tuple[_Sender, np.ndarray, dict[str, np.ndarray]]  # whose; which steps, (steps, 1); the columns
+
+
+def _sentence(why: str, ranks: set[int]) -> str:
+    named = ", ".join(map(str, sorted(ranks)[:MOST_NAMED])) + (", …" if len(ranks) > MOST_NAMED else "")
+    return f"process {named}: {why}"
+
+
+class Contributor:
+    """Hands rows to the process that writes, and touches no disk: in the place of a RunWriter.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    layout : Layout
+    path : str
+        As it was given.
+    summed : frozenset of str
+        The columns that are sums over the weights here, if this process's weights count.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, layout: Layout, path: str, summed: frozenset[str]):
+        self.optimizer, self.layout, self.path, self.summed = optimizer, layout, path, summed
+        self._own = shares(layout.parameters, world()[0])
+        self._exchange: Exchange | None = None
+
+    def open(self, resume: bool, given: int | None, seen: int | None) -> int:
+        """Announce this process; returns how many steps were taken before."""
+        self._exchange = Exchange(self.path)
+        self._exchange.announce()
+        counted = steps_before(self.optimizer)
+        return given if given is not None else counted if counted > 0 else seen or 0
+
+    def start(self, taken: int) -> list[Tensor]:
+        """θ₀: the part that is here."""
+        return [local(parameter).clone() for parameter in self.layout.parameters]
+
+    def memory(self, taken: int) -> Sequence[float]:
+        """Nothing: the decay rate that the writer follows counts."""
+        return ()
+
+    def write(self, steps: np.ndarray, columns: Mapping[str, np.ndarray], reasons: set[str]) -> None:
+        """Leave some rows to the writer: the loss, and what the weights here add to the sums."""
+        assert self._exchange is not None
+        sums = {name: np.where(self._own, columns[name], 0.0) for name in self.summed & columns.keys()}
+        self._exchange.post(steps, {**sums, "loss": columns["loss"]})
+
+    def snapshot(self, step: int) -> None:
+        """Nothing: the writer keeps snapshots."""
+
+    def note(self, **facts: Any) -> None:
+        """Nothing: the writer notes facts."""
+
+    def close(self, status: str) -> None:
+        """Tell the writer how this process's recording ended."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.end(status)
