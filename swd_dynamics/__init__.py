@@ -27,6 +27,7 @@ _HOMES = {
     "record": "probe",
     "open_recording": "probe",
     "replay": "crosscheck",
+    "verify": "crosscheck",
     "convergence_order": "crosscheck",
     "equivalent_weight_decay": "crosscheck",
 }

@@ -2,11 +2,15 @@
 
 from swd_dynamics.crosscheck.convergence import convergence_order
 from swd_dynamics.crosscheck.equivalence import EquivalentDecay, equivalent_weight_decay
+from swd_dynamics.crosscheck.named import literal_arguments, named_class, named_rule
+from swd_dynamics.crosscheck.near_rules import NEAR_RULES
 from swd_dynamics.crosscheck.recorded_rule import recorded_rule
 from swd_dynamics.crosscheck.replay import replay
 from swd_dynamics.crosscheck.verdict import Verdict, judge, judge_at_least, ledger_html, ledger_text, must_be_refuted
+from swd_dynamics.crosscheck.verify import verify
 
 __all__ = [
+    "NEAR_RULES",
     "EquivalentDecay",
     "Verdict",
     "convergence_order",
@@ -15,7 +19,11 @@ __all__ = [
     "judge_at_least",
     "ledger_html",
     "ledger_text",
+    "literal_arguments",
     "must_be_refuted",
+    "named_class",
+    "named_rule",
     "recorded_rule",
     "replay",
+    "verify",
 ]

@@ -1,7 +1,8 @@
 """Does a recorded run follow a rule? The rule is fed its gradients and makes its own steps; the two are compared."""
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -52,14 +53,9 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
     """
     theta, gradients = _trajectory(recording)
     eps = np.finfo(np.result_type(recording["theta"].dtype, np.float16)).eps
-    allowed = ROUND_OFFS * eps * np.sqrt(np.arange(1, len(gradients) + 1))
-    departure = np.zeros(len(gradients))
-    state, norms = rule.start(theta[0]), np.linalg.norm(theta, axis=1)
+    allowed = allowed_departure(len(gradients), eps)
     _check_fit(rule, theta.shape[1])
-    with np.errstate(all="ignore"):  # a wrong pairing may run anywhere: that is its result
-        for k, gradient in enumerate(gradients):
-            state = rule(State(theta[k], state.memory, k), gradient)
-            departure[k] = np.linalg.norm(state.theta - theta[k + 1]) / max(norms[0], norms[k], norms[k + 1], 1e-300)
+    departure = np.array(list(departures(rule, theta, gradients)))
     outside = ~(departure <= allowed)
     worst = float(np.max(departure / allowed)) if np.isfinite(departure).all() else float("inf")
     verdict = judge(
@@ -75,6 +71,46 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
     if np.isfinite(worst):
         return verdict
     return replace(verdict, status="refuted", cause="the rule's own steps are not finite")
+
+
+class Stepping(Protocol):
+    """What departures are measured from: an update rule, or anything else that starts and steps as one."""
+
+    def start(self, theta) -> State: ...
+
+    def __call__(self, state: State, gradient) -> State: ...
+
+
+def allowed_departure(steps: int, eps: float) -> np.ndarray:
+    """8·eps·√k for the steps 1 … ``steps``."""
+    return ROUND_OFFS * eps * np.sqrt(np.arange(1, steps + 1))
+
+
+def own_steps(rule: Stepping, theta: np.ndarray, gradients: np.ndarray) -> Iterator[np.ndarray]:
+    """θ after each of the rule's own steps, every one from the *recorded* θ, while its memory runs on."""
+    state = rule.start(theta[0])
+    for k, gradient in enumerate(gradients):
+        with np.errstate(all="ignore"):  # a wrong pairing may run anywhere: that is its result
+            state = rule(State(theta[k], state.memory, k), gradient)
+        yield state.theta
+
+
+def departures(rule: Stepping, theta: np.ndarray, gradients: np.ndarray) -> Iterator[float]:
+    """departure(k) of :func:`replay`, one step after another; 0 where rule and record both leave the finite numbers."""
+    for k, own in enumerate(own_steps(rule, theta, gradients)):
+        both_left = not np.isfinite(_norms(np.array([own, theta[k + 1]]))).any()
+        yield 0.0 if both_left else relative(own, theta[k + 1], theta, k)
+
+
+def relative(one: np.ndarray, other: np.ndarray, theta: np.ndarray, k: int) -> float:
+    """‖one − other‖ / max(‖θ(0)‖, ‖θ(k)‖, ‖θ(k+1)‖)."""
+    with np.errstate(all="ignore"):
+        return float(np.linalg.norm(one - other) / max(*_norms(theta[[0, k, k + 1]]), 1e-300))
+
+
+def _norms(theta: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return np.linalg.norm(theta, axis=1)
 
 
 def _check_fit(rule: UpdateRule, weights: int) -> None:
@@ -104,8 +140,7 @@ def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(
             f"theta {theta.shape} and gradient {gradients.shape} do not fit: need (steps + 1, n) and (steps, n)"
         )
-    with np.errstate(over="ignore", invalid="ignore"):
-        bad = np.nonzero(~np.isfinite(np.linalg.norm(theta, axis=1)))[0]
+    bad = np.nonzero(~np.isfinite(_norms(theta)))[0]
     if len(bad):
         raise InputError(f"the recorded run diverged: ‖θ‖ is not finite after step {bad[0]}; replay what came before")
     poor = np.nonzero(~np.isfinite(gradients).all(axis=1))[0]

@@ -1,0 +1,55 @@
+"""Of any torch optimizer, named as MODULE:CLASS: does it do what its paper says?"""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from swd_dynamics.cli.app import app
+
+
+@app.command
+def verify(
+    optimizer: str,
+    *,
+    as_: Annotated[str, Parameter(name="--as")],
+    args: str | None = None,
+    allow: list[str] | None = None,
+    steps: int = 200,
+    seed: int = 0,
+) -> int:
+    """Put an optimizer through its paces: does it step as its rule says? Exits with 1 if it departs.
+
+    Parameters
+    ----------
+    optimizer
+        MODULE:CLASS, as torch.optim:AdamW, of torch's kind; also a module in the current directory. Importing it runs
+        its code, as python -m does.
+    as_
+        The rule, as AdamW; its numbers are those of --args, else the optimizer's own defaults.
+    args
+        Arguments, as lr=1e-2,betas=(.9,.99); the values are literals, nothing is evaluated.
+    allow
+        A known difference that is no fault here, as eps-on-mean-root; several times for several.
+    steps
+        How many steps of each scenario.
+    seed
+        Of the weights and the gradients.
+    """
+    import torch
+
+    from swd_dynamics.crosscheck import literal_arguments, named_class, named_rule
+    from swd_dynamics.crosscheck import verify as hold
+    from swd_dynamics.probe.stream import default_arguments
+    from swd_dynamics.rules import CATALOG
+
+    CATALOG[as_]  # a wrong name is said before a module is imported
+    arguments, chosen = literal_arguments(args), named_class(optimizer)
+
+    def factory(params):
+        return chosen(params, **arguments)
+
+    torch.set_num_threads(1)  # the tensors are small
+    rule = named_rule(as_, default_arguments(factory) | arguments)
+    verdict = hold(factory, rule, steps=steps, seed=seed, allow=allow or ())
+    print(f"{verdict}\n    the rule: {rule}")
+    return {"confirmed": 0, "refuted": 1, "inconclusive": 2}[verdict.status]

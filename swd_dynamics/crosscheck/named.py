@@ -1,0 +1,100 @@
+"""What a command line can name: a class by its module, arguments as literals, a rule by its catalogue entry."""
+
+import ast
+import inspect
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+from swd_dynamics.errors import InputError, nearest
+from swd_dynamics.rules.catalog import CATALOG
+from swd_dynamics.rules.update import UpdateRule
+
+
+def named_class(text: str) -> type:
+    """The class that ``MODULE:CLASS`` names. Importing the module runs its code, as ``python -m`` does.
+
+    Modules in the current directory are found as well.
+
+    Raises
+    ------
+    InputError
+        If the text is not of that form, the module cannot be imported, or it has no such class.
+
+    Examples
+    --------
+    >>> named_class("fractions:Fraction")
+    <class 'fractions.Fraction'>
+    """
+    module_name, colon, name = text.partition(":")
+    if not (module_name and colon and name):
+        raise InputError(f"{text!r} names no class: give MODULE:CLASS, as torch.optim:AdamW")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = import_module(module_name)
+    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
+        raise InputError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        known = ", ".join(nearest(name, classes)[:5]) or "none"
+        raise InputError(f"{module_name} has no class {name!r}; it has {known}")
+    return found
+
+
+def literal_arguments(text: str | None) -> dict[str, Any]:
+    """Arguments as they are written in a call, their values literals: nothing is evaluated.
+
+    Raises
+    ------
+    InputError
+        If the text does not read ``name=value,name=value``, or a value is no literal.
+
+    Examples
+    --------
+    >>> literal_arguments("lr=1e-2,betas=(.9,.99),nesterov=True")
+    {'lr': 0.01, 'betas': (0.9, 0.99), 'nesterov': True}
+    """
+    wanted = f"arguments {text!r}: give name=value,name=value with values as 1e-2, True, (0.9, 0.99) or 'text'"
+    try:
+        call = ast.parse(f"arguments({text or ''})", mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise InputError(wanted) from None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+        raise InputError(wanted)
+    found: dict[str, Any] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None or keyword.arg in found:
+            raise InputError(f"{wanted}, each name once")
+        try:
+            found[keyword.arg] = ast.literal_eval(keyword.value)
+        except (ValueError, TypeError, RecursionError, MemoryError):
+            raise InputError(f"{keyword.arg} in {wanted}") from None
+    return found
+
+
+def named_rule(name: str, arguments: dict[str, Any]) -> UpdateRule:
+    """The catalogue's rule of that name, with those of an optimizer's arguments that a rule has.
+
+    Without ``weight_decay`` among them it is 0.
+
+    Raises
+    ------
+    UnknownName
+        If the catalogue has no such entry.
+    InputError
+        If there is no ``lr``, or a value is out of range.
+
+    Examples
+    --------
+    >>> named_rule("AdamW", {"lr": 0.5, "betas": [0.5, 0.75], "foreach": True})
+    UpdateRule(lr=0.5, direction=Adam(betas=(0.5, 0.75), eps=1e-08), decay=Decoupled(rate=0.0))
+    """
+    entry = CATALOG[name]
+    if not isinstance(arguments.get("lr"), int | float):
+        raise InputError(f"the optimizer's lr is {arguments.get('lr')!r}, which is no number: give one, as lr=1e-3")
+    accepted = {"lr", *inspect.signature(entry.family).parameters}
+    taken = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items() if key in accepted}
+    return entry(weight_decay=arguments.get("weight_decay", 0.0), **taken)
