@@ -223,3 +223,12 @@ def test_as_a_program():
     assert all(name in helped for name in ("studies", "reproduce", "derive", "record", "replay"))
     failed = subprocess.run([*command, "derive", "AdamZ"], capture_output=True, text=True, check=False)
     assert failed.returncode == 2 and "Traceback" not in failed.stderr
+
+
+def test_a_reader_may_stop_reading():
+    """Assert that output into a pipe that is closed, as by head, ends without a traceback."""
+    command = [sys.executable, "-m", "swd_dynamics", "studies"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

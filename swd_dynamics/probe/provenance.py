@@ -5,6 +5,7 @@ import json
 import operator
 import platform
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,12 @@ def device_name(device: torch.device) -> str:
     """The name of the card, or of the processor as far as the platform knows it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine() or "unknown"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine() or "unknown"
 
 
 def git_commit() -> str:

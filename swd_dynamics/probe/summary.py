@@ -9,6 +9,10 @@ import xarray
 BLOCKS = "▁▂▃▄▅▆▇█"
 UNKNOWN = "·"
 WIDTH = 32
+SAID = (
+    "status", "device", "device_name", "dtype", "seed", "data", "git_commit", "model", "weights", "parameter_names",
+    "decay_unknown_because", "incomplete_because", "distance_unknown_because",
+)  # fmt: skip
 ROUND_OFF = 1e-9  # relative; what moves by less stands still
 
 
@@ -83,23 +87,23 @@ def _made_by(recording: xarray.Dataset) -> list[str]:
     facts, steps = recording.attrs, recording["step"].values
     span = f"steps {steps[0]} to {steps[-1]} ({len(steps)} rows)" if len(steps) else "no steps yet"
     lines = [f"{facts.get('optimizer', 'an unknown optimizer')}, {span}"]
-    for name in ("status", "device", "dtype", "seed", "data", "parameter_names", "decay_unknown_because"):
+    for name in SAID:
         if name in facts and _worth_saying(facts[name]):
             lines.append(f"{name.replace('_', ' ')}: {_short(facts[name])}")
     return lines
 
 
 def _worth_saying(fact: Any) -> bool:
-    return str(fact) not in ("", "null", "not given", "nothing is unknown")
+    return str(fact) not in ("", "null", "[]", "none", "not given", "nothing is unknown")
 
 
 def _short(fact: Any, most: int = 8) -> str:
-    """A fact on one line; a long list by its first entries."""
+    """A fact on one line; of a long list, or a long table, the first entries."""
     try:
         entries = json.loads(fact)
     except (TypeError, ValueError):
         return str(fact)
-    if not isinstance(entries, list):
+    if not isinstance(entries, list | dict):
         return str(entries)
-    words = [str(entry) for entry in entries]
+    words = [str(entry) for entry in entries] if isinstance(entries, list) else [f"{k} {v}" for k, v in entries.items()]
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
