@@ -28,6 +28,7 @@ _HOMES = {
     "open_recording": "probe",
     "replay": "crosscheck",
     "verify": "crosscheck",
+    "audit": "crosscheck",
     "convergence_order": "crosscheck",
     "equivalent_weight_decay": "crosscheck",
 }

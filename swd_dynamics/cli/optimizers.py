@@ -1,5 +1,6 @@
-"""Of any torch optimizer, named as MODULE:CLASS: does it do what its paper says?"""
+"""Of any torch optimizer, named as MODULE:CLASS: does it do what its paper says, and what is its weight decay?"""
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -53,3 +54,56 @@ def verify(
     verdict = hold(factory, rule, steps=steps, seed=seed, allow=allow or ())
     print(f"{verdict}\n    the rule: {rule}")
     return {"confirmed": 0, "refuted": 1, "inconclusive": 2}[verdict.status]
+
+
+@app.command
+def audit(optimizer: str, *, args: str = "") -> None:
+    """Measure what kind of weight decay an optimizer has: none, L2, decoupled, stable or other.
+
+    Importing the module runs its code.
+
+    Parameters
+    ----------
+    optimizer
+        MODULE:CLASS, as torch.optim:AdamW.
+    args
+        Its arguments as literals: lr=1e-2,weight_decay=0.1,betas=(0.9,0.99).
+    """
+    from functools import partial
+
+    from swd_dynamics.crosscheck import audit as examine
+    from swd_dynamics.crosscheck.named import literal_arguments, named_class
+    from swd_dynamics.probe.bench import one_thread
+
+    one_thread()
+    print(examine(partial(named_class(optimizer), **literal_arguments(args))))
+
+
+@app.command
+def atlas(
+    *, package: str = "torch.optim", jobs: int = 2, limit: float = 20.0, out: Path = Path("figures/atlas")
+) -> int:
+    """Audit every optimizer of a package: a table on the screen, and as figure, CSV and JSON.
+
+    Importing the package runs its code. An interrupt (Ctrl-C) writes what was done so far, and exits with 130.
+
+    Parameters
+    ----------
+    package
+        A module that names its optimizers: torch.optim, pytorch_optimizer, …
+    jobs
+        Optimizers at a time.
+    limit
+        Seconds that one may take.
+    out
+        Folder for the files.
+    """
+    from swd_dynamics.crosscheck.atlas import atlas as survey
+    from swd_dynamics.plots import write_figure
+    from swd_dynamics.plots.atlas import draw_atlas
+
+    found = survey(package, jobs=jobs, limit=limit, progress=True)
+    figure = draw_atlas(found.entries, found.title, found.nominal)
+    written = [*found.write(out), *write_figure(figure, out / found.stem)]
+    print(f"{found}\nWrote {', '.join(map(str, written))}")
+    return 130 if found.interrupted else 0

@@ -1,5 +1,6 @@
 """How well theory and record agree: the only place where the two meet."""
 
+from swd_dynamics.crosscheck.audit import Audit, audit
 from swd_dynamics.crosscheck.convergence import convergence_order
 from swd_dynamics.crosscheck.equivalence import EquivalentDecay, equivalent_weight_decay
 from swd_dynamics.crosscheck.named import literal_arguments, named_class, named_rule
@@ -11,8 +12,10 @@ from swd_dynamics.crosscheck.verify import verify
 
 __all__ = [
     "NEAR_RULES",
+    "Audit",
     "EquivalentDecay",
     "Verdict",
+    "audit",
     "convergence_order",
     "equivalent_weight_decay",
     "judge",

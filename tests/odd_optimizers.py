@@ -1,0 +1,150 @@
+"""Small optimizers that nobody would train with, each odd in one way, to be audited."""
+
+import os
+import time
+
+import torch
+from torch.optim import Optimizer
+
+
+class Odd(Optimizer):
+    """Gradient descent, θ ← θ − η·pull(θ, g); ``decayed`` says what the weight decay does to θ first."""
+
+    def __init__(self, params, lr=0.01, weight_decay=0.1):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta
+
+    def pull(self, theta, gradient):
+        return gradient
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                theta = self.decayed(p, p.grad, group["lr"], group["weight_decay"])
+                p.copy_(theta - group["lr"] * self.pull(p, p.grad))
+
+
+class NormScaled(Odd):
+    """Steps in proportion to ‖θ‖, as Adafactor's; its weight_decay does nothing."""
+
+    def pull(self, theta, gradient):
+        return gradient.sign() * theta.square().mean().sqrt()
+
+
+class SignDecay(Odd):
+    """Takes ηλ·sign(θ) off, as an L1 penalty does."""
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta - lr * decay * theta.sign()
+
+
+class CautiousDecay(Odd):
+    """Decays only the weights that the gradient draws towards 0 anyway."""
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta * (1 - lr * decay * (theta * gradient > 0))
+
+
+class FixedDecay(Odd):
+    """Takes λ/50 off, whatever η is."""
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta * (1 - 0.02 * decay)
+
+
+class HalfDecay(Odd):
+    """Takes ηλ/2 off."""
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta * (1 - lr * decay / 2)
+
+
+class MatrixDecay(Odd):
+    """Decoupled, on matrices alone."""
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta * (1 - lr * decay * (theta.ndim > 1))
+
+
+class Noisy(Odd):
+    """Decoupled, with random numbers in every step."""
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta * (1 - lr * decay)
+
+    def pull(self, theta, gradient):
+        return gradient + torch.randn_like(gradient)
+
+
+class SGDW(Odd):
+    """Decoupled, behind momentum .9."""
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta * (1 - lr * decay)
+
+    def pull(self, theta, gradient):
+        memory = self.state[theta].setdefault("memory", torch.zeros_like(theta))
+        return memory.mul_(0.9).add_(gradient)
+
+
+class Runaway(Odd):
+    """Goes wherever it likes, and that is far."""
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta * 1e3
+
+
+class Undecayed(Optimizer):
+    """Steps in proportion to ‖θ‖, and has no weight_decay to set to 0."""
+
+    def __init__(self, params, lr=0.01):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(group["lr"] * p.grad.sign() * p.square().mean().sqrt())
+
+
+class Zyx(Optimizer):
+    """Adam with L2, written anew under names that say nothing."""
+
+    def __init__(self, params, lr=0.01, weight_decay=0.1):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                kept = self.state.setdefault(p, {"a": torch.zeros_like(p), "b": torch.zeros_like(p), "c": 0})
+                total = p.grad + group["weight_decay"] * p
+                kept["c"] += 1
+                kept["a"] = 0.9 * kept["a"] + 0.1 * total
+                kept["b"] = 0.999 * kept["b"] + 0.001 * total**2
+                a, b = kept["a"] / (1 - 0.9 ** kept["c"]), kept["b"] / (1 - 0.999 ** kept["c"])
+                p.sub_(group["lr"] * a / (b.sqrt() + 1e-8))
+
+
+class Hangs(Odd):
+    """Never comes back."""
+
+    def step(self):
+        time.sleep(1000)
+
+
+class Crashes(Odd):
+    """Takes its process down."""
+
+    def step(self):
+        os._exit(1)
+
+
+class NeedsMore(Optimizer):
+    """Cannot be made with parameters alone."""
+
+    def __init__(self, params, horizon):
+        super().__init__(params, {"horizon": horizon})
