@@ -232,3 +232,24 @@ def test_a_reader_may_stop_reading():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_name_with_dots_names_its_own_figure(recorded, tmp_path):
+    """Assert that figures of runs whose names differ after a dot do not overwrite one another."""
+    for rate in ("0.01", "0.02"):
+        shutil.copytree(recorded, tmp_path / f"lr{rate}")
+        assert main(["plot", str(tmp_path / f"lr{rate}"), "--quantity", "loss"]) == 0
+    assert {file.name for file in tmp_path.glob("*.png")} == {"lr0.01-loss.png", "lr0.02-loss.png"}
+
+
+def test_a_recording_that_failed_is_exit_code_1(tmp_path, capsys, monkeypatch):
+    """Assert that a run whose rows the disk did not take says so, and exits with 1."""
+    from swd_dynamics.probe.run_folder import RunFolder
+
+    def fails(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(RunFolder, "append", fails)
+    command = ["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "3", "--out", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert "the run is not all recorded: failed: OSError: no space left" in capsys.readouterr().out

@@ -96,7 +96,8 @@ def record(
         quantities=quantities, every=every, snapshots=snapshots, trajectory=trajectory,
     )  # fmt: skip
     print(_outcome(f"{optimizer} on {task}", recording, out))
-    return 130 if recording.attrs["interrupted"] else 0
+    failed = str(recording.attrs["status"]).startswith("failed")
+    return 130 if recording.attrs["interrupted"] else int(failed)
 
 
 def _said(given: dict[str, Any]) -> dict[str, Any]:
@@ -121,8 +122,8 @@ def _outcome(what: str, recording: "xarray.Dataset", out: Path) -> str:
     course = f": loss {losses[0]:.6g} to {losses[-1]:.6g}" if rows else ""
     ends = ["interrupted"] if facts["interrupted"] else []
     ends += [f"diverged at step {facts['diverged_at_step']}"] if facts["diverged_at_step"] >= 0 else []
-    ends += [facts["status"]] if str(facts["status"]).startswith("failed") else []
-    return f"{rows} recorded steps of {what}{course}. Wrote {out}" + "".join(f"\nthe run {end}" for end in ends)
+    ends += [f"is not all recorded: {facts['status']}"] if str(facts["status"]).startswith("failed") else []
+    return f"{rows} recorded steps of {what}{course}, in {out}" + "".join(f"\nthe run {end}" for end in ends)
 
 
 @app.command
@@ -186,7 +187,8 @@ def plot(run: Path, *, quantity: list[str], out: Path | None = None) -> None:
     from swd_dynamics.probe import open_recording
 
     figure = draw_recording(open_recording(run), quantity)
-    written = write_figure(figure, out or Path(f"{run}-{'-'.join(quantity)}"))
+    name = f"{run.resolve().name}-{'-'.join(quantity)}"
+    written = write_figure(figure, out or run.resolve().with_name(name))
     print(f"Wrote {', '.join(map(str, written))}")
 
 

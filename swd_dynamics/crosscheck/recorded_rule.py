@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,8 +56,22 @@ def _recorded_lr(recording):
         raise InputError("the recording lacks lr (step, group), which replay needs")
     if (lr == lr[0]).all():
         return _per_weight(lr[0].tolist(), recording)
-    rows = [_per_weight(row.tolist(), recording) for row in lr]
-    return lambda step: rows[int(step)]
+    return RecordedSchedule(tuple(_per_weight(row.tolist(), recording) for row in lr))
+
+
+@dataclass(frozen=True)
+class RecordedSchedule:
+    """The learning rate of every recorded step: a number, or one for each weight."""
+
+    rows: tuple = field(repr=False)
+
+    def __call__(self, step):
+        return self.rows[int(step)]
+
+    def __str__(self) -> str:
+        return f"as recorded in {len(self.rows)} steps"
+
+    __repr__ = __str__
 
 
 def _per_weight(values: list[float], recording):

@@ -1,5 +1,6 @@
 """Does a recorded run follow a rule? The rule is fed its gradients and makes its own steps; the two are compared."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -119,6 +120,23 @@ def _check_fit(rule: UpdateRule, weights: int) -> None:
             raise InputError(f"{name} has shape {np.shape(values)}, the recording {weights} weights: give ({weights},)")
 
 
+def _check_every_step_taken(recording) -> None:
+    """Refuse what would be held against the rule wrongly: it takes every step, with all weights, and nothing else."""
+    took = np.asarray(recording["had_gradient"]) if "had_gradient" in recording else np.ones((0, 1), bool)
+    left = np.nonzero(~took.astype(bool).all(axis=1))[0]
+    if len(left):
+        raise InputError(
+            f"step {recording['step'].values[left[0]]} was not taken with all parameters (without gradient, or voided"
+            " by a gradient scaler), and a rule takes every step with all: train without them, or verify the optimizer"
+        )
+    changed = json.loads(str(recording.attrs.get("theta_changed_before_steps", "[]")))
+    if changed:
+        raise InputError(
+            f"the weights were changed from outside before step {changed[0]} (clipped, projected, exchanged, loaded):"
+            " a rule knows of its own steps only"
+        )
+
+
 def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
     if not hasattr(recording, "attrs"):
         raise InputError(f"replay(rule, recording) needs an xarray.Dataset as its recording, not {recording!r}")
@@ -133,6 +151,7 @@ def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
             "the recording does not begin at the optimizer's first step, so that its memory is unknown:"
             " attach the probe earlier"
         )
+    _check_every_step_taken(recording)
     theta, gradients = np.asarray(recording["theta"], float), np.asarray(recording["gradient"], float)
     if len(gradients) == 0:
         raise InputError("the recording holds no step: replay needs at least one")

@@ -67,7 +67,8 @@ def _draw(axes, recording: "xarray.Dataset", name: str) -> None:
         style = _style(recording, i, courses.shape[1])
         axes.plot(steps, courses[::every, i], **style, label=_label(recording, variable.dims, i), markersize=3)
     axes.set_ylabel(name, fontsize=9)
-    axes.set_title(variable.attrs.get("long_name", ""), fontsize=9, loc="left")
+    left_out = f" (the first {MOST_LINES} of {courses.shape[1]})" if courses.shape[1] > MOST_LINES else ""
+    axes.set_title(variable.attrs.get("long_name", "") + left_out, fontsize=9, loc="left")
     positive = courses[np.isfinite(courses) & (courses > 0)]
     if len(positive) and (courses[np.isfinite(courses)] >= 0).all() and positive.max() > 30 * positive.min():
         axes.set_yscale("log")

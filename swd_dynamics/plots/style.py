@@ -45,10 +45,10 @@ def write_figure(figure: Figure, stem: Path) -> list[Path]:
     Parameters
     ----------
     figure : matplotlib Figure
-    stem : path without extension
+    stem : path without extension; dots in it are kept
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
-    png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+    png, svg = (stem.with_name(stem.name + ending) for ending in (".png", ".svg"))
     with house_style():
         figure.savefig(png, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None})

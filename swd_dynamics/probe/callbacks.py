@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from swd_dynamics.errors import InputError
+from swd_dynamics.probe.layout import unwrapped
 from swd_dynamics.probe.provenance import steps_before
 from swd_dynamics.probe.recorder import Probe
 
@@ -100,7 +101,7 @@ class _Run:
             raise InputError("the trainer has no optimizer: there is nothing to record, leave this callback away")
         self.probes = []
         for k, wrapped in enumerate(optimizers):
-            optimizer = _unwrapped(wrapped)
+            optimizer = unwrapped(wrapped)
             path = self.path if len(optimizers) == 1 else self.path / f"optimizer_{k}"
             uncounted = len(optimizers) == 1 and steps > 0 and steps_before(optimizer) <= 0
             known = {"model": model, "step": steps if uncounted else None}
@@ -193,13 +194,6 @@ def _module(distribution: str, *names: str) -> ModuleType:
             if str(error.name).partition(".")[0] != name.partition(".")[0]:
                 raise  # it is there, and something that it needs is not
     raise InputError(f"this callback needs {' or '.join(names)}, which is not installed: pip install {distribution}")
-
-
-def _unwrapped(optimizer: Any) -> Any:
-    """The optimizer whose ``step`` is torch's, and calls the hooks: Accelerate and Lightning wrap it."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
-    return optimizer
 
 
 def _calling(kind: type) -> Any:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,6 +86,21 @@ class Layout:
             raise InputError("the optimizer's parameters have changed since the probe was attached: attach a new probe")
 
 
+def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer whose ``step`` is torch's, and calls the hooks: Accelerate, Fabric and Lightning wrap it.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(f"a probe attaches to a torch.optim.Optimizer, not to {type(optimizer).__name__}")
+    return optimizer
+
+
 def layout_of(
     optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = None, *, sharded: bool = False
 ) -> Layout:
@@ -132,7 +148,11 @@ def _names(parameters: Sequence[Tensor], model: torch.nn.Module | None) -> tuple
         raise InputError(
             f"the model {type(model).__name__} has none of the optimizer's parameters: give the one it trains"
         )
-    return tuple(known.get(id(parameter), f"parameter_{i}") for i, parameter in enumerate(parameters))
+    names = tuple(known.get(id(parameter), f"parameter_{i}") for i, parameter in enumerate(parameters))
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise InputError(f"two parameters are called {', '.join(sorted(twice))}: name those of the model otherwise")
+    return names
 
 
 def _readable(tensor: Tensor) -> Tensor:

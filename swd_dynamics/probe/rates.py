@@ -96,7 +96,9 @@ class Rates:
 
     def _followed(self, i: int, group: dict, theta: Sequence[Tensor] | None, seen: dict) -> Entry:
         if not _is_known_here(group["lr"]) or not _is_known_here(getattr(self.optimizer, "found_inf", None)):
-            return self._unknown("the tangent response of L2 is followed on the host, and lr is on an accelerator")
+            return self._unknown(
+                "the tangent response of L2 is followed on the host, and lr or a scaler's finding is on an accelerator"
+            )
         if self.family == "Adam":
             return self._adam_rate(i, group, theta)
         change = self.changes.get(i)

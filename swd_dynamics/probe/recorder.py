@@ -13,7 +13,7 @@ from torch import Tensor
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.decay import DecayMeter, Reading, Taken
-from swd_dynamics.probe.layout import layout_of
+from swd_dynamics.probe.layout import layout_of, unwrapped
 from swd_dynamics.probe.provenance import provenance
 from swd_dynamics.probe.rows import MemoryRows, Row
 from swd_dynamics.probe.spread import decay_scalars
@@ -84,8 +84,7 @@ class Probe:
         data: Any = None,
         max_trajectory_values: int = 50_000_000,
     ):
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise InputError(f"a probe attaches to a torch.optim.Optimizer, not to {type(optimizer).__name__}")
+        optimizer = unwrapped(optimizer)
         self.optimizer = optimizer
         self.layout = layout_of(optimizer, model)
         self.trajectory = trajectory
@@ -145,7 +144,8 @@ class Probe:
         """Note the loss that the current step's gradient belongs to.
 
         Call it before every step or after every step. Which of the two, the first call decides: if no step is recorded
-        yet, every loss is of the step to come, else of the step just taken. A step without one has the loss NaN.
+        yet, every loss is of the step to come, else of the step just taken. Called in a closure it is of the step that
+        calls the closure, whose first loss counts. A step without one has the loss NaN.
 
         Raises
         ------
@@ -153,6 +153,9 @@ class Probe:
             If the loss is not one number.
         """
         value = as_number(loss)
+        if self._pending is not None:  # in a closure, whose first loss counts
+            self._pending.loss = value if self._pending.gradients is None else self._pending.loss
+            return
         if self._loss_comes_after is None:
             self._loss_comes_after = self.steps > 0
         if self._loss_comes_after and self.steps:

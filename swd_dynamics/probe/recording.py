@@ -57,7 +57,7 @@ def record(
     xarray.Dataset
         As of :meth:`Probe.dataset`, with two more attributes: ``diverged_at_step`` is the number of steps after which θ
         or the loss was first not finite (−1: never, 0: at the start); ``interrupted`` is 1 when Ctrl-C ended the run.
-        What was recorded until then is kept.
+        What was recorded until then is kept. Of several processes that make one recording only rank 0 has it.
 
     Raises
     ------
@@ -86,7 +86,8 @@ def record(
                 probe.note(diverged_at_step=diverged)
     except KeyboardInterrupt:
         interrupted = 1
-    return probe.dataset().assign_attrs(diverged_at_step=diverged, interrupted=interrupted)
+    recorded = probe.dataset() if path is None or probe.writes else xarray.Dataset()
+    return recorded.assign_attrs(diverged_at_step=diverged, interrupted=interrupted)
 
 
 def _train(probe: Any, loss: Callable[[int], Tensor], scheduler: Any, numbers: Any) -> int:

@@ -15,6 +15,7 @@ from swd_dynamics.probe.sums import exact
 BYTES, MOST_BYTES = 4 * 2**20, 64 * 2**20
 LEAST_ROWS, MOST_ROWS = 16, 1024
 SECONDS = 2.0
+PATTERNS = 16  # of entries on the device whose places are kept there
 
 
 class Ring:
@@ -113,6 +114,8 @@ class Ring:
 
     def _index(self, columns: list[int]) -> Tensor:
         key = tuple(columns)
+        if len(self._indices) > PATTERNS:  # which entries are tensors may change from step to step
+            self._indices.clear()
         if key not in self._indices:
             self._indices[key] = torch.tensor(columns, device=self.device)
         return self._indices[key]

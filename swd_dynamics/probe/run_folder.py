@@ -8,7 +8,7 @@ acknowledged untouched whatever happens.
 import os
 import socket
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, BinaryIO
@@ -225,6 +225,9 @@ class RunFolder:
             with on_disk("note the end of the run in", self.folder):
                 self._describe(status=status)
         finally:
+            with suppress(OSError):
+                if fcntl is not None:  # processes that were forked meanwhile still have the file open
+                    fcntl.flock(self._lock, fcntl.LOCK_UN)
             self._lock.close()
 
     def _check_open(self) -> None:

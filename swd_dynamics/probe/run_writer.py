@@ -98,8 +98,14 @@ class RunWriter:
             )
         return seen or 0
 
-    def start(self, taken: int) -> list[Tensor]:
-        """θ₀, a copy: the parameters as they are, kept as the snapshot of step 0; or that of the run that goes on."""
+    def start(self, taken: int) -> list[Tensor] | None:
+        """θ₀, a copy: the parameters as they are, kept as the snapshot of step 0; or that of the run that goes on.
+
+        None if that is gone.
+        """
+        if taken and self._opened.committed and 0 not in snapshots(self.path):
+            self.note(distance_unknown_because="the snapshot of step 0, where it began, is gone")
+            return None
         if taken and 0 in snapshots(self.path):
             kept = load_snapshot(self.path, 0)
             pairs = zip(self.layout.names, self.layout.parameters, strict=True)
@@ -117,7 +123,9 @@ class RunWriter:
     def write(self, steps: np.ndarray, columns: Mapping[str, np.ndarray], reasons: set[str]) -> None:
         """Finish the quantities of some rows and append them; reasons for what is unknown are noted."""
         block = Block(columns, self.layout, self.family == "Adam")
-        as_measured = {name: columns[name] for name in self.trajectory}
+        as_measured = {name: columns[name] for name in self.trajectory if name in columns}
+        if self.trajectory:
+            as_measured["had_gradient"] = (columns["had_gradient"] != 0) & ~block.skipped
         as_measured |= {"decay_memory": columns["memory"]} if self.family == "SGD" else {}
         self._opened.append({"step": steps, **block.variables(self.quantities), **as_measured})
         if reasons != self._noted:

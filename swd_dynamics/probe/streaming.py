@@ -18,7 +18,7 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.probe.closure import watched
 from swd_dynamics.probe.collector import Collector, Contributor
 from swd_dynamics.probe.instruments import Instruments
-from swd_dynamics.probe.layout import Layout, layout_of
+from swd_dynamics.probe.layout import Layout, layout_of, unwrapped
 from swd_dynamics.probe.measure import SUMMED, Measurement
 from swd_dynamics.probe.opening import open_recording
 from swd_dynamics.probe.quantities import Quantity, chosen
@@ -104,8 +104,7 @@ class StreamingProbe:
         seed: int | None = None,
         data: Any = None,
     ):
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise InputError(f"a probe attaches to a torch.optim.Optimizer, not to {type(optimizer).__name__}")
+        optimizer = unwrapped(optimizer)
         self.optimizer, self.path = optimizer, Path(path)
         self.layout = layout_of(optimizer, model, sharded=True)
         self.quantities = chosen(quantities)
@@ -114,10 +113,10 @@ class StreamingProbe:
         self._given = None if step is None else _whole("step", step, 0)
         _check_trajectory(trajectory, self.every)
         is_common = _is_common(distributed, self.layout, {"snapshots": snapshots, "trajectory": trajectory or None})
-        self._writes = not is_common or world()[0] == WRITER  # else another process writes the run
-        measures = self._writes or shares(self.layout.parameters, world()[0]).any()
+        self.writes = not is_common or world()[0] == WRITER  # else another process writes the run
+        measures = self.writes or shares(self.layout.parameters, world()[0]).any()
         needs = {need for quantity in self.quantities for need in quantity.needs} if measures else set()
-        self._instruments = Instruments(optimizer, self.layout, needs, trajectory and self._writes)
+        self._instruments = Instruments(optimizer, self.layout, needs, trajectory and self.writes)
         facts = {"quantities": [quantity.name for quantity in self.quantities], "every": self.every}
         facts |= {"processes": world()[1] if is_common else 1}
         describe = partial(made_by, optimizer, self.layout, model, seed, data, facts)
@@ -126,7 +125,7 @@ class StreamingProbe:
         self._writer = self._common(writer) if is_common else writer
         self._ring = Ring({}, torch.device("cpu"))
         self._handles: list = []
-        self._is_measuring = self._in_step = self._gradient_seen = self._has_stepped = False
+        self._is_measuring = self._in_step = self._gradient_seen = self._has_stepped = self._awaits_loss = False
         self._loss: Tensor | float = math.nan
         self._loss_comes_after: bool | None = None
         self.steps = 0  # the number of the last step, those taken before included
@@ -134,7 +133,7 @@ class StreamingProbe:
 
     def _common(self, writer: RunWriter) -> Collector | Contributor:
         """Takes part in one recording of several processes."""
-        if self._writes:
+        if self.writes:
             return Collector(writer, lambda: self._instruments.recorded.summed)
         return Contributor(self.optimizer, self.layout, str(self.path), SUMMED)
 
@@ -153,16 +152,23 @@ class StreamingProbe:
         if self._handles:
             raise InputError("this probe is attached already: detach it first, or use another probe")
         self.steps = self._writer.open(self.resume, self._given, self.steps if self._has_stepped else None)
+        try:
+            self._begin()
+        except BaseException:
+            self._writer.close("interrupted")  # nobody else would
+            raise
+        return self
+
+    def _begin(self) -> None:
         if self._instruments.needs_start:
             self._instruments.recorded.start = self._writer.start(self.steps)
         self._instruments.rates.take_up(self._writer.memory(self.steps))
         self._ring = self._instruments.ring()
-        self._is_measuring, self._in_step, self.failure = False, False, None
+        self._is_measuring, self._in_step, self._awaits_loss, self.failure = False, False, False, None
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
         ]
-        return self
 
     def detach(self, status: str = "finished") -> None:
         """Write what is left, note how the run ended (finished, interrupted, or failed: …), and take the hooks away."""
@@ -176,7 +182,9 @@ class StreamingProbe:
         """Note the loss that the current step's gradient belongs to; a tensor is not waited for.
 
         Call it before every step or after every step. Which of the two, the first call decides: if no step was seen
-        yet, every loss is of the step to come, else of the step just taken. A step without one has the loss NaN.
+        yet, every loss is of the step to come, else of the step just taken. Called in a closure it is of the step that
+        calls the closure, whose first loss counts. A step without one has the loss NaN; so has one whose loss comes
+        after its row was asked for by :meth:`flush` or :meth:`dataset`.
 
         Raises
         ------
@@ -184,12 +192,16 @@ class StreamingProbe:
             If the loss is not one number.
         """
         value = _loss_value(loss)
+        if self._in_step:
+            self._loss = self._loss if self._gradient_seen else value
+            return
         if self._loss_comes_after is None:
             self._loss_comes_after = self._has_stepped
         if not self._loss_comes_after:
             self._loss = value
-        elif self._is_measuring and self._ring.filled:  # the step just taken was measured, and its row is still here
+        elif self._awaits_loss and self._ring.filled:  # the step just taken was measured, and its row is still here
             self._guarded(lambda: self._ring.amend("loss", value))
+        self._awaits_loss = False  # a second loss, as of a step that a scaler did not take, is of no row
 
     def flush(self) -> None:
         """Bring the rows that are on the device to the disk: then they are safe."""
@@ -202,7 +214,7 @@ class StreamingProbe:
 
     def dataset(self) -> xarray.Dataset:
         """All steps recorded so far, read from disk; see :func:`~swd_dynamics.probe.opening.open_recording`."""
-        if not self._writes:
+        if not self.writes:
             raise InputError(f"process {WRITER} writes the recording: dataset() is for its probe")
         self._guarded(self.flush)
         return open_recording(self.path)
@@ -240,7 +252,7 @@ class StreamingProbe:
             self.flush()  # only now: until here the last row waited for its loss
         self.steps, self._has_stepped = self.steps + 1, True
         self._is_measuring = self.steps % self.every == 0
-        self._in_step, self._gradient_seen = True, False
+        self._in_step, self._gradient_seen, self._awaits_loss = True, False, False
         if not (self._is_measuring or self._instruments.rates.follows):
             return None
         self.layout.check_unchanged(self.optimizer)
@@ -277,6 +289,7 @@ class StreamingProbe:
         row = self._now.after()
         if self._is_measuring:
             self._ring.put(self.steps, {**row, "loss": [self._loss]}, self._now.vectors)
+            self._awaits_loss = True
 
 
 def _loss_value(loss: Any) -> Tensor | float:

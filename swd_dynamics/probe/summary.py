@@ -32,7 +32,10 @@ def sparkline(values: np.ndarray, width: int = WIDTH) -> str:
     """
     if not len(values):
         return ""
-    pieces = np.array_split(np.asarray(values, dtype=float), min(width, len(values)))
+    values = np.asarray(values, dtype=float)
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+    values = values / largest if largest > 1 else values  # so that no mean overflows
+    pieces = np.array_split(values, min(width, len(values)))
     known = [piece[np.isfinite(piece)] for piece in pieces]
     means = np.array([piece.mean() if len(piece) else np.nan for piece in known])
     if np.isnan(means).all():
@@ -89,7 +92,8 @@ def _made_by(recording: xarray.Dataset) -> list[str]:
     lines = [f"{facts.get('optimizer', 'an unknown optimizer')}, {span}"]
     for name in SAID:
         if name in facts and _worth_saying(facts[name]):
-            lines.append(f"{name.replace('_', ' ')}: {_short(facts[name])}")
+            said = "".join(letter if letter.isprintable() else "?" for letter in _short(facts[name]))
+            lines.append(f"{name.replace('_', ' ')}: {said}")
     return lines
 
 

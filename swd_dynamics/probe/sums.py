@@ -11,6 +11,7 @@ right to about 1e-6 in float32, whatever the number of weights.
 # pyright: reportPrivateImportUsage=false
 # torch's foreach functions are private by name only.
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 PIECE = 2**16
+LEAST = 1e-24  # below this a float32 sum of squares may have lost digits to underflow
 PIECE_ON_DEVICE = 2**24  # bounds the memory for a difference, and for widening half precision
 
 Entry = float | Tensor | None
@@ -126,7 +128,7 @@ def _copied(tensor: Tensor, target: Tensor) -> float:
     total = 0.0
     for piece, place in _pairs(tensor, target):
         np.copyto(place, piece)
-        total += float(np.dot(piece, piece))
+        total += _dot(piece, piece)
     return total
 
 
@@ -178,7 +180,10 @@ def _is_array(tensor: Tensor) -> bool:
 
 def _dot(left: Vector, right: Vector) -> Any:
     if isinstance(left, np.ndarray):
-        return float(np.dot(left, right))
+        found = float(np.dot(left, right))
+        if left.itemsize < 8 and not LEAST < abs(found) < math.inf:  # squares leave float32 long before numbers do
+            return float(np.dot(left.astype(float), right.astype(float)))
+        return found
     return torch.dot(left, right.to(left.dtype)).to(exact(left.device))  # is not waited for
 
 

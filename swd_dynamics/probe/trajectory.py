@@ -12,9 +12,10 @@ from torch import Tensor
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.layout import Layout
 from swd_dynamics.probe.opening import load_snapshot, open_recording
-from swd_dynamics.probe.rows import TRAJECTORY
+from swd_dynamics.probe.rows import SCALARS, TRAJECTORY
 
 NAMES = {"theta": "weights θ after the step", "gradient": TRAJECTORY["gradient"][1]}
+CHANGED = 1e-5  # relative: ‖θ‖ before a step, by two sums in float32, is ‖θ‖ after the last one
 
 
 def vectors(layout: Layout) -> dict[str, tuple[int, torch.dtype]]:
@@ -26,7 +27,8 @@ def vectors(layout: Layout) -> dict[str, tuple[int, torch.dtype]]:
 def variables(layout: Layout) -> dict[str, tuple[tuple[str, str], str, str]]:
     """The variables of a trajectory, as a run folder declares them."""
     types = {name: str(dtype).removeprefix("torch.") for name, (_, dtype) in vectors(layout).items()}
-    return {name: (("step", "weight"), types[name], meaning) for name, meaning in NAMES.items()}
+    declared = {name: (("step", "weight"), types[name], meaning) for name, meaning in NAMES.items()}
+    return {**declared, "had_gradient": (("step", "parameter"), "bool", SCALARS["had_gradient"][1])}
 
 
 def flat(tensors: Sequence[Tensor | None], layout: Layout) -> Tensor:
@@ -89,7 +91,18 @@ def load_trajectory(path: str | os.PathLike) -> xarray.Dataset:
         raise InputError(f"the run in {path} is damaged: {error!r}") from None
     if not np.array_equal(whole["step"], iterates[1:]):
         raise InputError(f"the run in {path} lacks some of the steps after step {first}: its trajectory is in pieces")
-    return whole.assign(theta=(("iterate", "weight"), theta, {"long_name": TRAJECTORY["theta"][1]}))
+    whole = whole.assign(theta=(("iterate", "weight"), theta, {"long_name": TRAJECTORY["theta"][1]}))
+    return whole.assign_attrs(theta_changed_before_steps=json.dumps(_changed_before(whole)))
+
+
+def _changed_before(run: xarray.Dataset) -> list[int]:
+    """The steps before which something else than the optimizer changed ‖θ‖, if that is recorded."""
+    if "theta_norm" not in run:
+        return []
+    with np.errstate(all="ignore"):  # of a run that diverged
+        norms = np.linalg.norm(run["theta"].values[:-1].astype(float), axis=1)
+        apart = np.abs(run["theta_norm"].values - norms) > CHANGED * norms
+    return run["step"].values[apart].tolist()
 
 
 _FACTS = ("steps_before", "parameter_names", "parameter_groups")

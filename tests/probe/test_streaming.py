@@ -204,6 +204,79 @@ def test_closure_gives_gradient_and_loss(network, path):
     assert probe.dataset().loss.item() == 4.5
 
 
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.LBFGS])
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_loss_observed_in_a_closure(path, where, make):
+    """Assert that a loss noted in a closure is that of the step which calls it, of several evaluations the first."""
+    weight = torch.nn.Parameter(torch.tensor([3.0], dtype=torch.float64))
+    optimizer = make([weight], lr=0.5)
+    probe = Probe(optimizer, path) if where == "disk" else Probe(optimizer)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = weight.square().sum() / 2
+        loss.backward()
+        probe.observe(loss=loss)
+        return loss
+
+    with probe:
+        for _ in range(3):
+            optimizer.step(closure)
+    losses = probe.dataset().loss.values
+    assert losses[0] == 4.5
+    assert (np.diff(losses) <= 0).all() and len(losses) == 3
+    if make is torch.optim.SGD:
+        np.testing.assert_array_equal(losses, [4.5, 4.5 / 4, 4.5 / 16])
+
+
+def test_a_second_loss_is_of_no_row(network, path):
+    """Assert that the loss of a step which a scaler did not take, noted after it, leaves the step before as it is."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Probe(optimizer, path) as probe:
+        for k in range(4):
+            net.loss().backward()
+            if k != 2:
+                optimizer.step()
+            probe.observe(loss=float(k))
+    np.testing.assert_array_equal(probe.dataset().loss, [0, 1, 3])
+
+
+def test_very_small_and_very_large_numbers(path):
+    """Assert that norms are right where their squares leave float32."""
+    weight = torch.nn.Parameter(torch.tensor([1e20, 1e20]))
+    sgd = torch.optim.SGD([weight], lr=1e-30, momentum=0.5)
+    with Probe(sgd, path) as probe:
+        weight.grad = torch.tensor([3e-25, 4e-25])
+        sgd.step()
+    run = probe.dataset()
+    for name, expected in {"theta_norm": 2**0.5 * 1e20, "gradient_norm": 5e-25, "momentum_norm": 5e-25}.items():
+        assert run[name].item() == pytest.approx(expected, rel=1e-6), name  # of float32 numbers
+
+
+def test_a_wrapped_optimizer_is_unwrapped(network, path):
+    """Assert that of an optimizer wrapped as Accelerate and Fabric do, the one inside is recorded."""
+
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    with Probe(Wrapper(optimizer), path) as probe:
+        net.train(optimizer, 1)
+    assert np.isfinite(probe.dataset().decay_rate).all()
+    assert Probe(Wrapper(optimizer)).optimizer is optimizer
+
+
+def test_two_parameters_of_one_name_are_refused(network, path):
+    """Assert that a parameter of the model which is called as one from elsewhere would be is refused."""
+    model = torch.nn.Module()
+    model.parameter_0 = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(InputError, match="two parameters are called parameter_0"):
+        Probe(torch.optim.SGD([torch.nn.Parameter(torch.ones(1)), model.parameter_0]), path, model=model)
+
+
 def test_snapshots(network, path):
     """Assert that the parameters after every n-th step are kept, bit for bit, by name."""
     net = network()

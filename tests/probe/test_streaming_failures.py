@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -162,3 +165,46 @@ def test_bad_input_is_refused_in_words(network, path):
         Probe(optimizer, path).attach()
     with pytest.raises(InputError, match="holds another run"):
         Probe(torch.optim.SGD(net.parameters()), path, resume=True, step=1).attach()
+
+
+def test_a_lock_ends_with_the_run(network, path):
+    """Assert that a run can be gone on with while a process that was forked in it still lives."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters())
+    with Probe(optimizer, path):
+        net.train(optimizer, 1)
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with Probe(optimizer, path, resume=True) as probe:
+            net.train(optimizer, 1)
+        assert probe.dataset().sizes["step"] == 2
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_an_attachment_that_fails_lets_go(network, path):
+    """Assert that a run which cannot be gone on with, its start being damaged, can be once that is mended."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters())
+    with Probe(optimizer, path, quantities="dynamics"):
+        net.train(optimizer, 2)
+    start = path / "snapshots" / "step-0000000000.safetensors"
+    whole = start.read_bytes()
+    start.write_bytes(whole[:-1])
+    failed = Probe(optimizer, path, quantities="dynamics", resume=True)
+    with pytest.raises(InputError, match="damaged"):
+        failed.attach()
+    assert described(path)["status"] == "interrupted"
+    start.write_bytes(whole)
+    with Probe(optimizer, path, quantities="dynamics", resume=True) as probe:
+        net.train(optimizer, 1)
+    assert np.isfinite(probe.dataset()["distance"]).all()
+    start.unlink()
+    with Probe(optimizer, path, quantities="dynamics", resume=True) as probe:
+        net.train(optimizer, 1)
+    assert np.isnan(probe.dataset()["distance"][-1])
+    assert "is gone" in described(path)["notes"]["distance_unknown_because"]

@@ -79,6 +79,45 @@ def test_a_voided_step_used_no_gradient(network, path):
     assert (gradient[1] == 0).all()
 
 
+def frozen(net, optimizer):
+    net.first.requires_grad_(False)
+    net.train(optimizer, 2)
+
+
+def voided(net, optimizer):
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for factor in (1.0, math.inf, 1.0):
+        optimizer.zero_grad()
+        scaler.scale(net.loss() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+
+def clamped(net, optimizer):
+    for _ in range(2):
+        net.train(optimizer, 1)
+        with torch.no_grad():
+            net.first.weight.mul_(0.99)
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        (frozen, "step 1 was not taken with all"),
+        (voided, "step 2 was not taken"),
+        (clamped, "from outside before step 2"),
+    ],
+)
+def test_replay_refuses_what_no_rule_says(network, path, train, words):
+    """Assert that steps not taken with all weights, and weights changed from outside, are refused, not refuted."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, fused=True)
+    with Probe(optimizer, path, trajectory=True):
+        train(net, optimizer)
+    with pytest.raises(InputError, match=words):
+        replay(recorded_rule("AdamW", load(path)), load(path))
+
+
 def test_what_is_not_whole_is_refused(network, path, tmp_path):
     """Assert that a trajectory with a gap, a damaged one, and one of every second step are refused in words."""
     net = network()
