@@ -98,13 +98,13 @@ def _derive(rule: UpdateRule) -> ModifiedEquation:
     step = long_run(traced)
     memory0, constants = slow_manifold(step)
     fast = [symbol for symbol in step.memory if symbol not in constants]
-    rates0 = {symbol: _along(memory0[symbol], {notation.total: notation.total_dot}) for symbol in fast}
+    rates0 = {symbol: along(memory0[symbol], {notation.total: notation.total_dot}) for symbol in fast}
     memory1 = _first_correction(step, memory0, rates0, fast)
     new0 = {primed(symbol): memory0[symbol] for symbol in step.memory}
     first = step.displacement.xreplace(new0)
     shift = {primed(symbol): memory1[symbol] for symbol in fast}
-    lag = _along(step.displacement, shift).xreplace(new0)
-    turn = _along(first, {notation.theta: notation.theta_dot, notation.total: notation.total_dot})
+    lag = along(step.displacement, shift).xreplace(new0)
+    turn = along(first, {notation.theta: notation.theta_dot, notation.total: notation.total_dot})
     second = lag - turn / 2
 
     first, second = one_minus(first), tidy(second)
@@ -160,7 +160,7 @@ def affine(expression: Expr, symbol: Symbol) -> tuple[Expr, Expr]:
     return slope, sympy.expand(rest) if slope == 0 else rest
 
 
-def _along(expression, change: dict[Symbol, Expr]) -> Expr:
+def along(expression, change: dict[Symbol, Expr]) -> Expr:
     """The derivative of an expression along a change of its symbols; a mean changes by the mean of the change."""
     moved = expression.xreplace({symbol: symbol + _s * rate for symbol, rate in change.items()})
     return sympy.diff(moved, _s).subs(_s, 0)
@@ -175,7 +175,7 @@ def _first_correction(step: Trace, memory0, rates0, fast) -> dict[Symbol, Expr]:
             continue
         unknown = PerWeight(f"first order of {symbol.name}", real=True)  # no memory entry can have this name
         change = {**lagging, symbol: unknown - rates0[symbol]}
-        response = _along(expression, change).xreplace(memory0)
+        response = along(expression, change).xreplace(memory0)
         slope, rest = affine(response - unknown, unknown)
         known[symbol] = -rest / slope
         lagging[symbol] = known[symbol] - rates0[symbol]
@@ -184,7 +184,7 @@ def _first_correction(step: Trace, memory0, rates0, fast) -> dict[Symbol, Expr]:
 
 def _in_gradients(step: Trace):
     """What turns G and Ġ back into g, θ, ġ and θ̇."""
-    total_dot = _along(step.total, {notation.theta: notation.theta_dot, notation.gradient: notation.gradient_dot})
+    total_dot = along(step.total, {notation.theta: notation.theta_dot, notation.gradient: notation.gradient_dot})
     return lambda e: e.xreplace({notation.total_dot: total_dot, notation.total: step.total})
 
 
@@ -196,7 +196,7 @@ def _starting_values(traced, memory0, lags, constants, shown) -> dict[Symbol, Ex
         if symbol in constants:
             new = expression.replace(maximum, lambda held, new: new)
             at_rest = new.xreplace(memory0)
-            starts[symbol] = shown(at_rest + _along(new, moves).xreplace(memory0))
+            starts[symbol] = shown(at_rest + along(new, moves).xreplace(memory0))
     return starts
 
 

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.modified import ModifiedEquation, modified_equation
+from swd_dynamics.symbolic.derivation import NotDerivable
+from swd_dynamics.symbolic.linear import find_linear_map
+from swd_dynamics.symbolic.modified import ModifiedEquation, along, modified_equation
 from swd_dynamics.symbolic.notation import lettered
 
 Array = NDArray[np.float64]
@@ -29,6 +31,7 @@ class NumericEquation:
     second : callable (θ, g, θ̇, ġ, held) → F₁
     starting : callable (θ, g, θ̇, ġ, η) → the memory before a step at θ, as the direction's own tuple
     held : callable (θ, g, θ̇, ġ, η) → what stands still in the flow (a maximum that holds), for ``first`` and ``second``
+    turn : callable (θ, g, θ̇, ġ, held) → dF₀/dt; with θ̇ = v and ġ = Hv it is Jv, J the Jacobian of F₀
     """
 
     lr: float | None
@@ -36,6 +39,7 @@ class NumericEquation:
     second: Callable[..., Array]
     starting: Callable[..., tuple]
     held: Callable[..., tuple]
+    turn: Callable[..., Array]
 
 
 def numeric_equation(rule: UpdateRule) -> NumericEquation:
@@ -71,7 +75,51 @@ def numeric_equation(rule: UpdateRule) -> NumericEquation:
         entries = compiled["held"](theta, gradient, theta_dot, gradient_dot, eta, numbers)
         return tuple(_full(theta, entry) for entry in entries)
 
-    return NumericEquation(None if rule.has_schedule else float(lr), first, second, starting, held)
+    def turn(theta, gradient, theta_dot, gradient_dot, held):
+        return _full(theta, compiled["turn"](theta, gradient, theta_dot, gradient_dot, held, numbers))
+
+    return NumericEquation(None if rule.has_schedule else float(lr), first, second, starting, held, turn)
+
+
+def numeric_linear_map(rule: UpdateRule) -> Callable[[Array], Array]:
+    """One step, linearised, as a function of the Hessian: shape (n, n) → (s·n, s·n), for θ and s − 1 memory entries.
+
+    Where the linear map of one weight has the entry a + b·h, that of n weights has the block diag(a) + diag(b)·H.
+
+    Raises
+    ------
+    NotDerivable
+        If the step is linear only with a preconditioner frozen, at a value that is not known here.
+    InputError
+        If the rule has a schedule.
+
+    Examples
+    --------
+    Gradient descent on f = ½(θ₁² + 3θ₂²), with η = .5:
+
+    >>> from swd_dynamics.rules import SGD, UpdateRule
+    >>> numeric_linear_map(UpdateRule(0.5, SGD()))(np.diag([1.0, 3.0])).tolist()
+    [[0.5, 0.0], [0.0, -0.5]]
+    """
+    letters, values = lettered(rule)
+    found = find_linear_map(letters)
+    if found.roots:
+        raise NotDerivable("the step is linear only with its preconditioner frozen, and at which value is not known")
+    if rule.has_schedule:
+        raise InputError("a rule with a schedule is another map at every step: give a number for lr")
+    slope = sympy.Matrix(found.matrix.diff(notation.curvature))
+    parts = sympy.lambdify(list(values), [found.at_zero_curvature().tolist(), slope.tolist()])
+    constants, slopes = parts(*values.values())
+
+    def at(hessian: Array) -> Array:
+        each = np.ones(len(hessian))
+        rows = [
+            [np.diag(a * each) + np.diag(b * each) @ hessian for a, b in zip(*pair, strict=True)]
+            for pair in zip(constants, slopes, strict=True)
+        ]
+        return np.block(rows)
+
+    return at
 
 
 def _full(theta, value) -> Array:
@@ -112,6 +160,10 @@ def _compile(rule: UpdateRule) -> dict[str, Callable]:
         "second": compiled([*point, *rates, held, letters], equation.second_in_rates),
         "starting": compiled(
             [*point, *rates, notation.lr, letters], sympy.Tuple(*(equation.starting[s] for s in equation.memory))
+        ),
+        "turn": compiled(
+            [*point, *rates, held, letters],
+            along(equation.first, {notation.theta: notation.theta_dot, notation.gradient: notation.gradient_dot}),
         ),
         "held": compiled([*point, *rates, notation.lr, letters], sympy.Tuple(*equation.constants.values())),
     }

@@ -1,0 +1,187 @@
+"""The phase plane, drawn."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.plots.style import COLOURS, LABELS, house_style, measured
+
+if TYPE_CHECKING:
+    from swd_dynamics.flows import FixedPoint, PhasePlane
+
+FIELD, NULL, INK = "#BDBDBD", "#CC79A7", "#222222"  # Okabe & Ito's purple: no decay mode has it
+DASHES: tuple[Any, Any] = ("-", (0, (5, 2)))  # of the two nullclines, told apart in print too
+HEIGHT, LEGEND = 5.2, 2.6  # of a figure, and what the legend beside it takes, in inches
+NAMED = 6  # fixed points that the legend names one by one
+MARKS = {  # filled: it draws in; open: it drives away; half: a saddle
+    "stable": {"marker": "o", "markerfacecolor": INK},
+    "unstable": {"marker": "o", "markerfacecolor": "white"},
+    "saddle": {"marker": "o", "fillstyle": "left", "markerfacecolor": INK, "markerfacecoloralt": "white"},
+}
+OTHER_MARK = {"marker": "D", "markerfacecolor": "white"}  # centre, degenerate, a kink
+
+
+def phase_plane(of, gradient=None, *, title: str | None = None, **plane) -> Figure:
+    """A phase plane: the field's streamlines, its nullclines, its fixed points, and orbits with the real steps.
+
+    Parameters
+    ----------
+    of : Flow, UpdateRule, callable or PhasePlane
+        What :func:`swd_dynamics.flows.phase_plane` computes a plane of, or the plane it computed.
+    gradient : callable, optional
+        Of the loss, for a rule.
+    title : str, optional
+        What the figure shows; by default the equation and its points at rest.
+    **plane
+        ``x, y, start, steps, t, iterates_of, origin, directions, hvp, nodes``, as of
+        :func:`swd_dynamics.flows.phase_plane`.
+
+    Returns
+    -------
+    Figure
+        μ are the eigenvalues of the flow's Jacobian, per unit of time; z those of the optimizer's step.
+
+    Raises
+    ------
+    InputError
+        As :func:`swd_dynamics.flows.phase_plane`; or if more is given with a plane that is computed already.
+
+    Examples
+    --------
+    >>> figure = phase_plane(lambda x, y: (y, -x - y))
+    >>> [text.get_text() for text in figure.legends[0].get_texts()][0]
+    'stable focus (0, 0)\\neigenvalues μ = −0.5 ± 0.866i'
+    """
+    from swd_dynamics import flows  # here, because with them come scipy and sympy, which other drawings do without
+
+    if isinstance(of, flows.PhasePlane):
+        if gradient is not None or plane:
+            raise InputError("the plane is computed already: give what is to be shown to flows.phase_plane")
+        return _figure(of, title)
+    return _figure(flows.phase_plane(of, gradient, **plane), title)
+
+
+def _figure(plane: "PhasePlane", title: str | None) -> Figure:
+    with house_style():
+        figure = Figure(figsize=(_width(plane), HEIGHT))
+        axes = figure.subplots()
+        _draw_field(axes, plane)
+        handles = [*_draw_rest(axes, plane), *_draw_nullclines(axes, plane), *_draw_courses(axes, plane)]
+        low, high = (np.array([plane.x[end], plane.y[end]]) for end in (0, -1))
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=plane.labels[0], ylabel=plane.labels[1])
+        axes.grid(False)
+        if plane.alike:
+            axes.set_aspect("equal")
+        figure.legend(handles=handles, loc="outside right upper", labelspacing=0.8)
+        figure.suptitle(title or f"{plane.what}: {plane.summary}", x=0.01, ha="left", fontsize=12)
+        if plane.notes:
+            figure.supxlabel("\n".join(plane.notes), x=0.01, ha="left", fontsize=8, color="#555555")
+        figure.draw_without_rendering()  # the layout of axes of a fixed shape comes right at the second pass
+    return figure
+
+
+def _width(plane: "PhasePlane") -> float:
+    """Of the figure, in inches: where both axes measure the same, the drawing and the legend and no more."""
+    shape = (plane.x[-1] - plane.x[0]) / (plane.y[-1] - plane.y[0])
+    return float(np.clip(HEIGHT * shape, 3.0, 7.0)) + LEGEND if plane.alike else 8.6
+
+
+def _draw_field(axes, plane: "PhasePlane") -> None:
+    """Streamlines on the evenly spaced part of the grid, light; they show where to, not how fast."""
+    u, v = np.ma.masked_invalid(plane.field[:, 1:-1, 1:-1])
+    if np.hypot(u, v).max() > 0:
+        x, y = plane.x[1:-1], plane.y[1:-1]
+        axes.streamplot(x, y, u, v, color=FIELD, linewidth=0.7, arrowsize=0.8, density=1.1, zorder=1)
+
+
+def _draw_nullclines(axes, plane: "PhasePlane") -> list:
+    handles = []
+    for label, line, dashes in zip(plane.labels, plane.nullclines, DASHES, strict=True):
+        name = f"d{label.split(',')[0]}/dt"
+        style: dict[str, Any] = {"color": NULL, "linewidth": 1.6, "linestyle": dashes, "zorder": 2}
+        if line.flat.any():
+            _shade(axes, plane, line.flat)
+            handles.append(Patch(color=NULL, alpha=0.18, label=f"{name} = 0, a region"))
+        handles += _draw_curves(axes, line.lines, style, f"{name} = 0")
+        handles += _draw_curves(axes, line.breaks, style | {"linestyle": ":"}, f"{name} jumps past 0")
+    return handles
+
+
+def _shade(axes, plane: "PhasePlane", flat: NDArray[np.bool_]) -> None:
+    axes.pcolormesh(
+        plane.x, plane.y, np.ma.masked_equal(flat, False), cmap=ListedColormap([NULL]), alpha=0.18, zorder=0
+    )
+
+
+def _draw_curves(axes, curves, style: dict[str, Any], label: str) -> list[Line2D]:
+    for curve in curves:
+        axes.plot(*curve.T, **style)
+    return [Line2D([], [], **style, label=label)] if curves else []
+
+
+def _draw_rest(axes, plane: "PhasePlane") -> list:
+    style: dict[str, Any] = {"color": INK, "linewidth": 4, "solid_capstyle": "round", "zorder": 3}
+    kinds = sorted({line.kind for line in plane.fixed_lines})
+    handles = []
+    for kind in kinds:
+        curves = [line.points for line in plane.fixed_lines if line.kind == kind]
+        handles += _draw_curves(axes, curves, style, _line_label(kind))
+    several = 1 < len(plane.fixed_points) <= NAMED
+    for number, point in enumerate(plane.fixed_points, 1):
+        axes.plot(*point.point, **_mark(point), zorder=6)
+        if several:
+            box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+            axes.annotate(str(number), point.point, (6, 6), textcoords="offset points", fontsize=9, bbox=box, zorder=6)
+    return handles + (_named(plane) if len(plane.fixed_points) <= NAMED else _counted(plane))
+
+
+def _line_label(kind: str) -> str:
+    return "fixed points, a line" if kind == "neither" else f"fixed points, an {kind} line".replace("an r", "a r")
+
+
+def _mark(point: "FixedPoint") -> dict[str, Any]:
+    mark = next((mark for word, mark in MARKS.items() if point.kind.startswith(word)), OTHER_MARK)
+    return {"linestyle": "none", "color": INK, "markersize": 8, **mark}
+
+
+def _named(plane: "PhasePlane") -> list[Line2D]:
+    handles = []
+    for number, point in enumerate(plane.fixed_points, 1):
+        name = f"{number}  " if len(plane.fixed_points) > 1 else ""
+        where = "" if point.whole else "\nat rest in this slice only"
+        text = f"{name}{point.kind} {point.place()}\n{point.described()}{where}".replace("; ", "\n")
+        handles.append(Line2D([], [], **_mark(point), label=text))
+    return handles
+
+
+def _counted(plane: "PhasePlane") -> list[Line2D]:
+    of_kind = {point.kind: point for point in plane.fixed_points}
+    counts = {kind: sum(point.kind == kind for point in plane.fixed_points) for kind in of_kind}
+    return [Line2D([], [], **_mark(of_kind[kind]), label=f"{kind} ({counts[kind]})") for kind in sorted(of_kind)]
+
+
+def _draw_courses(axes, plane: "PhasePlane") -> list[Line2D]:
+    style: dict[str, Any] = {"color": INK, "linewidth": 1.4, "zorder": 4}
+    handles = _draw_curves(axes, plane.orbits, style, "the flow")
+    for run in plane.iterates:
+        mode = run.decay if run.decay in COLOURS else "none"
+        points: dict[str, Any] = measured(mode, label=f"{LABELS.get(run.name, run.name)}, steps", markersize=4) | {
+            "zorder": 5
+        }
+        for path in run.paths:
+            axes.plot(*_near(path, plane).T, **points)
+        handles.append(Line2D([], [], **points))
+    return handles
+
+
+def _near(path: NDArray[np.float64], plane: "PhasePlane") -> NDArray[np.float64]:
+    """The part of a run in the window; the rest could be too far for a float of the drawing's."""
+    with np.errstate(invalid="ignore"):
+        seen = (path[:, 0] >= plane.x[0]) & (path[:, 0] <= plane.x[-1])
+        return path[seen & (path[:, 1] >= plane.y[0]) & (path[:, 1] <= plane.y[-1])]
