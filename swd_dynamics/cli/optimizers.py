@@ -1,11 +1,13 @@
 """Of any torch optimizer, named as MODULE:CLASS: does it do what its paper says, and what is its weight decay?"""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from swd_dynamics.cli.app import app
+from swd_dynamics.errors import InputError
 
 
 @app.command
@@ -32,7 +34,7 @@ def verify(
     allow
         A known difference that is no fault here, as eps-on-mean-root; several times for several.
     steps
-        How many steps of each scenario.
+        How many steps of each scenario, 2 to 100000.
     seed
         Of the weights and the gradients.
     """
@@ -85,16 +87,17 @@ def atlas(
 ) -> int:
     """Audit every optimizer of a package: a table on the screen, and as figure, CSV and JSON.
 
-    Importing the package runs its code. An interrupt (Ctrl-C) writes what was done so far, and exits with 130.
+    Importing the package runs its code. An interrupt (Ctrl-C) writes what was done so far, and exits with 130. Where
+    nothing was audited nothing is written.
 
     Parameters
     ----------
     package
-        A module that names its optimizers: torch.optim, pytorch_optimizer, …
+        A module that names its optimizers: torch.optim, pytorch_optimizer, …; also one in the current directory.
     jobs
-        Optimizers at a time.
+        Optimizers at a time, 1 or more.
     limit
-        Seconds that one may take.
+        Seconds that one may take, more than 0.
     out
         Folder for the files.
     """
@@ -102,8 +105,20 @@ def atlas(
     from swd_dynamics.plots import write_figure
     from swd_dynamics.plots.atlas import draw_atlas
 
+    _check_folder(out)
     found = survey(package, jobs=jobs, limit=limit, progress=True)
+    if not found.audited:
+        print(f"{found}\nNothing was audited, so that nothing is written")
+        return 130 if found.interrupted else 0
     figure = draw_atlas(found.entries, found.title, found.nominal)
     written = [*found.write(out), *write_figure(figure, out / found.stem)]
     print(f"{found}\nWrote {', '.join(map(str, written))}")
     return 130 if found.interrupted else 0
+
+
+def _check_folder(out: Path) -> None:
+    """Say before the work, not after it, that files cannot be written there. The folder is not made yet."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "is no folder" if not there.is_dir() else "cannot be written to"
+        raise InputError(f"out = {out} is not allowed: {there} {reason}; give a folder for the files")

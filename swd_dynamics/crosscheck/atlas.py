@@ -3,22 +3,26 @@
 import csv
 import inspect
 import json
+import math
 import multiprocessing
+import operator
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from io import StringIO
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from swd_dynamics.crosscheck.audit import audit
 from swd_dynamics.crosscheck.decay_kind import KINDS
+from swd_dynamics.crosscheck.named import imported
 from swd_dynamics.errors import InputError
 
 ARGUMENTS = {"lr": 1e-2, "weight_decay": 0.1}  # given where a constructor names them; the rest are its defaults
@@ -33,6 +37,12 @@ class Entry:
     name: str
     found: dict[str, Any] | None
     reason: str = ""
+
+    @property
+    def own_nominal(self) -> float:
+        """ηλ as its parameter groups have them; NaN where unknown."""
+        numbers = [(self.found or {}).get(name) for name in ("lr", "weight_decay")]
+        return math.prod(math.nan if number is None else number for number in numbers)
 
     @property
     def kind(self) -> str:
@@ -76,7 +86,7 @@ class Atlas:
     @property
     def title(self) -> str:
         """What was found, with which arguments."""
-        arguments = f"η = {ARGUMENTS['lr']:g}, λ = {ARGUMENTS['weight_decay']:g}"
+        arguments = f"η = {ARGUMENTS['lr']:g}, λ = {ARGUMENTS['weight_decay']:g} where a constructor takes them"
         return f"Weight decay in {self.package} ({arguments}):\n{self.counts}"
 
     @property
@@ -84,6 +94,11 @@ class Atlas:
         """How many optimizers are of each kind."""
         counted = {kind: sum(entry.kind == kind for entry in self.entries) for kind in (*KINDS, NOT_AUDITED)}
         return ", ".join(f"{count} {kind}" for kind, count in counted.items() if count)
+
+    @property
+    def audited(self) -> bool:
+        """Whether any optimizer was audited, so that there is something to keep."""
+        return any(entry.found for entry in self.entries)
 
     @property
     def nominal(self) -> float:
@@ -120,16 +135,18 @@ def atlas(package: str = "torch.optim", *, jobs: int = 2, limit: float = 20.0, p
 
     η is .01 and λ .1 where a constructor has ``lr`` and ``weight_decay``. Each optimizer runs in a process of its own,
     so that one that hangs, or takes the process down, is a line of the atlas like the others. Importing a package runs
-    its code.
+    its code. A script that calls this needs no ``if __name__ == "__main__":``, for no process runs the script again;
+    so what the script itself defines cannot be audited here.
 
     Parameters
     ----------
     package : str
-        A module that names its optimizers, as ``torch.optim`` or ``pytorch_optimizer``.
+        A module that names its optimizers, as ``torch.optim`` or ``pytorch_optimizer``; also one in the current
+        directory.
     jobs : int
-        Processes at a time.
+        Processes at a time, 1 or more.
     limit : float
-        Seconds an optimizer may take.
+        Seconds an optimizer may take, more than 0.
     progress : bool
         Whether to show a bar.
 
@@ -141,10 +158,11 @@ def atlas(package: str = "torch.optim", *, jobs: int = 2, limit: float = 20.0, p
     Raises
     ------
     InputError
-        If the package cannot be imported or names no optimizer.
+        If the package cannot be imported or names no optimizer, or ``jobs`` or ``limit`` is out of range.
     """
     from tqdm.auto import tqdm
 
+    _check(jobs, limit)
     names = optimizers_of(package)
     done: dict[str, Entry] = {}
     interrupted = False
@@ -162,6 +180,17 @@ def atlas(package: str = "torch.optim", *, jobs: int = 2, limit: float = 20.0, p
     return Atlas(package, _versions(package), tuple(entries), interrupted)
 
 
+def _check(jobs: int, limit: float) -> None:
+    try:
+        enough = operator.index(jobs) >= 1
+    except TypeError:
+        enough = False
+    if not enough:
+        raise InputError(f"jobs = {jobs!r} is not allowed: it must be a whole number, 1 or more")
+    if not isinstance(limit, int | float) or not 0 < limit < math.inf:
+        raise InputError(f"limit = {limit!r} is not allowed: it must be seconds, more than 0 and finite")
+
+
 def optimizers_of(package: str) -> list[str]:
     """The names under which a module has torch optimizers.
 
@@ -170,11 +199,7 @@ def optimizers_of(package: str) -> list[str]:
     >>> optimizers_of("torch.optim")[:3]
     ['ASGD', 'Adadelta', 'Adafactor']
     """
-    try:
-        module = import_module(package)
-    except ImportError as error:
-        raise InputError(f"{package} cannot be imported: {error}; is it installed here (extra peers)?") from None
-    names = sorted(name for name, value in vars(module).items() if _is_optimizer(value))
+    names = sorted(name for name, value in vars(imported(package)).items() if _is_optimizer(value))
     if not names:
         raise InputError(f"{package} names no torch optimizer: give a module that does, as torch.optim")
     return names
@@ -199,7 +224,8 @@ def _audited(package: str, names: Sequence[str], jobs: int, limit: float) -> Ite
                 name = waiting.pop()
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(theirs, package, name), daemon=True)
-                process.start()
+                with _empty_main():
+                    process.start()
                 theirs.close()
                 running[ours] = (name, process, time.monotonic() + limit)
             soonest = min(deadline for _, _, deadline in running.values())
@@ -213,6 +239,20 @@ def _audited(package: str, names: Sequence[str], jobs: int, limit: float) -> Ite
     finally:
         for _, process, _ in running.values():
             _end(process)
+
+
+@contextmanager
+def _empty_main() -> Iterator[None]:
+    """A ``__main__`` without a file: where it has one, multiprocessing runs the caller's script again in every process.
+
+    Nothing of it is needed there, and without a guard it would start processes in its turn.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _received(pipe: Any, name: str) -> Entry:
@@ -235,12 +275,13 @@ def _work(pipe: Connection, package: str, name: str) -> None:
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         try:
-            kind = getattr(import_module(package), name)
+            kind = getattr(imported(package), name)
             named = inspect.signature(kind).parameters
             given = {argument: value for argument, value in ARGUMENTS.items() if argument in named}
             entry = Entry(name, audit(partial(kind, **given)).to_dict())
-        except Exception as error:  # a third party's, whatever it is
-            entry = Entry(name, None, " ".join(str(error).split())[:300])
+        except (Exception, SystemExit) as error:  # a third party's, whatever it is
+            said = str(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
+            entry = Entry(name, None, " ".join(said.split())[:300])
     pipe.send(entry)
 
 

@@ -5,11 +5,36 @@ import inspect
 import os
 import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from swd_dynamics.errors import InputError, nearest
 from swd_dynamics.rules.catalog import CATALOG
 from swd_dynamics.rules.update import UpdateRule
+
+
+def imported(name: str) -> ModuleType:
+    """The module of that name, also one in the current directory. Importing it runs its code, as ``python -m`` does.
+
+    Raises
+    ------
+    InputError
+        If it cannot be imported, for whatever reason.
+
+    Examples
+    --------
+    >>> imported("fractions").Fraction(1, 2)
+    Fraction(1, 2)
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return import_module(name)
+    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
+        raise InputError(
+            f"{name or 'a module without a name'} cannot be imported: {type(error).__name__}: {error}; give one that is"
+            " installed here or lies in the current directory"
+        ) from error
 
 
 def named_class(text: str) -> type:
@@ -30,12 +55,7 @@ def named_class(text: str) -> type:
     module_name, colon, name = text.partition(":")
     if not (module_name and colon and name):
         raise InputError(f"{text!r} names no class: give MODULE:CLASS, as torch.optim:AdamW")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = import_module(module_name)
-    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
-        raise InputError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    module = imported(module_name)
     found = getattr(module, name, None)
     if not isinstance(found, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
@@ -85,7 +105,7 @@ def named_rule(name: str, arguments: dict[str, Any]) -> UpdateRule:
     UnknownName
         If the catalogue has no such entry.
     InputError
-        If there is no ``lr``, or a value is out of range.
+        If there is no ``lr``, or a value is out of range or no number.
 
     Examples
     --------
@@ -97,4 +117,11 @@ def named_rule(name: str, arguments: dict[str, Any]) -> UpdateRule:
         raise InputError(f"the optimizer's lr is {arguments.get('lr')!r}, which is no number: give one, as lr=1e-3")
     accepted = {"lr", *inspect.signature(entry.family).parameters}
     taken = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items() if key in accepted}
-    return entry(weight_decay=arguments.get("weight_decay", 0.0), **taken)
+    taken["weight_decay"] = arguments.get("weight_decay", 0.0)
+    for key, value in taken.items():
+        if not all(isinstance(each, int | float) for each in (value if isinstance(value, tuple) else [value])):
+            raise InputError(
+                f"the optimizer's {key} is {value!r}, which the rule {name} cannot take: it needs numbers;"
+                f" if the optimizer takes numbers too, give them with --args {key}=…"
+            )
+    return entry(**taken)

@@ -1,9 +1,11 @@
 """Does an optimizer do what its paper says? It is driven, and every step is held against the rule."""
 
+import json
+import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from swd_dynamics.crosscheck.replay import departures
 from swd_dynamics.crosscheck.round_off import allowed_round_off
 from swd_dynamics.crosscheck.verdict import Verdict, judge
 from swd_dynamics.errors import InputError
+from swd_dynamics.rules.catalog import sgd_family
+from swd_dynamics.rules.direction import SGD, HeavyBall, Nesterov
 from swd_dynamics.rules.update import UpdateRule
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 WHY = "the largest departure in units of what rounding may do, 8·eps·√k or, where a rule is ill-conditioned, more"
 UNKNOWN = "unknown"
+MOST_STEPS = 100_000  # as many as memory holds with ease; a fault that shows later is one of rounding
 
 
 def verify(
@@ -35,8 +40,9 @@ def verify(
     The optimizer is put through the scenarios of :data:`swd_dynamics.probe.stream.SCENARIOS`, in float64: gradients
     fixed beforehand, loud and quiet, of changing sign, with zeros; one parameter group, then two with their own η and λ
     on a schedule. Every step is compared as in :func:`~swd_dynamics.crosscheck.replay.replay`, from the optimizer's own
-    θ. Where the two part, the near rules of :data:`~swd_dynamics.crosscheck.near_rules.NEAR_RULES`, and pairs of them,
-    are tried; one that explains *every* step to round-off is the cause.
+    θ. Where the two part, the rule is tried with the optimizer's own numbers (η, λ, β, ε, … of its parameter group),
+    then the near rules of :data:`~swd_dynamics.crosscheck.near_rules.NEAR_RULES`, and pairs of them; what explains
+    *every* step to round-off is the cause.
 
     Parameters
     ----------
@@ -45,7 +51,7 @@ def verify(
     rule : UpdateRule
         With one η and one λ, those that the factory gives the optimizer.
     steps : int
-        Of each scenario, 2 or more.
+        Of each scenario, 2 to 100 000.
     seed : int
         Of the weights and the gradients.
     allow : str or sequence of str
@@ -63,7 +69,8 @@ def verify(
     Raises
     ------
     InputError
-        If the factory makes no torch optimizer, the rule has a schedule or arrays, or ``allow`` has no place in it.
+        If the factory makes no torch optimizer, or splits its parameters into groups; if the rule has a schedule or
+        arrays, or ``allow`` has no place in it.
 
     Notes
     -----
@@ -82,12 +89,13 @@ def verify(
     >>> verdict.first_departure, verdict.cause
     (1, 'weight decay is decoupled: it takes off ηλ')
     """
-    _check(rule, steps, seed)
+    _check(rule)
+    steps, seed = _whole("steps", steps, 2, MOST_STEPS), _whole("seed", seed, 0)
     from swd_dynamics.probe.stream import SCENARIOS, drive  # torch only when it is needed
 
     allowed = [NEAR_RULES[name] for name in ([allow] if isinstance(allow, str) else allow)]
     driven = [_held(rule, drive(factory, scenario, steps, seed), allowed) for scenario in SCENARIOS]
-    return _verdict(rule, driven)
+    return _verdict(rule, driven, _own_numbers(rule, driven, allowed))
 
 
 class Held(NamedTuple):
@@ -140,13 +148,75 @@ def _held(rule: UpdateRule, recording, allowed: Sequence[Near]) -> Held:
     return Held(recording, variant, departure, allowed_round_off(variant, theta, gradients))
 
 
-def _check(rule: UpdateRule, steps: int, seed: int) -> None:
+class OwnNumbers(NamedTuple):
+    """What numbers of the optimizer differ from the rule's, and whether that alone explains every step."""
+
+    said: str
+    explains: bool
+
+
+def _own_numbers(rule: UpdateRule, driven: Sequence[Held], allowed: Sequence[Near]) -> OwnNumbers | None:
+    """The rule with the numbers in the optimizer's parameter group; None if they are the rule's or nothing departs."""
+    found = json.loads(driven[0].recording.attrs["optimizer_arguments"])
+    own = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    numbers = _numbers(rule)
+    differ = [name for name, value in numbers.items() if name in own and not np.array_equal(own[name], value)]
+    if not differ or all(held.first is None for held in driven):
+        return None
+    said = "the optimizer's " + "; its ".join(f"{name} {_said(own[name], numbers[name])}" for name in differ)
+    try:
+        changed = _with_numbers(rule, numbers | {name: own[name] for name in differ})
+        explains = all(_held(changed, held.recording, allowed).first is None for held in driven)
+    except (InputError, TypeError, ValueError):  # numbers that the rule has no place for
+        explains = False
+    return OwnNumbers(said, explains)
+
+
+def _numbers(rule: UpdateRule) -> dict[str, Any]:
+    """A rule's numbers, under the names that they have in torch."""
+    direction, decay = cast(Any, rule.direction), cast(Any, rule.decay)
+    numbers = {"lr": rule.lr, **({"weight_decay": decay.rate} if hasattr(decay, "rate") else {})}
+    if isinstance(direction, SGD | HeavyBall | Nesterov):
+        own = {name: getattr(direction, name, 0.0) for name in ("momentum", "dampening")}
+        return {**numbers, **own, "nesterov": isinstance(direction, Nesterov)}
+    names = [field.name for field in fields(direction)] if is_dataclass(direction) else []
+    return {**numbers, **{name: getattr(direction, name) for name in names}}
+
+
+def _with_numbers(rule: UpdateRule, numbers: dict[str, Any]) -> UpdateRule:
+    """The rule with other numbers."""
+    rest = {name: value for name, value in numbers.items() if name not in ("lr", "weight_decay")}
+    direction, decay = rule.direction, rule.decay
+    if isinstance(direction, SGD | HeavyBall | Nesterov):
+        direction = sgd_family(**rest)
+    elif rest:
+        direction = replace(cast(Any, direction), **rest)
+    if "weight_decay" in numbers:
+        decay = replace(cast(Any, decay), rate=numbers["weight_decay"])
+    return UpdateRule(numbers["lr"], direction, decay)
+
+
+def _said(own: Any, rules: Any) -> str:
+    with np.errstate(over="ignore"):
+        rounded = isinstance(own, float) and isinstance(rules, float) and own == float(np.float32(rules))
+    are = "are" if isinstance(own, tuple) else "is"
+    return f"{are} {rules} rounded to float32" if rounded else f"{are} {own}, the rule's {rules}"
+
+
+def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or (most is not None and number > most):
+        to = "or more" if most is None else f"to {most}"
+        raise InputError(f"{name} = {value!r} is not allowed: it must be a whole number, {least} {to}")
+    return number
+
+
+def _check(rule: UpdateRule) -> None:
     if not isinstance(rule, UpdateRule):
         raise InputError(f"rule = {rule!r} is not an UpdateRule: take one from CATALOG")
-    if not isinstance(steps, int) or steps < 2:
-        raise InputError(f"steps = {steps!r} is not allowed: it must be a whole number, 2 or more")
-    if not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed = {seed!r} is not allowed: it must be a whole number, 0 or more")
     for name, value in (("lr", rule.lr), ("weight_decay", getattr(rule.decay, "rate", 0.0))):
         if callable(value) or np.ndim(value) or is_symbolic(value):
             raise InputError(
@@ -154,7 +224,7 @@ def _check(rule: UpdateRule, steps: int, seed: int) -> None:
             )
 
 
-def _verdict(rule: UpdateRule, driven: list[Held]) -> Verdict:
+def _verdict(rule: UpdateRule, driven: list[Held], own: OwnNumbers | None) -> Verdict:
     name = driven[0].recording.attrs["optimizer"]
     departed = [held for held in driven if held.first is not None]
     earliest = min(departed, key=lambda held: held.first or 0, default=None)
@@ -164,7 +234,7 @@ def _verdict(rule: UpdateRule, driven: list[Held]) -> Verdict:
         predicted=0.0,
         measured=max(float(held.excess.max(initial=0.0)) for held in driven),
         allowed=1.0,
-        why="; ".join([WHY, *_remarks(rule, driven, earliest)]),
+        why="; ".join([WHY, *_remarks(rule, driven, earliest, own)]),
         first_departure=earliest and earliest.first,
         evidence={
             "departure": {held.recording.attrs["scenario"]: held.departure for held in driven},
@@ -173,16 +243,21 @@ def _verdict(rule: UpdateRule, driven: list[Held]) -> Verdict:
         },
     )
     if departed:
-        return replace(verdict, status="refuted", cause=likely_cause(driven))
+        cause = own.said if own and own.explains else likely_cause(driven)
+        return replace(verdict, status="refuted", cause=cause)
     raised = dict.fromkeys(held.recording.attrs["raised"] for held in driven if held.recording.attrs["raised"])
     return replace(verdict, status="inconclusive", cause="; ".join(raised)) if raised else verdict
 
 
-def _remarks(rule: UpdateRule, driven: list[Held], earliest: Held | None) -> Iterator[str]:
+def _remarks(rule: UpdateRule, driven: list[Held], earliest: Held | None, own: OwnNumbers | None) -> Iterator[str]:
     if earliest is not None and earliest.first is not None:
         at = earliest.first - 1
         yield f"at first {earliest.departure[at]:.1e} of ‖θ‖, {earliest.excess[at]:.1e} of these units"
         yield f"in {', '.join(repr(h.recording.attrs['scenario']) for h in driven if h.first is not None)}"
+        for name, dtype in json.loads(earliest.recording.attrs["in_lower_precision"]).items():
+            yield f"its {name} is {dtype}, with fewer digits than the weights"
+    if own and not own.explains:
+        yield f"{own.said}, which does not explain all of it"
     for recording in (held.recording for held in driven if held.recording.attrs["diverged_at_step"] >= 0):
         yield f"in {recording.attrs['scenario']!r} θ diverged at step {recording.attrs['diverged_at_step']}"
     if any(held.recording.attrs["ungrouped"] for held in driven):

@@ -1,6 +1,7 @@
 """The atlas of weight decay: the decay rate of every optimizer of a package, before and after gradients shrink."""
 
 from collections.abc import Sequence
+from math import isclose, isnan
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def draw_atlas(entries: Sequence[Any], title: str, nominal: float) -> Figure:
     entries : sequence of swd_dynamics.crosscheck.atlas.Entry
     title : str
     nominal : float
-        ηλ, drawn as a guide.
+        ηλ, drawn as a guide; the names of optimizers that have another one bear an asterisk.
     """
     lines = _lines(entries)
     with house_style():
@@ -40,7 +41,8 @@ def draw_atlas(entries: Sequence[Any], title: str, nominal: float) -> Figure:
             (_draw_heading if entry is None else _draw_entry)(axes, i, kind, entry)
         _finish(axes, lines, nominal)
         figure.suptitle(title, fontsize=11)
-        figure.legend(handles=_keys(), loc="outside lower center", ncols=3, fontsize=8)
+        starred = any(_has_another(entry, nominal) for entry in entries)
+        figure.legend(handles=_keys(starred), loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
@@ -89,7 +91,9 @@ def _cut(words: str, width: int = 125) -> str:
 def _finish(axes: Axes, lines: list[tuple[str, Any]], nominal: float) -> None:
     axes.set_xscale("log")
     axes.set_ylim(len(lines) - 0.4, -0.6)
-    named = [(i, entry.name) for i, (_, entry) in enumerate(lines) if entry is not None]
+    named = [
+        (i, entry.name + "*" * _has_another(entry, nominal)) for i, (_, entry) in enumerate(lines) if entry is not None
+    ]
     axes.set_yticks([i for i, _ in named], [name for _, name in named], fontsize=7)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", linewidth=0.3)
@@ -97,9 +101,16 @@ def _finish(axes: Axes, lines: list[tuple[str, Any]], nominal: float) -> None:
     axes.annotate("ηλ", (nominal, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
 
 
-def _keys() -> list[Line2D]:
+def _has_another(entry: Any, nominal: float) -> bool:
+    """Whether an optimizer's ηλ is known, and another."""
+    return not isnan(entry.own_nominal) and not isclose(entry.own_nominal, nominal)
+
+
+def _keys(starred: bool) -> list[Line2D]:
     style: dict[str, Any] = {"color": COLOURS["none"], "marker": "o", "linestyle": "none"}
+    note = [Line2D([], [], linestyle="none", label="* its own ηλ is another (see the table)")] if starred else []
     return [
         Line2D([], [], **style, markerfacecolor="white", label="settled"),
         Line2D([], [], **style, label="140 to 240 steps after gradients fell to a tenth"),
+        *note,
     ]

@@ -4,8 +4,10 @@ No loss is trained: the gradients do not depend on the weights, so that a step s
 """
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import cos, pi
 from typing import Any
 
@@ -112,13 +114,15 @@ def drive(factory: Factory, scenario: Scenario, steps: int, seed: int = 0) -> xa
         ``theta`` (iterate, weight) and ``gradient`` (step, weight), with the coordinates of a
         :class:`~swd_dynamics.probe.recorder.Probe`'s; ``lr_factor`` (step, weight) and ``weight_decay_factor``
         (weight), what the optimizer's own were multiplied by. In ``attrs``: ``optimizer``, ``scenario``, ``ungrouped``
-        (1 if the factory takes no groups), ``raised`` (what a step raised, which ended the run, or nothing) and
-        ``diverged_at_step`` (−1: never), where it ended.
+        (1 if the factory takes no groups), ``raised`` (what a step raised, which ended the run, or nothing),
+        ``diverged_at_step`` (−1: never), where it ended, and, as JSON, ``optimizer_arguments`` (those of the first
+        group, before the first step) and ``in_lower_precision`` (what the optimizer keeps with fewer digits than the
+        weights have, with its type).
 
     Raises
     ------
     InputError
-        If the factory fails, or returns no torch optimizer over the tensors it was given.
+        If the factory fails, returns no torch optimizer over the tensors it was given, or splits them into groups.
 
     Examples
     --------
@@ -127,7 +131,7 @@ def drive(factory: Factory, scenario: Scenario, steps: int, seed: int = 0) -> xa
     ((4, 18), (3, 18), -1)
     """
     made, optimizer = _made(factory, scenario, seed)
-    layout = layout_of(optimizer)
+    layout, own = layout_of(optimizer), arguments(optimizer.param_groups[0])
     gradients = gradient_stream([tensor.shape for tensor in layout.parameters], steps, seed, made.loudness)
     theta, raised = [layout.flat(layout.parameters)], ""
     try:
@@ -135,7 +139,7 @@ def drive(factory: Factory, scenario: Scenario, steps: int, seed: int = 0) -> xa
             theta.append(layout.flat(layout.parameters))
             if has_diverged(theta[-1]):
                 break
-    except Exception as error:  # whatever a foreign optimizer raises is what happened, not a crash of ours
+    except (Exception, SystemExit) as error:  # whatever a foreign optimizer raises is what happened, no crash of ours
         raised = f"step {len(theta)} raised {type(error).__name__}: {error}"
     return _dataset(layout, made, np.array(theta), gradients).assign_attrs(
         optimizer=type(optimizer).__qualname__,
@@ -143,12 +147,29 @@ def drive(factory: Factory, scenario: Scenario, steps: int, seed: int = 0) -> xa
         ungrouped=int(len(made.shapes) < len(scenario.shapes)),
         raised=raised,
         diverged_at_step=len(theta) - 1 if has_diverged(theta[-1]) else -1,
+        optimizer_arguments=json.dumps(own),
+        in_lower_precision=json.dumps(_in_lower_precision(optimizer)),
     )
 
 
 def has_diverged(theta: np.ndarray) -> bool:
     """Whether a weight is not finite, or so large that its square is not."""
     return not bool((np.abs(theta) < HUGE).all())
+
+
+def _in_lower_precision(optimizer: torch.optim.Optimizer) -> dict[str, str]:
+    """An η in a tensor, and state of the shape of its weights, with fewer digits than float64; and their types."""
+    lr = optimizer.param_groups[0].get("lr")
+    kept = {"lr": lr} if isinstance(lr, Tensor) else {}
+    for tensor, state in optimizer.state.items():
+        if isinstance(state, dict) and isinstance(tensor, Tensor) and tensor.ndim:  # a step count has no dimensions
+            kept |= {f"state {name!r}": value for name, value in state.items() if _has_shape(value, tensor.shape)}
+    short = {name: value for name, value in kept.items() if value.dtype != torch.bool and value.element_size() < 8}
+    return {name: str(value.dtype).removeprefix("torch.") for name, value in short.items()}
+
+
+def _has_shape(value: Any, shape: torch.Size) -> bool:
+    return isinstance(value, Tensor) and value.shape == shape
 
 
 def default_arguments(factory: Factory) -> dict[str, Any]:
@@ -256,17 +277,26 @@ def _tensors(scenario: Scenario, seed: int) -> list[list[Tensor]]:
 
 def _over(factory: Factory, given: list) -> torch.optim.Optimizer:
     """The factory's optimizer over the tensors or groups given."""
-    tensors = [tensor for each in given for tensor in (each["params"] if isinstance(each, dict) else [each])]
+    groups = [each["params"] for each in given] if isinstance(given[0], dict) else [given]
     try:
         optimizer = factory(given)
-    except Exception as error:  # a factory may fail in any way
+    except (Exception, SystemExit) as error:  # a factory may fail in any way
         raise InputError(f"the factory failed to make an optimizer: {type(error).__name__}: {error}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(f"the factory must return a torch.optim.Optimizer, not {optimizer!r}")
-    taken = [tensor for group in optimizer.param_groups for tensor in group["params"]]
-    if [*map(id, taken)] != [*map(id, tensors)]:
+    wanted, taken = _identities(groups), _identities([group["params"] for group in optimizer.param_groups])
+    if sorted(chain(*wanted)) != sorted(chain(*taken)):
         raise InputError("the factory's optimizer does not train the parameters that the factory was given")
+    if wanted != taken:
+        raise InputError(
+            "the factory splits its parameters into groups of its own, or puts them in another order, so that one rule"
+            " does not fit them; give a factory that passes them on, as lambda params: AdamW(params, lr=0.01)"
+        )
     return optimizer
+
+
+def _identities(groups: Iterable[Iterable[Tensor]]) -> list[list[int]]:
+    return [[*map(id, group)] for group in groups]
 
 
 def _dataset(layout: Layout, scenario: Scenario, theta: np.ndarray, gradients: np.ndarray) -> xarray.Dataset:

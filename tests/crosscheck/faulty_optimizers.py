@@ -31,6 +31,9 @@ class Adam(torch.optim.Optimizer):
             state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p)
         if self.fault == "single precision":
             state["m"], state["v"] = state["m"].float().double(), state["v"].float().double()
+        if self.fault == "state in single precision":
+            gradient = gradient.float()
+            state["m"], state["v"] = state["m"].float(), state["v"].float()
         state["m"] = beta1 * state["m"] + (1 - beta1) * gradient
         state["v"] = beta2 * state["v"] + (1 - beta2) * gradient**2
         state["c1"], state["c2"] = 1 - beta1**self.k, 1 - beta2**self.k

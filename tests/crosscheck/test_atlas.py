@@ -2,12 +2,15 @@
 
 import csv
 import json
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
 from swd_dynamics.__main__ import main
 from swd_dynamics.crosscheck import atlas as atlas_module
-from swd_dynamics.crosscheck.atlas import Entry, atlas, optimizers_of
+from swd_dynamics.crosscheck.atlas import PHASES, Atlas, Entry, atlas, optimizers_of
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots.atlas import draw_atlas
 
@@ -16,6 +19,15 @@ TORCH = {
     "L2": {"Adadelta", "Adagrad", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop"},
     "decoupled": {"ASGD", "Adafactor", "AdamW", "Muon", "SGD"},
     "not audited": {"LBFGS", "SparseAdam"},
+}
+
+
+AUDITED = {
+    "kind": "decoupled",
+    "phases": {phase: {"R": 1e-3} for phase in PHASES},
+    "lr": 0.01,
+    "weight_decay": 0.1,
+    "evidence": ["done before"],
 }
 
 
@@ -74,7 +86,7 @@ def test_an_interrupt_keeps_what_was_done(monkeypatch, tmp_path, capsys):
     """Assert that after Ctrl-C the files hold what was done, name the rest, and the exit code is 130."""
 
     def interrupted(*_):
-        yield Entry("SGD", None, "done before")
+        yield Entry("SGD", AUDITED)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(atlas_module, "_audited", interrupted)
@@ -85,6 +97,90 @@ def test_an_interrupt_keeps_what_was_done(monkeypatch, tmp_path, capsys):
     assert set(reasons.values()) == {"interrupted before its turn"}
     assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".json", ".png", ".svg"}
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_nothing_is_written_over_by_nothing(interrupted, monkeypatch, tmp_path, capsys):
+    """Assert that where no optimizer was audited, interrupted at once or not, the files of an older run stay."""
+
+    def none(*_):
+        if interrupted:
+            raise KeyboardInterrupt
+        yield Entry("SGD", None, "could not")
+
+    old = tmp_path / "torch-optim.csv"
+    old.write_text("older")
+    monkeypatch.setattr(atlas_module, "_audited", none)
+    assert main(["atlas", "--out", str(tmp_path)]) == (130 if interrupted else 0)
+    assert [path.name for path in tmp_path.iterdir()] == [old.name] and old.read_text() == "older"
+    assert "nothing is written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--jobs", "0"], "jobs = 0 is not allowed"),
+        (["--limit", "0"], "limit = 0.0 is not allowed"),
+        (["--limit", "nan"], "limit = nan is not allowed"),
+        (["--limit", "inf"], "limit = inf is not allowed"),
+        (["--out", "file"], "file is no folder"),
+        (["--out", "file/below"], "file is no folder"),
+        (["--package", ""], "cannot be imported: ValueError"),
+        (["--package", ".mine"], ".mine cannot be imported: TypeError"),
+        (["--package", "breaks_here"], "breaks_here cannot be imported: ZeroDivisionError"),
+        (["--package", "leaves_here"], "leaves_here cannot be imported: SystemExit"),
+    ],
+)
+def test_mistakes_are_said_before_the_work(arguments, said, monkeypatch, tmp_path, capsys):
+    """Assert that a user's mistake is one line and exit code 2, and that no optimizer is audited first."""
+    monkeypatch.setattr(atlas_module, "_audited", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("breaks_here.py", "1 / 0"), ("leaves_here.py", "raise SystemExit(0)"), ("file", "")):
+        (tmp_path / name).write_text(text)
+    assert main(["atlas", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and said in error
+
+
+LITTLE = """
+import torch
+
+class Refuses(torch.optim.SGD):
+    def __init__(self, params):
+        raise SystemExit("not today")
+"""
+UNGUARDED = """
+from swd_dynamics.crosscheck.atlas import atlas
+(entry,) = atlas("little_here", limit=60.0).entries
+print(entry.name, entry.kind, entry.reason)
+"""
+
+
+def test_a_script_needs_no_guard(tmp_path):
+    """Assert that a script without a guard is run once; and a package beside it is found in every process."""
+    (tmp_path / "little_here.py").write_text(LITTLE)
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Refuses not audited") and "not today" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_an_optimizer_with_another_nominal_rate_is_marked():
+    """Assert that its name bears an asterisk that the legend explains, and that without one there is no note."""
+    alike = Entry("Alike", AUDITED)
+    other = replace(alike, name="Other", found=AUDITED | {"lr": 1e-3})
+    unknown = replace(alike, name="Unknown", found=AUDITED | {"weight_decay": None})
+    found = Atlas("mine", {}, (alike, other, unknown))
+    figure = draw_atlas(found.entries, found.title, found.nominal)
+    assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == {"Alike", "Other*", "Unknown"}
+    assert any("own ηλ" in text.get_text() for text in figure.legends[0].get_texts())
+    plain = draw_atlas((alike, unknown), found.title, found.nominal)
+    assert not any("ηλ" in text.get_text() for text in plain.legends[0].get_texts())
+    assert "where a constructor takes them" in found.title and found.counts in found.title
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,9 @@ def test_a_fault_is_found_and_named(rule, fault, cause, step):
     assert verdict.cause == NEAR_RULES[cause].cause
 
 
-STRANGE = ["betas swapped", "gradient clipped", "single precision", "every step counted twice", "no decay of vectors",
-           "weight decay off by a thousandth", "eps doubled"]  # fmt: skip
+STRANGE = ["betas swapped", "gradient clipped", "single precision", "state in single precision",
+           "every step counted twice", "no decay of vectors", "weight decay off by a thousandth",
+           "eps doubled"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -160,6 +161,58 @@ def test_a_fault_that_is_in_no_list_has_no_cause(rule, fault):
     """Assert that what nobody thought of is found, and not put down to what it is not."""
     verdict = verify(*faulty(rule, fault))
     assert (verdict.status, verdict.cause) == ("refuted", "unknown")
+
+
+MOMENTUM = {"lr": 0.01, "momentum": 0.9}
+OWN_NUMBERS = [
+    ("AdamW", ADAM | {"lr": 1e-3}, ADAM, "the optimizer's lr is 0.001, the rule's 0.01"),
+    ("AdamW", ADAM | {"weight_decay": 0.0}, ADAM, "the optimizer's weight_decay is 0.0, the rule's 0.1"),
+    ("AdamS", ADAM | {"betas": (0.9, 0.999)}, ADAM, "the optimizer's betas are (0.9, 0.999), the rule's (0.9, 0.99)"),
+    ("Adam", ADAM | {"eps": 1e-3}, ADAM, "the optimizer's eps is 0.001, the rule's 1e-08"),
+    ("SGD", {"lr": 0.01}, MOMENTUM, "the optimizer's momentum is 0, the rule's 0.9"),
+    ("SGD", MOMENTUM, {"lr": 0.01}, "the optimizer's momentum is 0.9, the rule's 0.0"),
+    ("SGD", MOMENTUM | {"dampening": 0.5}, MOMENTUM, "the optimizer's dampening is 0.5, the rule's 0.0"),
+    ("SGD", MOMENTUM | {"nesterov": True}, MOMENTUM, "the optimizer's nesterov is True, the rule's False"),
+    (
+        "SGD",
+        {"lr": 0.1, "momentum": 0.8},
+        MOMENTUM,
+        "the optimizer's lr is 0.1, the rule's 0.01; its momentum is 0.8, the rule's 0.9",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "own", "rules", "cause"), OWN_NUMBERS, ids=str)
+def test_other_numbers_are_named(name, own, rules, cause):
+    """Assert that an optimizer made with other numbers than its rule is told which they are."""
+    verdict = verify(lambda params: OPTIMIZERS[name](params, **own), CATALOG[name](**rules), steps=20)
+    assert (verdict.status, verdict.cause) == ("refuted", cause)
+
+
+def test_other_numbers_are_no_cause_where_they_do_not_explain():
+    """Assert that numbers that differ beside another fault are mentioned, and not made the cause."""
+    factory, _ = faulty("AdamW", "eps inside")
+    verdict = verify(factory, CATALOG["AdamW"](**ADAM | {"lr": 0.1}), steps=20)
+    assert (verdict.status, verdict.cause) == ("refuted", "unknown")
+    assert "the optimizer's lr is 0.01, the rule's 0.1, which does not explain all of it" in verdict.why
+
+
+def test_numbers_that_are_the_rules_are_not_mentioned():
+    """Assert that nothing is said of numbers, nor of precision, where there is nothing to say."""
+    factory, rule = faulty("AdamW", "eps inside")
+    why = verify(factory, rule, steps=20).why
+    assert "optimizer's" not in why and "digits" not in why
+
+
+def test_what_has_fewer_digits_than_the_weights_is_said():
+    """Assert that η and moments in float32 are mentioned; and that an η of float32 is the cause where it explains."""
+    single = verify(*faulty("AdamW", "state in single precision"), steps=20)
+    assert "its state 'm' is float32" in single.why and "its state 'v' is float32" in single.why
+    sgd = verify(lambda params: torch.optim.SGD(params, lr=torch.tensor(0.01)), CATALOG["SGD"](lr=0.01), steps=20)
+    assert sgd.cause == "the optimizer's lr is 0.01 rounded to float32"
+    # torch's Adam computes its bias corrections with such an η in float32 as well
+    adam = verify(lambda params: torch.optim.Adam(params, lr=torch.tensor(0.01)), CATALOG["Adam"](lr=0.01), steps=20)
+    assert adam.cause == "unknown" and "its lr is float32" in adam.why
 
 
 def test_two_faults_are_both_named():
@@ -239,8 +292,30 @@ class NeedsTwo(NeedsClosure):
 
 
 class Breaks(torch.optim.SGD):
+    error = ArithmeticError("out of memory")
+
     def step(self, closure=None):
-        raise ArithmeticError("out of memory")
+        raise self.error
+
+
+class Exits(Breaks):
+    error = SystemExit(0)
+
+
+def leave(params):
+    """A factory that ends the process."""
+    raise SystemExit(0)
+
+
+def by_dimension(*matrices):
+    """A factory that makes groups of its own: matrices, and biases without decay."""
+
+    def factory(params):
+        params = list(params)
+        groups = [[p for p in params if (p.ndim > 1) == matrix] for matrix in matrices]
+        return torch.optim.AdamW([{"params": group} for group in groups])
+
+    return factory
 
 
 def test_an_optimizer_that_needs_a_closure():
@@ -256,6 +331,14 @@ def test_an_optimizer_that_raises_leaves_the_matter_open():
     """Assert that its error is told, with the step."""
     verdict = verify(lambda params: Breaks(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
     assert (verdict.status, verdict.cause) == ("inconclusive", "step 1 raised ArithmeticError: out of memory")
+    verdict = verify(lambda params: Exits(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
+    assert (verdict.status, verdict.cause) == ("inconclusive", "step 1 raised SystemExit: 0")
+
+
+def test_whole_numbers_of_any_type_will_do():
+    """Assert that steps and seed may be numpy's integers."""
+    rule = CATALOG["SGD"](lr=0.1)
+    assert verify(lambda p: torch.optim.SGD(p, lr=0.1), rule, steps=np.int64(20), seed=np.uint8(3)).passed
 
 
 def test_a_run_that_diverges_is_compared_up_to_there():
@@ -290,7 +373,12 @@ def test_a_guard_of_our_own_is_named():
         (torch.optim.SGD, torch.optim.SGD, {}, "is not an UpdateRule"),
         (torch.optim.SGD, CATALOG["SGD"](lr=lambda k: 0.1), {}, "lr = .* is not one number"),
         (torch.optim.SGD, CATALOG["SGD"](weight_decay=np.ones(3)), {}, "weight_decay = .* is not one number"),
+        (leave, CATALOG["SGD"](), {}, "the factory failed .* SystemExit"),
+        (by_dimension(True, False), CATALOG["AdamW"](), {}, "splits its parameters into groups of its own"),
+        (by_dimension(False, True), CATALOG["AdamW"](), {}, "splits its parameters into groups of its own"),
         (torch.optim.SGD, CATALOG["SGD"](), {"steps": 1}, "steps = 1 is not allowed"),
+        (torch.optim.SGD, CATALOG["SGD"](), {"steps": 20.0}, "steps = 20.0 is not allowed"),
+        (torch.optim.SGD, CATALOG["SGD"](), {"steps": 100_001}, "steps = 100001 is not allowed: .* 2 to 100000"),
         (torch.optim.SGD, CATALOG["SGD"](), {"seed": -1}, "seed = -1 is not allowed"),
         (torch.optim.SGD, CATALOG["SGD"](), {"allow": "eps-inside"}, "has no place in"),
     ],

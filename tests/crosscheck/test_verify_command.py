@@ -19,6 +19,10 @@ class Mine(torch.optim.AdamW):
 class Late(torch.optim.SGD):
     def step(self, closure=None):
         raise ValueError("not yet")
+
+class Exits(torch.optim.SGD):
+    def step(self, closure=None):
+        raise SystemExit(0)
 """
 
 
@@ -41,7 +45,8 @@ def here(tmp_path, monkeypatch):
         ("torch.optim:Adam --as AMSGrad --args amsgrad=True,lr=0.01", 0, "weight decay is 0"),
         ("torch.optim:SGD --as SGDS --args lr=0.1,momentum=.9,weight_decay=0.1", 1, NEAR_RULES["L2"].cause),
         ("mine_alone:Mine --as AdamW", 0, "lr=0.02"),
-        ("mine_alone:Mine --as AdamW --args lr=0.01,scale=2.0", 1, "first departure at step 1"),
+        ("mine_alone:Mine --as AdamW --args lr=0.01,scale=2.0", 1, "optimizer's lr is 0.02, the rule's 0.01"),
+        ("mine_alone:Exits --as SGD --args lr=.1", 2, "step 1 raised SystemExit: 0"),
         ("mine_alone:Late --as SGD", 2, "step 1 raised ValueError: not yet"),
     ],
 )
@@ -72,7 +77,9 @@ def test_a_known_difference_may_be_allowed(capsys):
         ("torch.optim:AdamW --as AdamW --args momentum=0.9", "TypeError"),
         ("torch.optim:AdamW --as AdamW --args lr=abs(1)", "lr in arguments 'lr=abs(1)': give name=value"),
         ("torch.optim:AdamW --as AdamW --args betas=(1,2)", "Invalid beta"),
+        ("torch.optim:Adafactor --as AdamW", "the optimizer's eps is (None, 0.001), which the rule AdamW cannot take"),
         ("torch.optim:AdamW --as AdamW --steps 1", "steps = 1 is not allowed"),
+        ("torch.optim:AdamW --as AdamW --steps 1000000000000", "it must be a whole number, 2 to 100000"),
         ("torch.optim:AdamW --as AdamW --seed -1", "seed = -1 is not allowed"),
     ],
 )

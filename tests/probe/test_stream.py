@@ -1,5 +1,7 @@
 """The gradients an optimizer is driven with, and the recording of what it did."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,30 @@ def test_what_an_optimizer_has_no_place_for_is_left_out():
     recording = drive(WithoutLr, SCENARIOS[1], 5)
     assert recording.sizes["group"] == 2
     assert (recording["lr_factor"] == 1).all() and (recording["weight_decay_factor"] == 1).all()
+
+
+def test_the_recording_says_what_the_optimizer_was_made_with():
+    """Assert that its arguments are those before the first step, and that torch's float32 step counts are no loss."""
+    attrs = drive(lambda p: torch.optim.AdamW(p, lr=0.25, betas=(0.5, 0.75)), SCENARIOS[1], 5).attrs
+    own = json.loads(attrs["optimizer_arguments"])
+    assert (own["lr"], own["betas"], own["amsgrad"]) == (0.25, [0.5, 0.75], False)
+    assert json.loads(attrs["in_lower_precision"]) == {}
+
+
+class Rounding(torch.optim.SGD):
+    """Keeps something of each of several types."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p] |= {"half": p.detach().bfloat16(), "code": p.detach().to(torch.int8), "mask": p > 0}
+                self.state[p] |= {"full": p.detach().clone(), "sum": p.detach().float().sum()}
+
+
+def test_state_with_fewer_digits_is_listed():
+    """Assert that state of the weights' shape is listed with its type, and masks, sums and float64 are not."""
+    lower = json.loads(drive(lambda p: Rounding(p, lr=torch.tensor(0.1)), SCENARIOS[0], 2).attrs["in_lower_precision"])
+    assert lower == {"lr": "float32", "state 'half'": "bfloat16", "state 'code'": "int8"}
 
 
 def test_a_learning_rate_in_a_tensor_follows_the_schedule():
