@@ -129,6 +129,84 @@ class Zyx(Optimizer):
                 p.sub_(group["lr"] * a / (b.sqrt() + 1e-8))
 
 
+class LooksAhead(Odd):
+    """Decoupled; every sixth step goes back half of the way it came since the sixth before."""
+
+    @torch.no_grad()
+    def step(self):
+        super().step()
+        for group in self.param_groups:
+            for p in group["params"]:
+                kept = self.state[p]
+                kept["step"] = kept.get("step", 0) + 1
+                kept.setdefault("slow", p.clone())
+                if kept["step"] % 6 == 0:
+                    kept["slow"] = (kept["slow"] + p) / 2
+                    p.copy_(kept["slow"])
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta * (1 - lr * decay)
+
+
+class Coarse(Odd):
+    """Decoupled, behind a momentum .9 that is kept in bfloat16."""
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta * (1 - lr * decay)
+
+    def pull(self, theta, gradient):
+        memory = self.state[theta].setdefault("memory", torch.zeros_like(theta, dtype=torch.bfloat16))
+        return memory.mul_(0.9).add_(gradient.to(memory.dtype)).to(theta.dtype)
+
+
+class LateDecay(Odd):
+    """Decoupled from its second step on."""
+
+    def decayed(self, theta, gradient, lr, decay):
+        late = self.state[theta].setdefault("late", torch.zeros(()))
+        factor = 1 - lr * decay * float(late)
+        late.fill_(1.0)
+        return theta * factor
+
+
+class Normalized(Odd):
+    """L2, every step divided by the norm of the gradients."""
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            norm = sum(p.grad.square().sum() for p in group["params"]).sqrt()
+            for p in group["params"]:
+                p.sub_(group["lr"] / norm * (p.grad + group["weight_decay"] * p))
+
+
+class Still(Odd):
+    """Moves no weight."""
+
+    def step(self):
+        pass
+
+
+class Exits(Odd):
+    """Ends the program at its third step."""
+
+    count = 0
+
+    def step(self):
+        super().step()
+        self.count += 1
+        if self.count == 3:
+            raise SystemExit(0)
+
+
+class NoLr(Odd):
+    """Has lr = None in its groups, as optimizers that find their own."""
+
+    def __init__(self, params):
+        super().__init__(params)
+        self.param_groups[0]["lr"] = None
+
+
 class Hangs(Odd):
     """Never comes back."""
 

@@ -39,13 +39,13 @@ class Audit:
     @property
     def rows(self) -> dict[str, tuple[float, ...]]:
         """For each phase: R in the median, of the 5th and 95th percentile of weights; η_eff, R/η_eff, R/ηλ."""
-        return {name: self._row(name, phase) for name, phase in self.seen.phases.items()}
+        return {name: self._row(phase) for name, phase in self.seen.phases.items()}
 
-    def _row(self, name: str, phase: Phase) -> tuple[float, ...]:
+    def _row(self, phase: Phase) -> tuple[float, ...]:
         with np.errstate(all="ignore"):
             rate, isotropic = phase.typical, phase.isotropic
             low, high = quantiles(phase.decay_rate[None])[1:, 0]
-            return tuple(map(float, (rate, low, high, isotropic, rate / isotropic, rate / self.seen.nominal(name))))
+            return tuple(map(float, (rate, low, high, isotropic, rate / isotropic, phase.unit)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; what is unknown is None."""
@@ -74,7 +74,7 @@ class Audit:
         seen = self.seen
         control = max(float(np.nanmax(np.abs(p.control), initial=0.0)) for p in seen.phases.values())
         return [
-            f"R ∝ η^{seen.lr_exponent:.2f} λ^{seen.decay_exponent:.2f}; memory {seen.delay:.3g} steps",
+            f"R ∝ η^{_short(seen.lr_exponent)} λ^{_short(seen.decay_exponent)}; memory {_short(seen.delay)} steps",
             f"δ against δ/2: {seen.mismatch:.1g}; other signs of δ: {seen.coupling:.1g};"
             f" largest response with λ = 0: {control:.1g}",
         ]
@@ -113,10 +113,13 @@ def audit(factory: Callable[..., Any]) -> Audit:
     Raises
     ------
     InputError
-        If the optimizer cannot be made, or takes no step with gradients alone.
+        If the optimizer cannot be made, takes no step with gradients alone, or fails at a later one.
 
     Notes
     -----
+    Where a step divides by a norm of the gradients, η_eff is that of the 16 steps at which impulses are given, with one
+    gradient in 16 set to 0; R is that of 120 steps. Their ratio carries the scatter of the norm.
+
     Source: the definition of stable decay, Xie, Sato & Sugiyama 2020, 2011.11152; the measurement: derived here.
 
     Examples

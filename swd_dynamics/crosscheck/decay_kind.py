@@ -30,11 +30,13 @@ def quantiles(rates: NDArray) -> NDArray:
 
 
 class Phase(NamedTuple):
-    """R of each weight net of the control, the control's own response, and η_eff (NaN: unknown); shape (n,)."""
+    """R of each weight net of the control, the control's own response, η_eff (NaN: unknown), ηλ, λ; shape (n,)."""
 
     decay_rate: NDArray
     control: NDArray
     effective_lr: NDArray
+    nominal: NDArray
+    weight_decay: NDArray
 
     @property
     def isotropic(self) -> np.float64:
@@ -47,9 +49,41 @@ class Phase(NamedTuple):
         """The median R."""
         return quantiles(self.decay_rate[None])[0, 0]
 
-    def equals(self, rate: float, tolerance: float = SAME) -> bool:
+    @property
+    def unit(self) -> np.float64:
+        """The median of R/ηλ."""
+        with np.errstate(all="ignore"):
+            return quantiles((self.decay_rate / self.nominal)[None])[0, 0]
+
+    @property
+    def ratio_over_decay(self) -> np.float64:
+        """The median of R/λ over the one η_eff."""
+        with np.errstate(all="ignore"):
+            return quantiles((self.decay_rate / self.weight_decay)[None])[0, 0] / self.isotropic
+
+    @property
+    def residue(self) -> float:
+        """What a median R may be without being one."""
+        return NOTHING + RESIDUE * float(np.nan_to_num(quantiles(np.abs(self.control)[None])[0, 0]))
+
+    @property
+    def differs(self) -> bool:
+        """Whether R is known, and differs from weight to weight."""
+        return bool(np.isfinite(self.typical)) and not self.equals(self.typical, RATIO)
+
+    @property
+    def grows(self) -> bool:
+        """Whether R < 0 in the median, and for nearly all weights, by more than a residue."""
+        return bool(self.typical < -self.residue and np.nanpercentile(self.decay_rate, MOSTLY) < 0)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether nearly all weights have one R, or one R/ηλ, and it is above 0."""
+        return bool(self.typical > NOTHING and (self.equals(self.typical) or self.equals(self.unit * self.nominal)))
+
+    def equals(self, rate: "float | NDArray", tolerance: float = SAME) -> bool:
         """Whether nearly all weights have this R."""
-        allowed = tolerance * abs(rate) + RESIDUE * np.abs(self.control)
+        allowed = tolerance * np.abs(rate) + RESIDUE * np.abs(self.control)
         known = np.isfinite(self.decay_rate)
         return bool(known.any() and 100 * np.mean((np.abs(self.decay_rate - rate) <= allowed)[known]) >= MOSTLY)
 
@@ -62,7 +96,10 @@ class Phase(NamedTuple):
 class Seen:
     """What the runs of one optimizer showed.
 
-    lr, weight_decay : float — NaN where the optimizer has none
+    lr, weight_decay : float — NaN where the optimizer has none; of the first group with λ ≠ 0
+    still : bool — whether no weight was moved
+    oscillates : bool — whether a change of most weights changes its sign; R is that of its envelope then
+    coarse : types of its state that hold fewer digits than the weights
     phases : dict — "first step", "settled", "gradients / 10", "lr / 2"; of the weights that are decayed
     memory, delay : float — steps' worth of decay that outlive a change of θ: its size, and with its sign
     lr_exponent, decay_exponent : float — R ∝ η^a λ^b when settled
@@ -81,6 +118,9 @@ class Seen:
 
     lr: float
     weight_decay: float
+    still: bool
+    oscillates: bool
+    coarse: Sequence[str]
     phases: dict[str, Phase]
     memory: float
     delay: float
@@ -108,10 +148,6 @@ class Seen:
         """Whether decay is seen in any phase: R above round-off."""
         return any(np.abs(np.nan_to_num(phase.decay_rate)).max() > NOTHING for phase in self.phases.values())
 
-    def nominal(self, name: str) -> np.float64:
-        """ηλ in a phase."""
-        return np.float64(self.lr) * self.weight_decay * (0.5 if name == "lr / 2" else 1.0)
-
     @property
     def ratios(self) -> NDArray:
         """R/η_eff in each later phase, isotropic."""
@@ -121,7 +157,7 @@ class Seen:
     @property
     def ratio_over_decay(self) -> float:
         """R/η_eff over λ, the median of the phases."""
-        return float(np.median(self.ratios)) / self.weight_decay
+        return float(np.median([phase.ratio_over_decay for phase in self.later.values()]))
 
 
 def kind_of(seen: Seen) -> tuple[Kind, tuple[str, ...]]:
@@ -149,6 +185,8 @@ def kind_of(seen: Seen) -> tuple[Kind, tuple[str, ...]]:
 
 def _nothing(seen: Seen) -> Found | None:
     """No decay."""
+    if seen.still:
+        return "other", ("it moved no weight here, so that its decay was not seen",)
     if seen.weight_decay == 0:
         return "none", ("its weight_decay is 0",)
     if seen.responds or seen.displaced:
@@ -162,11 +200,11 @@ def _nothing(seen: Seen) -> Found | None:
 
 def _l2(seen: Seen) -> Found | None:
     """Decay that takes the way of the gradient."""
-    simple = all(phase.equals(seen.nominal(name)) for name, phase in seen.phases.items())
+    simple = all(phase.equals(phase.nominal) for phase in seen.phases.values())
     if not seen.joins_gradient or simple:
         return None
     said = [_remembered(seen)] if seen.memory > MEMORY else []
-    if not seen.phases["settled"].equals(seen.phases["settled"].typical, RATIO):
+    if seen.phases["settled"].differs:
         said.append(_spread(seen))
     return "L2", ("with λ = 0 and λθ added to the gradients it takes the same steps", *said)
 
@@ -177,7 +215,7 @@ def _unclear(seen: Seen) -> Found | None:
         said = "no control possible: it has no weight_decay to set to 0, and a change of θ does not stay as it is"
     elif not seen.responds:
         said = f"weight_decay moves the weights, but R < {NOTHING:g}: nonlinear, or too weak to be seen"
-    elif seen.mismatch > NONLINEAR:
+    elif seen.mismatch > NONLINEAR and not seen.coarse:
         said = f"nonlinear: the rates of δ and δ/2 differ by {seen.mismatch:.0%}"
     else:
         return None
@@ -186,7 +224,7 @@ def _unclear(seen: Seen) -> Found | None:
 
 def _by_hand(seen: Seen) -> Found | None:
     """Decoupled decay, whatever else the optimizer does with θ."""
-    units = np.array([phase.typical / seen.nominal(name) for name, phase in seen.later.items()])
+    units = np.array([phase.unit for phase in seen.later.values()])
     if not seen.by_hand or not (np.abs(units - 1) <= COUPLED).all():
         return None
     said = "R = ηλ: with λ = 0 and weights multiplied by 1 − ηλ in each step it takes the same steps"
@@ -203,19 +241,20 @@ def _same(seen: Seen) -> tuple[str, ...]:
 def _uniform(seen: Seen) -> Found | None:
     """Decoupled or stable: one R for all weights, without memory."""
     late = np.abs(np.nan_to_num(seen.phases["first step"].decay_rate)).max() <= NOTHING
-    phases = seen.later if late else seen.phases
-    uniform = all(phase.equals(phase.typical) and phase.typical > NOTHING for phase in phases.values())
-    if seen.memory > MEMORY or not uniform:
+    readable = {name: phase for name, phase in seen.later.items() if np.isfinite(phase.typical)}
+    phases = readable if late else {"first step": seen.phases["first step"], **readable}
+    if seen.memory > MEMORY or len(readable) < 2 or not all(phase.uniform for phase in phases.values()):
         return None
+    when = "later phase" if late else "phase"
     but = ("the first step takes nothing off",) if late else ()
-    units = np.array([phase.typical / seen.nominal(name) for name, phase in phases.items()])
+    units = np.array([phase.unit for phase in phases.values()])
     unit, ratio = float(np.median(units)), seen.ratio_over_decay
     stable, decoupled = _constant(seen.ratios, RATIO), _constant(units, SAME)
     is_stable = stable and abs(ratio - 1) <= RATIO
     if decoupled and abs(unit - 1) <= SAME:
-        return "decoupled", ("R = ηλ for every weight, in every phase", *but, *_same(seen))
+        return "decoupled", (f"R = ηλ for every weight, in every {when}", *but, *_same(seen))
     if decoupled and not is_stable:
-        return "decoupled", (f"R = {unit:.3g}·ηλ for every weight, in every phase: decoupled in other units", *but)
+        return "decoupled", (f"R = {unit:.3g}·ηλ for every weight, in every {when}: decoupled in other units", *but)
     if stable:
         units_of = "λ" if is_stable else f"{ratio:.3g} λ"
         return "stable", (f"R/η_eff = {units_of} for every weight, through changes of the gradients and of η", *but)
@@ -242,19 +281,19 @@ def _constant(values: NDArray, tolerance: float) -> bool:
 
 def _remembered(seen: Seen) -> str:
     """What the memory does with a change of θ that is taken back."""
-    if abs(seen.delay) < 0.5:
+    if not seen.delay >= 0.5:
         return "a change of θ that is taken back leaves a trace in the memory"
     return f"a change of θ that is taken back acts on for {seen.delay:.2g} steps"
 
 
 def _remains(seen: Seen) -> tuple[str, ...]:
     """What was seen of a decay that is none of the kinds."""
-    units = [phase.typical / seen.nominal(name) for name, phase in seen.phases.items()]
+    units = [phase.unit for phase in seen.phases.values() if np.isfinite(phase.unit)]
     said = [f"R/ηλ is {', '.join(f'{unit:.3g}' for unit in units)} from phase to phase"]
     shares = [rate for _, rate in seen.by_parameter]
     if max(shares) - min(shares) > RATIO * max(shares):
         said.append("R is " + ", ".join(f"{rate:.2g} on shape {shape}" for shape, rate in seen.by_parameter))
-    elif not all(phase.equals(phase.typical, RATIO) for phase in seen.phases.values()):
+    elif seen.phases["settled"].differs:
         said.append(_spread(seen))
     if seen.memory > MEMORY:
         said.append(_remembered(seen))
@@ -263,23 +302,26 @@ def _remains(seen: Seen) -> tuple[str, ...]:
 
 def _remarks(seen: Seen, kind: Kind) -> tuple[str, ...]:
     """What is worth knowing beside the kind."""
-    if kind == "none":
+    if kind == "none" or seen.still:
         return ()
-    said = []
+    said = ["a change of θ oscillates; R is its envelope"] if seen.oscillates else []
+    if seen.coarse:
+        said.append(f"it keeps its state as {', '.join(seen.coarse)}: small changes are lost in it")
     if seen.undecayed:
         said.append(f"parameters of shape {', '.join(map(str, seen.undecayed))} are not decayed")
-    if kind == "L2" and seen.mismatch > NONLINEAR:
+    if kind == "L2" and seen.mismatch > NONLINEAR and not seen.coarse:
         said.append(f"nonlinear: the rates of δ and δ/2 differ by {seen.mismatch:.0%}")
-    if kind != "L2" and not seen.proportional:
+    if kind != "L2" and not seen.proportional and not seen.coarse:
         said.append("nonlinear: the first step takes off something else than R times the weight")
     if SOME < seen.idle < 1 - SOME:
         said.append(f"in {seen.idle:.0%} of the steps nothing is taken off a weight")
-    if any(phase.typical < -NOTHING for phase in seen.phases.values()):
-        said.append("R < 0 in between: a change of θ oscillates, or grows")
+    if any(phase.grows for phase in seen.phases.values()):
+        said.append("R < 0 in between: a change of θ grows")
     if kind == "decoupled" and np.isfinite(seen.ratios).all():
         said += _ratio(seen)
     if seen.unfollowed:
-        said.append(f"η_eff is unknown: {seen.unfollowed}")
+        so = "" if kind == "L2" else ", so that stable or not is not told"
+        said.append(f"η_eff is unknown{so}: {seen.unfollowed}")
     for letter, exponent in (("η", seen.lr_exponent), ("λ", seen.decay_exponent)):
         if abs(exponent - 1) > EXPONENT:
             said.append(f"R ∝ {letter}^{exponent:.2f}")

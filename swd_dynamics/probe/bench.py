@@ -26,9 +26,10 @@ SHAPES: Sequence[Shapes] = (((6, 4), (8,)), ((6, 4), (4, 2)))  # the second for 
 
 # The course of every run, in steps. Gradients fall to a tenth at DROP, η to a half at HALVED.
 DROP, HALVED, END = 240, 480, 640
-WINDOW = 100  # before DROP, HALVED and END, in which rates are averaged
-STEERED = 50 + 10  # before the end of a window an impulse is given: a momentum of .9 spreads it around the middle
-FOLLOWED = 100  # steps for which an impulse is followed
+WINDOW = 120  # before DROP, HALVED and END, in which rates are averaged: whole periods of 2, 3, 4, 5, 6, 8, 10 or 12
+STEERED = 60 + 10  # before the end of a window impulses are given: a momentum of .9 spreads them around the middle
+PARTS = 16  # of the weights, pushed one after another: few gradients are 0 at a time, so that their norm stays
+FOLLOWED = 200  # steps for which an impulse is followed: a momentum of .98 has given off all but 2 % of it by then
 STEPS = END + FOLLOWED - STEERED
 
 SCALES = (0.1, 10.0)  # of the gradients, spread evenly in the logarithm over the weights
@@ -78,15 +79,28 @@ class Bench:
     def stated(self) -> list[dict[str, float]]:
         """η and every λ of each group, as the factory sets them."""
         groups = self.factory(self.parameters(self.stream[0])).param_groups
+        if any(group.get("lr", 0.0) is None for group in groups):
+            raise InputError(f"lr = None in a group of {_name(self.factory)}: an audit halves lr; make it a number")
         return [
             {key: float(value) for key, value in group.items() if key == "lr" or names_decay(key, value)}
             for group in groups
         ]
 
+    @cached_property
+    def stated_of_weights(self) -> tuple[NDArray, NDArray]:
+        """η and λ of each weight, by its group; NaN where the group has none."""
+        parameters = self.parameters(self.stream[0])
+        groups = self.factory(parameters).param_groups
+        group_of = {id(parameter): i for i, group in enumerate(groups) for parameter in group["params"]}
+        stated = [self.stated[group_of.get(id(parameter), 0)] for parameter in parameters]
+        pairs = [(group.get("lr", np.nan), decay_of(group)) for group in stated]
+        lr, decay = np.repeat(np.array(pairs), self.sizes, axis=0).T
+        return lr, decay
+
     @property
     def has_decay(self) -> bool:
         """Whether there is a λ other than 0."""
-        return any(value for group in self.stated for key, value in group.items() if key != "lr")
+        return any(np.nan_to_num(decay_of(group)) for group in self.stated)
 
     def times(self, *, lr: float = 1.0, decay: float = 1.0) -> "Bench":
         """The same with η and λ multiplied."""
@@ -125,9 +139,11 @@ class Bench:
         parameters = self.parameters(self.stream[0] + move)
         parts = torch.from_numpy(gradients).split(self.sizes, dim=1)
         pulls = [part.reshape(steps, *shape).unbind() for part, shape in zip(parts, self.shapes, strict=True)]
+        name = _name(self.factory)
         with same_random_numbers():
-            optimizer = self.build(parameters)
-            return _drive(optimizer, parameters, pulls, {HALVED: halve_lr, **(actions or {})})
+            with _told(f"{name} cannot be made from parameters alone"):
+                optimizer = self.build(parameters)
+            return _drive(name, optimizer, parameters, pulls, {HALVED: halve_lr, **(actions or {})})
 
     def without_decay(self, optimizer: Optimizer, _: list[Parameter]) -> None:
         """Action: every λ to 0."""
@@ -141,18 +157,34 @@ def bench_for(factory: Callable[..., Optimizer]) -> Bench:
     Raises
     ------
     InputError
-        If there are none.
+        If there are none, or the factory is no function.
     """
+    if not callable(factory):
+        raise InputError(
+            f"an audit makes the optimizer itself: give a class or a function of the parameters, as"
+            f" functools.partial(torch.optim.SGD, lr=0.1), not a finished {type(factory).__name__}"
+        )
     reasons = []
     for shapes in SHAPES:
         bench = Bench(factory, shapes)
         try:
             bench.run(2)
-        except Exception as error:  # a third party's, whatever it is; it is told
-            reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        except InputError as error:
+            reasons.append(error)
         else:
             return bench
-    raise InputError(f"{_name(factory)} takes no step with gradients alone: {reasons[0]}")
+    raise reasons[0]
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of a third party's code, whatever they are, as InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 @contextmanager
@@ -181,11 +213,10 @@ def gradient_scales(n: int) -> NDArray:
 
 
 def impulses(n: int) -> dict[int, NDArray]:
-    """Step and scale: at two steps of each window, for one half of the weights and then the other."""
-    even = np.arange(n) % 2 == 0
+    """Step and scale: at PARTS steps of each window, each for another part of the weights."""
+    part, scales = np.arange(n) % PARTS, gradient_scales(n)
     falls = {DROP: 1.0, HALVED: 0.1, END: 0.1}
-    halves = ((0, even), (1, ~even))
-    return {end - STEERED + i: fall * gradient_scales(n) * half for end, fall in falls.items() for i, half in halves}
+    return {end - STEERED + i: fall * scales * (part == i) for end, fall in falls.items() for i in range(PARTS)}
 
 
 def gradient_stream(n: int) -> tuple[NDArray, NDArray]:
@@ -211,6 +242,12 @@ def names_decay(name: str, value: Any) -> bool:
     return number and (name.startswith("weight_decay") or name == "wd" or name.endswith("_wd"))
 
 
+def decay_of(stated: Mapping[str, float]) -> float:
+    """λ of a group: the first that is not 0, if there is one, and NaN if it has none."""
+    decays = [value for key, value in stated.items() if key != "lr"]
+    return next(filter(None, decays), decays[0] if decays else np.nan)
+
+
 def halve_lr(optimizer: Optimizer, _: list[Parameter]) -> None:
     """Action: η to a half, in the groups, as a scheduler does."""
     for group in optimizer.param_groups:
@@ -229,18 +266,35 @@ def moved_by(change: list[Parameter]) -> Action:
     return act
 
 
-def multiplied_by(factor: float) -> Action:
-    """Action: every weight times a factor."""
+def multiplied_by(factors: list[Parameter]) -> Action:
+    """Action: every weight times its factor."""
 
     @torch.no_grad()
     def act(_, parameters: list[Parameter]) -> None:
-        for parameter in parameters:
+        for parameter, factor in zip(parameters, factors, strict=True):
             parameter.mul_(factor)
 
     return act
 
 
-def _drive(optimizer: Optimizer, parameters, pulls, actions: Mapping[int, Action]) -> Course:
+def coarse_state(optimizer: Optimizer, parameters: list[Parameter]) -> set[str]:
+    """The types of what it remembers of each weight that hold fewer digits than the weight."""
+    found = set()
+    for parameter in parameters:
+        kept = optimizer.state.get(parameter, {})
+        for value in kept.values() if isinstance(kept, Mapping) else ():
+            if isinstance(value, Tensor) and value.numel() == parameter.numel() and _is_coarse(value, parameter):
+                found.add(str(value.dtype).removeprefix("torch."))
+    return found
+
+
+def _is_coarse(kept: Tensor, parameter: Parameter) -> bool:
+    if kept.is_floating_point():
+        return kept.element_size() < parameter.element_size()
+    return kept.dtype in (torch.int8, torch.uint8)
+
+
+def _drive(name: str, optimizer: Optimizer, parameters, pulls, actions: Mapping[int, Action]) -> Course:
     before, after = [], []
     for k, gradients in enumerate(zip(*pulls, strict=True)):
         if k in actions:
@@ -248,7 +302,8 @@ def _drive(optimizer: Optimizer, parameters, pulls, actions: Mapping[int, Action
         before.append(after[-1] if after and k not in actions else _flat(parameters))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        optimizer.step()
+        with _told(f"{name} fails at step {k + 1}" if k else f"{name} takes no step with gradients alone"):
+            optimizer.step()
         after.append(_flat(parameters))
     return Course(np.array(before), np.array(after))
 

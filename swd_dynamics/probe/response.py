@@ -4,7 +4,7 @@ Runs that are given the same gradients, whatever their weights, can differ only 
 gradient, η or λ. The differences are returned as arrays; what they mean is said elsewhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,25 +17,31 @@ from swd_dynamics.probe.bench import (
     END,
     FOLLOWED,
     HALVED,
+    PARTS,
     SEED,
     STEERED,
     STEPS,
     WINDOW,
+    Action,
     Bench,
     Course,
     Shapes,
     bench_for,
+    coarse_state,
     impulses,
     moved_by,
     multiplied_by,
 )
 
 MOVED = 1e-4  # δ: small beside θ, which is .1 to .3 at first; large beside round-off
-FRESH: tuple[int, ...] = (320, 500)  # steps at which a change of θ is made anew: the one before may have died out
+FRESH: tuple[int, ...] = (300, 490)  # steps at which a change of θ is made anew: the one before may have died out
 BRIEF = 100  # steps of the runs that are only compared with the first
 COMPARED = slice(40, BRIEF)  # when a momentum of .9 has settled to 4 %, in both alike
 TAKEN_BACK, LISTENED = 120, 60  # when a change of θ is undone, and for how long what it left behind is followed
 PUSHED = 1e-4  # an impulse, in units of the weight's gradient scale
+SLOWEST = 0.8  # in a tenth of the steps followed: the tail of a momentum of .99; what drifts is no tail
+ROUNDING = 1e-12  # of weights that grow to 30: what an impulse of 1e-4 moves is not seen below
+HARD = 1e-2  # one that a state of 8 bits feels too
 PHASES = {"settled": DROP, "gradients / 10": HALVED, "lr / 2": END}  # and where each ends
 WINDOWS = {name: slice(end - WINDOW, end) for name, end in PHASES.items()}
 
@@ -59,7 +65,8 @@ class Response:
     ----------
     name : str — the optimizer's class
     shapes : tuples — of its parameters
-    lr, weight_decay : float — of its first group; NaN where the group has none
+    lr, weight_decay : array, shape (n,) — those of each weight's group; NaN where the group has none
+    coarse : tuple of str — types of its state that hold fewer digits than the weights
     base : Course — the run itself
     moved, halved, other : Course, difference
         To the run from θ + δ; θ + δ/2; and θ + δ with other signs. The last two are brief.
@@ -75,14 +82,15 @@ class Response:
     echo, control_echo : Echo — the latter with λ = 0 throughout
     effective_lr : array, shape (phases, n)
         How far a unit of gradient moves each weight in the end, λ = 0.
-    half_pushed : array, shape (n,) — the same in the first phase, from impulses half as large
-    unfinished : array, shape (phases, n) — the share of it in the last tenth of the steps it was followed
+    hard_pushed : array, shape (n,) — the same in the first phase, from impulses a hundred times as large
+    unfinished : array, shape (phases, n) — the share of it that is missing when it is followed no further
     """
 
     name: str
     shapes: Shapes
-    lr: float
-    weight_decay: float
+    lr: NDArray
+    weight_decay: NDArray
+    coarse: tuple[str, ...]
     base: Course
     moved: Course
     halved: Course
@@ -96,7 +104,7 @@ class Response:
     echo: Echo
     control_echo: Echo | None
     effective_lr: NDArray
-    half_pushed: NDArray
+    hard_pushed: NDArray
     unfinished: NDArray
 
 
@@ -130,32 +138,33 @@ def measure_response(factory: Callable[..., torch.optim.Optimizer]) -> Response:
     """
     bench = bench_for(factory)
     move, other = MOVED * np.random.default_rng(SEED + 1).choice([-1.0, 1.0], size=(2, sum(bench.sizes)))
-    stated, free = bench.stated[0], bench.times(decay=0.0)
-    decay = next((value for key, value in stated.items() if key != "lr"), np.nan)
-    base = bench.run()
+    free, (lr, decay) = bench.times(decay=0.0), bench.stated_of_weights
+    coarse = set()
+    base = bench.run(actions={BRIEF: lambda *made: coarse.update(coarse_state(*made))})
     undecayed = free.run() if bench.has_decay else None
     moved, control = _moved(bench, base, move), _moved(free, undecayed, move) if undecayed else None
     quiet = bench.run(TAKEN_BACK + LISTENED, actions={TAKEN_BACK: bench.without_decay})
-    effective_lr, unfinished = _effective_lr(free, undecayed or base, PUSHED, list(PHASES.values()))
+    effective_lr, unfinished = _effective_lrs(free, undecayed or base)
     return Response(
         name=type(bench.build(bench.parameters(bench.stream[0]))).__name__,
         shapes=tuple(bench.shapes),
-        lr=stated.get("lr", np.nan),
+        lr=lr,
         weight_decay=decay,
+        coarse=tuple(sorted(coarse)),
         base=base,
         moved=moved,
         halved=_moved(bench, base, move / 2, BRIEF),
         other=_moved(bench, base, other, BRIEF),
         control=control,
         displaced=base.minus(undecayed) if undecayed else None,
-        joined=free.run(BRIEF, push=dict(enumerate(decay * base.before[:BRIEF]))).minus(base) if undecayed else None,
-        shrunk=_shrunk(free, base, 1 - stated.get("lr", np.nan) * decay) if undecayed else None,
-        half_lr=_moved_anew(bench.times(lr=0.5), move) if "lr" in stated else None,
+        joined=_joined(free, base, np.nan_to_num(decay)) if undecayed else None,
+        shrunk=_shrunk(free, base, 1 - lr * np.nan_to_num(decay)) if undecayed else None,
+        half_lr=_moved_anew(bench.times(lr=0.5), move) if np.isfinite(lr).all() else None,
         half_decay=_moved_anew(bench.times(decay=0.5), move) if bench.has_decay else None,
         echo=_echo(bench, quiet, move, moved),
         control_echo=_echo(free, undecayed, move, control) if undecayed and control else None,
         effective_lr=effective_lr,
-        half_pushed=_effective_lr(free, undecayed or base, PUSHED / 2, [DROP])[0][0],
+        hard_pushed=_effective_lr(free, undecayed or base, DROP, HARD)[0],
         unfinished=unfinished,
     )
 
@@ -171,9 +180,16 @@ def _moved_anew(bench: Bench, move: NDArray) -> Course:
     return _moved(bench, bench.run(BRIEF), move, BRIEF)
 
 
-def _shrunk(bench: Bench, base: Course, factor: float) -> NDArray:
+def _joined(bench: Bench, base: Course, decay: NDArray) -> Course:
+    """How far λθ added to the gradients leads from ``base``."""
+    with np.errstate(over="ignore"):  # of a run that diverged
+        push = decay * base.before[:BRIEF]
+    return bench.run(BRIEF, push=dict(enumerate(push))).minus(base)
+
+
+def _shrunk(bench: Bench, base: Course, factors: NDArray) -> NDArray:
     """How far decay by hand, before or after each step, leads from ``base``."""
-    actions = dict.fromkeys(range(BRIEF), multiplied_by(factor))
+    actions = dict.fromkeys(range(BRIEF), multiplied_by(bench.parameters(factors)))
     first = bench.run(BRIEF, actions=actions).minus(base).after
     del actions[0]
     then = bench.run(BRIEF, actions=actions).minus(base).before[1:]
@@ -195,13 +211,28 @@ def _echo(bench: Bench, quiet: Course, move: NDArray, moved: Course) -> Echo:
         return Echo(heard.after[-1] / remembered, taken_off / remembered)
 
 
-def _effective_lr(bench: Bench, base: Course, strength: float, ends: list[int]) -> tuple[NDArray, NDArray]:
-    """η_eff of each weight in the phases with these ends, and the share of it in the last tenth of the steps."""
-    push = {k: strength * impulse for k, impulse in impulses(sum(bench.sizes)).items() if k < ends[-1]}
-    starts = np.array(ends) - STEERED
-    stops = starts + FOLLOWED - 1
-    shift = -bench.run(stops[-1] + 1, push=push).minus(base).after
-    total, late = shift[stops] - shift[starts - 1], shift[stops] - shift[stops - FOLLOWED // 10]
-    given = np.array([push[start] + push[start + 1] for start in starts])
+def _effective_lrs(bench: Bench, base: Course) -> tuple[NDArray, NDArray]:
+    """η_eff of each phase and weight, and the missing share; the impulse before HALVED in runs in which η stays."""
+    constant = {HALVED: lambda *_: None}
+    steady = bench.run(HALVED - STEERED + PARTS + FOLLOWED, actions=constant)
+    found = [
+        _effective_lr(bench, base, DROP),
+        _effective_lr(bench, steady, HALVED, actions=constant),
+        _effective_lr(bench, base, END),
+    ]
+    total, missing = zip(*found, strict=True)
+    return np.array(total), np.array(missing)
+
+
+def _effective_lr(
+    bench: Bench, base: Course, end: int, strength: float = PUSHED, actions: Mapping[int, Action] | None = None
+) -> tuple[NDArray, NDArray]:
+    """η_eff of each weight in the phase with this end, and the share of it that comes later than it was followed."""
+    start, tenth = end - STEERED, FOLLOWED // 10
+    push = {k: strength * impulse for k, impulse in impulses(sum(bench.sizes)).items() if start <= k < end}
+    shift = -bench.run(start + FOLLOWED, push=push, actions=actions).minus(base).after
+    late, later = shift[-1 - tenth] - shift[-1 - 2 * tenth], shift[-1] - shift[-1 - tenth]
     with np.errstate(all="ignore"):
-        return total / given, np.nan_to_num(late / total)
+        ratio = np.minimum(np.abs(later / late), SLOWEST)
+        missing = np.abs(later / shift[-1]) * ratio / (1 - ratio)  # a tail that falls as fast as it did
+        return shift[-1] / sum(push.values()), np.where(np.abs(later) > ROUNDING, missing, 0.0)
