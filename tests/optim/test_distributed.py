@@ -1,28 +1,19 @@
 """Two processes against one: data in halves (DDP), and weights, too (fully_shard), must train the same network."""
 
-import json
-import os
-import subprocess
-import sys
-import time
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from optim import distributed_worker
-from optim.distributed_worker import AGREEING, RESUMED, RESUMING, STEPS, WORLD, WRONG, Case, train
-
-import swd_dynamics
+from optim.distributed_worker import AGREEING, RESUMED, RESUMING, STEPS, WRONG, Case, train
+from two_processes import seen_by_each
 
 # 16 float64 steps of weights of order 1 whose gradients are summed in halves: an eps or two in each step, and room for
 # the order in which another machine sums.
 SUMMED_IN_HALVES = 1e-13
 # A v̄ that is wrong by a tenth moves the weights by more than this within the steps.
 WRONG_MEAN = 1e-3
-# Seconds. Two processes need half a minute for all cases; one that waits for the other would wait forever.
-DEADLINE = 180
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
@@ -37,27 +28,7 @@ def named(cases):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What each of two processes found in every case."""
-    folder = tmp_path_factory.mktemp("distributed")
-    paths = [str(Path(swd_dynamics.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-    workers = []
-    try:
-        for rank in range(WORLD):
-            command = [sys.executable, "-W", "error", distributed_worker.__file__, str(rank), str(folder)]
-            with open(folder / f"{rank}.log", "w") as log:
-                workers.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-        deadline = time.monotonic() + DEADLINE
-        while (codes := [worker.poll() for worker in workers]) != [0] * WORLD:
-            if any(codes) or time.monotonic() > deadline:
-                time.sleep(1)  # for the other one's last words
-                logs = [(folder / f"{rank}.log").read_text()[-4000:] for rank in range(WORLD)]
-                pytest.fail(f"exit codes {codes}, None for one stopped after {DEADLINE} s\n" + "\n".join(logs))
-            time.sleep(0.05)
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
+    found = seen_by_each(distributed_worker.__file__, tmp_path_factory.mktemp("distributed"))
     return [{Case(*case): result for case, result in ranks} for ranks in found]
 
 

@@ -1,17 +1,11 @@
 """One recording of two processes (DDP, fully_shard) against that of one; and no probe holds up a process."""
 
 import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import swd_dynamics
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe import Probe
 from swd_dynamics.probe.opening import open_recording
@@ -39,6 +33,7 @@ from probe.distributed_probe_worker import (
     Case,
     train,
 )
+from two_processes import seen_by_each
 
 # 12 float64 steps of weights of order 1 whose gradients are summed in halves, an eps or two in each step; the sparsity,
 # cosines and angles made of them lose a digit or two.
@@ -47,8 +42,6 @@ SUMMED_IN_HALVES = 1e-12
 ROOT_OF_EPS = 1e-7
 # A norm over one of two shards, or with replicas counted twice, is wrong by more than this.
 WRONG_SUM = 0.05
-# Seconds. Two processes need half a minute for all cases; one that waits for the other would wait forever.
-DEADLINE = 180
 # What is made of sums over the weights, so that it is unknown where a shard is missing.
 OF_ALL_SHARDS = (
     "theta_norm",
@@ -69,26 +62,7 @@ def named(cases):
 def found(tmp_path_factory):
     """What each of two processes saw, and the folder that they wrote to."""
     folder = tmp_path_factory.mktemp("distributed")
-    paths = [str(Path(swd_dynamics.__file__).parents[1]), str(Path(__file__).parents[1])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    workers = []
-    try:
-        for rank in range(WORLD):
-            command = [sys.executable, "-W", "error", distributed_probe_worker.__file__, str(rank), str(folder)]
-            with open(folder / f"{rank}.log", "w") as log:
-                workers.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-        deadline = time.monotonic() + DEADLINE
-        while (codes := [worker.poll() for worker in workers]) != [0] * WORLD:
-            if any(codes) or time.monotonic() > deadline:
-                time.sleep(1)  # for the other one's last words
-                logs = [(folder / f"{rank}.log").read_text()[-4000:] for rank in range(WORLD)]
-                pytest.fail(f"exit codes {codes}, None for one stopped after {DEADLINE} s\n" + "\n".join(logs))
-            time.sleep(0.05)
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
+    return folder, seen_by_each(distributed_probe_worker.__file__, folder)
 
 
 @pytest.fixture(scope="module")
