@@ -4,6 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 
+def closure_of(args: tuple, kwargs: dict) -> Callable | None:
+    """The closure among the arguments of ``step``, the optimizer itself first, if there is one."""
+    return args[1] if len(args) > 1 else kwargs.get("closure")
+
+
 def watched(args: tuple, kwargs: dict, first_call: Callable[[Any], None]) -> tuple[tuple, dict] | None:
     """The arguments with a closure that says when it was first called, and with what loss; None if there is no closure.
 
@@ -16,7 +21,7 @@ def watched(args: tuple, kwargs: dict, first_call: Callable[[Any], None]) -> tup
     first_call : callable
         Takes the loss; must not raise.
     """
-    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    closure = closure_of(args, kwargs)
     if closure is None:
         return None
     calls = iter([first_call])

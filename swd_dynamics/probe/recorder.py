@@ -153,7 +153,7 @@ class Probe:
             If the loss is not one number.
         """
         value = as_number(loss)
-        if self._pending is not None:  # in a closure, whose first loss counts
+        if self._pending is not None and self._pending.has_closure:  # in the closure, whose first loss counts
             self._pending.loss = value if self._pending.gradients is None else self._pending.loss
             return
         if self._loss_comes_after is None:

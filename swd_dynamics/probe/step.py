@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
+from swd_dynamics.probe.closure import closure_of
 from swd_dynamics.probe.layout import Layout
 from swd_dynamics.probe.rows import Row
 
@@ -28,6 +29,7 @@ class Step:
         states = (optimizer.state.get(parameter, {}) for parameter in layout.parameters)
         self.first = [state.get("momentum_buffer") is None for state in states]
         self.gradients: list[Tensor | None] | None = None
+        self.has_closure = False
 
     def read_gradients(self) -> None:
         """Copy the gradients the step will use; none, if a gradient scaler has found an infinity: then it is void."""
@@ -37,7 +39,8 @@ class Step:
 
     def with_gradients(self, args: tuple, kwargs: dict) -> tuple | None:
         """Copy the gradients now, or return the arguments of ``step`` with a closure that copies them when called."""
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        closure = closure_of(args, kwargs)
+        self.has_closure = closure is not None
         if closure is None:
             self.read_gradients()
             return None

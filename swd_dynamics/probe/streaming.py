@@ -15,7 +15,7 @@ import xarray
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe.closure import watched
+from swd_dynamics.probe.closure import closure_of, watched
 from swd_dynamics.probe.collector import Collector, Contributor
 from swd_dynamics.probe.instruments import Instruments
 from swd_dynamics.probe.layout import Layout, layout_of, unwrapped
@@ -125,7 +125,8 @@ class StreamingProbe:
         self._writer = self._common(writer) if is_common else writer
         self._ring = Ring({}, torch.device("cpu"))
         self._handles: list = []
-        self._is_measuring = self._in_step = self._gradient_seen = self._has_stepped = self._awaits_loss = False
+        self._is_measuring = self._in_step = self._in_closure = self._gradient_seen = False
+        self._has_stepped = self._awaits_loss = False
         self._loss: Tensor | float = math.nan
         self._loss_comes_after: bool | None = None
         self.steps = 0  # the number of the last step, those taken before included
@@ -164,7 +165,8 @@ class StreamingProbe:
             self._instruments.recorded.start = self._writer.start(self.steps)
         self._instruments.rates.take_up(self._writer.memory(self.steps))
         self._ring = self._instruments.ring()
-        self._is_measuring, self._in_step, self._awaits_loss, self.failure = False, False, False, None
+        self._is_measuring = self._in_step = self._in_closure = self._awaits_loss = False
+        self.failure = None
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -192,7 +194,7 @@ class StreamingProbe:
             If the loss is not one number.
         """
         value = _loss_value(loss)
-        if self._in_step:
+        if self._in_closure:
             self._loss = self._loss if self._gradient_seen else value
             return
         if self._loss_comes_after is None:
@@ -253,6 +255,7 @@ class StreamingProbe:
         self.steps, self._has_stepped = self.steps + 1, True
         self._is_measuring = self.steps % self.every == 0
         self._in_step, self._gradient_seen, self._awaits_loss = True, False, False
+        self._in_closure = closure_of(args, kwargs) is not None
         if not (self._is_measuring or self._instruments.rates.follows):
             return None
         self.layout.check_unchanged(self.optimizer)
@@ -276,7 +279,7 @@ class StreamingProbe:
     def _end_step(self) -> None:
         if not self._in_step:
             return  # attached in the middle of this step
-        self._in_step = False
+        self._in_step = self._in_closure = False
         if self._is_measuring or self._instruments.rates.follows:
             self._measure()
         self._loss = math.nan

@@ -1,5 +1,6 @@
 """The streaming probe: what it writes, when, and that the training is as it was."""
 
+import contextlib
 import json
 import math
 
@@ -227,6 +228,29 @@ def test_loss_observed_in_a_closure(path, where, make):
     assert (np.diff(losses) <= 0).all() and len(losses) == 3
     if make is torch.optim.SGD:
         np.testing.assert_array_equal(losses, [4.5, 4.5 / 4, 4.5 / 16])
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_a_step_that_raised_keeps_no_later_loss(network, path, where):
+    """Assert that after a step which raised, and which the training survived, the next loss is filed as usual."""
+
+    class Fails(Unknown):
+        @torch.no_grad()
+        def step(self, closure=None):
+            if self.fails:
+                raise ValueError("once")
+
+    net = network()
+    optimizer = Fails(net.parameters())
+    with Probe(optimizer, path) if where == "disk" else Probe(optimizer) as probe:
+        for k in range(4):
+            optimizer.fails = k == 1
+            optimizer.zero_grad()
+            net.loss().backward()
+            probe.observe(loss=float(k))
+            with contextlib.suppress(ValueError):
+                optimizer.step()
+    assert probe.dataset().loss.values[-2:].tolist() == [2, 3]
 
 
 def test_a_second_loss_is_of_no_row(network, path):
