@@ -8,6 +8,7 @@
 Every name is imported when it is first used: torch, sympy and matplotlib only with what needs them.
 """
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
 
@@ -49,3 +50,7 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+if "IPython" in sys.modules and (_shell := sys.modules["IPython"].get_ipython()) is not None:
+    import_module("swd_dynamics.jupyter").show_in(_shell)

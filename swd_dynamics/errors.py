@@ -1,14 +1,28 @@
 """Errors for people: what was wrong, the value seen, what is allowed."""
 
 import difflib
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 
+NOT_THE_USERS = (str(Path(__file__).parent), sysconfig.get_path("stdlib"))  # where code is that the user did not write
 Value = TypeVar("Value")
 
 
 class InputError(ValueError):
-    """A value the user gave cannot be used; the message says which, why, and what to give instead."""
+    """A value the user gave cannot be used; the message says which, why, and what to give instead.
+
+    In Jupyter it reads as that sentence and the lines of the user's own that led to it, without a traceback.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of the error, a string for each line."""
+        frames = traceback.extract_tb(self.__traceback__)
+        own = [f for f in frames if not f.filename.startswith(NOT_THE_USERS) and "site-packages" not in f.filename]
+        lines = [f"    line {frame.lineno}: {frame.line}" for frame in own if frame.line]
+        return [f"{type(self).__name__}: {self}", *lines]
 
 
 class UnknownName(InputError, KeyError):

@@ -50,7 +50,7 @@ def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Pa
     """
     import torch
 
-    from swd_dynamics.crosscheck import ledger_text
+    from swd_dynamics.crosscheck import Ledger
     from swd_dynamics.studies import Setting
     from swd_dynamics.studies.reproduce import reproduce as run
 
@@ -58,12 +58,11 @@ def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Pa
     setting = Setting(quick=quick, device=chosen_device(device), progress=True)
 
     def announce(study, verdicts) -> None:
-        print(f"\n{study.name}: {study.claim}\n{ledger_text(verdicts)}", flush=True)
+        print(f"\n{study.name}: {study.claim}\n{Ledger(verdicts)}", flush=True)
 
     result = run(names, setting=setting, out=out or Path("figures/quick" if quick else "figures"), announce=announce)
-    verdicts = [v for found in result.verdicts.values() for v in found]
-    counts = ", ".join(f"{sum(v.status == s for v in verdicts)} {s}" for s in ("confirmed", "refuted", "inconclusive"))
-    print(f"\n{len(verdicts)} verdicts on {setting.device}: {counts}. Wrote {', '.join(map(str, result.written))}")
+    ledger = Ledger(v for found in result.verdicts.values() for v in found)
+    print(f"\n{len(ledger)} verdicts on {setting.device}: {ledger.counts}. Wrote {', '.join(map(str, result.written))}")
     for departure in result.departures:
         print(f"departs from the committed ledger: {departure}")
     return 1 if result.departures else 0

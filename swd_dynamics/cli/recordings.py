@@ -182,11 +182,10 @@ def plot(run: Path, *, quantity: list[str], out: Path | None = None) -> None:
     out
         The figure without its ending, written as PNG and SVG: the run's own name beside it, if not given.
     """
-    from swd_dynamics.plots import write_figure
-    from swd_dynamics.plots.recording import draw_recording
+    from swd_dynamics.plots import recording, write_figure
     from swd_dynamics.probe import open_recording
 
-    figure = draw_recording(open_recording(run), quantity)
+    figure = recording(open_recording(run), *quantity)
     name = f"{run.resolve().name}-{'-'.join(quantity)}"
     written = write_figure(figure, out or run.resolve().with_name(name))
     print(f"Wrote {', '.join(map(str, written))}")

@@ -7,21 +7,20 @@ from swd_dynamics.crosscheck.named import literal_arguments, named_class, named_
 from swd_dynamics.crosscheck.near_rules import NEAR_RULES
 from swd_dynamics.crosscheck.recorded_rule import recorded_rule
 from swd_dynamics.crosscheck.replay import replay
-from swd_dynamics.crosscheck.verdict import Verdict, judge, judge_at_least, ledger_html, ledger_text, must_be_refuted
+from swd_dynamics.crosscheck.verdict import Ledger, Verdict, judge, judge_at_least, must_be_refuted
 from swd_dynamics.crosscheck.verify import verify
 
 __all__ = [
     "NEAR_RULES",
     "Audit",
     "EquivalentDecay",
+    "Ledger",
     "Verdict",
     "audit",
     "convergence_order",
     "equivalent_weight_decay",
     "judge",
     "judge_at_least",
-    "ledger_html",
-    "ledger_text",
     "literal_arguments",
     "must_be_refuted",
     "named_class",

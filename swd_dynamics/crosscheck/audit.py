@@ -70,6 +70,8 @@ class Audit:
         lines += [f"    {name:16}" + "".join(f"{_short(v):>11}" for v in row) for name, row in self.rows.items()]
         return "\n".join([*lines, "", *(f"    {line}" for line in self._numbers())])
 
+    __repr__ = __str__
+
     def _numbers(self) -> list[str]:
         seen = self.seen
         control = max(float(np.nanmax(np.abs(p.control), initial=0.0)) for p in seen.phases.values())

@@ -1,6 +1,5 @@
 """A claim held against a measurement."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from html import escape
 from math import isfinite, isnan
@@ -8,6 +7,8 @@ from typing import Any, Literal
 
 Status = Literal["confirmed", "refuted", "inconclusive"]
 MARKS = {"confirmed": "✓", "refuted": "✗", "inconclusive": "?"}
+COLOURS = {"confirmed": "#00805f", "refuted": "#c24000", "inconclusive": "#777777"}  # read on white and on black
+COLUMNS = ("claim", "predicted", "measured", "allowed", "why")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Verdict:
     first_departure : int or None — of a replay, the first step at which rule and record part
     cause : str or None — where one is known
     evidence : dict — the arrays behind ``measured``, for a figure
+
+    Examples
+    --------
+    >>> print(judge("half", "A half is .5", predicted=0.5, measured=0.5, allowed=0.0, why="it is exact"))
+    ✓ confirmed: A half is .5
+        predicted 0.5, measured 0.5, allowed 0 (it is exact)
     """
 
     name: str
@@ -55,8 +62,12 @@ class Verdict:
             said += f"\n    first departure at step {self.first_departure}"
         return said + (f"\n    cause: {self.cause}" if self.cause else "")
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
-        return ledger_html([self])
+        more = [("first departure at step", self.first_departure), ("cause:", self.cause)]
+        said = "".join(f"<p>{words} {escape(str(value))}</p>" for words, value in more if value is not None)
+        return Ledger([self])._repr_html_() + said
 
 
 def judge(name: str, claim: str, *, predicted: float, measured: float, allowed: float, why: str, **more) -> Verdict:
@@ -86,7 +97,14 @@ def judge_at_least(name: str, claim: str, *, least: float, measured: float, why:
 
 
 def must_be_refuted(name: str, mutant: Verdict) -> Verdict:
-    """The check of a check: confirmed if the same test refutes a claim that is known to be wrong."""
+    """The check of a check: confirmed if the same test refutes a claim that is known to be wrong.
+
+    Examples
+    --------
+    >>> wrong = judge("third", "A half is 1/3", predicted=1 / 3, measured=0.5, allowed=0.0, why="it is exact")
+    >>> wrong.status, must_be_refuted("mutant", wrong).status
+    ('refuted', 'confirmed')
+    """
     return Verdict(
         name=name,
         claim=f"The same test refutes what is wrong: {mutant.claim[:1].lower()}{mutant.claim[1:]}",
@@ -101,26 +119,51 @@ def must_be_refuted(name: str, mutant: Verdict) -> Verdict:
     )
 
 
-def ledger_text(verdicts: Iterable[Verdict], width: int = 118) -> str:
-    """A table of verdicts for a terminal."""
-    rows = [f"{'':2}{'verdict':34}{'predicted':>13}{'measured':>13}{'allowed':>11}  claim"]
-    for v in verdicts:
-        numbers = f"{_short(v.predicted):>13}{_short(v.measured):>13}{_short(v.allowed):>11}"
-        row = f"{MARKS[v.status]} {v.name:34}{numbers}  {v.claim}"
-        rows.append(row if len(row) <= width else row[: width - 1] + "…")
-    return "\n".join(rows)
+class Ledger(tuple[Verdict, ...]):
+    """Verdicts as a table, in a terminal and in Jupyter.
+
+    Examples
+    --------
+    >>> ledger = Ledger([judge("half", "A half is .5", predicted=0.5, measured=0.5, allowed=0.0, why="it is exact")])
+    >>> print(ledger)
+      verdict                               predicted     measured    allowed  claim
+    ✓ half                                        0.5          0.5          0  A half is .5
+    >>> ledger.counts
+    '1 confirmed'
+    """
+
+    __slots__ = ()
+    WIDTH = 118
+
+    @property
+    def counts(self) -> str:
+        """How many verdicts have each status, in words; those that there are none of are left out."""
+        counted = {status: sum(verdict.status == status for verdict in self) for status in MARKS}
+        return ", ".join(f"{count} {status}" for status, count in counted.items() if count) or "no verdicts"
+
+    def __str__(self) -> str:
+        rows = [f"{'':2}{'verdict':34}{'predicted':>13}{'measured':>13}{'allowed':>11}  claim"]
+        for v in self:
+            numbers = f"{_short(v.predicted):>13}{_short(v.measured):>13}{_short(v.allowed):>11}"
+            row = f"{MARKS[v.status]} {v.name:34}{numbers}  {v.claim}"
+            rows.append(row if len(row) <= self.WIDTH else row[: self.WIDTH - 1] + "…")
+        return "\n".join(rows)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The status in words and a mark, the colour only beside them."""
+        head = "".join(f"<th>{title}</th>" for title in ("status", *COLUMNS))
+        return f"<table><tr>{head}</tr>{''.join(map(_html_row, self))}</table>"
 
 
-def ledger_html(verdicts: Iterable[Verdict]) -> str:
-    """A table of verdicts for Jupyter: the status in words and a mark, the colour only beside them."""
-    colours = {"confirmed": "#00674f", "refuted": "#b03a00", "inconclusive": "#555555"}
-    head = "".join(f"<th>{title}</th>" for title in ("status", "claim", "predicted", "measured", "allowed", "why"))
-    rows = []
-    for v in verdicts:
-        cells = [v.claim, _short(v.predicted), _short(v.measured), _short(v.allowed), v.why]
-        body = "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in cells)
-        rows.append(f"<tr><td style='color:{colours[v.status]}'>{MARKS[v.status]} {v.status}</td>{body}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+def _html_row(verdict: Verdict) -> str:
+    cells = [_short(getattr(verdict, column)) for column in COLUMNS]
+    body = "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in cells)
+    said = f"{MARKS[verdict.status]} {verdict.status}"
+    return (
+        f"<tr><td style='text-align:left; white-space:nowrap; color:{COLOURS[verdict.status]}'>{said}</td>{body}</tr>"
+    )
 
 
 def _short(value) -> str:

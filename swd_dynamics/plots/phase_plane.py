@@ -27,7 +27,7 @@ MARKS = {  # filled: it draws in; open: it drives away; half: a saddle
 OTHER_MARK = {"marker": "D", "markerfacecolor": "white"}  # centre, degenerate, a kink
 
 
-def phase_plane(of, gradient=None, *, title: str | None = None, **plane) -> Figure:
+def phase_plane(of, gradient=None, *, title: str | None = None, figure: Figure | None = None, **plane) -> Figure:
     """A phase plane: the field's streamlines, its nullclines, its fixed points, and orbits with the real steps.
 
     Parameters
@@ -38,6 +38,8 @@ def phase_plane(of, gradient=None, *, title: str | None = None, **plane) -> Figu
         Of the loss, for a rule.
     title : str, optional
         What the figure shows; by default the equation and its points at rest.
+    figure : Figure, optional
+        To draw on; a new one if it is not given.
     **plane
         ``x, y, start, steps, t, iterates_of, origin, directions, hvp, nodes``, as of
         :func:`swd_dynamics.flows.phase_plane`.
@@ -63,13 +65,13 @@ def phase_plane(of, gradient=None, *, title: str | None = None, **plane) -> Figu
     if isinstance(of, flows.PhasePlane):
         if gradient is not None or plane:
             raise InputError("the plane is computed already: give what is to be shown to flows.phase_plane")
-        return _figure(of, title)
-    return _figure(flows.phase_plane(of, gradient, **plane), title)
+        return _figure(of, title, figure)
+    return _figure(flows.phase_plane(of, gradient, **plane), title, figure)
 
 
-def _figure(plane: "PhasePlane", title: str | None) -> Figure:
+def _figure(plane: "PhasePlane", title: str | None, figure: Figure | None) -> Figure:
     with house_style():
-        figure = Figure(figsize=(_width(plane), HEIGHT))
+        figure = figure or Figure(figsize=(_width(plane), HEIGHT))
         axes = figure.subplots()
         _draw_field(axes, plane)
         handles = [*_draw_rest(axes, plane), *_draw_nullclines(axes, plane), *_draw_courses(axes, plane)]

@@ -1,6 +1,6 @@
-"""Recorded quantities over the steps of a run."""
+"""Recorded quantities over the steps of one run, or of several."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,84 +15,126 @@ if TYPE_CHECKING:
 
 MOST_LINES = 10  # that a reader can tell apart
 POINTS = 100  # of one course; more would lie on one another
+USUAL = ("loss", "decay_ratio")  # drawn when nothing is named
 
 
-def draw_recording(recording: "xarray.Dataset", names: Sequence[str]) -> Figure:
-    """One panel for each quantity, over the steps; in the colour of the optimizer's decay mode where it is known.
+def recording(
+    recorded: "xarray.Dataset | Mapping[str, xarray.Dataset]", *quantities: str, title: str | None = None
+) -> Figure:
+    """Recorded quantities over the steps: one panel for each, in the colour of the optimizer's decay mode.
 
     Parameters
     ----------
-    recording : xarray.Dataset
-        Of :func:`swd_dynamics.record` or :func:`swd_dynamics.open_recording`.
-    names : sequence of str
-        Variables over the steps: one number each, or one for each parameter group or parameter.
+    recorded : xarray.Dataset, or dict of str to xarray.Dataset
+        Of :func:`swd_dynamics.record` or :func:`swd_dynamics.open_recording`; several, by name, to compare them.
+    *quantities : str
+        Variables over the steps: one number each or, of a single recording, one for each parameter group or parameter.
+        The loss and R/η_eff if none is named.
+    title : str, optional
 
     Raises
     ------
     InputError
         If a name is none of the recording's, or is no quantity over the steps, or there is nothing to draw.
+
+    Examples
+    --------
+    >>> import xarray
+    >>> run = xarray.Dataset({"loss": ("step", [4.0, 1.0])}, {"step": [1, 2]}, {"optimizer": "SGD"})
+    >>> figure = recording(run, "loss")
+    >>> [points.get_ydata().tolist() for points in figure.axes[0].lines]
+    [[4.0, 1.0]]
     """
-    if not names or not recording.sizes.get("step", 0):
+    runs = _by_name(recorded)
+    names = quantities or tuple(name for name in USUAL if all(name in run.data_vars for run in runs.values()))
+    if not names or not any(run.sizes.get("step", 0) for run in runs.values()):
         raise InputError("there is nothing to draw: give at least one quantity, of a recording with steps")
-    for name in names:
-        _check(recording, name)
+    for run in runs.values():
+        for name in names:
+            _check(run, name, alone=len(runs) == 1)
     with house_style():
         figure = Figure(figsize=(7.5, 1.2 + 2.2 * len(names)))
         panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
         for axes, name in zip(panels, names, strict=True):
-            _draw(axes, recording, name)
+            _draw_panel(axes, runs, name)
         panels[-1].set_xlabel("step k")
-        figure.suptitle(f"{recording.attrs.get('optimizer', 'unknown optimizer')}, recorded", fontsize=12)
+        if len(runs) > 1:
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+        figure.suptitle(title or f"{', '.join(runs)}, recorded", fontsize=12)
     return figure
 
 
-def _check(recording: "xarray.Dataset", name: str) -> None:
-    drawable = [str(variable) for variable in recording.data_vars if _is_course(recording[variable])]
-    if name in recording.data_vars and name not in drawable:
-        dims = recording[name].dims
+def _by_name(recorded) -> dict[str, "xarray.Dataset"]:
+    """The recordings, and what the figure calls them."""
+    if hasattr(recorded, "data_vars"):
+        return {str(recorded.attrs.get("optimizer", "unknown optimizer")): recorded}
+    if not isinstance(recorded, Mapping) or not all(hasattr(run, "data_vars") for run in recorded.values()):
+        raise InputError(
+            f"{type(recorded).__name__} is no recording: give what record or open_recording returned, or a dictionary"
+            ' of several, as {"AdamW": one, "AdamS": another}'
+        )
+    return dict(recorded)
+
+
+def _check(run: "xarray.Dataset", name: str, alone: bool) -> None:
+    drawable = [str(variable) for variable in run.data_vars if _is_course(run[variable], alone)]
+    if name in run.data_vars and name not in drawable:
+        dims = run[name].dims
         raise InputError(f"{name} has the dimensions {dims}; what can be drawn is {', '.join(drawable)}")
     Table("quantity", **dict.fromkeys(drawable))[name]
 
 
-def _is_course(variable: "xarray.DataArray") -> bool:
-    return variable.dims in (("step",), ("step", "group"), ("step", "parameter"))
+def _is_course(variable: "xarray.DataArray", alone: bool) -> bool:
+    """Whether it is drawn as one line or, where nothing else is to be told apart, as a few."""
+    lines = (("step",), ("step", "group"), ("step", "parameter"))
+    return variable.dims in lines and (alone or variable[:1].size <= 1)
 
 
-def _draw(axes, recording: "xarray.Dataset", name: str) -> None:
-    variable = recording[name]
-    courses = variable.values.astype(float).reshape(len(variable), -1)
-    every = max(1, len(courses) // POINTS)
-    steps = recording["step"].values[::every]
-    for i in range(min(courses.shape[1], MOST_LINES)):
-        style = _style(recording, i, courses.shape[1])
-        axes.plot(steps, courses[::every, i], **style, label=_label(recording, variable.dims, i), markersize=3)
+def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
+    seen: list[str] = []
+    for title, run in runs.items():
+        mode = _mode(run)
+        _draw(axes, run, name, mode, title, again=mode in seen)
+        seen.append(mode)
+    first = next(iter(runs.values()))[name]
     axes.set_ylabel(name, fontsize=9)
-    left_out = f" (the first {MOST_LINES} of {courses.shape[1]})" if courses.shape[1] > MOST_LINES else ""
-    axes.set_title(variable.attrs.get("long_name", "") + left_out, fontsize=9, loc="left")
-    positive = courses[np.isfinite(courses) & (courses > 0)]
-    if len(positive) and (courses[np.isfinite(courses)] >= 0).all() and positive.max() > 30 * positive.min():
-        axes.set_yscale("log")
-    if courses.shape[1] > 1:
+    courses = first[:1].size
+    left_out = f" (the first {MOST_LINES} of {courses})" if courses > MOST_LINES else ""
+    axes.set_title(first.attrs.get("long_name", "") + left_out, fontsize=9, loc="left")
+    _scale(axes, np.concatenate([run[name].values.astype(float).ravel() for run in runs.values()]))
+    if courses > 1:
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _style(recording: "xarray.Dataset", i: int, courses: int) -> dict:
-    style = measured(_mode(recording))
-    del style["label"]
-    if courses > 1:
-        style["color"] = f"C{i}"
-    return style | {"linestyle": "none"}
+def _draw(axes, run: "xarray.Dataset", name: str, mode: str, title: str, again: bool) -> None:
+    variable = run[name]
+    courses = variable.values.astype(float).reshape(len(variable), int(np.prod(variable.shape[1:])))
+    every = max(1, len(courses) // POINTS)
+    for i in range(min(courses.shape[1], MOST_LINES)):
+        alone = courses.shape[1] == 1
+        style: dict[str, Any] = measured(mode, label=title if alone else _label(run, variable.dims, i), markersize=3)
+        style |= {} if alone else {"color": f"C{i}"}
+        style |= {"markerfacecolor": "white"} if again else {}  # a second run of the same mode is hollow
+        axes.plot(run["step"].values[::every], courses[::every, i], **style)
 
 
-def _mode(recording: "xarray.Dataset") -> str:
+def _scale(axes, values: np.ndarray) -> None:
+    """Logarithmic where all is positive and the extremes are far apart."""
+    known = values[np.isfinite(values)]
+    positive = known[known > 0]
+    if len(positive) and (known >= 0).all() and positive.max() > 30 * positive.min():
+        axes.set_yscale("log")
+
+
+def _mode(run: "xarray.Dataset") -> str:
     """The decay mode of the optimizer, as its colour says; that of no decay where it is not known."""
-    name = str(recording.attrs.get("optimizer", ""))
+    name = str(run.attrs.get("optimizer", ""))
     modes: dict[Any, str] = {decay: mode for mode, decay in DECAYS.items()}
     mode = modes.get(CATALOG[name].decay, "none") if name in CATALOG else "none"
     return mode if mode in COLOURS else "none"
 
 
-def _label(recording: "xarray.Dataset", dims: tuple, i: int) -> str:
-    if dims[-1] == "parameter" and "parameter" in recording.coords:
-        return str(recording["parameter"].values[i])
+def _label(run: "xarray.Dataset", dims: Sequence, i: int) -> str:
+    if dims[-1] == "parameter" and "parameter" in run.coords:
+        return str(run["parameter"].values[i])
     return f"{dims[-1]} {i}"

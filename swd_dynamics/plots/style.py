@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib.style
@@ -27,16 +28,43 @@ def theory(mode: str, **more) -> dict:
 
 
 def measured(mode: str, **more) -> dict:
-    """How measurements are drawn: points in the colour and with the marker of their decay mode."""
+    """How measurements are drawn: points in the colour and with the marker of their decay mode.
+
+    Examples
+    --------
+    >>> measured("stable", label=None)
+    {'color': '#009E73', 'marker': 'D', 'linestyle': 'none', 'label': None}
+    """
     points = {"color": COLOURS[mode], "marker": MARKERS[mode], "linestyle": "none"}
     return points | {"label": f"{LABELS[mode]}, measured"} | more
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """The style sheet, for the figures drawn inside."""
+    """The style sheet, for the figures drawn inside.
+
+    Examples
+    --------
+    >>> with house_style():
+    ...     Figure().dpi
+    110.0
+    """
     with as_file(files("swd_dynamics.plots") / "swd_dynamics.mplstyle") as sheet, matplotlib.style.context(sheet):
         yield
+
+
+def figure_png(figure: Figure) -> bytes:
+    """A figure as a PNG for a screen, at the figure's own resolution.
+
+    Examples
+    --------
+    >>> figure_png(Figure(figsize=(1, 1)))[1:4]
+    b'PNG'
+    """
+    buffer = BytesIO()
+    with house_style():
+        figure.savefig(buffer, format="png", dpi=figure.dpi, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def write_figure(figure: Figure, stem: Path) -> list[Path]:
@@ -46,6 +74,13 @@ def write_figure(figure: Figure, stem: Path) -> list[Path]:
     ----------
     figure : matplotlib Figure
     stem : path without extension; dots in it are kept
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     [path.name for path in write_figure(Figure(figsize=(1, 1)), Path(folder) / "empty")]
+    ['empty.png', 'empty.svg']
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = (stem.with_name(stem.name + ending) for ending in (".png", ".svg"))

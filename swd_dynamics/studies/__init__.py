@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from swd_dynamics.errors import Table
-from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.studies.study import Findings, Outcome, Setting, Study
 
 # The order of the story. A new study is a file beside these and a line here.
 MODULES: Table[str] = Table("study")
@@ -27,8 +27,13 @@ def load(name: str) -> Study:
     ------
     UnknownName
         With the names there are.
+
+    Examples
+    --------
+    >>> load("stability").name
+    'stability'
     """
     return import_module(f"swd_dynamics.studies.{MODULES[name]}").STUDY
 
 
-__all__ = ["MODULES", "Findings", "Setting", "Study", "load"]
+__all__ = ["MODULES", "Findings", "Outcome", "Setting", "Study", "load"]

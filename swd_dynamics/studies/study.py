@@ -1,13 +1,16 @@
 """A study: one claim of the theory, made falsifiable."""
 
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from swd_dynamics.crosscheck import Verdict
+from swd_dynamics.crosscheck import Ledger, Verdict
+from swd_dynamics.plots.style import figure_png
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,11 @@ class Setting:
     quick : bool — fewer and shorter runs; the same claims
     device : str — where training runs, as torch names it
     progress : bool — whether to show a bar on standard error
+
+    Examples
+    --------
+    >>> Setting(quick=True)
+    Setting(quick=True, device='cpu', progress=False)
     """
 
     quick: bool = False
@@ -29,10 +37,49 @@ class Setting:
 
 
 class Findings(NamedTuple):
-    """What a study found: its verdicts, and whatever its figure is drawn from."""
+    """What a study found: its verdicts, and whatever its figure is drawn from.
+
+    Examples
+    --------
+    >>> Findings(verdicts=[], data=None).verdicts
+    []
+    """
 
     verdicts: list[Verdict]
     data: Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A study that was run: its claim, its figure and its verdicts.
+
+    Attributes
+    ----------
+    study : Study
+    ledger : Ledger — the verdicts
+    figure : Figure
+
+    Examples
+    --------
+    >>> from swd_dynamics.studies import load
+    >>> outcome = Outcome(load("stability"), Ledger(), Figure())
+    >>> outcome.ledger.counts
+    'no verdicts'
+    """
+
+    study: "Study"
+    ledger: Ledger
+    figure: Figure = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.study}\n{self.ledger.counts}\n{self.ledger}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        picture = b64encode(figure_png(self.figure)).decode()
+        image = f'<img alt="figure of {self.study.name}" src="data:image/png;base64,{picture}"/>'
+        return f"{self.study._repr_html_()}<p>{self.ledger.counts}</p>{image}{self.ledger._repr_html_()}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +93,14 @@ class Study:
     source : str — where it is made
     measure : callable (Setting) → Findings
     draw : callable (data) → Figure — one claim, one figure
+
+    Examples
+    --------
+    >>> from swd_dynamics.studies import load
+    >>> print(load("stability"))
+    stability: A run survives up to the curvature that the linear map of its rule allows, decay included, and no
+    further.
+        source: the Jury conditions (Jury 1964) of the derived linear map; stable decay as in arXiv 2011.11152
     """
 
     name: str
@@ -53,3 +108,22 @@ class Study:
     source: str
     measure: Callable[[Setting], Findings]
     draw: Callable[[Any], Figure]
+
+    def run(self, *, quick: bool = True, device: str = "cpu", progress: bool = True) -> Outcome:
+        """Run the study: minutes, in its short form less than one, for most.
+
+        Parameters
+        ----------
+        quick, device, progress
+            As of :class:`Setting`.
+        """
+        findings = self.measure(Setting(quick=quick, device=device, progress=progress))
+        return Outcome(self, Ledger(findings.verdicts), self.draw(findings.data))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.claim}\n    source: {self.source}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<b>{escape(self.name)}</b>: {escape(self.claim)}<br><i>Source: {escape(self.source)}</i>"

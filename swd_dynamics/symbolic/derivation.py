@@ -1,5 +1,6 @@
 """What a derivation gives back: a result, what it assumes and the steps to it, readable in Jupyter and a terminal."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -23,6 +24,14 @@ class DerivationStep(NamedTuple):
 
     def latex(self) -> str:
         return latex(self.equation)
+
+    def _repr_markdown_(self) -> str:
+        return f"{self.done}\n\n$$ {self.latex()} $$"
+
+    def __str__(self) -> str:
+        return f"{self.done}\n{_indented(self.equation)}"
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True)
@@ -52,10 +61,7 @@ class Derivation:
     def latex(self) -> str:
         """The results as LaTeX; several stand under one another, aligned."""
         named = [(TEX.get(name, name), latex(sympy.sympify(result))) for name, result in self.results.items()]
-        if len(named) == 1:
-            return " = ".join(named[0])
-        lines = r" \\ ".join(f"{name} &= {result}" for name, result in named)
-        return rf"\begin{{aligned}} {lines} \end{{aligned}}"
+        return " = ".join(named[0]) if len(named) == 1 else aligned(named)
 
     def with_numbers(self, values: dict, exact: dict):
         """The same derivation with numbers put into its results."""
@@ -71,11 +77,18 @@ class Derivation:
 
     def __str__(self) -> str:
         lines = [self.title, "=" * len(self.title)]
-        for i, s in enumerate(self.steps, 1):
-            lines += [f"{i}. {s.done}", _indented(s.equation)]
+        lines += [f"{i}. {s}" for i, s in enumerate(self.steps, 1)]
         lines += ["Result", *(f"   {name} =\n{_indented(result)}" for name, result in self.results.items())]
         lines += ["Assumes: " + "; ".join(self.assumptions) + "."] if self.assumptions else []
         return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def aligned(equations: Iterable[tuple[str, str]]) -> str:
+    """Equations in LaTeX under one another, each given as its two sides."""
+    lines = r" \\ ".join(f"{left} &= {right}" for left, right in equations)
+    return rf"\begin{{aligned}} {lines} \end{{aligned}}"
 
 
 def _indented(expression) -> str:

@@ -16,6 +16,11 @@ class PerWeight(Symbol):
 
     __slots__ = ()
 
+    @classmethod
+    def class_key(cls):
+        """After the numbers in a product: βm, as on paper."""
+        return (2, 0, "Symbol per weight")
+
 
 theta = PerWeight("theta", real=True)
 theta_dot = PerWeight("thetadot", real=True)

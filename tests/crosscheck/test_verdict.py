@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from swd_dynamics.crosscheck import judge, judge_at_least, ledger_html, ledger_text, must_be_refuted
+from swd_dynamics.crosscheck import Ledger, judge, judge_at_least, must_be_refuted
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_a_mutant_that_survives_is_a_refutation():
 def test_forms():
     """Assert that a verdict says claim, numbers, reason and status in text, in HTML, escaped, and as JSON."""
     verdict = judge("name", "A <claim>", predicted=1.0, measured=2.0, allowed=0.1, why="a reason")
-    for form in (str(verdict), ledger_text([verdict]), ledger_html([verdict])):
+    for form in (str(verdict), str(Ledger([verdict])), Ledger([verdict])._repr_html_()):
         assert "2" in form and "✗" in form
-    assert "&lt;claim&gt;" in ledger_html([verdict])
+    assert "&lt;claim&gt;" in Ledger([verdict])._repr_html_()
     assert "refuted" in verdict._repr_html_()
     assert json.loads(json.dumps(verdict.record()))["status"] == "refuted"

@@ -78,7 +78,7 @@ def test_text_of_a_derivation():
         "2. The fraction of the weights taken off, R",
         "      R = η⋅λ",
         "3. The step",
-        "      θ′ = -G⋅η + θ⋅(1 - R)",
+        "      θ′ = -η⋅G + θ⋅(1 - R)",
         "Result",
         "   θ′ =",
         "        g   7⋅θ",

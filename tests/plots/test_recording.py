@@ -1,0 +1,68 @@
+"""Recordings, drawn: which courses, in whose colour, and what is refused."""
+
+import numpy as np
+import pytest
+import xarray
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.plots import COLOURS, recording
+
+STEPS = np.arange(1, 4)
+
+
+def run(optimizer: str, **more) -> xarray.Dataset:
+    """A recording made by hand: three steps, two parameters."""
+    variables = {
+        "loss": ("step", [4.0, 2.0, 1.0]),
+        "lr": (("step", "group"), np.full((3, 1), 0.5)),
+        "rotation_parameter": (("step", "parameter"), np.ones((3, 2))),
+        "theta": ("weight", [1.0]),
+        **more,
+    }
+    return xarray.Dataset(variables, {"step": STEPS, "parameter": ["first", "second"]}, {"optimizer": optimizer})
+
+
+def test_a_course_is_drawn_as_recorded():
+    """Assert that the points are the recorded numbers, in the colour of the optimizer's decay mode."""
+    (line,) = recording(run("AdamW"), "loss").axes[0].lines
+    assert line.get_xydata().tolist() == [[1.0, 4.0], [2.0, 2.0], [3.0, 1.0]]
+    assert line.get_color() == COLOURS["decoupled"]
+
+
+def test_several_runs_are_told_apart():
+    """Assert that each run has its mode's colour and its name, and that a second of one mode is hollow."""
+    runs = {"old": run("AdamW"), "new": run("AdamS"), "newer": run("AdamS")}
+    figure = recording(runs, "loss", "lr")
+    lines = figure.axes[0].lines
+    assert [line.get_color() for line in lines] == [COLOURS[mode] for mode in ("decoupled", "stable", "stable")]
+    assert lines[2].get_markerfacecolor() == "white" != lines[1].get_markerfacecolor()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(runs)
+
+
+def test_what_is_drawn_when_nothing_is_named():
+    """Assert that it is the loss, and R/η_eff where the recording has it."""
+    assert [axes.get_ylabel() for axes in recording(run("SGD")).axes] == ["loss"]
+    with_ratio = run("SGD", decay_ratio=("step", STEPS / 10))
+    assert [axes.get_ylabel() for axes in recording(with_ratio).axes] == ["loss", "decay_ratio"]
+
+
+def test_each_parameter_has_its_line():
+    """Assert that a quantity of each parameter is drawn with the parameters' names."""
+    axes = recording(run("SGD"), "rotation_parameter").axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "names", "said"),
+    [
+        (run("SGD"), ["los"], "known: loss"),
+        (run("SGD"), ["theta"], "what can be drawn is loss, lr, rotation_parameter"),
+        ({"one": run("SGD"), "two": run("Adam")}, ["rotation_parameter"], "what can be drawn is loss, lr"),
+        (run("SGD").isel(step=slice(0)), ["loss"], "nothing to draw"),
+        ("run", ["loss"], "str is no recording"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_drawn_says_so(recorded, names, said):
+    """Assert that a wrong name, a quantity without a course, and no recording at all are refused in words."""
+    with pytest.raises(InputError, match=said):
+        recording(recorded, *names)

@@ -1,0 +1,100 @@
+"""What a notebook shows of each kind of object, seen through a real IPython shell."""
+
+import pytest
+from aggregated_momentum import AggregatedMomentum
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.figure import Figure
+
+import swd_dynamics as sd
+from swd_dynamics.errors import InputError
+from swd_dynamics.jupyter import show_in
+from swd_dynamics.rules import SGD, Stable, UpdateRule
+
+
+@pytest.fixture
+def shell():
+    made = InteractiveShell()
+    show_in(made)
+    return made
+
+
+def shown(shell, thing) -> dict:
+    return shell.display_formatter.format(thing)[0]
+
+
+def verdict():
+    return sd.crosscheck.judge("n", "A <claim>", predicted=0.0, measured=2.0, allowed=1.0, why="a reason")
+
+
+def test_a_rule_is_its_equations(shell):
+    """Assert that a rule shows its step in the paper's letters, and what they stand for."""
+    said = shown(shell, sd.CATALOG["SGDS"](lr=1e-8, momentum=0.9, weight_decay=0.05))["text/markdown"]
+    for part in (r"m' &= \beta m + G", r"R &= \frac{\eta \lambda}{1 - \beta}", r"$\eta = 10^{-8}$", r"$\beta = 0.9$"):
+        assert part in said
+
+
+@pytest.mark.parametrize("direction", [AggregatedMomentum(0.5, 0.9), SGD()])
+def test_any_direction_is(shell, direction):
+    """Assert that a user's own direction is shown like the catalogue's, also with a schedule and with groups."""
+    for lr in (0.1, lambda k: 0.1 / (k + 1)):
+        assert r"\theta' &=" in shown(shell, UpdateRule(lr, direction, Stable(0.2)))["text/markdown"]
+
+
+def test_a_rule_that_is_no_formula_is_shown_as_text(shell):
+    """Assert that where algebra cannot follow, Jupyter falls back on the plain form and nothing is raised."""
+
+    class Odd(SGD):
+        def step(self, memory, gradient, step):
+            return gradient if gradient > 0 else 2 * gradient
+
+    assert set(shown(shell, UpdateRule(0.1, Odd()))) == {"text/plain"}
+
+
+def test_a_figure_is_a_picture(shell):
+    """Assert that a figure shows itself, although nobody imported pyplot."""
+    assert shown(shell, Figure(figsize=(1, 1)))["image/png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("thing", "kind", "said"),
+    [
+        (verdict(), "text/html", "✗ refuted"),
+        (sd.crosscheck.Ledger([verdict()]), "text/html", "A &lt;claim&gt;"),
+        (sd.stability_limit(sd.CATALOG["SGD"]()), "text/markdown", "$$"),
+        (sd.equations(sd.CATALOG["SGD"]()).steps[0], "text/markdown", "$$"),
+        (sd.studies.load("stability"), "text/html", "Source: the Jury conditions"),
+        (sd.studies.Outcome(sd.studies.load("stability"), sd.crosscheck.Ledger(), Figure()), "text/html", "<img "),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else None,
+)
+def test_results_show_themselves(shell, thing, kind, said):
+    """Assert that results have a rich form, and a plain one for a terminal that is no dump of a dataclass."""
+    forms = shown(shell, thing)
+    assert said in forms[kind]
+    assert f"{type(thing).__name__}(" not in forms["text/plain"]
+
+
+def test_an_input_error_reads_as_a_sentence(shell, capsys):
+    """Assert that a wrong value in a cell shows the user's own line and the sentence, and no traceback."""
+    shell.run_cell("import swd_dynamics as sd\nsd.CATALOG['SGD'](momentum=1.5)")
+    printed = capsys.readouterr().out
+    assert "InputError: momentum = 1.5 is not allowed: it must lie in (0, 1)" in printed
+    assert "line 2: sd.CATALOG['SGD'](momentum=1.5)" in printed
+    assert "Traceback" not in printed and "hyperparameter.py" not in printed
+
+
+def test_it_is_told_to_a_shell_that_runs():
+    """Assert that importing the package in a shell is all it takes, and that it imports nothing heavy."""
+    from subprocess import run
+    from sys import executable
+
+    code = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+import swd_dynamics as sd, sys
+print(*{"torch", "sympy", "matplotlib"} & {*sys.modules})
+print(*shell.display_formatter.format(sd.CATALOG["SGD"]())[0])
+"""
+    heavy, forms = run([executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert not heavy and "text/markdown" in forms
+    assert InputError.__doc__
