@@ -1,5 +1,6 @@
 """The house: floors, light imports, and every figure with its study."""
 
+import doctest
 import json
 import subprocess
 import sys
@@ -45,6 +46,22 @@ def test_every_public_name_is_there(name):
     """Assert that every name the package announces can be had, and shows in dir()."""
     assert getattr(swd_dynamics, name) is not None
     assert name in dir(swd_dynamics)
+
+
+def public_functions_and_classes():
+    """Of every public folder; its tables and constants are not callable."""
+    for folder in swd_dynamics.__all__:
+        module = getattr(swd_dynamics, folder)
+        for name in getattr(module, "__all__", ()):
+            if callable(found := getattr(module, name)):
+                yield pytest.param(found, id=f"{folder}.{name}")
+
+
+@pytest.mark.parametrize("found", list(public_functions_and_classes()))
+def test_every_public_name_has_an_example(found):
+    """Assert that every public function and class has an example in its docstring."""
+    examples = (found.__doc__ or "").partition("Examples\n")[2]
+    assert doctest.DocTestParser().get_examples(examples), f"{found.__qualname__}: its docstring has no example"
 
 
 def test_an_unknown_public_name_lists_the_known():

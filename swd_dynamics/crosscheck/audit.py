@@ -28,6 +28,16 @@ class Audit:
     evidence : tuple of str — why, in words
     seen : Seen — the numbers behind it
     course : dict — R over the steps: ``median``, ``low``, ``high`` (5 and 95 % of the weights), shape (steps,)
+
+    Examples
+    --------
+    SGD adds λθ to the gradient: R = ηλ, η_eff = η and R/η_eff = λ = ¼, here after η was halved to ¼.
+
+    >>> import torch
+    >>> from functools import partial
+    >>> found = audit(partial(torch.optim.SGD, lr=0.5, weight_decay=0.25))
+    >>> found.kind, [round(value, 6) for value in found.rows["lr / 2"]]
+    ('L2', [0.0625, 0.0625, 0.0625, 0.25, 0.25, 1.0])
     """
 
     name: str

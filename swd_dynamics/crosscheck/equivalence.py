@@ -28,6 +28,15 @@ class EquivalentDecay:
     ----------
     weight_decay : float — λ
     decay_rate : float — mean R of a step
+
+    Examples
+    --------
+    Behind momentum ¾ stable decay needs a quarter of decoupled decay's λ: both take off R = ½·⅛.
+
+    >>> sgdw, sgds = (CATALOG[name](lr=0.5, momentum=0.75, weight_decay=0.125) for name in ("SGDW", "SGDS"))
+    >>> found = equivalent_weight_decay(sgdw, sgds)
+    >>> found.weight_decay, found.decay_rate, found.time_scale
+    (0.03125, 0.0625, 16.0)
     """
 
     weight_decay: float

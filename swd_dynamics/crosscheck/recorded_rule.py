@@ -28,6 +28,17 @@ def recorded_rule(name: str, recording: "xarray.Dataset") -> UpdateRule:
     InputError
         If the recording does not say with which arguments it was made, or its groups differ in more than lr and weight
         decay.
+
+    Examples
+    --------
+    The numbers with which an SGD was made, out of its recording:
+
+    >>> import torch
+    >>> from swd_dynamics.probe import record
+    >>> weight = torch.nn.Parameter(torch.ones(1))
+    >>> sgd = torch.optim.SGD([weight], lr=0.5, weight_decay=0.25)
+    >>> recorded_rule("SGD", record(sgd, lambda k: weight.square().sum() / 2, steps=2))
+    UpdateRule(lr=0.5, direction=SGD(), decay=L2(rate=0.25))
     """
     entry = CATALOG[name]
     groups = _groups(recording)

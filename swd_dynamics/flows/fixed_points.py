@@ -32,6 +32,18 @@ class FixedPoint:
     multipliers : array of complex or None — z of the optimizer's step: a deviation is multiplied by z; None if unknown
     jacobian : array, shape (2, 2)
     whole : bool — on a slice, whether the whole field rests here and not only its part in the slice
+
+    Examples
+    --------
+    On f = ½(θ₁² + 5θ₂²) the flow settles at 0. The steps at η = ½ do not, for 1 − 5η = −1½.
+
+    >>> from swd_dynamics.flows import phase_plane
+    >>> from swd_dynamics.rules import SGD, UpdateRule
+    >>> (point,) = phase_plane(UpdateRule(0.5, SGD()), lambda theta: np.array([1.0, 5.0]) * theta).fixed_points
+    >>> point.kind, point.place(), point.steps_settle
+    ('stable node', '(0, 0)', False)
+    >>> point.described()
+    'eigenvalues μ = −5, −1; steps leave, |z| = 1.5'
     """
 
     point: Array
@@ -87,6 +99,16 @@ class FixedLine:
     ----------
     points : array, shape (m, 2)
     rates : array, shape (m,) — the eigenvalue across the curve, per unit of time; the one along it is 0
+
+    Examples
+    --------
+    f = ½(θ₁ + θ₂ − 1)² has a line of minima, towards which the flow decays as e⁻²ᵗ:
+
+    >>> from swd_dynamics.flows import phase_plane
+    >>> from swd_dynamics.rules import SGD, UpdateRule
+    >>> (line,) = phase_plane(UpdateRule(0.5, SGD()), lambda theta: np.full(2, theta.sum() - 1)).fixed_lines
+    >>> line.kind, bool(np.allclose(line.points.sum(axis=1), 1)), bool(np.allclose(line.rates, -2))
+    ('attracting', True, True)
     """
 
     points: Array

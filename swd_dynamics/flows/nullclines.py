@@ -30,11 +30,26 @@ class Nullcline:
     lines : tuple of array, shape (m, 2) — curves; each vertex is a zero on a line of the grid; closed ones repeat one
     breaks : tuple of array, shape (m, 2) — curves across which the component changes sign without being zero
     flat : array of bool, shape (rows − 1, columns − 1) — cells of the grid on which it is zero everywhere
+
+    Examples
+    --------
+    dx/dt = 1 − x² − y² is zero on the unit circle:
+
+    >>> from swd_dynamics.flows import phase_plane
+    >>> circle, _ = phase_plane(lambda x, y: (1 - x * x - y * y, y)).nullclines
+    >>> circle
+    Nullcline(lines: 1, breaks: 0, flat: 0 of 3600 cells)
+    >>> bool(np.allclose(np.hypot(*circle.lines[0].T), 1))
+    True
     """
 
     lines: tuple[Array, ...]
     breaks: tuple[Array, ...]
     flat: NDArray[np.bool_]
+
+    def __repr__(self) -> str:
+        cells = f"{self.flat.sum()} of {self.flat.size} cells"
+        return f"Nullcline(lines: {len(self.lines)}, breaks: {len(self.breaks)}, flat: {cells})"
 
     @property
     def everywhere(self) -> bool:

@@ -15,7 +15,18 @@ RUNAWAY = 1e6  # times its start: a flow that grows so far diverges, and a solve
 
 
 class FlowDiverged(InputError):
-    """The solution left every bound, or the solver gave up; the message says where."""
+    """The solution left every bound, or the solver gave up; the message says where.
+
+    Examples
+    --------
+    dθ/dt = θ³ from 1 has a pole at t = ½, step 5 of .1:
+
+    >>> from swd_dynamics.flows import Flow
+    >>> from swd_dynamics.rules import SGD, UpdateRule
+    >>> Flow(UpdateRule(0.1, SGD()), lambda theta: -(theta**3)).solve([1.0], steps=10)
+    Traceback (most recent call last):
+    swd_dynamics.flows.ode.FlowDiverged: the flow diverged: past 1e+06 times its start at step 5 of 10
+    """
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,18 @@ class Solution:
     theta : array, shape (m, n)
     memory : tuple of array, shape (m, n) each — of the full-state flow, as the direction orders it; else empty
     solver_error : float — largest ‖θ‖ difference to a solution at a hundred times the tolerance: an upper estimate
+
+    Examples
+    --------
+    Gradient descent on f = ½θ², whose flow is θ = e⁻ᵗ:
+
+    >>> from swd_dynamics.flows import Flow
+    >>> from swd_dynamics.rules import SGD, UpdateRule
+    >>> solution = Flow(UpdateRule(0.125, SGD()), lambda theta: theta).solve([1.0], steps=8)
+    >>> solution
+    Solution(8 steps to t = 1, 1 weight, solver error ...)
+    >>> bool(np.allclose(solution.theta[:, 0], np.exp(-solution.time)))
+    True
     """
 
     steps: Array
@@ -36,6 +59,12 @@ class Solution:
     theta: Array
     memory: tuple[Array, ...]
     solver_error: float
+
+    def __repr__(self) -> str:
+        steps, n = len(self.steps) - 1, self.theta.shape[1]
+        of = f"{n} weight{'s' * (n != 1)}{' and their memory' if self.memory else ''}"
+        ends = f"{steps} step{'s' * (steps != 1)} to t = {self.time[-1]:g}"
+        return f"Solution({ends}, {of}, solver error {self.solver_error:.1g})"
 
 
 def integrate(field: Callable, start: Array, at: Array, method: str, tolerance: float) -> Array:

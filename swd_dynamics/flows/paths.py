@@ -30,6 +30,16 @@ class Iterates:
     name : str
     decay : str — its decay mode, of :data:`~swd_dynamics.rules.DECAYS`
     paths : tuple of array, shape (steps + 1, 2) — one from each start; NaN or infinite from where the run blew up
+
+    Examples
+    --------
+    On f = ½(θ₁² + θ₂²) steps of η = ½ halve the weights:
+
+    >>> from swd_dynamics.flows import phase_plane
+    >>> from swd_dynamics.rules import SGD
+    >>> (taken,) = phase_plane(UpdateRule(0.5, SGD()), lambda theta: theta, start=(1, -1), steps=2).iterates
+    >>> taken.decay, taken.paths[0].tolist()
+    ('none', [[1.0, -1.0], [0.5, -0.5], [0.25, -0.25]])
     """
 
     name: str

@@ -41,6 +41,17 @@ class PhasePlane:
     left_out : float — the share of a slice's field that points out of the slice, the median over the grid
     what : str — the equation
     notes : tuple of str — what a reader must know besides
+
+    Examples
+    --------
+    The harmonic oscillator, whose orbits are circles:
+
+    >>> plane = phase_plane(lambda x, y: (y, -x), start=(1, 0), t=6)
+    >>> plane
+    The field: one fixed point, centre
+      centre at (0, 0); eigenvalues μ = ± 1i
+    >>> bool(np.allclose(np.hypot(*plane.orbits[0].T), 1))
+    True
     """
 
     x: Array
@@ -64,6 +75,8 @@ class PhasePlane:
             lines += [] if point.whole else ["    at rest in this slice only"]
         lines += [f"  {line.kind} line of fixed points, {len(line.points)} of them known" for line in self.fixed_lines]
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    __repr__ = __str__
 
     @property
     def summary(self) -> str:

@@ -43,7 +43,8 @@ class Sliders:
         if not ranges:
             raise InputError("give at least one slider, as lr=(0.01, 1, 0.1)")
         self.draw = draw
-        self.figure = Figure(figsize=size)
+        with house_style():
+            self.figure = Figure(figsize=size)
         self.ranges = {name: _checked(name, given) for name, given in ranges.items()}
         self.values = {name: start for name, (_, _, start, *_) in self.ranges.items()}
         self._canvas: Any = None

@@ -47,6 +47,15 @@ def lightning_callback(path: str | os.PathLike, **options: Any) -> Any:
     ------
     InputError
         If neither ``lightning`` nor ``pytorch_lightning`` is installed.
+
+    Examples
+    --------
+    With a LightningModule and its data (and Lightning installed):
+
+    >>> from lightning.pytorch import Trainer  # doctest: +SKIP
+    >>> callback = lightning_callback("run", snapshots=1000)  # doctest: +SKIP
+    >>> Trainer(max_epochs=1, callbacks=[callback]).fit(module, batches)  # doctest: +SKIP
+    >>> swd_dynamics.open_recording("run").decay_ratio  # doctest: +SKIP
     """
     imported_first = sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda name: name not in sys.modules)
     return _made(_LightningHooks, _module("lightning", *imported_first).Callback, path, options)
@@ -83,6 +92,15 @@ def trainer_callback(path: str | os.PathLike, **options: Any) -> Any:
     ------
     InputError
         If ``transformers`` is not installed.
+
+    Examples
+    --------
+    With a model, its data and arguments for the Trainer (and transformers installed):
+
+    >>> from transformers import Trainer  # doctest: +SKIP
+    >>> callback = trainer_callback("run", snapshots=1000)  # doctest: +SKIP
+    >>> Trainer(model, arguments, train_dataset=data, callbacks=[callback]).train()  # doctest: +SKIP
+    >>> swd_dynamics.open_recording("run").decay_ratio  # doctest: +SKIP
     """
     return _made(_TrainerHooks, _module("transformers accelerate", "transformers").TrainerCallback, path, options)
 

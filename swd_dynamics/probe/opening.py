@@ -227,6 +227,19 @@ def snapshots(path: str | os.PathLike) -> dict[int, Path]:
     ------
     InputError
         If the folder cannot be read.
+
+    Examples
+    --------
+    A snapshot after every second step:
+
+    >>> import tempfile, torch
+    >>> from swd_dynamics.probe import record
+    >>> weight = torch.nn.Parameter(torch.tensor([8.0]))
+    >>> sgd = torch.optim.SGD([weight], lr=0.5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = record(sgd, lambda k: weight.square().sum() / 2, 5, path=folder, snapshots=2)
+    ...     {step: file.name for step, file in snapshots(folder).items()}
+    {2: 'step-0000000002.safetensors', 4: 'step-0000000004.safetensors'}
     """
     folder = Path(path) / SNAPSHOTS
     if not os.path.lexists(folder):
@@ -250,6 +263,19 @@ def load_snapshot(path: str | os.PathLike, step: int) -> dict[str, np.ndarray]:
     ------
     InputError
         If the step has no snapshot, or it is damaged.
+
+    Examples
+    --------
+    Gradient descent on f = ½θ² at η = ½ halves θ, so that 8 is 2 after two steps:
+
+    >>> import tempfile, torch
+    >>> from swd_dynamics.probe import record
+    >>> weight = torch.nn.Parameter(torch.tensor([8.0]))
+    >>> sgd = torch.optim.SGD([weight], lr=0.5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = record(sgd, lambda k: weight.square().sum() / 2, 3, path=folder, snapshots=2)
+    ...     load_snapshot(folder, step=2)
+    {'parameter_0': array([2.], dtype=float32)}
     """
     known = snapshots(path)
     if step not in known:
@@ -288,6 +314,19 @@ def export(path: str | os.PathLike, to: str | os.PathLike) -> Path:
     ------
     InputError
         If the recording cannot be opened, ``to`` ends otherwise, or it cannot be written.
+
+    Examples
+    --------
+    The loss ½θ² as a table, where each step halves θ:
+
+    >>> import tempfile, torch
+    >>> from swd_dynamics.probe import record
+    >>> weight = torch.nn.Parameter(torch.tensor([8.0]))
+    >>> sgd = torch.optim.SGD([weight], lr=0.5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = record(sgd, lambda k: weight.square().sum() / 2, 3, path=f"{folder}/run", quantities=["loss"])
+    ...     np.genfromtxt(export(f"{folder}/run", f"{folder}/run.csv"), delimiter=",", names=True)["loss"]
+    array([32.,  8.,  2.])
     """
     file = Path(to)
     if file.suffix not in (".nc", ".csv"):

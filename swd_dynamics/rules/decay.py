@@ -22,6 +22,25 @@ class Decay(Protocol):
     """A decay mode: what it adds to the gradient, and the fraction R of the weights a step takes off.
 
     ``effective_lr`` is called without arguments, and only by a mode that needs the direction's η_eff.
+
+    Examples
+    --------
+    Independent decay, which takes the same fraction R off whatever the learning rate is:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Independent:
+    ...     rate: float
+    ...
+    ...     def added_gradient(self, theta):
+    ...         return 0
+    ...
+    ...     def decay_rate(self, lr, effective_lr):
+    ...         return self.rate
+    >>> from swd_dynamics.rules import SGD, UpdateRule
+    >>> rule = UpdateRule(lr=0.5, direction=SGD(), decay=Independent(0.25))
+    >>> rule(rule.start(8.0), 0.0).theta
+    6.0
     """
 
     def added_gradient(self, theta) -> Any: ...
@@ -31,7 +50,18 @@ class Decay(Protocol):
 
 @dataclass(frozen=True)
 class NoDecay:
-    """No decay: the weights feel the gradient alone."""
+    """No decay: the weights feel the gradient alone.
+
+    Examples
+    --------
+    Nothing joins the gradient, and nothing is taken off:
+
+    >>> from swd_dynamics.rules import HeavyBall, UpdateRule
+    >>> rule = UpdateRule(0.25, HeavyBall(0.75), NoDecay())
+    >>> parts = rule.parts(rule.start(1.0), gradient=0.0)
+    >>> parts.gradient, parts.decay_rate
+    (0.0, 0)
+    """
 
     def added_gradient(self, theta):
         return 0
@@ -42,7 +72,18 @@ class NoDecay:
 
 @dataclass(frozen=True)
 class L2:
-    """L2 regularisation: λθ joins the gradient, and goes through momentum and preconditioner with it."""
+    """L2 regularisation: λθ joins the gradient, and goes through momentum and preconditioner with it.
+
+    Examples
+    --------
+    λθ = ½ joins a gradient of 0; nothing is taken off directly:
+
+    >>> from swd_dynamics.rules import HeavyBall, UpdateRule
+    >>> rule = UpdateRule(0.25, HeavyBall(0.75), L2(0.5))
+    >>> parts = rule.parts(rule.start(1.0), gradient=0.0)
+    >>> parts.gradient, parts.decay_rate
+    (0.5, 0)
+    """
 
     rate: Any
 
@@ -58,7 +99,18 @@ class L2:
 
 @dataclass(frozen=True)
 class Decoupled:
-    """Decoupled decay: λ times the learning rate comes off, whatever the direction does with it."""
+    """Decoupled decay: λ times the learning rate comes off, whatever the direction does with it.
+
+    Examples
+    --------
+    R = λη = ½·¼, whatever the momentum:
+
+    >>> from swd_dynamics.rules import HeavyBall, UpdateRule
+    >>> rule = UpdateRule(0.25, HeavyBall(0.75), Decoupled(0.5))
+    >>> parts = rule.parts(rule.start(1.0), gradient=0.0)
+    >>> parts.gradient, parts.decay_rate
+    (0.0, 0.125)
+    """
 
     rate: Any
 
@@ -74,7 +126,18 @@ class Decoupled:
 
 @dataclass(frozen=True)
 class Stable:
-    """Stable decay: λ times the direction's own effective learning rate comes off."""
+    """Stable decay: λ times the direction's own effective learning rate comes off.
+
+    Examples
+    --------
+    R = λη_eff, at momentum ¾ four times λη = ½·¼:
+
+    >>> from swd_dynamics.rules import HeavyBall, UpdateRule
+    >>> rule = UpdateRule(0.25, HeavyBall(0.75), Stable(0.5))
+    >>> parts = rule.parts(rule.start(1.0), gradient=0.0)
+    >>> parts.gradient, parts.decay_rate
+    (0.0, 0.5)
+    """
 
     rate: Any
 

@@ -28,6 +28,34 @@ class Direction(Protocol):
        anything else (an int, a bool) is taken as structure. ``__post_init__`` may refuse what is out of range with
        :func:`swd_dynamics.hyperparameter.check`.
     7. Memory entries build one on another: none feeds on a later one's *new* value in a circle.
+
+    Examples
+    --------
+    Normalised gradient descent, whose step is g/√ḡ² with ḡ² the mean of g² over all weights:
+
+    >>> from dataclasses import dataclass
+    >>> from typing import Any, NamedTuple
+    >>> from swd_dynamics.arithmetic import mean, sqrt
+    >>> class Squares(NamedTuple):
+    ...     v: Any
+    >>> @dataclass(frozen=True)
+    ... class Normalised:
+    ...     def rest(self, theta):
+    ...         return Squares(0 * theta)
+    ...
+    ...     def remember(self, memory, gradient, step):
+    ...         return Squares(gradient * gradient)
+    ...
+    ...     def step(self, memory, gradient, step):
+    ...         return gradient / sqrt(mean(memory.v))
+    ...
+    ...     def effective_lr(self, lr, memory, step):
+    ...         return lr / sqrt(mean(memory.v))
+    >>> import numpy as np
+    >>> from swd_dynamics.rules import UpdateRule
+    >>> rule = UpdateRule(0.25, Normalised())
+    >>> rule(rule.start(np.ones(2)), np.array([8.0, -8.0])).theta.tolist()
+    [0.75, 1.25]
     """
 
     def rest(self, theta) -> Any: ...
@@ -66,7 +94,17 @@ class AdaptiveMomentum(NamedTuple):
 
 @dataclass(frozen=True)
 class SGD:
-    """Gradient descent: step g, η_eff = η."""
+    """Gradient descent: step g, η_eff = η.
+
+    Examples
+    --------
+    On f = ½θ², whose gradient is θ, a step of η = ½ halves θ:
+
+    >>> from swd_dynamics.rules import UpdateRule
+    >>> rule = UpdateRule(0.5, SGD())
+    >>> rule(rule.start(8.0), 8.0).theta
+    4.0
+    """
 
     def rest(self, theta):
         return Nothing()
@@ -88,6 +126,17 @@ class HeavyBall:
     torch seeds m with the *undamped* first gradient, and so does this.
 
     Source: Polyak 1964; torch.optim.SGD.
+
+    Examples
+    --------
+    Under a gradient that stays 1, m rises as 1, 1½, 1¾, …, towards η_eff/η = 2:
+
+    >>> from swd_dynamics.rules import UpdateRule
+    >>> rule = UpdateRule(0.25, HeavyBall(0.5))
+    >>> rule(rule(rule.start(1.0), 1.0), 1.0)
+    State(theta=0.375, memory=Momentum(m=1.5), step=2)
+    >>> rule.direction.effective_lr(0.25, memory=None, step=2)
+    0.5
     """
 
     momentum: Any
@@ -117,6 +166,15 @@ class Nesterov:
     """Nesterov momentum as torch writes it: m ← βm + g, step g + βm, η_eff = η/(1−β).
 
     Source: Sutskever et al. 2013; torch.optim.SGD(nesterov=True), which allows no dampening.
+
+    Examples
+    --------
+    Under a gradient that stays 1, the steps are η·1½, η·1¾, …, towards η_eff = 2η:
+
+    >>> from swd_dynamics.rules import UpdateRule
+    >>> rule = UpdateRule(0.25, Nesterov(0.5))
+    >>> rule(rule(rule.start(1.0), 1.0), 1.0)
+    State(theta=0.1875, memory=Momentum(m=1.5), step=2)
     """
 
     momentum: Any
@@ -145,6 +203,17 @@ class Adam:
     in torch, and is no part of η_eff.
 
     Source: Kingma & Ba 2015, 1412.6980; η_eff: Xie, Sato & Sugiyama 2020, 2011.11152.
+
+    Examples
+    --------
+    The first step is η·sign(g), whatever the size of g; η_eff = η/|g|:
+
+    >>> import numpy as np
+    >>> from swd_dynamics.rules import UpdateRule
+    >>> rule = UpdateRule(0.25, Adam(betas=(0.5, 0.75), eps=0.0))
+    >>> state = rule(rule.start(np.ones(2)), np.array([4.0, -4.0]))
+    >>> state.theta.tolist(), float(rule.direction.effective_lr(0.25, state.memory, state.step))
+    ([0.75, 1.25], 0.0625)
     """
 
     betas: tuple[Any, Any] = (0.9, 0.999)
@@ -179,6 +248,16 @@ class AMSGrad:
     The maximum is taken before the bias correction, as torch and the authors of stable decay do.
 
     Source: Reddi, Kale & Kumar 2018, 1904.09237; torch.optim.Adam(amsgrad=True).
+
+    Examples
+    --------
+    After a gradient of 4 and one of 0, v has fallen and its largest value has not:
+
+    >>> import numpy as np
+    >>> from swd_dynamics.rules import UpdateRule
+    >>> rule = UpdateRule(0.25, AMSGrad(betas=(0.5, 0.75)))
+    >>> rule(rule(rule.start(np.ones(1)), np.array([4.0])), np.array([0.0])).memory
+    MaxMoments(m=array([1.]), v=array([3.]), v_max=array([4.]))
     """
 
     betas: tuple[Any, Any] = (0.9, 0.999)
@@ -212,6 +291,16 @@ class Adai:
     ``betas`` is (β₀, β₂).
 
     Source: Xie et al. 2022, 2006.15815.
+
+    Examples
+    --------
+    The weight with the larger gradients has the smaller β₁: of 0 and 4, v̂/v̄ = 0 and 2, and β₁ = 1 − ε and 1 − 2β₀.
+
+    >>> import numpy as np
+    >>> from swd_dynamics.rules import UpdateRule
+    >>> rule = UpdateRule(0.25, Adai(betas=(0.25, 0.75), eps=0.125))
+    >>> rule(rule.start(np.ones(2)), np.array([0.0, 4.0])).memory.beta1_product.tolist()
+    [0.875, 0.5]
     """
 
     betas: tuple[Any, Any] = (0.1, 0.99)

@@ -14,7 +14,13 @@ from swd_dynamics.hyperparameter import check
 
 @dataclass(frozen=True)
 class Constant:
-    """The same learning rate at every step."""
+    """The same learning rate at every step.
+
+    Examples
+    --------
+    >>> Constant(0.5)(25)
+    0.5
+    """
 
     lr: float
 

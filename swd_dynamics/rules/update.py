@@ -16,6 +16,14 @@ class State(NamedTuple):
     theta : float, array or tensor, shape (n,) — all weights as one vector
     memory : NamedTuple — what the direction remembers
     step : int — steps taken
+
+    Examples
+    --------
+    Momentum begins at 0:
+
+    >>> from swd_dynamics.rules import HeavyBall
+    >>> UpdateRule(0.1, HeavyBall(0.5)).start(1.0)
+    State(theta=1.0, memory=Momentum(m=0.0), step=0)
     """
 
     theta: Any

@@ -13,11 +13,32 @@ TEX = {"θ": r"\theta", "θ′": r"\theta'", "F₀": "F_0", "F₁": "F_1", "h_ma
 
 
 class NotDerivable(InputError):
-    """The rule has a form that this derivation does not cover; the message says which part, and what would be."""
+    """The rule has a form that this derivation does not cover; the message says which part, and what would be.
+
+    Examples
+    --------
+    Adam's step is linear only while its preconditioner stands still:
+
+    >>> from swd_dynamics.rules import CATALOG
+    >>> from swd_dynamics.symbolic import numeric_linear_map
+    >>> numeric_linear_map(CATALOG["AdamW"](lr=0.1))
+    Traceback (most recent call last):
+    swd_dynamics.symbolic.derivation.NotDerivable: the step is linear only with its preconditioner frozen, ...
+    """
 
 
 class DerivationStep(NamedTuple):
-    """One step of a derivation: what was done, in words, and the equation that came of it."""
+    """One step of a derivation: what was done, in words, and the equation that came of it.
+
+    Examples
+    --------
+    The steps are in letters: gradient descent leaves stability at z = −1, where h = 2/η.
+
+    >>> from swd_dynamics.rules import SGD, UpdateRule
+    >>> from swd_dynamics.symbolic import stability_limit
+    >>> stability_limit(UpdateRule(0.5, SGD())).steps[-2]
+    DerivationStep(done='Jury: a root leaves at z = −1 where p(−1) = 0', equation=Eq(h, 2/eta))
+    """
 
     done: str
     equation: Any
@@ -45,6 +66,22 @@ class Derivation:
     steps : tuple of DerivationStep — how they came about, in letters
     assumptions : tuple of str — what was taken for granted
     values : dict of sympy symbol to number — what the letters stand for, where the rule had numbers
+
+    Examples
+    --------
+    Gradient descent is stable up to h = 2/η, and η was ½:
+
+    >>> from swd_dynamics.rules import SGD, UpdateRule
+    >>> from swd_dynamics.symbolic import stability_limit
+    >>> found = stability_limit(UpdateRule(0.5, SGD()))
+    >>> found.value, found.values
+    (4, {eta: 0.5})
+    >>> print(found)
+    The stability limit on f = ½h(θ−θ*)²
+    ...
+    Result
+       h_max =
+          4
     """
 
     title: str

@@ -33,6 +33,17 @@ class ModifiedEquation(Derivation):
     starting : dict of Symbol to Expr — the memory *before* the step at θ that puts a run on its slow manifold, with η
 
     The last three are in letters, also where the rule had numbers: ``values`` says what the letters stand for.
+
+    Examples
+    --------
+    Heavy ball at β = ½: F₀ = −g/(1−β) and F₁ = ġ(1+β)/(2(1−β)²). Its m comes to rest at g/(1−β), in letters.
+
+    >>> from swd_dynamics.rules import CATALOG
+    >>> equation = modified_equation(CATALOG["SGD"](lr=0.1, momentum=0.5))
+    >>> equation.first, equation.second
+    (-2*g, 3*gdot)
+    >>> {entry.name: at_rest for entry, (at_rest, _) in equation.memory.items()}
+    {'m': -g/(beta - 1)}
     """
 
     memory: dict = field(default_factory=dict)

@@ -32,6 +32,16 @@ class NumericEquation:
     starting : callable (θ, g, θ̇, ġ, η) → the memory before a step at θ, as the direction's own tuple
     held : callable (θ, g, θ̇, ġ, η) → what stands still in the flow (a maximum that holds), for ``first`` and ``second``
     turn : callable (θ, g, θ̇, ġ, held) → dF₀/dt; with θ̇ = v and ġ = Hv it is Jv, J the Jacobian of F₀
+
+    Examples
+    --------
+    Heavy ball at β = ½, where θ = g = 1 and ġ = 0: F₀ = −g/(1−β), and m stands at g/(1−β).
+
+    >>> from swd_dynamics.rules import CATALOG
+    >>> equation = numeric_equation(CATALOG["SGD"](lr=0.1, momentum=0.5))
+    >>> one, none = np.ones(1), np.zeros(1)
+    >>> equation.first(one, one, ()), equation.starting(one, one, -2 * one, none, equation.lr)
+    (array([-2.]), Momentum(m=array([2.])))
     """
 
     lr: float | None

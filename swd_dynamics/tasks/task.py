@@ -40,6 +40,8 @@ class Task:
 
     >>> from swd_dynamics.tasks import quadratic
     >>> task = quadratic(spectrum=(1, 4), start=(2, 1))
+    >>> task
+    Task('quadratic', 2 weights)
     >>> task.loss(step=0).item(), task.gradient(task.theta).tolist()
     (4.0, [2.0, 4.0])
     """
@@ -49,6 +51,10 @@ class Task:
     batch_loss: Callable[[torch.nn.Module, int], Tensor]
     full_loss: Callable[[torch.nn.Module], Tensor]
     description: dict
+
+    def __repr__(self) -> str:
+        n = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"Task({self.name!r}, {n} weight{'s' * (n != 1)})"
 
     def loss(self, step: int) -> Tensor:
         """The loss of the model as it stands on the batch of the 0-based ``step``, ready for ``backward``."""

@@ -1,0 +1,71 @@
+"""The notebooks, each a pair: a percent script, which people edit, and the executed notebook, which people read.
+
+``python tests/notebook_pairs.py`` executes all scripts and writes the notebooks; ``… 01 03`` only those.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PATIENCE = 300  # seconds for a cell on a busy machine
+SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", flags=re.DOTALL)
+
+
+def executed(script: Path, more: Sequence[str] = ()) -> NotebookNode:
+    """The notebook of a script with the outputs of its cells, and of ``more`` cells after them."""
+    notebook = jupytext.read(script)
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in more]
+    with TemporaryDirectory() as folder:  # whatever a notebook writes goes there
+        resources = {"metadata": {"path": folder}}
+        client = NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3", resources=resources)
+        client.record_timing = False
+        client.execute()
+    return tidied(notebook, script.stem)
+
+
+def tidied(notebook: NotebookNode, name: str) -> NotebookNode:
+    """The same without what changes from run to run, and with pictures in the place of live widgets."""
+    notebook.metadata = {key: notebook.metadata[key] for key in ("jupytext", "kernelspec", "language_info")}
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"{name}-{number}"
+        if cell.cell_type == "code":
+            cell.outputs = [_still(output) for output in cell.outputs if not _only_live(output)]
+    return notebook
+
+
+def _only_live(output: NotebookNode) -> bool:
+    """Whether it is a widget without a picture: a progress bar."""
+    return WIDGET in output.get("data", {}) and "image/png" not in output.data
+
+
+def _still(output: NotebookNode) -> NotebookNode:
+    if WIDGET in output.get("data", {}):
+        output.data = {kind: value for kind, value in output.data.items() if kind in ("image/png", "text/plain")}
+    return output
+
+
+def solutions(notebook: NotebookNode) -> list[str]:
+    """The code of the folded solutions, in their order."""
+    return [code for cell in notebook.cells if cell.cell_type == "markdown" for code in SOLUTION.findall(cell.source)]
+
+
+def main(chosen: Sequence[str]) -> None:
+    for script in SCRIPTS:
+        if not chosen or script.stem[:2] in chosen:
+            written = script.with_suffix(".ipynb")
+            nbformat.write(executed(script), written)
+            print(f"wrote {written}, {written.stat().st_size // 1000} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

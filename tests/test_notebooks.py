@@ -1,0 +1,73 @@
+"""Every notebook runs, its solutions too, and what is committed is what it gives."""
+
+import re
+
+import nbformat
+import pytest
+from notebook_pairs import FOLDER, SCRIPTS, executed, solutions
+
+NAMES = ["01_three_decays", "02_derive_it_yourself", "03_flow_and_iterates", "04_record_your_training",
+         "05_is_my_optimizer_right"]  # fmt: skip
+LARGEST = 1_500_000  # bytes of an executed notebook: what a page loads without a wait
+NUMBER = re.compile(r"[-−+]?\d[\d.]*(e[-+]?\d+)?")  # its last digits differ between processors
+
+notebooks = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+
+
+def committed(script):
+    return nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+
+
+def form(cell) -> tuple:
+    """What a cell is and gives: its source, and of each output the kinds and the words, without numbers."""
+    if cell.cell_type != "code":
+        return cell.cell_type, cell.source
+    return cell.cell_type, cell.source, tuple(map(_form, cell.outputs))
+
+
+def _form(output) -> tuple:
+    data = output.get("data", {})
+    words = output.get("text", "") + data.get("text/plain", "") + data.get("text/markdown", "")
+    return output.output_type, tuple(sorted(data)), " ".join(NUMBER.sub("#", words).split())
+
+
+def test_all_are_there():
+    """Assert that the five notebooks are there, each as a script and as an executed notebook."""
+    assert [script.stem for script in SCRIPTS] == NAMES
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
+
+
+@notebooks
+def test_it_runs_and_is_committed_as_it_runs(script):
+    """Assert that all cells and all solutions run, and that the committed notebook has these cells and outputs."""
+    expected = committed(script)
+    fresh = executed(script, solutions(expected))
+    assert [form(cell) for cell in fresh.cells[: len(expected.cells)]] == [form(cell) for cell in expected.cells]
+    for cell in fresh.cells:
+        for output in cell.get("outputs", []):
+            assert output.get("name") != "stderr", output.text
+            assert output.output_type != "error" or "raises-exception" in cell.metadata.get("tags", [])
+
+
+@notebooks
+def test_it_reads_well_without_a_kernel(script):
+    """Assert that it opens with its question, shows a figure or two and the sliders' picture, and has no live part."""
+    cells = committed(script).cells
+    assert cells[0].source.startswith("# ") and "?" in cells[0].source
+    kinds = [kind for cell in cells for output in cell.get("outputs", []) for kind in output.get("data", {})]
+    assert 1 <= kinds.count("image/png") <= 4
+    assert not any("widget" in kind for kind in kinds)
+    assert script.with_suffix(".ipynb").stat().st_size < LARGEST
+
+
+@notebooks
+def test_its_formulas_are_the_packages(script):
+    """Assert that no formula is typed by hand: only outputs hold LaTeX."""
+    assert not [cell.source for cell in committed(script).cells if cell.cell_type == "markdown" and "$" in cell.source]
+
+
+@notebooks
+def test_it_ends_with_three_exercises(script):
+    """Assert that three exercises with folded solutions stand at the end, each with code that is run."""
+    assert len(solutions(committed(script))) == 3
+    assert committed(script).cells[-1].source.count("<details>") >= 1
