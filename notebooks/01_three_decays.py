@@ -16,9 +16,10 @@
 #
 # **Weight decay is one word. Is it one thing?**
 #
-# L2 regularisation, decoupled decay (AdamW) and stable decay (SGDS, AdamS; Xie, Sato & Sugiyama, arXiv 2011.11152) all shrink the weights.
-# Here each of them is written down, run, and held against what the algebra says. You need no more than Python and the chain rule; every
-# formula below was printed by the package from the code that takes the steps.
+# L2 regularisation, decoupled decay (AdamW) and stable decay (SGDS, AdamS; Xie, Sato & Sugiyama, arXiv 2011.11152)
+# all shrink the weights. Here each of them is written down, run, and held against what the algebra says. You need no
+# more than Python and the chain rule; every formula below was printed by the package from the code that takes the
+# steps.
 
 # %%
 import inspect
@@ -30,8 +31,8 @@ import swd_dynamics as sd
 # %% [markdown]
 # ## One step, three places for the decay
 #
-# A step sees a gradient, remembers something of it, and moves the weights. Weight decay can enter where the gradient is seen, or where the
-# weights are moved. Three optimizers with the same momentum, and the same `weight_decay`:
+# A step sees a gradient, remembers something of it, and moves the weights. Weight decay can enter where the gradient
+# is seen, or where the weights are moved. Three optimizers with the same momentum, and the same `weight_decay`:
 
 # %%
 settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
@@ -47,12 +48,12 @@ rules["decoupled"]
 rules["stable"]
 
 # %% [markdown]
-# Read them line by line: G is the gradient that the optimizer sees, m what it remembers (its momentum), R the share of the weights
-# that a step takes off, and a prime marks what is there after the step.
+# Read them line by line: G is the gradient that the optimizer sees, m what it remembers (its momentum), R the share
+# of the weights that a step takes off, and a prime marks what is there after the step.
 #
-# Only two lines differ. L2 puts the decay into G, and momentum passes it on. Decoupled and stable decay have it in R, past the momentum: one
-# takes off the learning rate times `weight_decay`, the other the **effective** learning rate times `weight_decay`, that is, how far a unit of gradient moves a
-# weight in the end, when momentum has summed it up.
+# Only two lines differ. L2 puts the decay into G, and momentum passes it on. Decoupled and stable decay have it in R,
+# past the momentum: one takes off the learning rate times `weight_decay`, the other the **effective** learning rate
+# times `weight_decay`, that is, how far a unit of gradient moves a weight in the end, when momentum has summed it up.
 #
 # In the code this is all there is to it, and the formulas above are what this code does when it is given symbols:
 
@@ -63,8 +64,8 @@ for decay in (sd.rules.L2, sd.rules.Decoupled, sd.rules.Stable):
 # %% [markdown]
 # ## How fast do the weights shrink?
 #
-# Let the gradient be zero, so that nothing but decay acts, and take 400 steps from a weight of 1. The lines are not fitted: they are what
-# follows from the rule by algebra.
+# Let the gradient be zero, so that nothing but decay acts, and take 400 steps from a weight of 1. The lines are not
+# fitted: they are what follows from the rule by algebra.
 
 # %%
 sd.long_run_decay_rate(sd.symbolic.lettered(rules["decoupled"])[0])
@@ -88,7 +89,7 @@ def draw_decay(figure, lr, momentum, weight_decay):
         shown = slice(5 * list(sd.plots.COLOURS).index(mode), None, 20)
         axes.plot(steps, (1 - rate) ** steps, **sd.plots.theory(mode))
         axes.plot(steps[shown], weights(rule)[shown], **sd.plots.measured(mode))
-    axes.set(xlabel="step k", ylabel="weight θ, without gradients", ylim=(0, 1.05))
+    axes.set(xlabel="step k", ylabel="weight θ, without gradients", yscale="log")
     axes.legend()
     figure.suptitle(f"Three decays of one λ = {weight_decay:g}, behind momentum {momentum:g}")
 
@@ -96,15 +97,18 @@ def draw_decay(figure, lr, momentum, weight_decay):
 sd.plots.Sliders(draw_decay, lr=(0.02, 0.2, 0.1), momentum=(0.1, 0.9, 0.9), weight_decay=(0.001, 0.013, 0.01))
 
 # %% [markdown]
-# With the same `weight_decay` decoupled decay is ten times weaker. Momentum makes ten steps out of every gradient, and L2 decay goes through
-# it like a gradient; decoupled decay goes past it. Where a kernel runs, move the momentum: the gap follows it. Stable decay has the strength that
-# decay through momentum has, without going through it.
+# On this axis a constant rate is a straight line. L2 has to fill its momentum first, then it falls at the rate of its
+# line. With the same `weight_decay` decoupled decay is ten times weaker. Momentum makes ten steps out of every
+# gradient, and L2 decay goes through it like a gradient; decoupled decay goes past it. Where a kernel runs, move the
+# momentum: the gap follows it. Stable decay has the strength that decay through momentum has, without going through
+# it.
 #
 # ## Which of them is stable?
 #
-# With the learning rate and the gradients, the strength of decay will change along a run, and so it should: what matters is its balance with
-# the gradients. The paper calls a decay **stable** if R is in a constant ratio to the effective learning rate. To measure R of any of
-# the three, take two runs with the same gradients that start a little apart: R is the share of their distance that a step takes off.
+# With the learning rate and the gradients, the strength of decay will change along a run, and so it should: what
+# matters is its balance with the gradients. The paper calls a decay **stable** if R is in a constant ratio to the
+# effective learning rate. To measure R of any of the three, take two runs with the same gradients that start a little
+# apart: R is the share of their distance that a step takes off.
 
 
 # %%
@@ -122,13 +126,13 @@ def ratio(rule, gradients, apart=1e-6):
 
 def draw_course(axes, names, gradients, **settings):
     steps, shown = np.arange(1, len(gradients) + 1), slice(None, None, 8)
-    for mode, name in zip(("L2", "decoupled", "stable"), names):
+    for mode, name in zip(("L2", "decoupled", "stable"), names, strict=True):
         course = ratio(sd.CATALOG[name](weight_decay=0.01, **settings), gradients)
         axes.plot(steps[shown], course[shown, 0], **sd.plots.measured(mode, markersize=4))
         axes.plot(steps[shown], course[shown, 1], **sd.plots.measured(mode, markersize=4, label=None))
     axes.axhline(0.01, color=sd.plots.MUTED, zorder=0)
     axes.text(405, 0.01, "λ", va="center", color="#555555")
-    axes.axvline(200.5, color=sd.plots.MUTED, linestyle="--", zorder=0)
+    axes.axvline(200, color=sd.plots.MUTED, linestyle="--", zorder=0)
     axes.set(xlabel="step k", yscale="log", ylim=(1e-4, 1))
 
 
@@ -148,11 +152,13 @@ def draw_ratio(figure, momentum, drop):
 sd.plots.Sliders(draw_ratio, size=(8.6, 4.4), momentum=(0.1, 0.9, 0.9), drop=(1, 20, 10))
 
 # %% [markdown]
-# * **Momentum** (left): L2 starts at a tenth, because its first step finds no momentum yet, and settles a little above λ; where, depends on η, for it is
-#   the momentum of older, larger weights that it lives on. Decoupled decay is constant, in other units.
-# * **Adam** (right): L2 decays the two weights at different rates, and the one with the *small* gradients harder. Decoupled decay takes off the same share
-#   as ever when the gradients fall, while Adam then moves the weights ten times further for a unit of gradient: their balance is gone. Only stable
-#   decay follows, and here are the two formulas that say why:
+# * **Momentum** (left): L2 starts at a tenth, because its first step finds no momentum yet, and settles a little
+#   above λ; where, depends on η, for it is the momentum of older, larger weights that it lives on. Decoupled decay is
+#   constant, in other units.
+# * **Adam** (right): L2 decays the two weights at different rates, and the one with the *small* gradients harder.
+#   Decoupled decay takes off the same share as ever when the gradients fall, while Adam then moves the weights ten
+#   times further for a unit of gradient: their balance is gone. Only stable decay follows, and here are the two
+#   formulas that say why:
 
 # %%
 sd.CATALOG["AdamW"](lr=0.001, weight_decay=0.01)
@@ -161,8 +167,8 @@ sd.CATALOG["AdamW"](lr=0.001, weight_decay=0.01)
 sd.CATALOG["AdamS"](lr=0.001, weight_decay=0.01)
 
 # %% [markdown]
-# The angle brackets are a mean over all weights. AdamW's R does not know how large the gradients are, while Adam's step divides by their size; AdamS
-# divides its decay by the same. Notebook 04 records this in real training.
+# The angle brackets are a mean over all weights. AdamW's R does not know how large the gradients are, while Adam's
+# step divides by their size; AdamS divides its decay by the same. Notebook 04 records this in real training.
 #
 # A wrong number is refused in a sentence, at the line where you typed it:
 
@@ -172,7 +178,8 @@ sd.CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=-0.01)
 # %% [markdown]
 # ## Exercises
 #
-# **1.** How many times weaker is decoupled decay behind momentum ½, and behind .99? Find it from the formula, without a run.
+# **1.** How many times weaker is decoupled decay behind momentum ½, and behind .99? Find it from the formula, without
+# a run.
 #
 # <details><summary>Solution</summary>
 #
@@ -197,22 +204,25 @@ sd.CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=-0.01)
 # Yes: all three take the same step, so that "weight decay" was one thing as long as nobody used momentum.
 #
 # ```python
-# steps = {name: sd.equations(sd.CATALOG[name](lr=0.1, weight_decay=0.01)).value.expand() for name in ("SGD", "SGDW", "SGDS")}
-# assert len(set(steps.values())) == 1
-# steps["SGDS"]
+# rules = [sd.CATALOG[name](lr=0.1, weight_decay=0.01) for name in ("SGD", "SGDW", "SGDS")]
+# steps = [sd.equations(rule).value.expand() for rule in rules]
+# assert steps[0] == steps[1] == steps[2]
+# steps[0]
 # ```
 #
 # </details>
 
 # %% [markdown]
-# **3.** You tuned `weight_decay=0.01` with SGDW and momentum .9, and want to change to SGDS. Which `weight_decay` does the same?
+# **3.** You tuned `weight_decay=0.01` with SGDW and momentum .9, and want to change to SGDS. Which `weight_decay`
+# does the same?
 #
 # <details><summary>Solution</summary>
 #
 # A tenth of it; `equivalent_weight_decay` finds the λ with which two rules take off the same share of the weights.
 #
 # ```python
-# same = sd.equivalent_weight_decay(rules["decoupled"], rules["stable"])
+# sgdw, sgds = (sd.CATALOG[name](**settings) for name in ("SGDW", "SGDS"))
+# same = sd.equivalent_weight_decay(sgdw, sgds)
 # assert abs(same.weight_decay - 0.001) < 1e-12
 # same
 # ```
