@@ -13,6 +13,7 @@ from torch import Tensor
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.decay import DecayMeter, Reading, Taken
+from swd_dynamics.probe.hooks import StepHooks
 from swd_dynamics.probe.layout import layout_of, unwrapped
 from swd_dynamics.probe.provenance import provenance
 from swd_dynamics.probe.rows import MemoryRows, Row
@@ -93,7 +94,7 @@ class Probe:
         self._made_by: dict[str, str | int] = {}
         self._rows = MemoryRows(self.layout, trajectory)
         self._meter = DecayMeter(optimizer, self.layout)
-        self._handles: list = []
+        self._hooks: StepHooks | None = None
         self._reasons: set[str] = set()
         self._left_out: set[str] = set()
         self._changed_before: list[int] = []
@@ -114,22 +115,19 @@ class Probe:
 
     def attach(self) -> "Probe":
         """Begin to record; after a :meth:`detach`, go on recording (a tangent response starts anew)."""
-        if self._handles:
+        if self._hooks is not None:
             raise InputError("this probe is attached already: detach it first, or use another probe")
         self.require_room(self.steps + 1)
         self._made_by = self._made_by or self._describe()
         self._meter = DecayMeter(self.optimizer, self.layout)
-        self._handles = [
-            self.optimizer.register_step_pre_hook(self._before_step),
-            self.optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._hooks = StepHooks(self.optimizer, self._before_step, self._after_step)
         return self
 
     def detach(self) -> None:
         """Stop recording and take the hooks away; what was recorded stays."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._pending = [], None
+        if self._hooks is not None:
+            self._hooks.remove()
+        self._hooks = self._pending = None
 
     def require_room(self, steps: int) -> None:
         """Refuse a trajectory of so many steps if it would pass ``max_trajectory_values``."""
@@ -201,8 +199,7 @@ class Probe:
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         step, self._pending = self._pending, None
-        if step is None:
-            return  # attached in the middle of this step
+        assert step is not None  # the hook before it was called
         if step.gradients is None:
             raise InputError("the optimizer was given a closure and did not call it: its gradient cannot be recorded")
         reading = self._meter.read(Taken(step.theta, step.gradients, step.first))

@@ -17,6 +17,7 @@ from torch import Tensor
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.closure import closure_of, watched
 from swd_dynamics.probe.collector import Collector, Contributor
+from swd_dynamics.probe.hooks import StepHooks
 from swd_dynamics.probe.instruments import Instruments
 from swd_dynamics.probe.layout import Layout, layout_of, unwrapped
 from swd_dynamics.probe.measure import SUMMED, Measurement
@@ -124,9 +125,8 @@ class StreamingProbe:
         writer = RunWriter(optimizer, self.layout, self.path, self.quantities, describe, family, trajectory)
         self._writer = self._common(writer) if is_common else writer
         self._ring = Ring({}, torch.device("cpu"))
-        self._handles: list = []
-        self._is_measuring = self._in_step = self._in_closure = self._gradient_seen = False
-        self._has_stepped = self._awaits_loss = False
+        self._hooks: StepHooks | None = None
+        self._is_measuring = self._in_closure = self._gradient_seen = self._has_stepped = self._awaits_loss = False
         self._loss: Tensor | float = math.nan
         self._loss_comes_after: bool | None = None
         self.steps = 0  # the number of the last step, those taken before included
@@ -150,7 +150,7 @@ class StreamingProbe:
 
         The tangent response of L2 goes on if it is SGD's and the last step is in the folder; else it starts anew.
         """
-        if self._handles:
+        if self._hooks is not None:
             raise InputError("this probe is attached already: detach it first, or use another probe")
         self.steps = self._writer.open(self.resume, self._given, self.steps if self._has_stepped else None)
         try:
@@ -165,18 +165,14 @@ class StreamingProbe:
             self._instruments.recorded.start = self._writer.start(self.steps)
         self._instruments.rates.take_up(self._writer.memory(self.steps))
         self._ring = self._instruments.ring()
-        self._is_measuring = self._in_step = self._in_closure = self._awaits_loss = False
-        self.failure = None
-        self._handles = [
-            self.optimizer.register_step_pre_hook(self._before_step),
-            self.optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._is_measuring, self._in_closure, self._awaits_loss, self.failure = False, False, False, None
+        self._hooks = StepHooks(self.optimizer, self._before_step, self._after_step)
 
     def detach(self, status: str = "finished") -> None:
         """Write what is left, note how the run ended (finished, interrupted, or failed: …), and take the hooks away."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._given, self.resume = [], None, True
+        if self._hooks is not None:
+            self._hooks.remove()
+        self._hooks, self._given, self.resume = None, None, True
         self._guarded(self.flush)
         self._guarded(lambda: self._writer.close(status))
 
@@ -254,7 +250,7 @@ class StreamingProbe:
             self.flush()  # only now: until here the last row waited for its loss
         self.steps, self._has_stepped = self.steps + 1, True
         self._is_measuring = self.steps % self.every == 0
-        self._in_step, self._gradient_seen, self._awaits_loss = True, False, False
+        self._gradient_seen, self._awaits_loss = False, False
         self._in_closure = closure_of(args, kwargs) is not None
         if not (self._is_measuring or self._instruments.rates.follows):
             return None
@@ -277,9 +273,7 @@ class StreamingProbe:
         return self._instruments.recorded if self._is_measuring else self._instruments.between
 
     def _end_step(self) -> None:
-        if not self._in_step:
-            return  # attached in the middle of this step
-        self._in_step = self._in_closure = False
+        self._in_closure = False
         if self._is_measuring or self._instruments.rates.follows:
             self._measure()
         self._loss = math.nan
