@@ -107,7 +107,7 @@ def must_be_refuted(name: str, mutant: Verdict) -> Verdict:
     """
     return Verdict(
         name=name,
-        claim=f"The same test refutes what is wrong: {mutant.claim[:1].lower()}{mutant.claim[1:]}",
+        claim=f"The same test refutes what is wrong: {mutant.claim}",
         predicted="refuted",
         measured=mutant.status,
         allowed=mutant.allowed,

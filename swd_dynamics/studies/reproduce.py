@@ -10,9 +10,10 @@ from swd_dynamics import studies
 from swd_dynamics.crosscheck import Verdict
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots import write_figure
+from swd_dynamics.studies.page import WRITTEN, page
 from swd_dynamics.studies.study import Setting
 
-LEDGER = "verdicts.json"
+LEDGER, PAGE = "verdicts.json", "README.md"
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Reproduction:
     ----------
     verdicts : dict of study name to list of Verdict
     departures : list of str — verdicts whose status is not the committed one, each as a sentence
-    written : list of Path — figures and the ledger
+    written : list of Path — figures, the ledger and the page
     """
 
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
@@ -38,7 +39,7 @@ def reproduce(names: Iterable[str] = (), *, setting: Setting, out: Path, announc
     ----------
     names : iterable of str — all studies if empty
     setting : Setting
-    out : Path — folder for PNG and SVG figures and ``verdicts.json``
+    out : Path — folder for PNG and SVG figures, ``verdicts.json`` and the page ``README.md`` that shows them
     announce : callable (study, verdicts) — called after each study
 
     Raises
@@ -46,12 +47,13 @@ def reproduce(names: Iterable[str] = (), *, setting: Setting, out: Path, announc
     UnknownName
         Before anything is run, if one of the names is no study.
     InputError
-        If nothing can be written to ``out``.
+        If nothing can be written to ``out``, or its ``README.md`` is someone else's.
     """
     chosen = [studies.load(name) for name in names or studies.MODULES]
     committed = read_ledger(committed_ledger())
     result = Reproduction()
     _writable(out)
+    _ours(out / PAGE)
     ledger = _stored(out / LEDGER)  # studies that are not run again keep their verdicts
     for study in chosen:
         findings = study.measure(setting)
@@ -59,9 +61,10 @@ def reproduce(names: Iterable[str] = (), *, setting: Setting, out: Path, announc
         result.written += write_figure(study.draw(findings.data), out / study.name)
         result.departures += departures(study.name, findings.verdicts, committed)
         announce(study, findings.verdicts)
-        ledger[study.name] = [verdict.record() for verdict in findings.verdicts]
-        _write_ledger(out / LEDGER, ledger)
-    result.written.append(out / LEDGER)
+        _enter(ledger, study.name, findings.verdicts, setting.quick)
+        _write(out / LEDGER, json.dumps(ledger, indent=1, ensure_ascii=False) + "\n")
+        write_page(out)
+    result.written += [out / LEDGER, out / PAGE]
     return result
 
 
@@ -75,6 +78,18 @@ def departures(study: str, verdicts: list[Verdict], committed: dict[str, dict[st
         for v in verdicts
         if known.get(v.name) != v.status
     ]
+
+
+def write_page(folder: Path) -> None:
+    """Write the page of a folder from the ledger and the figures in it; nothing is run.
+
+    Raises
+    ------
+    InputError
+        If the folder's ledger is none, or its ``README.md`` is someone else's.
+    """
+    _ours(folder / PAGE)
+    _write(folder / PAGE, page(_stored(folder / LEDGER), folder))
 
 
 def committed_ledger() -> Path:
@@ -91,29 +106,43 @@ def read_ledger(path: Path) -> dict[str, dict[str, str]]:
     InputError
         If the file is no ledger.
     """
-    return {study: {v["name"]: v["status"] for v in verdicts} for study, verdicts in _stored(path).items()}
+    return {study: {v["name"]: v["status"] for v in verdicts} for study, verdicts in _stored(path)["studies"].items()}
 
 
-def _stored(path: Path) -> dict[str, list[dict]]:
+def _stored(path: Path) -> dict:
+    """A ledger from disk, or a new one: verdicts by study, and which studies ran in short form."""
     if not path.exists():
-        return {}
+        return {"format": 1, "quick": [], "studies": {}}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))["studies"]
-        return {
-            name: [{**v, "name": v["name"], "status": v["status"]} for v in found] for name, found in content.items()
+        content = json.loads(path.read_text(encoding="utf-8"))
+        verdicts = {
+            name: [{**v, "name": v["name"], "status": v["status"]} for v in found]
+            for name, found in content["studies"].items()
         }
+        return {"format": 1, "quick": list(content.get("quick", [])), "studies": verdicts}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is no ledger of verdicts ({type(error).__name__}: {error}); remove it, or give another --out"
         ) from None
 
 
-def _write_ledger(path: Path, ledger: dict[str, list[dict]]) -> None:
-    story = {name: ledger[name] for name in [*studies.MODULES, *ledger] if name in ledger}  # in the order of the story
+def _enter(ledger: dict, study: str, verdicts: list[Verdict], quick: bool) -> None:
+    """Put a study's verdicts in the place of its old ones, in the order of the story."""
+    found = ledger["studies"] | {study: [verdict.record() for verdict in verdicts]}
+    ledger["studies"] = {name: found[name] for name in [*studies.MODULES, *found] if name in found}
+    ledger["quick"] = [name for name in ledger["studies"] if (quick if name == study else name in ledger["quick"])]
+
+
+def _write(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
-    content = {"format": 1, "studies": story}
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _ours(readme: Path) -> None:
+    """Refuse to write over a README.md that was not written here."""
+    if readme.exists() and not readme.read_bytes().startswith(WRITTEN.encode()):
+        raise InputError(f"{readme} was not written by reproduce and would be lost; move it, or give another --out")
 
 
 def _writable(out: Path) -> None:

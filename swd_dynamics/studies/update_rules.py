@@ -169,14 +169,11 @@ def draw(pairings: Pairings) -> Figure:
             axes.text(j, i, "=", ha="center", va="center", color="white", fontweight="bold", fontsize=13)
         axes.set_xticks(range(len(pairings.rules)), pairings.rules, rotation=40, ha="right")
         axes.set_yticks(range(len(pairings.runs)), pairings.runs)
-        axes.set(
-            xlabel="replayed as this rule",
-            ylabel="recorded run",
-            title="Only the right rule replays a run to round-off (=); AdaiW and AdaiS are one method",
-        )
+        axes.set(xlabel="replayed as this rule", ylabel="recorded run", title="= to round-off")
         axes.grid(visible=False)
         axes.axhline(len(pairings.runs) / 2 - 0.5, color="white", linewidth=2)
         figure.colorbar(image, label="largest departure, in units of 8·eps·√k")
+        figure.suptitle("Only the right rule replays a run; AdaiW and AdaiS are one method", x=0.01, ha="left")
     return figure
 
 

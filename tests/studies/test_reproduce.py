@@ -36,15 +36,22 @@ def two_studies(monkeypatch, tmp_path):
     return made
 
 
-def quietly(names, out):
-    return reproduce(names, setting=Setting(), out=out, announce=lambda *_: None)
+def quietly(names, out, quick=False):
+    return reproduce(names, setting=Setting(quick=quick), out=out, announce=lambda *_: None)
+
+
+def sections(folder):
+    """The page of a folder, by its headings."""
+    parts = (folder / "README.md").read_text(encoding="utf-8").split("\n## ")
+    return dict(part.split("\n", 1) for part in parts[1:])
 
 
 def test_all_is_written(two_studies, tmp_path):
-    """Assert that every study leaves PNG, SVG and its verdicts, and that agreement is no departure."""
+    """Assert that every study leaves PNG, SVG, its verdicts and the page, and that agreement is no departure."""
     result = quietly([], tmp_path / "out")
+    assert {path.name for path in result.written} == {path.name for path in (tmp_path / "out").iterdir()}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "first.png", "first.svg", "second.png", "second.svg", "verdicts.json"
+        "first.png", "first.svg", "second.png", "second.svg", "verdicts.json", "README.md"
     }  # fmt: skip
     assert result.departures == []
     assert read_ledger(tmp_path / "out" / "verdicts.json") == {
@@ -54,11 +61,31 @@ def test_all_is_written(two_studies, tmp_path):
 
 
 def test_running_one_study_keeps_the_verdicts_of_the_others(two_studies, tmp_path):
-    """Assert that a ledger on disk is brought up to date, not replaced."""
+    """Assert that a ledger on disk and its page are brought up to date, not replaced."""
     quietly([], tmp_path)
     two_studies["second"] = study("second", 1.0)
     quietly(["second"], tmp_path)
     assert read_ledger(tmp_path / "verdicts.json") == {"first": {"one": "confirmed"}, "second": {"one": "confirmed"}}
+    assert all("1 verdict: ✓ 1 confirmed" in sections(tmp_path)[name] for name in ("first", "second"))
+
+
+def test_the_short_form_is_remembered(two_studies, tmp_path):
+    """Assert that the page says of each study by itself whether it ran in short form last."""
+    quietly([], tmp_path, quick=True)
+    quietly(["first"], tmp_path)
+    shown = sections(tmp_path)
+    assert {name: (" --quick" in text, "short form" in text) for name, text in shown.items()} == {
+        "first": (False, False), "second": (True, True)
+    }  # fmt: skip
+
+
+def test_a_page_of_someone_else_is_not_lost(two_studies, tmp_path):
+    """Assert that a README.md that was not written here is refused before anything is run, and kept."""
+    (tmp_path / "README.md").write_text("# Mine")
+    with pytest.raises(InputError, match="was not written by reproduce"):
+        quietly([], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"committed.json", "README.md"}
+    assert (tmp_path / "README.md").read_text() == "# Mine"
 
 
 @pytest.mark.parametrize(("measured", "status"), [(2.0, "refuted"), (float("nan"), "inconclusive")])
@@ -75,16 +102,17 @@ def test_a_new_verdict_is_a_departure():
 
 
 def test_interrupted_work_keeps_what_is_done(two_studies, tmp_path):
-    """Assert that a study that is interrupted costs no verdict of those before it."""
+    """Assert that a study that is interrupted costs no verdict of those before it, and that the page shows them."""
     two_studies["second"] = study("second", None)
     with pytest.raises(KeyboardInterrupt):
         quietly([], tmp_path / "out")
     assert read_ledger(tmp_path / "out" / "verdicts.json") == {"first": {"one": "confirmed"}}
+    assert list(sections(tmp_path / "out")) == ["first"]
 
 
 def test_figures_are_the_same_bytes_from_run_to_run(two_studies, tmp_path):
-    """Assert that drawing the same data twice gives the same files."""
-    written = [[path.read_bytes() for path in quietly(["first"], tmp_path / run).written] for run in "ab"]
+    """Assert that drawing the same data twice gives the same files, the page among them, wherever they are."""
+    written = [[path.read_bytes() for path in quietly(["first"], tmp_path / run / "out").written] for run in "ab"]
     assert written[0] == written[1]
 
 

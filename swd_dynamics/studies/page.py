@@ -1,0 +1,149 @@
+"""The page of a folder of figures: each study's claim, picture and verdicts, and the command that makes them again."""
+
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from swd_dynamics import studies
+from swd_dynamics.crosscheck.verdict import MARKS
+from swd_dynamics.plots import COLOURS, LABELS, MARKERS
+
+WRITTEN = "<!-- Written by swd-dynamics reproduce from verdicts.json: what is changed by hand is lost. -->"
+QUICK = "figures/quick"  # where the command line writes the short form; in full it writes to figures
+COLUMNS = ("status", "claim", "predicted", "measured", "allowed", "why")
+COLOUR_WORDS = {"#666666": "grey", "#D55E00": "orange", "#0072B2": "blue", "#009E73": "green"}
+SHAPES = {"o": "●", "s": "■", "^": "▲", "D": "◆"}
+
+
+def page(ledger: dict, folder: Path) -> str:
+    """The page as GitHub's Markdown: of what the ledger says and which figures are there, and of nothing else.
+
+    Parameters
+    ----------
+    ledger : dict — as in verdicts.json; its studies' verdicts by name, and the names of those that ran in short form
+    folder : Path — where the figures are
+
+    Examples
+    --------
+    >>> known = {"name": "half", "claim": "A half is .5", "predicted": 0.5, "measured": 0.5, "status": "confirmed"}
+    >>> text = page({"studies": {"stability": [known]}}, Path("elsewhere/figures"))
+    >>> [line for line in text.splitlines() if line.startswith(("## ", "**1", "swd-dynamics"))]
+    ['## stability', '**1 verdict: ✓ 1 confirmed**', 'swd-dynamics reproduce stability']
+    """
+    found = ledger["studies"]
+    known = [name for name in studies.MODULES if name in found or _figure(folder, name, "")]
+    parts = [WRITTEN, "# What the studies found", _opening(found, folder)]
+    for name in [*known, *(name for name in found if name not in studies.MODULES)]:
+        parts += _section(name, found.get(name, []), folder, name in ledger.get("quick", []))
+    return "\n\n".join([*parts, *_atlas(folder)]) + "\n"
+
+
+def _opening(found: dict[str, list[dict]], folder: Path) -> str:
+    everything = [verdict for verdicts in found.values() for verdict in verdicts]
+    above = _place(folder).split("/")[0]
+    modes = "; ".join(f"{SHAPES[MARKERS[mode]]} {COLOUR_WORDS[COLOURS[mode]]}, {LABELS[mode]}" for mode in COLOURS)
+    return (
+        "Each study is one claim of the theory that could be false: what follows from it is derived, real torch runs"
+        " are measured, and how far apart the two may be is set down beforehand. This folder holds their figures and"
+        f" their [ledger](verdicts.json) of **{_counts(everything)}**.\n\n"
+        f"In the figures: {modes}. Theory is drawn as lines, measurements as points; what is wrong on purpose is pale"
+        " grey. A click opens the figure as SVG. The command under a figure makes it and its verdicts again, in the"
+        f" folder that holds {_escape(above)}/."
+    )
+
+
+def _section(name: str, verdicts: list[dict], folder: Path, quick: bool) -> list[str]:
+    """The paragraphs of one study; of one that this version does not have, what the ledger says."""
+    study = studies.load(name) if name in studies.MODULES else None
+    claim = [_escape(study.claim), f"Source: {_cited(study.source)}."] if study else ["This version has no such study."]
+    parts = [f"## {_escape(name)}", *claim]
+    parts += _figure(folder, name, study.claim if study else name)
+    parts.append(f"**{_counts(verdicts)}**{', in the short form' if quick else ''}")
+    parts += _departures(verdicts)
+    if verdicts:
+        parts += ["<details>\n<summary>The verdicts</summary>", _table(verdicts), "</details>"]
+    if study:
+        place, default = _place(folder), QUICK if quick else "figures"
+        parts.append(_command("reproduce", name, *["--quick"] * quick, *["--out", place] * (place != default)))
+    return parts
+
+
+def _atlas(folder: Path) -> list[str]:
+    """The atlas of optimizers, where the folder has one: its files are called after the package, - for the dots."""
+    stems = sorted(path.stem for path in (folder / "atlas").glob("*.png"))
+    place = f"{_place(folder)}/atlas"
+    parts = ["## The atlas", "Which kind of weight decay the optimizers of a package have, measured as a black box."]
+    for stem in stems:
+        package = stem.replace("-", ".")
+        tables = [f"[The same as a table](atlas/{quote(stem)}.csv)"] * (folder / "atlas" / f"{stem}.csv").exists()
+        parts += [f"### {_escape(package)}", *_figure(folder, f"atlas/{stem}", f"weight decay in {package}"), *tables]
+        parts.append(_command("atlas", "--package", package, *["--out", place] * (place != "figures/atlas")))
+    return parts if stems else []
+
+
+def _figure(folder: Path, stem: str, caption: str) -> list[str]:
+    """The picture, a link to its SVG; nothing where there is no file."""
+    there = [quote(stem + kind) for kind in (".png", ".svg") if (folder / (stem + kind)).exists()]
+    return [f"[![{_escape(caption)}]({there[0]})]({there[-1]})"] if there else []
+
+
+def _counts(verdicts: Sequence[dict]) -> str:
+    counted = sorted(Counter(v["status"] for v in verdicts).items())
+    each = ", ".join(f"{MARKS.get(status, '?')} {count} {status}" for status, count in counted)
+    return f"{len(verdicts)} verdict{'s' * (len(verdicts) != 1)}" + f": {each}" * bool(verdicts)
+
+
+def _departures(verdicts: Iterable[dict]) -> list[str]:
+    """What was not confirmed, as a list: a finding is not folded away."""
+    lines = []
+    for v in verdicts:
+        if v["status"] != "confirmed":
+            more = {"first departure at step": v.get("first_departure"), "cause:": v.get("cause")}
+            said = [f"{word} {_cell(v.get(word))}" for word in ("predicted", "measured", "allowed")]
+            said += [f"{word} {_cell(value)}" for word, value in more.items() if value is not None]
+            lines.append(f"- {_status(v)} {_claim(v)}: {', '.join(said)}")
+    return ["\n".join(lines)] if lines else []
+
+
+def _table(verdicts: Iterable[dict]) -> str:
+    rows = [COLUMNS, ("---",) * len(COLUMNS)]
+    rows += [(_status(v), _claim(v), *(_cell(v.get(column)) for column in COLUMNS[2:])) for v in verdicts]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _status(verdict: dict) -> str:
+    return f"{MARKS.get(verdict['status'], '?')}&nbsp;{verdict['status']}"
+
+
+def _claim(verdict: dict) -> str:
+    return f"**{_escape(verdict['name'])}**: {_cell(verdict.get('claim'))}"
+
+
+def _cell(value) -> str:
+    if isinstance(value, float | int):
+        return f"{value:.4g}".replace("nan", "NaN").replace("inf", "∞")
+    return "–" if value is None else _escape(str(value))
+
+
+def _escape(text: str) -> str:
+    """Plain words as Markdown that shows them so: no HTML, no emphasis, no end of a cell or of a line."""
+    text = re.sub(r"([\\`*|\[\]~$]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _cited(source: str) -> str:
+    return re.sub(r"\b(\d{4}\.\d{5})\b", r"[\1](https://arxiv.org/abs/\1)", _escape(source))
+
+
+def _command(*words: str) -> str:
+    return f"```bash\n{shlex.join(('swd-dynamics', *words))}\n```"
+
+
+def _place(folder: Path) -> str:
+    """What a command calls the folder; not where it lies on this machine, so that the page can be moved with it."""
+    path = Path(os.path.abspath(folder))
+    return QUICK if path.parts[-2:] == tuple(QUICK.split("/")) else path.name

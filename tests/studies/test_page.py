@@ -1,0 +1,172 @@
+"""The page of a folder of figures: the committed one, and what any ledger and any folder make of it."""
+
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from swd_dynamics import studies
+from swd_dynamics.cli import app
+from swd_dynamics.crosscheck import Verdict
+from swd_dynamics.studies.page import page
+
+FIGURES = Path(__file__).parents[2] / "figures"
+COMMITTED = (FIGURES / "README.md").read_text(encoding="utf-8")
+AGAIN = (
+    "make it again: python -c 'from pathlib import Path; from swd_dynamics.studies.reproduce import write_page;"
+    ' write_page(Path("figures"))\''
+)
+ALL = {"studies": {name: [] for name in studies.MODULES}}
+
+
+def verdict(**said):
+    known = {"name": "half", "claim": "A half is .5", "predicted": 0.5, "measured": 0.5, "allowed": 0.0, "why": "exact"}
+    return Verdict(**{**known, "status": "confirmed", **said}).record()
+
+
+def of_one(folder, **said):
+    return page({"studies": {"stability": [verdict(**said)]}}, folder)
+
+
+def commands(text):
+    """What the program is given by each command of a page."""
+    lines = re.findall(r"```bash\nswd-dynamics (.*)\n```", text)
+    return [app.parse_args(shlex.split(line), exit_on_error=False, print_error=False)[:2] for line in lines]
+
+
+class Cells(HTMLParser):
+    """The texts of a table's rows; a tag within a cell shows as ⟨its name⟩."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.rows, self.inside = [], False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.inside = True
+        else:
+            self.handle_data(f"⟨{tag}⟩")
+
+    def handle_endtag(self, tag):
+        self.inside &= tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+def shown(text):
+    """The rows of the first table of a page, as a reader sees them."""
+    table = text.split("</summary>\n\n")[1].split("\n\n</details>")[0]
+    return Cells(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(table)).rows
+
+
+def test_the_committed_page_is_of_the_committed_ledger():
+    """Assert that figures/README.md is what reproduce would write for the committed ledger."""
+    ledger = json.loads((FIGURES / "verdicts.json").read_text(encoding="utf-8"))
+    assert page(ledger, FIGURES) == COMMITTED, AGAIN
+
+
+def test_links_lead_somewhere():
+    """Assert that every picture and every relative link of the committed page leads to a file, and each is shown."""
+    targets = set(re.findall(r"\]\((?!https?:)([^)]+)\)", COMMITTED))
+    assert targets >= {path.name for path in FIGURES.glob("*.*g")} | {"verdicts.json"}
+    assert [target for target in targets if not (FIGURES / target).is_file()] == []
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("place", ["figures", "figures/quick", "my results", "figures/other", "else/quick"])
+def test_a_command_makes_the_folder_that_it_stands_in(tmp_path, place, quick):
+    """Assert that the program takes every command, and writes to this folder if called where the page says."""
+    above = (tmp_path / place).parent if place != "figures/quick" else tmp_path
+    text = page({**ALL, "quick": list(studies.MODULES) * quick}, tmp_path / place)
+    assert f"the folder that holds {(tmp_path / place).relative_to(above).parts[0]}/" in text
+    for (_, bound), name in zip(commands(text), studies.MODULES, strict=True):
+        asked = bound.arguments
+        out = asked.get("out") or Path("figures/quick" if asked.get("quick") else "figures")
+        assert (asked["names"], asked.get("quick", False), above / out) == ((name,), quick, tmp_path / place)
+
+
+@pytest.mark.parametrize("place", ["figures", "results"])
+def test_the_atlas_is_shown_where_there_is_one(tmp_path, place):
+    """Assert that each package's picture is shown with the command that makes it, and without files there is none."""
+    folder = tmp_path / place
+    (folder / "atlas").mkdir(parents=True)
+    assert "atlas" not in page({"studies": {}}, folder)
+    (folder / "atlas" / "torch-optim.png").touch()
+    text = page({"studies": {}}, folder)
+    assert "](atlas/torch-optim.png)](atlas/torch-optim.png)" in text
+    [(_, bound)] = commands(text)
+    assert bound.arguments["package"] == "torch.optim"
+    assert tmp_path / bound.arguments.get("out", Path("figures/atlas")) == folder / "atlas"
+
+
+@pytest.mark.parametrize(("status", "mark"), [("refuted", "✗"), ("inconclusive", "?")])
+def test_a_finding_is_not_folded_away(tmp_path, status, mark):
+    """Assert that what is not confirmed is counted and stands above the fold, with its numbers, step and cause."""
+    text = of_one(tmp_path, status=status, measured=0.75, first_departure=3, cause="ε is added")
+    open_part = text.split("<details>")[0]
+    assert open_part.count(f"1 verdict: {mark} 1 {status}") == len(["all studies", "this study"])
+    for said in ("**half**", "A half is .5", "predicted 0.5", "measured 0.75", "step 3", "ε is added"):
+        assert said in open_part
+    assert "**half**" not in of_one(tmp_path).split("<details>")[0]
+
+
+def test_all_verdicts_are_counted(tmp_path):
+    """Assert that the opening counts the verdicts of all studies, by status."""
+    ledger = {"studies": {"stability": [verdict(), verdict(status="refuted")], "drop-in": [verdict()]}}
+    assert "3 verdicts: ✓ 2 confirmed, ✗ 1 refuted" in page(ledger, tmp_path).split("## ")[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, "–"), (float("nan"), "NaN"), (float("-inf"), "-∞"), (1e-12, "1e-12"), (2, "2"), (">= 10", ">= 10")],
+)
+def test_every_value_can_be_read(tmp_path, value, said):
+    """Assert that numbers, what is no number, and what is missing all show as something."""
+    head, row = shown(of_one(tmp_path, measured=value))
+    assert dict(zip(head, row, strict=True))["measured"] == said
+
+
+PIECES = [
+    *"aé \\`*_|[]()<>~$#!\n-.1",
+    "<b>",
+    "<!--",
+    "&lt;",
+    "&amp;",
+    "**a**",
+    "~~a~~",
+    "_a_",
+    "[a](b)",
+    "λ_eff",
+    "https://a.b",
+]
+
+
+@settings(deadline=None)  # the first example imports a study
+@given(st.lists(st.sampled_from(PIECES), min_size=1).map("".join).filter(str.strip))
+def test_any_words_show_as_they_are(words):
+    """Assert that Markdown and HTML in a verdict's words are shown, not obeyed, and break no row."""
+    head, row = shown(of_one(Path("nowhere"), why=words))
+    assert dict(zip(head, row, strict=True))["why"] == " ".join(words.split())
+
+
+def test_figures_and_ledger_need_not_match(tmp_path):
+    """Assert that a study without verdicts shows its figure, one unknown here its verdicts, and other files nothing."""
+    for name in ("stability.png", "stability.svg", "else.png"):
+        (tmp_path / name).touch()
+    text = page({"studies": {"of yore": [{"name": "one", "status": "confirmed"}]}}, tmp_path)
+    assert re.findall(r"^## (.*)", text, flags=re.MULTILINE) == ["stability", "of yore"]
+    assert re.findall(r"\]\((\w+\.(?:png|svg))\)", text) == ["stability.png", "stability.svg"]
+    assert [bound.arguments["names"] for _, bound in commands(text)] == [("stability",)]
+    assert shown(text)[1] == ["✓\xa0confirmed", "⟨strong⟩one: –", "–", "–", "–", "–"]
