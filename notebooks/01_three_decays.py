@@ -89,7 +89,7 @@ def draw_decay(figure, lr, momentum, weight_decay):
         shown = slice(5 * list(sd.plots.COLOURS).index(mode), None, 20)
         axes.plot(steps, (1 - rate) ** steps, **sd.plots.theory(mode))
         axes.plot(steps[shown], weights(rule)[shown], **sd.plots.measured(mode))
-    axes.set(xlabel="step k", ylabel="weight θ, without gradients", yscale="log")
+    axes.set(xlabel="step k", ylabel="weight θ, without gradients", yscale="log", ylim=(1e-2, 1.3))
     axes.legend()
     figure.suptitle(f"Three decays of one λ = {weight_decay:g}, behind momentum {momentum:g}")
 

@@ -37,7 +37,10 @@ class Table(dict[str, Value]):
 
     Examples
     --------
-    >>> Table("colour", red=1, green=2)["gren"]
+    >>> table = Table("colour", red=1, green=2)
+    >>> table
+    Table of colour: red, green
+    >>> table["gren"]
     Traceback (most recent call last):
     swd_dynamics.errors.UnknownName: unknown colour 'gren'; known: green, red
     """
@@ -45,6 +48,9 @@ class Table(dict[str, Value]):
     def __init__(self, kind: str, /, **entries: Value):
         super().__init__(entries)
         self.kind = kind
+
+    def __repr__(self) -> str:
+        return f"Table of {self.kind}: {', '.join(self)}"
 
     def __missing__(self, name: str):
         raise UnknownName(f"unknown {self.kind} {name!r}; known: {', '.join(nearest(str(name), self))}")

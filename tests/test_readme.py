@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from swd_dynamics.cli import app
+from swd_dynamics.__main__ import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = re.findall(r"^(swd-dynamics (?!reproduce)[^#\n]*)", README, flags=re.MULTILINE)
+SESSIONS = re.findall(r"```bash\n(swd-dynamics.*?)```\n+(?:```\n(.*?)```)?", README, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize(("code", "output"), EXAMPLES)
@@ -26,15 +26,21 @@ def test_examples_print_what_they_say(code, output, tmp_path, monkeypatch):
 
 
 def test_there_are_examples():
-    """Assert that README shows at least three examples with their output, and commands."""
+    """Assert that README shows at least three examples with their output, and two blocks of commands."""
     assert len(EXAMPLES) >= 3
-    assert len(COMMANDS) >= 4
+    assert len(SESSIONS) == 2
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_understood(command):
-    """Assert that every command line of README is one that the program takes."""
-    app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
+@pytest.mark.parametrize(("commands", "output"), SESSIONS, ids=["audit", "record"])
+def test_commands_do_what_they_say(commands, output, tmp_path, monkeypatch, capsys):
+    """Assert that the command lines of a block run one after another, and print what is shown beneath them."""
+    monkeypatch.chdir(tmp_path)
+    refuted = ("replay run --as AdamW",)  # the run was AdamS's
+    for line in commands.strip().splitlines():
+        command = line.partition("#")[0].strip()
+        said = main(shlex.split(command)[1:])
+        assert said == int(command.endswith(refuted)), (command, capsys.readouterr().err)
+    assert output.strip() in capsys.readouterr().out
 
 
 def test_links_lead_somewhere():

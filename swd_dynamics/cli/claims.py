@@ -46,7 +46,7 @@ def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Pa
     device
         Where training runs; auto takes a GPU where there is one.
     out
-        Folder for figures and verdicts.json: figures, or figures/quick with --quick.
+        Folder for figures, verdicts.json and a page that shows them: figures, or figures/quick with --quick.
     """
     import torch
 

@@ -1,6 +1,7 @@
 """A figure that is drawn again when a slider moves."""
 
 from collections.abc import Callable
+from math import floor, log10
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -114,11 +115,10 @@ def _notebook_extra() -> tuple[Any, Any]:
 
 
 def _slider(widgets: Any, name: str, given: tuple, value: float) -> Any:
-    from math import log10
-
     low, high, _, *scale = given
     look = {"description": name, "readout_format": ".3g", "style": {"description_width": "8em"},
             "layout": widgets.Layout(width="32em")}  # fmt: skip
     if scale:
-        return widgets.FloatLogSlider(value, min=log10(low), max=log10(high), step=log10(high / low) / 100, **look)
-    return widgets.FloatSlider(value, min=low, max=high, step=(high - low) / 100, **look)
+        return widgets.FloatLogSlider(value, min=log10(low), max=log10(high), step=0.02, **look)
+    step = 10.0 ** floor(log10((high - low) / 40))  # round, so that a slider stops at round numbers
+    return widgets.FloatSlider(value, min=low, max=high, step=step, **look)
