@@ -33,7 +33,7 @@ _HOMES = {
     "convergence_order": "crosscheck",
     "equivalent_weight_decay": "crosscheck",
 }
-_FOLDERS = ("crosscheck", "flows", "optim", "plots", "probe", "rules", "studies", "symbolic", "tasks")
+_FOLDERS = ("arithmetic", "crosscheck", "flows", "optim", "plots", "probe", "rules", "studies", "symbolic", "tasks")
 
 __all__ = [*_HOMES, *_FOLDERS]  # noqa: PLE0604 (all are strings)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -91,7 +91,7 @@ def convergence_order(
     slope = float(np.polyfit(np.log(lr), np.log(error), 1)[0]) if known else float("nan")
     verdict = judge(
         name,
-        f"The order-{flow.order} flow is followed with an error of order η^{order:g}",
+        f"The order-{flow.order} flow is followed with an error of order {'η' if order == 1 else f'η^{order:g}'}",
         predicted=order,
         measured=slope,
         allowed=allowed,

@@ -65,8 +65,7 @@ class Verdict:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        more = [("first departure at step", self.first_departure), ("cause:", self.cause)]
-        said = "".join(f"<p>{words} {escape(str(value))}</p>" for words, value in more if value is not None)
+        said = "" if self.first_departure is None else f"<p>First departure at step {self.first_departure}.</p>"
         return Ledger([self])._repr_html_() + said
 
 
@@ -153,13 +152,15 @@ class Ledger(tuple[Verdict, ...]):
 
     def _repr_html_(self) -> str:
         """The status in words and a mark, the colour only beside them."""
-        head = "".join(f"<th>{title}</th>" for title in ("status", *COLUMNS))
+        head = "".join(f"<th style='text-align:left'>{title}</th>" for title in ("status", *COLUMNS))
         return f"<table><tr>{head}</tr>{''.join(map(_html_row, self))}</table>"
 
 
 def _html_row(verdict: Verdict) -> str:
-    cells = [_short(getattr(verdict, column)) for column in COLUMNS]
-    body = "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in cells)
+    claim, *cells = [escape(_short(getattr(verdict, column))) for column in COLUMNS]
+    cells[-1] += f"; <b>cause:</b> {escape(verdict.cause)}" if verdict.cause else ""
+    claim = f"<b>{escape(verdict.name)}</b><br>{claim}"  # a name tells apart what is claimed of several optimizers
+    body = "".join(f"<td style='text-align:left'>{cell}</td>" for cell in (claim, *cells))
     said = f"{MARKS[verdict.status]} {verdict.status}"
     return (
         f"<tr><td style='text-align:left; white-space:nowrap; color:{COLOURS[verdict.status]}'>{said}</td>{body}</tr>"
