@@ -52,5 +52,6 @@ def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
 
 
-if "IPython" in sys.modules and (_shell := sys.modules["IPython"].get_ipython()) is not None:
+_shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+if _shell is not None:
     import_module("swd_dynamics.jupyter").show_in(_shell)

@@ -1,13 +1,15 @@
 """Errors for people: what was wrong, the value seen, what is allowed."""
 
 import difflib
+import os
 import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-NOT_THE_USERS = (str(Path(__file__).parent), sysconfig.get_path("stdlib"))  # where code is that the user did not write
+NOT_THE_USERS = (f"{Path(__file__).parent}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep}")
+INSTALLED = {"site-packages", "dist-packages"}
 Value = TypeVar("Value")
 
 
@@ -19,10 +21,22 @@ class InputError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows of the error, a string for each line."""
-        frames = traceback.extract_tb(self.__traceback__)
-        own = [f for f in frames if not f.filename.startswith(NOT_THE_USERS) and "site-packages" not in f.filename]
-        lines = [f"    line {frame.lineno}: {frame.line}" for frame in own if frame.line]
-        return [f"{type(self).__name__}: {self}", *lines]
+        lines = [f"{type(self).__name__}: {self}"]
+        error: BaseException | None = self
+        while error is not None:  # what it was raised from has the line in which the user's own code failed
+            lines += [_where(frame) for frame in traceback.extract_tb(error.__traceback__) if _is_the_users(frame)]
+            error = error.__cause__
+        return lines
+
+
+def _is_the_users(frame: traceback.FrameSummary) -> bool:
+    installed = INSTALLED.intersection(Path(frame.filename).parts)
+    return bool(frame.line) and not installed and not frame.filename.startswith(NOT_THE_USERS)
+
+
+def _where(frame: traceback.FrameSummary) -> str:
+    file = Path(frame.filename)
+    return f"    {f'{file.name}, ' if file.exists() else ''}line {frame.lineno}: {frame.line}"  # a cell is no file
 
 
 class UnknownName(InputError, KeyError):

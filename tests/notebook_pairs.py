@@ -27,7 +27,9 @@ def executed(script: Path, more: Sequence[str] = ()) -> NotebookNode:
     notebook.cells += [nbformat.v4.new_code_cell(source) for source in more]
     with TemporaryDirectory() as folder:  # whatever a notebook writes goes there
         resources = {"metadata": {"path": folder}}
-        client = NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3", resources=resources)
+        client = NotebookClient(
+            notebook, timeout=PATIENCE, kernel_name="python3", resources=resources, coalesce_streams=True
+        )
         client.record_timing = False
         client.execute()
     return tidied(notebook, script.stem)

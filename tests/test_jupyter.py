@@ -83,6 +83,43 @@ def test_an_input_error_reads_as_a_sentence(shell, capsys):
     assert "Traceback" not in printed and "hyperparameter.py" not in printed
 
 
+def test_the_users_own_failing_line_is_shown(shell, capsys):
+    """Assert that where an error of the user's code was turned into a sentence, the line that failed is there, too."""
+    shell.run_cell(
+        "import torch\nimport swd_dynamics as sd\ndef make(parameters):\n    return torch.optim.SGD(nothing)"
+    )
+    shell.run_cell("sd.verify(make, sd.CATALOG['SGD']())")
+    printed = capsys.readouterr().out
+    assert "line 1: sd.verify(make, sd.CATALOG['SGD']())" in printed
+    assert "line 4: return torch.optim.SGD(nothing)" in printed
+
+
+def test_a_line_in_a_file_says_which(shell, capsys, tmp_path):
+    """Assert that a user's own file is named, also one whose folder is called nearly as the package's."""
+    own = tmp_path / "swd_dynamics_experiments" / "mine.py"
+    own.parent.mkdir()
+    own.write_text("import swd_dynamics as sd\n\n\ndef rule():\n    return sd.CATALOG['SGD'](lr=-1.0)\n")
+    shell.run_cell(f"import sys\nsys.path.insert(0, {str(own.parent)!r})\nimport mine\nmine.rule()")
+    assert "mine.py, line 5: return sd.CATALOG['SGD'](lr=-1.0)" in capsys.readouterr().out
+
+
+def test_a_broken_rule_is_shown_as_text(shell, capsys):
+    """Assert that a mistake in a user's direction is no traceback when the rule is looked at."""
+
+    class Broken(SGD):
+        def step(self, memory, gradient, step):
+            return nothing  # noqa: F821  # pyright: ignore
+
+    assert set(shown(shell, UpdateRule(0.1, Broken()))) == {"text/plain"}
+    assert "NameError" not in capsys.readouterr().err
+
+
+def test_another_format_for_figures_is_left_alone(shell):
+    """Assert that someone who has figures shown as SVG gets no PNG besides."""
+    shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, lambda figure: "<svg/>")
+    assert set(shown(shell, Figure())) == {"image/svg+xml", "text/plain"}
+
+
 def test_it_is_told_to_a_shell_that_runs():
     """Assert that importing the package in a shell is all it takes, and that it imports nothing heavy."""
     from subprocess import run

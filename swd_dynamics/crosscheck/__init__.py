@@ -1,7 +1,7 @@
 """How well theory and record agree: the only place where the two meet."""
 
 from swd_dynamics.crosscheck.audit import Audit, audit
-from swd_dynamics.crosscheck.convergence import convergence_order
+from swd_dynamics.crosscheck.convergence import convergence_order, rule_iterates
 from swd_dynamics.crosscheck.equivalence import EquivalentDecay, equivalent_weight_decay
 from swd_dynamics.crosscheck.named import literal_arguments, named_class, named_rule
 from swd_dynamics.crosscheck.near_rules import NEAR_RULES
@@ -27,5 +27,6 @@ __all__ = [
     "named_rule",
     "recorded_rule",
     "replay",
+    "rule_iterates",
     "verify",
 ]

@@ -86,7 +86,7 @@ class Audit:
         seen = self.seen
         control = max(float(np.nanmax(np.abs(p.control), initial=0.0)) for p in seen.phases.values())
         return [
-            f"R ∝ η^{_short(seen.lr_exponent)} λ^{_short(seen.decay_exponent)}; memory {_short(seen.delay)} steps",
+            f"R ∝ {_power('η', seen.lr_exponent)} {_power('λ', seen.decay_exponent)}; memory {_short(seen.delay)} steps",
             f"δ against δ/2: {seen.mismatch:.1g}; other signs of δ: {seen.coupling:.1g};"
             f" largest response with λ = 0: {control:.1g}",
         ]
@@ -156,6 +156,10 @@ def interpreted(response: "Response") -> Audit:
 
 def _plain(value: float) -> float | None:
     return float(f"{value:.6g}") if np.isfinite(value) else None
+
+
+def _power(letter: str, exponent: float) -> str:
+    return letter if _short(exponent) == "1" else f"{letter}^{_short(exponent)}"
 
 
 def _short(value: float) -> str:

@@ -47,6 +47,10 @@ class EquivalentDecay:
         """1/R, the number of steps in which decay alone leaves 1/e of a weight."""
         return 1 / self.decay_rate
 
+    def __str__(self) -> str:
+        rate = f"R = {self.decay_rate:.3g} a step, which leaves 1/e of a weight in {self.time_scale:.3g} steps"
+        return f"λ = {self.weight_decay:.3g}: {rate}"
+
 
 def equivalent_weight_decay(
     from_: UpdateRule, to: UpdateRule, statistics: "xarray.Dataset | ArrayLike | None" = None

@@ -61,7 +61,8 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
     worst = float(np.max(departure / allowed)) if np.isfinite(departure).all() else float("inf")
     verdict = judge(
         name,
-        f"The recorded {recording.attrs.get('optimizer', 'run')} steps as the rule says, {len(gradients)} times",
+        f"The recorded {recording.attrs.get('optimizer', 'run')} steps as {getattr(rule, 'name', 'the rule')} does,"
+        f" {len(gradients)} times",
         predicted=0.0,
         measured=worst,
         allowed=1.0,

@@ -230,7 +230,7 @@ def _verdict(rule: UpdateRule, driven: list[Held], own: OwnNumbers | None) -> Ve
     earliest = min(departed, key=lambda held: held.first or 0, default=None)
     verdict = judge(
         f"verify {name}",
-        f"{name} steps as the rule says, {sum(len(h.departure) for h in driven)} times in {len(driven)} scenarios",
+        f"{name} steps as {rule.name} does, {sum(len(h.departure) for h in driven)} times in {len(driven)} scenarios",
         predicted=0.0,
         measured=max(float(held.excess.max(initial=0.0)) for held in driven),
         allowed=1.0,

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import xarray
 
 MOST_LINES = 10  # that a reader can tell apart
-POINTS = 100  # of one course; more would lie on one another
+STRETCHES = 100  # that a long course is cut into: of each its extremes are drawn, more would lie on one another
+SAME_MODE: tuple[dict, ...] = ({}, {"markerfacecolor": "white"}, {"marker": "x"}, {"marker": "+"})  # tells runs apart
 USUAL = ("loss", "decay_ratio")  # drawn when nothing is named
 
 
@@ -59,8 +60,8 @@ def recording(
             _draw_panel(axes, runs, name)
         panels[-1].set_xlabel("step k")
         if len(runs) > 1:
-            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
-        figure.suptitle(title or f"{', '.join(runs)}, recorded", fontsize=12)
+            _letter_for_letter(figure.legend(panels[0].lines, list(runs), loc="outside lower center", ncols=len(runs)))
+        figure.suptitle(title or f"{', '.join(runs)}, recorded".replace("$", r"\$"), fontsize=12)
     return figure
 
 
@@ -73,7 +74,7 @@ def _by_name(recorded) -> dict[str, "xarray.Dataset"]:
             f"{type(recorded).__name__} is no recording: give what record or open_recording returned, or a dictionary"
             ' of several, as {"AdamW": one, "AdamS": another}'
         )
-    return dict(recorded)
+    return {str(name): run for name, run in recorded.items()}
 
 
 def _check(run: "xarray.Dataset", name: str, alone: bool) -> None:
@@ -94,7 +95,7 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
     seen: list[str] = []
     for title, run in runs.items():
         mode = _mode(run)
-        _draw(axes, run, name, mode, title, again=mode in seen)
+        _draw(axes, run, name, mode, title, again=seen.count(mode))
         seen.append(mode)
     first = next(iter(runs.values()))[name]
     axes.set_ylabel(name, fontsize=9)
@@ -103,19 +104,36 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
     axes.set_title(first.attrs.get("long_name", "") + left_out, fontsize=9, loc="left")
     _scale(axes, np.concatenate([run[name].values.astype(float).ravel() for run in runs.values()]))
     if courses > 1:
-        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        labels = [str(line.get_label()) for line in axes.lines]
+        _letter_for_letter(axes.legend(axes.lines, labels, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5)))
 
 
-def _draw(axes, run: "xarray.Dataset", name: str, mode: str, title: str, again: bool) -> None:
+def _letter_for_letter(legend) -> None:
+    """A name may have a $ in it."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _draw(axes, run: "xarray.Dataset", name: str, mode: str, title: str, again: int) -> None:
     variable = run[name]
     courses = variable.values.astype(float).reshape(len(variable), int(np.prod(variable.shape[1:])))
-    every = max(1, len(courses) // POINTS)
     for i in range(min(courses.shape[1], MOST_LINES)):
         alone = courses.shape[1] == 1
         style: dict[str, Any] = measured(mode, label=title if alone else _label(run, variable.dims, i), markersize=3)
         style |= {} if alone else {"color": f"C{i}"}
-        style |= {"markerfacecolor": "white"} if again else {}  # a second run of the same mode is hollow
-        axes.plot(run["step"].values[::every], courses[::every, i], **style)
+        style |= SAME_MODE[again % len(SAME_MODE)]
+        shown = _shown(courses[:, i])
+        axes.plot(run["step"].values[shown], courses[shown, i], **style)
+
+
+def _shown(course: np.ndarray) -> np.ndarray:
+    """Which steps are drawn: all, or of a long run the first, the last, and the extremes of each stretch."""
+    if len(course) <= 2 * STRETCHES:
+        return np.arange(len(course))
+    stretches = np.array_split(np.arange(len(course)), STRETCHES)
+    lowest = [part[np.argmin(np.nan_to_num(course[part], nan=np.inf))] for part in stretches]
+    highest = [part[np.argmax(np.nan_to_num(course[part], nan=-np.inf))] for part in stretches]
+    return np.unique([0, *lowest, *highest, len(course) - 1])
 
 
 def _scale(axes, values: np.ndarray) -> None:

@@ -1,6 +1,8 @@
 """A figure that is drawn again when a slider moves."""
 
+from base64 import b64encode
 from collections.abc import Callable
+from html import escape
 from math import floor, log10
 from typing import Any
 
@@ -13,7 +15,7 @@ from swd_dynamics.plots.style import figure_png, house_style
 class Sliders:
     """A figure with a slider for each number it depends on: live in Jupyter, a picture everywhere else.
 
-    Where no kernel runs (a page, a notebook that is only read) it is the picture that was drawn last.
+    Where no kernel runs (a page, a notebook that is only read) it is the picture as it was when it was shown.
 
     Parameters
     ----------
@@ -23,12 +25,12 @@ class Sliders:
         Of the figure, in inches.
     **ranges : tuple of three numbers, or four
         Of each slider: smallest, largest and first value, in the order of arguments; ``"log"`` as a fourth for a
-        logarithmic one.
+        logarithmic one. Three whole numbers make a slider of whole numbers.
 
     Raises
     ------
     InputError
-        If a range is not one, or the extra ``notebook`` is not installed.
+        If a range is not one.
 
     Examples
     --------
@@ -48,12 +50,25 @@ class Sliders:
             self.figure = Figure(figsize=size)
         self.ranges = {name: _checked(name, given) for name, given in ranges.items()}
         self.values = {name: start for name, (_, _, start, *_) in self.ranges.items()}
-        self._canvas: Any = None
+        self._box: Any = None  # the widget, made when it is first shown
         self._draw()
 
     def set(self, **values: float) -> None:
-        """Move sliders, and draw again."""
+        """Move sliders, and draw again.
+
+        Raises
+        ------
+        InputError
+            If there is no such slider, or the value is beyond its ends.
+        """
+        for name, value in values.items():
+            if name not in self.ranges:
+                raise InputError(f"there is no slider {name!r}; there are {', '.join(self.ranges)}")
+            _checked(name, (*self.ranges[name][:2], value, *self.ranges[name][3:]))
         self.values |= values
+        if self._box is not None:
+            for slider in self._box.children[:-1]:
+                slider.value = self.values[slider.description]
         self._draw()
 
     def _draw(self) -> None:
@@ -62,31 +77,51 @@ class Sliders:
             try:
                 self.draw(self.figure, **self.values)
             except InputError as error:
-                self.figure.clear()
-                self.figure.text(0.5, 0.5, str(error), ha="center", va="center", wrap=True, fontsize=11)
-        if self._canvas is not None:
-            self._canvas.draw_idle()
+                self._say(str(error))
+            except Exception as error:
+                self._say(f"{type(error).__name__}: {error}")
+                raise
+            finally:
+                if self._box is not None:
+                    self._box.children[-1].draw_idle()
+
+    def _say(self, what: str) -> None:
+        """Words in the place of the drawing."""
+        self.figure.clear()
+        self.figure.text(0.5, 0.5, what, ha="center", va="center", wrap=True, fontsize=11, parse_math=False)
 
     def _live(self) -> Any:
         """The sliders above the figure, as a widget."""
-        widgets, backend = _notebook_extra()
-        if self._canvas is None:
+        if self._box is None:
+            widgets, backend = _notebook_extra()
+            made = [_slider(widgets, name, given, self.values[name]) for name, given in self.ranges.items()]
             with house_style():
-                self._canvas = backend.Canvas(self.figure)
-                backend.FigureManager(self._canvas, 0)
-                self._canvas.header_visible = False
-        made = [_slider(widgets, name, given, self.values[name]) for name, given in self.ranges.items()]
-        for name, slider in zip(self.ranges, made, strict=True):
-            slider.observe(lambda change, name=name: self.set(**{name: change["new"]}), "value")
-        return widgets.VBox([*made, self._canvas])
+                canvas = backend.Canvas(self.figure)
+                backend.FigureManager(canvas, 0)
+                canvas.header_visible = False
+            self._box = widgets.VBox([*made, canvas])
+            for slider in made:
+                slider.observe(self._moved, "value")
+        return self._box
+
+    def _moved(self, change: dict) -> None:
+        name, value = change["owner"].description, change["new"]
+        if self.values[name] != value:
+            self.values[name] = value
+            self._draw()
 
     def _repr_mimebundle_(self, **_) -> dict[str, Any]:
-        live = self._live()._repr_mimebundle_()
-        return live | {"image/png": figure_png(self.figure), "text/plain": repr(self)}
+        picture, words = figure_png(self.figure), repr(self)
+        try:
+            live = self._live()._repr_mimebundle_()
+        except InputError as error:  # the picture, and why it does not move
+            image = f'<img alt="{escape(words)}" src="data:image/png;base64,{b64encode(picture).decode()}"/>'
+            return {"text/html": f"{image}<p>{escape(str(error))}</p>", "text/plain": f"{words}\n{error}"}
+        return live | {"image/png": picture, "text/plain": words}
 
     def __repr__(self) -> str:
-        set_to = ", ".join(f"{name} = {self.values[name]:g} ({low:g} to {high:g})"
-                           for name, (low, high, *_) in self.ranges.items())  # fmt: skip
+        ends = {name: f"{low:g} to {high:g}" for name, (low, high, *_) in self.ranges.items()}
+        set_to = ", ".join(f"{name} = {value:g} ({ends[name]})" for name, value in self.values.items())
         return f"sliders for {set_to}; they move where a Jupyter kernel runs"
 
 
@@ -99,7 +134,7 @@ def _checked(name: str, given: tuple) -> tuple:
         good = False
     if not good:
         raise InputError(
-            f"{name} = {given!r} is no range of a slider: give the smallest, the largest and the first value, as"
+            f"{name} = {given!r} is no range of a slider: give the smallest, the largest and a value between, as"
             ' (0.0, 1.0, 0.5), or (0.01, 1.0, 0.1, "log") for a logarithmic slider of positive numbers'
         )
     return tuple(given)
@@ -116,8 +151,10 @@ def _notebook_extra() -> tuple[Any, Any]:
 
 def _slider(widgets: Any, name: str, given: tuple, value: float) -> Any:
     low, high, _, *scale = given
-    look = {"description": name, "readout_format": ".3g", "style": {"description_width": "8em"},
-            "layout": widgets.Layout(width="32em")}  # fmt: skip
+    look = {"description": name, "style": {"description_width": "8em"}, "layout": widgets.Layout(width="32em")}
+    if all(isinstance(number, int) for number in (low, high, value)) and not scale:
+        return widgets.IntSlider(value, min=low, max=high, **look)
+    look["readout_format"] = ".3g"
     if scale:
         return widgets.FloatLogSlider(value, min=log10(low), max=log10(high), step=0.02, **look)
     step = 10.0 ** floor(log10((high - low) / 40))  # round, so that a slider stops at round numbers

@@ -63,7 +63,7 @@ def figure_png(figure: Figure) -> bytes:
     """
     buffer = BytesIO()
     with house_style():
-        figure.savefig(buffer, format="png", dpi=figure.dpi, metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi="figure", metadata={"Software": None})
     return buffer.getvalue()
 
 

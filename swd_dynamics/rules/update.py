@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.errors import InputError
 from swd_dynamics.hyperparameter import check
-from swd_dynamics.rules.decay import Decay, NoDecay
+from swd_dynamics.rules.decay import DECAYS, Decay, NoDecay
 from swd_dynamics.rules.direction import Direction
 
 
@@ -87,6 +87,13 @@ class UpdateRule:
             check("lr", self.lr, "(0, inf)")
         _check_methods("direction", self.direction, ("rest", "remember", "step", "effective_lr"))
         _check_methods("decay", self.decay, ("added_gradient", "decay_rate"))
+
+    @property
+    def name(self) -> str:
+        """Direction and decay in words, as "Adam with stable decay"."""
+        kind: Any = type(self.decay)
+        modes: dict[Any, str] = {decay: mode for mode, decay in DECAYS.items()}
+        return f"{type(self.direction).__name__} with {modes.get(kind, kind.__name__)} decay"
 
     @property
     def has_schedule(self) -> bool:

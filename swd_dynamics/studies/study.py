@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, NamedTuple
 
+import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from swd_dynamics.crosscheck import Ledger, Verdict
 from swd_dynamics.plots.style import figure_png
+from swd_dynamics.tasks.task import check_placement
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,13 @@ class Study:
         ----------
         quick, device, progress
             As of :class:`Setting`.
+
+        Raises
+        ------
+        InputError
+            If the device is not there.
         """
+        check_placement(device, torch.float64)
         findings = self.measure(Setting(quick=quick, device=device, progress=progress))
         return Outcome(self, Ledger(findings.verdicts), self.draw(findings.data))
 

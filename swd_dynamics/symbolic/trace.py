@@ -163,6 +163,5 @@ def equations(rule: UpdateRule) -> Derivation:
     new = dict(zip(map(primed, step.memory), step.remembered, strict=True))
     update = (1 - step.decay_rate) * notation.theta - step.lr * step.direction
     whole = update.xreplace(new).xreplace({notation.total: step.total})
-    name = type(rule.direction).__name__
-    result = Derivation(f"One step: {name} with {type(rule.decay).__name__}", {"θ′": whole}, trace_steps(step))
+    result = Derivation(f"One step: {rule.name}", {"θ′": whole}, trace_steps(step))
     return result.with_numbers(values, exact(values))

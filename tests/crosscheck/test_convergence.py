@@ -62,6 +62,14 @@ def test_a_second_order_term_off_by_a_tenth_fails(name):
     assert must_be_refuted("mutant", verdict).passed
 
 
+def test_steps_that_diverge_leave_the_order_open():
+    """Assert that where the steps run away the verdict is inconclusive and says at which learning rate."""
+    steep = Flow(CATALOG["SGD"](), lambda theta: theta + theta**3, order=1)
+    verdict = convergence_order(steep, [3.0], t=8.0, lrs=[0.8, 0.4, 0.2, 0.1, 0.05])
+    assert verdict.status == "inconclusive"
+    assert verdict.cause == "the steps diverged at η = 0.8: take smaller ones"
+
+
 def test_the_state_flow_is_of_first_order():
     """Assert that with 1 − β = O(η) the full-state flow follows to first order, on the problem's own time scale."""
     slow = [UpdateRule(lr, CATALOG["SGD"](momentum=1 - 5 * lr).direction) for lr in [0.02 / 2**i for i in range(5)]]

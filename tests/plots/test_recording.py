@@ -32,11 +32,27 @@ def test_a_course_is_drawn_as_recorded():
 def test_several_runs_are_told_apart():
     """Assert that each run has its mode's colour and its name, and that a second of one mode is hollow."""
     runs = {"old": run("AdamW"), "new": run("AdamS"), "newer": run("AdamS")}
+    runs["$5_newest$"] = run("AdamS")
     figure = recording(runs, "loss", "lr")
     lines = figure.axes[0].lines
-    assert [line.get_color() for line in lines] == [COLOURS[mode] for mode in ("decoupled", "stable", "stable")]
-    assert lines[2].get_markerfacecolor() == "white" != lines[1].get_markerfacecolor()
+    assert [line.get_color() for line in lines] == [
+        COLOURS[mode] for mode in ("decoupled", "stable", "stable", "stable")
+    ]
+    assert len({(line.get_color(), line.get_markerfacecolor(), line.get_marker()) for line in lines}) == len(runs)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(runs)
+
+
+def test_a_long_run_is_drawn_with_its_extremes():
+    """Assert that of ten thousand steps the first, the last and every single outlier are drawn, and few others."""
+    loss = np.ones(10_000)
+    loss[[17, 5555, 9998]] = 3.0, np.nan, 7.0
+    loss[4321] = -2.0
+    made = xarray.Dataset({"loss": ("step", loss)}, {"step": np.arange(1, 10_001)}, {"optimizer": "SGD"})
+    (line,) = recording(made, "loss").axes[0].lines
+    drawn = dict(line.get_xydata())
+    assert drawn[1] == drawn[10_000] == 1.0
+    assert (drawn[18], drawn[9999], drawn[4322]) == (3.0, 7.0, -2.0)
+    assert len(drawn) <= 210
 
 
 def test_what_is_drawn_when_nothing_is_named():

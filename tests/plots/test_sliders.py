@@ -69,5 +69,46 @@ def test_a_missing_extra_is_named(monkeypatch):
         return genuine(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r"sliders need ipympl: install swd-dynamics\[notebook\]"):
-        Sliders(line, slope=(0.0, 1.0, 0.5))._live()
+    shown = Sliders(line, slope=(0.0, 1.0, 0.5))._repr_mimebundle_()
+    assert set(shown) == {"text/html", "text/plain"} and "<img " in shown["text/html"]
+    for words in shown.values():
+        assert "sliders need ipympl: install swd-dynamics[notebook]" in words
+
+
+def test_whole_numbers_stay_whole():
+    """Assert that a slider between whole numbers gives whole numbers, which a drawing may count with."""
+    seen = []
+    sliders = Sliders(lambda figure, steps: seen.append(range(steps)), steps=(1, 100, 10))
+    sliders._live().children[0].value = 20
+    assert seen == [range(10), range(20)]
+
+
+def test_setting_moves_what_is_shown():
+    """Assert that set moves the sliders that are shown, and that all views are one."""
+    sliders = Sliders(line, slope=(0.0, 2.0, 1.0))
+    first, second = sliders._live(), sliders._live()
+    sliders.set(slope=2.0)
+    assert first is second and first.children[0].value == 2.0
+
+
+@pytest.mark.parametrize("values", [{"slop": 1.0}, {"slope": 5.0}, {"slope": "wide"}])
+def test_a_wrong_setting_changes_nothing(values):
+    """Assert that a slider that is not there, or a value beyond its ends, is refused, and nothing moves."""
+    sliders = Sliders(line, slope=(0.0, 2.0, 1.0))
+    with pytest.raises(InputError, match="slop"):
+        sliders.set(**values)
+    assert sliders.values == {"slope": 1.0} and drawn(sliders) == [0, 1.0]
+
+
+def test_a_broken_drawing_is_not_left_standing():
+    """Assert that where a drawing fails, the figure says so, the error comes through, and the next move draws again."""
+
+    def inverse(figure, x):
+        figure.subplots().plot([0, 1 / x])
+
+    sliders = Sliders(inverse, x=(0.0, 2.0, 1.0))
+    with pytest.raises(ZeroDivisionError):
+        sliders.set(x=0.0)
+    assert [text.get_text() for text in sliders.figure.texts] == ["ZeroDivisionError: float division by zero"]
+    sliders.set(x=2.0)
+    assert drawn(sliders) == [0, 0.5]

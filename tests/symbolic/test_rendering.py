@@ -71,8 +71,8 @@ def test_text_of_a_derivation():
     """Assert that a terminal shows gradient descent with decoupled decay, steps and result, line by line."""
     text = str(equations(CATALOG["SGDW"](lr=0.5, weight_decay=0.25)))
     assert text.splitlines() == [
-        "One step: SGD with Decoupled",
-        "============================",
+        "One step: SGD with decoupled decay",
+        "==================================",
         "1. The gradient the direction sees, G",
         "      G = g",
         "2. The fraction of the weights taken off, R",
