@@ -116,7 +116,8 @@ def _table(verdicts: Iterable[dict]) -> str:
 
 
 def _status(verdict: dict) -> str:
-    return f"{MARKS.get(verdict['status'], '?')}&nbsp;{verdict['status']}"
+    status = str(verdict["status"])
+    return f"{MARKS.get(status, '?')}&nbsp;{_escape(status)}"
 
 
 def _claim(verdict: dict) -> str:
