@@ -1,16 +1,3 @@
-# ---
-# jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # Three decays
 #
@@ -65,7 +52,8 @@ for decay in (sd.rules.L2, sd.rules.Decoupled, sd.rules.Stable):
 # ## How fast do the weights shrink?
 #
 # Let the gradient be zero, so that nothing but decay acts, and take 400 steps from a weight of 1. The lines are not
-# fitted: they are what follows from the rule by algebra.
+# fitted: they are what follows from the rule by algebra. Here for decoupled decay: on a parabola with curvature h and
+# minimum θ*, a step multiplies what is left to go by a root z of a polynomial, and without curvature R is 1 − z.
 
 # %%
 sd.long_run_decay_rate(sd.symbolic.lettered(rules["decoupled"])[0])
@@ -94,7 +82,9 @@ def draw_decay(figure, lr, momentum, weight_decay):
     figure.suptitle(f"Three decays of one λ = {weight_decay:g}, behind momentum {momentum:g}")
 
 
-sd.plots.Sliders(draw_decay, lr=(0.02, 0.2, 0.1), momentum=(0.1, 0.9, 0.9), weight_decay=(0.001, 0.013, 0.01))
+sd.plots.Sliders(
+    draw_decay, lr=(0.02, 0.2, 0.1), momentum=(0.1, 0.9, settings["momentum"]), weight_decay=(0.001, 0.013, 0.01)
+)
 
 # %% [markdown]
 # On this axis a constant rate is a straight line. L2 has to fill its momentum first, then it falls at the rate of its
@@ -149,7 +139,7 @@ def draw_ratio(figure, momentum, drop):
     figure.suptitle("Only stable decay keeps R/η$_{eff}$ at λ")
 
 
-sd.plots.Sliders(draw_ratio, size=(8.6, 4.4), momentum=(0.1, 0.9, 0.9), drop=(1, 20, 10))
+sd.plots.Sliders(draw_ratio, size=(8.6, 4.4), momentum=(0.1, 0.9, settings["momentum"]), drop=(1, 20, 10))
 
 # %% [markdown]
 # * **Momentum** (left): L2 starts at a tenth, because its first step finds no momentum yet, and settles a little

@@ -17,6 +17,7 @@ from nbformat import NotebookNode
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
+KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 PATIENCE = 300  # seconds for a cell on a busy machine
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", flags=re.DOTALL)
 
@@ -27,9 +28,7 @@ def executed(script: Path, more: Sequence[str] = ()) -> NotebookNode:
     notebook.cells += [nbformat.v4.new_code_cell(source) for source in more]
     with TemporaryDirectory() as folder:  # whatever a notebook writes goes there
         resources = {"metadata": {"path": folder}}
-        client = NotebookClient(
-            notebook, timeout=PATIENCE, kernel_name="python3", resources=resources, coalesce_streams=True
-        )
+        client = NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3", resources=resources)
         client.record_timing = False
         client.execute()
     return tidied(notebook, script.stem)
@@ -37,12 +36,23 @@ def executed(script: Path, more: Sequence[str] = ()) -> NotebookNode:
 
 def tidied(notebook: NotebookNode, name: str) -> NotebookNode:
     """The same without what changes from run to run, and with pictures in the place of live widgets."""
-    notebook.metadata = {key: notebook.metadata[key] for key in ("jupytext", "kernelspec", "language_info")}
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):
         cell.id = f"{name}-{number}"
         if cell.cell_type == "code":
-            cell.outputs = [_still(output) for output in cell.outputs if not _only_live(output)]
+            cell.outputs = _joined([_still(output) for output in cell.outputs if not _only_live(output)])
     return notebook
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """With what was printed between two displays in one piece: into how many it comes depends on the clock."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == "stream" and output.get("name") == joined[-1].get("name"):
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _only_live(output: NotebookNode) -> bool:

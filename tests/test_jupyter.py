@@ -78,7 +78,7 @@ def test_an_input_error_reads_as_a_sentence(shell, capsys):
     """Assert that a wrong value in a cell shows the user's own line and the sentence, and no traceback."""
     shell.run_cell("import swd_dynamics as sd\nsd.CATALOG['SGD'](momentum=1.5)")
     printed = capsys.readouterr().out
-    assert "InputError: momentum = 1.5 is not allowed: it must lie in (0, 1)" in printed
+    assert "InputError: momentum = 1.5 is not allowed: it must lie in [0, 1)" in printed
     assert "line 2: sd.CATALOG['SGD'](momentum=1.5)" in printed
     assert "Traceback" not in printed and "hyperparameter.py" not in printed
 

@@ -87,7 +87,7 @@ class Audit:
         control = max(float(np.nanmax(np.abs(p.control), initial=0.0)) for p in seen.phases.values())
         powers = f"{_power('η', seen.lr_exponent)} {_power('λ', seen.decay_exponent)}"
         return [
-            f"R ∝ {powers}; memory {_short(seen.delay)} steps",
+            f"R ∝ {powers}; a change of θ is remembered for {_short(seen.delay)} steps",
             f"δ against δ/2: {seen.mismatch:.1g}; other signs of δ: {seen.coupling:.1g};"
             f" largest response with λ = 0: {control:.1g}",
         ]

@@ -102,7 +102,12 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
     courses = first[:1].size
     left_out = f" (the first {MOST_LINES} of {courses})" if courses > MOST_LINES else ""
     axes.set_title(first.attrs.get("long_name", "") + left_out, fontsize=9, loc="left")
-    _scale(axes, np.concatenate([run[name].values.astype(float).ravel() for run in runs.values()]))
+    values = {title: run[name].values.astype(float).ravel() for title, run in runs.items()}
+    _scale(axes, np.concatenate(list(values.values())))
+    unknown = [_why_unknown(runs[title], name, title) for title, seen in values.items() if np.isnan(seen).all()]
+    axes.text(
+        0.5, 0.5, "\n".join(unknown), transform=axes.transAxes, ha="center", va="center", color="#555555", wrap=True
+    )
     if courses > 1:
         labels = [str(line.get_label()) for line in axes.lines]
         _letter_for_letter(axes.legend(axes.lines, labels, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5)))
@@ -112,6 +117,13 @@ def _letter_for_letter(legend) -> None:
     """A name may have a $ in it."""
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+def _why_unknown(run: "xarray.Dataset", name: str, title: str) -> str:
+    if name == "loss":
+        return f"{title}: no loss was given, with probe.observe(loss=…)"
+    reason = str(run.attrs.get("decay_unknown_because", "nothing is unknown"))
+    return f"{title}: not known" + (f", for {reason}" if reason != "nothing is unknown" else "")
 
 
 def _draw(axes, run: "xarray.Dataset", name: str, mode: str, title: str, again: int) -> None:

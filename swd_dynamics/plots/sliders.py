@@ -2,20 +2,24 @@
 
 from base64 import b64encode
 from collections.abc import Callable
-from html import escape
 from math import floor, log10
 from typing import Any
+from uuid import uuid4
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots.style import figure_png, house_style
 
+LOG_STEP = 0.02  # of a power of ten
+
 
 class Sliders:
     """A figure with a slider for each number it depends on: live in Jupyter, a picture everywhere else.
 
-    Where no kernel runs (a page, a notebook that is only read) it is the picture as it was when it was shown.
+    The picture is an output of its own, which a saved notebook keeps as it was last. After ``%matplotlib widget``
+    (ipympl) it is a canvas in which one can zoom, and nothing is kept.
 
     Parameters
     ----------
@@ -50,7 +54,9 @@ class Sliders:
             self.figure = Figure(figsize=size)
         self.ranges = {name: _checked(name, given) for name, given in ranges.items()}
         self.values = {name: start for name, (_, _, start, *_) in self.ranges.items()}
-        self._box: Any = None  # the widget, made when it is first shown
+        self._id = uuid4().hex  # of the picture, wherever it is shown
+        self._box: Any = None  # the sliders, made when they are first shown
+        self._canvas: Any = None
         self._draw()
 
     def set(self, **values: float) -> None:
@@ -67,7 +73,7 @@ class Sliders:
             _checked(name, (*self.ranges[name][:2], value, *self.ranges[name][3:]))
         self.values |= values
         if self._box is not None:
-            for slider in self._box.children[:-1]:
+            for slider in self._box.children:
                 slider.value = self.values[slider.description]
         self._draw()
 
@@ -82,8 +88,14 @@ class Sliders:
                 self._say(f"{type(error).__name__}: {error}")
                 raise
             finally:
-                if self._box is not None:
-                    self._box.children[-1].draw_idle()
+                self._refresh()
+
+    def _refresh(self) -> None:
+        """Put what was drawn where it is shown."""
+        if self._canvas is not None:
+            self._canvas.draw_idle()
+        elif self._box is not None:
+            self._publish(update=True)
 
     def _say(self, what: str) -> None:
         """Words in the place of the drawing."""
@@ -91,15 +103,11 @@ class Sliders:
         self.figure.text(0.5, 0.5, what, ha="center", va="center", wrap=True, fontsize=11, parse_math=False)
 
     def _live(self) -> Any:
-        """The sliders above the figure, as a widget."""
+        """The sliders, as a widget."""
         if self._box is None:
-            widgets, backend = _notebook_extra()
+            widgets = _ipywidgets()
             made = [_slider(widgets, name, given, self.values[name]) for name, given in self.ranges.items()]
-            with house_style():
-                canvas = backend.Canvas(self.figure)
-                backend.FigureManager(canvas, 0)
-                canvas.header_visible = False
-            self._box = widgets.VBox([*made, canvas])
+            self._box = widgets.VBox(made)
             for slider in made:
                 slider.observe(self._moved, "value")
         return self._box
@@ -110,14 +118,26 @@ class Sliders:
             self.values[name] = value
             self._draw()
 
-    def _repr_mimebundle_(self, **_) -> dict[str, Any]:
-        picture, words = figure_png(self.figure), repr(self)
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
         try:
-            live = self._live()._repr_mimebundle_()
-        except InputError as error:  # the picture, and why it does not move
-            image = f'<img alt="{escape(words)}" src="data:image/png;base64,{b64encode(picture).decode()}"/>'
-            return {"text/html": f"{image}<p>{escape(str(error))}</p>", "text/plain": f"{words}\n{error}"}
-        return live | {"image/png": picture, "text/plain": words}
+            sliders = self._live()._repr_mimebundle_() | {"text/plain": repr(self)}
+            display(sliders, raw=True)
+        except InputError as error:  # the picture can be seen all the same
+            print(error)
+        if "ipympl" in str(matplotlib.get_backend(auto_select=False)) and self._canvas is None:
+            self._canvas = _canvas(self.figure)
+        if self._canvas is not None:
+            display(self._canvas)
+        else:
+            self._publish()
+
+    def _publish(self, update: bool = False) -> None:
+        from IPython.display import display
+
+        picture = {"image/png": b64encode(figure_png(self.figure)).decode(), "text/plain": repr(self.figure)}
+        display(picture, raw=True, display_id=self._id, update=update)
 
     def __repr__(self) -> str:
         ends = {name: f"{low:g} to {high:g}" for name, (low, high, *_) in self.ranges.items()}
@@ -140,13 +160,23 @@ def _checked(name: str, given: tuple) -> tuple:
     return tuple(given)
 
 
-def _notebook_extra() -> tuple[Any, Any]:
+def _ipywidgets() -> Any:
     try:
         import ipywidgets
-        from ipympl import backend_nbagg
-    except ImportError as error:
-        raise InputError(f"sliders need {error.name}: install swd-dynamics[notebook]") from None
-    return ipywidgets, backend_nbagg
+    except ImportError:
+        raise InputError("sliders need ipywidgets: install swd-dynamics[notebook]") from None
+    return ipywidgets
+
+
+def _canvas(figure: Figure) -> Any:
+    """ipympl's canvas, which is there where its backend is."""
+    from ipympl import backend_nbagg
+
+    with house_style():
+        canvas = backend_nbagg.Canvas(figure)
+        backend_nbagg.FigureManager(canvas, 0)
+    canvas.header_visible = False
+    return canvas
 
 
 def _slider(widgets: Any, name: str, given: tuple, value: float) -> Any:
@@ -156,6 +186,8 @@ def _slider(widgets: Any, name: str, given: tuple, value: float) -> Any:
         return widgets.IntSlider(value, min=low, max=high, **look)
     look["readout_format"] = ".3g"
     if scale:
-        return widgets.FloatLogSlider(value, min=log10(low), max=log10(high), step=0.02, **look)
+        below = floor((log10(value) - log10(low)) / LOG_STEP)  # steps, so that the first value is one of the slider's
+        least = log10(value) - below * LOG_STEP
+        return widgets.FloatLogSlider(value, min=least, max=log10(high), step=LOG_STEP, **look)
     step = 10.0 ** floor(log10((high - low) / 40))  # round, so that a slider stops at round numbers
     return widgets.FloatSlider(value, min=low, max=high, step=step, **look)

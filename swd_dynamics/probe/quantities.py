@@ -128,9 +128,15 @@ def _itself(value: np.ndarray) -> np.ndarray:
 
 
 _ALL = (
-    Quantity("loss", "training loss before the step, without decay", ("loss",), _itself, ("step",)),
+    Quantity("loss", "training loss before the step; no decay term is in it", ("loss",), _itself, ("step",)),
     Quantity("lr", "learning rate η", ("lr",), _itself, ("group",)),
-    Quantity("effective_lr", "effective learning rate η_eff, isotropic", ("effective_lr",), _itself, ("group",)),
+    Quantity(
+        "effective_lr",
+        "effective learning rate η_eff, how far a unit of gradient moves a weight",
+        ("effective_lr",),
+        _itself,
+        ("group",),
+    ),
     Quantity("theta_norm", "‖θ‖ before the step", ("theta_theta",), np.sqrt),
     Quantity("gradient_norm", "‖g‖", ("gradient_gradient",), np.sqrt),
     Quantity("update_norm", "‖Δθ‖", ("update_update",), np.sqrt),

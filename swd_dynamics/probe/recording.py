@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def record(
     steps : int
         At least 1.
     path : str or path, optional
-        A run folder to stream to; without it everything is kept in memory.
+        A run folder to stream to, with more quantities, also of each group and parameter; without it everything is kept
+        in memory.
     scheduler : optional
         Any of torch.optim.lr_scheduler that needs no argument.
     progress : bool
@@ -75,6 +77,7 @@ def record(
     """
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps = {steps!r} is not allowed: it must be a whole number, at least 1")
+    _check_takes_a_step(loss)
     probe = Probe(optimizer, path, **probe_options)
     if path is None:
         probe.require_room(steps)
@@ -88,6 +91,17 @@ def record(
         interrupted = 1
     recorded = probe.dataset() if path is None or probe.writes else xarray.Dataset()
     return recorded.assign_attrs(diverged_at_step=diverged, interrupted=interrupted)
+
+
+def _check_takes_a_step(loss: Any) -> None:
+    try:
+        signature(loss).bind(0)
+    except TypeError as error:
+        raise InputError(
+            f"loss cannot be called with the number of steps taken ({error}): give a function of it, as lambda k: …"
+        ) from None
+    except ValueError:  # a builtin that does not say what it takes
+        return
 
 
 def _train(probe: Any, loss: Callable[[int], Tensor], scheduler: Any, numbers: Any) -> int:

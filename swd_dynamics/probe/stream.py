@@ -244,7 +244,8 @@ def _one_loss() -> Callable[[], Tensor]:
 def _made(factory: Factory, scenario: Scenario, seed: int) -> tuple[Scenario, torch.optim.Optimizer]:
     """The optimizer, and what of the scenario it can be put through."""
     if not callable(factory):
-        raise InputError(f"factory = {factory!r} is not callable: give a function of parameters, as torch.optim.SGD is")
+        given = f"an {type(factory).__name__}" if hasattr(factory, "param_groups") else repr(factory)
+        raise InputError(f"factory = {given} is not callable: give a function of parameters, as torch.optim.SGD is")
     tensors = _tensors(scenario, seed)
     plain = _over(factory, [tensor for group in tensors for tensor in group])
     first = plain.param_groups[0]

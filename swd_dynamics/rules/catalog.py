@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import Parameter, Signature, signature
 from typing import Any
 
 import numpy as np
@@ -32,13 +33,25 @@ class Entry:
         rate = self.weight_decay if weight_decay is None else weight_decay
         try:
             chosen = self.family(**direction)
-        except TypeError as error:
-            raise InputError(f"{getattr(self.family, '__name__', self.family)}: {error}") from None
+        except TypeError:
+            allowed = list(self.__signature__.parameters)
+            unknown = ", ".join(name for name in direction if name not in allowed)
+            if not unknown:
+                raise
+            raise InputError(f"there is no argument {unknown} here; there are {', '.join(allowed)}") from None
         return UpdateRule(lr, chosen, self.decay(rate))
+
+    @property
+    def __signature__(self) -> Signature:
+        """What it can be called with, for tools that ask."""
+        direction = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in signature(self.family).parameters.values()]
+        lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=1e-3)
+        return Signature([lr, Parameter("weight_decay", Parameter.KEYWORD_ONLY, default=self.weight_decay), *direction])
 
 
 def sgd_family(momentum=0.0, dampening=0.0, nesterov=False) -> Direction:
     """torch.optim.SGD's directions: with momentum 0 dampening does nothing, and Nesterov takes none."""
+    check("momentum", momentum, "[0, 1)")
     if is_symbolic(momentum) or np.any(momentum != 0):
         if not nesterov:
             return HeavyBall(momentum, dampening)

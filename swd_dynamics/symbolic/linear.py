@@ -86,7 +86,7 @@ def eigenvalues(rule: UpdateRule) -> Derivation:
         polynomial = _characteristic(found.matrix)
         roots = _roots(polynomial)
         step = DerivationStep(
-            "The characteristic polynomial of A vanishes", sympy.Eq(polynomial.as_expr(), 0, evaluate=False)
+            "The characteristic polynomial of that matrix vanishes", sympy.Eq(polynomial.as_expr(), 0, evaluate=False)
         )
         return {"z": roots}, (step,)
 
@@ -298,7 +298,11 @@ def _critical(polynomial: sympy.Poly) -> dict[str, Expr]:
 def _stability(found: LinearMap, numbers: dict):
     h = notation.curvature
     polynomial = sympy.Poly(sympy.numer(sympy.together(found.matrix.charpoly(z).as_expr())), z)
-    steps = [DerivationStep("The characteristic polynomial of A, up to a factor", _equation("p", polynomial.as_expr()))]
+    steps = [
+        DerivationStep(
+            "The characteristic polynomial of that matrix, up to a factor", _equation("p", polynomial.as_expr())
+        )
+    ]
     boundaries: list[Expr] = []
     for done, condition in _critical(polynomial).items():
         at = [edge for edge in _roots_in(condition, h) if edge.is_nonpositive is not True]

@@ -1,14 +1,13 @@
 """Sliders: a figure that follows its numbers, live and as a picture."""
 
-import builtins
+import math
+import sys
+from base64 import b64decode
 
 import pytest
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots import Sliders
-
-# ipympl 0.10 hands its toolbar's base class nothing and traitlets says so; nobody in a notebook sees it.
-pytestmark = pytest.mark.filterwarnings("ignore:Passing unrecognized arguments to super.Toolbar:DeprecationWarning")
 
 
 def line(figure, slope):
@@ -24,23 +23,55 @@ def drawn(sliders: Sliders) -> list[float]:
 def test_a_moved_slider_draws_again():
     """Assert that the widget's slider, moved as a user moves it, changes the figure."""
     sliders = Sliders(line, slope=(0.0, 2.0, 1.0))
-    slider, _ = sliders._live().children
+    (slider,) = sliders._live().children
     slider.value = 1.5
     assert drawn(sliders) == [0, 1.5]
 
 
 def test_a_logarithmic_slider():
     """Assert that it runs from the smallest to the largest value in powers of ten."""
-    slider, _ = Sliders(line, slope=(0.01, 10.0, 0.1, "log"))._live().children
-    assert (slider.base**slider.min, slider.base**slider.max, slider.value) == (0.01, 10.0, 0.1)
+    (slider,) = Sliders(line, slope=(0.01, 10.0, 0.3, "log"))._live().children
+    assert (slider.base**slider.max, slider.value) == (10.0, 0.3)
+    steps = (math.log10(0.3) - slider.min) / slider.step
+    assert steps == pytest.approx(round(steps), abs=1e-9)  # logarithms are rounded
+    assert -2.0 <= slider.min < -2.0 + slider.step
 
 
-def test_it_reads_well_without_a_kernel():
-    """Assert that it shows itself as a widget, and as picture and words where no widget can be."""
-    shown = Sliders(line, slope=(0.0, 2.0, 1.0))._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in shown
-    assert shown["image/png"].startswith(b"\x89PNG")
-    assert shown["text/plain"].startswith("sliders for slope = 1 (0 to 2)")
+@pytest.fixture
+def displayed(monkeypatch) -> list[tuple[dict, dict]]:
+    """What is handed to a notebook to show: the forms, and how."""
+    shown: list[tuple[dict, dict]] = []
+    monkeypatch.setattr("IPython.display.display", lambda thing, **how: shown.append((thing, how)))
+    return shown
+
+
+def test_the_picture_is_an_output_of_its_own(displayed):
+    """Assert that sliders and picture are two outputs, and that a move replaces the picture, which is what is kept."""
+    sliders = Sliders(line, slope=(0.0, 2.0, 1.0))
+    sliders._ipython_display_()
+    (widget, _), (picture, how) = displayed
+    assert "application/vnd.jupyter.widget-view+json" in widget and "image/png" not in widget
+    assert widget["text/plain"].startswith("sliders for slope = 1 (0 to 2)")
+    assert b64decode(picture["image/png"]).startswith(b"\x89PNG") and not how["update"]
+    sliders._live().children[0].value = 2.0
+    moved, again = displayed[-1]
+    assert again == how | {"update": True} and moved["image/png"] != picture["image/png"]
+
+
+# ipympl 0.10 hands its toolbar's base class nothing and traitlets says so; nobody in a notebook sees it.
+@pytest.mark.filterwarnings("ignore:Passing unrecognized arguments to super.Toolbar:DeprecationWarning")
+def test_a_canvas_that_zooms(displayed, monkeypatch):
+    """Assert that after %matplotlib widget the figure is ipympl's canvas, and that it follows the sliders."""
+    monkeypatch.setattr("matplotlib.use", lambda backend: None)  # which ipympl calls when it is imported
+    monkeypatch.setattr("matplotlib.get_backend", lambda auto_select: "module://ipympl.backend_nbagg")
+    sliders = Sliders(line, slope=(0.0, 2.0, 1.0))
+    sliders._ipython_display_()
+    (_, _), (canvas, _) = displayed
+    assert canvas.figure is sliders.figure
+    drawn_again: list[None] = []
+    monkeypatch.setattr(canvas, "draw_idle", lambda: drawn_again.append(None))
+    sliders.set(slope=2.0)
+    assert drawn_again and len(displayed) == 2
 
 
 def test_a_wrong_value_is_said_in_the_figure():
@@ -59,20 +90,13 @@ def test_a_wrong_range_is_refused(given):
         Sliders(line, slope=given)
 
 
-def test_a_missing_extra_is_named(monkeypatch):
-    """Assert that without ipympl the message says what to install."""
-    genuine = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("ipympl"):
-            raise ImportError(f"No module named {name!r}", name="ipympl")
-        return genuine(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    shown = Sliders(line, slope=(0.0, 1.0, 0.5))._repr_mimebundle_()
-    assert set(shown) == {"text/html", "text/plain"} and "<img " in shown["text/html"]
-    for words in shown.values():
-        assert "sliders need ipympl: install swd-dynamics[notebook]" in words
+def test_a_missing_extra_is_named(displayed, monkeypatch, capsys):
+    """Assert that without ipywidgets the picture is shown, and a sentence that says what to install."""
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    Sliders(line, slope=(0.0, 1.0, 0.5))._ipython_display_()
+    ((picture, _),) = displayed
+    assert "image/png" in picture
+    assert capsys.readouterr().out == "sliders need ipywidgets: install swd-dynamics[notebook]\n"
 
 
 def test_whole_numbers_stay_whole():
