@@ -187,9 +187,9 @@ def draw_both():
     title = "Nearly the same loss and decay; only AdamS keeps R/η$_{eff}$ at its λ"
     figure = sd.plots.recording({"AdamW": adamw, "AdamS": adams}, "loss", "decay_rate", "decay_ratio", title=title)
     ratio = figure.axes[-1]
-    ratio.plot(adamw.step, 0.3 * np.sqrt(adamw.v_bar), **sd.plots.theory("decoupled", label="λ√v̄, λ = 0.3", zorder=1))
+    ratio.plot(adamw.step, 0.3 * np.sqrt(adamw.v_bar), **sd.plots.theory("decoupled", label="λ√v̄, λ = 0.3", zorder=3))
     lam = same.weight_decay
-    ratio.plot(adams.step, lam + 0 * adams.step, **sd.plots.theory("stable", label=f"λ = {lam:.4f}", zorder=1))
+    ratio.plot(adams.step, lam + 0 * adams.step, **sd.plots.theory("stable", label=f"λ = {lam:.4f}", zorder=3))
     ratio.legend(handles=ratio.lines[-2:], loc="upper right", frameon=False)
     return figure
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import xarray
 
 MOST_LINES = 10  # that a reader can tell apart
-STRETCHES = 100  # that a long course is cut into: of each its extremes are drawn, more would lie on one another
+MARKS = 60  # of one course; every step besides is a fine point
+STRETCHES = 1000  # that a very long course is cut into: of each its extremes are drawn, and no outlier is lost
 SAME_MODE: tuple[dict, ...] = ({}, {"markerfacecolor": "white"}, {"marker": "x"}, {"marker": "+"})  # tells runs apart
 USUAL = ("loss", "decay_ratio")  # drawn when nothing is named
 
@@ -60,7 +61,9 @@ def recording(
             _draw_panel(axes, runs, name)
         panels[-1].set_xlabel("step k")
         if len(runs) > 1:
-            _letter_for_letter(figure.legend(panels[0].lines, list(runs), loc="outside lower center", ncols=len(runs)))
+            _letter_for_letter(
+                figure.legend(_named(panels[0]), list(runs), loc="outside lower center", ncols=len(runs))
+            )
         figure.suptitle(title or f"{', '.join(runs)}, recorded".replace("$", r"\$"), fontsize=12)
     return figure
 
@@ -95,7 +98,7 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
     seen: list[str] = []
     for title, run in runs.items():
         mode = _mode(run)
-        _draw(axes, run, name, mode, title, again=seen.count(mode))
+        _draw(axes, run, name, mode, title, again=seen.count(mode), turn=len(seen) / len(runs))
         seen.append(mode)
     first = next(iter(runs.values()))[name]
     axes.set_ylabel(name, fontsize=9)
@@ -109,8 +112,13 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
         0.5, 0.5, "\n".join(unknown), transform=axes.transAxes, ha="center", va="center", color="#555555", wrap=True
     )
     if courses > 1:
-        labels = [str(line.get_label()) for line in axes.lines]
-        _letter_for_letter(axes.legend(axes.lines, labels, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5)))
+        labels = [str(line.get_label()) for line in _named(axes)]
+        _letter_for_letter(axes.legend(_named(axes), labels, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5)))
+
+
+def _named(axes) -> list:
+    """What the legend names."""
+    return [line for line in axes.lines if line.get_marker() != ","]
 
 
 def _letter_for_letter(legend) -> None:
@@ -126,16 +134,19 @@ def _why_unknown(run: "xarray.Dataset", name: str, title: str) -> str:
     return f"{title}: not known" + (f", for {reason}" if reason != "nothing is unknown" else "")
 
 
-def _draw(axes, run: "xarray.Dataset", name: str, mode: str, title: str, again: int) -> None:
+def _draw(axes, run: "xarray.Dataset", name: str, mode: str, title: str, again: int, turn: float) -> None:
     variable = run[name]
     courses = variable.values.astype(float).reshape(len(variable), int(np.prod(variable.shape[1:])))
     for i in range(min(courses.shape[1], MOST_LINES)):
         alone = courses.shape[1] == 1
-        style: dict[str, Any] = measured(mode, label=title if alone else _label(run, variable.dims, i), markersize=3)
+        style: dict[str, Any] = measured(mode, label=title if alone else _label(run, variable.dims, i), markersize=4)
         style |= {} if alone else {"color": f"C{i}"}
-        style |= SAME_MODE[again % len(SAME_MODE)]
-        shown = _shown(courses[:, i])
-        axes.plot(run["step"].values[shown], courses[shown, i], **style)
+        steps, course, shown = run["step"].values, courses[:, i], _shown(courses[:, i])
+        every = max(1, len(course) // MARKS)
+        marked = slice(int(turn * every), None, every)
+        if every > 1:  # the marks say whose points these are
+            axes.plot(steps[shown], course[shown], ",", color=style["color"], label="_")
+        axes.plot(steps[marked], course[marked], **style | SAME_MODE[again % len(SAME_MODE)])
 
 
 def _shown(course: np.ndarray) -> np.ndarray:
