@@ -88,10 +88,10 @@ sd.plots.Sliders(
 
 # %% [markdown]
 # On this axis a constant rate is a straight line. L2 has to fill its momentum first, then it falls at the rate of its
-# line. With the same `weight_decay` decoupled decay is ten times weaker. Momentum makes ten steps out of every
-# gradient, and L2 decay goes through it like a gradient; decoupled decay goes past it. Where a kernel runs, move the
-# momentum: the gap follows it. Stable decay has the strength that decay through momentum has, without going through
-# it.
+# line. With the same `weight_decay` decoupled decay is ten times weaker than stable decay. Momentum makes ten steps
+# out of every gradient, and L2 decay goes through it like a gradient; decoupled decay goes past it. Where a kernel
+# runs, move the momentum: the gap follows it. Stable decay has, to first order, the strength that decay through
+# momentum has, without going through it; what is left between their lines is a subject of notebook 02.
 #
 # ## Which of them is stable?
 #
@@ -147,8 +147,8 @@ sd.plots.Sliders(draw_ratio, size=(8.6, 4.4), momentum=(0.1, 0.9, settings["mome
 #   constant, in other units.
 # * **Adam** (right): L2 decays the two weights at different rates, and the one with the *small* gradients harder.
 #   Decoupled decay takes off the same share as ever when the gradients fall, while Adam then moves the weights ten
-#   times further for a unit of gradient: their balance is gone. Only stable decay follows, and here are the two
-#   formulas that say why:
+#   times further for a unit of gradient: their balance is gone. Stable decay follows, and at one rate for both
+#   weights; here are the two formulas that say why:
 
 # %%
 sd.CATALOG["AdamW"](lr=0.001, weight_decay=0.01)
@@ -157,8 +157,10 @@ sd.CATALOG["AdamW"](lr=0.001, weight_decay=0.01)
 sd.CATALOG["AdamS"](lr=0.001, weight_decay=0.01)
 
 # %% [markdown]
-# The angle brackets are a mean over all weights. AdamW's R does not know how large the gradients are, while Adam's
-# step divides by their size; AdamS divides its decay by the same. Notebook 04 records this in real training.
+# Here v is a running mean of G², k counts the steps, ε keeps the division from zero, and angle brackets are a mean
+# over all weights. AdamW's R does not know how large the gradients are, while Adam's step divides each weight's
+# gradient by its size, the root of v; AdamS divides its decay by one such size for all weights. Notebook 04 records
+# this in real training.
 #
 # A wrong number is refused in a sentence, at the line where you typed it:
 
@@ -168,12 +170,12 @@ sd.CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=-0.01)
 # %% [markdown]
 # ## Exercises
 #
-# **1.** How many times weaker is decoupled decay behind momentum ½, and behind .99? Find it from the formula, without
-# a run.
+# **1.** How many times weaker than stable decay is decoupled decay behind momentum ½, and behind .99? Find it from
+# the formula, without a run.
 #
 # <details><summary>Solution</summary>
 #
-# The long-run decay rates tell; their ratio is 1 − momentum, to first order.
+# 2 times and 100 times: the ratio of the long-run decay rates, stable to decoupled, is 1/(1 − momentum), exactly.
 #
 # ```python
 # for momentum in (0.5, 0.99):
@@ -191,7 +193,8 @@ sd.CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=-0.01)
 #
 # <details><summary>Solution</summary>
 #
-# Yes: all three take the same step, so that "weight decay" was one thing as long as nobody used momentum.
+# Yes: all three take the same step, so that "weight decay" was one thing as long as nobody used momentum, or divided
+# steps as Adam does.
 #
 # ```python
 # rules = [sd.CATALOG[name](lr=0.1, weight_decay=0.01) for name in ("SGD", "SGDW", "SGDS")]

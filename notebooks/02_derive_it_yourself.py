@@ -63,8 +63,9 @@ flow.steps[4]
 flow.steps[5]
 
 # %% [markdown]
-# **The lag.** The gradient does not quite stand still. Momentum is made of older gradients, on average β/(1−β) steps
-# old, so m is what its rest point was that long ago. The dot is a rate of change, d/dt, and the minus says: behind.
+# **The lag.** The gradient does not quite stand still. Here m is the momentum that the step uses, m′ above, with the
+# newest gradient in it already. It is made of gradients that are on average β/(1−β) steps old, so it is what its rest
+# point was that long ago. The dot is a rate of change, d/dt, and the minus says: behind.
 
 # %%
 flow.steps[6]
@@ -430,8 +431,8 @@ print(sign(sign.start(np.array([1.0, -2.0])), np.array([0.5, 0.1])).theta)
 #
 # <details><summary>Solution</summary>
 #
-# The momentum comes to rest at g, and the flow is the smooth sign of g. A rule may use `sqrt` of
-# `swd_dynamics.arithmetic`, which knows symbols.
+# The momentum comes to rest at g, and the flow is minus the smooth sign of g, and minus λθ, the decay. A rule may use
+# `sqrt` of `swd_dynamics.arithmetic`, which knows symbols.
 #
 # ```python
 # from swd_dynamics.arithmetic import sqrt

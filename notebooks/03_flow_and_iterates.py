@@ -41,7 +41,8 @@ start = (2.6, 1.4)
 
 # %% [markdown]
 # Which way does such an optimizer go, if its steps are very small? Divide what a step does by the learning rate, and
-# let the learning rate go to zero. Momentum has settled by then: it holds the gradient, many times over.
+# let the learning rate go to zero. Momentum has settled by then: it holds G, the gradient that the optimizer sees,
+# many times over.
 
 # %%
 equation = sd.modified_equation(three_decays(0.0002)["stable"])

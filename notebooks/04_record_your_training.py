@@ -88,8 +88,9 @@ rules = {name: sd.crosscheck.recorded_rule(name, adamw) for name in ("AdamW", "A
 rules["AdamW"]
 
 # %% [markdown]
-# R knows η and λ only, while the step is divided by the size of the gradients, which v remembers. With v̄, the mean
-# of the bias-corrected v over all weights, η_eff is η/√v̄, and the ratio is λ√v̄.
+# R knows only η, the learning rate, and λ, the strength of the decay (torch's `weight_decay`), while the step is
+# divided by the size of the gradients, which v remembers, Adam's running mean of their squares. With v̄, the mean of
+# the bias-corrected v over all weights, η_eff is η/√v̄, and the ratio is λ√v̄.
 #
 # ## Is it true?
 #

@@ -21,8 +21,9 @@ torch.set_num_threads(1)
 # %% [markdown]
 # ## An optimizer, written from its paper
 #
-# AdamS is Adam with stable weight decay (Xie, Sato & Sugiyama, arXiv 2011.11152). This is its step; the angle
-# brackets are a mean over the weights.
+# AdamS is Adam with stable weight decay (Xie, Sato & Sugiyama, arXiv 2011.11152). This is its step, with learning
+# rate η, decay strength λ (torch's `weight_decay`), and R the share of the weights that decay takes off. The angle
+# brackets are a mean over all weights; that of the bias-corrected v is called v̄.
 
 # %%
 settings = {"lr": 1e-2, "weight_decay": 1e-3}
@@ -76,8 +77,8 @@ print(
 sd.plots.recording(runs, "loss", title="One of the two has a mistake")
 
 # %% [markdown]
-# Their points lie on one another, and in the end `MyAdamS` is even a little lower. Nobody would look for a
-# mistake here.
+# Their points lie on one another, and in the end `MyAdamS` is even a little lower. Nobody would look for a mistake
+# here.
 #
 # ## One line
 #
@@ -92,7 +93,7 @@ sd.verify(partial(MyAdamS, **settings), rules["AdamS"])
 # Refuted, at the first step, and the cause is named. (What is measured is the largest departure, in units of what
 # rounding may do. Up to 1 is allowed.)
 #
-# Each tensor of `MyAdamS` has a mean of its own, `v.mean()` in the loop over the parameters. The mean of the rule is
+# Each tensor of `MyAdamS` has a v̄ of its own, `v.mean()` in the loop over the parameters. The mean of the rule is
 # over **all** weights of the model, so that all of them shrink at one rate. A test with a single tensor would never
 # have found this.
 #
@@ -178,8 +179,8 @@ sd.crosscheck.Ledger(verdicts)
 # ## Without any rule
 #
 # You may have no rule, only an optimizer. `audit` asks it directly: of a small change of the weights, what share does
-# a step take off? It runs the optimizer a dozen times on the same gradients, each time with something else changed,
-# and looks at nothing but the weights.
+# a step take off? It runs the optimizer some twenty times on the same gradients, each time with something else
+# changed, and looks at nothing but the weights.
 
 # %%
 adam_like = {"lr": 0.01, "weight_decay": 0.01, "betas": (0.9, 0.95)}

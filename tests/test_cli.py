@@ -199,6 +199,15 @@ def test_schedules(tmp_path, options, expected):
     np.testing.assert_allclose(open_recording(run)["lr"][:, 0], expected, rtol=SAME_FORMULA)
 
 
+@pytest.fixture
+def heard_sigint():
+    """Where tests run in the background a shell has SIGINT ignored, and a process inherits that; not one begun here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_sigint")
 def test_ctrl_c_closes_the_run(tmp_path):
     """Assert that a run stopped by Ctrl-C has its rows, says that it was interrupted, and exits as shells expect."""
     run = tmp_path / "run"

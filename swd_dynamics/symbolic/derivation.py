@@ -37,7 +37,10 @@ class DerivationStep(NamedTuple):
     >>> from swd_dynamics.rules import SGD, UpdateRule
     >>> from swd_dynamics.symbolic import stability_limit
     >>> stability_limit(UpdateRule(0.5, SGD())).steps[-2]
-    DerivationStep(done='Jury: a root leaves at z = −1 where p(−1) = 0', equation=Eq(h, 2/eta))
+    Jury: a root leaves at z = −1 where p(−1) = 0
+          2
+      h = ─
+          η
     """
 
     done: str
