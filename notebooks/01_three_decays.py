@@ -73,7 +73,7 @@ def draw_decay(figure, lr, momentum, weight_decay):
     axes, steps = figure.subplots(), np.arange(401)
     for mode, name in {"L2": "SGD", "decoupled": "SGDW", "stable": "SGDS"}.items():
         rule = sd.CATALOG[name](lr=lr, momentum=momentum, weight_decay=weight_decay)
-        rate = float(sd.long_run_decay_rate(rule).value)
+        rate = 1 - abs(1 - complex(sd.long_run_decay_rate(rule).value))  # complex where θ swings as it decays
         shown = slice(5 * list(sd.plots.COLOURS).index(mode), None, 20)
         axes.plot(steps, (1 - rate) ** steps, **sd.plots.theory(mode))
         axes.plot(steps[shown], weights(rule)[shown], **sd.plots.measured(mode))
@@ -83,7 +83,10 @@ def draw_decay(figure, lr, momentum, weight_decay):
 
 
 sd.plots.Sliders(
-    draw_decay, lr=(0.02, 0.2, 0.1), momentum=(0.1, 0.9, settings["momentum"]), weight_decay=(0.001, 0.013, 0.01)
+    draw_decay,
+    lr=(0.02, 0.2, 0.1),
+    momentum=(0.1, max(0.9, settings["momentum"]), settings["momentum"]),
+    weight_decay=(0.001, 0.013, 0.01),
 )
 
 # %% [markdown]
@@ -97,8 +100,10 @@ sd.plots.Sliders(
 #
 # With the learning rate and the gradients, the strength of decay will change along a run, and so it should: what
 # matters is its balance with the gradients. The paper calls a decay **stable** if R is in a constant ratio to the
-# effective learning rate. To measure R of any of the three, take two runs with the same gradients that start a little
-# apart: R is the share of their distance that a step takes off.
+# effective learning rate. In L2's formula R is 0, since nothing is taken off the weights directly: its decay comes
+# through m. So from here on R is what a step takes off in effect, and for the other two it is the R of their formula.
+# To measure it for any of the three, take two runs with the same gradients that start a little apart: R is the share
+# of their distance that a step takes off.
 
 
 # %%
@@ -121,7 +126,7 @@ def draw_course(axes, names, gradients, **settings):
         axes.plot(steps[shown], course[shown, 0], **sd.plots.measured(mode, markersize=4))
         axes.plot(steps[shown], course[shown, 1], **sd.plots.measured(mode, markersize=4, label=None))
     axes.axhline(0.01, color=sd.plots.MUTED, zorder=0)
-    axes.text(405, 0.01, "λ", va="center", color="#555555")
+    axes.text(405, 0.0105, "λ", va="bottom", color="#555555")
     axes.axvline(200, color=sd.plots.MUTED, linestyle="--", zorder=0)
     axes.set(xlabel="step k", yscale="log", ylim=(1e-4, 1))
 
@@ -139,12 +144,15 @@ def draw_ratio(figure, momentum, drop):
     figure.suptitle("Only stable decay keeps R/η$_{eff}$ at λ")
 
 
-sd.plots.Sliders(draw_ratio, size=(8.6, 4.4), momentum=(0.1, 0.9, settings["momentum"]), drop=(1, 20, 10))
+sd.plots.Sliders(
+    draw_ratio, size=(8.6, 4.4), momentum=(0.1, max(0.9, settings["momentum"]), settings["momentum"]), drop=(1, 20, 10)
+)
 
 # %% [markdown]
 # * **Momentum** (left): L2 starts at a tenth, because its first step finds no momentum yet, and settles a little
 #   above λ; where, depends on η, for it is the momentum of older, larger weights that it lives on. Decoupled decay is
-#   constant, in other units.
+#   constant too, at λ(1 − momentum): by the definition it is stable, and SGDW and SGDS are one method in two units of
+#   λ. It is Adam that parts the two.
 # * **Adam** (right): L2 decays the two weights at different rates, and the one with the *small* gradients harder.
 #   Decoupled decay takes off the same share as ever when the gradients fall, while Adam then moves the weights ten
 #   times further for a unit of gradient: their balance is gone. Stable decay follows, and at one rate for both

@@ -122,14 +122,14 @@ coefficients = {mode: second_order_decay(each) for mode, each in flows.items()}
 display(coefficients["L2"], coefficients["stable"])
 
 factor = coefficients["L2"] / coefficients["stable"]
-print(f"L2 over stable, at momentum .9: {float(factor.subs(numbers)):.3g}")
+print(f"L2 over stable, at momentum {numbers[beta]:g}: {float(factor.subs(numbers)):.3g}")
 print("the difference of their F₀:", sympy.simplify(flows["L2"].first - flows["stable"].first))
 
 # %% [markdown]
 # L2 has (1+β)/(1−β) times the coefficient of stable decay. The reason is in the steps above: L2 decay is a part of G,
 # so the lag of the memory acts on it; stable decay goes past the memory, and only half the turn is left. Is it true?
-# Let the gradient be zero and measure at which rate a weight decays; what is beyond F₀, in units of ηλ, is this
-# coefficient.
+# Let the gradient be zero and measure at which rate a weight decays; what it has beyond F₀, as a share of F₀ and in
+# units of ηλ, is this coefficient.
 
 
 # %%

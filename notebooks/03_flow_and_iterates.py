@@ -94,7 +94,8 @@ sd.plots.phase_plane(plane, title="η = .02: the steps miss the bend, and part")
 # None of them makes the bend. They shoot across the valley, each a little differently, and then go to three different
 # places: stable decay turns round in front of the saddle and ends where its flow ends, L2 passes the saddle and ends
 # in the *other* minimum, decoupled decay swings back to its own. Two optimizers with one flow end in different
-# minima. Nothing has diverged. In words, for the two flows:
+# minima. (At η = .018 all three end on their own side, at .025 L2 and stable decay both cross: where a run ends is
+# settled by little.) Nothing has diverged. In words, for the two flows:
 
 # %%
 planes = {mode: sd.flows.phase_plane(sd.Flow(rules[mode], gradient, hvp)) for mode in ("stable", "decoupled")}
@@ -225,7 +226,9 @@ print(*(f"{mode:10} F₁ = {flows[mode].second_in_rates}" for mode in flows), se
 
 # %% [markdown]
 # At momentum .9 the decay of L2 weighs 57/2 in F₁ and that of stable decay 3/2, 19 times less: L2 decay goes through
-# the momentum with the gradient. That is the first thing by which the two part when η grows.
+# the momentum with the gradient. On the slow manifold this is the first thing by which the two part when η grows.
+# From rest, as in the pictures above, something comes before it: L2 decay must first fill the momentum, stable decay
+# need not.
 #
 # ## Too large
 #
@@ -241,10 +244,11 @@ print(*(f"{name:24} end at {end.round(2)}" for name, end in ends.items()), sep="
 print("L2 near", plane.fixed_points[-1].place(), "has", plane.fixed_points[-1].described())
 
 # %% [markdown]
-# The steps of L2 have left all bounds, the others have landed in the minimum on the other side, and the flows know
-# nothing of it: they end where they always end. F₀ cannot know, for there is no η in it; F₁ does not see it here
-# either. Nor do |z| and the package's `stability_limit` tell: they speak of a small deviation from a minimum, and
-# there steps of this size would settle. Of a run that starts far away only its own steps tell.
+# The steps of L2 have left all bounds (it is no threshold: at η = .35 they end in a minimum), the others have landed
+# in the minimum on the other side, and the flows know nothing of it: they end where they always end. F₀ cannot know,
+# for there is no η in it; F₁ does not see it here either. Nor do |z| and the package's `stability_limit` tell: they
+# speak of a small deviation from a minimum, and there steps of this size would settle. Of a run that starts far away
+# only its own steps tell.
 #
 # A flow runs away where the loss has no floor. Then you get no numbers that look like a result, but a sentence:
 
@@ -264,7 +268,8 @@ no_floor.solve([1.0, 0.1], steps=100)
 #
 # <details><summary>Solution</summary>
 #
-# Up to (1 − √momentum)² by the curvature, about .0006. The first picture was below it, the second far above.
+# Up to (1 − √momentum)² divided by the curvature, about .0006: there the two eigenvalues μ meet. The first picture
+# was below it, the second far above.
 #
 # ```python
 # def kind(lr):

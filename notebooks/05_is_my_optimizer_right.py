@@ -77,8 +77,8 @@ print(
 sd.plots.recording(runs, "loss", title="One of the two has a mistake")
 
 # %% [markdown]
-# Their points lie on one another, and in the end `MyAdamS` is even a little lower. Nobody would look for a mistake
-# here.
+# Step for step the two losses are nearly the same, and in the end `MyAdamS` is even a little lower. Nobody would look
+# for a mistake here.
 #
 # ## One line
 #
@@ -194,7 +194,8 @@ audits["decoupled"]
 # * **R** is the share that a step takes off a weight, in the median of the weights; **5 %** and **95 %** say how far
 #   the weights differ.
 # * **η_eff** is how far a unit of gradient moves a weight in the end. It is measured too, by a push on one gradient.
-# * **R/η_eff** stands still if the decay is stable. **R/ηλ** is 1 if it is decoupled.
+# * **R/η_eff** stands still, at λ and for all weights alike, if the decay is stable. **R/ηλ** is 1 if it is
+#   decoupled.
 #
 # Above the table is why the decay is called so, and how R depends on η and λ. The last line there is a check of the
 # measurement: half the change of the weights, and changes of other signs, give the same R.
@@ -215,8 +216,9 @@ audits["L2"] = sd.audit(partial(torch.optim.Adam, **adam_like))
 audits["L2"]
 
 # %% [markdown]
-# L2 gives itself away: add λθ to the gradients by hand, with λ = 0, and the optimizer takes the same steps. Here R
-# spans more than a factor of fifty from weight to weight, and the first step takes off next to nothing.
+# L2 gives itself away: add λθ to the gradients by hand, with λ = 0, and the optimizer takes the same steps. Its
+# R/η_eff hardly moves either, but that is the median only, at 3λ: R spans more than a factor of fifty from weight to
+# weight, and the first step takes off next to nothing.
 #
 # The course of R over the steps says the same. Points are the median weight, and the shade is where 90 % of L2's
 # weights are. The lines are λ times the measured η_eff: there R has to be if it is to be stable.
