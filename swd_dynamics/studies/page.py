@@ -132,7 +132,7 @@ def _cell(value) -> str:
 
 def _escape(text: str) -> str:
     """Plain words as Markdown that shows them so: no HTML, no emphasis, no end of a cell or of a line."""
-    text = re.sub(r"([\\`*|\[\]~$]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*|\[\]~$_])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
