@@ -59,8 +59,8 @@ def rule_markdown(rule: "UpdateRule") -> str | None:
 def _number(value: Any) -> str:
     if callable(value):
         return rf"\text{{{value if is_dataclass(value) else 'a schedule'}}}"
-    if np.ndim(value) and np.size(value):
-        return rf"{np.min(value):g} \ldots {np.max(value):g}"
+    if np.ndim(value):
+        return rf"{np.min(value):g} \ldots {np.max(value):g}" if np.size(value) else r"\text{no values}"
     mantissa, _, exponent = f"{value:g}".partition("e")
     power = rf"10^{{{int(exponent)}}}" if exponent else ""
     return power if mantissa == "1" and power else r" \cdot ".join(filter(None, (mantissa, power)))

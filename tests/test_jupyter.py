@@ -1,5 +1,6 @@
 """What a notebook shows of each kind of object, seen through a real IPython shell."""
 
+import numpy as np
 import pytest
 from aggregated_momentum import AggregatedMomentum
 from IPython.core.interactiveshell import InteractiveShell
@@ -38,6 +39,12 @@ def test_any_direction_is(shell, direction):
     """Assert that a user's own direction is shown like the catalogue's, also with a schedule and with groups."""
     for lr in (0.1, lambda k: 0.1 / (k + 1)):
         assert r"\theta' &=" in shown(shell, UpdateRule(lr, direction, Stable(0.2)))["text/markdown"]
+
+
+@pytest.mark.parametrize(("values", "said"), [([0.1, 0.3], r"0.1 \ldots 0.3"), ([], r"\text{no values}")])
+def test_numbers_of_every_weight(shell, values, said):
+    """Assert that of a number for every weight the extremes are shown, and that none at all is said."""
+    assert said in shown(shell, UpdateRule(0.1, SGD(), Stable(np.array(values))))["text/markdown"]
 
 
 def test_a_rule_that_is_no_formula_is_shown_as_text(shell):
