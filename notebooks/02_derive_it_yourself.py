@@ -140,7 +140,7 @@ def beyond_first_order(rule, steps=600):
         before, state = state.theta, rule(state, 0.0)
     rate = -np.log(state.theta / before) / rule.lr
     first = -sd.symbolic.numeric_equation(rule).first(np.ones(1), np.zeros(1), ())[0]
-    return (rate / first - 1) / (rule.lr * rule.decay.rate)
+    return (rate / first - 1) / (rule.lr * rule.decay.weight_decay)
 
 
 with sd.plots.house_style():
@@ -191,7 +191,7 @@ verdicts = [
 ]
 own, other = sd.symbolic.numeric_equation(tested("L2")), sd.symbolic.numeric_equation(tested("stable"))
 mixed = sd.Flow(tested("L2"), gradient, hvp, order=2, equation=replace(own, second=other.second))
-sd.crosscheck.Ledger([*verdicts, order_of(mixed, "L2, with stable's F₁: only order 1 is left", expected=1)])
+sd.Ledger([*verdicts, order_of(mixed, "L2, with stable's F₁: only order 1 is left", expected=1)])
 
 # %% [markdown]
 # ## When does it blow up?
@@ -363,7 +363,7 @@ class TorchQHM(torch.optim.Optimizer):
 
 followed = order_of(sd.Flow(mine, gradient, hvp, order=2), "QHM: steps and flow of order 2", lr=0.01, t=2)
 same = sd.verify(lambda params: TorchQHM(params, lr=0.1, weight_decay=0.05), mine)
-sd.crosscheck.Ledger([followed, same])
+sd.Ledger([followed, same])
 
 # %% [markdown]
 # ## Where algebra cannot follow

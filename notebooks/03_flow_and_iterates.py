@@ -71,7 +71,7 @@ print(*(f"{mode:10} F₀ = {flows[mode].first}" for mode in flows), sep="\n")
 # %%
 rules = three_decays(lr=0.0002)
 flow = sd.Flow(rules["stable"], gradient, hvp)
-plane = sd.flows.phase_plane(flow, x=(-0.3, 2.8), y=(-0.5, 2), start=start, t=4, iterates_of=rules)
+plane = sd.planes.phase_plane(flow, x=(-0.3, 2.8), y=(-0.5, 2), start=start, t=4, iterates_of=rules)
 shown = [replace(run, paths=(run.paths[0][::40],)) for run in plane.iterates]
 sd.plots.phase_plane(replace(plane, iterates=tuple(shown)), title="η = .0002: the steps are a curve")
 
@@ -87,7 +87,7 @@ sd.plots.phase_plane(replace(plane, iterates=tuple(shown)), title="η = .0002: t
 # %%
 rules = three_decays(lr=0.02)
 flow = sd.Flow(rules["stable"], gradient, hvp)
-plane = sd.flows.phase_plane(flow, x=(-1.5, 3), y=(-1.5, 2.5), start=start, steps=300, iterates_of=rules)
+plane = sd.planes.phase_plane(flow, x=(-1.5, 3), y=(-1.5, 2.5), start=start, steps=300, iterates_of=rules)
 sd.plots.phase_plane(plane, title="η = .02: the steps miss the bend, and part")
 
 # %% [markdown]
@@ -98,7 +98,7 @@ sd.plots.phase_plane(plane, title="η = .02: the steps miss the bend, and part")
 # settled by little.) Nothing has diverged. In words, for the two flows:
 
 # %%
-planes = {mode: sd.flows.phase_plane(sd.Flow(rules[mode], gradient, hvp)) for mode in ("stable", "decoupled")}
+planes = {mode: sd.planes.phase_plane(sd.Flow(rules[mode], gradient, hvp)) for mode in ("stable", "decoupled")}
 print(*(f"{mode} decay, {plane}" for mode, plane in planes.items()), sep="\n\n")
 
 # %% [markdown]
@@ -117,7 +117,7 @@ print(*(f"{mode} decay, {plane}" for mode, plane in planes.items()), sep="\n\n")
 def plane_of_a_weight(lr, momentum, **more):
     """The plane of a weight and its momentum on f = θ²/2."""
     flow = sd.Flow(sd.CATALOG["SGD"](lr=lr, momentum=momentum), lambda theta: theta, order="state")
-    return sd.flows.phase_plane(flow, x=(-1.2, 1.2), y=(-3, 3), nodes=21, **more)
+    return sd.planes.phase_plane(flow, x=(-1.2, 1.2), y=(-3, 3), nodes=21, **more)
 
 
 def draw_weight(figure, lr, momentum):
@@ -165,7 +165,7 @@ verdicts = [
     sd.convergence_order(sd.Flow(rule, gradient, hvp, order), start, t=0.05, lrs=lrs, name=f"order {order}")
     for order in (1, 2)
 ]
-sd.crosscheck.Ledger(verdicts)
+sd.Ledger(verdicts)
 
 # %% [markdown]
 # "Measured" is the slope of each row of points below. For this the steps must begin on the slow manifold, or what you
@@ -185,7 +185,7 @@ def from_rest(rule, state, gradient, steps):
 
 second = sd.Flow(rule, gradient, hvp, order=2)
 at_rest = sd.convergence_order(second, start, t=0.05, lrs=lrs, iterates=from_rest, name="from rest")
-sd.crosscheck.Ledger([at_rest])
+sd.Ledger([at_rest])
 
 # %% [markdown]
 # Refuted, and rightly so: what a run loses while its momentum fills is of order η, and no F₁ brings it back. All
@@ -238,7 +238,7 @@ print(*(f"{mode:10} F₁ = {flows[mode].second_in_rates}" for mode in flows), se
 rules = three_decays(lr=0.3)
 both = [sd.Flow(rules["L2"], gradient, hvp, order) for order in (1, 2)]
 ends = {f"flow of L2, order {flow.order}": flow.solve(start, steps=300).theta[-1] for flow in both}
-plane = sd.flows.phase_plane(both[0], start=start, steps=300, iterates_of=rules)
+plane = sd.planes.phase_plane(both[0], start=start, steps=300, iterates_of=rules)
 ends |= {f"steps, {run.name}": run.paths[0][-1] for run in plane.iterates}
 print(*(f"{name:24} end at {end.round(2)}" for name, end in ends.items()), sep="\n")
 print("L2 near", plane.fixed_points[-1].place(), "has", plane.fixed_points[-1].described())
@@ -274,7 +274,7 @@ no_floor.solve([1.0, 0.1], steps=100)
 # ```python
 # def kind(lr):
 #     flow = sd.Flow(sd.CATALOG["SGD"](lr=lr, momentum=0.9), lambda theta: 4.25 * theta, order="state")
-#     return sd.flows.phase_plane(flow, nodes=8).fixed_points[0].kind
+#     return sd.planes.phase_plane(flow, nodes=8).fixed_points[0].kind
 #
 #
 # largest = max(lr for lr in np.geomspace(1e-4, 1e-1, 200) if kind(lr) == "stable node")
@@ -313,7 +313,7 @@ no_floor.solve([1.0, 0.1], steps=100)
 # ```python
 # plain = {"L2": sd.CATALOG["SGD"](lr=0.2, weight_decay=0.3)}
 # flow = sd.Flow(plain["L2"], gradient)
-# plane = sd.flows.phase_plane(flow, x=(-1.5, 3), y=(-1.5, 2.5), start=start, steps=300, iterates_of=plain)
+# plane = sd.planes.phase_plane(flow, x=(-1.5, 3), y=(-1.5, 2.5), start=start, steps=300, iterates_of=plain)
 # assert (plane.iterates[0].paths[0][-1] > 0).all()
 # sd.plots.phase_plane(plane, title="Without momentum")
 # ```

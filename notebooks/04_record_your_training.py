@@ -105,7 +105,7 @@ blank = pixels.max(axis=0) == 0
 
 def left_of_untouched(folder):
     """The share of the untouched weights that is left, by step."""
-    kept = {step: sd.probe.load_snapshot(folder, step)["0.weight"] for step in sd.probe.snapshots(folder)}
+    kept = {step: sd.recording.load_snapshot(folder, step)["0.weight"] for step in sd.recording.snapshots(folder)}
     start = network()[0].weight.detach().numpy()
     return {step: np.linalg.norm(weight[:, blank]) / np.linalg.norm(start[:, blank]) for step, weight in kept.items()}
 

@@ -101,7 +101,7 @@ sd.verify(partial(MyAdamS, **settings), rules["AdamS"])
 # them in turn, then by pairs; a cause is named only if the changed rule takes *every* step of the optimizer.
 
 # %%
-near = sd.crosscheck.NEAR_RULES
+near = sd.verification.NEAR_RULES
 print(len(near), "of them, among them:")
 for name in ("decay-after", "decay-without-lr", "first-lr", "momentum-average", "eps-inside", "no-correction-of-v"):
     print(f"    {near[name].cause}")
@@ -167,7 +167,7 @@ verdicts = [
     sd.verify(partial(torch.optim.Adam, **same), adamw),
     sd.verify(partial(sd.optim.AdamS, **same), sd.CATALOG["AdamS"](**same)),
 ]
-sd.crosscheck.Ledger(verdicts)
+sd.Ledger(verdicts)
 
 # %%
 [verdict.first_departure for verdict in verdicts]
@@ -333,7 +333,7 @@ sd.verify(partial(torch.optim.Adam, lr=0.01), sd.CATALOG["AdamS"](lr=0.01, weigh
 # No. With that line of the rule changed, every step is confirmed.
 #
 # ```python
-# print([name for name in sd.crosscheck.NEAR_RULES if "mean" in name])
+# print([name for name in sd.verification.NEAR_RULES if "mean" in name])
 # verdict = sd.verify(partial(MyAdamS, **settings), rules["AdamS"], allow="mean-of-tensor")
 # assert verdict.passed
 # ```

@@ -24,16 +24,38 @@ _HOMES = {
     "linear_map": "symbolic",
     "eigenvalues": "symbolic",
     "Flow": "flows",
+    "phase_plane": "planes",
     "Probe": "probe",
     "record": "probe",
-    "open_recording": "probe",
+    "open_recording": "recording",
     "replay": "crosscheck",
-    "verify": "crosscheck",
-    "audit": "crosscheck",
     "convergence_order": "crosscheck",
     "equivalent_weight_decay": "crosscheck",
+    "verify": "verification",
+    "audit": "auditing",
+    "Ledger": "verdict",
+    "Verdict": "verdict",
+    "judge": "verdict",
+    "InputError": "errors",
 }
-_FOLDERS = ("arithmetic", "crosscheck", "flows", "optim", "plots", "probe", "rules", "studies", "symbolic", "tasks")
+_FOLDERS = (
+    "arithmetic",
+    "auditing",
+    "bench",
+    "crosscheck",
+    "flows",
+    "optim",
+    "planes",
+    "plots",
+    "probe",
+    "recording",
+    "rules",
+    "studies",
+    "symbolic",
+    "tasks",
+    "tensors",
+    "verification",
+)
 
 __all__ = [*_HOMES, *_FOLDERS]  # noqa: PLE0604 (all are strings)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -1,16 +1,12 @@
 """Errors for people: what was wrong, the value seen, what is allowed."""
 
-import difflib
 import os
 import sysconfig
 import traceback
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 NOT_THE_USERS = (f"{Path(__file__).parent}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep}")
 INSTALLED = {"site-packages", "dist-packages"}
-Value = TypeVar("Value")
 
 
 class InputError(ValueError):
@@ -37,43 +33,3 @@ def _is_the_users(frame: traceback.FrameSummary) -> bool:
 def _where(frame: traceback.FrameSummary) -> str:
     file = Path(frame.filename)
     return f"    {f'{file.name}, ' if file.exists() else ''}line {frame.lineno}: {frame.line}"  # a cell is no file
-
-
-class UnknownName(InputError, KeyError):
-    """A name that is not in a table; the message lists the known names, nearest first."""
-
-    def __str__(self) -> str:  # KeyError would print the message in quotes
-        return str(self.args[0])
-
-
-class Table(dict[str, Value]):
-    """A dictionary whose lookup of an unknown name says which names there are.
-
-    Examples
-    --------
-    >>> table = Table("colour", red=1, green=2)
-    >>> table
-    Table of colour: red, green
-    >>> table["gren"]
-    Traceback (most recent call last):
-    swd_dynamics.errors.UnknownName: unknown colour 'gren'; known: green, red
-    """
-
-    def __init__(self, kind: str, /, **entries: Value):
-        super().__init__(entries)
-        self.kind = kind
-
-    def __repr__(self) -> str:
-        return f"Table of {self.kind}: {', '.join(self)}"
-
-    def __missing__(self, name: str):
-        raise UnknownName(f"unknown {self.kind} {name!r}; known: {', '.join(nearest(str(name), self))}")
-
-
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names, the one most like ``name`` first."""
-
-    def likeness(other: str) -> float:
-        return difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
-
-    return sorted(known, key=likeness, reverse=True)

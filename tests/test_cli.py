@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from swd_dynamics.__main__ import main
-from swd_dynamics.probe import open_recording
+from swd_dynamics.recording import open_recording
 from swd_dynamics.studies import MODULES
 
 SAME_FORMULA = 1e-15  # a product and a quotient by the same number, in float64
@@ -56,7 +56,7 @@ def test_a_recorded_run_replays_as_itself_only(recorded, capsys):
     assert main(["replay", str(recorded), "--as", "AdamS"]) == 1
     said = capsys.readouterr().out
     assert "weight decay is 0" not in said
-    assert "Decoupled(rate=0.1)" in said and "Stable(rate=0.1)" in said
+    assert "Decoupled(weight_decay=0.1)" in said and "Stable(weight_decay=0.1)" in said
     assert "✓ confirmed" in said and "✗ refuted" in said and "first departure at step 1" in said
 
 
@@ -253,7 +253,7 @@ def test_a_name_with_dots_names_its_own_figure(recorded, tmp_path):
 
 def test_a_recording_that_failed_is_exit_code_1(tmp_path, capsys, monkeypatch):
     """Assert that a run whose rows the disk did not take says so, and exits with 1."""
-    from swd_dynamics.probe.run_folder import RunFolder
+    from swd_dynamics.recording.writer import RunFolder
 
     def fails(*_):
         raise OSError("no space left on device")

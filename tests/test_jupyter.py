@@ -24,7 +24,7 @@ def shown(shell, thing) -> dict:
 
 
 def verdict():
-    return sd.crosscheck.judge("n", "A <claim>", predicted=0.0, measured=2.0, allowed=1.0, why="a reason")
+    return sd.judge("n", "A <claim>", predicted=0.0, measured=2.0, allowed=1.0, why="a reason")
 
 
 def test_a_rule_is_its_equations(shell):
@@ -66,11 +66,11 @@ def test_a_figure_is_a_picture(shell):
     ("thing", "kind", "said"),
     [
         (verdict(), "text/html", "✗ refuted"),
-        (sd.crosscheck.Ledger([verdict()]), "text/html", "A &lt;claim&gt;"),
+        (sd.Ledger([verdict()]), "text/html", "A &lt;claim&gt;"),
         (sd.stability_limit(sd.CATALOG["SGD"]()), "text/markdown", "$$"),
         (sd.equations(sd.CATALOG["SGD"]()).steps[0], "text/markdown", "$$"),
         (sd.studies.load("stability"), "text/html", "Source: the Jury conditions"),
-        (sd.studies.Outcome(sd.studies.load("stability"), sd.crosscheck.Ledger(), Figure()), "text/html", "<img "),
+        (sd.studies.Outcome(sd.studies.load("stability"), sd.Ledger(), Figure()), "text/html", "<img "),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else None,
 )

@@ -6,7 +6,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from swd_dynamics.cli.app import Device, app, chosen_device
-from swd_dynamics.errors import InputError, Table
+from swd_dynamics.errors import InputError
+from swd_dynamics.tables import Table
 
 DERIVATIONS = Table(
     "derivation",
@@ -50,9 +51,9 @@ def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Pa
     """
     import torch
 
-    from swd_dynamics.crosscheck import Ledger
     from swd_dynamics.studies import Setting
     from swd_dynamics.studies.reproduce import reproduce as run
+    from swd_dynamics.verdict import Ledger
 
     torch.set_num_threads(1)  # the tasks are small: a second thread waits more than it works
     setting = Setting(quick=quick, device=chosen_device(device), progress=True)
@@ -97,7 +98,7 @@ def derive(
     """
     from swd_dynamics import symbolic
     from swd_dynamics.rules import CATALOG
-    from swd_dynamics.rules.catalog import sgd_family
+    from swd_dynamics.rules.directions import sgd_family
 
     entry, derivation = CATALOG[name], getattr(symbolic, DERIVATIONS[what])
     sgd = {"momentum": 0.9 * momentum, "nesterov": nesterov, "dampening": 0.5 * dampening}

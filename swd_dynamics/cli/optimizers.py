@@ -40,10 +40,11 @@ def verify(
     """
     import torch
 
-    from swd_dynamics.crosscheck import literal_arguments, named_class, named_rule
-    from swd_dynamics.crosscheck import verify as hold
-    from swd_dynamics.probe.stream import default_arguments
+    from swd_dynamics.bench.drive import default_arguments
+    from swd_dynamics.bench.named import literal_arguments, named_class
+    from swd_dynamics.crosscheck import named_rule
     from swd_dynamics.rules import CATALOG
+    from swd_dynamics.verification import verify as hold
 
     CATALOG[as_]  # a wrong name is said before a module is imported
     arguments, chosen = literal_arguments(args), named_class(optimizer)
@@ -73,9 +74,9 @@ def audit(optimizer: str, *, args: str = "") -> None:
     """
     from functools import partial
 
-    from swd_dynamics.crosscheck import audit as examine
-    from swd_dynamics.crosscheck.named import literal_arguments, named_class
-    from swd_dynamics.probe.bench import one_thread
+    from swd_dynamics.auditing import audit as examine
+    from swd_dynamics.bench.interventions import one_thread
+    from swd_dynamics.bench.named import literal_arguments, named_class
 
     one_thread()
     print(examine(partial(named_class(optimizer), **literal_arguments(args))))
@@ -101,7 +102,7 @@ def atlas(
     out
         Folder for the files.
     """
-    from swd_dynamics.crosscheck.atlas import atlas as survey
+    from swd_dynamics.auditing.atlas import atlas as survey
     from swd_dynamics.plots import write_figure
     from swd_dynamics.plots.atlas import draw_atlas
 

@@ -141,15 +141,15 @@ def replay(run: Path, *, as_: Annotated[str, Parameter(name="--as")]) -> int:
 
     from swd_dynamics.crosscheck import recorded_rule
     from swd_dynamics.crosscheck import replay as hold
-    from swd_dynamics.probe import load
+    from swd_dynamics.probe.trajectory import load_trajectory
     from swd_dynamics.rules import CATALOG
 
     CATALOG[as_]  # a wrong name is said before anything is read
-    recording = load(run)
+    recording = load_trajectory(run)
     rule = recorded_rule(as_, recording)
     verdict = hold(rule, recording, name=f"{run} as {as_}")
     print(f"{verdict}\n    the rule, with the recording's numbers: {rule}")
-    if not np.any(getattr(rule.decay, "rate", 0.0)):
+    if not np.any(rule.weight_decay):
         print("    its weight decay is 0: L2, decoupled and stable decay are one rule here")
     return 0 if verdict.passed else 1
 
@@ -163,8 +163,8 @@ def show(run: Path) -> None:
     run
         A run folder; the run may still be going on.
     """
-    from swd_dynamics.probe import open_recording
-    from swd_dynamics.probe.summary import summary
+    from swd_dynamics.recording import open_recording
+    from swd_dynamics.recording.summary import summary
 
     print(summary(open_recording(run)))
 
@@ -183,7 +183,7 @@ def plot(run: Path, *, quantity: list[str], out: Path | None = None) -> None:
         The figure without its ending, written as PNG and SVG: the run's own name beside it, if not given.
     """
     from swd_dynamics.plots import recording, write_figure
-    from swd_dynamics.probe import open_recording
+    from swd_dynamics.recording import open_recording
 
     figure = recording(open_recording(run), *quantity)
     name = f"{run.resolve().name}-{'-'.join(quantity)}"
@@ -202,6 +202,6 @@ def export(run: Path, *, to: Path) -> None:
     to
         The file; its ending says which.
     """
-    from swd_dynamics.probe import export as write
+    from swd_dynamics.recording import export as write
 
     print(f"Wrote {write(run, to)}")

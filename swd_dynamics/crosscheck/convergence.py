@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from swd_dynamics.crosscheck.verdict import Verdict, judge
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.flow import Flow
 from swd_dynamics.rules.update import State, UpdateRule
+from swd_dynamics.verdict import Verdict, judge
 
 NEGLIGIBLE = 0.01  # the solver may contribute a hundredth of what is measured, which moves a slope by less than .01
 

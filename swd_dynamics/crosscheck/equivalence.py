@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
-from swd_dynamics.hyperparameter import check
 from swd_dynamics.rules.catalog import CATALOG
 from swd_dynamics.rules.direction import Direction
 from swd_dynamics.rules.update import UpdateRule
@@ -174,7 +174,7 @@ def _check_rule(role: str, rule: UpdateRule, seen: Seen) -> None:
         raise InputError(f"{role} = {rule!r} is not an UpdateRule: take one from CATALOG")
     if rule.has_schedule and seen.steps is None:
         raise InputError(f"{role} has a schedule: give a recording, or v̄ for each step, to say for which steps")
-    for name, value in (("lr", rule.lr_at(0)), ("weight_decay", getattr(rule.decay, "rate", 0.0))):
+    for name, value in (("lr", rule.lr_at(0)), ("weight_decay", rule.weight_decay)):
         if np.ndim(value) or is_symbolic(value):
             raise InputError(f"{name} of {role} = {value} is not one number: translate parameter groups one by one")
 
@@ -183,6 +183,8 @@ def _per_unit(rule: UpdateRule) -> UpdateRule:
     """The rule with λ = 1."""
     decay: Any = rule.decay
     try:
-        return replace(rule, decay=replace(decay, rate=1.0))
+        return replace(rule, decay=replace(decay, weight_decay=1.0))
     except TypeError:
-        raise InputError(f"to = {rule!r} has no λ to be found: its decay must be a dataclass with a rate") from None
+        raise InputError(
+            f"to = {rule!r} has no λ to be found: its decay must be a dataclass with a weight_decay"
+        ) from None

@@ -3,7 +3,7 @@
 import inspect
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def recorded_rule(name: str, recording: "xarray.Dataset") -> UpdateRule:
     >>> weight = torch.nn.Parameter(torch.ones(1))
     >>> sgd = torch.optim.SGD([weight], lr=0.5, weight_decay=0.25)
     >>> recorded_rule("SGD", record(sgd, lambda k: weight.square().sum() / 2, steps=2))
-    UpdateRule(lr=0.5, direction=SGD(), decay=L2(rate=0.25))
+    UpdateRule(lr=0.5, direction=SGD(), decay=L2(weight_decay=0.25))
     """
     entry = CATALOG[name]
     groups = _groups(recording)
@@ -48,6 +48,38 @@ def recorded_rule(name: str, recording: "xarray.Dataset") -> UpdateRule:
         raise InputError(f"the groups differ in {', '.join(sorted(accepted))}; one rule has one direction")
     decay = _per_weight([group.get("weight_decay", 0.0) for group in groups], recording)
     return entry(_recorded_lr(recording), weight_decay=decay, **directions[0])
+
+
+def named_rule(name: str, arguments: dict[str, Any]) -> UpdateRule:
+    """The catalogue's rule of that name, with those of an optimizer's arguments that a rule has.
+
+    Without ``weight_decay`` among them it is 0.
+
+    Raises
+    ------
+    UnknownName
+        If the catalogue has no such entry.
+    InputError
+        If there is no ``lr``, or a value is out of range or no number.
+
+    Examples
+    --------
+    >>> named_rule("AdamW", {"lr": 0.5, "betas": [0.5, 0.75], "foreach": True})
+    UpdateRule(lr=0.5, direction=Adam(betas=(0.5, 0.75), eps=1e-08), decay=Decoupled(weight_decay=0.0))
+    """
+    entry = CATALOG[name]
+    if not isinstance(arguments.get("lr"), int | float):
+        raise InputError(f"the optimizer's lr is {arguments.get('lr')!r}, which is no number: give one, as lr=1e-3")
+    accepted = {"lr", *inspect.signature(entry.family).parameters}
+    taken = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items() if key in accepted}
+    taken["weight_decay"] = arguments.get("weight_decay", 0.0)
+    for key, value in taken.items():
+        if not all(isinstance(each, int | float) for each in (value if isinstance(value, tuple) else [value])):
+            raise InputError(
+                f"the optimizer's {key} is {value!r}, which the rule {name} cannot take: it needs numbers;"
+                f" if the optimizer takes numbers too, give them with --args {key}=…"
+            )
+    return entry(**taken)
 
 
 def _groups(recording) -> list[dict]:

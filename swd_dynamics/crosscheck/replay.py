@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from swd_dynamics.crosscheck.verdict import Verdict, judge
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import State, UpdateRule
+from swd_dynamics.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     import xarray
@@ -116,7 +116,7 @@ def _norms(theta: np.ndarray) -> np.ndarray:
 
 
 def _check_fit(rule: UpdateRule, weights: int) -> None:
-    for name, values in (("lr", rule.lr_at(0)), ("weight_decay", getattr(rule.decay, "rate", 0.0))):
+    for name, values in (("lr", rule.lr_at(0)), ("weight_decay", rule.weight_decay)):
         if np.shape(values) not in ((), (weights,)):
             raise InputError(f"{name} has shape {np.shape(values)}, the recording {weights} weights: give ({weights},)")
 

@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.ode import Solution, integrate
-from swd_dynamics.hyperparameter import check
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.symbolic import NumericEquation, numeric_equation
 

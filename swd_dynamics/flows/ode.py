@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
-from swd_dynamics.errors import InputError, nearest
+from swd_dynamics.errors import InputError
+from swd_dynamics.tables import nearest
 
 Array = NDArray[np.float64]
 METHODS = ("LSODA", "DOP853", "RK45", "RK23", "Radau", "BDF")

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swd_dynamics.hyperparameter import check, check_pair
+from swd_dynamics.checks import check, check_pair
 from swd_dynamics.optim.moments import WEIGHT, start_at_zero
 from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
+from swd_dynamics.optim.parts import Part, Scaling
 from swd_dynamics.optim.second_moment import mean_second_moment
-from swd_dynamics.optim.work import Part, Scaling
 
 NAMES = ("exp_avg", "exp_avg_sq", WEIGHT)
 

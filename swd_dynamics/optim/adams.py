@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from swd_dynamics.hyperparameter import check, check_pair
+from swd_dynamics.checks import check, check_pair
 from swd_dynamics.optim.moments import start_at_zero
 from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
+from swd_dynamics.optim.parts import Part, Scaling
 from swd_dynamics.optim.second_moment import mean_second_moment
-from swd_dynamics.optim.work import Part, Scaling
 
 
 class AdamS(StableDecayOptimizer):

@@ -4,10 +4,10 @@ from functools import partial
 
 import torch
 
-from swd_dynamics.errors import Table
 from swd_dynamics.optim.adais import AdaiS
 from swd_dynamics.optim.adams import AdamS
 from swd_dynamics.optim.sgds import SGDS
+from swd_dynamics.tables import Table
 
 OPTIMIZERS = Table(
     "real optimizer",

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from swd_dynamics.optim.work import Part
+from swd_dynamics.optim.parts import Part
 
 WEIGHT = "exp_avg_weight"
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim.moments import WEIGHT, kept_dtype
+from swd_dynamics.optim.parts import Part, Scaling
 from swd_dynamics.optim.second_moment import SUM
 from swd_dynamics.optim.sharding import local
-from swd_dynamics.optim.work import Part, Scaling
 
 
 class StableDecayOptimizer(torch.optim.Optimizer, ABC):

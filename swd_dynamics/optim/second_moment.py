@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from swd_dynamics.optim.parts import Part, Scaling
 from swd_dynamics.optim.sharding import local, sum_over_shards
-from swd_dynamics.optim.work import Part, Scaling
 
 SUM = "exp_avg_sq_sum"
 # A float32 dot product loses digits with its length: of normal random numbers 2e-6 at 2¹⁸, 3e-3 at 10⁸.

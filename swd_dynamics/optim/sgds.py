@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
+from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
-from swd_dynamics.hyperparameter import check
 from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
-from swd_dynamics.optim.work import Part, Scaling
+from swd_dynamics.optim.parts import Part, Scaling
 
 BUFFER = "momentum_buffer"
 

@@ -27,7 +27,7 @@ def draw_atlas(entries: Sequence[Any], title: str, nominal: float) -> Figure:
 
     Parameters
     ----------
-    entries : sequence of swd_dynamics.crosscheck.atlas.Entry
+    entries : sequence of swd_dynamics.auditing.atlas.Entry
     title : str
     nominal : float
         ηλ, drawn as a guide; the names of optimizers that have another one bear an asterisk.

@@ -13,7 +13,7 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.plots.style import COLOURS, LABELS, house_style, measured
 
 if TYPE_CHECKING:
-    from swd_dynamics.flows import FixedPoint, PhasePlane
+    from swd_dynamics.planes import FixedPoint, PhasePlane
 
 FIELD, NULL, INK = "#BDBDBD", "#CC79A7", "#222222"  # Okabe & Ito's purple: no decay mode has it
 DASHES: tuple[Any, Any] = ("-", (0, (5, 2)))  # of the two nullclines, told apart in print too
@@ -33,7 +33,7 @@ def phase_plane(of, gradient=None, *, title: str | None = None, figure: Figure |
     Parameters
     ----------
     of : Flow, UpdateRule, callable or PhasePlane
-        What :func:`swd_dynamics.flows.phase_plane` computes a plane of, or the plane it computed.
+        What :func:`swd_dynamics.planes.phase_plane` computes a plane of, or the plane it computed.
     gradient : callable, optional
         Of the loss, for a rule.
     title : str, optional
@@ -42,7 +42,7 @@ def phase_plane(of, gradient=None, *, title: str | None = None, figure: Figure |
         To draw on; a new one if it is not given.
     **plane
         ``x, y, start, steps, t, iterates_of, origin, directions, hvp, nodes``, as of
-        :func:`swd_dynamics.flows.phase_plane`.
+        :func:`swd_dynamics.planes.phase_plane`.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def phase_plane(of, gradient=None, *, title: str | None = None, figure: Figure |
     Raises
     ------
     InputError
-        As :func:`swd_dynamics.flows.phase_plane`; or if more is given with a plane that is computed already.
+        As :func:`swd_dynamics.planes.phase_plane`; or if more is given with a plane that is computed already.
 
     Examples
     --------
@@ -60,13 +60,13 @@ def phase_plane(of, gradient=None, *, title: str | None = None, figure: Figure |
     >>> [text.get_text() for text in figure.legends[0].get_texts()][0]
     'stable focus (0, 0)\\neigenvalues μ = −0.5 ± 0.866i'
     """
-    from swd_dynamics import flows  # here, because with them come scipy and sympy, which other drawings do without
+    from swd_dynamics import planes  # here, because with them come scipy and sympy, which other drawings do without
 
-    if isinstance(of, flows.PhasePlane):
+    if isinstance(of, planes.PhasePlane):
         if gradient is not None or plane:
-            raise InputError("the plane is computed already: give what is to be shown to flows.phase_plane")
+            raise InputError("the plane is computed already: give what is to be shown to planes.phase_plane")
         return _figure(of, title, figure)
-    return _figure(flows.phase_plane(of, gradient, **plane), title, figure)
+    return _figure(planes.phase_plane(of, gradient, **plane), title, figure)
 
 
 def _figure(plane: "PhasePlane", title: str | None, figure: Figure | None) -> Figure:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from swd_dynamics.errors import InputError, Table
+from swd_dynamics.errors import InputError
 from swd_dynamics.plots.style import COLOURS, house_style, measured
 from swd_dynamics.rules import CATALOG, DECAYS
+from swd_dynamics.tables import Table
 
 if TYPE_CHECKING:
     import xarray

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe.layout import unwrapped
-from swd_dynamics.probe.provenance import steps_before
 from swd_dynamics.probe.recorder import Probe
+from swd_dynamics.tensors.groups import steps_before
+from swd_dynamics.tensors.weights import unwrapped
 
 
 def lightning_callback(path: str | os.PathLike, **options: Any) -> Any:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.probe.exchange import Exchange
-from swd_dynamics.probe.layout import Layout
-from swd_dynamics.probe.provenance import steps_before
 from swd_dynamics.probe.run_writer import RunWriter
-from swd_dynamics.probe.sharding import WRITER, local, shares, world
+from swd_dynamics.tensors.groups import steps_before
+from swd_dynamics.tensors.sharding import WRITER, local, shares, world
+from swd_dynamics.tensors.weights import Layout
 
 SECONDS = 10.0  # that a recording which ends waits for the last rows of the others
 POLL = 0.01

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from swd_dynamics.probe.layout import Layout
 from swd_dynamics.probe.tangent import Change, Response, adam_response, sgd_response, unit_change
+from swd_dynamics.tensors.weights import Layout
 
 UNKNOWN = math.nan
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe.sharding import WRITER, world
+from swd_dynamics.tensors.sharding import WRITER, world
 
 MOST_BYTES = 2**20  # of one entry; torch's TCPStore breaks the connection, and with it the training, over 8 MiB
 MOST_UNREAD = 64  # entries that wait in the store: when the writer takes none, nothing may pile up there

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 import torch
 
-from swd_dynamics.probe.layout import Layout
+from swd_dynamics.probe.buffer import Ring
 from swd_dynamics.probe.measure import COSTLESS, OF_GROUP, OF_PARAMETER, OF_STEP, Measurement, columns_for
 from swd_dynamics.probe.rates import Rates
-from swd_dynamics.probe.ring import Ring
 from swd_dynamics.probe.trajectory import vectors
+from swd_dynamics.tensors.weights import Layout
 
 
 class Instruments:

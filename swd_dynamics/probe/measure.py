@@ -5,11 +5,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from swd_dynamics.probe.layout import Layout
 from swd_dynamics.probe.rates import Rates
-from swd_dynamics.probe.sharding import local, part
-from swd_dynamics.probe.sums import Entry, changes, copied, distances, moments, squares, totals
 from swd_dynamics.probe.trajectory import flat, used_gradient
+from swd_dynamics.tensors.sharding import local, part
+from swd_dynamics.tensors.sums import Entry, changes, copied, distances, moments, squares, totals
+from swd_dynamics.tensors.weights import Layout
 
 MOMENTUM = ("exp_avg", "momentum_buffer")
 SECOND_MOMENT_SUM = "exp_avg_sq_sum"  # where an optimizer keeps Σv itself, no pass over v is needed

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe.layout import Layout
+from swd_dynamics.tensors.groups import arguments, steps_before
+from swd_dynamics.tensors.weights import Layout
 
 NOT_GIVEN, NONE = "not given", "none"
 GIT_SECONDS = 5  # a large repository may take long to say whether files were changed
 MOST_LETTERS = 20_000
-PUBLISHED = ("decay_rate", "effective_lr")  # results of a step that an optimizer keeps beside its arguments
 
 
 def provenance(optimizer: torch.optim.Optimizer, layout: Layout, seed: int | None, data: Any) -> dict[str, str | int]:
@@ -53,18 +53,6 @@ def provenance(optimizer: torch.optim.Optimizer, layout: Layout, seed: int | Non
         "dtype": _joined(str(parameter.dtype).removeprefix("torch.") for parameter in layout.parameters),
         **versions(),
     }
-
-
-def arguments(group: dict) -> dict[str, Any]:
-    """A parameter group's arguments, as JSON can hold them: without the parameters and what the last step published."""
-    return {name: _as_json(value) for name, value in group.items() if name not in ("params", *PUBLISHED)}
-
-
-def steps_before(optimizer: torch.optim.Optimizer) -> int:
-    """The steps already taken, from the optimizer's state: 0 if it is fresh, −1 if it is not but does not count."""
-    states = [state for state in optimizer.state.values() if isinstance(state, dict) and _is_begun(state)]
-    counts = [int(state["step"]) for state in states if "step" in state]
-    return max(counts) if counts else -1 if states else 0
 
 
 def devices(layout: Layout) -> dict[str, str]:
@@ -122,18 +110,6 @@ def _as_seed(seed: int | None) -> int | str:
         return NOT_GIVEN if seed is None else operator.index(seed)
     except TypeError:
         raise InputError(f"seed = {seed!r} is not allowed: it must be a whole number") from None
-
-
-def _is_begun(state: dict) -> bool:
-    return any(value is not None for value in state.values())
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [_as_json(entry) for entry in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
 def _as_text(data: Any) -> str:

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from swd_dynamics.errors import InputError, Table
+from swd_dynamics.errors import InputError
+from swd_dynamics.tables import Table
 
 SUMS = Table(
     "sum",

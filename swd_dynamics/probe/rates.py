@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.probe.decay import UNKNOWN, family_of, is_decoupled, sgd_effective_lr
-from swd_dynamics.probe.layout import Layout
-from swd_dynamics.probe.sums import Entry, products
 from swd_dynamics.probe.tangent import Change, adam_response, sgd_response, unit_change
+from swd_dynamics.tensors.sums import Entry, products
+from swd_dynamics.tensors.weights import Layout
 
 MEMORY = "what the momentum keeps of a small change of θ, δm/δθ: from it the decay rate of L2 goes on"
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.decay import DecayMeter, Reading, Taken
-from swd_dynamics.probe.hooks import StepHooks
-from swd_dynamics.probe.layout import layout_of, unwrapped
 from swd_dynamics.probe.provenance import provenance
 from swd_dynamics.probe.rows import MemoryRows, Row
 from swd_dynamics.probe.spread import decay_scalars
 from swd_dynamics.probe.step import Step, as_number
+from swd_dynamics.probe.steps import StepHooks
+from swd_dynamics.tensors.weights import layout_of, unwrapped
 
 RECORDING_VERSION = 1
 

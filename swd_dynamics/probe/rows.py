@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray
 
-from swd_dynamics.probe.layout import Layout
+from swd_dynamics.tensors.weights import Layout
 
 SCALARS: dict[str, tuple[tuple[str, ...], str]] = {
     "theta_norm": (("step",), "‖θ‖ before the step"),

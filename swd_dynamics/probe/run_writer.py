@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe.block import Block
-from swd_dynamics.probe.layout import Layout
-from swd_dynamics.probe.opening import load_snapshot, snapshots
-from swd_dynamics.probe.provenance import NOT_GIVEN, git_commit, model_summary, provenance, steps_before
+from swd_dynamics.probe.provenance import NOT_GIVEN, git_commit, model_summary, provenance
 from swd_dynamics.probe.quantities import Quantity
 from swd_dynamics.probe.rates import MEMORY
-from swd_dynamics.probe.run_folder import RunFolder
-from swd_dynamics.probe.run_format import RUN
+from swd_dynamics.probe.reduce import Block
 from swd_dynamics.probe.trajectory import variables
+from swd_dynamics.recording.format import RUN
+from swd_dynamics.recording.snapshots import load_snapshot, snapshots
+from swd_dynamics.recording.writer import RunFolder
+from swd_dynamics.tensors.groups import steps_before
+from swd_dynamics.tensors.weights import Layout
 
 
 class RunWriter:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.probe.decay import Reading
-from swd_dynamics.probe.layout import Layout
 from swd_dynamics.probe.rows import Row
+from swd_dynamics.tensors.weights import Layout
 
 
 def decay_scalars(reading: Reading, layout: Layout, gradients: Sequence[Tensor | None]) -> Row:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe.closure import closure_of
-from swd_dynamics.probe.layout import Layout
 from swd_dynamics.probe.rows import Row
+from swd_dynamics.probe.steps import closure_of
+from swd_dynamics.tensors.weights import Layout
 
 
 class Step:

@@ -15,18 +15,17 @@ import xarray
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe.closure import closure_of, watched
+from swd_dynamics.probe.buffer import Ring
 from swd_dynamics.probe.collector import Collector, Contributor
-from swd_dynamics.probe.hooks import StepHooks
 from swd_dynamics.probe.instruments import Instruments
-from swd_dynamics.probe.layout import Layout, layout_of, unwrapped
 from swd_dynamics.probe.measure import SUMMED, Measurement
-from swd_dynamics.probe.opening import open_recording
 from swd_dynamics.probe.quantities import Quantity, chosen
-from swd_dynamics.probe.ring import Ring
 from swd_dynamics.probe.run_writer import RunWriter, made_by
-from swd_dynamics.probe.sharding import WRITER, shares, world
 from swd_dynamics.probe.step import as_number
+from swd_dynamics.probe.steps import StepHooks, closure_of, watched
+from swd_dynamics.recording.reader import open_recording
+from swd_dynamics.tensors.sharding import WRITER, shares, world
+from swd_dynamics.tensors.weights import Layout, layout_of, unwrapped
 
 
 class StreamingProbe:
@@ -64,7 +63,7 @@ class StreamingProbe:
         How many steps were taken before, for an optimizer that does not count.
     trajectory : bool
         Whether every weight and gradient of every step is recorded, too: for small models, up to 10⁶ weights, not
-        sharded; :func:`~swd_dynamics.probe.recording.load` reads it.
+        sharded; :func:`~swd_dynamics.probe.record.load` reads it.
     distributed : bool, optional
         Whether the processes of ``torch.distributed`` make one recording: by default if there are several. False: this
         process records a training of its own.
@@ -211,7 +210,7 @@ class StreamingProbe:
         self._guarded(lambda: self._writer.note(**facts))
 
     def dataset(self) -> xarray.Dataset:
-        """All steps recorded so far, read from disk; see :func:`~swd_dynamics.probe.opening.open_recording`."""
+        """All steps recorded so far, read from disk; see :func:`~swd_dynamics.recording.reader.open_recording`."""
         if not self.writes:
             raise InputError(f"process {WRITER} writes the recording: dataset() is for its probe")
         self._guarded(self.flush)

@@ -10,9 +10,10 @@ import xarray
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe.layout import Layout
-from swd_dynamics.probe.opening import load_snapshot, open_recording
 from swd_dynamics.probe.rows import SCALARS, TRAJECTORY
+from swd_dynamics.recording.reader import open_recording
+from swd_dynamics.recording.snapshots import load_snapshot
+from swd_dynamics.tensors.weights import Layout
 
 NAMES = {"theta": "weights θ after the step", "gradient": TRAJECTORY["gradient"][1]}
 CHANGED = 1e-5  # relative: ‖θ‖ before a step, by two sums in float32, is ‖θ‖ after the last one
@@ -55,8 +56,8 @@ def load_trajectory(path: str | os.PathLike) -> xarray.Dataset:
     Returns
     -------
     xarray.Dataset
-        As of :func:`~swd_dynamics.probe.opening.open_recording`, with ``theta`` (iterate, weight), the start included,
-        and the group of each weight: what :func:`swd_dynamics.replay` needs.
+        As of :func:`swd_dynamics.open_recording`, with ``theta`` (iterate, weight), the start included, and the group
+        of each weight: what :func:`swd_dynamics.replay` needs.
 
     Raises
     ------

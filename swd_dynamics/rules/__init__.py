@@ -2,7 +2,8 @@
 
 from swd_dynamics.rules.catalog import CATALOG
 from swd_dynamics.rules.decay import DECAYS, L2, Decay, Decoupled, NoDecay, Stable
-from swd_dynamics.rules.direction import SGD, Adai, Adam, AMSGrad, Direction, HeavyBall, Nesterov
+from swd_dynamics.rules.direction import Direction
+from swd_dynamics.rules.directions import SGD, Adai, Adam, AMSGrad, HeavyBall, Nesterov
 from swd_dynamics.rules.schedule import Constant, Cosine, StepDecay, Warmup
 from swd_dynamics.rules.update import State, UpdateRule
 

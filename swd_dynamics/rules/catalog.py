@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from inspect import Parameter, Signature, signature
 from typing import Any
 
-import numpy as np
-
-from swd_dynamics.arithmetic import is_symbolic
-from swd_dynamics.errors import InputError, Table
-from swd_dynamics.hyperparameter import check
+from swd_dynamics.errors import InputError
 from swd_dynamics.rules.decay import L2, Decay, Decoupled, Stable
-from swd_dynamics.rules.direction import SGD, Adai, Adam, AMSGrad, Direction, HeavyBall, Nesterov
+from swd_dynamics.rules.direction import Direction
+from swd_dynamics.rules.directions import Adai, Adam, AMSGrad, sgd_family
 from swd_dynamics.rules.update import UpdateRule
+from swd_dynamics.tables import Table
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Entry:
     Examples
     --------
     >>> CATALOG["AdamS"](lr=1e-3, weight_decay=1e-4).decay
-    Stable(rate=0.0001)
+    Stable(weight_decay=0.0001)
     """
 
     family: Callable[..., Direction]
@@ -47,20 +45,6 @@ class Entry:
         direction = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in signature(self.family).parameters.values()]
         lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=1e-3)
         return Signature([lr, Parameter("weight_decay", Parameter.KEYWORD_ONLY, default=self.weight_decay), *direction])
-
-
-def sgd_family(momentum=0.0, dampening=0.0, nesterov=False) -> Direction:
-    """torch.optim.SGD's directions: with momentum 0 dampening does nothing, and Nesterov takes none."""
-    check("momentum", momentum, "[0, 1)")
-    if is_symbolic(momentum) or np.any(momentum != 0):
-        if not nesterov:
-            return HeavyBall(momentum, dampening)
-        if dampening == 0:
-            return Nesterov(momentum)
-    check("dampening", dampening, "[0, 1)")
-    if nesterov:
-        raise InputError(f"nesterov needs momentum > 0 and dampening = 0, not {momentum} and {dampening}")
-    return SGD()
 
 
 # The default weight decays are torch's, and for the stable modes the authors' (2011.11152).

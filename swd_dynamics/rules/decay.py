@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from swd_dynamics.errors import Table
-from swd_dynamics.hyperparameter import check
+from swd_dynamics.checks import check
+from swd_dynamics.tables import Table
 
 
 class Decay(Protocol):
@@ -30,13 +30,13 @@ class Decay(Protocol):
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
     ... class Independent:
-    ...     rate: float
+    ...     weight_decay: float
     ...
     ...     def added_gradient(self, theta):
     ...         return 0
     ...
     ...     def decay_rate(self, lr, effective_lr):
-    ...         return self.rate
+    ...         return self.weight_decay
     >>> from swd_dynamics.rules import SGD, UpdateRule
     >>> rule = UpdateRule(lr=0.5, direction=SGD(), decay=Independent(0.25))
     >>> rule(rule.start(8.0), 0.0).theta
@@ -85,13 +85,13 @@ class L2:
     (0.5, 0)
     """
 
-    rate: Any
+    weight_decay: Any
 
     def __post_init__(self):
-        check("weight_decay", self.rate, "[0, inf)")
+        check("weight_decay", self.weight_decay, "[0, inf)")
 
     def added_gradient(self, theta):
-        return self.rate * theta
+        return self.weight_decay * theta
 
     def decay_rate(self, lr, effective_lr):
         return 0
@@ -112,16 +112,16 @@ class Decoupled:
     (0.0, 0.125)
     """
 
-    rate: Any
+    weight_decay: Any
 
     def __post_init__(self):
-        check("weight_decay", self.rate, "[0, inf)")
+        check("weight_decay", self.weight_decay, "[0, inf)")
 
     def added_gradient(self, theta):
         return 0
 
     def decay_rate(self, lr, effective_lr):
-        return self.rate * lr
+        return self.weight_decay * lr
 
 
 @dataclass(frozen=True)
@@ -139,16 +139,16 @@ class Stable:
     (0.0, 0.5)
     """
 
-    rate: Any
+    weight_decay: Any
 
     def __post_init__(self):
-        check("weight_decay", self.rate, "[0, inf)")
+        check("weight_decay", self.weight_decay, "[0, inf)")
 
     def added_gradient(self, theta):
         return 0
 
     def decay_rate(self, lr, effective_lr):
-        return self.rate * effective_lr()
+        return self.weight_decay * effective_lr()
 
 
 DECAYS = Table("decay", none=NoDecay, L2=L2, decoupled=Decoupled, stable=Stable)

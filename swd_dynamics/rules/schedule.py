@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, floor, pi
 
-from swd_dynamics.errors import Table
-from swd_dynamics.hyperparameter import check
+from swd_dynamics.checks import check
+from swd_dynamics.tables import Table
 
 
 @dataclass(frozen=True)

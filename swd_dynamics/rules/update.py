@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
-from swd_dynamics.hyperparameter import check
 from swd_dynamics.rules.decay import DECAYS, Decay, NoDecay
 from swd_dynamics.rules.direction import Direction
 
@@ -61,7 +61,7 @@ class UpdateRule:
         How gradients become a step: any object with the four methods of
         :class:`~swd_dynamics.rules.direction.Direction`.
     decay : Decay
-        One of the four modes of :data:`~swd_dynamics.rules.decay.DECAYS`; its ``rate`` may be an array too.
+        One of the four modes of :data:`~swd_dynamics.rules.decay.DECAYS`; its ``weight_decay`` may be an array too.
 
     Raises
     ------
@@ -94,6 +94,11 @@ class UpdateRule:
         kind: Any = type(self.decay)
         modes: dict[Any, str] = {decay: mode for mode, decay in DECAYS.items()}
         return f"{type(self.direction).__name__} with {modes.get(kind, kind.__name__)} decay"
+
+    @property
+    def weight_decay(self) -> Any:
+        """λ, the strength of the weight decay: 0 for a decay that has none."""
+        return getattr(self.decay, "weight_decay", 0.0)
 
     @property
     def has_schedule(self) -> bool:

@@ -2,8 +2,8 @@
 
 from importlib import import_module
 
-from swd_dynamics.errors import Table
 from swd_dynamics.studies.study import Findings, Outcome, Setting, Study
+from swd_dynamics.tables import Table
 
 # The order of the story. A new study is a file beside these and a line here.
 MODULES: Table[str] = Table("study")

@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from xarray import Dataset
 
-from swd_dynamics.crosscheck import Verdict, judge, judge_at_least, must_be_refuted
 from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, State, UpdateRule
-from swd_dynamics.rules.direction import Moments
+from swd_dynamics.rules.directions.adam import Moments
 from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.symbolic import long_run_decay_rate
 from swd_dynamics.tasks import Task, quadratic, tanh_network
+from swd_dynamics.verdict import Verdict, judge, judge_at_least, must_be_refuted
 
 CLAIM = (
     "Whatever learning rate and gradients do, R/η_eff is λ for SGDS and AdamS and λ(1−β) for SGDW; "

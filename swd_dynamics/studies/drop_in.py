@@ -10,14 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from swd_dynamics.crosscheck import (
-    EquivalentDecay,
-    Verdict,
-    equivalent_weight_decay,
-    judge,
-    judge_at_least,
-    must_be_refuted,
-)
+from swd_dynamics.crosscheck import EquivalentDecay, equivalent_weight_decay
 from swd_dynamics.plots import MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, State
@@ -25,6 +18,7 @@ from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.tasks import Task, tanh_network
 from swd_dynamics.tasks.digits import digits, held_out
+from swd_dynamics.verdict import Verdict, judge, judge_at_least, must_be_refuted
 
 CLAIM = (
     "AdamW and AdamS are exchanged in one line if λ is translated: both then take off the same share of the weights "

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from scipy.optimize import root
 from torch.optim.lr_scheduler import LambdaLR
 
-from swd_dynamics.crosscheck import Verdict, judge, must_be_refuted
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS, house_style
 from swd_dynamics.rules import CATALOG, Adam, UpdateRule
 from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.symbolic import fixed_point, modified_equation, notation, numeric_equation
 from swd_dynamics.tasks import Task, logistic_regression, quadratic, tanh_network
+from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
 CLAIM = (
     "Behind momentum L2 and stable decay rest where ∇L + λθ = 0, decoupled decay where ∇L + (1−β)λθ = 0; "

@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from swd_dynamics import studies
-from swd_dynamics.crosscheck.verdict import MARKS
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS
+from swd_dynamics.verdict import MARKS
 
 WRITTEN = "<!-- Written by swd-dynamics reproduce from verdicts.json: what is changed by hand is lost. -->"
 QUICK = "figures/quick"  # where the command line writes the short form; in full it writes to figures

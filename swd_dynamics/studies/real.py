@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from swd_dynamics.errors import Table
 from swd_dynamics.optim import OPTIMIZERS, SGDS
+from swd_dynamics.tables import Table
 
 
 def sgdw(parameters, *, weight_decay: float, momentum: float, dampening: float = 0.0, **more) -> torch.optim.Optimizer:

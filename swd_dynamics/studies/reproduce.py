@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from swd_dynamics import studies
-from swd_dynamics.crosscheck import Verdict
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots import write_figure
 from swd_dynamics.studies.page import WRITTEN, page
 from swd_dynamics.studies.study import Setting
+from swd_dynamics.verdict import Verdict
 
 LEDGER, PAGE = "verdicts.json", "README.md"
 

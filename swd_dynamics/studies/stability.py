@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from swd_dynamics.crosscheck import Verdict, judge, must_be_refuted
 from swd_dynamics.plots import LABELS, MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, UpdateRule
@@ -18,6 +17,7 @@ from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.symbolic import eigenvalues, fixed_point, notation, stability_limit
 from swd_dynamics.tasks import Task, logistic_regression, quadratic
+from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
 CLAIM = "A run survives up to the curvature that the linear map of its rule allows, decay included, and no further."
 SOURCE = "the Jury conditions (Jury 1964) of the derived linear map; stable decay as in arXiv 2011.11152"

@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from swd_dynamics.crosscheck import Ledger, Verdict
 from swd_dynamics.plots.style import figure_png
 from swd_dynamics.tasks.task import check_placement
+from swd_dynamics.verdict import Ledger, Verdict
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from xarray import Dataset
 
-from swd_dynamics.crosscheck import Verdict, equivalent_weight_decay, judge, judge_at_least, must_be_refuted
+from swd_dynamics.crosscheck import equivalent_weight_decay
 from swd_dynamics.plots import MUTED, house_style, measured, theory
-from swd_dynamics.probe import open_recording, record
+from swd_dynamics.probe import record
+from swd_dynamics.recording import open_recording
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.rules.schedule import Cosine, Warmup
 from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.tasks import character_transformer
+from swd_dynamics.verdict import Verdict, judge, judge_at_least, must_be_refuted
 
 CLAIM = (
     "Along the training of a transformer AdamW's decay is not stable: R/η_eff is λ√v̄ and moves with the scale of the "

@@ -11,13 +11,14 @@ import xarray
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from swd_dynamics.crosscheck import Verdict, judge_at_least, must_be_refuted, replay
+from swd_dynamics.crosscheck import replay
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import house_style
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, Stable, UpdateRule
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.tasks import Task, quadratic, tanh_network
+from swd_dynamics.verdict import Verdict, judge_at_least, must_be_refuted
 
 CLAIM = "Each optimizer of the catalogue steps as its rule says, to round-off, and as no other rule does."
 SOURCE = "the definitions of arXiv 2011.11152 (SGDS, AdamS, AdaiS), 2006.15815 (Adai), 1711.05101 (AdamW), torch.optim"
@@ -135,7 +136,7 @@ def _authors() -> list[Verdict]:
 def _mutant(task: Task, recording) -> Verdict:
     """A stable decay that is off by a millionth."""
     right = rule("AdamS")
-    wrong = replace(right, decay=Stable(cast(Stable, right.decay).rate * (1 + 1e-6)))
+    wrong = replace(right, decay=Stable(cast(Stable, right.decay).weight_decay * (1 + 1e-6)))
     verdict = replace(replay(wrong, recording), claim="AdamS takes off a millionth more than λη_eff")
     return must_be_refuted(f"mutant: λ off by 1e-6 on {task.name}", verdict)
 

@@ -42,7 +42,7 @@ HYPERPARAMETERS = {
     "betas": ("beta_1", "beta_2"),
     "Adai.betas": ("beta_0", "beta_2"),
     "eps": "epsilon",
-    "rate": "lambda",
+    "weight_decay": "lambda",
 }
 
 

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from swd_dynamics.errors import Table
+from swd_dynamics.tables import Table
 from swd_dynamics.tasks.digits import logistic_regression, tanh_network
 from swd_dynamics.tasks.images import convolutional_network
 from swd_dynamics.tasks.quadratic import quadratic

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from swd_dynamics.errors import InputError, Table
+from swd_dynamics.errors import InputError
+from swd_dynamics.tables import Table
 from swd_dynamics.tasks.seeds import generator, whole
 from swd_dynamics.tasks.task import Task, check_placement
 

@@ -5,8 +5,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
-from swd_dynamics.hyperparameter import check
 from swd_dynamics.tasks.seeds import generator
 from swd_dynamics.tasks.task import Task, check_placement
 

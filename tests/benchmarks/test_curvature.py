@@ -11,9 +11,9 @@ import pytest
 import torch
 from scipy.sparse.linalg import eigsh
 
-from swd_dynamics.probe.curvature import Curvature
 from swd_dynamics.tasks import tanh_network
 from swd_dynamics.tasks.digits import digits
+from swd_dynamics.tensors.curvature import Curvature
 
 K = 3
 TOLERANCE = 1e-4  # ‖Hv − λv‖ relative to λ, ARPACK's criterion

@@ -8,8 +8,8 @@ import itertools
 import numpy as np
 import pytest
 
-from swd_dynamics.probe.opening import open_recording
-from swd_dynamics.probe.run_folder import RunFolder
+from swd_dynamics.recording.reader import open_recording
+from swd_dynamics.recording.writer import RunFolder
 
 VARIABLES = {
     **{f"scalar_{i}": (("step",), "float64", "a number") for i in range(20)},

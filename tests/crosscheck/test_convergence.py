@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from aggregated_momentum import AggregatedMomentum
 
-from swd_dynamics.crosscheck import convergence_order, must_be_refuted
+from swd_dynamics.crosscheck import convergence_order
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows import Flow
 from swd_dynamics.rules import CATALOG, Stable, UpdateRule
 from swd_dynamics.symbolic import numeric_equation
+from swd_dynamics.verdict import must_be_refuted
 
 H = np.array([1.0, 1.4, 0.7, 1.2, 0.9])
 START = np.array([1.0, 1.2, 1.4, 1.1, 1.3])

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swd_dynamics.crosscheck import recorded_rule, replay
-from swd_dynamics.errors import InputError, UnknownName
+from swd_dynamics.errors import InputError
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, DECAYS, Decoupled, NoDecay, UpdateRule
+from swd_dynamics.tables import UnknownName
 from swd_dynamics.tasks import quadratic, tanh_network
 
 GRADIENTS = np.random.default_rng(0).normal(size=(40, 5))

@@ -9,8 +9,8 @@ from optimizer_runs import ROUND_OFF, take_steps, weights
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import AdaiS, AdamS
 from swd_dynamics.optim.adams import limited
+from swd_dynamics.optim.parts import Scaling
 from swd_dynamics.optim.second_moment import LONGEST_DOT, ROW, SUM, _advance, sums_of_squares
-from swd_dynamics.optim.work import Scaling
 
 # A float32 sum over a hundred thousand squares, in the order in which the processor takes them.
 FLOAT32_SUM = 1e-5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
-from swd_dynamics import flows
+from swd_dynamics import planes
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows import Flow
 from swd_dynamics.plots import COLOURS, phase_plane
@@ -144,7 +144,7 @@ def test_a_run_that_blows_up_is_drawn_as_far_as_it_goes():
 
 def test_a_computed_plane():
     """Assert that a plane that is computed already is drawn as it is, and that nothing can be asked of it any more."""
-    plane = flows.phase_plane(pendulum, **COARSE)
+    plane = planes.phase_plane(pendulum, **COARSE)
     assert legend(phase_plane(plane)) == legend(phase_plane(pendulum, **COARSE))
     with pytest.raises(InputError, match="computed already"):
         phase_plane(plane, x=(-1, 1))

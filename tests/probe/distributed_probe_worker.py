@@ -20,7 +20,8 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import AdamS
-from swd_dynamics.probe import Probe, collector, ring, sharding
+from swd_dynamics.probe import Probe, buffer, collector
+from swd_dynamics.tensors import sharding
 
 STEPS, HALF = 12, 6
 OPTIMIZERS = {
@@ -230,7 +231,7 @@ def main(rank, folder):
     touched, results, right = watched_writes(folder / "runs"), [], sharding.holders
     for number, case in enumerate(CASES):
         # Often one brings each row to the host when it is measured, and the other all at the end.
-        ring.SECONDS = 0.0 if (number + rank) % 2 or case in BROKEN else 2.0
+        buffer.SECONDS = 0.0 if (number + rank) % 2 or case in BROKEN else 2.0
         polls = []
         collector.time = SimpleNamespace(monotonic=time.monotonic, sleep=lambda s, to=polls: to.append(time.sleep(s)))
         sharding.holders = MUTANTS.get(case.what, right)

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe import Probe, open_recording
+from swd_dynamics.probe import Probe
 from swd_dynamics.probe.callbacks import lightning_callback, trainer_callback
+from swd_dynamics.recording import open_recording
 
 # What the frameworks warn of is theirs to mend; a warning of ours is an error here as everywhere.
 pytestmark = pytest.mark.filterwarnings(r"default:::(lightning|transformers|accelerate)\b")

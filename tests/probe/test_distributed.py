@@ -8,7 +8,7 @@ import torch
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe import Probe
-from swd_dynamics.probe.opening import open_recording
+from swd_dynamics.recording.reader import open_recording
 
 if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
     pytest.skip("torch is built without distributed, or without gloo", allow_module_level=True)

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe import collector, exchange, sharding
+from swd_dynamics.probe import collector, exchange
 from swd_dynamics.probe.collector import Collector
 from swd_dynamics.probe.exchange import Exchange, packed, unpacked
+from swd_dynamics.tensors import sharding
 
 if not torch.distributed.is_available():
     pytest.skip("torch is built without distributed", allow_module_level=True)

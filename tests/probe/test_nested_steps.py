@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from swd_dynamics.probe import Probe, hooks
-from swd_dynamics.probe.hooks import StepHooks
+from swd_dynamics.probe import Probe, steps
+from swd_dynamics.probe.steps import StepHooks
 
 LR = 1.75  # of the loss θ²/2, whose gradient is θ: a step is 2(2θ − 1.75θ) = θ/2
 LR_OF_CLOSURE = 0.875  # the closure is evaluated at 2θ: 2(2θ − .875·2θ) = θ/2
@@ -298,7 +298,7 @@ def test_a_probe_attached_in_a_nested_step(probe_of):
 def test_only_after_a_step_that_raised_the_stack_is_searched(probe_of, monkeypatch):
     """Assert that steps which are not nested cost no search of the stack, and one that raised costs one."""
     searches = []
-    monkeypatch.setattr(hooks, "_is_inside_step", lambda *_: searches.append(None))
+    monkeypatch.setattr(steps, "_is_inside_step", lambda *_: searches.append(None))
     kind, _ = classes()
     optimizer = kind([weight()], lr=0.5)
     with probe_of(optimizer):

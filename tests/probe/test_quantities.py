@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from swd_dynamics.errors import InputError, UnknownName
+from swd_dynamics.errors import InputError
 from swd_dynamics.optim import AdaiS, AdamS
 from swd_dynamics.probe import Probe
 from swd_dynamics.probe.quantities import QUANTITIES, SETS, SUMS, Quantity, chosen
+from swd_dynamics.tables import UnknownName
 
 SAME = 1e-12  # the same float64 numbers, in another order
 IN_FLOAT32 = 2e-6  # sums of float32 numbers that are right to eight digits, and a root or a quotient of them

@@ -6,10 +6,9 @@ import platform
 import numpy as np
 import pytest
 import torch
-import xarray
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe import Probe, load, record, save
+from swd_dynamics.probe import Probe, record
 
 
 @pytest.fixture
@@ -115,86 +114,3 @@ def test_steps_before_the_recording(network, kind, momentum, count):
     assert Probe(optimizer).dataset().attrs["steps_before"] == 0
     net.train(optimizer, 5)
     assert Probe(optimizer).dataset().attrs["steps_before"] == count
-
-
-@pytest.mark.parametrize("described", ["", {"name": "digits", "rows": 500}, None])
-def test_recording_survives_the_disk(network, tmp_path, described):
-    """Assert that a recording read back is the recording saved: values bit for bit, types, names, attributes."""
-    net = network()
-    net.first.bias.requires_grad_(False)
-    optimizer = torch.optim.Adam(net.parameters(), lr=torch.tensor(0.1), weight_decay=0.1)
-    saved = record(optimizer, net.loss, 4, data=described)
-    back = load(save(saved, tmp_path / "runs" / "one"))
-    xarray.testing.assert_identical(back, saved)
-    for name in saved.variables:
-        assert back[name].dtype == saved[name].dtype, name
-        assert back[name].values.tobytes() == saved[name].values.tobytes(), name
-
-
-def test_empty_and_diverged_recordings_survive_too(network, tmp_path):
-    """Assert that a recording without steps, and one with infinities, can be kept."""
-    empty = Probe(torch.optim.SGD(network().parameters())).dataset()
-    xarray.testing.assert_identical(load(save(empty, tmp_path / "empty")), empty)
-    weight = torch.nn.Parameter(torch.ones(1))
-    diverged = record(torch.optim.SGD([weight], lr=1e30), lambda k: weight.sum() * 1e30, 2)
-    assert diverged.attrs["diverged_at_step"] == 1
-    xarray.testing.assert_identical(load(save(diverged, tmp_path / "diverged")), diverged)
-
-
-def test_saving_replaces_in_one_go(run, tmp_path, monkeypatch):
-    """Assert that a save which fails leaves the old recording whole and no debris, and one that works replaces it."""
-    save(run, tmp_path)
-    with monkeypatch.context() as broken:
-        broken.setattr(xarray.Dataset, "to_netcdf", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
-        with pytest.raises(InputError, match="disk full"):
-            save(run.isel(step=slice(2)), tmp_path)
-    xarray.testing.assert_identical(load(tmp_path), run)
-    save(run.assign_attrs(data="other"), tmp_path)
-    assert load(tmp_path).attrs["data"] == "other"
-    assert [file.name for file in tmp_path.iterdir()] == ["recording.nc"]
-
-
-def test_missing_recording_is_named(tmp_path):
-    """Assert that a folder without a recording says which file is missing."""
-    with pytest.raises(InputError, match=r"no run in .*nowhere: its file run\.json is not there"):
-        load(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "scrambled"])
-def test_damaged_recording_is_one_clear_error(run, tmp_path, damage):
-    """Assert that a damaged file gives an InputError that names it, whatever went wrong underneath."""
-    file = save(run, tmp_path) / "recording.nc"
-    whole = file.read_bytes()
-    middle = len(whole) // 2
-    file.write_bytes(
-        {
-            "truncated": whole[:middle],
-            "text": b"step,theta\n1,2\n",
-            "empty": b"",
-            "scrambled": b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 20,
-        }[damage]
-    )
-    with pytest.raises(InputError, match=r"recording\.nc is damaged or no netCDF file"):
-        load(tmp_path)
-
-
-def test_foreign_and_incomplete_recordings_are_refused(run, tmp_path):
-    """Assert that a netCDF file that is no recording, of another version or without its variables is named as such."""
-    foreign = xarray.Dataset({"temperature": ("day", [20.0, 21.0])})
-    with pytest.raises(InputError, match="not a recording of a probe"):
-        save(foreign, tmp_path)
-    for dataset, words in (
-        (foreign, "not a recording of a probe"),
-        (run.assign_attrs(swd_dynamics_recording=99), "version 99"),
-        (run.drop_vars("decay_rate"), "lacks decay_rate"),
-    ):
-        dataset.to_netcdf(tmp_path / "recording.nc", engine="h5netcdf")
-        with pytest.raises(InputError, match=words):
-            load(tmp_path)
-
-
-def test_unwritable_place_is_named(run, tmp_path):
-    """Assert that a path that cannot be a folder gives a clear error."""
-    (tmp_path / "file").write_text("here already")
-    with pytest.raises(InputError, match=r"cannot keep a recording in .*file"):
-        save(run, tmp_path / "file")

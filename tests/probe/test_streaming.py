@@ -10,9 +10,10 @@ import torch
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import AdamS
-from swd_dynamics.probe import Probe, ring
-from swd_dynamics.probe.opening import load_snapshot, open_recording, snapshots
+from swd_dynamics.probe import Probe, buffer
 from swd_dynamics.probe.streaming import StreamingProbe
+from swd_dynamics.recording.reader import open_recording
+from swd_dynamics.recording.snapshots import load_snapshot, snapshots
 
 SAME_ARITHMETIC = 1e-12  # torch's fused and plain kernels differ in rounding; float64, a few steps of a small network
 
@@ -121,10 +122,10 @@ def test_rows_are_written_when_the_ring_is_full_or_old(network, path, monkeypatc
     with Probe(optimizer, path, quantities="minimal") as probe:
         net.train(optimizer, 3)
         assert open_recording(path).sizes["step"] == 0
-        monkeypatch.setattr(ring, "SECONDS", 0.0)
+        monkeypatch.setattr(buffer, "SECONDS", 0.0)
         net.train(optimizer, 1)
         assert open_recording(path).sizes["step"] == 3
-        monkeypatch.setattr(ring, "SECONDS", 1e9)
+        monkeypatch.setattr(buffer, "SECONDS", 1e9)
         net.train(optimizer, probe._ring.rows + 1)
         assert open_recording(path).sizes["step"] == 3 + probe._ring.rows
         assert probe.dataset().sizes["step"] == 5 + probe._ring.rows
@@ -133,7 +134,7 @@ def test_rows_are_written_when_the_ring_is_full_or_old(network, path, monkeypatc
 
 def test_tensors_stay_where_they_are_until_the_ring_is_taken():
     """Assert that tensors and numbers come back in their places, a later change of a tensor left out."""
-    rows = ring.Ring({"norm": 2, "loss": 1}, torch.device("cpu"))
+    rows = buffer.Ring({"norm": 2, "loss": 1}, torch.device("cpu"))
     norm = torch.tensor(2.0)
     rows.put(4, {"norm": [norm, 3.0], "loss": [math.nan]})
     rows.amend("loss", torch.tensor([0.5]))

@@ -13,8 +13,8 @@ import torch
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import AdamS
 from swd_dynamics.probe import Probe
-from swd_dynamics.probe.opening import open_recording
-from swd_dynamics.probe.run_folder import RunFolder
+from swd_dynamics.recording.reader import open_recording
+from swd_dynamics.recording.writer import RunFolder
 
 OPTIMIZERS = {
     "SGD": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9),

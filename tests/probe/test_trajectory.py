@@ -12,7 +12,8 @@ import torch
 from swd_dynamics.crosscheck import recorded_rule, replay
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import AdamS
-from swd_dynamics.probe import Probe, load, provenance, record, ring
+from swd_dynamics.probe import Probe, buffer, provenance, record
+from swd_dynamics.probe.trajectory import load_trajectory
 
 OPTIMIZERS = {
     "SGD": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.1),
@@ -36,7 +37,7 @@ def test_trajectory_is_the_one_in_memory(network, path, name, dtype):
         options = {"trajectory": True} if where else {}
         optimizer = OPTIMIZERS[name](net.groups(lr=0.03))
         runs.append(record(optimizer, net.loss, 7, path=where, model=net, **options))
-    kept, held = load(path), runs[1]
+    kept, held = load_trajectory(path), runs[1]
     for variable in ("theta", "gradient", "weight_group", "weight_parameter", "iterate", "step"):
         np.testing.assert_array_equal(kept[variable], held[variable], err_msg=variable)
         assert kept[variable].dtype == held[variable].dtype
@@ -46,19 +47,19 @@ def test_trajectory_is_the_one_in_memory(network, path, name, dtype):
 
 def test_rows_are_on_disk_before_the_end(network, path, monkeypatch):
     """Assert that a trajectory can be read while it is written, up to the last rows that were acknowledged."""
-    monkeypatch.setattr(ring, "SECONDS", 0.0)
+    monkeypatch.setattr(buffer, "SECONDS", 0.0)
     net = network()
     optimizer = OPTIMIZERS["AdamW"](net.parameters())
     with Probe(optimizer, path, trajectory=True):
         net.train(optimizer, 3)
-        assert load(path).sizes == {"step": 2, "iterate": 3, "weight": 26, "group": 1, "parameter": 4}
+        assert load_trajectory(path).sizes == {"step": 2, "iterate": 3, "weight": 26, "group": 1, "parameter": 4}
 
 
 def test_a_ring_of_long_rows_is_short():
     """Assert that the rows held before they are written take a bounded memory, a single row excepted."""
     for weights in (10, 10**5, 10**6, 10**8):
-        held = ring.Ring({}, torch.device("meta"), {"theta": (weights, torch.float64)})
-        assert held.rows == 1 or held.rows * weights * 8 <= ring.MOST_BYTES
+        held = buffer.Ring({}, torch.device("meta"), {"theta": (weights, torch.float64)})
+        assert held.rows == 1 or held.rows * weights * 8 <= buffer.MOST_BYTES
 
 
 def test_a_voided_step_used_no_gradient(network, path):
@@ -74,7 +75,7 @@ def test_a_voided_step_used_no_gradient(network, path):
             scaler.update()
     other = network()
     other.loss().backward()
-    gradient = load(path)["gradient"].values
+    gradient = load_trajectory(path)["gradient"].values
     np.testing.assert_array_equal(gradient[0], torch.cat([p.grad.reshape(-1) for p in other.parameters()]))
     assert (gradient[1] == 0).all()
 
@@ -115,7 +116,7 @@ def test_replay_refuses_what_no_rule_says(network, path, train, words):
     with Probe(optimizer, path, trajectory=True):
         train(net, optimizer)
     with pytest.raises(InputError, match=words):
-        replay(recorded_rule("AdamW", load(path)), load(path))
+        replay(recorded_rule("AdamW", load_trajectory(path)), load_trajectory(path))
 
 
 def test_what_is_not_whole_is_refused(network, path, tmp_path):
@@ -131,14 +132,14 @@ def test_what_is_not_whole_is_refused(network, path, tmp_path):
         probe.attach()
         net.train(optimizer, 1)
     with pytest.raises(InputError, match="lacks some of the steps after step 0"):
-        load(path)
+        load_trajectory(path)
     for key, wrong in {"parameter_names": ["a", "b", "c", "d"], "parameter_groups": [0], "steps_before": 7}.items():
         shutil.copytree(path, tmp_path / key)
         described = json.loads((path / "run.json").read_text())
         described["made_by"][key] = wrong
         (tmp_path / key / "run.json").write_text(json.dumps(described))
         with pytest.raises(InputError):
-            load(tmp_path / key)
+            load_trajectory(tmp_path / key)
 
 
 def test_the_commit_is_noted(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from aggregated_momentum import AggregatedMomentum
 
-from swd_dynamics.errors import InputError, UnknownName
+from swd_dynamics.errors import InputError
 from swd_dynamics.rules import (
     CATALOG,
     DECAYS,
@@ -28,6 +28,7 @@ from swd_dynamics.rules import (
     UpdateRule,
     Warmup,
 )
+from swd_dynamics.tables import UnknownName
 
 
 class NoMemory:

@@ -86,7 +86,7 @@ def test_replays_the_authors(case):
 def test_a_wrong_decay_is_seen(case):
     """Assert that with a decay one per cent off, the same replay fails: the test can tell."""
     rule, thetas, gradients = authors(case)
-    wrong = type(rule)(rule.lr, rule.direction, type(rule.decay)(1.01 * rule.decay.rate))
+    wrong = type(rule)(rule.lr, rule.direction, type(rule.decay)(1.01 * rule.decay.weight_decay))
     assert replayed(wrong, thetas, gradients) > round_off(len(gradients), thetas[0])
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tolerances import RADICALS
 
-from swd_dynamics.crosscheck import must_be_refuted
 from swd_dynamics.studies import Setting, decay_rate, load
 from swd_dynamics.tasks import quadratic
+from swd_dynamics.verdict import must_be_refuted
 
 SMALL = 25  # a third of a run, short but longer than v̂'s memory
 

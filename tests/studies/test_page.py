@@ -13,8 +13,8 @@ from markdown_it import MarkdownIt
 
 from swd_dynamics import studies
 from swd_dynamics.cli import app
-from swd_dynamics.crosscheck import Verdict
 from swd_dynamics.studies.page import page
+from swd_dynamics.verdict import Verdict
 
 FIGURES = Path(__file__).parents[2] / "figures"
 COMMITTED = (FIGURES / "README.md").read_text(encoding="utf-8")

@@ -6,11 +6,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from swd_dynamics import studies
-from swd_dynamics.crosscheck import judge
-from swd_dynamics.errors import InputError, UnknownName
+from swd_dynamics.errors import InputError
 from swd_dynamics.studies import Findings, Setting, Study
 from swd_dynamics.studies import reproduce as module
 from swd_dynamics.studies.reproduce import departures, read_ledger, reproduce
+from swd_dynamics.tables import UnknownName
+from swd_dynamics.verdict import judge
 
 
 def study(name, measured=1.0):

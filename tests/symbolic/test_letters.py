@@ -134,7 +134,7 @@ def test_symbols_of_the_users_stay():
     """Assert that sympy symbols and expressions given as hyperparameters are kept, and need no number."""
     own, other = sympy.symbols("a b", positive=True)
     rule, values = lettered(CATALOG["SGDS"](lr=own, momentum=other, weight_decay=own * other))
-    assert (rule.lr, rule.direction.momentum, rule.decay.rate) == (own, other, own * other)
+    assert (rule.lr, rule.direction.momentum, rule.decay.weight_decay) == (own, other, own * other)
     assert values == {}
     assert equal(stability_limit(UpdateRule(own, HeavyBall(other))).value, 2 * (1 + other) / own)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from swd_dynamics.errors import InputError, UnknownName
+from swd_dynamics.errors import InputError
+from swd_dynamics.tables import UnknownName
 from swd_dynamics.tasks import (
     TASKS,
     character_transformer,

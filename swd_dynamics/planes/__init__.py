@@ -1,0 +1,8 @@
+"""Phase planes: the field of a flow with its nullclines, its fixed points and the optimizer's own steps."""
+
+from swd_dynamics.planes.courses import Iterates
+from swd_dynamics.planes.fixed_points import FixedLine, FixedPoint
+from swd_dynamics.planes.nullclines import Nullcline
+from swd_dynamics.planes.phase_plane import PhasePlane, phase_plane
+
+__all__ = ["FixedLine", "FixedPoint", "Iterates", "Nullcline", "PhasePlane", "phase_plane"]

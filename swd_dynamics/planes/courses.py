@@ -1,0 +1,109 @@
+"""Courses on a phase plane: the flow's orbits, and the steps that an optimizer takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.integrate import RK45, Radau
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.flows.flow import Flow
+from swd_dynamics.planes.slices import Slice
+from swd_dynamics.rules import DECAYS
+from swd_dynamics.rules.update import UpdateRule
+
+Array = NDArray[np.float64]
+FAR = 2.0  # windows: an orbit that is so far from the centre is not followed further
+POINTS = 300  # at least, so that an orbit is drawn smooth
+MOST_POINTS = 3000  # an orbit that needs more has run into a kink, and is given up there
+TOLERANCE = 1e-8  # relative, of an orbit
+
+
+@dataclass(frozen=True)
+class Iterates:
+    """A rule's own steps.
+
+    Attributes
+    ----------
+    name : str
+    decay : str — its decay mode, of :data:`~swd_dynamics.rules.DECAYS`
+    paths : tuple of array, shape (steps + 1, 2) — one from each start; NaN or infinite from where the run blew up
+
+    Examples
+    --------
+    On f = ½(θ₁² + θ₂²) steps of η = ½ halve the weights:
+
+    >>> from swd_dynamics.planes import phase_plane
+    >>> from swd_dynamics.rules import SGD
+    >>> (taken,) = phase_plane(UpdateRule(0.5, SGD()), lambda theta: theta, start=(1, -1), steps=2).iterates
+    >>> taken.decay, taken.paths[0].tolist()
+    ('none', [[1.0, -1.0], [0.5, -0.5], [0.25, -0.25]])
+    """
+
+    name: str
+    decay: str
+    paths: tuple[Array, ...]
+
+
+def orbit(plane: Slice, start: Array, duration: float, window: Array) -> Array:
+    """The flow from a point of the plane, in all dimensions and then projected, shape (m, 2).
+
+    It ends when the time is up, far outside the window, or where the field is not defined.
+    """
+    where, centre, size = plane.embedded(start), window.mean(axis=0), window[1] - window[0]
+    solver = Radau if len(where) == 2 else RK45  # one is for stiff fields, the other for many dimensions
+    points = [start]
+
+    def field(_, at):
+        value = plane.whole(at)
+        if not np.isfinite(value).all():
+            raise FloatingPointError("the field is not defined here")
+        return value
+
+    try:
+        stepping = solver(field, 0.0, where, duration, duration / POINTS, TOLERANCE, TOLERANCE * float(size.min()))
+        while stepping.status == "running" and len(points) < MOST_POINTS:
+            stepping.step()
+            points.append(plane.projected(stepping.y))
+            if (np.abs(points[-1] - centre) > FAR * size).any():
+                break
+    except FloatingPointError:
+        pass
+    return np.array(points)
+
+
+def iterates(
+    plane: Slice, flow: Flow | None, rules: Mapping[str, UpdateRule] | None, starts: Array, steps: int
+) -> tuple[Iterates, ...]:
+    """The steps of each rule from each start; of the flow's own rule if none is given."""
+    if rules and flow is None:
+        raise InputError("iterates need a gradient, and a function (x, y) → (u, v) has none: give a Flow")
+    if flow is None or not len(starts):
+        return ()
+    named = rules or {decay_mode(flow.rule): flow.rule}
+    if not all(isinstance(rule, UpdateRule) for rule in named.values()):
+        raise InputError("iterates must be rules by name, as {'stable': CATALOG['SGDS'](lr=0.1)}")
+    return tuple(
+        Iterates(name, decay_mode(rule), tuple(_steps(plane, flow, rule, start, steps) for start in starts))
+        for name, rule in named.items()
+    )
+
+
+def decay_mode(rule: UpdateRule) -> str:
+    """The decay mode of a rule; ``"none"`` of a rate of 0, and of a decay that is not of the table."""
+    if not np.any(np.asarray(getattr(rule.decay, "weight_decay", 1.0))):
+        return "none"
+    return next((mode for mode, decay in DECAYS.items() if isinstance(rule.decay, decay)), "none")
+
+
+def _steps(plane: Slice, flow: Flow, rule: UpdateRule, start: Array, steps: int) -> Array:
+    system: Any = plane.system
+    state = system.start(rule, plane.embedded(start))
+    points = [start]
+    with np.errstate(all="ignore"):
+        for _ in range(steps):
+            state = rule(state, flow.gradient(state.theta))
+            points.append(plane.projected(system.point(state)))
+    return np.array(points)

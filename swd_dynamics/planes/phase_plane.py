@@ -1,0 +1,324 @@
+"""A planar field, or a slice of a larger one: its nullclines, its points at rest, its orbits and real steps."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from swd_dynamics.checks import check
+from swd_dynamics.errors import InputError
+from swd_dynamics.flows.flow import Flow
+from swd_dynamics.planes.courses import Iterates, iterates, orbit
+from swd_dynamics.planes.fixed_points import ACCURACY, FixedLine, FixedPoint, Search
+from swd_dynamics.planes.nullclines import Nullcline, nullcline
+from swd_dynamics.planes.slices import Slice, cut
+from swd_dynamics.planes.systems import WeightsField, system
+from swd_dynamics.rules.update import UpdateRule
+
+Array = NDArray[np.float64]
+ROUND_OFF = 8 * float(np.finfo(float).eps)  # of the usual speed: a component that is smaller counts as zero
+SHIFTS = (0.618, 0.764)  # of a cell: keeps the grid's nodes off the round numbers at which nullclines like to lie
+OUT = 1e-6  # of the usual speed: a slice's field that points out of the slice by less does not leave it
+
+
+@dataclass(frozen=True)
+class PhasePlane:
+    """What a phase plane shows, as numbers; :func:`swd_dynamics.plots.phase_plane` draws it.
+
+    Attributes
+    ----------
+    x, y : array, shape (columns,) and (rows,) — the grid; evenly spaced but for the first and the last cell
+    field : array, shape (2, rows, columns) — both components on it; NaN where the field is not defined
+    nullclines : tuple of two Nullcline
+    fixed_points : tuple of FixedPoint — the isolated ones
+    fixed_lines : tuple of FixedLine
+    orbits : tuple of array, shape (m, 2) — the flow from each start, until the time is up or it is far outside
+    iterates : tuple of Iterates
+    labels : tuple of str — of the two axes
+    alike : bool — whether both axes measure the same thing
+    left_out : float — the share of a slice's field that points out of the slice, the median over the grid
+    what : str — the equation
+    notes : tuple of str — what a reader must know besides
+
+    Examples
+    --------
+    The harmonic oscillator, whose orbits are circles:
+
+    >>> plane = phase_plane(lambda x, y: (y, -x), start=(1, 0), t=6)
+    >>> plane
+    The field: one fixed point, centre
+      centre at (0, 0); eigenvalues μ = ± 1i
+    >>> bool(np.allclose(np.hypot(*plane.orbits[0].T), 1))
+    True
+    """
+
+    x: Array
+    y: Array
+    field: Array
+    nullclines: tuple[Nullcline, Nullcline]
+    fixed_points: tuple[FixedPoint, ...]
+    fixed_lines: tuple[FixedLine, ...]
+    orbits: tuple[Array, ...]
+    iterates: tuple[Iterates, ...]
+    labels: tuple[str, str]
+    alike: bool
+    left_out: float
+    what: str
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.what}: {self.summary}"]
+        for point in self.fixed_points:
+            lines.append(f"  {point.kind} at {point.place(6)}; {point.described()}")
+            lines += [] if point.whole else ["    at rest in this slice only"]
+        lines += [f"  {line.kind} line of fixed points, {len(line.points)} of them known" for line in self.fixed_lines]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    __repr__ = __str__
+
+    @property
+    def summary(self) -> str:
+        """The points at rest, in a few words."""
+        points, lines = len(self.fixed_points), len(self.fixed_lines)
+        if all(one.everywhere for one in self.nullclines):
+            return "at rest everywhere"
+        if lines:
+            also = f", and {points} isolated" if points else ""
+            return ("a line of fixed points" if lines == 1 else "lines of fixed points") + also
+        if points == 1:
+            return f"one fixed point, {self.fixed_points[0].kind}"
+        return f"{points or 'no'} fixed points"
+
+
+def phase_plane(
+    of: Flow | UpdateRule | Callable,
+    gradient: Callable[[Array], Array] | None = None,
+    *,
+    hvp: Callable[[Array, Array], Array] | None = None,
+    x: tuple[float, float] = (-2.0, 2.0),
+    y: tuple[float, float] = (-2.0, 2.0),
+    start: ArrayLike | None = None,
+    steps: int | None = None,
+    t: float | None = None,
+    iterates_of: Mapping[str, UpdateRule] | None = None,
+    origin: ArrayLike | None = None,
+    directions: Any = None,
+    nodes: int = 61,
+) -> PhasePlane:
+    """The phase plane of a flow, an optimizer's rule, or any field of two variables.
+
+    =============================== =========================== ==================================================
+    ``of``                          the plane                   the field
+    =============================== =========================== ==================================================
+    ``Flow`` of order 1 or 2        two weights (θ₁, θ₂)        F₀, or F₀ + ηF₁
+    ``Flow`` of order ``"state"``   a weight and its momentum   (rule(θ, m) − (θ, m))/η
+    order 1 or 2, ``directions``    a slice θ₀ + a·u + b·w      the flow's, projected: what points out is left out
+    a rule and its ``gradient``     as its ``Flow`` of order 1
+    a function (x, y) → (u, v)      (x, y)                      itself
+    =============================== =========================== ==================================================
+
+    Parameters
+    ----------
+    of : Flow, UpdateRule or callable
+    gradient, hvp : callable, optional
+        Of the loss, for a rule; as of :class:`~swd_dynamics.flows.Flow`.
+    x, y : tuple of two floats
+        The window.
+    start : array, shape (2,) or (r, 2), optional
+        Points of the plane. From each, the flow and the rule's steps are followed. A rule begins with its memory at
+        rest; on the plane of a weight and its momentum, with the momentum given and its bias corrections gone.
+    steps, t : int or float
+        For how long, with a ``start``: optimizer steps or time, t = ηk; for a function the time.
+    iterates_of : dict of str to UpdateRule, optional
+        Whose steps to take, by name, instead of the flow's own rule.
+    origin : array, shape (n,), optional
+    directions : array, shape (2, n), or ``"leading"``, optional
+        Of a slice; they are made orthonormal. ``"leading"`` are the eigenvectors of the two largest eigenvalues of the
+        Hessian at ``origin``.
+    nodes : int
+        Grid lines each way. Features that are narrower than a cell can be missed.
+
+    Returns
+    -------
+    PhasePlane
+
+    Raises
+    ------
+    InputError
+        If the window is empty, a start is no point of the plane, a function does not answer as it should, or
+        the field is defined nowhere in the window.
+
+    Examples
+    --------
+    Gradient descent on f = ½(θ₁² + 3θ₂²), where each step multiplies a deviation by 1 − .1·h:
+
+    >>> from swd_dynamics.rules import SGD
+    >>> print(phase_plane(UpdateRule(0.1, SGD()), lambda theta: np.array([1.0, 3.0]) * theta))
+    dθ/dt = F₀: one fixed point, stable node
+      stable node at (0, 0); eigenvalues μ = −3, −1; steps settle, |z| = 0.9
+    """
+    window, starts, flow = _window(x, y), _points(start), _flow(of, gradient, hvp)
+    check("nodes", nodes, "[8, 1000]")
+    centre = _centre(origin, directions, window)
+    held_at = starts[0] if len(starts) and directions is None else centre
+    plane = cut(system(of if flow is None else flow, held_at), centre, directions)
+    _check_answer(plane, window.mean(axis=0))
+    found = _computed(plane, window, int(nodes))
+    if not len(starts):
+        return found
+    duration, count = _lasts(flow, steps, t)
+    orbits = tuple(orbit(plane, at, duration, window) for at in starts)
+    return replace(found, orbits=orbits, iterates=iterates(plane, flow, iterates_of, starts, count))
+
+
+def _computed(plane: Slice, window: Array, nodes: int) -> PhasePlane:
+    """Field, nullclines and points at rest, without any course."""
+    x, y = (_grid(window[:, i], nodes, shift) for i, shift in enumerate(SHIFTS))
+    values = np.array([[plane.field(np.array([a, b])) for a in x] for b in y])
+    speeds = np.linalg.norm(values, axis=2)
+    if not np.isfinite(speeds).any():
+        raise InputError("the field is defined nowhere in the window: look at the function and at x and y")
+    moving = speeds[np.isfinite(speeds) & (speeds > 0)]
+    speed = float(np.median(moving)) if len(moving) else 0.0
+    lines = _nullclines(plane, x, y, values, speed)
+    cell = np.array([x[2] - x[1], y[2] - y[1]])
+    accuracy = ACCURACY[plane.system.accuracy]
+    search = Search(plane.field, plane.jacobian, plane.multipliers, accuracy, speed, cell, window)
+    still = search.lines(lines)
+    points = tuple(replace(p, whole=_whole(plane, p, speed)) for p in search.points(lines, still))
+    out = _left_out(plane, x, y) if plane.is_slice else 0.0
+    return PhasePlane(
+        x=x,
+        y=y,
+        field=np.moveaxis(values, 2, 0),
+        nullclines=lines,
+        fixed_points=points,
+        fixed_lines=still,
+        orbits=(),
+        iterates=(),
+        labels=plane.labels,
+        alike=plane.system.alike,
+        left_out=out,
+        what=plane.system.what + (", on a slice" if plane.is_slice else ""),
+        notes=tuple(_notes(plane, speeds, lines, out)),
+    )
+
+
+def _nullclines(plane: Slice, x: Array, y: Array, values: Array, speed: float) -> tuple[Nullcline, Nullcline]:
+    def of(component: int) -> Nullcline:
+        def value(a: float, b: float) -> float:
+            return float(plane.field(np.array([a, b]))[component])
+
+        return nullcline(value, x, y, values[:, :, component], ROUND_OFF * speed)
+
+    return of(0), of(1)
+
+
+def _grid(ends: Array, nodes: int, shift: float) -> Array:
+    """Evenly spaced but for the ends, and off round numbers."""
+    low, high = ends
+    cell = (high - low) / (nodes - 2)
+    return np.concatenate([[low], low + cell * (np.arange(nodes - 2) + shift), [high]])
+
+
+def _whole(plane: Slice, point: FixedPoint, speed: float) -> bool:
+    return plane.parts(point.point)[1] <= OUT * speed
+
+
+def _left_out(plane: Slice, x: Array, y: Array) -> float:
+    """The median share of the field's length that points out of the slice, over every fourth node each way."""
+    parts = np.array([plane.parts(np.array([a, b])) for a in x[1:-1:4] for b in y[1:-1:4]])
+    lengths, out = parts[np.isfinite(parts).all(axis=1) & (parts[:, 0] > 0)].T
+    return float(np.median(out / lengths)) if len(lengths) else 0.0
+
+
+def _notes(plane: Slice, speeds: Array, lines: tuple[Nullcline, Nullcline], out: float) -> Iterator[str]:
+    undefined = 1 - np.isfinite(speeds).mean()
+    if undefined > 0:
+        yield f"the field is not defined on {undefined:.0%} of the grid"
+    for label, line in zip(plane.labels, lines, strict=True):
+        name = label.split(",")[0]
+        if line.flat.any():
+            yield f"d{name}/dt is zero {'everywhere' if line.everywhere else 'in a whole region'}"
+        if line.breaks:
+            yield f"d{name}/dt changes sign with a jump, without being zero"
+    if isinstance(plane.system, WeightsField) and plane.system.held:
+        yield "what the optimizer holds (a maximum) stands still, at its value at the first start"
+    if plane.is_slice:
+        yield f"a slice: what points out of it, {out:.0%} of the field's length (median), is left out"
+
+
+def _window(x, y) -> Array:
+    """The lower and the upper corner."""
+    for name, ends in (("x", x), ("y", y)):
+        try:
+            low, high = (float(end) for end in ends)
+        except (TypeError, ValueError):
+            raise InputError(f"{name} = {ends!r} is no range: give two numbers, as (-2, 2)") from None
+        if not (np.isfinite([low, high]).all() and low < high):
+            raise InputError(f"{name} = {ends!r} is not allowed: the first number must be the smaller one, both finite")
+    return np.array([x, y], dtype=float).T
+
+
+def _flow(of, gradient, hvp) -> Flow | None:
+    if isinstance(of, UpdateRule):
+        if gradient is None:
+            raise InputError("a rule needs the gradient of the loss: give gradient(theta)")
+        return Flow(of, gradient, hvp)
+    if gradient is not None or hvp is not None:
+        raise InputError("gradient and hvp belong to a rule; a Flow has its own, and a function is the field itself")
+    return of if isinstance(of, Flow) else None
+
+
+def _vector(name: str, values: ArrayLike) -> Array:
+    try:
+        vector = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} = {values!r} is not made of numbers") from None
+    if not vector.size or not np.isfinite(vector).all():
+        raise InputError(f"{name} = {values!r} is not allowed: give finite numbers")
+    return vector
+
+
+def _points(start: ArrayLike | None) -> Array:
+    if start is None:
+        return np.empty((0, 2))
+    points = np.atleast_2d(_vector("start", start))
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise InputError(
+            f"start has {points.shape[-1]} numbers, and a point of the plane has 2: of more weights a plane is a slice,"
+            " give origin and directions, and a start as (a, b)"
+        )
+    return points
+
+
+def _centre(origin: ArrayLike | None, directions, window: Array) -> Array:
+    """Where the slice goes through; the middle of the window if the plane is no slice."""
+    if (origin is None) != (directions is None):
+        raise InputError("origin and directions belong together: they say where a slice lies")
+    if origin is None:
+        return window.mean(axis=0)
+    centre = _vector("origin", origin)
+    if centre.ndim != 1 or len(centre) < 2:
+        raise InputError(f"origin has shape {centre.shape}: it must be one vector of at least two weights")
+    return centre
+
+
+def _check_answer(plane: Slice, centre: Array) -> None:
+    try:
+        plane.field(centre)
+    except TypeError as error:
+        raise InputError(f"the field cannot be computed at {centre}: {error}") from None
+
+
+def _lasts(flow: Flow | None, steps: int | None, t: float | None) -> tuple[float, int]:
+    """For how long a flow runs, and how many steps that is."""
+    if flow is not None:
+        count = flow._count(steps, t)
+        return float(sum(flow._lr(k) for k in range(count))), count
+    if t is None or steps is not None:
+        raise InputError("a function has no steps: give the time t for which to follow it")
+    check("t", t, "(0, inf)")
+    return float(t), 0

@@ -1,0 +1,132 @@
+"""Recording a whole training run."""
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from inspect import signature
+from typing import Any
+
+import torch
+import xarray
+from torch import Tensor
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.probe.recorder import Probe
+from swd_dynamics.probe.step import as_number
+
+
+def record(
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[int], Tensor],
+    steps: int,
+    *,
+    path: str | os.PathLike | None = None,
+    scheduler: Any = None,
+    progress: bool = False,
+    **probe_options: Any,
+) -> xarray.Dataset:
+    """Train for a number of steps and record every one of them.
+
+    Each step is ``zero_grad``, ``loss(k)``, ``backward``, ``optimizer.step``, ``scheduler.step``. A run that diverges
+    is a result: it stops, and says when.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    loss : callable
+        The training loss, without decay, as a function of the number of steps taken (0 on the first).
+    steps : int
+        At least 1.
+    path : str or path, optional
+        A run folder to stream to, with more quantities, also of each group and parameter; without it everything is kept
+        in memory.
+    scheduler : optional
+        Any of torch.optim.lr_scheduler that needs no argument.
+    progress : bool
+        Whether to show a progress bar, with the loss and the steps in a second.
+    **probe_options
+        Arguments of :class:`~swd_dynamics.probe.recorder.Probe`; with ``path``, of
+        :class:`~swd_dynamics.probe.streaming.StreamingProbe`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As of :meth:`Probe.dataset`, with two more attributes: ``diverged_at_step`` is the number of steps after which θ
+        or the loss was first not finite (−1: never, 0: at the start); ``interrupted`` is 1 when Ctrl-C ended the run.
+        What was recorded until then is kept. Of several processes that make one recording only rank 0 has it.
+
+    Raises
+    ------
+    InputError
+        If ``steps`` is less than 1, or a trajectory of so many steps would pass the probe's bound; before training.
+
+    Examples
+    --------
+    Gradient descent on f = ½θ² at η = ½ halves θ.
+
+    >>> weight = torch.nn.Parameter(torch.tensor([8.0]))
+    >>> run = record(torch.optim.SGD([weight], lr=0.5), lambda k: weight.square().sum() / 2, steps=3)
+    >>> run.theta.values.ravel(), run.loss.values
+    (array([8., 4., 2., 1.], dtype=float32), array([32.,  8.,  2.]))
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps = {steps!r} is not allowed: it must be a whole number, at least 1")
+    _check_takes_a_step(loss)
+    probe = Probe(optimizer, path, **probe_options)
+    if path is None:
+        probe.require_room(steps)
+    diverged, interrupted = -1, 0
+    try:
+        with probe:
+            diverged = _train(probe, loss, scheduler, _counted(steps, progress))
+            if path is not None:
+                probe.note(diverged_at_step=diverged)
+    except KeyboardInterrupt:
+        interrupted = 1
+    recorded = probe.dataset() if path is None or probe.writes else xarray.Dataset()
+    return recorded.assign_attrs(diverged_at_step=diverged, interrupted=interrupted)
+
+
+def _check_takes_a_step(loss: Any) -> None:
+    try:
+        signature(loss).bind(0)
+    except TypeError as error:
+        raise InputError(
+            f"loss cannot be called with the number of steps taken ({error}): give a function of it, as lambda k: …"
+        ) from None
+    except ValueError:  # a builtin that does not say what it takes
+        return
+
+
+def _train(probe: Any, loss: Callable[[int], Tensor], scheduler: Any, numbers: Any) -> int:
+    """The number of steps after which something was not finite, or −1."""
+    for k in numbers:
+        probe.optimizer.zero_grad()
+        value = loss(k)
+        if not isinstance(value, Tensor):
+            raise InputError(f"the loss must be a tensor that knows its gradient, not {value!r}")
+        probe.observe(loss=value)
+        number = as_number(value)
+        if hasattr(numbers, "set_postfix_str"):
+            numbers.set_postfix_str(f"loss {number:.4g}", refresh=False)
+        if not math.isfinite(number):
+            return k
+        value.backward()
+        probe.optimizer.step()
+        if not _is_finite(probe.layout.parameters):
+            return k + 1
+        if scheduler is not None:
+            scheduler.step()
+    return -1
+
+
+def _is_finite(parameters: Iterable[Tensor]) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in parameters)
+
+
+def _counted(steps: int, progress: bool) -> Iterable[int]:
+    if not progress:
+        return range(steps)
+    from tqdm.auto import tqdm
+
+    return tqdm(range(steps), unit="step")

@@ -1,0 +1,192 @@
+"""From what was measured to what is recorded: the sums of quantities.SUMS of each parameter, group and of all."""
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+
+import numpy as np
+
+from swd_dynamics.probe.quantities import Quantity
+from swd_dynamics.tensors.weights import Layout
+
+MEANS = ("lr", "effective_lr")
+OF_ALL = ("loss", "v_bar")
+
+
+class Block:
+    """Some rows that were measured.
+
+    A sum of :data:`~swd_dynamics.probe.quantities.SUMS` is a property of the same name, of shape (rows, parameters);
+    those of ``OF_ALL`` have the shape (rows,).
+
+    Parameters
+    ----------
+    columns : mapping of str to array, shape (rows, width)
+        Of :class:`~swd_dynamics.probe.measure.Measurement`; NaN where there was nothing.
+    layout : Layout
+    states_v : bool
+        Whether η_eff is η/√v̄ where it was not read: of torch's Adam, and of nothing else.
+    """
+
+    def __init__(self, columns: Mapping[str, np.ndarray], layout: Layout, states_v: bool):
+        self.columns = columns
+        self.states_v = states_v and "v" in columns
+        self.groups = np.asarray(layout.groups)
+        self.sizes = np.asarray(layout.sizes, float)
+        self.count = len(columns["loss"])
+
+    def variables(self, quantities: Iterable[Quantity]) -> dict[str, np.ndarray]:
+        """The values of some quantities, by the names of their variables."""
+        with np.errstate(all="ignore"):  # what cannot be computed is NaN
+            return {
+                quantity.variable(level): self._value(quantity, level)
+                for quantity in quantities
+                for level in quantity.levels
+            }
+
+    def _value(self, quantity: Quantity, level: str) -> np.ndarray:
+        arguments = [self.at(need, level) for need in quantity.needs]
+        shape = (
+            self.count,
+            *{"step": (), "group": (self.columns["lr"].shape[1],), "parameter": self.sizes.shape}[level],
+        )
+        return np.broadcast_to(np.asarray(quantity.value(*arguments), float), shape)
+
+    def at(self, need: str, level: str) -> np.ndarray:
+        """A sum at a level: (rows,), (rows, groups) or (rows, parameters)."""
+        value = getattr(self, need)
+        if need in OF_ALL:
+            return value if level == "step" else value[:, None]
+        if need in MEANS and level == "group":
+            return getattr(self, f"group_{need}")
+        if need in MEANS and level == "step":
+            return (value * self.sizes).sum(1) / self.sizes.sum()
+        return self._added(value, level)
+
+    def _added(self, value: np.ndarray, level: str) -> np.ndarray:
+        if level == "step":
+            return value.sum(1)
+        if level == "parameter":
+            return value
+        return np.stack([value[:, self.groups == group].sum(1) for group in range(self.columns["lr"].shape[1])], 1)
+
+    def _idle(self, name: str) -> np.ndarray:
+        """A column, with 0 in place of what a parameter without gradient has not."""
+        value = self.columns[name]
+        unknown = self.columns.get("unknown", False)  # what other processes should have reported
+        return np.where(np.isnan(value) & (self.columns["had_gradient"] == 0) & ~np.asarray(unknown), 0.0, value)
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        return np.broadcast_to(self.sizes, (self.count, len(self.sizes)))
+
+    @cached_property
+    def skipped(self) -> np.ndarray:
+        """Whether a gradient scaler found an infinity, so that the step was not taken; (rows, 1)."""
+        return np.nan_to_num(self.columns["skipped"]) != 0
+
+    @cached_property
+    def taking(self) -> np.ndarray:
+        return self.columns["had_gradient"] * self.sizes * ~self.skipped
+
+    @cached_property
+    def theta_theta(self) -> np.ndarray:
+        return self.columns["theta_theta"]
+
+    @cached_property
+    def gradient_gradient(self) -> np.ndarray:
+        scale = np.where(np.isnan(self.columns["scale"]), 1.0, self.columns["scale"])
+        return np.where(self.skipped, 0.0, self._idle("gradient_gradient") / scale / scale)
+
+    @cached_property
+    def update_update(self) -> np.ndarray:
+        return self.columns["update_update"]
+
+    @cached_property
+    def theta_update(self) -> np.ndarray:
+        return -self.columns["update_along"]
+
+    @cached_property
+    def moved(self) -> np.ndarray:
+        return self.columns["moved"]
+
+    @cached_property
+    def momentum_momentum(self) -> np.ndarray:
+        return self._idle("momentum_momentum")
+
+    @cached_property
+    def gradient_momentum(self) -> np.ndarray:
+        """Where a scaler was at work, by the cosine with the gradients as the step left them, scaled or not."""
+        product, after = self._idle("gradient_momentum"), self.columns["gradient_after"]
+        unscaled = product * np.sqrt(self.gradient_gradient / after)
+        return np.where(self.skipped, 0.0, np.where(np.isnan(self.columns["scale"]), product, unscaled))
+
+    @cached_property
+    def v(self) -> np.ndarray:
+        return np.where(np.isnan(self.columns["v"]) & (self.v_weights == 0), 0.0, self.columns["v"])
+
+    @cached_property
+    def v_weights(self) -> np.ndarray:
+        return np.where(np.isnan(self.columns["state_step"]), 0.0, self.sizes)
+
+    @cached_property
+    def v_hat(self) -> np.ndarray:
+        correction = 1 - self.columns["beta2"][:, self.groups] ** self.columns["state_step"]
+        return np.where(self.v_weights == 0, 0.0, self.v / correction)
+
+    @cached_property
+    def v_bar(self) -> np.ndarray:
+        return self.v_hat.sum(1) / self.v_weights.sum(1)
+
+    @cached_property
+    def distance_distance(self) -> np.ndarray:
+        return self.columns["distance_distance"]
+
+    @cached_property
+    def rate(self) -> np.ndarray:
+        """R of each parameter, the mean over its weights; 0 if it did not take the step."""
+        return np.where(self.taking == 0, 0.0, self.columns["rate"])
+
+    @cached_property
+    def decay(self) -> np.ndarray:
+        return self.rate * self.taking
+
+    @cached_property
+    def decay_ratio(self) -> np.ndarray:
+        return np.where(self.taking == 0, 0.0, self.rate / self.effective_lr * self.taking)
+
+    @cached_property
+    def rate_rate(self) -> np.ndarray:
+        return self._of_each_weight("rate_rate", self.rate**2) * self.taking
+
+    @cached_property
+    def decay_decay(self) -> np.ndarray:
+        return self._of_each_weight("decay_decay", self.rate**2 * self.theta_theta)
+
+    def _of_each_weight(self, name: str, alike: np.ndarray) -> np.ndarray:
+        """A column that is filled where every weight has a rate of its own; else they are alike."""
+        column = self.columns[name]
+        return np.where(self.taking == 0, 0.0, np.where(np.isnan(column), alike, column))
+
+    @cached_property
+    def group_lr(self) -> np.ndarray:
+        return self.columns["lr"]
+
+    @cached_property
+    def lr(self) -> np.ndarray:
+        return self.group_lr[:, self.groups]
+
+    @cached_property
+    def group_effective_lr(self) -> np.ndarray:
+        """η_eff as it was read; of torch's Adam η/√v̄."""
+        read = self.columns["effective_lr"]
+        if not self.states_v:
+            return read
+        return np.where(np.isnan(read), self.group_lr / np.sqrt(self.v_bar)[:, None], read)
+
+    @cached_property
+    def effective_lr(self) -> np.ndarray:
+        return self.group_effective_lr[:, self.groups]
+
+    @cached_property
+    def loss(self) -> np.ndarray:
+        return self.columns["loss"][:, 0]

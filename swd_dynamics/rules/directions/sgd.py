@@ -1,0 +1,136 @@
+"""Gradient descent, heavy ball and Nesterov momentum: the directions of torch.optim.SGD."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.checks import check
+from swd_dynamics.errors import InputError
+from swd_dynamics.rules.direction import Direction
+
+
+class Nothing(NamedTuple):
+    """The memory of a direction without memory."""
+
+
+class Momentum(NamedTuple):
+    m: Any
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Gradient descent: step g, η_eff = η.
+
+    Examples
+    --------
+    On f = ½θ², whose gradient is θ, a step of η = ½ halves θ:
+
+    >>> from swd_dynamics.rules import UpdateRule
+    >>> rule = UpdateRule(0.5, SGD())
+    >>> rule(rule.start(8.0), 8.0).theta
+    4.0
+    """
+
+    def rest(self, theta):
+        return Nothing()
+
+    def remember(self, memory, gradient, step):
+        return memory
+
+    def step(self, memory, gradient, step):
+        return gradient
+
+    def effective_lr(self, lr, memory, step):
+        return lr
+
+
+@dataclass(frozen=True)
+class HeavyBall:
+    """Heavy-ball momentum: m ← βm + (1−τ)g, step m, η_eff = η(1−τ)/(1−β).
+
+    torch seeds m with the *undamped* first gradient, and so does this.
+
+    Source: Polyak 1964; torch.optim.SGD.
+
+    Examples
+    --------
+    Under a gradient that stays 1, m rises as 1, 1½, 1¾, …, towards η_eff/η = 2:
+
+    >>> from swd_dynamics.rules import UpdateRule
+    >>> rule = UpdateRule(0.25, HeavyBall(0.5))
+    >>> rule(rule(rule.start(1.0), 1.0), 1.0)
+    State(theta=0.375, memory=Momentum(m=1.5), step=2)
+    >>> rule.direction.effective_lr(0.25, memory=None, step=2)
+    0.5
+    """
+
+    momentum: Any
+    dampening: Any = 0.0
+
+    def __post_init__(self):
+        check("momentum", self.momentum, "(0, 1)")
+        check("dampening", self.dampening, "[0, 1)")
+
+    def rest(self, theta):
+        return Momentum(0 * theta)
+
+    def remember(self, memory, gradient, step):
+        if step == 1:
+            return Momentum(gradient)
+        return Momentum(self.momentum * memory.m + (1 - self.dampening) * gradient)
+
+    def step(self, memory, gradient, step):
+        return memory.m
+
+    def effective_lr(self, lr, memory, step):
+        return lr * (1 - self.dampening) / (1 - self.momentum)
+
+
+@dataclass(frozen=True)
+class Nesterov:
+    """Nesterov momentum as torch writes it: m ← βm + g, step g + βm, η_eff = η/(1−β).
+
+    Source: Sutskever et al. 2013; torch.optim.SGD(nesterov=True), which allows no dampening.
+
+    Examples
+    --------
+    Under a gradient that stays 1, the steps are η·1½, η·1¾, …, towards η_eff = 2η:
+
+    >>> from swd_dynamics.rules import UpdateRule
+    >>> rule = UpdateRule(0.25, Nesterov(0.5))
+    >>> rule(rule(rule.start(1.0), 1.0), 1.0)
+    State(theta=0.1875, memory=Momentum(m=1.5), step=2)
+    """
+
+    momentum: Any
+
+    def __post_init__(self):
+        check("momentum", self.momentum, "(0, 1)")
+
+    def rest(self, theta):
+        return Momentum(0 * theta)
+
+    def remember(self, memory, gradient, step):
+        return Momentum(self.momentum * memory.m + gradient)
+
+    def step(self, memory, gradient, step):
+        return gradient + self.momentum * memory.m
+
+    def effective_lr(self, lr, memory, step):
+        return lr / (1 - self.momentum)
+
+
+def sgd_family(momentum=0.0, dampening=0.0, nesterov=False) -> Direction:
+    """torch.optim.SGD's directions: with momentum 0 dampening does nothing, and Nesterov takes none."""
+    check("momentum", momentum, "[0, 1)")
+    if is_symbolic(momentum) or np.any(momentum != 0):
+        if not nesterov:
+            return HeavyBall(momentum, dampening)
+        if dampening == 0:
+            return Nesterov(momentum)
+    check("dampening", dampening, "[0, 1)")
+    if nesterov:
+        raise InputError(f"nesterov needs momentum > 0 and dampening = 0, not {momentum} and {dampening}")
+    return SGD()

@@ -1,0 +1,6 @@
+"""What several rooms need of torch: the order of all weights, sharded parameters, sums, curvature, known optimizers."""
+
+from swd_dynamics.tensors.curvature import Curvature
+from swd_dynamics.tensors.preconditioner import preconditioner_of
+
+__all__ = ["Curvature", "preconditioner_of"]

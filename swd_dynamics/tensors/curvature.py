@@ -1,0 +1,328 @@
+"""The sharpest directions of the loss: the largest eigenvalues of its Hessian, as it is and as Adam sees it.
+
+The Hessian is never formed. A product H·v is the gradient of v·∇L: the graph of ∇L is made once at each point, and
+gone through backwards once for each product. The eigenvalues are found by Rayleigh and Ritz's method in a subspace that
+grows by the residual of the first eigenpair that is not found yet (Davidson's method without a preconditioner). The
+first time it starts from k vectors, so that equal eigenvalues show; later from the last eigenvectors.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from swd_dynamics.checks import check
+from swd_dynamics.errors import InputError
+from swd_dynamics.tensors.preconditioner import preconditioner_of, working
+
+NOISE = 0.03  # mixed into the last eigenvectors, so that none is orthogonal to what has become the largest meanwhile
+DIGITS = 10  # a tolerance must be this many times the dtype's eps: products of a Hessian are no better
+
+
+class Spectrum(NamedTuple):
+    """The k largest eigenvalues λ₁ ≥ λ₂ ≥ … that were found, and how well.
+
+    values : Tensor, float64, shape (k,)
+        Rayleigh quotients; where not converged, lower bounds of the eigenvalues up to round-off.
+    residuals : Tensor, float64, shape (k,)
+        ‖Hv − λv‖ of each: some eigenvalue is at most so far away; where the next one is Δ away, about ‖Hv − λv‖²/Δ.
+    converged : Tensor, bool, shape (k,)
+        Whether the residual is at most the tolerance × the largest |Rayleigh quotient| seen.
+    vectors : Tensor, shape (k, n)
+        The eigenvectors, orthonormal rows; of the parameters' dtype, of float32 if that is narrower.
+    products : int
+        How many products with H it took.
+    """
+
+    values: Tensor
+    residuals: Tensor
+    converged: Tensor
+    vectors: Tensor
+    products: int
+
+
+class Curvature:
+    """The k largest eigenvalues of the Hessian of a loss, where the parameters are now, again and again.
+
+    H = ∇²L(θ); with an optimizer of Adam's kind D^(−½)·H·D^(−½), D = √v̂ + ε, whose eigenvalues are D⁻¹H's: what the
+    learning rate multiplies (:func:`preconditioner_of`). Largest means algebraically largest: negative ones come last.
+
+    Gradients stay as they are, and so do the states of torch's random generators.
+
+    Parameters
+    ----------
+    loss : callable () → Tensor, shape ()
+        The loss on a fixed batch, of the model as it stands: called once each time. What it does besides, as batch norm
+        in training mode does to its running statistics, is not undone: put such a model into evaluation mode.
+    parameters : iterable of Tensor
+        With respect to these; those that do not require a gradient when it is asked are left out.
+    k : int
+        How many eigenvalues, ≥ 1.
+    optimizer : torch.optim.Optimizer, optional
+        Whose D to use; with SGD and its like, D = 1.
+    tolerance : float
+        An eigenpair is found when ‖Hv − λv‖ ≤ tolerance·‖H‖, ‖H‖ being the largest |Rayleigh quotient| seen. That
+        also bounds the error of λ, which in practice is nearer to tolerance²·‖H‖.
+    max_products : int
+        Hessian-vector products allowed in a call, ≥ k. What is not found by then is NaN.
+    seed : int
+        Of the first start, and of the noise in the later ones.
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range, there are fewer than k weights, they are not real tensors of one dtype on one
+        device, the tolerance is finer than the dtype, the loss is not one number that depends on them, or D is unknown.
+
+    Assumes that torch can differentiate ∇L; that of fused attention, say, it cannot. An eigenvalue whose eigenvector is
+    all but orthogonal to the start can escape, as in every method that forms no matrix.
+
+    Source: Davidson 1975, J. Comput. Phys. 17, 87; Pearlmutter 1994, Neural Comput. 6, 147. Eigenvalues in training:
+    Cohen et al. 2021, 2103.00065, and those of D⁻¹H 2022, 2207.14484.
+
+    Examples
+    --------
+    L = ½(θ₁² + 4θ₂² − 9θ₃²) has the Hessian diag(1, 4, −9).
+
+    >>> theta = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    >>> spectrum = torch.tensor([1.0, 4.0, -9.0])
+    >>> curvature = Curvature(lambda: (spectrum * theta**2).sum() / 2, [theta], k=2)
+    >>> curvature.eigenvalues().round(decimals=12)
+    tensor([4., 1.], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        loss: Callable[[], Tensor],
+        parameters: Iterable[Tensor],
+        k: int = 3,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        tolerance: float = 1e-4,
+        max_products: int = 500,
+        seed: int = 0,
+    ):
+        self.loss = loss
+        self.parameters = list(parameters)
+        self.k = _whole("k", k, 1)
+        self.optimizer = optimizer
+        check("tolerance", tolerance, "(0, 1)")
+        self.tolerance = tolerance
+        self.max_products = _whole("max_products", max_products, self.k)
+        self.random = torch.Generator().manual_seed(_whole("seed", seed, 0))
+        self.last: Tensor | None = None  # eigenvectors, shape (k, n)
+        self._divisor(self._trained())  # refuses now, not in the middle of a training
+
+    def eigenvalues(self) -> Tensor:
+        """λ₁ ≥ … ≥ λ_k here and now, float64 on the CPU; NaN for what was not found or where L or H is not finite."""
+        found = self.spectrum()
+        return torch.where(found.converged, found.values, torch.nan)
+
+    def spectrum(self) -> Spectrum:
+        """The eigenpairs here and now, converged or not, with their residuals; starts from those of the last call."""
+        trained = self._trained()
+        divisor = self._divisor(trained)
+        product = _hessian_product(self.loss, trained, 1.0 if divisor is None else divisor.rsqrt())
+        start, warm = self._start(trained)
+        found = top_eigenpairs(product, start, self.tolerance, self.max_products, warm)
+        if found.vectors.isfinite().all():
+            self.last = found.vectors
+        return found
+
+    def _divisor(self, trained: Sequence[Tensor]) -> Tensor | None:
+        return None if self.optimizer is None else preconditioner_of(self.optimizer, trained)
+
+    def _trained(self) -> list[Tensor]:
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        weights = sum(parameter.numel() for parameter in trained)
+        if weights < self.k:
+            raise InputError(
+                f"k = {self.k} is more than the {weights} weights that require a gradient: give a smaller k"
+            )
+        _check_alike(trained)
+        finest = DIGITS * torch.finfo(trained[0].dtype).eps
+        if self.tolerance < finest:
+            raise InputError(
+                f"tolerance = {self.tolerance} is finer than products in {trained[0].dtype} are: "
+                f"give at least {finest:.1e}, or parameters of a wider dtype"
+            )
+        return trained
+
+    def _start(self, trained: Sequence[Tensor]) -> tuple[Tensor, bool]:
+        """The last eigenvectors with some noise; noise alone the first time, or when the weights are others."""
+        shape, dtype = (self.k, sum(parameter.numel() for parameter in trained)), working(trained[0].dtype)
+        noise = torch.randn(shape, generator=self.random, dtype=dtype).to(trained[0].device)
+        if self.last is None or self.last.shape != shape:
+            return noise, False
+        return self.last.to(noise) + NOISE / shape[1] ** 0.5 * noise, True
+
+
+def top_eigenpairs(
+    product: Callable[[Tensor], Tensor], start: Tensor, tolerance: float, max_products: int, warm: bool = False
+) -> Spectrum:
+    """The eigenpairs of the largest eigenvalues of a symmetric matrix that is known by its products.
+
+    Parameters
+    ----------
+    product : callable (Tensor, shape (n,)) → Tensor, shape (n,)
+        v ↦ Hv.
+    start : Tensor, shape (k, n)
+        As many independent rows as eigenvalues are wanted.
+    tolerance, max_products : as of :class:`Curvature`
+    warm : bool
+        Whether the rows are nearly the eigenvectors. Then the search starts from their sum alone, which takes fewer
+        products, and they themselves join in at the end, to show what is missing.
+
+    All values are NaN if a product was not finite.
+
+    Examples
+    --------
+    >>> start = torch.tensor([[1.0, 1.0, 1.0]], dtype=torch.float64)
+    >>> top_eigenpairs(lambda v: v * torch.tensor([2.0, 5.0, -7.0]), start, 1e-6, 9).values.round(decimals=9)
+    tensor([5.], dtype=torch.float64)
+    """
+    k, n = start.shape
+    space = _Subspace(product, start.sum(0, keepdim=True) if warm else start, capacity=min(n, max(4 * k, k + 24)))
+    if warm:
+        space.search(k, tolerance, max_products)
+        for row in start[1:]:
+            space.take(space.orthogonal(row), max_products)
+    return space.search(k, tolerance, max_products)
+
+
+class _Subspace:
+    """Orthonormal rows V, their products HV, and VHVᵀ, in float64 on the CPU, with its eigenvalues, largest first.
+
+    When it is full, it is cut back to the better half of its Ritz vectors: that takes no products.
+    """
+
+    def __init__(self, product: Callable[[Tensor], Tensor], start: Tensor, capacity: int):
+        self.product = product
+        self.products = 0
+        self.size = 0
+        self.vectors = start.new_empty(capacity, start.shape[1])
+        self.images = torch.empty_like(self.vectors)
+        self.matrix = torch.zeros(capacity, capacity, dtype=torch.float64)
+        self.norm = 0.0  # of H, as far as it was seen
+        for row in start:
+            self._add(self.orthogonal(row))
+        self._solve()
+
+    def search(self, k: int, tolerance: float, max_products: int) -> Spectrum:
+        """Grow until the k largest eigenpairs are found, or nothing more can be done."""
+        found, going = self.best(k, tolerance), True
+        while going and not found.converged.all() and found.values.isfinite().all():
+            going = self._improve(int(found.converged.int().argmin()), tolerance, max_products)
+            found = self.best(k, tolerance)
+        return found
+
+    def best(self, k: int, tolerance: float) -> Spectrum:
+        """The k largest eigenpairs as they look from the subspace."""
+        vectors, residuals = self._pairs(slice(k))
+        lengths = torch.linalg.vector_norm(residuals, dim=1).double().cpu()
+        return Spectrum(self.values[:k], lengths, lengths <= tolerance * self.norm, vectors, self.products)
+
+    def take(self, vector: Tensor, max_products: int) -> bool:
+        """Grow by a vector orthogonal to it, unless the subspace is already everything or no product is left."""
+        if self.products >= max_products or self.size == self.vectors.shape[1]:
+            return False
+        if self.size == len(self.vectors):
+            self._cut(self.size // 2)
+        self._add(vector)
+        self._solve()
+        return True
+
+    def orthogonal(self, vector: Tensor) -> Tensor:
+        """A unit vector orthogonal to the subspace; what is nearly so becomes so to all digits."""
+        basis = self.vectors[: self.size]
+        rest = torch.addmv(vector, basis.T, basis @ vector, alpha=-1)
+        return rest / torch.linalg.vector_norm(rest)
+
+    def _improve(self, i: int, tolerance: float, max_products: int) -> bool:
+        """Grow by the residual of eigenpair i, once or until it is found; False if that cannot be."""
+        residual = self._pairs(slice(i, i + 1))[1][0]
+        while self.take(residual, max_products):
+            residual = self._pairs(slice(i, i + 1))[1][0]
+            if not torch.linalg.vector_norm(residual) > tolerance * self.norm:
+                return True
+        return False
+
+    def _pairs(self, which: slice) -> tuple[Tensor, Tensor]:
+        """Ritz vectors x, and their residuals Hx − λx, which are orthogonal to the subspace but for round-off."""
+        rotation, values = self.rotation[:, which].T.to(self.vectors), self.values[which].to(self.vectors)
+        vectors = rotation @ self.vectors[: self.size]
+        return vectors, rotation @ self.images[: self.size] - values[:, None] * vectors
+
+    def _add(self, vector: Tensor) -> None:
+        """Take in what a vector has outside the subspace, at the cost of one product."""
+        self.vectors[self.size] = self.orthogonal(vector)
+        m, self.size = self.size, self.size + 1
+        self.images[m] = self.product(self.vectors[m])
+        self.products += 1
+        column = (self.vectors[: m + 1] @ self.images[m]).double().cpu()
+        self.matrix[m, : m + 1], self.matrix[: m + 1, m] = column, column
+
+    def _solve(self) -> None:
+        """The eigenvalues of VHVᵀ, largest first, and the rotation to its eigenvectors; NaN if it is not finite."""
+        small = self.matrix[: self.size, : self.size]
+        if not small.isfinite().all():
+            self.values, self.rotation = torch.full_like(small[0], torch.nan), torch.full_like(small, torch.nan)
+            return
+        self.values, self.rotation = (part.flip(-1) for part in torch.linalg.eigh(small))
+        self.norm = max(self.norm, float(self.values.abs().max()))
+
+    def _cut(self, size: int) -> None:
+        rotation = self.rotation[:, :size].T.to(self.vectors)
+        for rows in (self.vectors, self.images):
+            rows[:size] = rotation @ rows
+        self.matrix[:size, :size] = (self.vectors[:size] @ self.images[:size].T).double().cpu()
+        self.size = size
+
+
+def _hessian_product(
+    loss: Callable[[], Tensor], parameters: Sequence[Tensor], scale: Tensor | float
+) -> Callable[[Tensor], Tensor]:
+    """v ↦ S·∇²L·S·v of a diagonal S, where the parameters are now: the loss is evaluated once, here."""
+    devices = [parameter.device for parameter in parameters[:1] if parameter.is_cuda]
+    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        value = loss()
+        _check_loss(value)
+        parts = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+        gradient = torch.cat([part.reshape(-1) for part in parts])
+    scale = scale * torch.where(value.detach().reshape(()).isfinite(), 1.0, torch.nan)
+
+    def product(vector: Tensor) -> Tensor:
+        if not gradient.requires_grad:  # the loss is linear
+            return torch.zeros_like(vector) * scale
+        along = (scale * vector).to(gradient.dtype)
+        columns = torch.autograd.grad(gradient, parameters, along, retain_graph=True, materialize_grads=True)
+        return scale * torch.cat([column.reshape(-1) for column in columns]).to(vector.dtype)
+
+    return product
+
+
+def _check_alike(parameters: Sequence[Tensor]) -> None:
+    first = parameters[0]
+    for i, parameter in enumerate(parameters):
+        whole = parameter.is_floating_point() and not hasattr(parameter, "full_tensor")
+        if not whole or parameter.dtype != first.dtype or parameter.device != first.device:
+            raise InputError(
+                f"parameter {i} is a {type(parameter).__name__} of {parameter.dtype} on {parameter.device}, parameter "
+                f"0 of {first.dtype} on {first.device}: give real ones, here as a whole, of one dtype on one device"
+            )
+
+
+def _check_loss(value) -> None:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        seen = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise InputError(f"the loss is {seen}: it must return a tensor with one number")
+    if not value.requires_grad:
+        raise InputError("the loss does not depend on the parameters: compute it from them, and without detach or item")
+
+
+def _whole(name: str, value, low: int) -> int:
+    if not isinstance(value, Integral) or int(value) < low:
+        raise InputError(f"{name} = {value!r} is not allowed: it must be a whole number ≥ {low}")
+    return int(value)

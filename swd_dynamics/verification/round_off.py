@@ -1,0 +1,83 @@
+"""How far rounding alone may move a step: a rule is shaken in its last digits, and seen to move."""
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from math import nextafter
+from typing import Any
+
+import numpy as np
+
+from swd_dynamics.crosscheck.replay import ROUND_OFFS, allowed_departure, own_steps, relative
+from swd_dynamics.rules.direction import Direction
+from swd_dynamics.verification.near_rules import Variant
+
+EPS = float(np.finfo(float).eps)
+
+
+def allowed_round_off(rule: Variant, theta: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """What two ways of computing a rule's steps in float64 may differ by, relative to ‖θ‖.
+
+    8·eps·√k, as in a replay; and where a rule is ill-conditioned (1 − βᵏ of a β close to 1 has few good digits) eight
+    times what its step moves by when its betas, its memory and the gradient are off by one unit in the last place.
+
+    Parameters
+    ----------
+    theta : array, shape (steps + 1, n)
+    gradients : array, shape (steps, n)
+
+    Returns
+    -------
+    array, shape (steps,)
+    """
+    shaken = rule.with_direction(Shaken(one_ulp_lower(rule.rule.direction), np.random.default_rng(0)))
+    pairs = zip(own_steps(rule, theta, gradients), own_steps(shaken, theta, gradients), strict=True)
+    lost = np.array([relative(one, other, theta, k) for k, (one, other) in enumerate(pairs)])
+    return np.maximum(allowed_departure(len(gradients), EPS), ROUND_OFFS * np.where(np.isfinite(lost), lost, 0.0))
+
+
+@dataclass(frozen=True)
+class Shaken:
+    """A direction whose gradient and memory are off by one unit in the last place, up or down.
+
+    A running mean may be computed as m + (1 − β)(g − m): the unit is that of the larger of what goes into it.
+    """
+
+    direction: Direction
+    random: np.random.Generator
+
+    def rest(self, theta):
+        return self.direction.rest(theta)
+
+    def remember(self, memory, gradient, step):
+        new = self.direction.remember(memory, self._off(gradient, getattr(memory, "m", 0.0)), step)
+        return type(new)(*(self._off(after, before) for before, after in zip(memory, new, strict=True)))
+
+    def step(self, memory, gradient, step):
+        return self.direction.step(memory, self._off(gradient, gradient), step)
+
+    def effective_lr(self, lr, memory, step):
+        return self.direction.effective_lr(lr, memory, step)
+
+    def _off(self, value, before):
+        unit = EPS * np.maximum(np.abs(value), np.abs(before))
+        moved = value + unit * self.random.choice([-1.0, 1.0], size=np.shape(unit))
+        return np.where(value >= 0, np.abs(moved), moved)  # what is a square stays one
+
+
+def one_ulp_lower(direction: Any) -> Any:
+    """A direction whose numbers between 0 and 1 are one unit in the last place lower; itself, if it is no dataclass.
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import HeavyBall
+    >>> one_ulp_lower(HeavyBall(0.9)).momentum
+    0.8999999999999999
+    """
+
+    def lower(value):
+        if isinstance(value, tuple):
+            return tuple(map(lower, value))
+        return nextafter(value, 0.0) if isinstance(value, float) and 0 < value < 1 else value
+
+    if not is_dataclass(direction) or isinstance(direction, type):
+        return direction
+    return replace(direction, **{field.name: lower(getattr(direction, field.name)) for field in fields(direction)})

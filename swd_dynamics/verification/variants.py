@@ -1,0 +1,114 @@
+"""The directions with single lines changed, as real optimizers are found to write them.
+
+With nothing changed each is the direction of :mod:`swd_dynamics.rules.direction` that it is named after.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from swd_dynamics.arithmetic import maximum, mean, sqrt
+from swd_dynamics.rules.direction import Direction
+from swd_dynamics.rules.directions.adam import Adam, AMSGrad, MaxMoments
+from swd_dynamics.rules.directions.sgd import HeavyBall, Momentum, Nesterov
+
+
+@dataclass(frozen=True)
+class MomentumDialect:
+    """Heavy ball or Nesterov momentum: m ← βm + gain·g, with m₁ = first·g₁.
+
+    momentum, gain, first : float
+    nesterov : bool — step g + βm, not m
+    published : Direction — whose η_eff the decay uses
+    """
+
+    momentum: Any
+    gain: Any
+    first: Any
+    nesterov: bool
+    published: Direction
+
+    @classmethod
+    def of(cls, direction: HeavyBall | Nesterov) -> "MomentumDialect":
+        """The direction as it is."""
+        gain = 1 - getattr(direction, "dampening", 0.0)
+        return cls(direction.momentum, gain, 1.0, isinstance(direction, Nesterov), direction)
+
+    def rest(self, theta):
+        return Momentum(0 * theta)
+
+    def remember(self, memory, gradient, step):
+        return Momentum(self.first * gradient if step == 1 else self.momentum * memory.m + self.gain * gradient)
+
+    def step(self, memory, gradient, step):
+        return gradient + self.momentum * memory.m if self.nesterov else memory.m
+
+    def effective_lr(self, lr, memory, step):
+        return self.published.effective_lr(lr, memory, step)
+
+
+@dataclass(frozen=True)
+class AdamDialect:
+    """Adam or AMSGrad: every line of it that is known to be written in several ways.
+
+    betas, eps : as Adam's
+    amsgrad : "no", "before" or "after" — a maximum of v is kept, taken before or after the bias correction
+    corrects : str — which moments the bias correction reaches: "mv", "m", "v" or ""
+    stored : str — the moments whose bias correction is written back into what is remembered
+    eps_at : where ε stands: √v̂ + ε ("outside"), √(v̂ + ε) ("inside"), √v + ε before the correction ("before"), nowhere
+    mean_eps_at : where ε stands in η_eff: nowhere ("none"), √v̄ + ε ("outside"), √(v̄ + ε) ("inside")
+    mean_corrected : bool — whether v̄ is a mean of v̂, not of v
+    average : callable — the mean over all weights, or another one
+    """
+
+    betas: tuple[Any, Any]
+    eps: Any
+    amsgrad: Literal["no", "before", "after"] = "no"
+    corrects: str = "mv"
+    stored: str = ""
+    eps_at: Literal["outside", "inside", "before", "none"] = "outside"
+    mean_eps_at: Literal["none", "outside", "inside"] = "none"
+    mean_corrected: bool = True
+    average: Callable = mean
+
+    @classmethod
+    def of(cls, direction: Adam | AMSGrad) -> "AdamDialect":
+        """The direction as it is."""
+        return cls(direction.betas, direction.eps, "before" if isinstance(direction, AMSGrad) else "no")
+
+    def rest(self, theta):
+        return MaxMoments(0 * theta, 0 * theta, 0 * theta)
+
+    def remember(self, memory, gradient, step):
+        beta1, beta2 = self.betas
+        m = beta1 * memory.m + (1 - beta1) * gradient
+        v = beta2 * memory.v + (1 - beta2) * gradient * gradient
+        largest = memory.v_max if self.amsgrad == "no" else maximum(memory.v_max, self._seen_by_maximum(v, step))
+        m = m / (1 - beta1**step) if "m" in self.stored else m
+        if "v" not in self.stored:
+            return MaxMoments(m, v, largest)
+        bias = 1 - beta2**step
+        return MaxMoments(m, v / bias, largest) if self.amsgrad == "no" else MaxMoments(m, v, largest / bias)
+
+    def _seen_by_maximum(self, v, step):
+        return v / (1 - self.betas[1] ** step) if self.amsgrad == "after" else v
+
+    def _bias(self, moment: str, step):
+        """1 − βᵏ, or 1 where there is nothing left to correct."""
+        done = moment in self.stored or (moment == "v" and self.amsgrad == "after")
+        return 1.0 if done else 1 - self.betas["mv".index(moment)] ** step
+
+    def step(self, memory, gradient, step):
+        m = memory.m / self._bias("m", step) if "m" in self.corrects else memory.m
+        v = memory.v if self.amsgrad == "no" else memory.v_max
+        bias = self._bias("v", step) if "v" in self.corrects else 1.0
+        roots = {"outside": lambda: sqrt(v / bias) + self.eps, "inside": lambda: sqrt(v / bias + self.eps),
+                 "before": lambda: (sqrt(v) + self.eps) / sqrt(bias), "none": lambda: sqrt(v / bias)}  # fmt: skip
+        return m / roots[self.eps_at]()
+
+    def effective_lr(self, lr, memory, step):
+        v = memory.v if self.amsgrad == "no" else memory.v_max
+        corrected = self.mean_corrected and "v" in self.corrects
+        mean_v = self.average(v / (self._bias("v", step) if corrected else 1.0))
+        inside = self.eps if self.mean_eps_at == "inside" else 0.0
+        return lr / (sqrt(mean_v + inside) + (self.eps if self.mean_eps_at == "outside" else 0.0))

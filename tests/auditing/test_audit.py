@@ -1,0 +1,282 @@
+"""The audit: its numbers against theory, its kinds against optimizers whose decay is known, and what would fool it."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import odd_optimizers
+import pytest
+import torch
+
+from swd_dynamics import audit
+from swd_dynamics.__main__ import main
+from swd_dynamics.auditing.audit import interpreted
+from swd_dynamics.auditing.features import decay_rate
+from swd_dynamics.auditing.kind import kind_of
+from swd_dynamics.bench.interventions import DROP
+from swd_dynamics.bench.response import measure_response
+from swd_dynamics.errors import InputError
+from swd_dynamics.optim import SGDS, AdaiS, AdamS
+from swd_dynamics.rules import CATALOG
+from swd_dynamics.symbolic import long_run_decay_rate
+
+LR, DECAY = 0.01, 0.1
+ARGUMENTS = {"lr": LR, "weight_decay": DECAY}
+MOMENTUM = {"momentum": 0.9, **ARGUMENTS}
+
+READ = 1e-8  # round-off of weights that grow to 30, over δ = 1e-4, a few times; and (.91)^240 of the smaller root
+WINDOWED = 0.05  # R and η_eff of a window are taken some steps apart, while √v̄ moves by .07 % in a step
+ENVELOPE = 0.02  # what 1 − √β may be missed by
+PERIODS = 0.01  # of .5: whole periods are averaged, but for δ′/δ of 1e-3 a step that is not quite linear
+SCATTER = 0.25  # ‖g‖ of six large gradients scatters by 25 % from step to step; 16 steps and 120 are averaged
+HALF = 0.05  # the mean of 3200 fair coins is within .03 of a half, at three standard errors
+
+CASES = {
+    "SGD": (partial(torch.optim.SGD, **ARGUMENTS), "decoupled"),
+    "SGD, momentum": (partial(torch.optim.SGD, **MOMENTUM), "L2"),
+    "SGD, Nesterov": (partial(torch.optim.SGD, nesterov=True, **MOMENTUM), "L2"),
+    "SGDW": (partial(odd_optimizers.SGDW, **ARGUMENTS), "decoupled"),
+    "SGD, no decay": (partial(torch.optim.SGD, lr=LR, momentum=0.9), "none"),
+    "SGDS": (partial(SGDS, **MOMENTUM), "stable"),
+    "AdamS": (partial(AdamS, **ARGUMENTS), "stable"),
+    "AdaiS": (partial(AdaiS, **ARGUMENTS), "decoupled"),
+    "NAdam, decoupled": (partial(torch.optim.NAdam, decoupled_weight_decay=True, **ARGUMENTS), "decoupled"),
+    "norm-scaled, no decay": (odd_optimizers.NormScaled, "none"),
+    "no weight_decay to set": (odd_optimizers.Undecayed, "other"),
+    "sign": (odd_optimizers.SignDecay, "other"),
+    "cautious": (odd_optimizers.CautiousDecay, "other"),
+    "not times η": (odd_optimizers.FixedDecay, "other"),
+    "half": (odd_optimizers.HalfDecay, "decoupled"),
+    "matrices": (odd_optimizers.MatrixDecay, "decoupled"),
+    "still": (odd_optimizers.Still, "other"),
+    "runaway": (odd_optimizers.Runaway, "other"),
+}
+WORDS = {
+    "SGD": "the same as stable decay and L2",
+    "SGD, momentum": "acts on for 9 steps",
+    "SGD, no decay": "weight_decay is 0",
+    "SGDW": "R/η_eff = 0.1 λ stands still too",
+    "SGDS": "R/η_eff = λ for every weight",
+    "norm-scaled, no decay": "what it does with λ = 0",
+    "no weight_decay to set": "no control possible",
+    "sign": "nonlinear: the first step takes off something else",
+    "cautious": "of the steps nothing is taken off",
+    "not times η": "R ∝ η^0.00",
+    "half": "R = 0.5·ηλ",
+    "matrices": "shape (8,) are not decayed",
+    "still": "it moved no weight here",
+    "runaway": "diverged",
+}
+
+
+@pytest.fixture(scope="module")
+def audits():
+    """Each case audited once, when it is first asked for."""
+    done = {}
+
+    def audited(name):
+        if name not in done:
+            done[name] = audit(CASES[name][0])
+        return done[name]
+
+    return audited
+
+
+def settled(found, column="R"):
+    return found.to_dict()["phases"]["settled"][column]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kinds(audits, name):
+    """Assert that decay whose kind is known is found to be of that kind, for the reason that it is."""
+    found = audits(name)
+    assert found.kind == CASES[name][1]
+    assert WORDS.get(name, "") in "; ".join(found.evidence)
+
+
+def test_l2_settles_where_theory_has_it(audits):
+    """Assert that L2 behind momentum takes ηλ in the first step, and 1.11e-2, the larger root's, in the long run."""
+    course = audits("SGD, momentum").course["median"]
+    theory = long_run_decay_rate(CATALOG["SGD"](lr=LR, momentum=0.9, weight_decay=DECAY)).value
+    assert course[0] == pytest.approx(LR * DECAY, abs=READ)
+    assert course[DROP - 1] == pytest.approx(float(theory), abs=READ)
+    assert f"{float(theory):.3g}" == "0.0111"
+
+
+def test_stable_decay_where_theory_has_it(audits):
+    """Assert that SGDS takes the derived rate from the first step on, and that R/η_eff of AdamS is λ in every phase."""
+    theory = float(long_run_decay_rate(CATALOG["SGDS"](lr=LR, momentum=0.9, weight_decay=DECAY)).value)
+    np.testing.assert_allclose(audits("SGDS").course["median"][:DROP], theory, rtol=0, atol=READ)
+    rows = audits("AdamS").rows
+    assert [rows[name][4] for name in list(rows)[1:]] == pytest.approx([DECAY] * 3, rel=WINDOWED)
+    assert rows["gradients / 10"][0] > 1.3 * rows["settled"][0]  # 1/√v̄ rises by 1.41
+
+
+def test_halves(audits):
+    """Assert that a decay that acts on half of the weights at a time is seen to: half the rate, idle half the time."""
+    found = audits("cautious")
+    assert found.rows["settled"][5] == pytest.approx(0.5, abs=HALF)
+    assert found.seen.idle == pytest.approx(0.5, abs=HALF)
+
+
+@pytest.mark.parametrize("momentum", [0.95, 0.99])
+def test_an_oscillation_has_the_rate_of_its_envelope(momentum):
+    """Assert that L2 with ηλ > (1−√β)² is found to oscillate at 1 − √β a step, and that no delay is stated."""
+    found = audit(partial(torch.optim.SGD, momentum=momentum, **ARGUMENTS))
+    for phase in ("settled", "gradients / 10"):
+        assert found.rows[phase][0] == pytest.approx(1 - np.sqrt(momentum), rel=ENVELOPE)
+    said = "; ".join(found.evidence)
+    assert "a change of θ oscillates; R is its envelope" in said and "acts on" not in said
+    assert all(found.to_dict()[number] is None for number in ("delay", "lr_exponent", "decay_exponent"))
+
+
+def test_periods_are_averaged_out():
+    """Assert that an optimizer that goes half of its way back every six steps decays half as much in every phase."""
+    found = audit(odd_optimizers.LooksAhead)
+    rows = list(found.rows.values())[1:]
+    assert [row[5] for row in rows] == pytest.approx([0.5] * 3, rel=PERIODS)
+
+
+def in_groups(params, kind, decays):
+    """Biases first, as is common."""
+    parts = [p for p in params if p.ndim < 2], [p for p in params if p.ndim > 1]
+    groups = [{"params": part, "weight_decay": decay} for part, decay in zip(parts, decays, strict=True)]
+    return kind(groups, lr=LR)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(torch.optim.AdamW, "decoupled"), (torch.optim.Adam, "L2")])
+def test_a_group_without_decay_may_come_first(kind, expected):
+    """Assert that the decay of the other group is found, and the first named as not decayed."""
+    found = audit(partial(in_groups, kind=kind, decays=(0.0, DECAY)))
+    assert (found.kind, found.seen.weight_decay) == (expected, DECAY)
+    assert "parameters of shape (8,) are not decayed" in found.evidence
+
+
+def test_groups_with_two_decays():
+    """Assert that R = ηλ is found where λ differs from group to group."""
+    found = audit(partial(in_groups, kind=torch.optim.AdamW, decays=(DECAY / 2, DECAY)))
+    assert found.kind == "decoupled" and found.evidence[0].startswith("R = ηλ: ")
+    assert found.rows["settled"][5] == pytest.approx(1.0, abs=READ / (LR * DECAY))
+
+
+def test_stable_or_not_needs_a_whole_impulse():
+    """Assert that SGDS is stable with momentum .97, and that with .99 nothing is said that η_eff would have to tell."""
+    found = audit(partial(SGDS, momentum=0.97, **ARGUMENTS))
+    assert found.kind == "stable"
+    assert [row[4] for row in list(found.rows.values())[1:]] == pytest.approx([DECAY] * 3, rel=WINDOWED)
+    said = "; ".join(audit(partial(SGDS, momentum=0.99, **ARGUMENTS)).evidence)
+    assert "η_eff is unknown, so that stable or not is not told" in said and ": not stable" not in said
+    assert "nan" not in said
+
+
+def test_a_coarse_state_is_told():
+    """Assert that a momentum in bfloat16 is named, η_eff unknown, and nothing said to be nonlinear for it."""
+    found = audit(odd_optimizers.Coarse)
+    said = "; ".join(found.evidence)
+    assert found.kind == "decoupled" and "state as bfloat16" in said
+    assert "η_eff is unknown" in said and "nonlinear" not in said
+    assert found.to_dict()["lr_exponent"] is None
+
+
+def test_what_is_below_the_residue_is_no_growth(audits):
+    """Assert that R < 0 is told where the control stands still, and not where it moves ten times as much."""
+    seen = audits("SGD").seen
+    phase = seen.phases["settled"]._replace(decay_rate=np.full(32, -1e-6))
+    grows = replace(seen, phases={**seen.phases, "settled": phase})
+    covered = phase._replace(control=np.full(32, 1e-5))
+    hidden = replace(seen, phases={**seen.phases, "settled": covered})
+    told = ["; ".join(kind_of(one)[1]) for one in (grows, hidden)]
+    assert "R < 0" in told[0] and "R < 0" not in told[1]
+
+
+def test_late_decay_is_not_said_of_every_phase():
+    """Assert that an optimizer whose first step decays nothing has R = ηλ in every later phase."""
+    said = audit(odd_optimizers.LateDecay).evidence
+    assert "R = ηλ for every weight, in every later phase" in said and "the first step takes nothing off" in said
+
+
+def test_the_norm_of_the_gradients_stays():
+    """Assert that η_eff of steps divided by ‖g‖ is η/‖g‖, though a gradient in 16 is 0 where impulses are given."""
+    found = audit(odd_optimizers.Normalized)
+    rows = list(found.rows.values())[1:]
+    assert [row[4] for row in rows] == pytest.approx([DECAY] * 3, rel=SCATTER)
+
+
+def test_the_control_is_needed():
+    """Assert that without the control an optimizer that scales with ‖θ‖ would be said to decay."""
+    response = measure_response(odd_optimizers.NormScaled)
+    assert interpreted(response).kind == "none"
+    assert interpreted(replace(response, control=None)).kind != "none"
+
+
+def test_names_do_not_matter():
+    """Assert that Adam under another name, with other words for its state, gets the same numbers and evidence."""
+    adam, unknown = audit(partial(torch.optim.Adam, **ARGUMENTS)), audit(odd_optimizers.Zyx)
+    assert (unknown.kind, unknown.evidence) == (adam.kind, adam.evidence) and adam.kind == "L2"
+    for name, row in adam.rows.items():
+        assert unknown.rows[name] == pytest.approx(row, rel=WINDOWED, abs=READ, nan_ok=True)
+    low, high = settled(adam, "5 %"), settled(adam, "95 %")
+    assert high > 30 * low  # gradients two orders of magnitude apart, but for the tails
+
+
+def test_what_has_died_out_is_unknown():
+    """Assert that R is not read from a change that round-off has overtaken."""
+    response = measure_response(partial(torch.optim.SGD, **ARGUMENTS))
+    faded = response.moved._replace(before=response.moved.before * 1e-9)
+    assert np.isnan(decay_rate(faded)).all()
+
+
+def test_it_prints_and_writes(audits):
+    """Assert that an audit shows as text, as HTML and as JSON, with what is unknown left open."""
+    found = audits("no weight_decay to set")
+    assert str(found).startswith("Undecayed: other") and "R/η_eff" in str(found)
+    assert found._repr_html_().count("<tr>") == 5
+    data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert data["weight_decay"] is None and data["phases"]["first step"]["η_eff"] is None
+    assert settled(audits("SGD")) == LR * DECAY
+
+
+def test_what_cannot_be_audited_is_refused():
+    """Assert that an optimizer that needs a closure is refused with a reason."""
+    with pytest.raises(InputError, match="closure"):
+        audit(torch.optim.LBFGS)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (odd_optimizers.Exits, "Exits fails at step 3: SystemExit"),
+        (odd_optimizers.NoLr, "lr = None in a group of NoLr"),
+        (torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=LR), "not a finished SGD"),
+    ],
+    ids=["exits", "no lr", "finished"],
+)
+def test_what_ends_an_audit_is_an_input_error(factory, message):
+    """Assert that an exit in a late step, lr = None and a finished optimizer are told, not raised as they come."""
+    with pytest.raises(InputError, match=message):
+        audit(factory)
+
+
+def test_on_the_command_line(capsys):
+    """Assert that the command audits MODULE:CLASS with literal arguments."""
+    assert main(["audit", "torch.optim:SGD", "--args", "lr=1e-2,weight_decay=0.1"]) == 0
+    assert capsys.readouterr().out.startswith("SGD: decoupled (lr = 0.01, weight_decay = 0.1)")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["torch.optim"], "MODULE:CLASS"),
+        (["nowhere_at_all:SGD"], "cannot be imported"),
+        (["torch.optim:SDG"], "it has SGD"),
+        (["torch.optim:SGD", "--args", "lr=open('x')"], "give name=value"),
+        (["torch.optim:SGD", "--args", "**{}"], "give name=value"),
+        (["torch.optim:LBFGS"], "closure"),
+    ],
+)
+def test_mistakes_on_the_command_line(words, message, capsys):
+    """Assert that a mistake is one line and exit code 2, and that nothing given as an argument is run."""
+    assert main(["audit", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and message in said

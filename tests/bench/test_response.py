@@ -1,0 +1,140 @@
+"""The response of a black box: against closed forms, torch's own state, and the derivative of torch's update."""
+
+from functools import partial
+
+import numpy as np
+import odd_optimizers
+import pytest
+import torch
+
+from swd_dynamics.bench.interventions import DROP, FOLLOWED, HALVED, PARTS, SHAPES, STEERED, gradient_stream
+from swd_dynamics.bench.response import FRESH, LISTENED, measure_response
+from swd_dynamics.errors import InputError
+from swd_dynamics.optim import SGDS, AdamS
+from swd_dynamics.probe import Probe
+
+LR, DECAY = 0.01, 0.1
+ARGUMENTS = {"lr": LR, "weight_decay": DECAY}
+N = 32
+
+# R = 1 − δ′/δ of δ = 1e-4 beside weights that grow to 30: 30·eps/1e-4 is 7e-11, some roundings of it in each step.
+READ = 1e-9
+# The smallest impulses, 1e-4·.1, move weights by 1e-6: eps·30 is 7e-9 of it.
+PUSH_READ = 1e-8
+# Adam is not linear in θ: with δ the rates change by about δ·λ/σ = 1e-4·.1/.1, relative, and by a few of it in a step.
+CURVED = 1e-3
+# What of an impulse is not seen: .9^100 of it comes later, 3e-5, and it moves the second moments by 1e-8·1e-3.
+MOVING = 1e-4
+
+HEAVY_BALL = partial(torch.optim.SGD, momentum=0.9, **ARGUMENTS)
+
+
+def rates(course):
+    return 1 - course.after / course.before
+
+
+def second_moments(beta2):
+    """v̂ after each step of the stream, shape (steps, n), by summing up."""
+    gradients = gradient_stream(N)[1]
+    ages = np.arange(len(gradients))
+    weights = np.tril(beta2 ** np.maximum(ages[:, None] - ages, 0)) * (1 - beta2)
+    return weights @ gradients**2 / (1 - beta2 ** (ages[:, None] + 1))
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [
+        (partial(torch.optim.SGD, **ARGUMENTS), LR * DECAY),
+        (partial(torch.optim.AdamW, **ARGUMENTS), LR * DECAY),
+        (partial(SGDS, momentum=0.9, **ARGUMENTS), LR * DECAY / 0.1),
+    ],
+    ids=["SGD", "AdamW", "SGDS"],
+)
+def test_constant_rates(factory, expected):
+    """Assert that ηλ, or ηλ/(1−β), is taken off in every step, and half of it once η is halved."""
+    rate = rates(measure_response(factory).moved)
+    np.testing.assert_allclose(rate[:HALVED], expected, rtol=0, atol=READ)
+    np.testing.assert_allclose(rate[HALVED:], expected / 2, rtol=0, atol=READ)
+
+
+def test_adams_follows_the_second_moment():
+    """Assert that every weight of AdamS shrinks by ηλ/√v̄ in each step, v̄ as the gradients themselves have it."""
+    rate = rates(measure_response(partial(AdamS, **ARGUMENTS)).moved)
+    expected = LR * DECAY / np.sqrt(second_moments(0.999).mean(axis=1, keepdims=True))
+    np.testing.assert_allclose(rate[:HALVED], np.broadcast_to(expected, rate.shape)[:HALVED], rtol=0, atol=READ)
+
+
+def test_adam_responds_as_its_derivative():
+    """Assert that the black box and the derivative of Adam's update, which looks inside, see the same R."""
+    theta, gradients = gradient_stream(N)
+    weight = torch.nn.Parameter(torch.from_numpy(theta.copy()))
+    adam = torch.optim.Adam([weight], **ARGUMENTS)
+    with Probe(adam) as probe:
+        for gradient in gradients[: FRESH[0]]:
+            weight.grad = torch.from_numpy(gradient.copy())
+            adam.step()
+    inside = probe.dataset().decay_rate_weight.values
+    outside = rates(measure_response(partial(torch.optim.Adam, **ARGUMENTS)).moved)[: FRESH[0]]
+    np.testing.assert_allclose(outside, inside, rtol=0, atol=CURVED * inside.max())
+
+
+def test_heavy_ball_moves_and_remembers():
+    """Assert that an impulse moves a weight by η/(1−β), and that L2 acts on for β/(1−β) steps: two sums of βʲ."""
+    response = measure_response(HEAVY_BALL)
+    followed = FOLLOWED - np.arange(N) % PARTS
+    np.testing.assert_allclose(response.effective_lr[0], LR * (1 - 0.9**followed) / 0.1, rtol=PUSH_READ)
+    delay = -response.echo.left / response.echo.taken_off
+    np.testing.assert_allclose(delay, 0.9 * (1 - 0.9**LISTENED) / 0.1, rtol=READ / 1e-2)
+    assert not np.any(response.control_echo.left)
+
+
+def test_impulse_measures_the_preconditioner():
+    """Assert that an impulse on AdamW finds η/√v̂ of each weight, while the momentum hands it on."""
+    response = measure_response(partial(torch.optim.AdamW, **ARGUMENTS))
+    speed = LR / np.sqrt(second_moments(0.999))
+    ages = np.arange(100)[:, None]  # .9^100 is 3e-5
+    steps = DROP - STEERED + np.arange(N) % PARTS + ages
+    expected = np.sum(0.1 * 0.9**ages * speed[steps, np.arange(N)], axis=0)
+    np.testing.assert_allclose(response.effective_lr[0], expected, rtol=MOVING)
+
+
+def of_parameters_alone(params):
+    return HEAVY_BALL(params)
+
+
+@pytest.mark.parametrize("factory", [HEAVY_BALL, of_parameters_alone])
+def test_control_and_exponents(factory):
+    """Assert that λ = 0 and halved η and λ reach the optimizer as arguments, or through its groups."""
+    response = measure_response(factory)
+    np.testing.assert_allclose(rates(response.control), 0, rtol=0, atol=READ)
+    np.testing.assert_allclose(rates(response.half_lr)[0], LR * DECAY / 2, rtol=0, atol=READ)
+    np.testing.assert_allclose(rates(response.half_decay)[0], LR * DECAY / 2, rtol=0, atol=READ)
+
+
+def test_random_numbers_are_the_same_in_every_run():
+    """Assert that an optimizer with noise in its steps is measured as if it had none, and that the caller's go on."""
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    rate = rates(measure_response(odd_optimizers.Noisy).moved)
+    np.testing.assert_allclose(rate[:HALVED], LR * DECAY, rtol=0, atol=READ)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_matrices_where_nothing_else_will_do():
+    """Assert that an optimizer of matrices is given matrices alone, and any other a vector too."""
+    assert measure_response(partial(torch.optim.Muon, **ARGUMENTS)).shapes == SHAPES[1]
+    assert measure_response(partial(torch.optim.SGD, **ARGUMENTS)).shapes == SHAPES[0]
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (torch.optim.LBFGS, "LBFGS takes no step with gradients alone: .*closure"),
+        (odd_optimizers.NeedsMore, "NeedsMore .*horizon"),
+        (partial(torch.optim.SGD, lr=-1.0), "SGD .*Invalid learning rate"),
+    ],
+)
+def test_what_cannot_be_measured_says_why(factory, message):
+    """Assert that an optimizer that cannot be made or stepped is refused with its own words."""
+    with pytest.raises(InputError, match=message):
+        measure_response(factory)

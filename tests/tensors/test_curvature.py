@@ -1,0 +1,347 @@
+"""The largest eigenvalues of the Hessian: against dense Hessians and closed forms, and what they leave untouched."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.optim import SGDS, AdaiS, AdamS
+from swd_dynamics.tasks import tanh_network
+from swd_dynamics.tensors import Curvature, preconditioner_of
+from swd_dynamics.tensors.curvature import top_eigenpairs
+
+FINE = 1e-6  # tolerance of the solver, whose square, over a relative gap of 1e-2 or more, is below the next line
+DENSE = 1e-8  # relative to the largest eigenvalue: what an iterated one may differ from the dense Hessian's
+EXACT = 1e-12  # a few dozen operations in float64 on numbers of order 1 to 100
+SINGLE = 1e-5  # a few dozen operations in float32, whose eps is 1.2e-7
+
+
+@pytest.fixture(scope="module")
+def task():
+    """The digits network 64-8-10, 610 weights, a little trained: its Hessian has negative eigenvalues."""
+    task = tanh_network((8,), samples=200)
+    train(task, torch.optim.SGD(task.model.parameters(), lr=0.1, momentum=0.9), 20)
+    return task
+
+
+def train(task, optimizer, steps):
+    for k in range(steps):
+        optimizer.zero_grad()
+        task.loss(k).backward()
+        optimizer.step()
+
+
+def quadratic(spectrum, dtype=torch.float64):
+    """A parameter, and ½ Σ hᵢθᵢ², whose Hessian is diag(h)."""
+    theta = torch.nn.Parameter(torch.ones(len(spectrum), dtype=dtype))
+    h = torch.tensor(spectrum, dtype=dtype)
+    return theta, lambda: (h * theta**2).sum() / 2
+
+
+def rotated(spectrum):
+    """The same with the eigenvectors in general position."""
+    theta = torch.nn.Parameter(torch.ones(len(spectrum), dtype=torch.float64))
+    generator = torch.Generator().manual_seed(1)
+    axes = torch.linalg.qr(torch.randn(len(spectrum), len(spectrum), generator=generator, dtype=torch.float64))[0]
+    hessian = axes @ torch.diag(torch.tensor(spectrum, dtype=torch.float64)) @ axes.T
+    return theta, lambda: theta @ hessian @ theta / 2
+
+
+def largest(hessian, k):
+    return np.linalg.eigvalsh(hessian)[::-1][:k]
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_equals_the_dense_hessian(task, k):
+    """Assert that the k largest eigenvalues are those of the dense Hessian of the digits network."""
+    expected = largest(task.hessian(task.theta), k)
+    found = Curvature(lambda: task.loss(0), task.model.parameters(), k, tolerance=FINE).eigenvalues()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=DENSE * expected[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (torch.optim.Adam, {"amsgrad": True}),
+        (torch.optim.AdamW, {"eps": 1e-4}),
+        (AdamS, {}),
+        (AdamS, {"amsgrad": True}),
+    ],
+)
+def test_equals_the_dense_preconditioned_hessian(kind, arguments):
+    """Assert that with an optimizer of Adam's kind they are those of the dense D⁻¹H, D read off its state."""
+    task = tanh_network((8,), samples=200, batch_size=50)
+    optimizer = kind(task.model.parameters(), lr=0.01, **arguments)
+    train(task, optimizer, 20)
+    key = "max_exp_avg_sq" if arguments.get("amsgrad") else "exp_avg_sq"
+    v = torch.cat([optimizer.state[parameter][key].reshape(-1) for parameter in task.model.parameters()])
+    d = np.sqrt(v.numpy() / (1 - 0.999**20)) + arguments.get("eps", 1e-8)
+    expected = np.sort(np.linalg.eigvals(task.hessian(task.theta) / d[:, None]).real)[::-1][:3]
+    curvature = Curvature(
+        lambda: task.full_loss(task.model), task.model.parameters(), optimizer=optimizer, tolerance=FINE
+    )
+    np.testing.assert_allclose(curvature.eigenvalues(), expected, rtol=0, atol=DENSE * expected[0])
+
+
+@pytest.mark.parametrize("make", [quadratic, rotated])
+@pytest.mark.parametrize(
+    "spectrum",
+    [
+        [5.0, 5.0, 5.0, *[1.0] * 30],  # equal
+        [5.0, 5.0 - 1e-6, 5.0 - 2e-6, *np.linspace(-1, 1, 50)],  # close
+        [2.0, 0.0, -1.0, *np.linspace(-9, -8, 60)],  # the largest are not those of largest modulus
+        [-1.0, -1.0, -2.0, -3.0],  # none is positive
+        [0.0] * 5,
+        [3.0, 2.0, 1.0],  # as many as there are weights
+    ],
+)
+def test_known_spectrum(make, spectrum):
+    """Assert that equal, close, negative and zero eigenvalues of a quadratic are all found, every time."""
+    theta, loss = make(spectrum)
+    curvature = Curvature(loss, [theta], 3, tolerance=FINE)
+    for _ in ("cold", "warm", "warm"):
+        found = curvature.eigenvalues()
+        np.testing.assert_allclose(found, sorted(spectrum)[::-1][:3], rtol=0, atol=DENSE * np.abs(spectrum).max())
+
+
+def test_residuals_and_vectors(task):
+    """Assert that the eigenvectors are orthonormal, and the residuals what they are said to be."""
+    found = Curvature(lambda: task.loss(0), task.model.parameters()).spectrum()
+    vectors, hessian = found.vectors.numpy(), task.hessian(task.theta)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(3), rtol=0, atol=EXACT)
+    true = np.linalg.norm(vectors @ hessian - found.values.numpy()[:, None] * vectors, axis=1)
+    np.testing.assert_allclose(found.residuals, true, rtol=0, atol=EXACT)
+    assert found.converged.all()
+
+
+def test_warm_start_takes_fewer_products(task):
+    """Assert that along a run each later point takes fewer products than from a cold start, for the same values."""
+    moving = task.fresh()
+    optimizer = torch.optim.SGD(moving.model.parameters(), lr=0.05)
+    warm = Curvature(lambda: moving.loss(0), moving.model.parameters())
+    warm.spectrum()
+    for _ in range(3):
+        train(moving, optimizer, 5)
+        cold = Curvature(lambda: moving.loss(0), moving.model.parameters()).spectrum()
+        found = warm.spectrum()
+        assert found.products < cold.products
+        gap = (found.values - cold.values).abs().max()
+        assert gap <= 2 * warm.tolerance * cold.values[0]
+
+
+def test_products_are_counted():
+    """Assert that as many products are reported as are made, and no more than are allowed."""
+    calls = []
+
+    def product(vector):
+        calls.append(vector)
+        return vector * torch.linspace(-1, 1, 40, dtype=torch.float64)
+
+    start = torch.randn(2, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = top_eigenpairs(product, start, FINE, max_products=1000)
+    assert found.products == len(calls) < 1000
+    assert top_eigenpairs(product, start, FINE, max_products=9).products == 9
+
+
+def test_subspace_is_cut_back():
+    """Assert that a spectrum without gaps, which takes more products than vectors are kept, is still found."""
+    spectrum = np.linspace(0, 1, 300)
+    theta, loss = rotated(spectrum)
+    found = Curvature(loss, [theta], 2, tolerance=FINE, max_products=2000).spectrum()
+    assert found.products > 2 + 24
+    np.testing.assert_allclose(found.values, spectrum[::-1][:2], rtol=0, atol=DENSE)
+
+
+def test_an_eigenvalue_that_overtakes_from_elsewhere_is_found():
+    """Assert that a direction orthogonal to the last eigenvectors is found when it becomes the sharpest."""
+    theta = torch.nn.Parameter(torch.ones(50, dtype=torch.float64))
+    h = torch.linspace(0, 1, 50, dtype=torch.float64)
+    h[:3] = torch.tensor([5.0, 4.0, 3.0])
+    curvature = Curvature(lambda: (h * theta**2).sum() / 2, [theta])
+    curvature.eigenvalues()
+    h[20] = 10.0
+    np.testing.assert_allclose(curvature.eigenvalues(), [10, 5, 4], rtol=curvature.tolerance)
+
+
+def test_not_converged_is_nan():
+    """Assert that what the allowed products do not find is NaN, with a lower bound beside it, and found with more."""
+    spectrum = np.linspace(0, 1, 100) ** 2
+    theta, loss = rotated(spectrum)
+    curvature = Curvature(loss, [theta], 2, max_products=12)
+    first = curvature.spectrum()
+    assert not first.converged.any()
+    assert (first.values.numpy() <= spectrum[::-1][:2]).all()
+    assert curvature.eigenvalues().isnan().any()
+    curvature.max_products = 200
+    np.testing.assert_allclose(curvature.eigenvalues(), spectrum[::-1][:2], rtol=0, atol=curvature.tolerance)
+
+
+def test_the_same_every_time(task):
+    """Assert that two of the same make give the same numbers bit by bit, and a second call the same eigenvalues."""
+    pair = [Curvature(lambda: task.loss(0), task.model.parameters(), tolerance=FINE) for _ in range(2)]
+    first, second = ([curvature.eigenvalues() for _ in range(2)] for curvature in pair)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    np.testing.assert_allclose(first[1], first[0], rtol=0, atol=DENSE * float(first[0][0]))
+
+
+def test_training_is_left_as_it_is(network):
+    """Assert that weights, gradients, random state and what requires a gradient stay, even if the loss has dropout."""
+    net = network()
+    net.loss().backward()
+    parameters = list(net.parameters())
+    before = copy.deepcopy([(p.detach(), p.grad, p.requires_grad) for p in parameters])
+    state = torch.get_rng_state()
+    with torch.no_grad():  # it needs a graph all the same
+        Curvature(lambda: net.loss() + torch.dropout(net.first.weight, 0.5, True).square().sum(), parameters).spectrum()
+    assert torch.equal(torch.get_rng_state(), state)
+    for parameter, (theta, gradient, requires) in zip(parameters, before, strict=True):
+        assert torch.equal(parameter, theta)
+        assert torch.equal(parameter.grad, gradient)
+        assert parameter.requires_grad == requires
+
+
+def test_frozen_parameters_are_left_out(task):
+    """Assert that the Hessian is that of the parameters that require a gradient, also when they are others later."""
+    moved = task.fresh()
+    first, *others = moved.model.parameters()
+    curvature = Curvature(lambda: moved.loss(0), moved.model.parameters(), tolerance=FINE)
+    hessian = task.hessian(task.theta)
+    np.testing.assert_allclose(curvature.eigenvalues(), largest(hessian, 3), rtol=DENSE)
+    first.requires_grad_(False)
+    size = first.numel()
+    np.testing.assert_allclose(curvature.eigenvalues(), largest(hessian[size:, size:], 3), rtol=DENSE)
+    assert others[0].requires_grad and not first.requires_grad
+
+
+def test_parameters_without_part_in_the_loss():
+    """Assert that unused weights, and weights the loss is linear in, add zeros to the spectrum."""
+    theta, loss = quadratic([3.0, -1.0])
+    unused, linear = (torch.nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+    found = Curvature(lambda: loss() + linear.sum(), [unused, theta, linear], 5, tolerance=FINE).eigenvalues()
+    np.testing.assert_allclose(found, [3, 0, 0, 0, 0], rtol=0, atol=EXACT)
+    assert Curvature(linear.sum, [linear], 2).eigenvalues().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_nan(bad):
+    """Assert that a loss or a Hessian that is not finite gives NaN, and the next finite point its eigenvalues."""
+    theta, loss = quadratic([3.0, 2.0, 1.0])
+    factor = torch.ones((), dtype=torch.float64)
+    scaled = Curvature(lambda: factor * loss(), [theta], 2)
+    shifted = Curvature(lambda: loss() + (factor - 1), [theta], 2)
+    for curvature in (scaled, shifted):
+        for value, expected in ((1.0, [3, 2]), (bad, [np.nan] * 2), (1.0, [3, 2])):
+            factor.fill_(value)
+            np.testing.assert_allclose(curvature.eigenvalues(), expected, rtol=EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_dtypes(dtype):
+    """Assert that eigenvalues come in float64 from parameters of any dtype, as exact as products in it are."""
+    theta, loss = quadratic([8.0, 4.0, 2.0, *[0.5] * 20], dtype)
+    eps = torch.finfo(dtype).eps
+    found = Curvature(loss, [theta], 2, tolerance=max(SINGLE, 10 * eps)).eigenvalues()
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found, [8, 4], rtol=max(SINGLE, 10 * eps))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, AdamS])
+def test_preconditioner_closed_form(kind):
+    """Assert that after gradients 3 and 4 with β₂ = ½, v̂ = (9/4 + 16/2)/(3/4), with AMSGrad after 4 and 0 8/(3/4)."""
+    for amsgrad, gradients, held in ((False, (3.0, 4.0), 10.25), (True, (4.0, 0.0), 8.0)):
+        weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+        optimizer = kind([weight], lr=0.1, betas=(0.9, 0.5), eps=0.25, amsgrad=amsgrad)
+        for gradient in gradients:
+            weight.grad = torch.full_like(weight, gradient)
+            optimizer.step()
+        d = preconditioner_of(optimizer)
+        np.testing.assert_allclose(d, [(held / 0.75) ** 0.5 + 0.25] * 2, rtol=EXACT)
+
+
+def test_preconditioner_of_parameters_in_another_order():
+    """Assert that D comes in the order asked for, each weight with its own group's ε, and ∞ where no step was taken."""
+    a, b, c = (torch.nn.Parameter(torch.ones(n)) for n in (1, 2, 1))
+    adam = torch.optim.Adam([{"params": [a], "eps": 1.0}, {"params": [b, c], "eps": 2.0}])
+    assert preconditioner_of(adam).isnan().all()
+    a.grad, b.grad = torch.full((1,), 4.0), torch.full((2,), 8.0)
+    adam.step()
+    np.testing.assert_allclose(preconditioner_of(adam, [b, c, a]), [10, 10, np.inf, 5], rtol=SINGLE)
+
+
+def test_weights_that_do_not_move_have_no_curvature():
+    """Assert that D⁻¹H is NaN before Adam's first step, and leaves out what has taken none while others have."""
+    theta, loss = quadratic([3.0, 3.0])
+    still, other = quadratic([50.0])
+    adam = torch.optim.Adam([still, theta], eps=0.5)
+    curvature = Curvature(lambda: loss() + other(), [still, theta], 2, optimizer=adam, tolerance=FINE)
+    assert curvature.eigenvalues().isnan().all()
+    theta.grad = torch.ones_like(theta)
+    adam.step()
+    np.testing.assert_allclose(curvature.eigenvalues(), [2, 2], rtol=EXACT)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, SGDS, AdaiS])
+def test_isotropic_optimizers_leave_the_hessian_as_it_is(kind):
+    """Assert that an optimizer with one learning rate for all weights has no D, and H itself is used."""
+    theta, loss = quadratic([3.0, 2.0, 1.0])
+    optimizer = kind([theta], lr=0.1)
+    assert preconditioner_of(optimizer) is None
+    np.testing.assert_allclose(Curvature(loss, [theta], 1, optimizer=optimizer).eigenvalues(), [3], rtol=EXACT)
+
+
+class Subclass(torch.optim.Adam):
+    """Might do anything."""
+
+
+@pytest.mark.parametrize("kind", [torch.optim.RMSprop, torch.optim.NAdam, Subclass])
+def test_an_unknown_optimizer_is_refused(kind):
+    """Assert that an optimizer whose D is not known is refused by name, when it is given."""
+    theta, loss = quadratic([3.0, 2.0, 1.0])
+    with pytest.raises(InputError, match=rf"{kind.__name__} divides .* not known: .* Adam, AdamW, AdamS"):
+        Curvature(loss, [theta], optimizer=kind([theta]))
+
+
+def test_bad_input_is_refused():
+    """Assert that bad input is refused with the value seen."""
+    theta, loss = quadratic([3.0, 2.0, 1.0])
+    single = torch.nn.Parameter(torch.ones(3))
+    cases = [
+        ({"k": 0}, "k = 0 .* whole number ≥ 1"),
+        ({"k": 1.5}, "k = 1.5"),
+        ({"k": 4}, "k = 4 is more than the 3 weights"),
+        ({"tolerance": 0}, "tolerance = 0"),
+        ({"tolerance": 1e-16}, "tolerance = 1e-16 is finer .* 2.2e-15"),
+        ({"max_products": 2}, "max_products = 2 .* ≥ 3"),
+        ({"seed": -1}, "seed = -1"),
+        ({"parameters": []}, "the 0 weights"),
+        ({"parameters": [theta, single]}, "parameter 1 is a Parameter of torch.float32"),
+        ({"optimizer": torch.optim.Adam([single])}, "parameter 0 is not one of the Adam's"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(InputError, match=message):
+            Curvature(loss, **{"parameters": [theta], **arguments})
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda theta: theta.detach().sum(), "does not depend on the parameters"),
+        (lambda theta: theta**2, r"a tensor of shape \(3,\)"),
+        (lambda theta: 1.0, "the loss is 1.0"),
+    ],
+)
+def test_a_bad_loss_is_refused(loss, message):
+    """Assert that a loss that is not one number, or has no graph, is refused when it is met."""
+    theta, _ = quadratic([3.0, 2.0, 1.0])
+    with pytest.raises(InputError, match=message):
+        Curvature(lambda: loss(theta), [theta]).eigenvalues()
+
+
+def test_a_second_call_at_the_same_point_is_short():
+    """Assert that a second call at the same point is done sooner than the first, the noise notwithstanding."""
+    theta, loss = rotated([*np.linspace(0, 1, 100), 4.0, 6.0, 9.0])
+    curvature = Curvature(loss, [theta])
+    cold, again = curvature.spectrum(), curvature.spectrum()
+    assert again.products < cold.products

@@ -1,0 +1,41 @@
+"""Verdicts: what confirms, refutes and leaves open, and how they show themselves."""
+
+import json
+import math
+
+import pytest
+
+from swd_dynamics.verdict import Ledger, judge, judge_at_least, must_be_refuted
+
+
+@pytest.mark.parametrize(
+    ("measured", "status"),
+    [(1.0, "confirmed"), (1.1, "confirmed"), (1.11, "refuted"), (math.nan, "inconclusive"), (math.inf, "inconclusive")],
+)
+def test_judge(measured, status):
+    """Assert that a measurement inside the allowed confirms, outside refutes, and none leaves the claim open."""
+    verdict = judge("name", "A claim", predicted=1.0, measured=measured, allowed=0.1000001, why="a reason")
+    assert verdict.status == status
+    assert verdict.passed == (status == "confirmed")
+
+
+@pytest.mark.parametrize(("measured", "status"), [(5.0, "confirmed"), (4.9, "refuted"), (math.nan, "inconclusive")])
+def test_judge_at_least(measured, status):
+    """Assert that a lower bound confirms from itself on."""
+    assert judge_at_least("name", "A claim", least=5.0, measured=measured, why="a reason").status == status
+
+
+def test_a_mutant_that_survives_is_a_refutation():
+    """Assert that the check of a check passes only if the mutant was refuted."""
+    verdicts = [judge("n", "A claim", predicted=0.0, measured=m, allowed=1.0, why="r") for m in (0.0, 2.0, math.nan)]
+    assert [must_be_refuted("mutant", v).status for v in verdicts] == ["refuted", "confirmed", "refuted"]
+
+
+def test_forms():
+    """Assert that a verdict says claim, numbers, reason and status in text, in HTML, escaped, and as JSON."""
+    verdict = judge("name", "A <claim>", predicted=1.0, measured=2.0, allowed=0.1, why="a reason")
+    for form in (str(verdict), str(Ledger([verdict])), Ledger([verdict])._repr_html_()):
+        assert "2" in form and "✗" in form
+    assert "&lt;claim&gt;" in Ledger([verdict])._repr_html_()
+    assert "refuted" in verdict._repr_html_()
+    assert json.loads(json.dumps(verdict.record()))["status"] == "refuted"

@@ -1,0 +1,467 @@
+"""verify: correct optimizers pass, faulty ones are found, and only a right cause is named."""
+
+import json
+import math
+import subprocess
+import sys
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from verification import faulty_optimizers
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.optim import OPTIMIZERS
+from swd_dynamics.rules import CATALOG, Adam, AMSGrad, HeavyBall, Nesterov, NoDecay, UpdateRule
+from swd_dynamics.tables import UnknownName
+from swd_dynamics.verification import NEAR_RULES, verify
+from swd_dynamics.verification.variants import AdamDialect, MomentumDialect
+
+KERNELS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+FAMILIES = {
+    "SGD": [
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.9, "dampening": 0.3},
+        {"dampening": 0.5},
+    ],
+    "Ada": [{}, {"betas": (0.5, 0.9), "eps": 1e-2}],
+}
+COUNTERPARTS = [
+    (name, kernel, arguments)
+    for name in OPTIMIZERS
+    for kernel in KERNELS
+    for arguments in FAMILIES["SGD" if name.startswith("SGD") else "Ada"]
+    if (name, kernel) != ("AdaiS", "fused")  # there is none
+    if not (name.startswith("SGDS") and arguments == {"dampening": 0.5})  # as the rule: dampening needs momentum
+]
+PAPERS = {"max_decay_rate": math.inf}  # AdamS leaves out a decay that would flip the weights; the paper does not
+
+
+@pytest.mark.parametrize(("name", "kernel", "arguments"), COUNTERPARTS, ids=str)
+def test_no_counterpart_is_accused(name, kernel, arguments):
+    """Assert that every real optimizer of the catalogue steps as its rule, with every kernel it has."""
+    arguments = {"lr": 0.01, "weight_decay": 0.05, **arguments}
+    verdict = verify(
+        lambda params: OPTIMIZERS[name](params, **arguments, **KERNELS[kernel]), CATALOG[name](**arguments), steps=60
+    )
+    assert (verdict.status, verdict.first_departure, verdict.cause) == ("confirmed", None, None)
+
+
+# Not between 0 and 1e-3: a mean that keeps 1e-12 of what it held keeps mostly its rounding.
+betas = st.one_of(st.sampled_from([0.0, 1e-3, 0.9, 0.99, 0.999, 0.9999]), st.floats(1e-3, 0.9999))
+
+
+def powers(low, high):
+    """Powers of ten between two exponents."""
+    return st.floats(low, high).map(lambda exponent: 10**exponent)
+
+
+@st.composite
+def any_counterpart(draw):
+    """A real optimizer with a kernel, and arguments over the whole range that people use, and beyond."""
+    name = draw(st.sampled_from(list(OPTIMIZERS)))
+    arguments = {"lr": draw(powers(-5, 1)), "weight_decay": draw(st.one_of(st.just(0.0), powers(-5, 1)))}
+    if name.startswith("SGD"):
+        arguments["momentum"] = draw(st.one_of(st.just(0.0), st.floats(0.01, 0.9999)))
+        if arguments["momentum"] and draw(st.booleans()):
+            arguments["nesterov"] = True
+        elif arguments["momentum"]:
+            arguments["dampening"] = draw(st.floats(0, 0.99))
+    else:
+        first, eps = (st.floats(0.01, 2), powers(-5, -1)) if name == "AdaiS" else (betas, powers(-12, -1))
+        arguments |= {"betas": (draw(first), draw(betas)), "eps": draw(eps)}
+    kernel = draw(st.sampled_from(["single", "foreach"] if name == "AdaiS" else list(KERNELS)))
+    return name, kernel, arguments
+
+
+@settings(max_examples=500, deadline=None)
+@given(any_counterpart(), st.integers(0, 2**31))
+def test_no_hyperparameters_make_a_correct_optimizer_look_wrong(counterpart, seed):
+    """Assert that whatever the hyperparameters and the gradients, no correct optimizer is accused."""
+    name, kernel, arguments = counterpart
+    papers = PAPERS if name in ("AdamS", "AMSGradS") else {}
+    verdict = verify(
+        lambda params: OPTIMIZERS[name](params, **arguments, **KERNELS[kernel], **papers),
+        CATALOG[name](**arguments),
+        steps=8,
+        seed=seed,
+    )
+    assert verdict.passed, str(verdict)
+
+
+ADAM = {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.1}
+SGD = {"lr": 0.01, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}
+
+
+def faulty(rule, fault):
+    """An optimizer of our own, and the rule that it ought to follow."""
+    if rule.startswith("Adam"):
+        return lambda p: faulty_optimizers.Adam(p, **ADAM, stable=rule == "AdamS", fault=fault), CATALOG[rule](**ADAM)
+    return lambda p: faulty_optimizers.SGDS(p, **SGD, stable=rule == "SGDS", fault=fault), CATALOG[rule](**SGD)
+
+
+@pytest.mark.parametrize("rule", ["AdamW", "AdamS", "SGDS", "SGDW"])
+def test_without_a_fault_they_pass(rule):
+    """Assert that the optimizers written out for these tests are correct until a fault is put in."""
+    assert verify(*faulty(rule, "")).passed
+
+
+MUTANTS = [
+    ("AdamW", "eps inside", "eps-inside", 1),
+    ("AdamW", "decay after", "decay-after", 1),
+    ("AdamW", "not times lr", "decay-without-lr", 1),
+    ("AdamW", "L2", "L2", 1),
+    ("AdamW", "no correction", "no-correction", 1),
+    ("AdamW", "no correction of m", "no-correction-of-m", 1),
+    ("AdamW", "v corrected in place", "v-corrected-in-place", 2),
+    ("AdamW", "first group", "decay-of-first-group", 1),
+    ("AdamS", "eps inside", "eps-inside", 1),
+    ("AdamS", "eps on v_bar", "eps-on-mean-root", 1),
+    ("AdamS", "eps in v_bar", "eps-in-mean-root", 1),
+    ("AdamS", "decay after", "decay-after", 1),
+    ("AdamS", "not times lr", "decay-without-lr", 1),
+    ("AdamS", "L2", "L2", 1),
+    ("AdamS", "decoupled", "decoupled", 1),
+    ("AdamS", "no correction of v", "no-correction-of-v", 1),
+    ("AdamS", "v corrected in place", "v-corrected-in-place", 2),
+    ("AdamS", "v_bar of each tensor", "mean-of-tensor", 1),
+    ("AdamS", "v_bar a mean of means", "mean-of-means", 1),
+    ("SGDS", "average", "momentum-average", 1),
+    ("SGDS", "first dampened", "first-gradient-dampened", 1),
+    ("SGDS", "undampened decay", "decay-undampened", 1),
+    ("SGDS", "lr in momentum", "lr-in-momentum", 2),
+    ("SGDS", "decay after", "decay-after", 1),
+    ("SGDS", "not times lr", "decay-without-lr", 1),
+    ("SGDS", "decoupled", "decoupled", 1),
+    ("SGDW", "constant", "decay-constant", 1),
+]
+
+
+@pytest.mark.parametrize(("rule", "fault", "cause", "step"), MUTANTS, ids=str)
+def test_a_fault_is_found_and_named(rule, fault, cause, step):
+    """Assert that a mutant is refuted at the step where its fault begins to act, and its cause named."""
+    verdict = verify(*faulty(rule, fault))
+    assert (verdict.status, verdict.first_departure) == ("refuted", step)
+    assert verdict.cause == NEAR_RULES[cause].cause
+
+
+STRANGE = ["betas swapped", "gradient clipped", "single precision", "state in single precision",
+           "every step counted twice", "no decay of vectors", "weight decay off by a thousandth",
+           "eps doubled"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "fault"), [(rule, fault) for rule in ("AdamW", "AdamS") for fault in STRANGE] + [("SGDS", "gradient kept")]
+)
+def test_a_fault_that_is_in_no_list_has_no_cause(rule, fault):
+    """Assert that what nobody thought of is found, and not put down to what it is not."""
+    verdict = verify(*faulty(rule, fault))
+    assert (verdict.status, verdict.cause) == ("refuted", "unknown")
+
+
+MOMENTUM = {"lr": 0.01, "momentum": 0.9}
+OWN_NUMBERS = [
+    ("AdamW", ADAM | {"lr": 1e-3}, ADAM, "the optimizer's lr is 0.001, the rule's 0.01"),
+    ("AdamW", ADAM | {"weight_decay": 0.0}, ADAM, "the optimizer's weight_decay is 0.0, the rule's 0.1"),
+    ("AdamS", ADAM | {"betas": (0.9, 0.999)}, ADAM, "the optimizer's betas are (0.9, 0.999), the rule's (0.9, 0.99)"),
+    ("Adam", ADAM | {"eps": 1e-3}, ADAM, "the optimizer's eps is 0.001, the rule's 1e-08"),
+    ("SGD", {"lr": 0.01}, MOMENTUM, "the optimizer's momentum is 0, the rule's 0.9"),
+    ("SGD", MOMENTUM, {"lr": 0.01}, "the optimizer's momentum is 0.9, the rule's 0.0"),
+    ("SGD", MOMENTUM | {"dampening": 0.5}, MOMENTUM, "the optimizer's dampening is 0.5, the rule's 0.0"),
+    ("SGD", MOMENTUM | {"nesterov": True}, MOMENTUM, "the optimizer's nesterov is True, the rule's False"),
+    (
+        "SGD",
+        {"lr": 0.1, "momentum": 0.8},
+        MOMENTUM,
+        "the optimizer's lr is 0.1, the rule's 0.01; its momentum is 0.8, the rule's 0.9",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "own", "rules", "cause"), OWN_NUMBERS, ids=str)
+def test_other_numbers_are_named(name, own, rules, cause):
+    """Assert that an optimizer made with other numbers than its rule is told which they are."""
+    verdict = verify(lambda params: OPTIMIZERS[name](params, **own), CATALOG[name](**rules), steps=20)
+    assert (verdict.status, verdict.cause) == ("refuted", cause)
+
+
+def test_other_numbers_are_no_cause_where_they_do_not_explain():
+    """Assert that numbers that differ beside another fault are mentioned, and not made the cause."""
+    factory, _ = faulty("AdamW", "eps inside")
+    verdict = verify(factory, CATALOG["AdamW"](**ADAM | {"lr": 0.1}), steps=20)
+    assert (verdict.status, verdict.cause) == ("refuted", "unknown")
+    assert "the optimizer's lr is 0.01, the rule's 0.1, which does not explain all of it" in verdict.why
+
+
+def test_numbers_that_are_the_rules_are_not_mentioned():
+    """Assert that nothing is said of numbers, nor of precision, where there is nothing to say."""
+    factory, rule = faulty("AdamW", "eps inside")
+    why = verify(factory, rule, steps=20).why
+    assert "optimizer's" not in why and "digits" not in why
+
+
+def test_what_has_fewer_digits_than_the_weights_is_said():
+    """Assert that η and moments in float32 are mentioned; and that an η of float32 is the cause where it explains."""
+    single = verify(*faulty("AdamW", "state in single precision"), steps=20)
+    assert "its state 'm' is float32" in single.why and "its state 'v' is float32" in single.why
+    sgd = verify(lambda params: torch.optim.SGD(params, lr=torch.tensor(0.01)), CATALOG["SGD"](lr=0.01), steps=20)
+    assert sgd.cause == "the optimizer's lr is 0.01 rounded to float32"
+    # torch's Adam computes its bias corrections with such an η in float32 as well
+    adam = verify(lambda params: torch.optim.Adam(params, lr=torch.tensor(0.01)), CATALOG["Adam"](lr=0.01), steps=20)
+    assert adam.cause == "unknown" and "its lr is float32" in adam.why
+
+
+def test_two_faults_are_both_named():
+    """Assert that two faults that only together explain the steps are named together."""
+    verdict = verify(*faulty("AdamS", "v corrected in place, eps on v_bar"))
+    assert verdict.cause == "; and ".join(NEAR_RULES[key].cause for key in ("v-corrected-in-place", "eps-on-mean-root"))
+
+
+def test_what_is_allowed_is_no_fault():
+    """Assert that a known difference can be allowed, and that what remains is found where it begins."""
+    factory, rule = faulty("AdamS", "eps on v_bar")
+    assert verify(factory, rule, allow="eps-on-mean-root").passed
+    both, _ = faulty("AdamS", "v corrected in place, eps on v_bar")
+    verdict = verify(both, rule, allow=["eps-on-mean-root"])
+    assert (verdict.first_departure, verdict.cause) == (2, NEAR_RULES["v-corrected-in-place"].cause)
+
+
+def test_causes_that_are_one_map_are_all_named():
+    """Assert that with β₁ = 0, where m needs no correction, no correction at all and none of v are both said."""
+    arguments = ADAM | {"betas": (0.0, 0.99)}
+    verdict = verify(
+        lambda p: faulty_optimizers.Adam(p, **arguments, fault="no correction of v"), CATALOG["AdamW"](**arguments)
+    )
+    causes = [NEAR_RULES[key].cause for key in ("no-correction", "no-correction-of-v")]
+    assert verdict.cause == ", or the same here: ".join(causes)
+
+
+@pytest.mark.parametrize(
+    ("direction", "dialect"),
+    [
+        (Adam((0.8, 0.95), 1e-3), AdamDialect),
+        (AMSGrad((0.8, 0.9)), AdamDialect),
+        (HeavyBall(0.9, 0.3), MomentumDialect),
+        (Nesterov(0.9), MomentumDialect),
+    ],
+    ids=str,
+)
+def test_a_dialect_with_nothing_changed_is_the_direction(direction, dialect):
+    """Assert that, bit for bit, the near rules differ from the rule in the changed line only."""
+    rules = [
+        UpdateRule(0.1, each, CATALOG["AdamS"](weight_decay=0.1).decay) for each in (direction, dialect.of(direction))
+    ]
+    states = [rule.start(np.ones(3)) for rule in rules]
+    for gradient in np.random.default_rng(0).normal(size=(20, 3)):
+        states = [rule(state, gradient) for rule, state in zip(rules, states, strict=True)]
+        assert np.array_equal(states[0].theta, states[1].theta)
+
+
+class TakesNoGroups(torch.optim.SGD):
+    """A class that must have tensors."""
+
+    def __init__(self, params, **arguments):
+        super().__init__([param.requires_grad_() for param in params], **arguments)
+
+
+def test_an_optimizer_without_groups_is_held_to_one():
+    """Assert that it is verified all the same, and that this is said."""
+    verdict = verify(lambda params: TakesNoGroups(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
+    assert verdict.passed
+    assert "takes no parameter groups" in verdict.why
+    assert "weight decay is 0" in verdict.why
+
+
+class NeedsClosure(torch.optim.SGD):
+    """SGD that asks for the gradient a number of times."""
+
+    times = 1
+
+    def step(self, closure):
+        for _ in range(self.times):
+            closure()
+        return super().step()
+
+
+class NeedsTwo(NeedsClosure):
+    times = 2
+
+
+class Breaks(torch.optim.SGD):
+    error = ArithmeticError("out of memory")
+
+    def step(self, closure=None):
+        raise self.error
+
+
+class Exits(Breaks):
+    error = SystemExit(0)
+
+
+def leave(params):
+    """A factory that ends the process."""
+    raise SystemExit(0)
+
+
+def by_dimension(*matrices):
+    """A factory that makes groups of its own: matrices, and biases without decay."""
+
+    def factory(params):
+        params = list(params)
+        groups = [[p for p in params if (p.ndim > 1) == matrix] for matrix in matrices]
+        return torch.optim.AdamW([{"params": group} for group in groups])
+
+    return factory
+
+
+def test_an_optimizer_that_needs_a_closure():
+    """Assert that one gradient a step is given to it, and that one that wants more leaves the matter open."""
+    rule = CATALOG["SGD"](lr=0.1)
+    assert verify(lambda params: NeedsClosure(params, lr=0.1), rule, steps=20).passed
+    verdict = verify(lambda params: NeedsTwo(params, lr=0.1), rule, steps=20)
+    assert verdict.status == "inconclusive"
+    assert "more than one gradient a step" in verdict.cause
+
+
+def test_an_optimizer_that_raises_leaves_the_matter_open():
+    """Assert that its error is told, with the step."""
+    verdict = verify(lambda params: Breaks(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
+    assert (verdict.status, verdict.cause) == ("inconclusive", "step 1 raised ArithmeticError: out of memory")
+    verdict = verify(lambda params: Exits(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
+    assert (verdict.status, verdict.cause) == ("inconclusive", "step 1 raised SystemExit: 0")
+
+
+def test_whole_numbers_of_any_type_will_do():
+    """Assert that steps and seed may be numpy's integers."""
+    rule = CATALOG["SGD"](lr=0.1)
+    assert verify(lambda p: torch.optim.SGD(p, lr=0.1), rule, steps=np.int64(20), seed=np.uint8(3)).passed
+
+
+def test_a_run_that_diverges_is_compared_up_to_there():
+    """Assert that an optimizer may blow up with its rule, and not without it."""
+    wild = {"lr": 1e3, "weight_decay": 1e3}
+    together = verify(lambda params: torch.optim.SGD(params, **wild), CATALOG["SGD"](**wild))
+    assert together.passed and "diverged at step" in together.why
+    alone = verify(lambda params: torch.optim.SGD(params, lr=math.nan), CATALOG["SGD"](lr=1.0))
+    assert (alone.status, alone.first_departure, alone.measured) == ("refuted", 1, math.inf)
+
+
+def test_a_second_moment_that_is_zero_is_no_accusation():
+    """Assert that 0/0, where torch and the rule both have it, is no departure."""
+    nothing_kept = {"lr": 0.1, "betas": (0.9, 0.0), "eps": 0.0}
+    assert verify(lambda params: torch.optim.Adam(params, **nothing_kept), CATALOG["Adam"](**nothing_kept)).passed
+
+
+def test_a_guard_of_our_own_is_named():
+    """Assert that AdamS's leaving out of a decay rate above 2, which the paper does not, is seen and named."""
+    arguments = {"lr": 0.1, "weight_decay": 1.0}
+    verdict = verify(lambda params: OPTIMIZERS["AdamS"](params, **arguments), CATALOG["AdamS"](**arguments))
+    assert verdict.cause == NEAR_RULES["decay-up-to-2"].cause
+
+
+@pytest.mark.parametrize(
+    ("factory", "rule", "options", "said"),
+    [
+        (3, CATALOG["SGD"](), {}, "factory = 3 is not callable"),
+        (lambda params: 3, CATALOG["SGD"](), {}, "must return a torch.optim.Optimizer, not 3"),
+        (lambda params: torch.optim.SGD(params, lr=-1), CATALOG["SGD"](), {}, "the factory failed .* ValueError"),
+        (lambda params: torch.optim.SGD([torch.ones(1)]), CATALOG["SGD"](), {}, "does not train the parameters"),
+        (torch.optim.SGD, torch.optim.SGD, {}, "is not an UpdateRule"),
+        (torch.optim.SGD, CATALOG["SGD"](lr=lambda k: 0.1), {}, "lr = .* is not one number"),
+        (torch.optim.SGD, CATALOG["SGD"](weight_decay=np.ones(3)), {}, "weight_decay = .* is not one number"),
+        (leave, CATALOG["SGD"](), {}, "the factory failed .* SystemExit"),
+        (by_dimension(True, False), CATALOG["AdamW"](), {}, "splits its parameters into groups of its own"),
+        (by_dimension(False, True), CATALOG["AdamW"](), {}, "splits its parameters into groups of its own"),
+        (torch.optim.SGD, CATALOG["SGD"](), {"steps": 1}, "steps = 1 is not allowed"),
+        (torch.optim.SGD, CATALOG["SGD"](), {"steps": 20.0}, "steps = 20.0 is not allowed"),
+        (torch.optim.SGD, CATALOG["SGD"](), {"steps": 100_001}, "steps = 100001 is not allowed: .* 2 to 100000"),
+        (torch.optim.SGD, CATALOG["SGD"](), {"seed": -1}, "seed = -1 is not allowed"),
+        (torch.optim.SGD, CATALOG["SGD"](), {"allow": "eps-inside"}, "has no place in"),
+    ],
+)
+def test_mistakes_are_said(factory, rule, options, said):
+    """Assert that what cannot be verified is refused with the reason."""
+    with pytest.raises(InputError, match=said):
+        verify(factory, rule, **options)
+
+
+def test_an_unknown_near_rule_lists_the_known():
+    """Assert that a wrong name for what is allowed is told, with the nearest one."""
+    with pytest.raises(UnknownName, match="unknown near rule 'eps-insid'; known: eps-inside"):
+        verify(torch.optim.SGD, CATALOG["SGD"](), allow="eps-insid")
+
+
+def test_a_rule_without_decay():
+    """Assert that a rule with no decay at all is held against an optimizer without, and against one with."""
+    rule = UpdateRule(0.1, HeavyBall(0.9), NoDecay())
+    assert verify(lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9), rule, steps=20).passed
+    decays = verify(lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1), rule, steps=20)
+    assert (decays.status, decays.cause) == ("refuted", "unknown")
+
+
+def test_crosscheck_is_there_without_torch():
+    """Assert that importing verify does not import torch."""
+    code = "from swd_dynamics.verification import verify; import sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_the_peers_adams_passes():
+    """Assert that pytorch_optimizer's AdamS from version 4 on departs by its ε in η_eff alone."""
+    peers = pytest.importorskip("pytorch_optimizer")
+    if int(version("pytorch_optimizer").partition(".")[0]) < 4:
+        pytest.skip("pytorch_optimizer is older than version 4")
+    arguments = {"lr": 1e-2, "weight_decay": 1e-2}
+
+    def factory(params):
+        return peers.AdamS(params, **arguments)
+
+    assert verify(factory, CATALOG["AdamS"](**arguments)).cause == NEAR_RULES["eps-on-mean-root"].cause
+    assert verify(factory, CATALOG["AdamS"](**arguments), allow="eps-on-mean-root").passed
+
+
+OLD = ["pytorch_optimizer==3.11.0", "torch_optimizer==0.3.0", "pytorch-ranger==0.1.1"]
+FOUND_OUT = {
+    "pytorch_optimizer": ("AdamS", {"lr": 1e-2, "weight_decay": 1e-2}, "eps-on-mean-root", 2, "v-corrected-in-place"),
+    "torch_optimizer": ("SGDW", {"lr": 1e-2, "momentum": 0.9, "weight_decay": 1e-2}, (), 1, "decay-constant"),
+}
+LOOK = """
+import importlib, json, sys
+folder, cases = json.loads(sys.argv[1])
+sys.path.insert(0, folder)
+from swd_dynamics import CATALOG, verify
+found = {}
+for module, (name, arguments, allow, *_) in cases.items():
+    made = getattr(importlib.import_module(module), name)
+    verdict = verify(lambda params: made(params, **arguments), CATALOG[name](**arguments), allow=allow)
+    found[module] = [verdict.status, verdict.first_departure, verdict.cause]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What verify finds in old releases of two libraries, installed apart and loaded in a process of their own."""
+    folder = str(tmp_path_factory.mktemp("old"))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, *OLD]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    except subprocess.TimeoutExpired:
+        pytest.skip("pip did not come to an end in two minutes")
+    if done.returncode != 0:
+        pytest.skip(f"pip cannot install {', '.join(OLD)}: {done.stderr.strip().splitlines()[-1:]}")
+    command = [sys.executable, "-c", LOOK, json.dumps([folder, FOUND_OUT])]
+    looked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert looked.returncode == 0, looked.stderr
+    return json.loads(looked.stdout)
+
+
+@pytest.mark.parametrize("module", FOUND_OUT)
+def test_old_releases_are_found_out(found, module):
+    """Assert that AdamS of pytorch_optimizer 3.11.0 and SGDW of torch_optimizer 0.3.0 are refuted for what they do."""
+    *_, step, cause = FOUND_OUT[module]
+    assert found[module] == ["refuted", step, NEAR_RULES[cause].cause]
