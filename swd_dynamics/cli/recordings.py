@@ -141,11 +141,11 @@ def replay(run: Path, *, as_: Annotated[str, Parameter(name="--as")]) -> int:
 
     from swd_dynamics.crosscheck import recorded_rule
     from swd_dynamics.crosscheck import replay as hold
-    from swd_dynamics.probe.trajectory import load_trajectory
+    from swd_dynamics.recording import open_recording
     from swd_dynamics.rules import CATALOG
 
     CATALOG[as_]  # a wrong name is said before anything is read
-    recording = load_trajectory(run)
+    recording = open_recording(run)
     rule = recorded_rule(as_, recording)
     verdict = hold(rule, recording, name=f"{run} as {as_}")
     print(f"{verdict}\n    the rule, with the recording's numbers: {rule}")

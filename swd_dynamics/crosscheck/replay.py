@@ -1,6 +1,5 @@
 """Does a recorded run follow a rule? The rule is fed its gradients and makes its own steps; the two are compared."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +13,7 @@ from swd_dynamics.verdict import Verdict, judge
 if TYPE_CHECKING:
     import xarray
 
+CHANGED = 1e-5  # relative: two sums of squares in float32 agree to 1e-6, however many weights there are
 ROUND_OFFS = 8.0  # two dozen roundings a step, in two orders of evaluation, add up to a few units in the last place
 
 
@@ -127,15 +127,35 @@ def _check_every_step_taken(recording) -> None:
     left = np.nonzero(~took.astype(bool).all(axis=1))[0]
     if len(left):
         raise InputError(
-            f"step {recording['step'].values[left[0]]} was not taken with all parameters (without gradient, or voided"
+            f"step {_number(recording, left[0])} was not taken with all parameters (without gradient, or voided"
             " by a gradient scaler), and a rule takes every step with all: train without them, or verify the optimizer"
         )
-    changed = json.loads(str(recording.attrs.get("theta_changed_before_steps", "[]")))
-    if changed:
+    changed = _changed_outside(recording)
+    if changed.any():
         raise InputError(
-            f"the weights were changed from outside before step {changed[0]} (clipped, projected, exchanged, loaded):"
-            " a rule knows of its own steps only"
+            f"the weights were changed from outside before step {_number(recording, int(changed.argmax()))} (clipped,"
+            " projected, exchanged, loaded): a rule knows of its own steps only"
         )
+
+
+def _number(recording, row: int) -> int:
+    """The number of the step in a row."""
+    return int(recording["step"].values[row]) if "step" in recording else row + 1
+
+
+def _changed_outside(recording) -> np.ndarray:
+    """Whether something else than a step changed the weights before each step, shape (steps,).
+
+    Where that was not recorded, whether ‖θ‖ before the step is not the norm of the recorded weights.
+    """
+    steps = len(recording["gradient"])
+    counts = np.asarray(recording["changed_outside"]) if "changed_outside" in recording else np.full(steps, np.nan)
+    if "theta_norm" not in recording or not np.isnan(counts).any():
+        return counts > 0
+    with np.errstate(all="ignore"):  # of a run that diverged
+        norms = _norms(np.asarray(recording["theta"], float)[:-1])
+        differ = np.abs(recording["theta_norm"].values - norms) > CHANGED * norms
+    return np.where(np.isnan(counts), differ, counts > 0)
 
 
 def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
@@ -152,6 +172,8 @@ def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
             "the recording does not begin at the optimizer's first step, so that its memory is unknown:"
             " attach the probe earlier"
         )
+    if "iterate" in recording.coords and np.any(np.diff(recording["iterate"].values) != 1):
+        raise InputError("the recording lacks some of its steps: replay needs every step from the first")
     _check_every_step_taken(recording)
     theta, gradients = np.asarray(recording["theta"], float), np.asarray(recording["gradient"], float)
     if len(gradients) == 0:

@@ -1,4 +1,4 @@
-"""A ring buffer of rows that were measured and not yet brought to the host."""
+"""A buffer of rows that were measured and not yet brought to the host."""
 
 import math
 import time
@@ -12,47 +12,42 @@ from torch import Tensor
 
 from swd_dynamics.tensors.sums import exact
 
-BYTES, MOST_BYTES = 4 * 2**20, 64 * 2**20
+BYTES = 4 * 2**20  # of a buffer; at half of it a small model's rows come to the host twice as often
+MOST_BYTES = 64 * 2**20  # where LEAST_ROWS rows need more than BYTES; the memory that a trajectory may take
 LEAST_ROWS, MOST_ROWS = 16, 1024
-SECONDS = 2.0
-PATTERNS = 16  # of entries on the device whose places are kept there
+SECONDS = 2.0  # that a row may wait for the host; a killed process loses rows of as many seconds
+PATTERNS = 16  # kept: sets of columns whose entries are on the device; they seldom change
 
 
-class Ring:
-    """Rows of numbers; those that are tensors on an accelerator stay there until :meth:`take`, and nothing waits.
+class Buffer:
+    """Rows of numbers. Numbers on an accelerator stay there until :meth:`take`, and nothing waits.
 
     Parameters
     ----------
     widths : mapping of str to int
         The columns: how many numbers each has in a row.
     device : torch.device
-        Where the tensors among them are.
-    vectors : mapping of str to (int, torch.dtype), optional
-        What has many numbers in a row: how many, and of what type. They come as one tensor each.
+        Where the tensors among the numbers are.
+    vector_bytes : int
+        The bytes of all vectors of a row, about; they decide how many rows the buffer holds.
 
     Examples
     --------
-    >>> ring = Ring({"loss": 1, "norm": 2}, torch.device("cpu"))
-    >>> ring.put(7, {"norm": [3.0, None]})
-    >>> ring.amend("loss", 0.5)
-    >>> ring.take()
+    >>> buffer = Buffer({"loss": 1, "norm": 2}, torch.device("cpu"))
+    >>> buffer.put(7, {"norm": [3.0, None]})
+    >>> buffer.amend("loss", 0.5)
+    >>> buffer.take()
     (array([7]), {'loss': array([[0.5]]), 'norm': array([[ 3., nan]])})
     """
 
-    def __init__(
-        self,
-        widths: Mapping[str, int],
-        device: torch.device,
-        vectors: Mapping[str, tuple[int, torch.dtype]] = MappingProxyType({}),
-    ):
+    def __init__(self, widths: Mapping[str, int], device: torch.device, vector_bytes: int = 0):
         ends = np.cumsum([0, *widths.values()]).tolist()
         self.where = {name: slice(*pair) for name, pair in zip(widths, pairwise(ends), strict=True)}
         self.width = ends[-1]
-        row_bytes = max(1, 8 * self.width + sum(size * dtype.itemsize for size, dtype in vectors.values()))
-        self.rows = max(1, min(max(LEAST_ROWS, BYTES // row_bytes), MOST_ROWS, MOST_BYTES // row_bytes))
-        self._vectors = {
-            name: torch.empty(self.rows, size, dtype=dtype, device=device) for name, (size, dtype) in vectors.items()
-        }
+        row_bytes = max(1, 8 * self.width + vector_bytes)
+        wanted = min(max(LEAST_ROWS, BYTES // row_bytes), MOST_ROWS)
+        self.rows = max(1, min(wanted, MOST_BYTES // row_bytes))
+        self._vectors: dict[str, Tensor] = {}  # made when the first vector of a name comes
         self.steps = np.zeros(self.rows, np.int64)
         self.host = np.full((self.rows, self.width), math.nan)
         self.device = device
@@ -63,8 +58,9 @@ class Ring:
 
     @property
     def is_due(self) -> bool:
-        """Whether the rows should be taken: the ring is full, or they have waited long."""
-        return self.filled == self.rows or (self.filled > 0 and time.monotonic() - self.taken_at > SECONDS)
+        """Whether the rows should be taken: the buffer is full, or they have waited long."""
+        waited = time.monotonic() - self.taken_at
+        return self.filled == self.rows or (self.filled > 0 and waited > SECONDS)
 
     def put(
         self,
@@ -72,7 +68,7 @@ class Ring:
         row: Mapping[str, Sequence[float | Tensor | None]],
         vectors: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
-        """Keep a row, with all of its vectors; what it has not else is NaN."""
+        """Keep a row. Of the columns and vectors seen before, those that it lacks are NaN."""
         here, self.filled = self.filled, self.filled + 1
         self.steps[here] = step
         line: list[float | Tensor | None] = [None] * self.width
@@ -80,14 +76,18 @@ class Ring:
             line[self.where[name]] = entries
         self._fill(here, slice(0, self.width), line)
         for name, vector in vectors.items():
+            if name not in self._vectors:
+                self._vectors[name] = vector.new_full((self.rows, len(vector)), math.nan)
             self._vectors[name][here].copy_(vector)
+        for name in self._vectors.keys() - vectors.keys():
+            self._vectors[name][here].fill_(math.nan)
 
     def amend(self, name: str, value: float | Tensor) -> None:
-        """Put right the only number of a column of the last row."""
+        """Replace the only number that a column has in the last row."""
         self._fill(self.filled - 1, self.where[name], [value])
 
     def take(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """All rows, and the ring is empty: step numbers (rows,), and the columns by name (rows, width)."""
+        """All rows, after which the buffer is empty: step numbers (rows,), and columns (rows, width)."""
         count, self.filled, self.taken_at = self.filled, 0, time.monotonic()
         rows = self.host[:count].copy()
         if self.there is not None:

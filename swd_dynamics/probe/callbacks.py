@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe.recorder import Probe
+from swd_dynamics.probe.probe import Probe
 from swd_dynamics.tensors.groups import steps_before
 from swd_dynamics.tensors.weights import unwrapped
 
@@ -36,7 +36,7 @@ def lightning_callback(path: str | os.PathLike, **options: Any) -> Any:
     path : str or path
         The run folder; of several optimizers each has one in it, ``optimizer_0``, ``optimizer_1``, …
     **options
-        Of :class:`~swd_dynamics.probe.streaming.StreamingProbe`. ``model`` is the LightningModule unless given.
+        Of :class:`~swd_dynamics.probe.probe.Probe`. ``model`` is the LightningModule unless given.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def trainer_callback(path: str | os.PathLike, **options: Any) -> Any:
     path : str or path
         The run folder.
     **options
-        Of :class:`~swd_dynamics.probe.streaming.StreamingProbe`. ``model`` is that of the trainer unless given.
+        Of :class:`~swd_dynamics.probe.probe.Probe`. ``model`` is that of the trainer unless given.
 
     Returns
     -------

@@ -1,18 +1,28 @@
-"""What a streaming probe measures with: everything that is on the side of the optimizer, nothing of the disk."""
+"""What a probe measures with: sums and rates together, one row for each step."""
 
 from collections.abc import Iterable
 
 import torch
 
-from swd_dynamics.probe.buffer import Ring
-from swd_dynamics.probe.measure import COSTLESS, OF_GROUP, OF_PARAMETER, OF_STEP, Measurement, columns_for
+from swd_dynamics.probe.buffer import Buffer
+from swd_dynamics.probe.measure import (
+    BY_WEIGHT,
+    COSTLESS,
+    OF_GROUP,
+    OF_PARAMETER,
+    OF_STEP,
+    Measurement,
+    columns_for,
+)
 from swd_dynamics.probe.rates import Rates
-from swd_dynamics.probe.trajectory import vectors
+from swd_dynamics.probe.trajectory import MOST_VECTORS, flat_rates, vector_dtype
+from swd_dynamics.tensors.known import known
+from swd_dynamics.tensors.sums import Entry
 from swd_dynamics.tensors.weights import Layout
 
 
 class Instruments:
-    """The measurement of a recorded step, and the cheaper one of a step between, where R is only followed.
+    """Measures the steps that are recorded, and follows R through the steps between them.
 
     Parameters
     ----------
@@ -21,26 +31,62 @@ class Instruments:
     needs : iterable of str
         The sums, of :data:`~swd_dynamics.probe.quantities.SUMS`, that are recorded.
     trajectory : bool
-        Whether every weight and gradient is.
+        Whether every weight and gradient is recorded; R is then followed weight by weight.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, layout: Layout, needs: Iterable[str], trajectory: bool):
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        layout: Layout,
+        needs: Iterable[str],
+        trajectory: bool,
+    ):
+        self.optimizer, self.layout = optimizer, layout
         needs = set(needs)
-        self.optimizer, self.layout, self.trajectory = optimizer, layout, trajectory
-        self.rates = Rates(optimizer, layout, each_weight="rate_rate" in needs and not layout.is_sharded)
-        self.columns = columns_for(needs, self.rates.family)
-        self.recorded = Measurement(optimizer, layout, self.columns, self.rates, trajectory)
-        self.between = Measurement(optimizer, layout, frozenset(COSTLESS), self.rates)
+        self.columns = columns_for(needs, known(optimizer), trajectory)
+        by_weight = trajectory or "rate_rate" in needs
+        if by_weight:
+            self.columns |= {"theta_theta", *BY_WEIGHT}
+        self.rates = Rates(optimizer, layout, by_weight=by_weight and not layout.is_sharded)
+        self.measurement = Measurement(optimizer, layout, self.columns, self.rates.known, trajectory)
+        self._is_recorded = False
 
     @property
     def needs_start(self) -> bool:
         """Whether θ₀ is asked for and not known yet."""
-        return "distance_distance" in self.columns and self.recorded.start is None
+        return "distance_distance" in self.columns and self.measurement.start is None
 
-    def ring(self) -> Ring:
-        """A ring for the rows."""
-        counts = {OF_PARAMETER: len(self.layout.parameters), OF_GROUP: len(self.optimizer.param_groups), OF_STEP: 1}
+    def before(self, recorded: bool) -> None:
+        """Measure what a step starts from."""
+        self._is_recorded = recorded
+        self.rates.before()
+        self.measurement.before(recorded, self.rates.needs_theta)
+
+    def at_gradient(self) -> None:
+        """Measure the gradients that the step will use."""
+        self.measurement.at_gradient()
+
+    def after(self) -> dict[str, list[Entry]]:
+        """The columns of the step just taken, except its loss."""
+        theta = self.measurement.theta if self.rates.needs_theta else None
+        rates = self.rates.after(self.measurement.took, theta)
+        if self.measurement.trajectory:
+            vector = flat_rates(self.rates.of_weights, self.layout)
+            self.measurement.vectors["decay_rate_weight"] = vector
+        columns = self.columns if self._is_recorded else COSTLESS
+        known_rates = {name: entries for name, entries in rates.items() if name in columns}
+        return self.measurement.after() | known_rates
+
+    def buffer(self) -> Buffer:
+        """An empty buffer for the rows."""
+        counts = {
+            OF_PARAMETER: len(self.layout.parameters),
+            OF_GROUP: len(self.optimizer.param_groups),
+            OF_STEP: 1,
+        }
         widths = {name: count for kind, count in counts.items() for name in kind if name in self.columns}
         devices = [parameter.device for parameter in self.layout.parameters]
-        device = next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
-        return Ring(widths, device, vectors(self.layout) if self.trajectory else {})
+        device = next((each for each in devices if each.type != "cpu"), torch.device("cpu"))
+        itemsize = vector_dtype(self.layout).itemsize
+        vectors = MOST_VECTORS * self.layout.weights * itemsize
+        return Buffer(widths, device, vectors if self.measurement.trajectory else 0)

@@ -1,40 +1,46 @@
-"""What is measured of one step: sums over each parameter's weights, before and after the optimizer changes them."""
+"""What is measured of one step: sums over each parameter's weights, before and after the step."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from swd_dynamics.probe.rates import Rates
-from swd_dynamics.probe.trajectory import flat, used_gradient
+from swd_dynamics.probe.trajectory import CHANGED, changed_outside, flat, states, used_gradient
+from swd_dynamics.tensors.known import Known
 from swd_dynamics.tensors.sharding import local, part
-from swd_dynamics.tensors.sums import Entry, changes, copied, distances, moments, squares, totals
+from swd_dynamics.tensors.sums import (
+    Entry,
+    changes,
+    copied,
+    distances,
+    moments,
+    squares,
+    totals,
+)
 from swd_dynamics.tensors.weights import Layout
 
-MOMENTUM = ("exp_avg", "momentum_buffer")
 SECOND_MOMENT_SUM = "exp_avg_sq_sum"  # where an optimizer keeps Σv itself, no pass over v is needed
 
 OF_PARAMETER = (
-    "theta_theta", "gradient_gradient", "update_update", "update_along", "moved", "momentum_momentum",
-    "gradient_momentum", "gradient_after", "v", "state_step", "distance_distance", "had_gradient", "rate", "rate_rate",
+    "theta_theta", "gradient_gradient", "update_update", "update_along", "moved",
+    "momentum_momentum", "gradient_momentum", "gradient_after", "v", "state_step",
+    "distance_distance", "had_gradient", "rate", "rate_rate", "rate_min", "rate_max",
     "decay_decay", "memory",
 )  # fmt: skip
 OF_GROUP = ("lr", "effective_lr", "beta2")
-OF_STEP = ("loss", "scale", "skipped")
+OF_STEP = ("loss", "scale", "skipped", CHANGED[0])
+# Of the columns of a parameter, those that are not sums over the weights here: every process that
+# holds a part of the parameter knows them, or they are not recorded where parameters are sharded.
 NOT_SUMMED = (
-    "state_step",
-    "had_gradient",
-    "rate",
-    "rate_rate",
-    "decay_decay",
-    "memory",
-)  # known everywhere, or of no shard
-SUMMED = frozenset(OF_PARAMETER) - set(NOT_SUMMED)  # over the weights here
-COSTLESS = ("had_gradient", "rate", *OF_GROUP, *OF_STEP)
+    "state_step", "had_gradient", "rate", "rate_rate", "rate_min", "rate_max", "decay_decay", "memory",
+)  # fmt: skip
+SUMMED = frozenset(OF_PARAMETER) - set(NOT_SUMMED)
+COSTLESS = frozenset(["had_gradient", "rate", *OF_GROUP, *OF_STEP]) - {CHANGED[0]}
 
 CHANGE = ("update_update", "update_along", "moved")
 SECOND_MOMENT = ("v", "state_step")
-# What each sum of quantities.SUMS is made of, beside what costs nothing.
+BY_WEIGHT = ("rate_rate", "rate_min", "rate_max", "decay_decay")
+# The columns that each sum of quantities.SUMS is made from, besides the costless ones.
 SOURCES: dict[str, tuple[str, ...]] = {
     "theta_theta": ("theta_theta",),
     "gradient_gradient": ("gradient_gradient",),
@@ -54,18 +60,38 @@ SOURCES: dict[str, tuple[str, ...]] = {
 OF_EFFECTIVE_LR = ("effective_lr", "decay_ratio")
 
 
-def columns_for(needs: Iterable[str], family: str | None) -> frozenset[str]:
-    """The columns that some sums are made of; η_eff of torch's Adam is made of v, L2 of torch's SGD has a memory."""
-    found = {column for need in needs for column in SOURCES.get(need, ())}
-    of_adam = SECOND_MOMENT if family == "Adam" and set(needs) & set(OF_EFFECTIVE_LR) else ()
-    return frozenset([*found, *of_adam, *COSTLESS, *(("memory",) if family == "SGD" else ())])
+def columns_for(needs: Iterable[str], known: Known, trajectory: bool) -> frozenset[str]:
+    """The columns that some sums are made from, with those that an optimizer's class asks for.
+
+    η_eff of an optimizer that divides by √v̂ is made from v. L2 that is followed by one number for
+    each parameter keeps that number.
+    """
+    needs = set(needs)
+    found = {column for need in needs for column in SOURCES.get(need, ())} | COSTLESS
+    if known.divides and known.gain is not None and needs & set(OF_EFFECTIVE_LR):
+        found |= set(SECOND_MOMENT)
+    if known.keeps_memory:
+        found |= {"memory"}
+    return frozenset(found | ({"state_step", CHANGED[0]} if trajectory else set()))
 
 
 class Measurement:
     """Measures the steps of an optimizer.
 
-    In memory are a copy of the parameters if ``columns`` ask for what a step changed, and one more for the distance
-    from the start; nothing else that grows with the number of weights, but for a trajectory.
+    In memory are a copy of the parameters if ``columns`` ask for what a step changed, and one more
+    for the distance from the start. Nothing else grows with the number of weights, except for a
+    trajectory.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    layout : Layout
+    columns : frozenset of str
+        What is measured of a recorded step.
+    known : Known
+        What is known of the optimizer.
+    trajectory : bool
+        Whether ``vectors`` are kept of every recorded step.
     """
 
     def __init__(
@@ -73,113 +99,119 @@ class Measurement:
         optimizer: torch.optim.Optimizer,
         layout: Layout,
         columns: frozenset[str],
-        rates: Rates,
-        trajectory: bool = False,
+        known: Known,
+        trajectory: bool,
     ):
-        self.optimizer, self.layout, self.columns, self.rates = optimizer, layout, columns, rates
-        self.trajectory = trajectory
-        self.vectors: dict[str, Tensor] = {}  # of the last step, if there is a trajectory
+        self.optimizer, self.layout, self.known = optimizer, layout, known
+        self.columns, self.trajectory = columns, trajectory
+        self.vectors: dict[str, Tensor] = {}  # of the last recorded step, if there is a trajectory
+        self.left_out: set[str] = set()  # the optimizer's state that is not in a trajectory
         self.start: list[Tensor] | None = None  # θ₀, if the distance from it is asked for
-        self.held: list[Tensor] | None = None
-        self.row: dict[str, list[Entry]] = {}
-
-    @property
-    def copies(self) -> bool:
-        """Whether θ is copied before each step."""
-        return "update_update" in self.columns or self.rates.needs_theta
+        self.theta: list[Tensor] | None = None  # a copy of θ before the step
+        self._now: frozenset[str] = frozenset()  # the columns of this step
+        self._row: dict[str, list[Entry]] = {}
 
     @property
     def summed(self) -> frozenset[str]:
-        """The columns that are sums over the weights here, where parameters are sharded: not a Σv that is known."""
+        """The columns that are sums over the weights here, where parameters are sharded.
+
+        A Σv that the optimizer itself keeps is the whole sum.
+        """
         whole = any(SECOND_MOMENT_SUM in state for state in self.optimizer.state.values())
         return SUMMED - {"v"} if whole else SUMMED
 
-    def before(self) -> None:
-        """Measure θ."""
-        self.row = {}
-        self.rates.before()
+    @property
+    def took(self) -> list[bool]:
+        """Whether each parameter takes the step: it has a gradient, and no scaler voids the step.
+
+        What a scaler found on an accelerator is known later.
+        """
+        skipped = self._row["skipped"][0]
+        void = not isinstance(skipped, Tensor) and bool(skipped)
+        return [bool(had) and not void for had in self._row["had_gradient"]]
+
+    def before(self, recorded: bool, keep_theta: bool) -> None:
+        """Measure θ before a step, and copy it if ``keep_theta`` or a column needs the copy."""
+        self._row, self._now = {}, self.columns if recorded else COSTLESS
         theta = [local(parameter) for parameter in self.layout.parameters]
-        if self.copies:
-            self.held = self.held or [torch.empty_like(parameter) for parameter in theta]
-            self.row["theta_theta"] = copied(theta, self.held)
-        elif "theta_theta" in self.columns:
-            self.row["theta_theta"] = squares(theta)
+        if keep_theta or "update_update" in self._now:
+            self.theta = self.theta or [torch.empty_like(parameter) for parameter in theta]
+            self._row["theta_theta"] = copied(theta, self.theta)
+        elif "theta_theta" in self._now:
+            self._row["theta_theta"] = squares(theta)
+        if CHANGED[0] in self._now:
+            last = self.vectors.get("theta")
+            self._row[CHANGED[0]] = [changed_outside(flat(theta, self.layout), last)]
 
     def at_gradient(self) -> None:
         """Measure the gradients that the step will use."""
         gradients = self._gradients()
         scale, found_inf = (getattr(self.optimizer, name, None) for name in ("grad_scale", "found_inf"))
-        self.row["scale"], self.row["skipped"] = [_entry(scale)], [_entry(found_inf)]
-        self.row["had_gradient"] = [float(parameter.grad is not None) for parameter in self.layout.parameters]
+        self._row["scale"], self._row["skipped"] = [_entry(scale)], [_entry(found_inf)]
+        self._row["had_gradient"] = [float(p.grad is not None) for p in self.layout.parameters]
         if self.trajectory:
             self.vectors["gradient"] = used_gradient(flat(gradients, self.layout), scale, found_inf)
-        if "gradient_gradient" in self.columns:
-            self.row["gradient_gradient"] = squares(gradients)
+        if "gradient_gradient" in self._now:
+            self._row["gradient_gradient"] = squares(gradients)
         groups = self.optimizer.param_groups
-        self.row["lr"] = [_entry(group.get("lr")) for group in groups]
-        self.row["beta2"] = [_second_beta(group) for group in groups]
+        self._row["lr"] = [_entry(group.get("lr")) for group in groups]
+        self._row["beta2"] = [_entry(self.known.beta2(group)) for group in groups]
 
     def after(self) -> dict[str, list[Entry]]:
-        """All columns of the step just taken but its loss."""
-        self.row |= self._rates()
+        """The columns of the step just taken, except its loss and its rates."""
         theta = [local(parameter) for parameter in self.layout.parameters]
-        if "update_update" in self.columns and self.held is not None:
-            self.row |= zip(CHANGE, changes(self.held, theta), strict=True)
-        self.row |= self._momenta()
-        if "v" in self.columns:
-            self.row["v"], self.row["state_step"] = self._second_moments()
-        if self.start is not None:
-            self.row["distance_distance"] = distances(self.start, theta)
+        if "update_update" in self._now and self.theta is not None:
+            self._row |= zip(CHANGE, changes(self.theta, theta), strict=True)
+        self._row |= self._momenta()
+        if "v" in self._now:
+            self._row["v"] = self._second_moments()
+        if "state_step" in self._now:
+            self._row["state_step"] = [_entry(state.get("step")) for state in self._states()]
+        if self.start is not None and "distance_distance" in self._now:
+            self._row["distance_distance"] = distances(self.start, theta)
         if self.trajectory:
             self.vectors["theta"] = flat(theta, self.layout)
-        return {name: entries for name, entries in self.row.items() if name in self.columns}
-
-    def _rates(self) -> dict[str, list[Entry]]:
-        skipped = self.row["skipped"][0]
-        void = not isinstance(skipped, Tensor) and bool(skipped)  # on an accelerator it is found out later
-        return self.rates.after([bool(had) and not void for had in self.row["had_gradient"]], self._theta_before())
-
-    def _theta_before(self) -> list[Tensor] | None:
-        return self.held if self.rates.needs_theta else None
+            found, left_out = states(self.optimizer, self.layout)
+            self.vectors |= found
+            self.left_out |= left_out
+        return {name: entries for name, entries in self._row.items() if name in self._now}
 
     def _momenta(self) -> dict[str, list[Entry]]:
-        if not self.columns & {"momentum_momentum", "gradient_momentum"}:
+        if not self._now & {"momentum_momentum", "gradient_momentum"}:
             return {}
-        momenta, gradients = [self._momentum(parameter) for parameter in self.layout.parameters], self._gradients()
+        pairs = zip(self._states(), self.layout.parameters, strict=True)
+        momenta = [_like(self.known.momentum(state), parameter) for state, parameter in pairs]
+        gradients = self._gradients()
         squared, along = moments(momenta, gradients)
         row = {"momentum_momentum": squared, "gradient_momentum": along}
-        if self.row["scale"][0] is not None:  # the step may have unscaled the gradients in place
+        if self._row["scale"][0] is not None:  # the step may have unscaled the gradients in place
             row["gradient_after"] = squares(gradients)
         return row
 
     def _gradients(self) -> list[Tensor | None]:
         found = (part(parameter.grad, parameter) for parameter in self.layout.parameters)
-        return [gradient if gradient is None or not gradient.is_sparse else gradient.to_dense() for gradient in found]
+        return [each if each is None or not each.is_sparse else each.to_dense() for each in found]
 
-    def _momentum(self, parameter: Tensor) -> Tensor | None:
-        state = self.optimizer.state.get(parameter, {})
-        found = next((state[key] for key in MOMENTUM if isinstance(state.get(key), Tensor)), None)
-        return part(found, parameter) if found is not None and found.shape == parameter.shape else None
-
-    def _second_moments(self) -> tuple[list[Entry], list[Entry]]:
-        """Σv and the number of steps of each parameter; None where it has no v."""
-        states = [self.optimizer.state.get(parameter, {}) for parameter in self.layout.parameters]
-        summed = [state.get(SECOND_MOMENT_SUM) for state in states]
+    def _second_moments(self) -> list[Entry]:
+        """Σv of each parameter; None where it has no v."""
+        states_ = self._states()
+        summed = [state.get(SECOND_MOMENT_SUM) for state in states_]
         held = [
-            None if known is not None else part(_second_moment(state), parameter)
-            for known, state, parameter in zip(summed, states, self.layout.parameters, strict=True)
+            None if known is not None else part(self.known.second_moment(state), parameter)
+            for known, state, parameter in zip(summed, states_, self.layout.parameters, strict=True)
         ]
-        sums = [_entry(known) if known is not None else new for known, new in zip(summed, totals(held), strict=True)]
-        return sums, [_entry(state.get("step")) for state in states]
+        pairs = zip(summed, totals(held), strict=True)
+        return [_entry(known) if known is not None else new for known, new in pairs]
+
+    def _states(self) -> list[dict]:
+        return [self.optimizer.state.get(parameter, {}) for parameter in self.layout.parameters]
 
 
-def _second_moment(state: dict) -> Tensor | None:
-    return state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
-
-
-def _second_beta(group: dict) -> Entry:
-    betas = group.get("betas")
-    return _entry(betas[1]) if isinstance(betas, tuple | list) and len(betas) > 1 else None
+def _like(momentum: object, parameter: Tensor) -> Tensor | None:
+    """The momentum of the weights here, if it is laid out as the parameter is."""
+    if not isinstance(momentum, Tensor) or momentum.shape != parameter.shape:
+        return None
+    return part(momentum, parameter)
 
 
 def _entry(value: object) -> Entry:

@@ -1,4 +1,4 @@
-"""What made a recording: optimizer, arguments, seed, data, device, versions; as attributes any file format can hold."""
+"""What made a recording: optimizer, arguments, seed, data, device, versions."""
 
 import importlib.metadata
 import json
@@ -20,14 +20,21 @@ GIT_SECONDS = 5  # a large repository may take long to say whether files were ch
 MOST_LETTERS = 20_000
 
 
-def provenance(optimizer: torch.optim.Optimizer, layout: Layout, seed: int | None, data: Any) -> dict[str, str | int]:
-    """What made a recording, as flat strings and integers.
+def made_by(
+    optimizer: torch.optim.Optimizer,
+    layout: Layout,
+    model: torch.nn.Module | None,
+    seed: int | None,
+    data: Any,
+) -> dict[str, Any]:
+    """What made a recording.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
         Its arguments are read now; a schedule may change them later, which the recorded ``lr`` shows.
     layout : Layout
+    model : torch.nn.Module, optional
     seed : int, optional
     data : optional
         What was trained on: a sentence, or anything that JSON can say.
@@ -36,22 +43,28 @@ def provenance(optimizer: torch.optim.Optimizer, layout: Layout, seed: int | Non
     --------
     >>> weight = torch.nn.Parameter(torch.ones(1))
     >>> sgd = torch.optim.SGD([weight], lr=0.5)
-    >>> made_by = provenance(sgd, Layout((weight,), (0,), ("w",)), seed=7, data="digits")
-    >>> made_by["optimizer"], made_by["seed"], made_by["steps_before"]
-    ('SGD', 7, 0)
-    >>> json.loads(made_by["optimizer_arguments"])[0]["lr"]
-    0.5
+    >>> facts = made_by(sgd, Layout((weight,), (0,), ("w",)), None, seed=7, data="digits")
+    >>> facts["optimizer"], facts["seed"], facts["optimizer_arguments"][0]["lr"]
+    ('SGD', 7, 0.5)
     """
+    parameters = layout.parameters
     return {
         "optimizer": type(optimizer).__qualname__,
         "optimizer_module": type(optimizer).__module__,
-        "optimizer_arguments": json.dumps([arguments(group) for group in optimizer.param_groups]),
+        "optimizer_arguments": [arguments(group) for group in optimizer.param_groups],
         "steps_before": steps_before(optimizer),
         "seed": _as_seed(seed),
         "data": _as_text(data),
         **devices(layout),
-        "dtype": _joined(str(parameter.dtype).removeprefix("torch.") for parameter in layout.parameters),
+        "dtype": _joined(str(parameter.dtype).removeprefix("torch.") for parameter in parameters),
         **versions(),
+        "git_commit": git_commit(),
+        "model": NOT_GIVEN if model is None else type(model).__qualname__,
+        "model_summary": NOT_GIVEN if model is None else str(model)[:MOST_LETTERS],
+        "weights": layout.weights,
+        "parameter_names": list(layout.names),
+        "parameter_shapes": [list(parameter.shape) for parameter in parameters],
+        "parameter_groups": list(layout.groups),
     }
 
 
@@ -84,11 +97,6 @@ def git_commit() -> str:
     except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit
         return NONE
     return said
-
-
-def model_summary(model: torch.nn.Module | None) -> str:
-    """The modules of a model as torch writes them, cut after some pages."""
-    return NOT_GIVEN if model is None else str(model)[:MOST_LETTERS]
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ and ``Probe(optimizer, "run", quantities=["loss", mine])`` records it.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -41,6 +42,8 @@ SUMS = Table(
     taking="number of weights that took the step: those with a gradient, if the step was not skipped",
     decay="ΣR over the weights that took the step",
     rate_rate="ΣR² over the weights that took the step",
+    rate_min="smallest R of a weight that took the step",
+    rate_max="largest R of a weight that took the step",
     decay_decay="Σ(Rθ)²: the part of the update that is decay, squared",
     decay_ratio="ΣR/η_eff over the weights that took the step",
     lr="η, mean over the weights",
@@ -48,6 +51,10 @@ SUMS = Table(
     v_bar="v̄, the mean of v/(1 − β₂ᵏ) over all weights of all groups",
     loss="the loss that was observed",
 )
+EXTREMES = {  # those of SUMS that are not added up
+    "rate_min": partial(np.min, initial=np.inf),
+    "rate_max": partial(np.max, initial=-np.inf),
+}
 LEVELS = {"step": "", "group": "_group", "parameter": "_parameter"}
 
 
@@ -115,9 +122,22 @@ def _mean(total: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return total / weights
 
 
-def _mean_rate(total: np.ndarray, taking: np.ndarray) -> np.ndarray:
-    """A mean over the weights that took the step; 0 if none did: nothing was taken off."""
+def _mean_ratio(total: np.ndarray, taking: np.ndarray) -> np.ndarray:
+    """A mean over the weights that took the step; 0 if none did."""
     return np.where(taking == 0, 0.0, total / taking)
+
+
+def _mean_rate(total: np.ndarray, taking: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Mean R over the weights that took the step; 0 if none did. Exact where all have one R."""
+    return np.where(taking == 0, 0.0, np.clip(total / taking, low, high))
+
+
+def _extreme(extreme: np.ndarray, taking: np.ndarray, followed: np.ndarray) -> np.ndarray:
+    """An extreme over the weights that took the step; 0 if none did.
+
+    It needs ΣR², too, so that R is followed weight by weight.
+    """
+    return np.where(taking == 0, 0.0, extreme)
 
 
 def _deviation(squares: np.ndarray, total: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -160,8 +180,15 @@ _ALL = (
     ),
     Quantity("v_mean", "mean of the second moment v after the step", ("v", "v_weights"), _mean),
     Quantity("v_bar", "v̄, mean of v/(1 − β₂ᵏ) over all weights", ("v_bar",), _itself, ("step",)),
-    Quantity("decay_rate", "decay rate R, mean over the weights that took the step", ("decay", "taking"), _mean_rate),
-    Quantity("decay_ratio", "R/η_eff, mean over the weights that took the step", ("decay_ratio", "taking"), _mean_rate),
+    Quantity(
+        "decay_rate",
+        "decay rate R, mean over the weights that took the step",
+        ("decay", "taking", "rate_min", "rate_max"),
+        _mean_rate,
+    ),
+    Quantity(
+        "decay_ratio", "R/η_eff, mean over the weights that took the step", ("decay_ratio", "taking"), _mean_ratio
+    ),
     Quantity("decay_fraction", "R‖θ‖/‖Δθ‖, of the update that is decay", ("decay_decay", "update_update"), _rms),
     Quantity(
         "update_sparsity", "fraction of the weights that did not move", ("moved", "weights"), lambda m, n: 1 - m / n
@@ -173,11 +200,14 @@ _ALL = (
         ("rate_rate", "decay", "taking"),
         _deviation,
     ),
+    Quantity("decay_rate_min", "smallest decay rate R of a weight", ("rate_min", "taking", "rate_rate"), _extreme),
+    Quantity("decay_rate_max", "largest decay rate R of a weight", ("rate_max", "taking", "rate_rate"), _extreme),
 )
 QUANTITIES = Table("quantity", **{quantity.name: quantity for quantity in _ALL})
 
 MINIMAL = ("loss", "lr", "effective_lr", "theta_norm", "gradient_norm", "decay_rate", "decay_ratio")
-DEFAULT = tuple(name for name in QUANTITIES if name not in ("distance", "decay_rate_std"))
+DYNAMICS = ("distance", "decay_rate_std", "decay_rate_min", "decay_rate_max")  # what costs more
+DEFAULT = tuple(name for name in QUANTITIES if name not in DYNAMICS)
 SETS = Table("set of quantities", minimal=MINIMAL, default=DEFAULT, dynamics=tuple(QUANTITIES))
 
 

@@ -11,8 +11,8 @@ import xarray
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe.recorder import Probe
-from swd_dynamics.probe.step import as_number
+from swd_dynamics.probe.probe import Probe, as_number
+from swd_dynamics.tables import nearest
 
 
 def record(
@@ -23,6 +23,7 @@ def record(
     path: str | os.PathLike | None = None,
     scheduler: Any = None,
     progress: bool = False,
+    trajectory: bool = True,
     **probe_options: Any,
 ) -> xarray.Dataset:
     """Train for a number of steps and record every one of them.
@@ -38,20 +39,21 @@ def record(
     steps : int
         At least 1.
     path : str or path, optional
-        A run folder to stream to, with more quantities, also of each group and parameter; without it everything is kept
-        in memory.
+        A run folder; without it the recording is kept in memory.
     scheduler : optional
         Any of torch.optim.lr_scheduler that needs no argument.
     progress : bool
         Whether to show a progress bar, with the loss and the steps in a second.
+    trajectory : bool
+        Whether every weight, gradient and optimizer state is recorded, as :func:`swd_dynamics.replay` needs it; for
+        large models False.
     **probe_options
-        Arguments of :class:`~swd_dynamics.probe.recorder.Probe`; with ``path``, of
-        :class:`~swd_dynamics.probe.streaming.StreamingProbe`.
+        Other arguments of :class:`~swd_dynamics.probe.probe.Probe`: ``quantities``, ``model``, ``seed``, ``data``, …
 
     Returns
     -------
     xarray.Dataset
-        As of :meth:`Probe.dataset`, with two more attributes: ``diverged_at_step`` is the number of steps after which θ
+        The recording, with two more attributes: ``diverged_at_step`` is the number of steps after which θ
         or the loss was first not finite (−1: never, 0: at the start); ``interrupted`` is 1 when Ctrl-C ended the run.
         What was recorded until then is kept. Of several processes that make one recording only rank 0 has it.
 
@@ -72,19 +74,25 @@ def record(
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps = {steps!r} is not allowed: it must be a whole number, at least 1")
     _check_takes_a_step(loss)
-    probe = Probe(optimizer, path, **probe_options)
-    if path is None:
-        probe.require_room(steps)
+    probe = _probe(optimizer, path, trajectory=trajectory, **probe_options)
+    probe.require_room(steps)
     diverged, interrupted = -1, 0
     try:
         with probe:
             diverged = _train(probe, loss, scheduler, _counted(steps, progress))
-            if path is not None:
-                probe.note(diverged_at_step=diverged)
+            probe.note(diverged_at_step=diverged)
     except KeyboardInterrupt:
         interrupted = 1
-    recorded = probe.dataset() if path is None or probe.writes else xarray.Dataset()
+    recorded = probe.dataset() if probe.writes else xarray.Dataset()
     return recorded.assign_attrs(diverged_at_step=diverged, interrupted=interrupted)
+
+
+def _probe(optimizer: torch.optim.Optimizer, path: str | os.PathLike | None, **options: Any) -> Probe:
+    unknown = [name for name in options if name not in signature(Probe).parameters]
+    if unknown:
+        known = ", ".join(nearest(unknown[0], list(signature(Probe).parameters)[2:]))
+        raise InputError(f"record has no argument {unknown[0]!r}; a probe has {known}")
+    return Probe(optimizer, path, **options)
 
 
 def _check_takes_a_step(loss: Any) -> None:

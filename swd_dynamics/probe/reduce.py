@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from swd_dynamics.probe.quantities import Quantity
+from swd_dynamics.probe.quantities import EXTREMES, Quantity
 from swd_dynamics.tensors.weights import Layout
 
 MEANS = ("lr", "effective_lr")
@@ -23,13 +23,13 @@ class Block:
     columns : mapping of str to array, shape (rows, width)
         Of :class:`~swd_dynamics.probe.measure.Measurement`; NaN where there was nothing.
     layout : Layout
-    states_v : bool
-        Whether η_eff is η/√v̄ where it was not read: of torch's Adam, and of nothing else.
+    divides : bool
+        Whether the column ``effective_lr`` is to be divided by √v̄.
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray], layout: Layout, states_v: bool):
+    def __init__(self, columns: Mapping[str, np.ndarray], layout: Layout, divides: bool):
         self.columns = columns
-        self.states_v = states_v and "v" in columns
+        self.divides = divides
         self.groups = np.asarray(layout.groups)
         self.sizes = np.asarray(layout.sizes, float)
         self.count = len(columns["loss"])
@@ -60,14 +60,17 @@ class Block:
             return getattr(self, f"group_{need}")
         if need in MEANS and level == "step":
             return (value * self.sizes).sum(1) / self.sizes.sum()
-        return self._added(value, level)
+        return self._reduced(need, value, level)
 
-    def _added(self, value: np.ndarray, level: str) -> np.ndarray:
-        if level == "step":
-            return value.sum(1)
+    def _reduced(self, need: str, value: np.ndarray, level: str) -> np.ndarray:
+        """A sum, or an extreme, over the parameters of each group, or over all parameters."""
         if level == "parameter":
             return value
-        return np.stack([value[:, self.groups == group].sum(1) for group in range(self.columns["lr"].shape[1])], 1)
+        reduction = EXTREMES.get(need, np.sum)
+        if level == "step":
+            return reduction(value, axis=1)
+        groups = range(self.columns["lr"].shape[1])
+        return np.stack([reduction(value[:, self.groups == g], axis=1) for g in groups], 1)
 
     def _idle(self, name: str) -> np.ndarray:
         """A column, with 0 in place of what a parameter without gradient has not."""
@@ -142,9 +145,16 @@ class Block:
         return self.columns["distance_distance"]
 
     @cached_property
+    def moved_alone(self) -> np.ndarray:
+        """Whether a parameter moved though it had no gradient, as far as that was measured."""
+        moved = self.columns.get("moved", np.zeros(()))
+        return (self.columns["had_gradient"] == 0) & ~self.skipped & (moved > 0)
+
+    @cached_property
     def rate(self) -> np.ndarray:
         """R of each parameter, the mean over its weights; 0 if it did not take the step."""
-        return np.where(self.taking == 0, 0.0, self.columns["rate"])
+        rate = np.where(self.taking == 0, 0.0, self.columns["rate"])
+        return np.where(self.moved_alone, np.nan, rate)
 
     @cached_property
     def decay(self) -> np.ndarray:
@@ -162,9 +172,18 @@ class Block:
     def decay_decay(self) -> np.ndarray:
         return self._of_each_weight("decay_decay", self.rate**2 * self.theta_theta)
 
+    @cached_property
+    def rate_min(self) -> np.ndarray:
+        """∞ where a parameter did not take the step, so that the smallest is another one's."""
+        return np.where(self.taking == 0, np.inf, self._of_each_weight("rate_min", self.rate))
+
+    @cached_property
+    def rate_max(self) -> np.ndarray:
+        return np.where(self.taking == 0, -np.inf, self._of_each_weight("rate_max", self.rate))
+
     def _of_each_weight(self, name: str, alike: np.ndarray) -> np.ndarray:
         """A column that is filled where every weight has a rate of its own; else they are alike."""
-        column = self.columns[name]
+        column = self.columns.get(name, np.full(alike.shape, np.nan))
         return np.where(self.taking == 0, 0.0, np.where(np.isnan(column), alike, column))
 
     @cached_property
@@ -177,11 +196,9 @@ class Block:
 
     @cached_property
     def group_effective_lr(self) -> np.ndarray:
-        """η_eff as it was read; of torch's Adam η/√v̄."""
+        """η_eff of each group."""
         read = self.columns["effective_lr"]
-        if not self.states_v:
-            return read
-        return np.where(np.isnan(read), self.group_lr / np.sqrt(self.v_bar)[:, None], read)
+        return read / np.sqrt(self.v_bar)[:, None] if self.divides else read
 
     @cached_property
     def effective_lr(self) -> np.ndarray:

@@ -1,109 +1,118 @@
-"""A trajectory in a run folder: every weight and every gradient of every step, for small models."""
+"""A trajectory: every weight, gradient, decay rate and optimizer state of every step, for small models."""
 
-import json
-import os
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import torch
-import xarray
 from torch import Tensor
 
-from swd_dynamics.errors import InputError
-from swd_dynamics.probe.rows import SCALARS, TRAJECTORY
-from swd_dynamics.recording.reader import open_recording
-from swd_dynamics.recording.snapshots import load_snapshot
+from swd_dynamics.recording.format import STATE
+from swd_dynamics.tensors.sums import Entry
 from swd_dynamics.tensors.weights import Layout
 
-NAMES = {"theta": "weights θ after the step", "gradient": TRAJECTORY["gradient"][1]}
-CHANGED = 1e-5  # relative: ‖θ‖ before a step, by two sums in float32, is ‖θ‖ after the last one
+NAMES = {
+    "theta": "weights θ after the step",
+    "gradient": "gradient g of the loss at θ before the step, without decay; 0 where there was none",
+    "decay_rate_weight": "decay rate R of each weight",
+}
+# Of a parameter: whether the step used a gradient of it, and the optimizer's own count of its steps.
+OF_PARAMETER = {
+    "had_gradient": ("bool", "whether the step used a gradient of the parameter"),
+    "state_step": ("float64", "the optimizer's own count of its steps on the parameter"),
+}
+CHANGED = ("changed_outside", "number of weights that something else than a step changed before this one")
+MOST_VECTORS = 6  # in a row, which decides how many rows a buffer holds: three of Adam's are states
 
 
-def vectors(layout: Layout) -> dict[str, tuple[int, torch.dtype]]:
-    """The length and the type of each vector of a row; half precision is widened, which loses nothing."""
-    small = all(parameter.dtype in (torch.float32, torch.float16, torch.bfloat16) for parameter in layout.parameters)
-    return dict.fromkeys(NAMES, (layout.weights, torch.float32 if small else torch.float64))
+def vector_dtype(layout: Layout) -> torch.dtype:
+    """The type in which vectors are recorded; half precision is widened, which loses nothing."""
+    small = (torch.float32, torch.float16, torch.bfloat16)
+    is_small = all(parameter.dtype in small for parameter in layout.parameters)
+    return torch.float32 if is_small else torch.float64
 
 
-def variables(layout: Layout) -> dict[str, tuple[tuple[str, str], str, str]]:
-    """The variables of a trajectory, as a run folder declares them."""
-    types = {name: str(dtype).removeprefix("torch.") for name, (_, dtype) in vectors(layout).items()}
-    declared = {name: (("step", "weight"), types[name], meaning) for name, meaning in NAMES.items()}
-    return {**declared, "had_gradient": (("step", "parameter"), "bool", SCALARS["had_gradient"][1])}
+def variables(layout: Layout) -> dict[str, tuple[tuple[str, ...], str, str]]:
+    """The variables of a trajectory but the optimizer's state, as a recording declares them."""
+    dtype = str(vector_dtype(layout)).removeprefix("torch.")
+    declared: dict[str, tuple[tuple[str, ...], str, str]] = {
+        name: (("step", "weight"), dtype, meaning) for name, meaning in NAMES.items()
+    }
+    for name, (kind, meaning) in OF_PARAMETER.items():
+        declared[name] = (("step", "parameter"), kind, meaning)
+    return {**declared, CHANGED[0]: (("step",), "float64", CHANGED[1])}
+
+
+def state_variable(name: str, layout: Layout) -> tuple[tuple[str, ...], str, str]:
+    """A piece of the optimizer's state, ``state_<key>``, as a recording declares it."""
+    dtype = str(vector_dtype(layout)).removeprefix("torch.")
+    meaning = f"the optimizer's state {name.removeprefix(STATE)!r} after the step"
+    return ("step", "weight"), dtype, meaning
 
 
 def flat(tensors: Sequence[Tensor | None], layout: Layout) -> Tensor:
-    """One tensor for each parameter as one vector, on their device: a copy, 0 where there is none."""
-    pairs = zip(tensors, layout.parameters, strict=True)
+    """One tensor for each parameter as one vector on their device: a copy, 0 where there is none."""
+    dtype, pairs = vector_dtype(layout), zip(tensors, layout.parameters, strict=True)
     pieces = [torch.zeros_like(parameter) if tensor is None else tensor for tensor, parameter in pairs]
-    return torch.cat([piece.detach().reshape(-1) for piece in pieces])
+    return torch.cat([piece.detach().reshape(-1).to(dtype) for piece in pieces])
 
 
 def used_gradient(gradient: Tensor, scale: Tensor | None, found_inf: Tensor | None) -> Tensor:
-    """The gradient that a step uses: without a gradient scaler's factor, and 0 if the scaler has voided the step."""
+    """The gradient that a step uses: without a scaler's factor, and 0 if the scaler voided the step."""
     gradient = gradient if scale is None else gradient / scale
     return gradient if found_inf is None else torch.where(found_inf != 0, 0.0, gradient)
 
 
-def load_trajectory(path: str | os.PathLike) -> xarray.Dataset:
-    """A run that was recorded with ``trajectory=True``, all of it in memory.
+def flat_rates(rates: Sequence[Entry], layout: Layout) -> Tensor:
+    """R of each weight, from R of each parameter: a number, or a tensor of its shape."""
+    pairs = zip(rates, layout.parameters, strict=True)
+    return flat([_filled(parameter, rate) for rate, parameter in pairs], layout)
 
-    Parameters
-    ----------
-    path : str or path
-        Its run folder, of version 2.
 
-    Returns
-    -------
-    xarray.Dataset
-        As of :func:`swd_dynamics.open_recording`, with ``theta`` (iterate, weight), the start included, and the group
-        of each weight: what :func:`swd_dynamics.replay` needs.
+def _filled(parameter: Tensor, rate: Entry) -> Tensor:
+    full = torch.empty(parameter.shape, dtype=torch.float64, device=parameter.device)
+    if isinstance(rate, Tensor):
+        return full.copy_(rate.expand(parameter.shape))
+    return full.fill_(math.nan if rate is None else rate)
 
-    Raises
-    ------
-    InputError
-        If the run has no trajectory, or not of every step, or is damaged.
+
+def changed_outside(before: Tensor, last: Tensor | None) -> Entry:
+    """How many weights differ from what the last step left; 0 before the first step."""
+    if last is None:
+        return 0.0
+    differ = (before != last) & ~(before.isnan() & last.isnan())
+    found = torch.count_nonzero(differ)
+    return float(found) if found.device.type == "cpu" else found.double()
+
+
+def states(optimizer: torch.optim.Optimizer, layout: Layout) -> tuple[dict[str, Tensor], set[str]]:
+    """The optimizer's state as vectors ``state_<key>``, and the keys that have another shape.
+
+    A piece of the state has a vector if it has one real entry for each weight, in every parameter
+    that has it; it is NaN for the other parameters.
     """
-    recording = open_recording(path)
-    missing = [name for name in NAMES if name not in recording]
-    if missing:
-        raise InputError(
-            f"the run in {path} lacks {' and '.join(missing)}: record it with trajectory=True (--trajectory)"
-        )
-    try:
-        first, names, groups = (json.loads(str(recording.attrs[key])) for key in _FACTS)
-        kept = load_snapshot(path, first)
-        pieces = [kept[name].reshape(-1) for name in names]
-        of_weight = np.repeat(np.arange(len(names)), [len(piece) for piece in pieces])
-        iterates = np.arange(first, first + 1 + recording.sizes["step"])
-        theta = np.vstack(
-            [np.concatenate(pieces), recording["theta"]], dtype=recording["theta"].dtype, casting="unsafe"
-        )
-        whole = (
-            recording.drop_vars("theta")
-            .load()
-            .assign_coords(
-                iterate=iterates,
-                weight_parameter=("weight", of_weight),
-                weight_group=("weight", np.asarray(groups)[of_weight]),
-            )
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"the run in {path} is damaged: {error!r}") from None
-    if not np.array_equal(whole["step"], iterates[1:]):
-        raise InputError(f"the run in {path} lacks some of the steps after step {first}: its trajectory is in pieces")
-    whole = whole.assign(theta=(("iterate", "weight"), theta, {"long_name": TRAJECTORY["theta"][1]}))
-    return whole.assign_attrs(theta_changed_before_steps=json.dumps(_changed_before(whole)))
+    of_parameters: list[Mapping[str, Any]] = [optimizer.state.get(parameter, {}) for parameter in layout.parameters]
+    keys = {key for state in of_parameters for key, value in state.items() if value is not None}
+    shaped = {key for key in keys - {"step"} if _is_shaped(key, of_parameters, layout)}
+    found = {}
+    for key in sorted(shaped):
+        pairs = zip(of_parameters, layout.parameters, strict=True)
+        pieces = [_dense_or_nan(state.get(key), parameter) for state, parameter in pairs]
+        found[f"{STATE}{key}"] = flat(pieces, layout)
+    return found, keys - shaped - {"step"}
 
 
-def _changed_before(run: xarray.Dataset) -> list[int]:
-    """The steps before which something else than the optimizer changed ‖θ‖, if that is recorded."""
-    if "theta_norm" not in run:
-        return []
-    with np.errstate(all="ignore"):  # of a run that diverged
-        norms = np.linalg.norm(run["theta"].values[:-1].astype(float), axis=1)
-        apart = np.abs(run["theta_norm"].values - norms) > CHANGED * norms
-    return run["step"].values[apart].tolist()
+def _is_shaped(key: str, of_parameters: Sequence[Mapping[str, Any]], layout: Layout) -> bool:
+    pairs = zip(of_parameters, layout.parameters, strict=True)
+    present = [(state[key], parameter) for state, parameter in pairs if state.get(key) is not None]
+    return all(_is_real(value) and value.shape == parameter.shape for value, parameter in present)
 
 
-_FACTS = ("steps_before", "parameter_names", "parameter_groups")
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_complex()
+
+
+def _dense_or_nan(value: Tensor | None, parameter: Tensor) -> Tensor:
+    if value is None:
+        return torch.full(parameter.shape, torch.nan, device=parameter.device)
+    return value.to_dense() if value.is_sparse else value

@@ -1,6 +1,6 @@
 """The format of a run folder: what may lie in it and how, and the checks that come before anything is read.
 
-recording_format.md describes it in a page. What is read was written by anybody: nothing is allocated, opened or handed
+format.md describes it in a page. What is read was written by anybody: nothing is allocated, opened or handed
 to zarr before it was found to be exactly what :mod:`~swd_dynamics.recording.writer` writes.
 """
 
@@ -26,6 +26,8 @@ UNFINISHED = ".unfinished-"  # begins the name of a file that is not whole yet
 MAKING, RUNNING = "being made", "running"
 DTYPES = ("float64", "float32", "int64", "bool")
 STEP = (("step",), "int64", "number of the step")
+THETA = "theta"  # of a trajectory: the weights after each step, whose start is a snapshot
+STATE = "state_"  # begins the name of a piece of the optimizer's state
 
 CHUNK_ROWS = 4096  # of these, 2·10⁶ recorded steps are 500 files a variable
 CHUNK_BYTES = 2**20  # wide rows: fewer, since a chunk is read as a whole

@@ -1,11 +1,16 @@
-"""The reader of a run folder: a recording as a Dataset, its snapshots, and both as files other programs read.
+"""The reader of a run folder: a recording as a Dataset.
 
 A folder may be opened while another process writes it. What is opened was written by anybody: it is checked first, and
 a damaged or crafted folder gives one InputError.
 """
 
 import json
+import math
+import operator
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -22,6 +27,7 @@ from swd_dynamics.recording.format import (
     METADATA,
     RUN,
     SCALARS,
+    THETA,
     Column,
     check_file,
     check_folder,
@@ -29,6 +35,7 @@ from swd_dynamics.recording.format import (
     read_description,
     read_json,
 )
+from swd_dynamics.recording.snapshots import load_snapshot
 
 TRIES = 5  # to open a run while it is being cut, which happens once in a restart
 
@@ -49,7 +56,8 @@ def open_recording(path: str | os.PathLike) -> xarray.Dataset:
     -------
     xarray.Dataset
         The rows that were acknowledged when it was opened, by ``step``; what made the run in ``attrs``, nested facts
-        as JSON.
+        as JSON. The weights of a trajectory are ``theta`` (iterate, weight), the start included: one row more than
+        there are steps.
 
     Raises
     ------
@@ -78,39 +86,125 @@ def _opened(folder: Path) -> xarray.Dataset:
     committed, restarts = read_committed(folder)  # before the arrays: they only grow
     for column in columns.values():
         check_column(folder, column, committed)
-    lazy = {name: _Rows(folder, column, committed, restarts) for name, column in columns.items()}
-    steps = lazy.pop("step")[indexing.BasicIndexer((slice(None),))]
+
+    rows = {name: _Uncut(folder, column, restarts) for name, column in columns.items()}
+    steps = rows.pop("step")(0, committed)
     if np.any(np.diff(steps, prepend=-1) < 1):
         raise InputError(f"{folder / SCALARS / 'step'} is damaged: the step numbers do not rise from 0")
-    variables = {
-        name: xarray.Variable(rows.column.dims, indexing.LazilyIndexedArray(rows), {"long_name": rows.column.long_name})
-        for name, rows in lazy.items()
-    }
-    coordinates = {
+    return assembled(folder, description, columns, steps, rows, partial(_start, folder, description))
+
+
+Rows = Callable[[int, int], np.ndarray]  # the rows from the first to before the last
+
+
+def assembled(
+    where: Path,
+    description: dict[str, Any],
+    columns: dict[str, Column],
+    steps: np.ndarray,
+    rows: Mapping[str, Rows],
+    start: Callable[[], np.ndarray],
+) -> xarray.Dataset:
+    """A recording as a Dataset, wherever its rows are.
+
+    Parameters
+    ----------
+    where : Path
+        What errors call the recording.
+    description : dict
+        What made it, as run.json says it.
+    columns : dict of str to Column
+    steps : array, shape (rows,)
+    rows : mapping of str to callable (first, last) → array, shape (last − first, …)
+        Reads the rows of each column but ``step``.
+    start : callable () → array, shape (n,)
+        Reads the weights before the first step, which a trajectory begins with.
+    """
+    coordinates: dict[str, Any] = {
         "step": ("step", steps, {"long_name": columns["step"].long_name}),
-        **axis_names(folder, description, columns),
+        **axis_names(where, description, columns),
     }
+    variables = {}
+    for name, read in rows.items():
+        column, count = columns[name], len(steps)
+        dims, long_name = column.dims, column.long_name
+        if name == THETA and dims == ("step", "weight"):
+            dims, long_name = ("iterate", "weight"), "weights θ after as many steps"
+            coordinates["iterate"] = _iterates(where, description, steps)
+            lazy = _Lazy(_BegunWith(start, read), (count + 1, *column.sizes), column.dtype)
+        else:
+            lazy = _Lazy(read, (count, *column.sizes), column.dtype)
+        values = indexing.LazilyIndexedArray(lazy)
+        variables[name] = xarray.Variable(dims, values, {"long_name": long_name})
     return xarray.Dataset(variables, coordinates, _attributes(description))
 
 
-def axis_names(folder: Path, description: dict[str, Any], columns: dict[str, Column]) -> dict[str, Any]:
-    """Names or numbers along every axis but ``step``, and the group of each parameter."""
+def _iterates(where: Path, description: dict[str, Any], steps: np.ndarray) -> np.ndarray:
+    """The numbers of steps after which θ is known: that of the start, then that of each step."""
+    before = description["made_by"].get("steps_before", 0)
+    if type(before) is not int or (len(steps) and max(before, 0) >= steps[0]):
+        raise InputError(f"{where / RUN} is damaged: made_by's steps_before is {short(before)}, which no step follows")
+    return np.array([max(before, 0), *steps], dtype=int)
+
+
+@dataclass(frozen=True)
+class _BegunWith:
+    """Rows of which ``start()`` is the first, and then come those that ``after`` reads."""
+
+    start: Callable[[], np.ndarray]
+    after: Rows
+
+    def __call__(self, first: int, last: int) -> np.ndarray:
+        rows = self.after(max(first - 1, 0), max(last - 1, 0))
+        if first > 0 or last <= 0:
+            return rows
+        return np.vstack([self.start()[None].astype(rows.dtype), rows])
+
+
+def _start(folder: Path, description: dict[str, Any]) -> np.ndarray:
+    """The weights before the first step, from their snapshot."""
+    made_by = description["made_by"]
+    before = max(made_by.get("steps_before", 0), 0)
+    kept = load_snapshot(folder, before)
+    try:
+        return np.concatenate([kept[name].reshape(-1) for name in made_by["parameter_names"]])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the snapshot of step {before} in {folder} is damaged: {error!r}") from None
+
+
+def axis_names(where: Path, description: dict[str, Any], columns: dict[str, Column]) -> dict[str, Any]:
+    """Names or numbers along every axis but ``step``, and whose each parameter and each weight is."""
     made_by = description["made_by"]
     sizes = {dim: size for column in columns.values() for dim, size in zip(column.dims[1:], column.sizes, strict=True)}
-    names = {dim: (dim, _labels(folder, made_by, f"{dim}_names", str, size)) for dim, size in sizes.items()}
+    names = {dim: (dim, _labels(where, made_by, f"{dim}_names", str, size)) for dim, size in sizes.items()}
     if "parameter" in sizes and "parameter_groups" in made_by and "parameter_group" not in columns:
-        groups = _labels(folder, made_by, "parameter_groups", int, sizes["parameter"])
+        groups = _labels(where, made_by, "parameter_groups", int, sizes["parameter"])
         names["parameter_group"] = ("parameter", groups)
+        if "weight" in sizes and "parameter_shapes" in made_by:
+            parameters = _of_weights(where, made_by["parameter_shapes"], sizes)
+            names["weight_parameter"] = ("weight", parameters)
+            names["weight_group"] = ("weight", groups[parameters])
     return names
 
 
-def _labels(folder: Path, made_by: dict[str, Any], key: str, kind: type, size: int) -> np.ndarray:
+def _of_weights(where: Path, shapes: Any, sizes: dict[str, int]) -> np.ndarray:
+    """The number of the parameter that each weight belongs to."""
+    try:
+        counts = [math.prod(map(operator.index, shape)) for shape in shapes]
+        if len(counts) == sizes["parameter"] and sum(counts) == sizes["weight"] and min(counts) >= 0:
+            return np.repeat(np.arange(len(counts)), counts)
+    except TypeError:
+        pass
+    raise InputError(f"{where / RUN}: made_by's parameter_shapes must be the shapes of {sizes['weight']} weights")
+
+
+def _labels(where: Path, made_by: dict[str, Any], key: str, kind: type, size: int) -> np.ndarray:
     labels = made_by.get(key)
     if labels is None:
         return np.arange(size)
     is_list = isinstance(labels, list) and len(labels) == size and all(type(label) is kind for label in labels)
     if not is_list or (kind is int and any(abs(label) >= 2**31 for label in labels)):
-        raise InputError(f"{folder / RUN}: made_by's {key} must be a list of {size}, each {kind.__name__}")
+        raise InputError(f"{where / RUN}: made_by's {key} must be a list of {size}, each {kind.__name__}")
     return np.array(labels)
 
 
@@ -126,13 +220,11 @@ def _flat(fact: Any) -> str | int | float:
     return fact if is_flat else json.dumps(fact)
 
 
-class _Rows(BackendArray):
-    """The first ``committed`` rows of a column, read when they are indexed."""
+class _Lazy(BackendArray):
+    """Rows that are read when they are indexed."""
 
-    def __init__(self, folder: Path, column: Column, committed: int, restarts: int):
-        self.folder, self.column, self.restarts = folder, column, restarts
-        self.shape = (committed, *column.sizes)
-        self.dtype = np.dtype(column.dtype)
+    def __init__(self, read: Rows, shape: tuple[int, ...], dtype: str):
+        self.read, self.shape, self.dtype = read, shape, np.dtype(dtype)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
@@ -141,10 +233,23 @@ class _Rows(BackendArray):
         picked = range(self.shape[0])[key[0]]
         rows = [picked] if isinstance(picked, int) else picked
         ends = sorted([*rows[:1], *rows[-1:]]) or [0, -1]
-        block = read_rows(self.folder, self.column, ends[0], ends[-1] + 1)
+        block = self.read(ends[0], ends[-1] + 1)
+        return block[(0 if isinstance(picked, int) else slice(None, None, picked.step), *key[1:])]
+
+
+@dataclass(frozen=True)
+class _Uncut:
+    """The rows of a column, as long as they are those that there were when the run was opened."""
+
+    folder: Path
+    column: Column
+    restarts: int
+
+    def __call__(self, first: int, last: int) -> np.ndarray:
+        rows = read_rows(self.folder, self.column, first, last)
         if read_committed(self.folder)[1] != self.restarts:
             raise CutSinceOpened(f"the run in {self.folder} was restarted since it was opened: open it again")
-        return block[(0 if isinstance(picked, int) else slice(None, None, picked.step), *key[1:])]
+        return rows
 
 
 def check_column(folder: Path, column: Column, committed: int) -> int:

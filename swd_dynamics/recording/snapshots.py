@@ -40,7 +40,7 @@ def snapshots(path: str | os.PathLike) -> dict[int, Path]:
     >>> weight = torch.nn.Parameter(torch.tensor([8.0]))
     >>> sgd = torch.optim.SGD([weight], lr=0.5)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     run = record(sgd, lambda k: weight.square().sum() / 2, 5, path=folder, snapshots=2)
+    ...     run = record(sgd, lambda k: weight.square().sum() / 2, 5, path=folder, trajectory=False, snapshots=2)
     ...     {step: file.name for step, file in snapshots(folder).items()}
     {2: 'step-0000000002.safetensors', 4: 'step-0000000004.safetensors'}
     """
@@ -76,7 +76,7 @@ def load_snapshot(path: str | os.PathLike, step: int) -> dict[str, np.ndarray]:
     >>> weight = torch.nn.Parameter(torch.tensor([8.0]))
     >>> sgd = torch.optim.SGD([weight], lr=0.5)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     run = record(sgd, lambda k: weight.square().sum() / 2, 3, path=folder, snapshots=2)
+    ...     run = record(sgd, lambda k: weight.square().sum() / 2, 3, path=folder, trajectory=False, snapshots=2)
     ...     load_snapshot(folder, step=2)
     {'parameter_0': array([2.], dtype=float32)}
     """

@@ -135,6 +135,25 @@ class RunFolder:
         stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
         self.close("finished" if error is None else "interrupted" if stopped else f"failed: {error!r}"[:1000])
 
+    def declare(self, variables: Mapping[str, Any]) -> None:
+        """Record more variables, name → (dims, dtype, long_name), along dimensions that the run has.
+
+        Raises
+        ------
+        InputError
+            If there is a row already, or a declaration is not allowed.
+        """
+        self._check_open()
+        if self.committed:
+            raise InputError(f"the run in {self.folder} has rows: all of its variables must be declared before")
+        before = {c.name: (c.dims, c.dtype, c.long_name) for c in self.columns.values() if c.name != "step"}
+        columns = declared({**before, **variables}, self._description["sizes"])
+        with on_disk("declare variables in", self.folder):
+            for name in variables:
+                self._make(columns[name], self._capacity)
+            self._describe(variables=described(columns, {})["variables"])
+        self.columns = columns
+
     def append(self, rows: Mapping[str, Any]) -> None:
         """Record a block of rows, in one go.
 
@@ -244,11 +263,16 @@ class RunFolder:
 
     def _build(self) -> None:
         """Make the arrays without rows; run.json tells by its status whether this was done."""
-        for name, column in self.columns.items():
-            (self.folder / SCALARS / name).mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / SCALARS / name / METADATA, column.metadata(0))
+        for column in self.columns.values():
+            self._make(column, 0)
         self._commit(0)
         self._describe(status=RUNNING)
+
+    def _make(self, column: Column, rows: int) -> None:
+        """Make an array that claims to have so many rows."""
+        folder = self.folder / SCALARS / column.name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / METADATA, column.metadata(rows))
 
     def _take_up(self, made_by: dict[str, Any]) -> None:
         if self._description["status"] == MAKING:

@@ -1,4 +1,4 @@
-"""By what an optimizer divides each weight's step."""
+"""What an optimizer divides the step of each weight by."""
 
 from collections.abc import Iterable
 
@@ -6,29 +6,28 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
-
-ADAPTIVE = ("Adam", "AdamW", "AdamS")
-ISOTROPIC = ("SGD", "SGDS", "AdaiS")
-HOMES = ("torch.optim.", "swd_dynamics.optim.")
+from swd_dynamics.tensors.known import KNOWN, UNKNOWN, Known, class_name, known
 
 
 def preconditioner_of(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor] | None = None) -> Tensor | None:
-    """D, by which an optimizer divides each weight's step: √v̂ + ε of Adam, AdamW and AdamS; None for SGD and its like.
+    """D, what an optimizer divides the step of each weight by, shape (n,).
 
-    v̂ = v/(1 − β₂ᵏ), with AMSGrad the largest v so far in place of v. A weight that has taken no step while others have
-    gets D = ∞: it does not move. Before the first step v̂ is not defined, and D is NaN. Its shape is (n,).
+    D = √v̂ + ε for Adam, AdamW and AdamS, with v̂ = v/(1 − β₂ᵏ); AMSGrad has the largest v so far in
+    place of v. D is None for SGD, SGDS and AdaiS, whose learning rate is the same for every weight.
+    A weight that has taken no step while others have does not move: its D is ∞. Before the first
+    step v̂ is not defined, and D is NaN.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        torch's SGD, Adam or AdamW, or SGDS, AdamS or AdaiS, whose learning rate is the same for every weight.
+        One whose class :data:`~swd_dynamics.tensors.known.KNOWN` has.
     parameters : iterable of Tensor, optional
-        Of these, in this order; by default all of the optimizer's, in its order.
+        The weights of these, in this order; by default those of the optimizer, in its order.
 
     Raises
     ------
     InputError
-        If the optimizer is any other, subclasses included, or a parameter is not one of its.
+        If the optimizer is of another class, subclasses included, or does not have a parameter.
 
     Source: Kingma & Ba 2015, 1412.6980; Cohen et al. 2022, 2207.14484.
 
@@ -43,7 +42,14 @@ def preconditioner_of(optimizer: torch.optim.Optimizer, parameters: Iterable[Ten
     >>> preconditioner_of(adam).round(decimals=4)
     tensor([1.5000, 4.5000])
     """
-    if not _is_adaptive(optimizer):
+    found = known(optimizer)
+    if not _is_stated(found):
+        raise InputError(
+            f"what {class_name(optimizer)} divides its steps by is not known: it is known of"
+            f" {', '.join(name.rpartition('.')[2] for name, each in KNOWN.items() if _is_stated(each))};"
+            " give one of these, or no optimizer for the plain Hessian"
+        )
+    if not found.divides:
         return None
     groups = {p: group for group in optimizer.param_groups for p in group["params"]}
     chosen = groups if parameters is None else parameters
@@ -51,31 +57,28 @@ def preconditioner_of(optimizer: torch.optim.Optimizer, parameters: Iterable[Ten
     pieces = []
     for i, parameter in enumerate(chosen):
         if parameter not in groups:
-            raise InputError(f"parameter {i} is not one of the {type(optimizer).__name__}'s: give those that it trains")
-        pieces.append(_divisor(parameter, groups[parameter], optimizer.state.get(parameter, {}), unmoved))
+            raise InputError(
+                f"parameter {i} does not belong to the {type(optimizer).__name__}: give those that it trains"
+            )
+        state = optimizer.state.get(parameter, {})
+        pieces.append(_divisor(found, parameter, groups[parameter], state, unmoved))
     return torch.cat(pieces)
 
 
-def _is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
-    kind = type(optimizer)
-    name = kind.__name__ if kind.__module__.startswith(HOMES) else None
-    if name in ADAPTIVE + ISOTROPIC:
-        return name in ADAPTIVE
-    raise InputError(
-        f"what {kind.__module__}.{kind.__qualname__} divides its steps by is not known: it is of "
-        f"{', '.join(ADAPTIVE)}, and 1 of {', '.join(ISOTROPIC)}; give one of these, or none for the plain Hessian"
-    )
+def _is_stated(entry: Known) -> bool:
+    """Whether an entry says what a step is divided by: √v̂ + ε, or, with a gain and no v, nothing."""
+    publishes = entry is not UNKNOWN and entry.is_decoupled is None
+    return entry.divides or entry.gain is not None or publishes
 
 
-def _divisor(parameter: Tensor, group: dict, state: dict, unmoved: float) -> Tensor:
-    dtype = working(parameter.dtype)
+def _divisor(entry: Known, parameter: Tensor, group: dict, state: dict, unmoved: float) -> Tensor:
+    dtype, v = working(parameter.dtype), entry.second_moment(state)
     if "step" not in state:
         return torch.full((parameter.numel(),), unmoved, dtype=dtype, device=parameter.device)
-    v = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
-    correction = 1 - float(group["betas"][1]) ** float(state["step"])
+    correction = 1 - float(entry.beta2(group)) ** float(state["step"])
     return ((v.to(dtype) / correction).sqrt() + float(group["eps"])).reshape(-1)
 
 
 def working(dtype: torch.dtype) -> torch.dtype:
-    """What vectors are kept in: never half precision."""
+    """The type in which vectors are kept: half precision is widened."""
     return torch.promote_types(dtype, torch.float32)

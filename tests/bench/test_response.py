@@ -69,7 +69,7 @@ def test_adam_responds_as_its_derivative():
     theta, gradients = gradient_stream(N)
     weight = torch.nn.Parameter(torch.from_numpy(theta.copy()))
     adam = torch.optim.Adam([weight], **ARGUMENTS)
-    with Probe(adam) as probe:
+    with Probe(adam, trajectory=True) as probe:
         for gradient in gradients[: FRESH[0]]:
             weight.grad = torch.from_numpy(gradient.copy())
             adam.step()

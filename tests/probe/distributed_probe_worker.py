@@ -20,7 +20,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import AdamS
-from swd_dynamics.probe import Probe, buffer, collector
+from swd_dynamics.probe import Probe, buffer, gather
 from swd_dynamics.tensors import sharding
 
 STEPS, HALF = 12, 6
@@ -54,13 +54,27 @@ LATE = Case("AdamS", "FSDP", "rank 1 attaches late")
 RESUMED = Case("AdamW", "FSDP", "resumed")
 UNFOLLOWED = Case("Adam", "FSDP")
 ON_ITS_OWN = Case("SGD", "DDP", "on its own")
+IN_MEMORY = Case("AdamW", "FSDP", "in memory")
 COUNTED = [Case("AdamS", layout, "counted") for layout in ("DDP", "FSDP", "HSDP 1x2")]
 MUTANTS = {
     "replicas twice": lambda parameter: frozenset(parameter.device_mesh.mesh.flatten().tolist()),
     "only the shard here": lambda parameter: frozenset({0}),
 }
 WRONG = [Case("SGD", "HSDP 2x1", "replicas twice"), Case("SGD", "FSDP", "only the shard here")]
-CASES = [*AGREEING, *GATHERED, *BARE, *ALONE, *BROKEN, LATE, RESUMED, UNFOLLOWED, ON_ITS_OWN, *COUNTED, *WRONG]
+CASES = [
+    *AGREEING,
+    *GATHERED,
+    *BARE,
+    *ALONE,
+    *BROKEN,
+    LATE,
+    RESUMED,
+    UNFOLLOWED,
+    ON_ITS_OWN,
+    IN_MEMORY,
+    *COUNTED,
+    *WRONG,
+]
 
 
 class OutOfLuckError(Exception):
@@ -128,7 +142,7 @@ def disturb(case, step, probe, stack):
     if case.what == f"fails on rank {rank}":
         probe._begin_step = fails
     if case.what == "store breaks":
-        probe._writer._exchange._store = SimpleNamespace(check=fails, set=fails, add=fails)
+        probe._sink._exchange._store = SimpleNamespace(check=fails, set=fails, add=fails)
     if case.what == f"raises on rank {rank}":
         with suppress(OutOfLuckError), stack.pop_all():
             raise OutOfLuckError()
@@ -148,6 +162,8 @@ def probe_of(case, path, optimizer, model):
     """The probe, one for all processes or one for each."""
     if case.what == "on its own":
         return Probe(optimizer, path / str(dist.get_rank()), model=model, quantities="dynamics", distributed=False)
+    if case.what == "in memory":
+        return Probe(optimizer, model=model, quantities="dynamics")
     return Probe(optimizer, path, model=model, quantities="dynamics", resume=case.what == "resumed")
 
 
@@ -178,6 +194,8 @@ def train(case, path):
                 seen.setdefault("collectives", []).append(counter.get_total_counts())
             if case.what == "gathered":
                 gathered(model, optimizer, seen)
+    if case.what == "in memory" and rank == 0:
+        seen["dataset"] = {name: values.values.tolist() for name, values in probe.dataset().items()}
     failure = None if probe is None else probe.failure
     return {"weights": whole(model.parameters()), "failure": failure, **seen}
 
@@ -191,11 +209,10 @@ def refusals(folder):
             Probe(optimizer, path, **arguments)
         except InputError as error:
             said.append(str(error))
-    for attempt in (lambda: Probe(optimizer), lambda: Probe(optimizer, path).dataset()):
-        try:
-            attempt()
-        except InputError as error:
-            said.append(str(error))
+    try:
+        Probe(optimizer, path).dataset()
+    except InputError as error:
+        said.append(str(error))
     return said
 
 
@@ -233,7 +250,7 @@ def main(rank, folder):
         # Often one brings each row to the host when it is measured, and the other all at the end.
         buffer.SECONDS = 0.0 if (number + rank) % 2 or case in BROKEN else 2.0
         polls = []
-        collector.time = SimpleNamespace(monotonic=time.monotonic, sleep=lambda s, to=polls: to.append(time.sleep(s)))
+        gather.time = SimpleNamespace(monotonic=time.monotonic, sleep=lambda s, to=polls: to.append(time.sleep(s)))
         sharding.holders = MUTANTS.get(case.what, right)
         try:
             results.append([case, {**train(case, folder / "runs" / str(number)), "polls": len(polls)}])

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe import collector, exchange
-from swd_dynamics.probe.collector import Collector
+from swd_dynamics.probe import exchange, gather
 from swd_dynamics.probe.exchange import Exchange, packed, unpacked
+from swd_dynamics.probe.gather import Collector
 from swd_dynamics.tensors import sharding
 
 if not torch.distributed.is_available():
@@ -117,7 +117,7 @@ def collecting(attached, monkeypatch):
     def make(holders=(WRITER, OTHER)):
         written, notes = [], {}
         monkeypatch.setattr(sharding, "holders", frozenset)
-        monkeypatch.setattr(collector, "world", lambda: (WRITER, 2))
+        monkeypatch.setattr(gather, "world", lambda: (WRITER, 2))
         layout = SimpleNamespace(parameters=[holders], is_sharded=OTHER in holders)
         writer = SimpleNamespace(
             layout=layout,
@@ -129,7 +129,7 @@ def collecting(attached, monkeypatch):
         )
         attached(WRITER)
         exchange._ATTACHED.clear()
-        one = Collector(writer, lambda: frozenset({"theta_theta"}))
+        one = Collector(writer, writer.layout, "run", lambda: frozenset({"theta_theta"}))
         one.open(False, None, None)
         return one, written, notes
 
@@ -142,7 +142,7 @@ def clock(monkeypatch):
     seen = SimpleNamespace(now=0.0)
     seen.monotonic = lambda: seen.now
     seen.sleep = lambda seconds: setattr(seen, "now", seen.now + seconds)
-    monkeypatch.setattr(collector, "time", seen)
+    monkeypatch.setattr(gather, "time", seen)
     return seen
 
 
@@ -164,23 +164,23 @@ def test_rows_wait_for_the_other_shard(collecting, attached):
 def test_what_waits_is_bounded(collecting, clock):
     """Assert that where a shard's process never comes, the oldest rows are written as unknown in time."""
     one, written, notes = collecting()
-    for step in range(collector.MOST_HELD + 3):
+    for step in range(gather.MOST_HELD + 3):
         one.write(*rows(step), set())
     assert len(written) == 3
     one.close("finished")
-    assert len(written) == collector.MOST_HELD + 3 and clock.now == 0
+    assert len(written) == gather.MOST_HELD + 3 and clock.now == 0
     assert all(columns["unknown"].all() and np.isnan(columns["theta_theta"]).all() for _, columns in written)
     assert notes["incomplete_because"] == ["process 1: no probe was attached with this path"]
 
 
-@pytest.mark.parametrize(("status", "seconds"), [("finished", collector.SECONDS), ("interrupted", 0), ("failed: x", 0)])
+@pytest.mark.parametrize(("status", "seconds"), [("finished", gather.SECONDS), ("interrupted", 0), ("failed: x", 0)])
 def test_the_end_waits_for_a_process_that_is_there_but_not_for_ever(collecting, attached, clock, status, seconds):
     """Assert that a normal end waits a bounded time for one that has announced itself, and any other end not at all."""
     one, written, notes = collecting()
     attached(OTHER).announce()
     one.write(*rows(1), set())
     one.close(status)
-    assert abs(clock.now - seconds) <= 2 * collector.POLL
+    assert abs(clock.now - seconds) <= 2 * gather.POLL
     assert len(written) == 1 and written[0][1]["unknown"].all() and notes["status"] == status
     assert "not reported in time" in notes["incomplete_because"][0]
 

@@ -8,12 +8,13 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+import xarray
 
 from swd_dynamics.crosscheck import recorded_rule, replay
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import AdamS
 from swd_dynamics.probe import Probe, buffer, provenance, record
-from swd_dynamics.probe.trajectory import load_trajectory
+from swd_dynamics.recording import open_recording
 
 OPTIMIZERS = {
     "SGD": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.1),
@@ -29,18 +30,17 @@ def path(tmp_path):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_trajectory_is_the_one_in_memory(network, path, name, dtype):
-    """Assert that the weights and gradients on disk are those of the recorder in memory, bit for bit, and replay."""
+@pytest.mark.parametrize("quantities", ["minimal", "dynamics"])
+def test_a_recording_is_the_same_wherever_it_is_kept(network, path, name, dtype, quantities):
+    """Assert that a probe's dataset, in memory or not, is what the run folder opens as, and that it replays."""
     runs = []
-    for where in (path, None):
+    for where in (None, path):
         net = network(dtype)
-        options = {"trajectory": True} if where else {}
         optimizer = OPTIMIZERS[name](net.groups(lr=0.03))
-        runs.append(record(optimizer, net.loss, 7, path=where, model=net, **options))
-    kept, held = load_trajectory(path), runs[1]
-    for variable in ("theta", "gradient", "weight_group", "weight_parameter", "iterate", "step"):
-        np.testing.assert_array_equal(kept[variable], held[variable], err_msg=variable)
-        assert kept[variable].dtype == held[variable].dtype
+        runs.append(record(optimizer, net.loss, 7, path=where, model=net, quantities=quantities))
+    held, kept = runs
+    xarray.testing.assert_identical(held, kept.load())
+    xarray.testing.assert_identical(open_recording(path).load().drop_attrs(), held.drop_attrs())
     if dtype != torch.bfloat16:  # whose rounding is coarser than the float32 it is kept in
         assert replay(recorded_rule(name, kept), kept).passed
 
@@ -52,14 +52,14 @@ def test_rows_are_on_disk_before_the_end(network, path, monkeypatch):
     optimizer = OPTIMIZERS["AdamW"](net.parameters())
     with Probe(optimizer, path, trajectory=True):
         net.train(optimizer, 3)
-        assert load_trajectory(path).sizes == {"step": 2, "iterate": 3, "weight": 26, "group": 1, "parameter": 4}
+        assert open_recording(path).sizes == {"step": 2, "iterate": 3, "weight": 26, "group": 1, "parameter": 4}
 
 
-def test_a_ring_of_long_rows_is_short():
+def test_a_buffer_of_long_rows_is_short():
     """Assert that the rows held before they are written take a bounded memory, a single row excepted."""
-    for weights in (10, 10**5, 10**6, 10**8):
-        held = buffer.Ring({}, torch.device("meta"), {"theta": (weights, torch.float64)})
-        assert held.rows == 1 or held.rows * weights * 8 <= buffer.MOST_BYTES
+    for row_bytes in (80, 8 * 10**5, 8 * 10**6, 8 * 10**8):
+        held = buffer.Buffer({}, torch.device("cpu"), row_bytes)
+        assert held.rows == 1 or held.rows * row_bytes <= buffer.MOST_BYTES
 
 
 def test_a_voided_step_used_no_gradient(network, path):
@@ -75,7 +75,7 @@ def test_a_voided_step_used_no_gradient(network, path):
             scaler.update()
     other = network()
     other.loss().backward()
-    gradient = load_trajectory(path)["gradient"].values
+    gradient = open_recording(path)["gradient"].values
     np.testing.assert_array_equal(gradient[0], torch.cat([p.grad.reshape(-1) for p in other.parameters()]))
     assert (gradient[1] == 0).all()
 
@@ -116,7 +116,7 @@ def test_replay_refuses_what_no_rule_says(network, path, train, words):
     with Probe(optimizer, path, trajectory=True):
         train(net, optimizer)
     with pytest.raises(InputError, match=words):
-        replay(recorded_rule("AdamW", load_trajectory(path)), load_trajectory(path))
+        replay(recorded_rule("AdamW", open_recording(path)), open_recording(path))
 
 
 def test_what_is_not_whole_is_refused(network, path, tmp_path):
@@ -131,15 +131,37 @@ def test_what_is_not_whole_is_refused(network, path, tmp_path):
         net.train(optimizer, 1)
         probe.attach()
         net.train(optimizer, 1)
-    with pytest.raises(InputError, match="lacks some of the steps after step 0"):
-        load_trajectory(path)
-    for key, wrong in {"parameter_names": ["a", "b", "c", "d"], "parameter_groups": [0], "steps_before": 7}.items():
+    with pytest.raises(InputError, match="lacks some of its steps"):
+        replay(recorded_rule("AdamW", open_recording(path)), open_recording(path))
+    damages = {"parameter_names": ["a", "b", "c", "d"], "parameter_groups": [0], "steps_before": 7}
+    for key, wrong in (damages | {"parameter_shapes": [[3, 4]]}).items():
         shutil.copytree(path, tmp_path / key)
         described = json.loads((path / "run.json").read_text())
         described["made_by"][key] = wrong
         (tmp_path / key / "run.json").write_text(json.dumps(described))
         with pytest.raises(InputError):
-            load_trajectory(tmp_path / key)
+            open_recording(tmp_path / key).theta.load()
+
+
+@pytest.mark.parametrize("index", [0, -1, slice(None), slice(1, 3), slice(None, None, -2), slice(3, 1), [0, 2]])
+def test_weights_are_read_as_they_are_indexed(network, path, index):
+    """Assert that rows of θ, the start included, are the same whether all of θ is read or these rows alone."""
+    net = network()
+    record(OPTIMIZERS["AdamW"](net.parameters()), net.loss, 3, path=path)
+    whole = open_recording(path).theta.values
+    assert len(whole) == 4
+    np.testing.assert_array_equal(open_recording(path).theta[index].values, whole[index])
+
+
+def test_a_lost_start_is_found_when_it_is_used(network, path):
+    """Assert that without its snapshot of the start a run opens, and θ is refused when its first row is read."""
+    net = network()
+    record(OPTIMIZERS["AdamW"](net.parameters()), net.loss, 3, path=path)
+    shutil.rmtree(path / "snapshots")
+    recording = open_recording(path)
+    assert np.isfinite(recording.loss).all() and np.isfinite(recording.theta[1:]).all()
+    with pytest.raises(InputError, match="no snapshot of step 0"):
+        recording.theta.load()
 
 
 def test_the_commit_is_noted(tmp_path, monkeypatch):

@@ -550,6 +550,37 @@ def test_snapshot_on_a_full_disk(begin):
     np.testing.assert_array_equal(load_snapshot(run.folder, 1)["w"], np.zeros(3))
 
 
+def test_variables_are_declared_before_the_first_row(begin):
+    """Assert that variables declared later are recorded like the others, and are refused once there is a row."""
+    run = begin()
+    run.declare({"late": (("step",), "float64", "declared late")})
+    assert "late" in open_recording(run.folder)
+    run.append({**block(0, 3), "late": np.arange(3.0)})
+    np.testing.assert_array_equal(open_recording(run.folder).late, [0, 1, 2])
+    with pytest.raises(InputError, match="has rows"):
+        run.declare({"later": (("step",), "float64", "declared later")})
+    run.truncate(0)  # the arrays claim rows that are no longer there
+    run.declare({"later": (("step",), "float64", "declared later")})
+    run.append({**block(0, 2), "later": np.ones(2)})
+    opened = open_recording(run.folder)
+    assert opened.later.values.tolist() == [1, 1] and np.isnan(opened.late).all()
+
+
+def test_a_declaration_that_fails_changes_nothing(begin, monkeypatch):
+    """Assert that a full disk during a declaration leaves the run as it was, and that it can be declared again."""
+    run, replace = begin(), os.replace
+
+    def fails(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(InputError, match="declare variables"):
+        run.declare({"late": (("step",), "float64", "declared late")})
+    monkeypatch.setattr(os, "replace", replace)
+    run.append(block(0, 2))
+    assert "late" not in open_recording(run.folder)
+
+
 def test_rows_of_a_run_are_bounded(begin, monkeypatch):
     """Assert that a run says when it is full, at the number that a reader accepts."""
     monkeypatch.setattr(writer, "MAX_ROWS", 5)

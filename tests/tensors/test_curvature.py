@@ -299,7 +299,7 @@ class Subclass(torch.optim.Adam):
 def test_an_unknown_optimizer_is_refused(kind):
     """Assert that an optimizer whose D is not known is refused by name, when it is given."""
     theta, loss = quadratic([3.0, 2.0, 1.0])
-    with pytest.raises(InputError, match=rf"{kind.__name__} divides .* not known: .* Adam, AdamW, AdamS"):
+    with pytest.raises(InputError, match=rf"{kind.__name__} divides .* not known: .*Adam, AdamW, .*AdamS"):
         Curvature(loss, [theta], optimizer=kind([theta]))
 
 
@@ -317,7 +317,7 @@ def test_bad_input_is_refused():
         ({"seed": -1}, "seed = -1"),
         ({"parameters": []}, "the 0 weights"),
         ({"parameters": [theta, single]}, "parameter 1 is a Parameter of torch.float32"),
-        ({"optimizer": torch.optim.Adam([single])}, "parameter 0 is not one of the Adam's"),
+        ({"optimizer": torch.optim.Adam([single])}, "parameter 0 does not belong to the Adam"),
     ]
     for arguments, message in cases:
         with pytest.raises(InputError, match=message):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from swd_dynamics.optim import AdamS
 from swd_dynamics.probe import Probe, record
+from swd_dynamics.tensors.known import KNOWN, Known
 
 EXACT_FORMULA = 1e-14  # the same float64 expression evaluated in another order
 
@@ -30,7 +32,7 @@ class Publishing(torch.optim.Optimizer):
 
 
 def one_step(optimizer, weight, gradient=1.0):
-    with Probe(optimizer) as probe:
+    with Probe(optimizer, trajectory=True, quantities="dynamics") as probe:
         weight.grad = torch.full_like(weight, gradient)
         optimizer.step()
     return probe.dataset()
@@ -47,7 +49,7 @@ def test_published_rates_are_read():
     assert run.decay_rate.item() == run.decay_rate_max.item() == 0.1 / 3
     assert run.effective_lr.item() == 0.7
     assert run.decay_ratio.item() == (0.1 / 3) / 0.7
-    assert run.attrs["decay_known"] == 1
+    assert "decay_unknown_because" not in run.attrs
 
 
 def test_what_is_published_is_no_argument():
@@ -66,7 +68,6 @@ def test_half_published_rates_are_unknown(told):
     weight = vector(1.0)
     run = one_step(Publishing([weight], 0.1, told), weight)
     assert math.isnan(run.decay_ratio.item())
-    assert run.attrs["decay_known"] == 0
     assert "publishes" in run.attrs["decay_unknown_because"]
 
 
@@ -74,10 +75,9 @@ def test_half_published_rates_are_unknown(told):
 def test_unknown_optimizer_has_unknown_decay(network, weight_decay):
     """Assert that RMSprop's decay is NaN, that the recording says so, and that everything else is recorded."""
     net = network()
-    run = record(torch.optim.RMSprop(net.parameters(), weight_decay=weight_decay), net.loss, 3)
+    run = record(torch.optim.RMSprop(net.parameters(), weight_decay=weight_decay), net.loss, 3, quantities="dynamics")
     for name in ("decay_rate", "decay_rate_weight", "decay_rate_min", "decay_rate_std", "decay_ratio", "effective_lr"):
         assert np.isnan(run[name]).all(), name
-    assert run.attrs["decay_known"] == 0
     assert "torch.optim.rmsprop.RMSprop is neither" in run.attrs["decay_unknown_because"]
     assert np.isfinite(run.state_square_avg).all()
 
@@ -85,7 +85,7 @@ def test_unknown_optimizer_has_unknown_decay(network, weight_decay):
 def test_a_subclass_is_not_taken_for_its_parent():
     """Assert that a class derived from torch's AdamW, which may do anything, is unknown."""
     weight = vector(1.0)
-    assert one_step(type("Mine", (torch.optim.AdamW,), {})([weight]), weight).attrs["decay_known"] == 0
+    assert one_step(type("Mine", (torch.optim.AdamW,), {})([weight]), weight).attrs["decay_unknown_because"]
 
 
 @pytest.mark.parametrize("extra", [{}, {"amsgrad": True}, {"maximize": True}])
@@ -94,7 +94,7 @@ def test_decoupled_decay_is_stated(network, extra, by_adam):
     """Assert that AdamW, by either of its names in torch, has R = ηλ exactly at every step and for every weight."""
     net = network()
     kind, more = (torch.optim.Adam, {"decoupled_weight_decay": True}) if by_adam else (torch.optim.AdamW, {})
-    run = record(kind(net.parameters(), lr=1e-2, weight_decay=0.3, **extra, **more), net.loss, 5)
+    run = record(kind(net.parameters(), lr=1e-2, weight_decay=0.3, **extra, **more), net.loss, 5, quantities="dynamics")
     assert (run.decay_rate == 1e-2 * 0.3).all()
     assert (run.decay_rate_weight == 1e-2 * 0.3).all()
     assert (run.decay_rate_std == 0).all()
@@ -145,7 +145,7 @@ def test_two_groups_decay_each_in_its_own_way(network):
     """Assert that learning rate and weight decay of each group reach its own weights, and the spread shows both."""
     net = network()
     sgd = torch.optim.SGD(net.groups(lr=0.2, weight_decay=0.0), lr=0.1, weight_decay=0.5)
-    run = record(sgd, net.loss, 3)
+    run = record(sgd, net.loss, 3, quantities="dynamics")
     np.testing.assert_array_equal(run.lr, [[0.1, 0.2]] * 3)
     np.testing.assert_array_equal(run.decay_rate_weight[0], np.where(run.weight_group == 0, 0.05, 0.0))
     assert (run.decay_rate_min == 0).all() and (run.decay_rate_max == 0.05).all()
@@ -173,16 +173,49 @@ def test_a_parameter_that_moves_without_gradient_is_unknown():
     weight = vector(1.0)
     sgd = torch.optim.SGD([weight], lr=0.1)
     sgd.register_step_post_hook(lambda *_: weight.data.add_(1))
-    with Probe(sgd) as probe:
+    with Probe(sgd, trajectory=True) as probe:
         sgd.step()
     run = probe.dataset()
     assert np.isnan(run.decay_rate_weight).all()
     assert "parameter_0 moved without a gradient" in run.attrs["decay_unknown_because"]
 
 
-def test_a_step_of_nobody_has_no_decay_rate():
-    """Assert that R of a step in which no parameter had a gradient is NaN, not 0."""
-    sgd = torch.optim.SGD([vector(1.0)], lr=0.1)
-    with Probe(sgd) as probe:
+def test_a_step_of_nobody_subtracts_nothing():
+    """Assert that R of a step in which no parameter had a gradient is 0."""
+    sgd = torch.optim.SGD([vector(1.0)], lr=0.1, weight_decay=0.1)
+    with Probe(sgd, quantities="dynamics") as probe:
         sgd.step()
-    assert np.isnan(probe.dataset().decay_rate).all()
+    run = probe.dataset()
+    assert (run.decay_rate == 0).all() and (run.decay_rate_max == 0).all()
+
+
+def test_what_another_optimizer_published_is_not_believed():
+    """Assert that rates left in the groups by an AdamS are not taken for those of the AdamW that loaded them."""
+    weight = vector(1.0, 2.0)
+    weight.grad = torch.ones_like(weight)
+    old = AdamS([weight], lr=0.1, weight_decay=0.1)
+    old.step()
+    new = torch.optim.AdamW([weight])
+    new.load_state_dict(old.state_dict())
+    new.param_groups[0]["lr"] = 0.02
+    assert one_step(new, weight).decay_rate.item() == 0.02 * 0.1
+
+
+def test_another_optimizer_is_one_entry(monkeypatch):
+    """Assert that one entry teaches the probe RMSprop: η_eff = η/(√v̄(1 − β)), and R = 0 without decay."""
+    entry = Known(
+        second_moments=("square_avg",),
+        beta2=lambda group: 0.0,
+        divides=True,
+        gain=lambda group: 1 / (1 - group["momentum"]),
+        is_decoupled=lambda group: False,
+    )
+    weight = vector(1.0, 2.0)
+    optimizer = torch.optim.RMSprop([weight], lr=0.1, momentum=0.5)
+    assert "decay_unknown_because" in one_step(optimizer, weight).attrs
+    monkeypatch.setitem(KNOWN, "torch.optim.rmsprop.RMSprop", entry)
+    run = one_step(optimizer, weight, gradient=3.0)
+    v = optimizer.state[weight]["square_avg"].mean().item()
+    assert run.effective_lr.item() == pytest.approx(0.2 / math.sqrt(v), rel=EXACT_FORMULA)
+    assert run.decay_rate.item() == 0
+    assert "decay_unknown_because" not in run.attrs

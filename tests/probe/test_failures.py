@@ -61,8 +61,8 @@ def test_a_full_disk_does_not_end_the_training(network, path, monkeypatch):
     with Probe(optimizer, path) as probe:
         net.train(optimizer, 2)
         monkeypatch.setattr(RunFolder, "append", fails)
-        close = probe._writer.close
-        monkeypatch.setattr(probe._writer, "close", lambda status: close(status) or fails())
+        close = probe._sink.close
+        monkeypatch.setattr(probe._sink, "close", lambda status: close(status) or fails())
     assert "no space left" in probe.failure
     assert open_recording(path).sizes["step"] == 0
 

@@ -11,7 +11,6 @@ import torch
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import AdamS
 from swd_dynamics.probe import Probe, buffer
-from swd_dynamics.probe.streaming import StreamingProbe
 from swd_dynamics.recording.reader import open_recording
 from swd_dynamics.recording.snapshots import load_snapshot, snapshots
 
@@ -56,13 +55,6 @@ def test_recording_leaves_training_as_it_is(network, path, make, every):
     with Probe(optimizer, path, model=watched, every=every, snapshots=4):
         recorded = watched.train(optimizer, 10)
     assert torch.equal(recorded, bare.train(make(bare.groups(lr=0.03)), 10))
-
-
-def test_second_argument_chooses_the_recorder(network, path):
-    """Assert that a path makes the streaming probe."""
-    optimizer = torch.optim.SGD(network().parameters())
-    assert isinstance(Probe(optimizer, path), StreamingProbe)
-    assert isinstance(Probe(optimizer), Probe)
 
 
 def test_recording_is_labelled(network, path):
@@ -115,7 +107,7 @@ def test_every_nth_step(network, path, tmp_path, name):
         np.testing.assert_array_equal(every_fourth[variable], every_one[variable].sel(step=[4, 8]), err_msg=variable)
 
 
-def test_rows_are_written_when_the_ring_is_full_or_old(network, path, monkeypatch):
+def test_rows_are_written_when_the_buffer_is_full_or_old(network, path, monkeypatch):
     """Assert that rows are on disk, while the run goes on, when the ring is full, and when they have waited long."""
     net = network()
     optimizer = torch.optim.AdamW(net.parameters())
@@ -126,15 +118,15 @@ def test_rows_are_written_when_the_ring_is_full_or_old(network, path, monkeypatc
         net.train(optimizer, 1)
         assert open_recording(path).sizes["step"] == 3
         monkeypatch.setattr(buffer, "SECONDS", 1e9)
-        net.train(optimizer, probe._ring.rows + 1)
-        assert open_recording(path).sizes["step"] == 3 + probe._ring.rows
-        assert probe.dataset().sizes["step"] == 5 + probe._ring.rows
-    np.testing.assert_array_equal(open_recording(path).step, np.arange(1, 6 + probe._ring.rows))
+        net.train(optimizer, probe._buffer.rows + 1)
+        assert open_recording(path).sizes["step"] == 3 + probe._buffer.rows
+        assert probe.dataset().sizes["step"] == 5 + probe._buffer.rows
+    np.testing.assert_array_equal(open_recording(path).step, np.arange(1, 6 + probe._buffer.rows))
 
 
-def test_tensors_stay_where_they_are_until_the_ring_is_taken():
+def test_tensors_stay_where_they_are_until_the_buffer_is_taken():
     """Assert that tensors and numbers come back in their places, a later change of a tensor left out."""
-    rows = buffer.Ring({"norm": 2, "loss": 1}, torch.device("cpu"))
+    rows = buffer.Buffer({"norm": 2, "loss": 1}, torch.device("cpu"))
     norm = torch.tensor(2.0)
     rows.put(4, {"norm": [norm, 3.0], "loss": [math.nan]})
     rows.amend("loss", torch.tensor([0.5]))
@@ -156,8 +148,8 @@ def test_memory(network, path, tmp_path):
         optimizer = torch.optim.AdamW(net.parameters())
         with Probe(optimizer, tmp_path / name, quantities=name) as probe:
             net.train(optimizer, 1)
-        recorded = probe._instruments.recorded
-        held = [copy for copy in (recorded.held, recorded.start) if copy is not None]
+        measured = probe._instruments.measurement
+        held = [copy for copy in (measured.theta, measured.start) if copy is not None]
         assert len(held) == copies
 
 

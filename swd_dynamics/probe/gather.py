@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import xarray
 from torch import Tensor
 
+from swd_dynamics.errors import InputError
 from swd_dynamics.probe.exchange import Exchange
-from swd_dynamics.probe.run_writer import RunWriter
+from swd_dynamics.probe.sinks import FolderSink, MemorySink
 from swd_dynamics.tensors.groups import steps_before
 from swd_dynamics.tensors.sharding import WRITER, local, shares, world
 from swd_dynamics.tensors.weights import Layout
@@ -23,7 +25,7 @@ MOST_NAMED = 20
 
 
 class Collector:
-    """Writes the rows of all processes: in the place of a :class:`~swd_dynamics.probe.run_writer.RunWriter`.
+    """Gathers the rows of all processes for one sink, as a :class:`~swd_dynamics.probe.sinks.Sink`.
 
     A row waits until every process that holds a part of the parameters, and every one that has announced itself, has
     reported the step or has ended. A process announces itself before its first step, and no step of a common training
@@ -33,14 +35,24 @@ class Collector:
 
     Parameters
     ----------
-    writer : RunWriter
+    writer : MemorySink or FolderSink
+        Takes the rows once they are whole.
+    layout : Layout
+    name : str
+        What the other processes call this recording: its path as it was given.
     summed : callable
         Gives the columns that are sums over the weights here.
     """
 
-    def __init__(self, writer: RunWriter, summed: Callable[[], frozenset[str]]):
-        self._writer, self._summed, self._layout = writer, summed, writer.layout
-        self._own = shares(writer.layout.parameters, WRITER)
+    def __init__(
+        self,
+        writer: MemorySink | FolderSink,
+        layout: Layout,
+        name: str,
+        summed: Callable[[], frozenset[str]],
+    ):
+        self._writer, self._summed, self._layout, self._name = writer, summed, layout, name
+        self._own = shares(layout.parameters, WRITER)
         self._exchange: Exchange | None = None
         self._senders: list[_Sender] = []
         self._held: deque[tuple[np.ndarray, Mapping[str, np.ndarray]]] = deque()
@@ -51,7 +63,7 @@ class Collector:
 
     def open(self, resume: bool, given: int | None, seen: int | None) -> int:
         """Begin the run, or go on with it; as of the writer."""
-        self._exchange = exchange = Exchange(str(self._writer.path))
+        self._exchange = exchange = Exchange(self._name)
         parameters, others = self._layout.parameters, (rank for rank in range(world()[1]) if rank != WRITER)
         self._senders = [_Sender(exchange, rank, shares(parameters, rank)) for rank in others]
         self._held.clear()
@@ -83,12 +95,21 @@ class Collector:
             self._release()
 
     def snapshot(self, step: int) -> None:
-        """Keep the parameters as they are after a step; they are not sharded."""
+        """Keep the parameters, which are not sharded."""
         self._writer.snapshot(step)
 
     def note(self, **facts: Any) -> None:
         """Add facts about the run."""
         self._writer.note(**facts)
+
+    def dataset(self) -> xarray.Dataset:
+        """The rows that are whole."""
+        return self._writer.dataset()
+
+    @property
+    def rows(self) -> int:
+        """How many rows are whole."""
+        return self._writer.rows
 
     def close(self, status: str) -> None:
         """Write what is left, after a normal end with the last rows of the others, and note how the run ended."""
@@ -250,26 +271,26 @@ def _sentence(why: str, ranks: set[int]) -> str:
 
 
 class Contributor:
-    """Hands rows to the process that writes, and touches no disk: in the place of a RunWriter.
+    """Hands rows to the process that writes, and touches no disk; a :class:`~swd_dynamics.probe.sinks.Sink`.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
     layout : Layout
-    path : str
-        As it was given.
+    name : str
+        What all processes call this recording.
     summed : frozenset of str
         The columns that are sums over the weights here, if this process's weights count.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, layout: Layout, path: str, summed: frozenset[str]):
-        self.optimizer, self.layout, self.path, self.summed = optimizer, layout, path, summed
+    def __init__(self, optimizer: torch.optim.Optimizer, layout: Layout, name: str, summed: frozenset[str]):
+        self.optimizer, self.layout, self.name, self.summed = optimizer, layout, name, summed
         self._own = shares(layout.parameters, world()[0])
         self._exchange: Exchange | None = None
 
     def open(self, resume: bool, given: int | None, seen: int | None) -> int:
         """Announce this process; returns how many steps were taken before."""
-        self._exchange = Exchange(self.path)
+        self._exchange = Exchange(self.name)
         self._exchange.announce()
         counted = steps_before(self.optimizer)
         return given if given is not None else counted if counted > 0 else seen or 0
@@ -299,3 +320,12 @@ class Contributor:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.end(status)
+
+    def dataset(self) -> xarray.Dataset:
+        """Refused: this process has a part of the rows only."""
+        raise InputError(f"process {WRITER} keeps the recording: dataset() is for its probe")
+
+    @property
+    def rows(self) -> int:
+        """None: the writer has the rows."""
+        return 0

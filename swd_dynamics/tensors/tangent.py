@@ -8,7 +8,8 @@ The fraction R of the change that a step takes off is read as (δ − δ′)/δ 
 all changes of a weight are divided by one number; R does not see it, and it keeps them from under- and overflowing.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def unit_change(like: Tensor) -> Change:
     return Change(theta, *(torch.zeros_like(theta) for _ in range(3)))
 
 
-def sgd_response(change: Change, group: dict, first: bool) -> Response:
+def sgd_response(change: Change, group: Mapping[str, Any], first: bool) -> Response:
     """The response of torch.optim.SGD with L2, with or without momentum: one number for all weights.
 
     δG = λδ, δm′ = βδm + (1−τ)δG (δG on the first step, where torch seeds the buffer undamped), and
@@ -79,7 +80,9 @@ def sgd_response(change: Change, group: dict, first: bool) -> Response:
     return _step_taken(change, lr * step, change._replace(m=m))
 
 
-def adam_response(change: Change, group: dict, state: dict, theta: Tensor, gradient: Tensor) -> Response:
+def adam_response(
+    change: Change, group: Mapping[str, Any], state: Mapping[str, Any], theta: Tensor, gradient: Tensor
+) -> Response:
     """The response of torch.optim.Adam with L2, one number for each weight.
 
     With G = g + λθ and δG = λδ: δm′ = β₁δm + (1−β₁)δG, δv′ = β₂δv + 2(1−β₂)G·δG, both divided by their bias
@@ -129,7 +132,9 @@ def adam_response(change: Change, group: dict, state: dict, theta: Tensor, gradi
     return _step_taken(change, lr * (through_m - through_v), memory)
 
 
-def _normaliser(state: dict, v_change: Tensor, v_max_change: Tensor, amsgrad: bool) -> tuple[Tensor, Tensor]:
+def _normaliser(
+    state: Mapping[str, Any], v_change: Tensor, v_max_change: Tensor, amsgrad: bool
+) -> tuple[Tensor, Tensor]:
     """The second moment that Adam divides by, and its change."""
     v = state["exp_avg_sq"].double()
     if not amsgrad:

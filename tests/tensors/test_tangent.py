@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from swd_dynamics.probe import Probe
-from swd_dynamics.probe.tangent import sgd_response, unit_change
+from swd_dynamics.tensors.tangent import sgd_response, unit_change
 
 LINEAR = 1e-11  # SGD is linear in θ, so runs a unit apart differ by round-off only: 5e-13 was seen where δ crosses zero
 DIFFERENCE = 1e-5  # half the distance of two Adam runs: truncation goes with its square, round-off with its inverse
@@ -62,7 +62,7 @@ def recorded(kind, arguments, theta, gradients, memory=None):
     optimizer = kind([weight], **arguments)
     if memory is not None:
         optimizer.state[weight] = copy.deepcopy(memory)
-    with Probe(optimizer) as probe:
+    with Probe(optimizer, trajectory=True) as probe:
         for k, gradient in enumerate(gradients):
             optimizer.param_groups[0]["lr"] = arguments["lr"] * (0.3 if k >= STEPS // 2 else 1)
             weight.grad = gradient.clone()
@@ -152,7 +152,7 @@ def test_weight_at_rest_with_no_second_moment():
     """Assert that where v̂ = 0 the response is what m alone gives, ηλ/ε, and finite."""
     weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     adam = torch.optim.Adam([weight], lr=0.5, weight_decay=0.25, eps=0.5)
-    with Probe(adam) as probe:
+    with Probe(adam, trajectory=True) as probe:
         weight.grad = torch.zeros(1, dtype=torch.float64)
         adam.step()
     assert probe.dataset().decay_rate.item() == 0.25
@@ -162,7 +162,7 @@ def test_decay_switched_off_lives_on_in_the_momentum():
     """Assert that R does not drop to 0 at once when weight decay is switched off: the momentum still holds λθ."""
     weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
     sgd = torch.optim.SGD([weight], lr=0.25, momentum=0.5, weight_decay=1.0)
-    with Probe(sgd) as probe:
+    with Probe(sgd, trajectory=True) as probe:
         for decay in (1.0, 0.0):
             sgd.param_groups[0]["weight_decay"] = decay
             weight.grad = torch.zeros(1, dtype=torch.float64)

@@ -1,0 +1,349 @@
+"""Where the rows of a recording go: to memory, or to a run folder."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.probe.quantities import Quantity
+from swd_dynamics.probe.reduce import Block
+from swd_dynamics.probe.trajectory import CHANGED, OF_PARAMETER, state_variable, variables
+from swd_dynamics.recording.format import (
+    RUN,
+    RUNNING,
+    STATE,
+    declared,
+    described,
+    plain,
+    read_description,
+)
+from swd_dynamics.recording.reader import assembled, open_recording
+from swd_dynamics.recording.snapshots import load_snapshot, snapshots
+from swd_dynamics.recording.writer import RunFolder
+from swd_dynamics.tensors.groups import steps_before
+from swd_dynamics.tensors.known import Known
+from swd_dynamics.tensors.weights import Layout
+
+Columns = Mapping[str, np.ndarray]
+MEMORY = "what the momentum keeps of a small change of θ, δm/δθ: from it the decay rate of L2 goes on"
+TRUE_OF_PARAMETER = "had_gradient"
+
+
+class Sink(Protocol):
+    """The contract of a sink, which takes the rows that a probe measures.
+
+    1. ``open(resume, given, seen)`` begins a recording, or continues the one that is there if
+       ``resume``, and returns how many steps were taken before. ``given`` is that number if the user
+       gave it, ``seen`` the number of the last step that this probe has seen; None if there is none.
+       A recording that continues first drops its rows of later steps.
+    2. ``start(taken)`` returns θ₀, one copy for each parameter, from which distances are measured;
+       None if it is lost.
+    3. ``memory(taken)`` returns the column ``memory`` of step ``taken``; empty if it is not there.
+    4. ``write(steps, columns, reasons)`` takes a block of rows in the order of their steps. When it
+       returns, the rows are as safe as this sink can make them.
+    5. ``snapshot(step)`` keeps the parameters as they are now.
+    6. ``note(**facts)`` adds facts about the run.
+    7. ``close(status)`` ends the recording, until it is opened again.
+    8. ``dataset()`` returns all rows that were written, and ``rows`` is their number.
+    9. Any of these may raise: the probe then stops recording, and the training goes on.
+    """
+
+    def open(self, resume: bool, given: int | None, seen: int | None) -> int: ...
+
+    def start(self, taken: int) -> list[Tensor] | None: ...
+
+    def memory(self, taken: int) -> Sequence[float]: ...
+
+    def write(self, steps: np.ndarray, columns: Columns, reasons: set[str]) -> None: ...
+
+    def snapshot(self, step: int) -> None: ...
+
+    def note(self, **facts: Any) -> None: ...
+
+    def close(self, status: str) -> None: ...
+
+    def dataset(self) -> xarray.Dataset: ...
+
+    @property
+    def rows(self) -> int: ...
+
+
+class Contents:
+    """What a recording of an optimizer holds: its variables, and its rows made from columns.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    layout : Layout
+    quantities : tuple of Quantity
+    known : Known
+    trajectory : bool
+    describe : callable
+        Gives what made the recording, when it begins.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        layout: Layout,
+        quantities: tuple[Quantity, ...],
+        known: Known,
+        trajectory: bool,
+        describe: Callable[[], Mapping[str, Any]],
+    ):
+        self.optimizer, self.layout, self.quantities = optimizer, layout, quantities
+        self.known, self.trajectory, self.describe = known, trajectory, describe
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The length of every dimension but ``step``."""
+        groups, parameters = self.optimizer.param_groups, self.layout.parameters
+        sizes = {"group": len(groups), "parameter": len(parameters)}
+        return sizes | ({"weight": self.layout.weights} if self.trajectory else {})
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """All variables but the optimizer's state, name → (dims, dtype, long_name)."""
+        found: dict[str, Any] = {}
+        for quantity in self.quantities:
+            found |= quantity.variables()
+        if self.known.keeps_memory:
+            found["decay_memory"] = (("step", "parameter"), "float64", MEMORY)
+        return found | (variables(self.layout) if self.trajectory else {})
+
+    def states(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """The pieces of the optimizer's state among some columns, as variables."""
+        names = [name for name in columns if name.startswith(STATE) and name not in OF_PARAMETER]
+        return {name: state_variable(name, self.layout) for name in names}
+
+    def rows(self, columns: Columns, reasons: set[str]) -> tuple[dict[str, np.ndarray], set[str]]:
+        """The rows of all variables, by name, and why a decay rate in them is unknown.
+
+        A variable without a column is left out.
+        """
+        divides = self.known.divides and self.known.gain is not None
+        block = Block(columns, self.layout, divides)
+        rows = block.variables(self.quantities)
+        alone = np.flatnonzero(block.moved_alone.any(axis=0))
+        reasons = reasons | {f"{self.layout.names[i]} moved without a gradient" for i in alone}
+        if self.known.keeps_memory:
+            rows["decay_memory"] = columns["memory"]
+        if not self.trajectory:
+            return rows, reasons
+        as_measured = [*variables(self.layout), *self.states(columns)]
+        rows |= {name: columns[name] for name in as_measured if name in columns}
+        rows[TRUE_OF_PARAMETER] = (columns["had_gradient"] != 0) & ~block.skipped
+        rows[CHANGED[0]] = columns[CHANGED[0]][:, 0]
+        of_weight = np.repeat(block.moved_alone, self.layout.sizes, axis=1)
+        rows["decay_rate_weight"] = np.where(of_weight, np.nan, columns["decay_rate_weight"])
+        return rows, reasons
+
+    def made_by(self, given: int | None) -> dict[str, Any]:
+        """What made a recording that begins now; ``steps_before`` as given, if it was given."""
+        return {**self.describe(), **({} if given is None else {"steps_before": given})}
+
+    def steps_taken(self, recorded: int, given: int | None, seen: int | None) -> int:
+        """How many steps were taken before a recording with some rows is continued.
+
+        Raises
+        ------
+        InputError
+            If the optimizer does not count, nothing was seen here, and nothing was given.
+        """
+        counted = steps_before(self.optimizer)
+        if given is not None or counted > 0:
+            return counted if given is None else given
+        if recorded and seen is None:
+            raise InputError(
+                f"{type(self.optimizer).__name__} has taken no step or does not count them: give"
+                " step=, the number of steps taken before (and load the optimizer's state), to go on"
+                " with the run"
+            )
+        return seen or 0
+
+    def copies(self) -> list[Tensor]:
+        """A copy of every parameter."""
+        return [parameter.detach().clone() for parameter in self.layout.parameters]
+
+
+class MemorySink:
+    """Keeps the rows in memory, as a :class:`Sink`."""
+
+    def __init__(self, contents: Contents):
+        self._contents = contents
+        self._description: dict[str, Any] | None = None
+        self._columns = declared(contents.variables, contents.sizes)
+        self._steps = np.empty(0, int)
+        self._rows: dict[str, list[np.ndarray]] = {}
+        self._weights = np.empty(0)  # before the first step, of a trajectory
+        self._start: list[Tensor] | None = None
+
+    def open(self, resume: bool, given: int | None, seen: int | None) -> int:
+        if self._description is None:
+            return self._begin(given)
+        taken = self._contents.steps_taken(len(self._steps), given, seen)
+        kept = int(np.searchsorted(self._steps, taken + 1))
+        self._steps = self._steps[:kept]
+        self._rows = {name: [np.concatenate(rows)[:kept]] for name, rows in self._rows.items()}
+        self._description["status"] = RUNNING
+        return taken
+
+    def start(self, taken: int) -> list[Tensor] | None:
+        self._start = self._start or self._contents.copies()
+        return self._start
+
+    def memory(self, taken: int) -> Sequence[float]:
+        if "decay_memory" not in self._rows or self._steps[-1:] != [taken]:
+            return ()
+        return self._rows["decay_memory"][-1][-1].tolist()
+
+    def write(self, steps: np.ndarray, columns: Columns, reasons: set[str]) -> None:
+        if not len(self._steps):
+            variables = self._contents.variables | self._contents.states(columns)
+            self._columns = declared(variables, self._contents.sizes)
+        rows, reasons = self._contents.rows(columns, reasons)
+        for name, column in self._columns.items():
+            if name != "step":
+                empty = np.full((len(steps), *column.sizes), column.fill, column.dtype)
+                block = np.asarray(rows.get(name, empty)).astype(column.dtype)
+                self._rows.setdefault(name, []).append(block)
+        self._steps = np.concatenate([self._steps, steps])
+        if reasons:
+            self.note(decay_unknown_because=sorted(reasons))
+
+    def snapshot(self, step: int) -> None:
+        raise InputError("snapshots need a run folder: give the probe a path")
+
+    @property
+    def rows(self) -> int:
+        return len(self._steps)
+
+    def note(self, **facts: Any) -> None:
+        assert self._description is not None  # it is open
+        self._description["notes"] |= plain(facts)
+
+    def close(self, status: str) -> None:
+        if self._description is not None:
+            self._description["status"] = status
+
+    def dataset(self) -> xarray.Dataset:
+        if self._description is None:
+            self._begin(None)
+        assert self._description is not None
+        whole = {
+            name: np.concatenate([np.empty((0, *column.sizes), column.dtype), *self._rows.get(name, [])])
+            for name, column in self._columns.items()
+            if name != "step"
+        }
+        rows = {name: lambda i, j, values=values: values[i:j] for name, values in whole.items()}
+        found = assembled(Path("memory"), self._description, self._columns, self._steps, rows, lambda: self._weights)
+        return found.load()
+
+    def _begin(self, given: int | None) -> int:
+        facts = self._contents.made_by(given)
+        self._description = described(self._columns, facts) | {"status": RUNNING}
+        if self._contents.trajectory:
+            layout = self._contents.layout
+            self._weights = layout.flat(layout.parameters)
+        return max(facts["steps_before"], 0)
+
+
+class FolderSink:
+    """Writes the rows into a run folder, as a :class:`Sink`.
+
+    Parameters
+    ----------
+    contents : Contents
+    path : Path
+    """
+
+    def __init__(self, contents: Contents, path: Path):
+        self._contents, self.path = contents, path
+        self._run: RunFolder | None = None
+        self._noted: set[str] = set()
+
+    def open(self, resume: bool, given: int | None, seen: int | None) -> int:
+        variables, sizes = self._contents.variables, self._contents.sizes
+        if not (resume and (self.path / RUN).exists()):
+            facts = self._contents.made_by(given)
+            begun = max(facts["steps_before"], 0)
+            self._run = RunFolder.create(self.path, variables, facts, sizes)
+            if self._contents.trajectory:
+                self.snapshot(begun)  # where it starts
+            return begun
+        if self._contents.trajectory:
+            variables |= self._contents.states(read_description(self.path)[1])
+        run = RunFolder.resume(self.path, variables, self._contents.describe(), sizes)
+        try:
+            taken = self._contents.steps_taken(run.committed, given, seen)
+            run.truncate(taken + 1)
+        except BaseException:
+            run.close("interrupted")
+            raise
+        self._run = run
+        return taken
+
+    def start(self, taken: int) -> list[Tensor] | None:
+        if taken and self._opened.committed and 0 not in snapshots(self.path):
+            self.note(distance_unknown_because="the snapshot of step 0, where the run began, is gone")
+            return None
+        if taken and 0 in snapshots(self.path):
+            kept = load_snapshot(self.path, 0)
+            layout = self._contents.layout
+            pairs = zip(layout.names, layout.parameters, strict=True)
+            return [torch.tensor(kept[name]).to(parameter) for name, parameter in pairs]
+        self.snapshot(0)
+        return self._contents.copies()
+
+    def memory(self, taken: int) -> Sequence[float]:
+        if not self._contents.known.keeps_memory or self._opened.last("step") != taken:
+            return ()
+        kept = self._opened.last("decay_memory")
+        return () if kept is None else kept.tolist()
+
+    def write(self, steps: np.ndarray, columns: Columns, reasons: set[str]) -> None:
+        if not self._opened.committed:
+            states = self._contents.states(columns)
+            if not states.keys() <= self._opened.columns.keys():
+                self._opened.declare(states)
+        rows, reasons = self._contents.rows(columns, reasons)
+        known = {name: values for name, values in rows.items() if name in self._opened.columns}
+        self._opened.append({"step": steps, **known})
+        if reasons != self._noted:
+            self._noted = set(reasons)
+            self._opened.note(decay_unknown_because=sorted(reasons))
+
+    def snapshot(self, step: int) -> None:
+        layout = self._contents.layout
+        pairs = zip(layout.names, layout.parameters, strict=True)
+        self._opened.snapshot(step, {name: _as_array(parameter) for name, parameter in pairs})
+
+    @property
+    def rows(self) -> int:
+        return 0 if self._run is None else self._run.committed
+
+    def note(self, **facts: Any) -> None:
+        self._opened.note(**facts)
+
+    def close(self, status: str) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            run.close(status)
+
+    def dataset(self) -> xarray.Dataset:
+        return open_recording(self.path)
+
+    @property
+    def _opened(self) -> RunFolder:
+        assert self._run is not None
+        return self._run
+
+
+def _as_array(parameter: Tensor) -> np.ndarray:
+    there = parameter.detach().cpu()
+    return (there.float() if there.dtype == torch.bfloat16 else there).numpy()
