@@ -10,7 +10,6 @@ Every name is imported when it is first used: torch, sympy and matplotlib only w
 
 import sys
 from importlib import import_module
-from importlib.metadata import version
 
 _HOMES = {
     "CATALOG": "rules",
@@ -66,7 +65,7 @@ def __getattr__(name: str):
     if name in _HOMES:
         return getattr(import_module(f"swd_dynamics.{_HOMES[name]}"), name)
     if name == "__version__":
-        return version("swd-dynamics")
+        return import_module("importlib.metadata").version("swd-dynamics")  # takes as long as a light command
     raise AttributeError(f"swd_dynamics has no {name!r}; it has {', '.join(__all__)}")
 
 
