@@ -279,14 +279,14 @@ class QHM:
     def rest(self, theta):
         return Average(0 * theta)
 
-    def remember(self, memory, gradient, step):
-        return Average(self.momentum * memory.m + (1 - self.momentum) * gradient)
+    def remember(self, memory, step):
+        return Average(self.momentum * memory.m + (1 - self.momentum) * step.gradient)
 
-    def step(self, memory, gradient, step):
-        return (1 - self.nu) * gradient + self.nu * memory.m
+    def move(self, memory, step):
+        return (1 - self.nu) * step.gradient + self.nu * memory.m
 
-    def effective_lr(self, lr, memory, step):
-        return lr
+    def effective_lr(self, memory, step):
+        return step.lr
 
 
 mine = sd.UpdateRule(0.1, QHM(momentum=0.9, nu=0.7), sd.rules.Stable(0.05))
@@ -374,7 +374,7 @@ sd.Ledger([followed, same])
 
 # %% tags=["raises-exception"]
 class SignMomentum(QHM):
-    def step(self, memory, gradient, step):
+    def move(self, memory, step):
         return np.sign(memory.m)
 
 
@@ -416,8 +416,8 @@ print(sign(sign.start(np.array([1.0, -2.0])), np.array([0.5, 0.1])).theta)
 #
 # ```python
 # class Wrong(QHM):
-#     def effective_lr(self, lr, memory, step):
-#         return lr / (1 - self.momentum)
+#     def effective_lr(self, memory, step):
+#         return step.lr / (1 - self.momentum)
 #
 # for direction in (QHM(beta, nu), Wrong(beta, nu)):
 #     for decay in (sd.rules.L2(lam), sd.rules.Stable(lam)):
@@ -438,7 +438,7 @@ print(sign(sign.start(np.array([1.0, -2.0])), np.array([0.5, 0.1])).theta)
 # from swd_dynamics.arithmetic import sqrt
 #
 # class SmoothSign(QHM):
-#     def step(self, memory, gradient, step):
+#     def move(self, memory, step):
 #         return memory.m / sqrt(memory.m**2 + 1e-6)
 #
 # sd.modified_equation(sd.UpdateRule(eta, SmoothSign(beta, nu), sd.rules.Stable(lam))).first

@@ -59,7 +59,7 @@ class NoDecay:
     >>> from swd_dynamics.rules import HeavyBall, UpdateRule
     >>> rule = UpdateRule(0.25, HeavyBall(0.75), NoDecay())
     >>> parts = rule.parts(rule.start(1.0), gradient=0.0)
-    >>> parts.gradient, parts.decay_rate
+    >>> parts.step.gradient, parts.decay_rate
     (0.0, 0)
     """
 
@@ -81,7 +81,7 @@ class L2:
     >>> from swd_dynamics.rules import HeavyBall, UpdateRule
     >>> rule = UpdateRule(0.25, HeavyBall(0.75), L2(0.5))
     >>> parts = rule.parts(rule.start(1.0), gradient=0.0)
-    >>> parts.gradient, parts.decay_rate
+    >>> parts.step.gradient, parts.decay_rate
     (0.5, 0)
     """
 
@@ -108,7 +108,7 @@ class Decoupled:
     >>> from swd_dynamics.rules import HeavyBall, UpdateRule
     >>> rule = UpdateRule(0.25, HeavyBall(0.75), Decoupled(0.5))
     >>> parts = rule.parts(rule.start(1.0), gradient=0.0)
-    >>> parts.gradient, parts.decay_rate
+    >>> parts.step.gradient, parts.decay_rate
     (0.0, 0.125)
     """
 
@@ -135,7 +135,7 @@ class Stable:
     >>> from swd_dynamics.rules import HeavyBall, UpdateRule
     >>> rule = UpdateRule(0.25, HeavyBall(0.75), Stable(0.5))
     >>> parts = rule.parts(rule.start(1.0), gradient=0.0)
-    >>> parts.gradient, parts.decay_rate
+    >>> parts.step.gradient, parts.decay_rate
     (0.0, 0.5)
     """
 

@@ -163,7 +163,7 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
     new = dict(zip(map(primed, step.memory), step.remembered, strict=True))
     pull = notation.curvature * (notation.theta - notation.theta_star)
     total = step.total.xreplace({notation.gradient: pull})
-    update = (1 - step.decay_rate) * notation.theta - step.lr * step.direction
+    update = (1 - step.decay_rate) * notation.theta - step.lr * step.move
     state = (notation.theta, *active)
     after = [update.xreplace(new), *(new[primed(symbol)] for symbol in active)]
     after = Matrix([expression.xreplace({notation.total: total}) for expression in after])
@@ -208,7 +208,7 @@ def _frozen(step: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Expr]]
     frozen = {symbol for symbol, expression in entries.items() if expression == symbol}
     still: dict[Symbol, Expr] = {s: s for s in frozen}
     for symbol, expression in entries.items():
-        others = (expression.free_symbols & {*step.memory, notation.total}) - frozen - {symbol}
+        others = (expression.free_symbols & {*step.memory, notation.theta, notation.total}) - frozen - {symbol}
         if symbol not in frozen and not others:
             still[symbol] = _rest_point(symbol, expression)
     roots = {symbol: PerWeight(f"root_{symbol.name}", positive=True) for symbol in frozen}
@@ -216,10 +216,10 @@ def _frozen(step: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Expr]]
     changes |= {primed(symbol): value for symbol, value in changes.items()}
     held = step.map(lambda e: e.xreplace(changes))
     means = {
-        e for expression in (held.decay_rate, held.direction, *held.remembered) for e in expression.atoms(notation.mean)
+        e for expression in (held.decay_rate, held.move, *held.remembered) for e in expression.atoms(notation.mean)
     }
     active = tuple(s for s in step.memory if s not in still)
-    moving = {notation.total, *active, *map(primed, active)}
+    moving = {notation.theta, notation.total, *active, *map(primed, active)}
     if coupled := [e for e in means if e.free_symbols & moving]:
         raise NotDerivable(
             f"a mean over weights couples them, {coupled[0]}: a linear map of one weight needs it frozen"
@@ -236,7 +236,7 @@ def _hold_squares(step: Trace) -> Trace:
     square = PerWeight("square", positive=True)
     for symbol, expression in zip(step.memory, step.remembered, strict=True):
         fed = expression.xreplace({notation.total**2: square})
-        if fed.has(square) and not fed.free_symbols & ({notation.total, *step.memory} - {symbol}):
+        if fed.has(square) and not fed.free_symbols & ({notation.theta, notation.total, *step.memory} - {symbol}):
             slope, rest = affine(fed - symbol, square)
             held = {notation.total**2: sympy.cancel(-rest / slope), expression: symbol}
             step = step.map(lambda e, held=held: e.xreplace(held))
