@@ -368,8 +368,8 @@ sd.Ledger([followed, same])
 # %% [markdown]
 # ## Where algebra cannot follow
 #
-# Not every step is a formula. The sign of the momentum is a jump, which no derivative sees, and numpy's `sign` does
-# not know symbols. What cannot be derived is refused, with the reason:
+# Not every step is a formula. Take the sign of the momentum: numpy's `sign` does not know symbols. What cannot be
+# derived is refused, with the reason:
 
 
 # %% tags=["raises-exception"]
@@ -427,21 +427,21 @@ print(sign(sign.start(np.array([1.0, -2.0])), np.array([0.5, 0.1])).theta)
 # </details>
 
 # %% [markdown]
-# **3.** Make the sign derivable: m/√(m² + ε) is smooth, and close to it. What is its first-order flow?
+# **3.** Make the sign derivable, with the word `sign` of `swd_dynamics.arithmetic`. What is its first-order flow?
 #
 # <details><summary>Solution</summary>
 #
-# The momentum comes to rest at g, and the flow is minus the smooth sign of g, and minus λθ, the decay. A rule may use
-# `sqrt` of `swd_dynamics.arithmetic`, which knows symbols.
+# The momentum comes to rest at g, and the flow is minus the sign of g, and minus λθ, the decay. Where g changes its
+# sign the flow jumps, so the derivation assumes that g is not 0.
 #
 # ```python
-# from swd_dynamics.arithmetic import sqrt
+# from swd_dynamics.arithmetic import sign
 #
-# class SmoothSign(QHM):
+# class OwnSign(QHM):
 #     def move(self, memory, step):
-#         return memory.m / sqrt(memory.m**2 + 1e-6)
+#         return sign(memory.m)
 #
-# sd.modified_equation(sd.UpdateRule(eta, SmoothSign(beta, nu), sd.rules.Stable(lam))).first
+# sd.modified_equation(sd.UpdateRule(eta, OwnSign(beta, nu), sd.rules.Stable(lam))).first
 # ```
 #
 # </details>

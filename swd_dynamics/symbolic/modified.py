@@ -6,8 +6,10 @@ symbol: the derivation never meets a Hessian, and who evaluates the flow puts in
 product.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import sympy
 from sympy import Eq, Expr, S, Symbol
@@ -176,7 +178,7 @@ def affine(expression: Expr, symbol: Symbol) -> tuple[Expr, Expr]:
     return slope, sympy.expand(rest) if slope == 0 else rest
 
 
-def along(expression, change: dict[Symbol, Expr]) -> Expr:
+def along(expression, change: Mapping[Any, Any]) -> Any:
     """The derivative of an expression along a change of its symbols, where a sign is constant.
 
     A mean changes by the mean of the change.

@@ -119,7 +119,7 @@ def _name(method) -> str:
     return f"{type(getattr(method, '__self__', method)).__name__}.{getattr(method, '__name__', 'call')}"
 
 
-def without_bias(expression: Expr) -> Expr:
+def without_bias(expression):
     """The expression after many steps, when nothing is left of a bias."""
     return expression.replace(decayed, lambda beta, k: sympy.S.Zero)
 
