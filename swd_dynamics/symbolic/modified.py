@@ -12,11 +12,11 @@ from functools import lru_cache
 from typing import Any
 
 import sympy
-from sympy import Eq, Expr, S, Symbol
+from sympy import Expr, S, Symbol
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
+from swd_dynamics.symbolic.derivation import Derived, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus, tidy
 from swd_dynamics.symbolic.notation import PerWeight, exact, lettered, maximum, primed
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
@@ -24,8 +24,8 @@ from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 _s = Symbol("s", real=True)  # the length of a step along a direction of change
 
 
-@dataclass(frozen=True)
-class ModifiedEquation(Derivation):
+@dataclass(frozen=True, repr=False)
+class ModifiedEquation(Derived):
     """dθ/dt = F₀ + ηF₁, and the memory that goes with it.
 
     Attributes
@@ -235,9 +235,6 @@ def _assumptions(step: Trace, constants, second: Expr) -> tuple[str, ...]:
 
 
 def _explain(step, memory0, memory1, rates0, fast, first, lag, turn, second):
-    def stated(done, symbol, expression):
-        return DerivationStep(done, Eq(symbol, expression, evaluate=False))
-
     for symbol in fast:
         yield stated(
             f"Order 0: {symbol.name} where it comes to rest while G stands still",

@@ -5,13 +5,13 @@ from functools import lru_cache
 from typing import Any
 
 import sympy
-from sympy import Eq, Expr, Symbol
+from sympy import Expr, Symbol
 
 from swd_dynamics.arithmetic import OPAQUE
 from swd_dynamics.rules.direction import Step
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
+from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
 from swd_dynamics.symbolic.notation import (
     LAWLESS,
     PerWeight,
@@ -54,6 +54,11 @@ class Trace:
         if unit not in self.lr.free_symbols:
             raise NotDerivable(f"lr = {self.lr} is not one letter: t = ηk needs lr to be a symbol or a number")
         return -self.decay_rate / unit * notation.theta - self.lr / unit * self.move
+
+    @property
+    def update(self) -> Expr:
+        """θ′ in θ, G and the primed memory."""
+        return (1 - self.decay_rate) * notation.theta - self.lr * self.move
 
     def map(self, change) -> "Trace":
         """The trace with ``change`` applied to each expression of the memory, the decay rate and the move."""
@@ -145,16 +150,14 @@ def long_run(traced: Trace) -> Trace:
     return replace(traced.map(settle), conditions=conditions)
 
 
-def trace_steps(step: Trace) -> tuple[DerivationStep, ...]:
+def trace_steps(traced: Trace) -> tuple[DerivationStep, ...]:
     """The traced step as equations, in the order in which they are computed."""
-    steps = [DerivationStep("The gradient the direction sees, G", Eq(notation.total, step.total, evaluate=False))]
-    for symbol, expression in zip(step.memory, step.remembered, strict=True):
-        equation = Eq(primed(symbol), expression, evaluate=False)
-        steps.append(DerivationStep(f"What the direction remembers, {symbol.name}", equation))
-    rate = Eq(notation.decay_rate, step.decay_rate, evaluate=False)
-    update = (1 - notation.decay_rate) * notation.theta - step.lr * step.move
-    steps.append(DerivationStep("The fraction of the weights taken off, R", rate))
-    steps.append(DerivationStep("The step", Eq(primed(notation.theta), update, evaluate=False)))
+    steps = [stated("The gradient the direction sees, G", notation.total, traced.total)]
+    for symbol, expression in zip(traced.memory, traced.remembered, strict=True):
+        steps.append(stated(f"What the direction remembers, {symbol.name}", primed(symbol), expression))
+    steps.append(stated("The fraction of the weights taken off, R", notation.decay_rate, traced.decay_rate))
+    update = replace(traced, decay_rate=notation.decay_rate).update
+    steps.append(stated("The step", primed(notation.theta), update))
     return tuple(steps)
 
 
@@ -164,7 +167,7 @@ def equations(rule: UpdateRule) -> Derivation:
     Parameters
     ----------
     rule : UpdateRule
-        Numbers in it become letters; ``.values`` says what each stands for.
+        Numbers in the rule become symbols; ``.values`` gives the number of each symbol.
 
     Returns
     -------
@@ -178,9 +181,8 @@ def equations(rule: UpdateRule) -> Derivation:
     -g/10 + 199*theta/200
     """
     letters, values = lettered(rule)
-    step = trace(letters)
-    new = dict(zip(map(primed, step.memory), step.remembered, strict=True))
-    update = (1 - step.decay_rate) * notation.theta - step.lr * step.move
-    whole = update.xreplace(new).xreplace({notation.total: step.total})
-    result = Derivation(f"One step: {rule.name}", {"θ′": whole}, trace_steps(step))
+    traced = trace(letters)
+    new = dict(zip(map(primed, traced.memory), traced.remembered, strict=True))
+    whole = traced.update.xreplace(new).xreplace({notation.total: traced.total})
+    result = Derivation(f"One step: {rule.name}", {"θ′": whole}, trace_steps(traced))
     return result.with_numbers(values, exact(values))
