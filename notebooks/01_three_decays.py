@@ -111,11 +111,12 @@ def ratio(rule, gradients, apart=1e-6):
     """R/η_eff of every step and weight."""
     here, there = rule.start(np.ones(2)), rule.start(np.ones(2) + apart)
     course = []
-    for k, g in enumerate(gradients):
+    for g in gradients:
         before = there.theta - here.theta
-        here, there = rule(here, g), rule(there, g)
+        parts = rule.parts(here, g)
+        here, there = parts.state, rule(there, g)
         decay_rate = 1 - (there.theta - here.theta) / before
-        course.append(decay_rate / rule.direction.effective_lr(rule.lr_at(k), here.memory, k + 1))
+        course.append(decay_rate / rule.direction.effective_lr(parts.memory, parts.step))
     return np.array(course)
 
 

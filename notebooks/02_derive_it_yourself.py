@@ -279,14 +279,14 @@ class QHM:
     def rest(self, theta):
         return Average(0 * theta)
 
-    def remember(self, memory, gradient, step):
-        return Average(self.momentum * memory.m + (1 - self.momentum) * gradient)
+    def remember(self, memory, step):
+        return Average(self.momentum * memory.m + (1 - self.momentum) * step.gradient)
 
-    def step(self, memory, gradient, step):
-        return (1 - self.nu) * gradient + self.nu * memory.m
+    def move(self, memory, step):
+        return (1 - self.nu) * step.gradient + self.nu * memory.m
 
-    def effective_lr(self, lr, memory, step):
-        return lr
+    def effective_lr(self, memory, step):
+        return step.lr
 
 
 mine = sd.UpdateRule(0.1, QHM(momentum=0.9, nu=0.7), sd.rules.Stable(0.05))
@@ -368,13 +368,13 @@ sd.Ledger([followed, same])
 # %% [markdown]
 # ## Where algebra cannot follow
 #
-# Not every step is a formula. The sign of the momentum is a jump, which no derivative sees, and numpy's `sign` does
-# not know symbols. What cannot be derived is refused, with the reason:
+# Not every step is a formula. Take the sign of the momentum: numpy's `sign` does not know symbols. What cannot be
+# derived is refused, with the reason:
 
 
 # %% tags=["raises-exception"]
 class SignMomentum(QHM):
-    def step(self, memory, gradient, step):
+    def move(self, memory, step):
         return np.sign(memory.m)
 
 
@@ -416,8 +416,8 @@ print(sign(sign.start(np.array([1.0, -2.0])), np.array([0.5, 0.1])).theta)
 #
 # ```python
 # class Wrong(QHM):
-#     def effective_lr(self, lr, memory, step):
-#         return lr / (1 - self.momentum)
+#     def effective_lr(self, memory, step):
+#         return step.lr / (1 - self.momentum)
 #
 # for direction in (QHM(beta, nu), Wrong(beta, nu)):
 #     for decay in (sd.rules.L2(lam), sd.rules.Stable(lam)):
@@ -427,21 +427,21 @@ print(sign(sign.start(np.array([1.0, -2.0])), np.array([0.5, 0.1])).theta)
 # </details>
 
 # %% [markdown]
-# **3.** Make the sign derivable: m/√(m² + ε) is smooth, and close to it. What is its first-order flow?
+# **3.** Make the sign derivable, with the word `sign` of `swd_dynamics.arithmetic`. What is its first-order flow?
 #
 # <details><summary>Solution</summary>
 #
-# The momentum comes to rest at g, and the flow is minus the smooth sign of g, and minus λθ, the decay. A rule may use
-# `sqrt` of `swd_dynamics.arithmetic`, which knows symbols.
+# The momentum comes to rest at g, and the flow is minus the sign of g, and minus λθ, the decay. Where g changes its
+# sign the flow jumps, so the derivation assumes that g is not 0.
 #
 # ```python
-# from swd_dynamics.arithmetic import sqrt
+# from swd_dynamics.arithmetic import sign
 #
-# class SmoothSign(QHM):
-#     def step(self, memory, gradient, step):
-#         return memory.m / sqrt(memory.m**2 + 1e-6)
+# class OwnSign(QHM):
+#     def move(self, memory, step):
+#         return sign(memory.m)
 #
-# sd.modified_equation(sd.UpdateRule(eta, SmoothSign(beta, nu), sd.rules.Stable(lam))).first
+# sd.modified_equation(sd.UpdateRule(eta, OwnSign(beta, nu), sd.rules.Stable(lam))).first
 # ```
 #
 # </details>

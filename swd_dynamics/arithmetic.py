@@ -1,15 +1,103 @@
-"""All that a rule may use besides ``+ - * /``: the same five words for floats, numpy, torch and sympy.
+"""The words that a rule may use besides ``+ - * /``, the same for floats, numpy, torch and sympy.
 
-torch tensors answer by their own methods, numbers and arrays by numpy. A sympy expression answers with an algebraic
-root, or with an *opaque* function of the word's name, to which :mod:`swd_dynamics.symbolic` gives its laws. Neither
-torch nor sympy is imported here: an argument of theirs can only exist where they have been imported already.
+``sqrt``, ``sign``, ``maximum`` and ``clip`` act on every weight, ``matmul`` and ``transpose`` on matrices; ``mean`` and
+``norm`` are over all weights; ``decayed`` is for bias corrections, ``each`` for weights in several tensors.
+
+torch tensors answer with their own methods, numbers and arrays with numpy. A sympy expression answers with a function
+of sympy (√, sign), or with an *opaque* function of the word's name, to which :mod:`swd_dynamics.symbolic` gives laws.
+Neither torch nor sympy is imported here, because an argument of theirs exists only where they are imported already.
 """
 
+import operator
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial, wraps
 
 import numpy as np
 
-OPAQUE = ("mean", "maximum", "clip", "decayed")  # the words that sympy meets as functions without a body
+from swd_dynamics.errors import InputError
+
+# The words that are functions without a body to sympy.
+OPAQUE = ("mean", "maximum", "clip", "decayed", "matmul", "transpose", "norm")
+
+
+class Tensors:
+    """Weights in several tensors, each with a shape of its own: ``+ - * /`` act on every tensor.
+
+    The other operand is a number for all tensors, or one number or tensor for each.
+
+    Examples
+    --------
+    >>> matrix, vector = Tensors([np.ones((2, 2)), np.ones(3)]) * Tensors([0.5, 2.0])
+    >>> matrix.tolist(), vector.tolist()
+    ([[0.5, 0.5], [0.5, 0.5]], [2.0, 2.0, 2.0])
+    """
+
+    __array_ufunc__ = None  # a numpy number on the left leaves the arithmetic to this class
+
+    def __init__(self, tensors: Iterable):
+        self.tensors = tuple(tensors)
+
+    def __iter__(self) -> Iterator:
+        return iter(self.tensors)
+
+    def __repr__(self) -> str:
+        return f"Tensors({list(self.tensors)!r})"
+
+    def __add__(self, other):
+        return each(operator.add, self, other)
+
+    def __radd__(self, other):
+        return each(operator.add, other, self)
+
+    def __sub__(self, other):
+        return each(operator.sub, self, other)
+
+    def __rsub__(self, other):
+        return each(operator.sub, other, self)
+
+    def __mul__(self, other):
+        return each(operator.mul, self, other)
+
+    def __rmul__(self, other):
+        return each(operator.mul, other, self)
+
+    def __truediv__(self, other):
+        return each(operator.truediv, self, other)
+
+    def __rtruediv__(self, other):
+        return each(operator.truediv, other, self)
+
+    def __neg__(self):
+        return each(operator.neg, self)
+
+
+def each(function: Callable, *values, **options):
+    """A function applied tensor by tensor, or once where no value is of several tensors.
+
+    A value that is a number or an array goes to every call, and so do the options.
+
+    Raises
+    ------
+    InputError
+        If the values have different numbers of tensors.
+
+    Examples
+    --------
+    The mean of each tensor, where :func:`mean` is one number for all of them:
+
+    >>> weights = Tensors([np.array([1.0, 3.0]), np.array([8.0])])
+    >>> [float(number) for number in each(mean, weights)], float(mean(weights))
+    ([2.0, 8.0], 4.0)
+    """
+    counts = {len(value.tensors) for value in values if isinstance(value, Tensors)}
+    if not counts:
+        return function(*values, **options)
+    if len(counts) > 1:
+        raise InputError(f"values of {' and '.join(map(str, sorted(counts)))} tensors do not fit: give as many")
+    (count,) = counts
+    columns = [value if isinstance(value, Tensors) else [value] * count for value in values]
+    return Tensors(function(*row, **options) for row in zip(*columns, strict=True))
 
 
 def is_symbolic(*values) -> bool:
@@ -27,6 +115,11 @@ def _is_tensor(value) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def _on_each_tensor(word: Callable) -> Callable:
+    return wraps(word)(partial(each, word))
+
+
+@_on_each_tensor
 def sqrt(x):
     """√x, elementwise."""
     if is_symbolic(x):
@@ -34,27 +127,67 @@ def sqrt(x):
     return x.sqrt() if _is_tensor(x) else np.sqrt(x)
 
 
-def mean(x):
-    """The mean over all weights; a single number is its own mean."""
+@_on_each_tensor
+def sign(x):
+    """−1, 0 or 1, elementwise; 0 where x is 0."""
     if is_symbolic(x):
-        return _opaque("mean", x)
-    return x.mean() if _is_tensor(x) else np.mean(x)
+        return sys.modules["sympy"].sign(x)
+    return x.sign() if _is_tensor(x) else np.sign(x)
 
 
+@_on_each_tensor
 def maximum(held, new):
-    """The larger of two, elementwise; ``held`` is the one that is remembered when it wins."""
+    """The larger of two, elementwise; ``held`` is the value that was remembered."""
     if is_symbolic(held, new):
         return _opaque("maximum", held, new)
     return held.maximum(new) if _is_tensor(held) else np.maximum(held, new)
 
 
+@_on_each_tensor
 def clip(x, low, high):
-    """x, no smaller than ``low`` and no larger than ``high``, elementwise."""
+    """x, raised to ``low`` where it is smaller and lowered to ``high`` where it is larger, elementwise."""
     if is_symbolic(x, low, high):
         return _opaque("clip", x, low, high)
     return x.clip(low, high) if _is_tensor(x) else np.clip(x, low, high)
 
 
-def decayed(beta, step):
-    """βᵏ, what is left after k steps of something that decays by β a step; to sympy, a function whose limit is 0."""
-    return _opaque("decayed", beta, step) if is_symbolic(step) else beta**step
+@_on_each_tensor
+def matmul(a, b):
+    """The product of two matrices; a single number is a matrix of one row and one column."""
+    if is_symbolic(a, b):
+        return _opaque("matmul", a, b)
+    return a @ b if np.ndim(a) else a * b
+
+
+@_on_each_tensor
+def transpose(x):
+    """A matrix with rows and columns exchanged; a single number is its own transpose."""
+    if is_symbolic(x):
+        return _opaque("transpose", x)
+    return x.swapaxes(-1, -2) if np.ndim(x) else x
+
+
+def mean(x):
+    """The mean over all weights, of all tensors together; a single number is its own mean."""
+    if isinstance(x, Tensors):
+        return sum(map(_sum, x)) / sum(tensor.numel() if _is_tensor(tensor) else np.size(tensor) for tensor in x)
+    if is_symbolic(x):
+        return _opaque("mean", x)
+    return x.mean() if _is_tensor(x) else np.mean(x)
+
+
+def norm(x):
+    """√(Σx²) over all weights, of all tensors together: the Frobenius norm of a matrix, |x| of a single number."""
+    if is_symbolic(x):
+        return _opaque("norm", x)
+    squares = x * x
+    return sqrt(sum(map(_sum, squares)) if isinstance(x, Tensors) else _sum(squares))
+
+
+def _sum(x):
+    return x.sum() if np.ndim(x) else x
+
+
+def decayed(beta, k):
+    """βᵏ, what k steps leave of a quantity that one step multiplies by β; to sympy, a function whose limit is 0."""
+    return _opaque("decayed", beta, k) if is_symbolic(k) else beta**k

@@ -1,5 +1,8 @@
 """The gate for hyperparameters, of rules and of real optimizers: inside they are trusted."""
 
+from operator import index
+from typing import Any
+
 import numpy as np
 
 from swd_dynamics.errors import InputError
@@ -57,3 +60,44 @@ def check_pair(name: str, values, intervals: tuple[str, str]) -> None:
         raise InputError(f"{name} = {values!r} is not allowed: it must be a pair of numbers, as (0.9, 0.999)")
     for i in range(2):
         check(f"{name}[{i}]", values[i], intervals[i])
+
+
+def whole_number(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """Refuse a count, a size or a seed that is not a whole number in its range.
+
+    Parameters
+    ----------
+    name : str
+        What the message calls it.
+    value : int or numpy integer
+        A float is refused even where it equals a whole number, and so are True and False.
+    least, most : int
+        The range, both ends included; without ``most`` it has no upper end.
+
+    Returns
+    -------
+    int
+        The same number, as a Python int.
+
+    Raises
+    ------
+    InputError
+        With name, value and range.
+
+    Examples
+    --------
+    >>> whole_number("steps", np.int64(3))
+    3
+    >>> whole_number("samples", 0, least=1, most=1797)
+    Traceback (most recent call last):
+    swd_dynamics.errors.InputError: samples = 0 is not allowed: it must be a whole number from 1 to 1797
+    """
+    try:
+        number = None if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        seen = repr(value) if number is None else number
+        allowed = f"≥ {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} = {seen} is not allowed: it must be a whole number {allowed}")
+    return number

@@ -13,7 +13,7 @@ class Buffers(NamedTuple):
 
 @dataclass(frozen=True)
 class AggregatedMomentum:
-    """Aggregated momentum with two buffers: mᵢ ← βᵢmᵢ + g, step ½(m₁ + m₂), η_eff = η·½(1/(1−β₁) + 1/(1−β₂)).
+    """Aggregated momentum with two buffers: mᵢ ← βᵢmᵢ + g, move ½(m₁ + m₂), η_eff = η·½(1/(1−β₁) + 1/(1−β₂)).
 
     Source: Lucas, Sun, Zemel & Grosse 2019, 1804.00325.
 
@@ -31,11 +31,11 @@ class AggregatedMomentum:
     def rest(self, theta):
         return Buffers(0 * theta, 0 * theta)
 
-    def remember(self, memory, gradient, step):
-        return Buffers(self.beta_1 * memory.m_1 + gradient, self.beta_2 * memory.m_2 + gradient)
+    def remember(self, memory, step):
+        return Buffers(self.beta_1 * memory.m_1 + step.gradient, self.beta_2 * memory.m_2 + step.gradient)
 
-    def step(self, memory, gradient, step):
+    def move(self, memory, step):
         return (memory.m_1 + memory.m_2) / 2
 
-    def effective_lr(self, lr, memory, step):
-        return lr * (1 / (1 - self.beta_1) + 1 / (1 - self.beta_2)) / 2
+    def effective_lr(self, memory, step):
+        return step.lr * (1 / (1 - self.beta_1) + 1 / (1 - self.beta_2)) / 2

@@ -51,8 +51,8 @@ def test_a_rule_that_is_no_formula_is_shown_as_text(shell):
     """Assert that where algebra cannot follow, Jupyter falls back on the plain form and nothing is raised."""
 
     class Odd(SGD):
-        def step(self, memory, gradient, step):
-            return gradient if gradient > 0 else 2 * gradient
+        def move(self, memory, step):
+            return step.gradient if step.gradient > 0 else 2 * step.gradient
 
     assert set(shown(shell, UpdateRule(0.1, Odd()))) == {"text/plain"}
 
@@ -114,7 +114,7 @@ def test_a_broken_rule_is_shown_as_text(shell, capsys):
     """Assert that a mistake in a user's direction is no traceback when the rule is looked at."""
 
     class Broken(SGD):
-        def step(self, memory, gradient, step):
+        def move(self, memory, step):
             return nothing  # noqa: F821  # pyright: ignore
 
     assert set(shown(shell, UpdateRule(0.1, Broken()))) == {"text/plain"}

@@ -11,7 +11,7 @@ from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import CATALOG
-from swd_dynamics.rules.direction import Direction
+from swd_dynamics.rules.direction import Direction, Step
 from swd_dynamics.rules.update import UpdateRule
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _effective_lr(direction: Direction, lr: float, v: float) -> float:
     """η_eff of a direction of whose memory only v̄ is known; without bias to correct, for v̄ is the mean of v̂."""
     memory = direction.rest(math.nan)
     known = {name: v for name in SECOND_MOMENTS if name in memory._fields}
-    return float(direction.effective_lr(lr, memory._replace(**known), math.inf))
+    return float(direction.effective_lr(memory._replace(**known), Step(math.nan, math.nan, lr, k=math.inf)))
 
 
 def _decay_rate(rule: UpdateRule, step: int, v: float) -> float:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check, whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.ode import Solution, integrate
 from swd_dynamics.rules.update import State, UpdateRule
@@ -139,10 +139,7 @@ class Flow:
                 raise InputError("t = ηk needs one learning rate, and the rule has a schedule: give steps")
             check("t", t, "(0, inf)")
             steps = round(t / self._lr(0))
-        check("steps", steps, "[1, inf)")
-        if int(steps) != steps:
-            raise InputError(f"steps = {steps} is not allowed: it must be a whole number")
-        return int(steps)
+        return whole_number("steps", steps, least=1)
 
     def _checked(self, theta0) -> Array:
         """θ₀ as a vector, at which gradient and Hessian-vector product answer with vectors of its shape."""

@@ -2,7 +2,7 @@
 
 from swd_dynamics.rules.catalog import CATALOG
 from swd_dynamics.rules.decay import DECAYS, L2, Decay, Decoupled, NoDecay, Stable
-from swd_dynamics.rules.direction import Direction
+from swd_dynamics.rules.direction import Direction, Step
 from swd_dynamics.rules.directions import SGD, Adai, Adam, AMSGrad, HeavyBall, Nesterov
 from swd_dynamics.rules.schedule import Constant, Cosine, StepDecay, Warmup
 from swd_dynamics.rules.update import State, UpdateRule
@@ -25,6 +25,7 @@ __all__ = [
     "NoDecay",
     "Stable",
     "State",
+    "Step",
     "StepDecay",
     "UpdateRule",
     "Warmup",

@@ -1,12 +1,12 @@
-"""The usual optimizers by name, with torch's argument names: each is a direction times a place for the decay."""
+"""The usual optimizers by name, with torch's argument names: every direction times every place for the decay."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import Parameter, Signature, signature
 from typing import Any
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.rules.decay import L2, Decay, Decoupled, Stable
+from swd_dynamics.rules.decay import DECAYS, Decay
 from swd_dynamics.rules.direction import Direction
 from swd_dynamics.rules.directions import Adai, Adam, AMSGrad, sgd_family
 from swd_dynamics.rules.update import UpdateRule
@@ -28,7 +28,7 @@ class Entry:
     weight_decay: float
 
     def __call__(self, lr: Any = 1e-3, *, weight_decay: Any = None, **direction) -> UpdateRule:
-        rate = self.weight_decay if weight_decay is None else weight_decay
+        strength = self.weight_decay if weight_decay is None else weight_decay
         try:
             chosen = self.family(**direction)
         except TypeError:
@@ -37,29 +37,38 @@ class Entry:
             if not unknown:
                 raise
             raise InputError(f"there is no argument {unknown} here; there are {', '.join(allowed)}") from None
-        return UpdateRule(lr, chosen, self.decay(rate))
+        return UpdateRule(lr, chosen, self.decay(strength))
 
     @property
     def __signature__(self) -> Signature:
-        """What it can be called with, for tools that ask."""
+        """The arguments of a call, for tools that ask."""
         direction = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in signature(self.family).parameters.values()]
         lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=1e-3)
         return Signature([lr, Parameter("weight_decay", Parameter.KEYWORD_ONLY, default=self.weight_decay), *direction])
 
 
-# The default weight decays are torch's, and for the stable modes the authors' (2011.11152).
-CATALOG = Table(
-    "optimizer",
-    SGD=Entry(sgd_family, L2, 0.0),
-    SGDW=Entry(sgd_family, Decoupled, 0.0),
-    SGDS=Entry(sgd_family, Stable, 0.0),
-    Adam=Entry(Adam, L2, 0.0),
-    AdamW=Entry(Adam, Decoupled, 1e-2),
-    AdamS=Entry(Adam, Stable, 1e-4),
-    AMSGrad=Entry(AMSGrad, L2, 0.0),
-    AMSGradW=Entry(AMSGrad, Decoupled, 1e-2),
-    AMSGradS=Entry(AMSGrad, Stable, 1e-4),
-    Adai=Entry(Adai, L2, 0.0),
-    AdaiW=Entry(Adai, Decoupled, 0.0),
-    AdaiS=Entry(Adai, Stable, 0.0),
-)
+FAMILIES: dict[str, Callable[..., Direction]] = {
+    "SGD": sgd_family,
+    "Adam": Adam,
+    "AMSGrad": AMSGrad,
+    "Adai": Adai,
+}
+
+# The default weight decays that are not 0: torch's for decoupled decay, the authors' (2011.11152) for stable decay.
+WEIGHT_DECAYS = {
+    "AdamW": 1e-2,
+    "AdamS": 1e-4,
+    "AMSGradW": 1e-2,
+    "AMSGradS": 1e-4,
+}
+
+
+def _entries() -> Iterator[tuple[str, Entry]]:
+    for family, direction in FAMILIES.items():
+        for decay in DECAYS.values():
+            if decay.suffix is not None:
+                name = family + decay.suffix
+                yield name, Entry(direction, decay, WEIGHT_DECAYS.get(name, 0.0))
+
+
+CATALOG = Table("optimizer", **dict(_entries()))

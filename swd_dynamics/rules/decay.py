@@ -1,31 +1,37 @@
-"""Where weight decay enters a step. The four modes stand under one another, because side by side they are the content.
+"""Where weight decay enters a step: four modes, side by side.
 
-===========  =====================  ==============================  =====================================
-mode         added to the gradient  fraction of θ taken off         Source
-===========  =====================  ==============================  =====================================
-none         0                      0
-L2           λθ                     0                               the gradient of ½λ‖θ‖²
-decoupled    0                      λη                              Loshchilov & Hutter 2019, 1711.05101
-stable       0                      λη_eff                          Xie, Sato & Sugiyama 2020, 2011.11152
-===========  =====================  ==============================  =====================================
+===========  ======  =====================  ====================  =====================================
+mode         suffix  added to the gradient  R, subtracted from θ  Source
+===========  ======  =====================  ====================  =====================================
+none                 0                      0
+L2                   λθ                     0                     the gradient of ½λ‖θ‖²
+decoupled    W       0                      λη                    Loshchilov & Hutter 2019, 1711.05101
+stable       S       0                      λη_eff                Xie, Sato & Sugiyama 2020, 2011.11152
+===========  ======  =====================  ====================  =====================================
+
+A step subtracts the fraction R of θ. The suffix ends an optimizer's name in the catalogue: Adam, AdamW, AdamS.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from swd_dynamics.checks import check
 from swd_dynamics.tables import Table
 
 
 class Decay(Protocol):
-    """A decay mode: what it adds to the gradient, and the fraction R of the weights a step takes off.
+    """The contract of a decay mode. Any object with these two methods is one.
 
-    ``effective_lr`` is called without arguments, and only by a mode that needs the direction's η_eff.
+    1. ``added_gradient(theta)`` returns what joins the gradient of the loss before the direction sees it.
+    2. ``decay_rate(lr, effective_lr)`` returns R, the fraction of the weights that a step subtracts. ``lr`` is η;
+       ``effective_lr()``, called without arguments, is the direction's η_eff: call it only if R needs it.
+
+    A mode in ``DECAYS`` also has a ``suffix``, with which it enters the catalogue; None keeps it out.
 
     Examples
     --------
-    Independent decay, which takes the same fraction R off whatever the learning rate is:
+    Independent decay, whose R is the same whatever the learning rate is:
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -50,18 +56,20 @@ class Decay(Protocol):
 
 @dataclass(frozen=True)
 class NoDecay:
-    """No decay: the weights feel the gradient alone.
+    """No decay: only the gradient moves the weights.
 
     Examples
     --------
-    Nothing joins the gradient, and nothing is taken off:
+    Nothing joins the gradient, and R is 0:
 
     >>> from swd_dynamics.rules import HeavyBall, UpdateRule
     >>> rule = UpdateRule(0.25, HeavyBall(0.75), NoDecay())
     >>> parts = rule.parts(rule.start(1.0), gradient=0.0)
-    >>> parts.gradient, parts.decay_rate
+    >>> parts.step.gradient, parts.decay_rate
     (0.0, 0)
     """
+
+    suffix: ClassVar = None
 
     def added_gradient(self, theta):
         return 0
@@ -76,15 +84,16 @@ class L2:
 
     Examples
     --------
-    λθ = ½ joins a gradient of 0; nothing is taken off directly:
+    λθ = ½ joins a gradient of 0, and R is 0:
 
     >>> from swd_dynamics.rules import HeavyBall, UpdateRule
     >>> rule = UpdateRule(0.25, HeavyBall(0.75), L2(0.5))
     >>> parts = rule.parts(rule.start(1.0), gradient=0.0)
-    >>> parts.gradient, parts.decay_rate
+    >>> parts.step.gradient, parts.decay_rate
     (0.5, 0)
     """
 
+    suffix: ClassVar = ""
     weight_decay: Any
 
     def __post_init__(self):
@@ -99,7 +108,7 @@ class L2:
 
 @dataclass(frozen=True)
 class Decoupled:
-    """Decoupled decay: λ times the learning rate comes off, whatever the direction does with it.
+    """Decoupled decay: R is λ times the learning rate, whatever the direction.
 
     Examples
     --------
@@ -108,10 +117,11 @@ class Decoupled:
     >>> from swd_dynamics.rules import HeavyBall, UpdateRule
     >>> rule = UpdateRule(0.25, HeavyBall(0.75), Decoupled(0.5))
     >>> parts = rule.parts(rule.start(1.0), gradient=0.0)
-    >>> parts.gradient, parts.decay_rate
+    >>> parts.step.gradient, parts.decay_rate
     (0.0, 0.125)
     """
 
+    suffix: ClassVar = "W"
     weight_decay: Any
 
     def __post_init__(self):
@@ -126,19 +136,20 @@ class Decoupled:
 
 @dataclass(frozen=True)
 class Stable:
-    """Stable decay: λ times the direction's own effective learning rate comes off.
+    """Stable decay: R is λ times the effective learning rate of the direction.
 
     Examples
     --------
-    R = λη_eff, at momentum ¾ four times λη = ½·¼:
+    R = λη_eff, which at momentum ¾ is four times λη = ½·¼:
 
     >>> from swd_dynamics.rules import HeavyBall, UpdateRule
     >>> rule = UpdateRule(0.25, HeavyBall(0.75), Stable(0.5))
     >>> parts = rule.parts(rule.start(1.0), gradient=0.0)
-    >>> parts.gradient, parts.decay_rate
+    >>> parts.step.gradient, parts.decay_rate
     (0.0, 0.5)
     """
 
+    suffix: ClassVar = "S"
     weight_decay: Any
 
     def __post_init__(self):
@@ -151,4 +162,4 @@ class Stable:
         return self.weight_decay * effective_lr()
 
 
-DECAYS = Table("decay", none=NoDecay, L2=L2, decoupled=Decoupled, stable=Stable)
+DECAYS: Table[Any] = Table("decay", none=NoDecay, L2=L2, decoupled=Decoupled, stable=Stable)

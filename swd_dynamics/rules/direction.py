@@ -1,9 +1,31 @@
-"""How gradients become a step, and how far a unit of gradient moves a weight in the end.
+"""The contract of a direction, which turns gradients into moves of the weights."""
 
-In what follows g is the gradient a direction is given (with L2, λθ is in it already), k the number of the step, from 1.
-"""
+from typing import Any, NamedTuple, Protocol
 
-from typing import Any, Protocol
+
+class Step(NamedTuple):
+    """What a direction is told of one step.
+
+    Attributes
+    ----------
+    theta : θ, the weights before the step
+    gradient : G, like ``theta`` — the gradient of the loss at θ, with λθ in it where the decay is L2
+    lr : η, the learning rate of this step
+    k : the number of the step, from 1
+
+    Examples
+    --------
+    Heavy ball's η_eff is η/(1−β) at every step:
+
+    >>> from swd_dynamics.rules import HeavyBall
+    >>> HeavyBall(0.5).effective_lr(memory=None, step=Step(theta=1.0, gradient=1.0, lr=0.25, k=2))
+    0.5
+    """
+
+    theta: Any
+    gradient: Any
+    lr: Any
+    k: Any
 
 
 class Direction(Protocol):
@@ -11,23 +33,28 @@ class Direction(Protocol):
 
     1. ``rest(theta)`` returns the memory before the first gradient: a NamedTuple whose entries are shaped like θ
        (``0 * theta`` is a zero for floats, arrays, tensors and symbols alike).
-    2. ``remember(memory, gradient, step)`` returns the memory after this gradient, a tuple of the same type.
-    3. ``step(memory, gradient, step)`` returns what is multiplied by −η and added to the weights; ``memory`` is the
-       *new* one.
-    4. ``effective_lr(lr, memory, step)`` returns η_eff, one number for all weights: how far a unit of gradient moves a
-       weight in the end, the preconditioner held and the momentum summed out.
-    5. All four use ``+ - * /`` and the words of :mod:`swd_dynamics.arithmetic` (``sqrt``, ``mean``, ``maximum``,
-       ``clip``, ``decayed``) and nothing else. Bias correction goes through ``decayed(beta, step)``, averages over
-       weights through ``mean``, so that sympy can read them. One exception: ``if step == 1`` may treat the first step
-       apart, as torch seeds its momentum; a derivation is made at a later one.
-    6. Hyperparameters are fields of a frozen dataclass: floats and tuples of floats become letters in a derivation,
-       anything else (an int, a bool) is taken as structure. ``__post_init__`` may refuse what is out of range with
+    2. ``remember(memory, step)`` returns the memory after this step's gradient, a tuple of the same type. ``step`` is a
+       :class:`Step`.
+    3. ``move(memory, step)`` returns the vector that is multiplied by −η and added to the weights; ``memory`` is the
+       *new* memory.
+    4. ``effective_lr(memory, step)`` returns η_eff: how far a unit of gradient moves a weight in the end, with the
+       preconditioner frozen and the momentum summed over all later steps. ``memory`` is the new memory. η_eff is one
+       number for all weights, or one number for each tensor where the method has one for each.
+    5. All four use ``+ - * /`` and the words of :mod:`swd_dynamics.arithmetic`, so that floats, arrays, tensors and
+       sympy can go through them. Bias correction goes through ``decayed(beta, step.k)`` and an average over weights
+       through ``mean``, because sympy knows the laws of these words. One exception: ``if step.k == 1`` may treat the
+       first step differently, as torch does when it starts its momentum; a derivation is made at a later step.
+    6. Hyperparameters are fields of a frozen dataclass: floats and tuples of floats become symbols in a derivation,
+       anything else (an int, a bool) is taken as structure. ``__post_init__`` may refuse values out of range with
        :func:`swd_dynamics.checks.check`.
-    7. Memory entries build one on another: none feeds on a later one's *new* value in a circle.
+    7. Memory entries build one on another: none depends on the *new* value of an entry that depends on it.
+    8. θ may be several tensors, each with its own shape (:class:`swd_dynamics.arithmetic.Tensors`). A direction that
+       treats every weight alike needs nothing for this. A direction that treats a tensor as a matrix applies a function
+       to each tensor with ``each``. It has no derivation if that function looks at shapes.
 
     Examples
     --------
-    Normalised gradient descent, whose step is g/√ḡ² with ḡ² the mean of g² over all weights:
+    Normalised gradient descent, which moves by g/√⟨g²⟩, where ⟨⟩ is the mean over all weights:
 
     >>> from dataclasses import dataclass
     >>> from typing import Any, NamedTuple
@@ -39,14 +66,14 @@ class Direction(Protocol):
     ...     def rest(self, theta):
     ...         return Squares(0 * theta)
     ...
-    ...     def remember(self, memory, gradient, step):
-    ...         return Squares(gradient * gradient)
+    ...     def remember(self, memory, step):
+    ...         return Squares(step.gradient * step.gradient)
     ...
-    ...     def step(self, memory, gradient, step):
-    ...         return gradient / sqrt(mean(memory.v))
+    ...     def move(self, memory, step):
+    ...         return step.gradient / sqrt(mean(memory.v))
     ...
-    ...     def effective_lr(self, lr, memory, step):
-    ...         return lr / sqrt(mean(memory.v))
+    ...     def effective_lr(self, memory, step):
+    ...         return step.lr / sqrt(mean(memory.v))
     >>> import numpy as np
     >>> from swd_dynamics.rules import UpdateRule
     >>> rule = UpdateRule(0.25, Normalised())
@@ -56,8 +83,8 @@ class Direction(Protocol):
 
     def rest(self, theta) -> Any: ...
 
-    def remember(self, memory, gradient, step) -> Any: ...
+    def remember(self, memory, step: Step) -> Any: ...
 
-    def step(self, memory, gradient, step) -> Any: ...
+    def move(self, memory, step: Step) -> Any: ...
 
-    def effective_lr(self, lr, memory, step) -> Any: ...
+    def effective_lr(self, memory, step: Step) -> Any: ...

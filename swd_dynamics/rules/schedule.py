@@ -27,7 +27,7 @@ class Constant:
     def __post_init__(self):
         check("lr", self.lr, "(0, inf)")
 
-    def __call__(self, step) -> float:
+    def __call__(self, k) -> float:
         return self.lr
 
 
@@ -50,8 +50,8 @@ class StepDecay:
         check("step_size", self.step_size, "[1, inf)")
         check("gamma", self.gamma, "(0, inf)")
 
-    def __call__(self, step) -> float:
-        return self.lr * self.gamma ** floor(step / self.step_size)
+    def __call__(self, k) -> float:
+        return self.lr * self.gamma ** floor(k / self.step_size)
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Cosine:
         check("steps", self.steps, "[1, inf)")
         check("lr_min", self.lr_min, "[0, inf)")
 
-    def __call__(self, step) -> float:
-        return self.lr_min + 0.5 * (self.lr - self.lr_min) * (1 + cos(pi * min(step / self.steps, 1)))
+    def __call__(self, k) -> float:
+        return self.lr_min + 0.5 * (self.lr - self.lr_min) * (1 + cos(pi * min(k / self.steps, 1)))
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class Warmup:
         check("steps", self.steps, "[1, inf)")
         check("start_factor", self.start_factor, "(0, 1]")
 
-    def __call__(self, step) -> float:
-        factor = self.start_factor + (1 - self.start_factor) * min(step / self.steps, 1)
-        return self.schedule(step) * factor
+    def __call__(self, k) -> float:
+        factor = self.start_factor + (1 - self.start_factor) * min(k / self.steps, 1)
+        return self.schedule(k) * factor
 
 
 SCHEDULES = Table("schedule", constant=Constant, step=StepDecay, cosine=Cosine)

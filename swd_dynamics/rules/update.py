@@ -3,19 +3,21 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.arithmetic import Tensors, is_symbolic
 from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.decay import DECAYS, Decay, NoDecay
-from swd_dynamics.rules.direction import Direction
+from swd_dynamics.rules.direction import Direction, Step
 
 
 class State(NamedTuple):
-    """Where an optimizer stands after ``step`` steps.
+    """An optimizer after ``step`` steps: its weights and its memory.
 
-    theta : float, array or tensor, shape (n,) — all weights as one vector
-    memory : NamedTuple — what the direction remembers
-    step : int — steps taken
+    Attributes
+    ----------
+    theta : float, array or tensor, shape (n,) — all weights as one vector; or Tensors, each with its own shape
+    memory : NamedTuple — the memory of the direction
+    step : int — number of steps taken
 
     Examples
     --------
@@ -32,12 +34,12 @@ class State(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A step taken apart: G, m′, R, the direction's step, and the state it leads to."""
+    """The parts of one step: what the direction was told, m′, R, the direction's move, and the state after the step."""
 
-    gradient: Any
+    step: Step
     memory: Any
     decay_rate: Any
-    direction: Any
+    move: Any
     state: State
 
 
@@ -48,9 +50,9 @@ class UpdateRule:
     With k = ``state.step`` + 1::
 
         G  = g + decay.added_gradient(θ)
-        m′ = direction.remember(m, G, k)
-        R  = decay.decay_rate(η, η_eff)
-        θ′ = (1 − R)·θ − η·direction.step(m′, G, k)
+        m′ = direction.remember(m, step)            with step = (θ, G, η, k)
+        R  = decay.decay_rate(η, η_eff)             with η_eff = direction.effective_lr(m′, step)
+        θ′ = (1 − R)·θ − η·direction.move(m′, step)
 
     Parameters
     ----------
@@ -85,7 +87,7 @@ class UpdateRule:
     def __post_init__(self):
         if not self.has_schedule:
             check("lr", self.lr, "(0, inf)")
-        _check_methods("direction", self.direction, ("rest", "remember", "step", "effective_lr"))
+        _check_methods("direction", self.direction, ("rest", "remember", "move", "effective_lr"))
         _check_methods("decay", self.decay, ("added_gradient", "decay_rate"))
 
     @property
@@ -105,12 +107,13 @@ class UpdateRule:
         """Whether the learning rate is a function of the step."""
         return callable(self.lr) and not isinstance(self.lr, type) and not is_symbolic(self.lr)
 
-    def lr_at(self, step):
-        """η for the step that follows ``step`` steps."""
-        return self.lr(step) if self.has_schedule else self.lr
+    def lr_at(self, k):
+        """η of the step that follows k steps."""
+        return self.lr(k) if self.has_schedule else self.lr
 
     def start(self, theta) -> State:
-        """The state before the first step: the weights given, the memory at rest."""
+        """The state before the first step, from the weights given; a list or tuple of arrays becomes Tensors."""
+        theta = _weights(theta)
         return State(theta, self.direction.rest(theta), 0)
 
     def __call__(self, state: State, gradient) -> State:
@@ -119,20 +122,25 @@ class UpdateRule:
         Parameters
         ----------
         state : State
-        gradient : like ``state.theta``
+        gradient : like ``state.theta``, or a list or tuple of arrays where θ is several tensors
             Gradient of the training loss at θ, without any decay.
         """
         return self.parts(state, gradient).state
 
     def parts(self, state: State, gradient) -> Parts:
-        """The same step, taken apart."""
-        theta, step = state.theta, state.step + 1
-        lr = self.lr_at(state.step)
-        total = gradient + self.decay.added_gradient(theta)
-        memory = self.direction.remember(state.memory, total, step)
-        rate = self.decay.decay_rate(lr, lambda: self.direction.effective_lr(lr, memory, step))
-        direction = self.direction.step(memory, total, step)
-        return Parts(total, memory, rate, direction, State((1 - rate) * theta - lr * direction, memory, step))
+        """The same step, with all of its parts."""
+        theta, lr = _weights(state.theta), self.lr_at(state.step)
+        gradient = _weights(gradient) if isinstance(theta, Tensors) else gradient
+        step = Step(theta, gradient + self.decay.added_gradient(theta), lr, state.step + 1)
+        memory = self.direction.remember(state.memory, step)
+        decay_rate = self.decay.decay_rate(lr, lambda: self.direction.effective_lr(memory, step))
+        move = self.direction.move(memory, step)
+        after = State((1 - decay_rate) * theta - lr * move, memory, step.k)
+        return Parts(step, memory, decay_rate, move, after)
+
+
+def _weights(values):
+    return Tensors(values) if isinstance(values, list | tuple) else values
 
 
 def _check_methods(role: str, candidate, methods: tuple[str, ...]) -> None:

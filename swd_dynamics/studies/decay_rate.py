@@ -13,7 +13,7 @@ from xarray import Dataset
 
 from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
-from swd_dynamics.rules import CATALOG, State, UpdateRule
+from swd_dynamics.rules import CATALOG, State, Step, UpdateRule
 from swd_dynamics.rules.directions.adam import Moments
 from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
@@ -162,7 +162,7 @@ def stated(rule: UpdateRule, recording: Dataset) -> tuple[NDArray, NDArray]:
         parts = rule.parts(State(recording.theta.values[k], memory, k), gradient)
         memory = parts.memory
         rates.append(parts.decay_rate)
-        lrs.append(rule.direction.effective_lr(rule.lr_at(k), memory, k + 1))
+        lrs.append(rule.direction.effective_lr(memory, parts.step))
     return np.array(rates, float), np.array(lrs, float)
 
 
@@ -184,7 +184,7 @@ def long_run(name: str, lr: float):
 
 def settled(lr: float) -> float:
     """R/η_eff that L2 behind momentum settles to."""
-    return float(long_run("SGD", lr)) / rule("SGD", 0).direction.effective_lr(lr, None, None)
+    return float(long_run("SGD", lr)) / rule("SGD", 0).direction.effective_lr(None, Step(None, None, lr, None))
 
 
 def frozen(third: int) -> tuple[NDArray, NDArray]:
@@ -194,7 +194,7 @@ def frozen(third: int) -> tuple[NDArray, NDArray]:
     for eta, scale in ((lr, 1.0), (lr / FACTOR, 1.0), (lr / FACTOR, FACTOR)):
         (v,) = long_run("Adam", eta).free_symbols
         ends = [float(long_run("Adam", eta).subs(v, (scale * noise) ** 2)) for noise in (NOISE.min(), NOISE.max())]
-        stages.append([*ends, direction.effective_lr(eta, Moments(0.0, (scale * NOISE) ** 2), many)])
+        stages.append([*ends, direction.effective_lr(Moments(0.0, (scale * NOISE) ** 2), Step(None, None, eta, many))])
     *rates, lrs = np.repeat(np.transpose(stages), third, axis=1)
     return np.array(rates), lrs
 
@@ -236,7 +236,9 @@ def _momentum(name: str, seen: Course, recording: Dataset, third: int) -> list[V
     ratio, by_rule, lr = seen.ratio[1], seen.ratio_by_rule[0], SGD_LIKE["lr"]
     before, after = settled(lr), settled(lr / FACTOR)
     decoupled = rule("SGDW", third)
-    first = decoupled.decay.decay_rate(lr, lambda: None) / decoupled.direction.effective_lr(lr, None, 1)
+    first = decoupled.decay.decay_rate(lr, lambda: None) / decoupled.direction.effective_lr(
+        None, Step(None, None, lr, 1)
+    )
     foreseen, seen_steps = (_steps_to(curve[third:], after) for curve in (by_rule, ratio))
     late = "relative 1e-3: what is left of the transient"
     course = "L2's ratio is at every step how the rule itself answers a change of θ"

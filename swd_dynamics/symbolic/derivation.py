@@ -1,5 +1,6 @@
 """What a derivation gives back: a result, what it assumes and the steps to it, readable in Jupyter and a terminal."""
 
+from abc import ABC
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -58,34 +59,14 @@ class DerivationStep(NamedTuple):
     __repr__ = __str__
 
 
-@dataclass(frozen=True)
-class Derivation:
-    """A derived result.
+def stated(done: str, left, right) -> DerivationStep:
+    """The step that ends in left = right, with both sides as they are."""
+    return DerivationStep(done, sympy.Eq(left, right, evaluate=False))
 
-    Attributes
-    ----------
-    title : str
-    results : dict of str to sympy expression — the results by name, in letters, or with the numbers of the rule put in
-    steps : tuple of DerivationStep — how they came about, in letters
-    assumptions : tuple of str — what was taken for granted
-    values : dict of sympy symbol to number — what the letters stand for, where the rule had numbers
 
-    Examples
-    --------
-    Gradient descent is stable up to h = 2/η, and η was ½:
-
-    >>> from swd_dynamics.rules import SGD, UpdateRule
-    >>> from swd_dynamics.symbolic import stability_limit
-    >>> found = stability_limit(UpdateRule(0.5, SGD()))
-    >>> found.value, found.values
-    (4, {eta: 0.5})
-    >>> print(found)
-    The stability limit on f = ½h(θ−θ*)²
-    ...
-    Result
-       h_max =
-          4
-    """
+@dataclass(frozen=True, repr=False)
+class Derived(ABC):
+    """The fields of a :class:`Derivation` and of a :class:`ModifiedEquation`, and how both are shown."""
 
     title: str
     results: dict[str, Any]
@@ -95,7 +76,7 @@ class Derivation:
 
     @property
     def value(self):
-        """The result, or the first of several."""
+        """The result, or the first of several results."""
         return next(iter(self.results.values()))
 
     def latex(self) -> str:
@@ -123,6 +104,36 @@ class Derivation:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+@dataclass(frozen=True, repr=False)
+class Derivation(Derived):
+    """A derived result.
+
+    Attributes
+    ----------
+    title : str
+    results : dict of str to sympy expression — the results by name, in letters, or with the numbers of the rule put in
+    steps : tuple of DerivationStep — how they came about, in letters
+    assumptions : tuple of str — what was taken for granted
+    values : dict of sympy symbol to number — what the letters stand for, where the rule had numbers
+
+    Examples
+    --------
+    Gradient descent is stable up to h = 2/η, and η was ½:
+
+    >>> from swd_dynamics.rules import SGD, UpdateRule
+    >>> from swd_dynamics.symbolic import stability_limit
+    >>> found = stability_limit(UpdateRule(0.5, SGD()))
+    >>> found.value, found.values
+    (4, {eta: 0.5})
+    >>> print(found)
+    The stability limit on f = ½h(θ−θ*)²
+    ...
+    Result
+       h_max =
+          4
+    """
 
 
 def aligned(equations: Iterable[tuple[str, str]]) -> str:

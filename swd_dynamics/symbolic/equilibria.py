@@ -6,7 +6,7 @@ import sympy
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.derivation import Derivation, DerivationStep
+from swd_dynamics.symbolic.derivation import Derivation, stated
 from swd_dynamics.symbolic.form import one_minus
 from swd_dynamics.symbolic.linear import find_linear_map
 from swd_dynamics.symbolic.notation import exact, lettered
@@ -35,15 +35,16 @@ def fixed_point(rule: UpdateRule) -> Derivation:
     found = find_linear_map(letters)
     rest = (sympy.eye(len(found.state)) - found.matrix).LUsolve(found.constant)
     theta = one_minus(sympy.factor(rest[0])).xreplace(found.roots)
-    balance = sympy.Eq(
-        sympy.MatMul(sympy.eye(len(found.state)) - found.matrix, sympy.Matrix(found.state), evaluate=False),
-        found.constant,
-        evaluate=False,
-    ).xreplace(found.roots)
+    identity = sympy.eye(len(found.state))
+    balance = sympy.MatMul(identity - found.matrix, sympy.Matrix(found.state), evaluate=False)
     steps = (
         *found.steps,
-        DerivationStep("At rest the state is its own successor", balance),
-        DerivationStep("Solved for θ", sympy.Eq(notation.theta, theta, evaluate=False)),
+        stated(
+            "At rest the state is its own successor",
+            balance.xreplace(found.roots),
+            found.constant.xreplace(found.roots),
+        ),
+        stated("Solved for θ", notation.theta, theta),
     )
     derivation = Derivation("The fixed point on f = ½h(θ−θ*)²", {"θ": theta}, steps, found.conditions)
     numbers = derivation.with_numbers(values, exact(values))

@@ -6,15 +6,17 @@ symbol: the derivation never meets a Hessian, and who evaluates the flow puts in
 product.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import sympy
-from sympy import Eq, Expr, S, Symbol
+from sympy import Expr, S, Symbol
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
+from swd_dynamics.symbolic.derivation import Derived, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus, tidy
 from swd_dynamics.symbolic.notation import PerWeight, exact, lettered, maximum, primed
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
@@ -22,8 +24,8 @@ from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 _s = Symbol("s", real=True)  # the length of a step along a direction of change
 
 
-@dataclass(frozen=True)
-class ModifiedEquation(Derivation):
+@dataclass(frozen=True, repr=False)
+class ModifiedEquation(Derived):
     """dθ/dt = F₀ + ηF₁, and the memory that goes with it.
 
     Attributes
@@ -109,13 +111,14 @@ def _derive(rule: UpdateRule) -> ModifiedEquation:
     step = long_run(traced)
     memory0, constants = slow_manifold(step)
     fast = [symbol for symbol in step.memory if symbol not in constants]
-    rates0 = {symbol: along(memory0[symbol], {notation.total: notation.total_dot}) for symbol in fast}
+    moving = {notation.theta: notation.theta_dot, notation.total: notation.total_dot}
+    rates0 = {symbol: along(memory0[symbol], moving) for symbol in fast}
     memory1 = _first_correction(step, memory0, rates0, fast)
     new0 = {primed(symbol): memory0[symbol] for symbol in step.memory}
     first = step.displacement.xreplace(new0)
     shift = {primed(symbol): memory1[symbol] for symbol in fast}
     lag = along(step.displacement, shift).xreplace(new0)
-    turn = along(first, {notation.theta: notation.theta_dot, notation.total: notation.total_dot})
+    turn = along(first, moving)
     second = lag - turn / 2
 
     first, second = one_minus(first), tidy(second)
@@ -142,6 +145,10 @@ def slow_manifold(step: Trace) -> tuple[dict[Symbol, Expr], tuple[Symbol, ...]]:
         if slope == 0 and rest == 0:
             constants.append(symbol)
             found[symbol] = symbol
+        elif slope == 0:
+            raise NotDerivable(
+                f"the memory entry {symbol.name} changes without end while G is constant: no flow follows"
+            )
         else:
             found[symbol] = sympy.cancel(-rest / slope) if not rest.has(sympy.Abs) else -rest / slope
     return found, tuple(constants)
@@ -171,10 +178,14 @@ def affine(expression: Expr, symbol: Symbol) -> tuple[Expr, Expr]:
     return slope, sympy.expand(rest) if slope == 0 else rest
 
 
-def along(expression, change: dict[Symbol, Expr]) -> Expr:
-    """The derivative of an expression along a change of its symbols; a mean changes by the mean of the change."""
-    moved = expression.xreplace({symbol: symbol + _s * rate for symbol, rate in change.items()})
-    return sympy.diff(moved, _s).subs(_s, 0)
+def along(expression, change: Mapping[Any, Any]) -> Any:
+    """The derivative of an expression along a change of its symbols, where a sign is constant.
+
+    A mean changes by the mean of the change.
+    """
+    signs = {part: PerWeight(f"sign{i}", real=True) for i, part in enumerate(expression.atoms(sympy.sign))}
+    moved = expression.xreplace(signs).xreplace({symbol: symbol + _s * rate for symbol, rate in change.items()})
+    return sympy.diff(moved, _s).subs(_s, 0).xreplace({mask: part for part, mask in signs.items()})
 
 
 def _first_correction(step: Trace, memory0, rates0, fast) -> dict[Symbol, Expr]:
@@ -213,19 +224,17 @@ def _starting_values(traced, memory0, lags, constants, shown) -> dict[Symbol, Ex
 
 def _assumptions(step: Trace, constants, second: Expr) -> tuple[str, ...]:
     divided = any(p.exp.is_negative and p.base.has(notation.total) for p in second.atoms(sympy.Pow))
+    kinked = divided or second.has(sympy.Abs) or step.has(sympy.sign)
     return (
         "the memory's constants stay fixed as η → 0 (the memory is fast) and it is on its slow manifold",
         "the learning rate is constant",
-        *(["g is not 0, where the formula has a kink or a pole"] if divided or second.has(sympy.Abs) else []),
+        *(["g is not 0, where the formula has a kink or a pole"] if kinked else []),
         *step.conditions,
         *(f"{symbol.name} stands still" for symbol in constants),
     )
 
 
 def _explain(step, memory0, memory1, rates0, fast, first, lag, turn, second):
-    def stated(done, symbol, expression):
-        return DerivationStep(done, Eq(symbol, expression, evaluate=False))
-
     for symbol in fast:
         yield stated(
             f"Order 0: {symbol.name} where it comes to rest while G stands still",

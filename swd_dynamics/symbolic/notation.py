@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 import sympy
 from sympy import Symbol
+from sympy.core.function import AppliedUndef
 
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.rules.update import UpdateRule
@@ -32,7 +33,7 @@ total_dot = PerWeight("Gdot", real=True)
 curvature = PerWeight("h", positive=True)
 lr = Symbol("eta", positive=True)
 lr_share = PerWeight("s", positive=True)  # a weight's learning rate, in units of the largest
-step = Symbol("k", integer=True, positive=True)
+k = Symbol("k", integer=True, positive=True)
 decay_rate = Symbol("R", real=True)
 
 HYPERPARAMETERS = {
@@ -107,15 +108,44 @@ class clip(sympy.Function):
         return rf"\operatorname{{clip}}\left({', '.join(map(printer._print, self.args))}\right)"
 
 
-LAWS = {"mean": mean, "decayed": decayed, "maximum": maximum, "clip": clip}
+class matmul(sympy.Function):
+    """The product of two matrices: no law, because a weight of the product depends on a row and a column of weights."""
+
+    nargs = 2
+
+    def _latex(self, printer, exp=None):
+        return r" \cdot ".join(printer.parenthesize(factor, 1000, strict=True) for factor in self.args)
+
+
+class transpose(sympy.Function):
+    """A matrix with rows and columns exchanged."""
+
+    nargs = 1
+
+    def _latex(self, printer, exp=None):
+        return rf"{printer.parenthesize(self.args[0], 1000, strict=True)}^{{\top}}"
+
+
+class norm(sympy.Function):
+    """√(Σx²) over all weights."""
+
+    nargs = 1
+
+    def _latex(self, printer, exp=None):
+        power = "" if exp is None else f"^{{{exp}}}"
+        return rf"\left\| {printer._print(self.args[0])} \right\|{power}"
+
+
+LAWS = {word.__name__: word for word in (mean, decayed, maximum, clip, matmul, transpose, norm)}
+LAWLESS = (matmul, transpose, norm)  # known by name only: no derivative, no mean, no limit
 
 
 def with_laws(expression) -> sympy.Expr:
     """The expression with the opaque words of :mod:`swd_dynamics.arithmetic` as functions that know their laws."""
-    expression = sympy.sympify(expression)
-    for word, law in LAWS.items():
-        expression = expression.replace(sympy.Function(word), law)
-    return expression
+    return sympy.sympify(expression).replace(
+        lambda e: isinstance(e, AppliedUndef) and e.func.__name__ in LAWS,
+        lambda e: LAWS[e.func.__name__](*e.args),
+    )
 
 
 _before: dict[Symbol, Symbol] = {}  # what each primed symbol was before the step

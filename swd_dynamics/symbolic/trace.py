@@ -5,13 +5,24 @@ from functools import lru_cache
 from typing import Any
 
 import sympy
-from sympy import Eq, Expr, Symbol
+from sympy import Expr, Symbol
 
 from swd_dynamics.arithmetic import OPAQUE
+from swd_dynamics.rules.direction import Step
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
-from swd_dynamics.symbolic.notation import PerWeight, clip, decayed, exact, lettered, maximum, primed, with_laws
+from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
+from swd_dynamics.symbolic.notation import (
+    LAWLESS,
+    PerWeight,
+    clip,
+    decayed,
+    exact,
+    lettered,
+    maximum,
+    primed,
+    with_laws,
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +35,7 @@ class Trace:
     memory : tuple of Symbol — the memory before the step
     remembered : tuple of Expr — the memory after it, in the memory before and the symbol G
     decay_rate : Expr — R, in the primed memory
-    direction : Expr — the direction's step, in the primed memory and the symbol G
+    move : Expr — the direction's move, in the primed memory and the symbol G
     conditions : tuple of str — on which side of its kinks the trace stands
     """
 
@@ -33,7 +44,7 @@ class Trace:
     memory: tuple[Symbol, ...]
     remembered: tuple[Expr, ...]
     decay_rate: Expr
-    direction: Expr
+    move: Expr
     conditions: tuple[str, ...] = ()
 
     @property
@@ -42,23 +53,31 @@ class Trace:
         unit = self.lr if isinstance(self.lr, Symbol) else notation.lr
         if unit not in self.lr.free_symbols:
             raise NotDerivable(f"lr = {self.lr} is not one letter: t = ηk needs lr to be a symbol or a number")
-        return -self.decay_rate / unit * notation.theta - self.lr / unit * self.direction
+        return -self.decay_rate / unit * notation.theta - self.lr / unit * self.move
+
+    @property
+    def update(self) -> Expr:
+        """θ′ in θ, G and the primed memory."""
+        return (1 - self.decay_rate) * notation.theta - self.lr * self.move
 
     def map(self, change) -> "Trace":
-        """The trace with ``change`` applied to each expression of the memory, the decay rate and the direction."""
+        """The trace with ``change`` applied to each expression of the memory, the decay rate and the move."""
         remembered = tuple(change(e) for e in self.remembered)
-        return replace(
-            self, remembered=remembered, decay_rate=change(self.decay_rate), direction=change(self.direction)
-        )
+        return replace(self, remembered=remembered, decay_rate=change(self.decay_rate), move=change(self.move))
+
+    def has(self, *kinds) -> bool:
+        """Whether the memory, the decay rate or the move has one of these symbols or functions in it."""
+        return any(e.has(*kinds) for e in (*self.remembered, self.decay_rate, self.move))
 
 
 @lru_cache(maxsize=256)
 def trace(rule: UpdateRule) -> Trace:
-    """The step of a rule whose hyperparameters are letters, by running it on symbols at a step k past the first."""
-    rest = _call(rule.direction.rest, notation.theta)
+    """The step of a rule whose hyperparameters are symbols, by running it on symbols at a step k past the first."""
+    direction = rule.direction
+    rest = _call(direction.rest, notation.theta)
     if not isinstance(rest, tuple):
         raise NotDerivable(
-            f"{_name(rule.direction.rest)} gave {rest!r}: a direction's memory is a NamedTuple, if need be an empty one"
+            f"{_name(direction.rest)} gave {rest!r}: a direction's memory is a NamedTuple, if need be an empty one"
         )
     names = getattr(rest, "_fields", tuple(f"m_{i + 1}" for i in range(len(rest))))
     if taken := {"theta", "g", "G"} & {*names}:
@@ -67,28 +86,25 @@ def trace(rule: UpdateRule) -> Trace:
     kind: Any = type(rest)
     held = kind(*memory) if hasattr(rest, "_fields") else memory
     new = kind(*map(primed, memory)) if hasattr(rest, "_fields") else tuple(map(primed, memory))
-    remembered = _call(rule.direction.remember, held, notation.total, notation.step)
+    step = Step(notation.theta, notation.total, rule.lr, notation.k)
+    remembered = _call(direction.remember, held, step)
     if not isinstance(remembered, tuple) or len(remembered) != len(memory):
         raise NotDerivable(
-            f"{_name(rule.direction.remember)} gave {remembered!r}: it must return a memory like that of rest"
+            f"{_name(direction.remember)} gave {remembered!r}: it must return a memory like that of rest"
         )
-    rate = _call(
-        rule.decay.decay_rate, rule.lr, lambda: _call(rule.direction.effective_lr, rule.lr, new, notation.step)
-    )
-    direction = _call(rule.direction.step, new, notation.total, notation.step)
+    rate = _call(rule.decay.decay_rate, rule.lr, lambda: _call(direction.effective_lr, new, step))
     traced = Trace(
         lr=rule.lr,
         total=with_laws(notation.gradient + _call(rule.decay.added_gradient, notation.theta)),
         memory=memory,
         remembered=tuple(with_laws(entry) for entry in remembered),
         decay_rate=with_laws(rate),
-        direction=with_laws(direction),
+        move=with_laws(_call(direction.move, new, step)),
     )
-    settled = long_run(traced)
-    if any(e.has(notation.step) for e in (*settled.remembered, settled.decay_rate, settled.direction)):
+    if traced.map(without_bias).has(notation.k):
         raise NotDerivable(
-            f"{type(rule.direction).__name__} depends on the step number other than through decayed(beta, step):"
-            " write a bias correction as 1 - decayed(beta, step), so that its limit is known"
+            f"{type(direction).__name__} depends on the step number other than through decayed(beta, step.k):"
+            " write a bias correction as 1 - decayed(beta, step.k), so that its limit is known"
         )
     return traced
 
@@ -100,7 +116,7 @@ def _call(method, *symbols):
     except (TypeError, AttributeError, ValueError, IndexError, KeyError) as error:
         raise NotDerivable(
             f"{_name(method)} cannot be read as a formula ({type(error).__name__}: {error}): use + - * / and the"
-            f" words of swd_dynamics.arithmetic, {', '.join(('sqrt', *OPAQUE))}, and no if on values"
+            f" words of swd_dynamics.arithmetic, {', '.join(('sqrt', 'sign', *OPAQUE))}, and no if on values"
         ) from None
 
 
@@ -108,34 +124,40 @@ def _name(method) -> str:
     return f"{type(getattr(method, '__self__', method)).__name__}.{getattr(method, '__name__', 'call')}"
 
 
-def long_run(step: Trace) -> Trace:
+def without_bias(expression):
+    """The expression after many steps, when nothing is left of a bias."""
+    return expression.replace(decayed, lambda beta, k: sympy.S.Zero)
+
+
+def long_run(traced: Trace) -> Trace:
     """The trace after many steps and between kinks: bias corrections are 1, a maximum holds, a clip is inactive."""
-    expressions = (*step.remembered, step.decay_rate, step.direction)
+    if lawless := [word.__name__ for word in LAWLESS if traced.has(word)]:
+        raise NotDerivable(
+            f"{' and '.join(lawless)} has no law in this derivation: only the equations of one step are known"
+        )
     said = {
         decayed: "many steps were taken, so that bias corrections are 1",
         maximum: "the maximum holds what it remembers (between its kinks)",
         clip: "the clip is inactive (between its kinks)",
+        sympy.sign: "no sign changes (between its kinks)",
     }
-    conditions = tuple(text for law, text in said.items() if any(e.has(law) for e in expressions))
+    conditions = tuple(text for law, text in said.items() if traced.has(law))
 
     def settle(expression):
-        expression = expression.replace(decayed, lambda beta, k: sympy.S.Zero)
+        expression = without_bias(expression)
         return expression.replace(maximum, lambda held, new: held).replace(clip, lambda x, low, high: x)
 
-    settled = step.map(settle)
-    return replace(settled, conditions=conditions)
+    return replace(traced.map(settle), conditions=conditions)
 
 
-def trace_steps(step: Trace) -> tuple[DerivationStep, ...]:
+def trace_steps(traced: Trace) -> tuple[DerivationStep, ...]:
     """The traced step as equations, in the order in which they are computed."""
-    steps = [DerivationStep("The gradient the direction sees, G", Eq(notation.total, step.total, evaluate=False))]
-    for symbol, expression in zip(step.memory, step.remembered, strict=True):
-        equation = Eq(primed(symbol), expression, evaluate=False)
-        steps.append(DerivationStep(f"What the direction remembers, {symbol.name}", equation))
-    rate = Eq(notation.decay_rate, step.decay_rate, evaluate=False)
-    update = (1 - notation.decay_rate) * notation.theta - step.lr * step.direction
-    steps.append(DerivationStep("The fraction of the weights taken off, R", rate))
-    steps.append(DerivationStep("The step", Eq(primed(notation.theta), update, evaluate=False)))
+    steps = [stated("The gradient the direction sees, G", notation.total, traced.total)]
+    for symbol, expression in zip(traced.memory, traced.remembered, strict=True):
+        steps.append(stated(f"What the direction remembers, {symbol.name}", primed(symbol), expression))
+    steps.append(stated("The fraction of the weights taken off, R", notation.decay_rate, traced.decay_rate))
+    update = replace(traced, decay_rate=notation.decay_rate).update
+    steps.append(stated("The step", primed(notation.theta), update))
     return tuple(steps)
 
 
@@ -145,7 +167,7 @@ def equations(rule: UpdateRule) -> Derivation:
     Parameters
     ----------
     rule : UpdateRule
-        Numbers in it become letters; ``.values`` says what each stands for.
+        Numbers in the rule become symbols; ``.values`` gives the number of each symbol.
 
     Returns
     -------
@@ -159,9 +181,8 @@ def equations(rule: UpdateRule) -> Derivation:
     -g/10 + 199*theta/200
     """
     letters, values = lettered(rule)
-    step = trace(letters)
-    new = dict(zip(map(primed, step.memory), step.remembered, strict=True))
-    update = (1 - step.decay_rate) * notation.theta - step.lr * step.direction
-    whole = update.xreplace(new).xreplace({notation.total: step.total})
-    result = Derivation(f"One step: {rule.name}", {"θ′": whole}, trace_steps(step))
+    traced = trace(letters)
+    new = dict(zip(map(primed, traced.memory), traced.remembered, strict=True))
+    whole = traced.update.xreplace(new).xreplace({notation.total: traced.total})
+    result = Derivation(f"One step: {rule.name}", {"θ′": whole}, trace_steps(traced))
     return result.with_numbers(values, exact(values))

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.tables import Table
-from swd_dynamics.tasks.seeds import generator, whole
+from swd_dynamics.tasks.seeds import generator
 from swd_dynamics.tasks.task import Task, check_placement
 
 PIXELS, CLASSES, IMAGES = 64, 10, 1797
@@ -113,7 +114,7 @@ def tanh_network(
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
         raise InputError(f"hidden = {hidden!r} is not allowed: it must be the widths of the hidden layers, as (16,)")
     for width in hidden:
-        whole("hidden width", width, 1)
+        whole_number("hidden width", width, 1)
     return _classifier("network", tuple(hidden), loss, samples, batch_size, seed, device, dtype)
 
 
@@ -170,7 +171,7 @@ def held_out(samples: int) -> tuple[np.ndarray, np.ndarray]:
     >>> held_out(1795)[1].tolist()
     [9, 8]
     """
-    whole("samples", samples, 1, IMAGES - 1)
+    whole_number("samples", samples, 1, IMAGES - 1)
     return _standardised(samples)[1]
 
 
@@ -178,7 +179,7 @@ def _standardised(samples: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np
     """The first images and the others, by the means and deviations of the first."""
     from sklearn.datasets import load_digits
 
-    whole("samples", samples, 1, IMAGES)
+    whole_number("samples", samples, 1, IMAGES)
     images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
     first = images[:samples]
     deviation, varies = first.std(axis=0), first.min(axis=0) < first.max(axis=0)
@@ -190,7 +191,7 @@ def _classifier(name, hidden, loss_name, samples, batch_size, seed, device, dtyp
     check_placement(device, dtype)
     images, labels = digits(samples)
     if batch_size is not None:
-        whole("batch_size", batch_size, 1, samples)
+        whole_number("batch_size", batch_size, 1, samples)
     loss = LOSSES[loss_name]
     model = _network((PIXELS, *hidden, CLASSES), generator(seed)).to(device=device, dtype=dtype)
     inputs = torch.tensor(images, dtype=dtype, device=device)

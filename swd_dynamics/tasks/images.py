@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential, functional
 
+from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.tasks.digits import CLASSES, batch, digits
-from swd_dynamics.tasks.seeds import generator, whole
+from swd_dynamics.tasks.seeds import generator
 from swd_dynamics.tasks.task import Task, check_placement
 
 SIDE, ENLARGED, KERNEL, POOL = 8, 28, 3, 2
@@ -60,7 +61,7 @@ def convolutional_network(
     """
     check_placement(device, dtype)
     images, labels = digits(samples)
-    whole("batch_size", batch_size, 1, samples)
+    whole_number("batch_size", batch_size, 1, samples)
     model = _network(_pair(channels), hidden, generator(seed)).to(device=device, dtype=dtype)
     inputs = enlarged(images).to(device=device, dtype=dtype)
     targets = torch.tensor(labels, dtype=torch.int64, device=device)
@@ -116,13 +117,13 @@ def _pair(channels: Sequence[int]) -> tuple[int, int]:
             f"channels = {channels!r} is not allowed: it must be those of the two convolutions, as (32, 64)"
         )
     for number in channels:
-        whole("number of channels", number, 1)
+        whole_number("number of channels", number, 1)
     return channels[0], channels[1]
 
 
 def _network(channels: tuple[int, int], hidden: int, random: torch.Generator) -> Sequential:
     """The layers, drawn in order, weights before biases, without the global generator."""
-    whole("hidden", hidden, 1)
+    whole_number("hidden", hidden, 1)
     pooled = channels[1] * ((ENLARGED - 2 * (KERNEL - 1)) // POOL) ** 2
     with torch.device("meta"):  # torch's own initial weights are not drawn
         layers = Sequential(

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import GELU, Embedding, LayerNorm, Linear, Sequential, functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
-from swd_dynamics.tasks.seeds import generator, whole
+from swd_dynamics.tasks.seeds import generator
 from swd_dynamics.tasks.task import Task, check_placement
 
 DEVIATION = 0.02  # of the initial weights
@@ -116,11 +117,11 @@ def character_transformer(
     """
     check_placement(device, dtype)
     alphabet, training, held_out = corpus()
-    whole("length", length, 1, len(held_out) - 1)
-    whole("windows", windows, 1, _tiles(training, length))
+    whole_number("length", length, 1, len(held_out) - 1)
+    whole_number("windows", windows, 1, _tiles(training, length))
     sizes = {"width": width, "layers": layers, "heads": heads, "length": length, "windows": windows}
     for name, size in (sizes | {"batch_size": batch_size}).items():
-        whole(name, size, 1)
+        whole_number(name, size, 1)
     _check_heads(heads, width)
     model = Decoder(len(alphabet), width, layers, heads, length, generator(seed)).to(device=device, dtype=dtype)
     every = _spread(training, length, windows).to(device)

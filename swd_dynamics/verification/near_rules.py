@@ -53,7 +53,7 @@ class Variant:
         rate = parts.decay_rate
         for change in self.rates:
             rate = change(rate, lr)
-        theta = JOINS[self.join](state.theta, rate, lr * parts.direction)
+        theta = JOINS[self.join](state.theta, rate, lr * parts.move)
         return parts.state._replace(theta=theta)
 
     def with_direction(self, direction) -> "Variant":

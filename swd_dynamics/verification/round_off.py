@@ -47,15 +47,16 @@ class Shaken:
     def rest(self, theta):
         return self.direction.rest(theta)
 
-    def remember(self, memory, gradient, step):
-        new = self.direction.remember(memory, self._off(gradient, getattr(memory, "m", 0.0)), step)
+    def remember(self, memory, step):
+        off = self._off(step.gradient, getattr(memory, "m", 0.0))
+        new = self.direction.remember(memory, step._replace(gradient=off))
         return type(new)(*(self._off(after, before) for before, after in zip(memory, new, strict=True)))
 
-    def step(self, memory, gradient, step):
-        return self.direction.step(memory, self._off(gradient, gradient), step)
+    def move(self, memory, step):
+        return self.direction.move(memory, step._replace(gradient=self._off(step.gradient, step.gradient)))
 
-    def effective_lr(self, lr, memory, step):
-        return self.direction.effective_lr(lr, memory, step)
+    def effective_lr(self, memory, step):
+        return self.direction.effective_lr(memory, step)
 
     def _off(self, value, before):
         unit = EPS * np.maximum(np.abs(value), np.abs(before))

@@ -18,7 +18,7 @@ class MomentumDialect:
     """Heavy ball or Nesterov momentum: m ← βm + gain·g, with m₁ = first·g₁.
 
     momentum, gain, first : float
-    nesterov : bool — step g + βm, not m
+    nesterov : bool — the move is g + βm, not m
     published : Direction — whose η_eff the decay uses
     """
 
@@ -37,14 +37,16 @@ class MomentumDialect:
     def rest(self, theta):
         return Momentum(0 * theta)
 
-    def remember(self, memory, gradient, step):
-        return Momentum(self.first * gradient if step == 1 else self.momentum * memory.m + self.gain * gradient)
+    def remember(self, memory, step):
+        if step.k == 1:
+            return Momentum(self.first * step.gradient)
+        return Momentum(self.momentum * memory.m + self.gain * step.gradient)
 
-    def step(self, memory, gradient, step):
-        return gradient + self.momentum * memory.m if self.nesterov else memory.m
+    def move(self, memory, step):
+        return step.gradient + self.momentum * memory.m if self.nesterov else memory.m
 
-    def effective_lr(self, lr, memory, step):
-        return self.published.effective_lr(lr, memory, step)
+    def effective_lr(self, memory, step):
+        return self.published.effective_lr(memory, step)
 
 
 @dataclass(frozen=True)
@@ -79,36 +81,36 @@ class AdamDialect:
     def rest(self, theta):
         return MaxMoments(0 * theta, 0 * theta, 0 * theta)
 
-    def remember(self, memory, gradient, step):
-        beta1, beta2 = self.betas
+    def remember(self, memory, step):
+        (beta1, beta2), gradient, k = self.betas, step.gradient, step.k
         m = beta1 * memory.m + (1 - beta1) * gradient
         v = beta2 * memory.v + (1 - beta2) * gradient * gradient
-        largest = memory.v_max if self.amsgrad == "no" else maximum(memory.v_max, self._seen_by_maximum(v, step))
-        m = m / (1 - beta1**step) if "m" in self.stored else m
+        largest = memory.v_max if self.amsgrad == "no" else maximum(memory.v_max, self._seen_by_maximum(v, k))
+        m = m / (1 - beta1**k) if "m" in self.stored else m
         if "v" not in self.stored:
             return MaxMoments(m, v, largest)
-        bias = 1 - beta2**step
+        bias = 1 - beta2**k
         return MaxMoments(m, v / bias, largest) if self.amsgrad == "no" else MaxMoments(m, v, largest / bias)
 
-    def _seen_by_maximum(self, v, step):
-        return v / (1 - self.betas[1] ** step) if self.amsgrad == "after" else v
+    def _seen_by_maximum(self, v, k):
+        return v / (1 - self.betas[1] ** k) if self.amsgrad == "after" else v
 
-    def _bias(self, moment: str, step):
+    def _bias(self, moment: str, k):
         """1 − βᵏ, or 1 where there is nothing left to correct."""
         done = moment in self.stored or (moment == "v" and self.amsgrad == "after")
-        return 1.0 if done else 1 - self.betas["mv".index(moment)] ** step
+        return 1.0 if done else 1 - self.betas["mv".index(moment)] ** k
 
-    def step(self, memory, gradient, step):
-        m = memory.m / self._bias("m", step) if "m" in self.corrects else memory.m
+    def move(self, memory, step):
+        m = memory.m / self._bias("m", step.k) if "m" in self.corrects else memory.m
         v = memory.v if self.amsgrad == "no" else memory.v_max
-        bias = self._bias("v", step) if "v" in self.corrects else 1.0
+        bias = self._bias("v", step.k) if "v" in self.corrects else 1.0
         roots = {"outside": lambda: sqrt(v / bias) + self.eps, "inside": lambda: sqrt(v / bias + self.eps),
                  "before": lambda: (sqrt(v) + self.eps) / sqrt(bias), "none": lambda: sqrt(v / bias)}  # fmt: skip
         return m / roots[self.eps_at]()
 
-    def effective_lr(self, lr, memory, step):
+    def effective_lr(self, memory, step):
         v = memory.v if self.amsgrad == "no" else memory.v_max
         corrected = self.mean_corrected and "v" in self.corrects
-        mean_v = self.average(v / (self._bias("v", step) if corrected else 1.0))
+        mean_v = self.average(v / (self._bias("v", step.k) if corrected else 1.0))
         inside = self.eps if self.mean_eps_at == "inside" else 0.0
-        return lr / (sqrt(mean_v + inside) + (self.eps if self.mean_eps_at == "outside" else 0.0))
+        return step.lr / (sqrt(mean_v + inside) + (self.eps if self.mean_eps_at == "outside" else 0.0))

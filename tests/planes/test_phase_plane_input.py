@@ -18,14 +18,14 @@ class TwoMemories:
     def rest(self, theta):
         return (0 * theta, 0 * theta)
 
-    def remember(self, memory, gradient, step):
+    def remember(self, memory, step):
         return memory
 
-    def step(self, memory, gradient, step):
-        return gradient
+    def move(self, memory, step):
+        return step.gradient
 
-    def effective_lr(self, lr, memory, step):
-        return lr
+    def effective_lr(self, memory, step):
+        return step.lr
 
 
 RULE = UpdateRule(0.1, SGD())

@@ -34,11 +34,11 @@ from swd_dynamics.tables import UnknownName
 class NoMemory:
     """A direction that forgot two of the four methods."""
 
-    def step(self, memory, gradient, step):
-        return gradient
+    def move(self, memory, step):
+        return step.gradient
 
-    def effective_lr(self, lr, memory, step):
-        return lr
+    def effective_lr(self, memory, step):
+        return step.lr
 
 
 OUTSIDE = [
@@ -149,11 +149,11 @@ def test_a_class_in_the_place_of_a_decay():
 
 def test_methods_that_are_missing():
     """Assert that the methods a direction or a decay lacks are named, and all that it must have."""
-    with pytest.raises(InputError, match="lacks rest, remember; a direction has the methods rest, remember, step, eff"):
+    with pytest.raises(InputError, match="lacks rest, remember; a direction has the methods rest, remember, move, eff"):
         UpdateRule(0.1, NoMemory())
     with pytest.raises(InputError, match="lacks added_gradient, decay_rate; a decay has the methods"):
         UpdateRule(0.1, SGD(), 0.1)
-    with pytest.raises(InputError, match="lacks rest, remember, step, effective_lr"):
+    with pytest.raises(InputError, match="lacks rest, remember, move, effective_lr"):
         UpdateRule(0.1, "SGD")
 
 

@@ -133,9 +133,9 @@ def test_arguments_are_left_alone(rule):
 
 @every_rule
 def test_parts_make_the_step(rule):
-    """Assert that θ′ = (1 − R)θ − η·step of the parts a step is taken apart into."""
+    """Assert that θ′ = (1 − R)θ − η·move of the parts a step is taken apart into."""
     theta, gradients = stream(3)
     before = states(rule, theta, gradients)[-1]
     parts = rule.parts(before, gradients[0])
-    made = (1 - parts.decay_rate) * before.theta - rule.lr_at(before.step) * parts.direction
+    made = (1 - parts.decay_rate) * before.theta - rule.lr_at(before.step) * parts.move
     assert np.array_equal(made, rule(before, gradients[0]).theta)

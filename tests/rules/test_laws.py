@@ -21,6 +21,7 @@ from swd_dynamics.rules import (
     Nesterov,
     NoDecay,
     Stable,
+    Step,
     UpdateRule,
 )
 
@@ -133,8 +134,8 @@ def test_adam_does_not_see_the_gradients_scale(family, seed, lr, beta1, beta2, s
     theta, gradients = stream(seed)
     rule = UpdateRule(lr, family((beta1, beta2), eps=0.0), Stable(1.0))
     once, scaled = last_parts(rule, theta, gradients), last_parts(rule, theta, scale * gradients)
-    allowed = round_off(STEPS, once.direction)
-    assert np.linalg.norm(scaled.direction - once.direction) <= allowed
+    allowed = round_off(STEPS, once.move)
+    assert np.linalg.norm(scaled.move - once.move) <= allowed
     assert scaled.decay_rate * scale == pytest.approx(once.decay_rate, rel=allowed)
 
 
@@ -161,6 +162,6 @@ def test_effective_lr_is_how_far_an_impulse_reaches(direction, lr, seed, late):
     impulse = np.where(np.arange(noise.size) == late, 1.0, 0.0)
     ran = path(rule, 0.0, noise.tolist()), path(rule, 0.0, (noise + impulse).tolist())
     moved = ran[0][-1] - ran[1][-1]
-    declared = direction.effective_lr(lr, None, late + 1)
+    declared = direction.effective_lr(None, Step(None, None, lr, late + 1))
     steps_from = max(np.abs(ran).max(), declared)
     assert abs(moved - declared) <= round_off(noise.size, [steps_from])

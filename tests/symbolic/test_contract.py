@@ -23,22 +23,22 @@ class Momentum:
     def rest(self, theta):
         return Buffer(0 * theta)
 
-    def remember(self, memory, gradient, step):
-        return Buffer(self.beta * memory.m + gradient)
+    def remember(self, memory, step):
+        return Buffer(self.beta * memory.m + step.gradient)
 
-    def step(self, memory, gradient, step):
+    def move(self, memory, step):
         return memory.m
 
-    def effective_lr(self, lr, memory, step):
-        return lr / (1 - self.beta)
+    def effective_lr(self, memory, step):
+        return step.lr / (1 - self.beta)
 
 
 BREACHES = {
-    "depends on the step number": {"step": lambda self, memory, gradient, step: memory.m / (1 - self.beta**step)},
-    r"Broken.step cannot be read as a formula .*sqrt": {"step": lambda self, memory, g, k: np.sqrt(memory.m)},
-    "no if on values": {"step": lambda self, memory, gradient, step: memory.m if step < 5 else gradient},
+    "depends on the step number": {"move": lambda self, memory, step: memory.m / (1 - self.beta**step.k)},
+    r"Broken.move cannot be read as a formula .*sqrt": {"move": lambda self, memory, step: np.sqrt(memory.m)},
+    "no if on values": {"move": lambda self, memory, step: memory.m if step.k < 5 else step.gradient},
     "Broken.rest gave 0: a direction's memory is a NamedTuple": {"rest": lambda self, theta: 0},
-    "Broken.remember gave None": {"remember": lambda self, memory, gradient, step: None},
+    "Broken.remember gave None": {"remember": lambda self, memory, step: None},
 }
 
 

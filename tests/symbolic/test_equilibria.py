@@ -22,7 +22,7 @@ from symbolic.algebra import (
 )
 from tolerances import round_off
 
-from swd_dynamics.rules import CATALOG, L2, SGD, Decoupled, HeavyBall, Nesterov, Stable, UpdateRule
+from swd_dynamics.rules import CATALOG, L2, SGD, Decoupled, HeavyBall, Nesterov, Stable, Step, UpdateRule
 from swd_dynamics.symbolic import fixed_point, modified_equation, notation
 
 eta = notation.lr
@@ -109,7 +109,7 @@ def test_a_rule_stays_at_its_fixed_point(rule, curvature, target):
     total = gradient + rule.decay.added_gradient(where)
     memory = rule.direction.rest(where)
     for _ in range(1500):  # .95 to the power of this is below an eps
-        memory = rule.direction.remember(memory, total, 2)
+        memory = rule.direction.remember(memory, Step(where, total, rule.lr, k=2))
     state = rule.start(where)._replace(memory=memory, step=1)
     assert abs(rule(state, gradient).theta - where) <= round_off(
         1500, [where, rule.lr * max(map(abs, memory), default=0)]

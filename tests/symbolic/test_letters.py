@@ -46,14 +46,14 @@ class AwkwardNames:
     def rest(self, theta):
         return Held(0 * theta, 0 * theta)
 
-    def remember(self, memory, gradient, step):
-        return Held(self.rate * memory.m + gradient, self.beta * memory.m_1 + gradient)
+    def remember(self, memory, step):
+        return Held(self.rate * memory.m + step.gradient, self.beta * memory.m_1 + step.gradient)
 
-    def step(self, memory, gradient, step):
+    def move(self, memory, step):
         return (memory.m + memory.m_1) / 2
 
-    def effective_lr(self, lr, memory, step):
-        return AggregatedMomentum(self.rate, self.beta).effective_lr(lr, memory, step)
+    def effective_lr(self, memory, step):
+        return AggregatedMomentum(self.rate, self.beta).effective_lr(memory, step)
 
 
 class Remembered:
@@ -62,14 +62,14 @@ class Remembered:
     def rest(self, theta):
         return Gradient(0 * theta)
 
-    def remember(self, memory, gradient, step):
-        return Gradient(gradient)
+    def remember(self, memory, step):
+        return Gradient(step.gradient)
 
-    def step(self, memory, gradient, step):
+    def move(self, memory, step):
         return memory.g
 
-    def effective_lr(self, lr, memory, step):
-        return lr
+    def effective_lr(self, memory, step):
+        return step.lr
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,14 @@ class Centred:
     def rest(self, theta):
         return ()
 
-    def remember(self, memory, gradient, step):
+    def remember(self, memory, step):
         return memory
 
-    def step(self, memory, gradient, step):
-        return gradient - mean(gradient)
+    def move(self, memory, step):
+        return step.gradient - mean(step.gradient)
 
-    def effective_lr(self, lr, memory, step):
-        return lr
+    def effective_lr(self, memory, step):
+        return step.lr
 
 
 @pytest.mark.parametrize(

@@ -43,15 +43,15 @@ class Adai:
     def rest(self, theta):
         return AdaptiveMomentum(v=0 * theta, beta1_product=0 * theta + 1, m=0 * theta)
 
-    def remember(self, memory, gradient, step):
-        beta0, beta2 = self.betas
+    def remember(self, memory, step):
+        (beta0, beta2), gradient = self.betas, step.gradient
         v = beta2 * memory.v + (1 - beta2) * gradient * gradient
-        v_hat = v / (1 - decayed(beta2, step))
+        v_hat = v / (1 - decayed(beta2, step.k))
         beta1 = clip(1 - beta0 * v_hat / mean(v_hat), 0, 1 - self.eps)
         return AdaptiveMomentum(v, memory.beta1_product * beta1, beta1 * memory.m + (1 - beta1) * gradient)
 
-    def step(self, memory, gradient, step):
+    def move(self, memory, step):
         return memory.m / (1 - memory.beta1_product)
 
-    def effective_lr(self, lr, memory, step):
-        return lr
+    def effective_lr(self, memory, step):
+        return step.lr

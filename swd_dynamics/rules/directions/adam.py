@@ -1,5 +1,6 @@
 """Adam and AMSGrad."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,11 +20,44 @@ class MaxMoments(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Adam:
-    """Adam: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², step m̂/(√v̂ + ε), η_eff = η/√v̄.
+class _AdamFamily(ABC):
+    """The two running means, the move and η_eff that Adam and AMSGrad share."""
 
-    m̂ = m/(1−β₁ᵏ), v̂ = v/(1−β₂ᵏ); v̄ is the mean of v̂ over all weights. ε stands outside the root, as in the paper and
-    in torch, and is no part of η_eff.
+    betas: tuple[Any, Any] = (0.9, 0.999)
+    eps: Any = 1e-8
+
+    def __post_init__(self):
+        check_pair("betas", self.betas, ("[0, 1)", "[0, 1)"))
+        check("eps", self.eps, "[0, inf)")
+
+    @abstractmethod
+    def second_moment(self, memory) -> Any:
+        """The entry of the memory that preconditions the move, without bias correction."""
+
+    def means(self, memory, step) -> tuple[Any, Any]:
+        """The new running means m and v of the gradient and of its square."""
+        beta1, beta2 = self.betas
+        m = beta1 * memory.m + (1 - beta1) * step.gradient
+        v = beta2 * memory.v + (1 - beta2) * step.gradient * step.gradient
+        return m, v
+
+    def move(self, memory, step):
+        m_hat = memory.m / (1 - decayed(self.betas[0], step.k))
+        return m_hat / (sqrt(self._corrected(memory, step)) + self.eps)
+
+    def effective_lr(self, memory, step):
+        return step.lr / sqrt(mean(self._corrected(memory, step)))
+
+    def _corrected(self, memory, step):
+        return self.second_moment(memory) / (1 - decayed(self.betas[1], step.k))
+
+
+@dataclass(frozen=True)
+class Adam(_AdamFamily):
+    """Adam: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², move m̂/(√v̂ + ε), η_eff = η/√v̄.
+
+    m̂ = m/(1−β₁ᵏ), v̂ = v/(1−β₂ᵏ); v̄ is the mean of v̂ over all weights. ε is added outside the root, as in the paper and
+    in torch, and does not enter η_eff.
 
     Source: Kingma & Ba 2015, 1412.6980; η_eff: Xie, Sato & Sugiyama 2020, 2011.11152.
 
@@ -34,38 +68,23 @@ class Adam:
     >>> import numpy as np
     >>> from swd_dynamics.rules import UpdateRule
     >>> rule = UpdateRule(0.25, Adam(betas=(0.5, 0.75), eps=0.0))
-    >>> state = rule(rule.start(np.ones(2)), np.array([4.0, -4.0]))
-    >>> state.theta.tolist(), float(rule.direction.effective_lr(0.25, state.memory, state.step))
+    >>> parts = rule.parts(rule.start(np.ones(2)), np.array([4.0, -4.0]))
+    >>> parts.state.theta.tolist(), float(rule.direction.effective_lr(parts.memory, parts.step))
     ([0.75, 1.25], 0.0625)
     """
-
-    betas: tuple[Any, Any] = (0.9, 0.999)
-    eps: Any = 1e-8
-
-    def __post_init__(self):
-        check_pair("betas", self.betas, ("[0, 1)", "[0, 1)"))
-        check("eps", self.eps, "[0, inf)")
 
     def rest(self, theta):
         return Moments(0 * theta, 0 * theta)
 
-    def remember(self, memory, gradient, step):
-        beta1, beta2 = self.betas
-        return Moments(
-            m=beta1 * memory.m + (1 - beta1) * gradient,
-            v=beta2 * memory.v + (1 - beta2) * gradient * gradient,
-        )
+    def remember(self, memory, step):
+        return Moments(*self.means(memory, step))
 
-    def step(self, memory, gradient, step):
-        beta1, beta2 = self.betas
-        return memory.m / (1 - decayed(beta1, step)) / (sqrt(memory.v / (1 - decayed(beta2, step))) + self.eps)
-
-    def effective_lr(self, lr, memory, step):
-        return lr / sqrt(mean(memory.v / (1 - decayed(self.betas[1], step))))
+    def second_moment(self, memory):
+        return memory.v
 
 
 @dataclass(frozen=True)
-class AMSGrad:
+class AMSGrad(_AdamFamily):
     """AMSGrad: Adam with v̂ replaced by the largest v so far, divided by 1−β₂ᵏ; η_eff = η/√(mean of that).
 
     The maximum is taken before the bias correction, as torch and the authors of stable decay do.
@@ -74,7 +93,7 @@ class AMSGrad:
 
     Examples
     --------
-    After a gradient of 4 and one of 0, v has fallen and its largest value has not:
+    After a gradient of 4 and a gradient of 0, v has fallen and its largest value has not:
 
     >>> import numpy as np
     >>> from swd_dynamics.rules import UpdateRule
@@ -83,24 +102,12 @@ class AMSGrad:
     MaxMoments(m=array([1.]), v=array([3.]), v_max=array([4.]))
     """
 
-    betas: tuple[Any, Any] = (0.9, 0.999)
-    eps: Any = 1e-8
-
-    def __post_init__(self):
-        check_pair("betas", self.betas, ("[0, 1)", "[0, 1)"))
-        check("eps", self.eps, "[0, inf)")
-
     def rest(self, theta):
         return MaxMoments(0 * theta, 0 * theta, 0 * theta)
 
-    def remember(self, memory, gradient, step):
-        beta1, beta2 = self.betas
-        v = beta2 * memory.v + (1 - beta2) * gradient * gradient
-        return MaxMoments(beta1 * memory.m + (1 - beta1) * gradient, v, maximum(memory.v_max, v))
+    def remember(self, memory, step):
+        m, v = self.means(memory, step)
+        return MaxMoments(m, v, maximum(memory.v_max, v))
 
-    def step(self, memory, gradient, step):
-        beta1, beta2 = self.betas
-        return memory.m / (1 - decayed(beta1, step)) / (sqrt(memory.v_max / (1 - decayed(beta2, step))) + self.eps)
-
-    def effective_lr(self, lr, memory, step):
-        return lr / sqrt(mean(memory.v_max / (1 - decayed(self.betas[1], step))))
+    def second_moment(self, memory):
+        return memory.v_max

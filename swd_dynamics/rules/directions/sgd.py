@@ -36,14 +36,14 @@ class SGD:
     def rest(self, theta):
         return Nothing()
 
-    def remember(self, memory, gradient, step):
+    def remember(self, memory, step):
         return memory
 
-    def step(self, memory, gradient, step):
-        return gradient
+    def move(self, memory, step):
+        return step.gradient
 
-    def effective_lr(self, lr, memory, step):
-        return lr
+    def effective_lr(self, memory, step):
+        return step.lr
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,6 @@ class HeavyBall:
     >>> rule = UpdateRule(0.25, HeavyBall(0.5))
     >>> rule(rule(rule.start(1.0), 1.0), 1.0)
     State(theta=0.375, memory=Momentum(m=1.5), step=2)
-    >>> rule.direction.effective_lr(0.25, memory=None, step=2)
-    0.5
     """
 
     momentum: Any
@@ -76,16 +74,16 @@ class HeavyBall:
     def rest(self, theta):
         return Momentum(0 * theta)
 
-    def remember(self, memory, gradient, step):
-        if step == 1:
-            return Momentum(gradient)
-        return Momentum(self.momentum * memory.m + (1 - self.dampening) * gradient)
+    def remember(self, memory, step):
+        if step.k == 1:
+            return Momentum(step.gradient)
+        return Momentum(self.momentum * memory.m + (1 - self.dampening) * step.gradient)
 
-    def step(self, memory, gradient, step):
+    def move(self, memory, step):
         return memory.m
 
-    def effective_lr(self, lr, memory, step):
-        return lr * (1 - self.dampening) / (1 - self.momentum)
+    def effective_lr(self, memory, step):
+        return step.lr * (1 - self.dampening) / (1 - self.momentum)
 
 
 @dataclass(frozen=True)
@@ -112,14 +110,14 @@ class Nesterov:
     def rest(self, theta):
         return Momentum(0 * theta)
 
-    def remember(self, memory, gradient, step):
-        return Momentum(self.momentum * memory.m + gradient)
+    def remember(self, memory, step):
+        return Momentum(self.momentum * memory.m + step.gradient)
 
-    def step(self, memory, gradient, step):
-        return gradient + self.momentum * memory.m
+    def move(self, memory, step):
+        return step.gradient + self.momentum * memory.m
 
-    def effective_lr(self, lr, memory, step):
-        return lr / (1 - self.momentum)
+    def effective_lr(self, memory, step):
+        return step.lr / (1 - self.momentum)
 
 
 def sgd_family(momentum=0.0, dampening=0.0, nesterov=False) -> Direction:
