@@ -1,4 +1,4 @@
-"""The gate for hyperparameters, of rules and of real optimizers: inside they are trusted."""
+"""The gates for numbers. A value is checked where it enters; the code behind the gate trusts it."""
 
 from operator import index
 from typing import Any
@@ -16,9 +16,9 @@ def check(name: str, value, interval: str) -> None:
     name : str
         What the message calls it.
     value : number, array, tensor or sympy expression
-        Every entry of an array must lie inside; a sympy expression passes, its symbol says what it may be.
+        Every entry of an array must lie inside. A sympy expression passes, because its symbols say what they may be.
     interval : str
-        As mathematicians write it: ``"[0, 1)"``, ``"(0, inf)"``.
+        In mathematical notation: ``"[0, 1)"``, ``"(0, inf)"``.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def check(name: str, value, interval: str) -> None:
 
 def _numbers(value) -> np.ndarray | None:
     if value is None or isinstance(value, str):
-        return None  # numpy would read both, as NaN and as the number written
+        return None  # numpy would turn None into NaN, and a text into the number in it
     try:
         return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=float)
     except (TypeError, ValueError):

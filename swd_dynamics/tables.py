@@ -1,4 +1,4 @@
-"""Tables of named things: an unknown name is answered with the known ones, the nearest first."""
+"""Tables of named things: the error for an unknown name lists the known names, the nearest first."""
 
 import difflib
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ class UnknownName(InputError, KeyError):
 
 
 class Table(dict[str, Value]):
-    """A dictionary whose lookup of an unknown name says which names there are.
+    """A dictionary whose error for an unknown name lists the known names.
 
     Examples
     --------
@@ -41,7 +41,7 @@ class Table(dict[str, Value]):
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names, the one most like ``name`` first."""
+    """The known names, sorted by their likeness to ``name``."""
 
     def likeness(other: str) -> float:
         return difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()

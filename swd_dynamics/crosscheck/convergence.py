@@ -11,13 +11,15 @@ from swd_dynamics.flows.flow import Flow
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.verdict import Verdict, judge
 
-NEGLIGIBLE = 0.01  # the solver may contribute a hundredth of what is measured, which moves a slope by less than .01
+# The largest error of the solver, as a fraction of the distance that is measured. It moves a slope by less than .01;
+# twice as much would move it by .02 of the .05 that are allowed, half as much would ask more of the solver.
+NEGLIGIBLE = 0.01
 
 
 def rule_iterates(rule: UpdateRule, state: State, gradient: Callable, steps: int) -> np.ndarray:
     """θ of a rule's own steps from a state, shape (steps + 1, n).
 
-    Steps that run away end in numbers that are not finite.
+    Steps that diverge end in numbers that are not finite.
 
     Examples
     --------
@@ -56,16 +58,16 @@ def convergence_order(
         Its rule's learning rate is replaced by each of ``lrs`` in turn.
     theta0 : array, shape (n,)
     t : float
-        Time covered, t = ηk; the memory starts on its slow manifold and the step count late, so that no transient is
-        seen.
+        Time covered, t = ηk. The memory starts on its slow manifold and the step count is large, so that there is no
+        transient.
     lrs : sequence of float
-        At least five learning rates, each half the one before.
+        At least five learning rates, each half the previous learning rate.
     allowed : float
         How far the slope may lie from the expected order.
     expected : float, optional
         The flow's own order if not given (1 for "state").
     iterates : callable (rule, state, gradient, steps) → array, shape (steps + 1, n)
-        The iterates: by default the rule's own; a study hands in a real optimizer.
+        By default the iterates of the rule itself; a study gives those of a real optimizer.
     **solver
         ``method`` and ``tolerance`` of :meth:`Flow.solve`.
 
@@ -86,7 +88,7 @@ def convergence_order(
 
     Examples
     --------
-    On f = ½θ² gradient descent leaves (1−η)ᵏ and its flow of order 1 leaves e⁻ᵗ, t = ηk: they part as η¹.
+    On f = ½θ² gradient descent is at (1−η)ᵏ and its flow of order 1 at e⁻ᵗ, t = ηk: their distance is of order η¹.
 
     >>> from swd_dynamics.rules import SGD
     >>> flow = Flow(UpdateRule(0.1, SGD()), lambda theta: theta)

@@ -1,7 +1,7 @@
 """Learning rate as a function of the number of steps taken, with the formulas of torch.optim.lr_scheduler.
 
-``schedule(k)`` takes whole steps or, for a flow, any number between. Any function of the step is a schedule; these are
-the usual ones.
+``schedule(k)`` is η of the step that follows k steps. k is a whole number or, for a flow, any number between. Any
+function of k is a schedule; these are the usual ones.
 """
 
 from collections.abc import Callable

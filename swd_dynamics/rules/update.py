@@ -58,9 +58,9 @@ class UpdateRule:
     ----------
     lr : number, array of shape (n,), schedule or sympy symbol
         η > 0. A schedule is a function of the number of steps already taken (0 on the first step, as in torch).
-        An array gives every weight its own, so that parameter groups are one rule over the flattened vector.
+        An array has a number for every weight, so that parameter groups are one rule over the flattened vector.
     direction : Direction
-        How gradients become a step: any object with the four methods of
+        How gradients become a move: any object with the four methods of
         :class:`~swd_dynamics.rules.direction.Direction`.
     decay : Decay
         One of the four modes of :data:`~swd_dynamics.rules.decay.DECAYS`; its ``weight_decay`` may be an array too.

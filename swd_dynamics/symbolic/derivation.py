@@ -1,4 +1,4 @@
-"""What a derivation gives back: a result, what it assumes and the steps to it, readable in Jupyter and a terminal."""
+"""What a derivation returns: a result, its assumptions and the steps to it, readable in Jupyter and in a terminal."""
 
 from abc import ABC
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ TEX = {"θ": r"\theta", "θ′": r"\theta'", "F₀": "F_0", "F₁": "F_1", "h_ma
 
 
 class NotDerivable(InputError):
-    """The rule has a form that this derivation does not cover; the message says which part, and what would be.
+    """The rule has a form that this derivation does not cover. The message names the part and says what to write.
 
     Examples
     --------
-    Adam's step is linear only while its preconditioner stands still:
+    Adam's step is linear only while its preconditioner is constant:
 
     >>> from swd_dynamics.rules import CATALOG
     >>> from swd_dynamics.symbolic import numeric_linear_map
@@ -29,11 +29,11 @@ class NotDerivable(InputError):
 
 
 class DerivationStep(NamedTuple):
-    """One step of a derivation: what was done, in words, and the equation that came of it.
+    """One step of a derivation: what was done, in words, and the equation that results.
 
     Examples
     --------
-    The steps are in letters: gradient descent leaves stability at z = −1, where h = 2/η.
+    The steps are in symbols. Gradient descent becomes unstable at z = −1, where h = 2/η:
 
     >>> from swd_dynamics.rules import SGD, UpdateRule
     >>> from swd_dynamics.symbolic import stability_limit
@@ -60,7 +60,7 @@ class DerivationStep(NamedTuple):
 
 
 def stated(done: str, left, right) -> DerivationStep:
-    """The step that ends in left = right, with both sides as they are."""
+    """The step with the equation left = right, which sympy leaves as it is."""
     return DerivationStep(done, sympy.Eq(left, right, evaluate=False))
 
 
@@ -80,13 +80,13 @@ class Derived(ABC):
         return next(iter(self.results.values()))
 
     def latex(self) -> str:
-        """The results as LaTeX; several stand under one another, aligned."""
+        """The results as LaTeX; several results are lines, aligned."""
         named = [(TEX.get(name, name), latex(sympy.sympify(result))) for name, result in self.results.items()]
         return " = ".join(named[0]) if len(named) == 1 else aligned(named)
 
     def with_numbers(self, values: dict, exact: dict):
         """The same derivation with numbers put into its results."""
-        numbers = {name: _substitute(result, exact) for name, result in self.results.items()}
+        numbers = {name: substituted(result, exact) for name, result in self.results.items()}
         return replace(self, results=numbers, values=values)
 
     def _repr_markdown_(self) -> str:
@@ -113,14 +113,14 @@ class Derivation(Derived):
     Attributes
     ----------
     title : str
-    results : dict of str to sympy expression — the results by name, in letters, or with the numbers of the rule put in
-    steps : tuple of DerivationStep — how they came about, in letters
-    assumptions : tuple of str — what was taken for granted
-    values : dict of sympy symbol to number — what the letters stand for, where the rule had numbers
+    results : dict of str to sympy expression — the results by name; where the rule had numbers, they are put in
+    steps : tuple of DerivationStep — the steps to the results, in symbols
+    assumptions : tuple of str — what the derivation assumes
+    values : dict of sympy symbol to number — the number of each symbol, where the rule had numbers
 
     Examples
     --------
-    Gradient descent is stable up to h = 2/η, and η was ½:
+    Gradient descent is stable up to h = 2/η, and η is ½:
 
     >>> from swd_dynamics.rules import SGD, UpdateRule
     >>> from swd_dynamics.symbolic import stability_limit
@@ -137,7 +137,7 @@ class Derivation(Derived):
 
 
 def aligned(equations: Iterable[tuple[str, str]]) -> str:
-    """Equations in LaTeX under one another, each given as its two sides."""
+    """Equations as aligned lines of LaTeX, each given as its two sides."""
     lines = r" \\ ".join(f"{left} &= {right}" for left, right in equations)
     return rf"\begin{{aligned}} {lines} \end{{aligned}}"
 
@@ -147,7 +147,8 @@ def _indented(expression) -> str:
     return "\n".join("      " + line for line in drawn.splitlines())
 
 
-def _substitute(result, values: dict):
+def substituted(result, values: dict):
+    """A result, or each of a tuple of results, with symbols replaced."""
     if isinstance(result, tuple):
-        return tuple(_substitute(part, values) for part in result)
+        return tuple(substituted(part, values) for part in result)
     return result.xreplace(values)

@@ -13,10 +13,10 @@ from swd_dynamics.symbolic.notation import exact, lettered
 
 
 def fixed_point(rule: UpdateRule) -> Derivation:
-    """Where the weights come to rest on f = ½h(θ−θ*)², the preconditioner of an adaptive direction frozen.
+    """Where the weights come to rest on f = ½h(θ−θ*)², with the preconditioner of an adaptive direction frozen.
 
-    Frozen means that √v is made by gradient noise much larger than the gradient. In full batch v follows g², and an
-    adaptive rule rests elsewhere: at the zeros of ``modified_equation(rule).first``.
+    Frozen means that √v comes from gradient noise much larger than the gradient. In full batch v follows g², and an
+    adaptive rule comes to rest elsewhere: at the zeros of ``modified_equation(rule).first``.
 
     Returns
     -------
@@ -25,7 +25,7 @@ def fixed_point(rule: UpdateRule) -> Derivation:
 
     Examples
     --------
-    Decoupled decay behind momentum .5 is weakened by 1−β, from λ = 2 to 1:
+    Momentum .5 weakens decoupled decay by the factor 1−β, from λ = 2 to 1:
 
     >>> from swd_dynamics.rules import CATALOG
     >>> fixed_point(CATALOG["SGDW"](lr=0.1, momentum=0.5, weight_decay=2.0)).value

@@ -1,4 +1,4 @@
-"""Changes of form only: the same expression, written as everyone writes it."""
+"""Changes of form only: the same expression, written in the usual way."""
 
 from typing import Any, cast
 
@@ -8,11 +8,12 @@ from sympy import Expr, Rational, Symbol
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.notation import PerWeight
 
-SMALL = ("eta", "lambda", "epsilon")  # letters of small numbers; all others count as one half
+# Symbols of small numbers. Where the sign of a sum is in question they count as 1/1000, and all other symbols as 1/2.
+SMALL = ("eta", "lambda", "epsilon")
 
 
 def tidy(expression: Expr) -> Expr:
-    """The same expression, collected by the rates of change, each coefficient over one bar: a change of form only."""
+    """The same expression, collected by the rates of change, with each coefficient as one fraction."""
     rates = (notation.total_dot, notation.gradient_dot, notation.theta_dot)
     masks = {part: PerWeight(f"mask{i}") for i, part in enumerate(expression.atoms(notation.mean))}
     size, sign = Symbol("size", positive=True), Symbol("sign", positive=True)
@@ -21,12 +22,12 @@ def tidy(expression: Expr) -> Expr:
     collected = sympy.collect(plain, (*rates, *masks.values()), evaluate=False)
     back = {size * sign: notation.total, size: sympy.Abs(notation.total), sign: sympy.sign(notation.total)}
     unmask = {mask: part for part, mask in masks.items()}
-    tidied = sympy.Add(*(rate * one_minus(_over_one_bar(c, sign)).subs(back) for rate, c in collected.items()))
+    tidied = sympy.Add(*(rate * one_minus(_as_one_fraction(c, sign)).subs(back) for rate, c in collected.items()))
     return cast(Expr, tidied.xreplace(unmask))
 
 
-def _over_one_bar(coefficient: Expr, sign: Symbol) -> Expr:
-    """One fraction in its factors, with sign² = 1."""
+def _as_one_fraction(coefficient: Expr, sign: Symbol) -> Expr:
+    """A coefficient as one fraction, factored, with sign² = 1."""
     numerator, denominator = sympy.fraction(sympy.together(coefficient))
     odd = (
         sympy.rem(sympy.Poly(numerator, sign), sympy.Poly(sign**2 - 1, sign)).as_expr()
@@ -37,7 +38,7 @@ def _over_one_bar(coefficient: Expr, sign: Symbol) -> Expr:
 
 
 def one_minus(expression: Any) -> Expr:
-    """1 − β for −(β − 1), 2 − ηλ for −(ηλ − 2): sums turned so that they are positive where η and λ are small.
+    """1 − β for −(β − 1), 2 − ηλ for −(ηλ − 2): every sum is written so that it is positive where η and λ are small.
 
     Examples
     --------
@@ -63,7 +64,7 @@ def _turn_factors(term: Any) -> Expr:
 
 
 def _is_turned(base: Any) -> bool:
-    """Whether a sum of letters is negative where η and λ are small."""
+    """Whether a sum of symbols is negative where η and λ are small."""
     if not base.is_Add:
         return False
     small = {s: Rational(1, 1000) if s.name in SMALL else Rational(1, 2) for s in base.free_symbols}
@@ -71,6 +72,6 @@ def _is_turned(base: Any) -> bool:
 
 
 def by_curvature(expression: Any) -> Expr:
-    """Collected by powers of h, each coefficient in its factors."""
+    """The expression collected by powers of h, with each coefficient factored."""
     collected = sympy.collect(sympy.expand(expression), notation.curvature, evaluate=False)
     return sympy.Add(*(power * one_minus(sympy.factor(c)) for power, c in collected.items()))

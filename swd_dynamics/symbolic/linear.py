@@ -15,7 +15,7 @@ from sympy import Expr, Matrix, Symbol
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
+from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated, substituted
 from swd_dynamics.symbolic.form import by_curvature, one_minus
 from swd_dynamics.symbolic.modified import affine
 from swd_dynamics.symbolic.notation import PerWeight, exact, lettered, primed
@@ -26,14 +26,24 @@ z: Any = Symbol("z")  # Any: sympy annotates generators as strings and numbers o
 
 @dataclass(frozen=True)
 class LinearMap:
-    """One step on the state (θ, memory): state′ = matrix·state + constant, with G = h(θ−θ*) + what L2 adds."""
+    """One step on the state (θ, memory): state′ = matrix·state + constant, with G = h(θ−θ*) and λθ added by L2.
+
+    Attributes
+    ----------
+    state : tuple of Symbol — θ and the memory that is not frozen
+    matrix, constant : Matrix, in h, θ* and the symbols of ``roots``
+    roots : dict of Symbol to Expr — the roots √v and √v̄ that the symbols of a frozen preconditioner stand for
+    conditions : tuple of str — what is assumed
+    decay_symbols : frozenset of Symbol — the symbols of the decay's strength
+    steps : tuple of DerivationStep
+    """
 
     state: tuple[Symbol, ...]
     matrix: Matrix
     constant: Matrix
     roots: dict[Symbol, Expr]
     conditions: tuple[str, ...]
-    decay_letters: frozenset[Symbol]
+    decay_symbols: frozenset[Symbol]
     steps: tuple[DerivationStep, ...]
 
     def at_zero_curvature(self) -> Matrix:
@@ -105,7 +115,7 @@ def derived_from_map(
     found = find_linear_map(letters)
     numbers = exact(values)
     results, steps = derive(found, numbers)
-    results = {name: in_square_roots(result, found.roots) for name, result in results.items()}
+    results = {name: substituted(result, found.roots) for name, result in results.items()}
     shown = [DerivationStep(s.done, s.equation.xreplace(found.roots)) for s in steps if s.equation is not None]
     assumptions = [*found.conditions, *(step.done for step in steps if step.equation is None)]
     derivation = Derivation(title, results, (*found.steps, *shown), tuple(assumptions))
@@ -116,12 +126,12 @@ def derived_from_map(
 def find_linear_map(rule: UpdateRule) -> LinearMap:
     """The linear map of a rule whose hyperparameters are symbols."""
     traced = trace(rule)
-    step, active, frozen_roots = _frozen(long_run(traced))
-    new = dict(zip(map(primed, step.memory), step.remembered, strict=True))
+    settled, active, frozen_roots = _frozen(long_run(traced))
+    new = dict(zip(map(primed, settled.memory), settled.remembered, strict=True))
     pull = notation.curvature * (notation.theta - notation.theta_star)
-    total = step.total.xreplace({notation.gradient: pull})
+    total = settled.total.xreplace({notation.gradient: pull})
     state = (notation.theta, *active)
-    after = [step.update.xreplace(new), *(new[primed(symbol)] for symbol in active)]
+    after = [settled.update.xreplace(new), *(new[primed(symbol)] for symbol in active)]
     after = Matrix([expression.xreplace({notation.total: total}) for expression in after])
     matrix = after.jacobian(state).applyfunc(by_curvature)
     if matrix.free_symbols & set(state):
@@ -130,11 +140,11 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
         )
     constant = after.subs(dict.fromkeys(state, 0)).applyfunc(by_curvature)
     frozen = _frozen_names(frozen_roots)
-    settled = _names(s for s in step.memory if s not in active and s.name not in frozen.split(", "))
+    unreached = _names(s for s in settled.memory if s not in active and s.name not in frozen.split(", "))
     conditions = (
-        *step.conditions,
+        *settled.conditions,
         *([f"the preconditioner is frozen: {frozen} stands still"] if frozen else []),
-        *([f"{settled}, which no gradient reaches, has come to rest"] if settled else []),
+        *([f"{unreached}, which no gradient reaches, has come to rest"] if unreached else []),
     )
     mapped = sympy.MatAdd(sympy.MatMul(matrix, Matrix(state), evaluate=False), constant, evaluate=False)
     matrix_step = stated(
@@ -154,50 +164,49 @@ def _frozen_names(roots: dict[Symbol, Expr]) -> str:
     return _names(value.as_base_exp()[0] for letter, value in roots.items() if isinstance(letter, PerWeight))
 
 
-def _frozen(step: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Expr]]:
-    """The trace with its preconditioner as letters, the memory that still moves, and what those letters stand for.
+def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Expr]]:
+    """The trace with a frozen preconditioner, the memory that still moves, and the roots √v and √v̄ of its new symbols.
 
-    A frozen entry is written as the square of a letter, and a mean of frozen entries too: with √v a letter, all that
-    follows is rational algebra.
+    A frozen entry of the memory is written as the square of a symbol, and so is a mean of frozen entries: with a symbol
+    for √v, all that follows is rational algebra.
     """
-    step = _hold_squares(step)
-    entries = dict(zip(step.memory, step.remembered, strict=True))
+    settled = _hold_squares(settled)
+    entries = dict(zip(settled.memory, settled.remembered, strict=True))
     frozen = {symbol for symbol, expression in entries.items() if expression == symbol}
-    still: dict[Symbol, Expr] = {s: s for s in frozen}
+    resting: dict[Symbol, Expr] = {s: s for s in frozen}
     for symbol, expression in entries.items():
-        others = (expression.free_symbols & {*step.memory, notation.theta, notation.total}) - frozen - {symbol}
-        if symbol not in frozen and not others:
-            still[symbol] = _rest_point(symbol, expression)
+        others = expression.free_symbols & {*settled.memory, notation.theta, notation.total}
+        if symbol not in frozen and not others - frozen - {symbol}:
+            resting[symbol] = _rest_point(symbol, expression)
     roots = {symbol: PerWeight(f"root_{symbol.name}", positive=True) for symbol in frozen}
-    changes = {**still, **{symbol: root**2 for symbol, root in roots.items()}}
+    changes = {**resting, **{symbol: root**2 for symbol, root in roots.items()}}
     changes |= {primed(symbol): value for symbol, value in changes.items()}
-    held = step.map(lambda e: e.xreplace(changes))
-    means = {
-        e for expression in (held.decay_rate, held.move, *held.remembered) for e in expression.atoms(notation.mean)
-    }
-    active = tuple(s for s in step.memory if s not in still)
+    held = settled.map(lambda e: e.xreplace(changes))
+    means = {mean for e in (held.decay_rate, held.move, *held.remembered) for mean in e.atoms(notation.mean)}
+    active = tuple(s for s in settled.memory if s not in resting)
     moving = {notation.theta, notation.total, *active, *map(primed, active)}
-    if coupled := [e for e in means if e.free_symbols & moving]:
+    if coupled := [mean for mean in means if mean.free_symbols & moving]:
         raise NotDerivable(
             f"a mean over weights couples them, {coupled[0]}: a linear map of one weight needs it frozen"
         )
-    mean_roots = {e: Symbol(f"root_{i}", positive=True) for i, e in enumerate(sorted(means, key=str))}
-    held = held.map(lambda e: e.xreplace({e: root**2 for e, root in mean_roots.items()}))
+    mean_roots = {mean: Symbol(f"root_{i}", positive=True) for i, mean in enumerate(sorted(means, key=str))}
+    held = held.map(lambda e: e.xreplace({mean: root**2 for mean, root in mean_roots.items()}))
     back = {root: sympy.sqrt(PerWeight(symbol.name, positive=True)) for symbol, root in roots.items()}
-    back |= {root: sympy.sqrt(e.xreplace(back)) for e, root in mean_roots.items()}
+    back |= {root: sympy.sqrt(mean.xreplace(back)) for mean, root in mean_roots.items()}
     return held, active, back
 
 
-def _hold_squares(step: Trace) -> Trace:
-    """The trace with G² at the value that keeps the entries fed by it where they are, and those entries at a stand."""
+def _hold_squares(settled: Trace) -> Trace:
+    """The trace with every entry made of G² constant, and with G² at the value that keeps these entries constant."""
     square = PerWeight("square", positive=True)
-    for symbol, expression in zip(step.memory, step.remembered, strict=True):
+    for symbol, expression in zip(settled.memory, settled.remembered, strict=True):
         fed = expression.xreplace({notation.total**2: square})
-        if fed.has(square) and not fed.free_symbols & ({notation.theta, notation.total, *step.memory} - {symbol}):
+        others = {notation.theta, notation.total, *settled.memory} - {symbol}
+        if fed.has(square) and not fed.free_symbols & others:
             slope, rest = affine(fed - symbol, square)
             held = {notation.total**2: sympy.cancel(-rest / slope), expression: symbol}
-            step = step.map(lambda e, held=held: e.xreplace(held))
-    return step
+            settled = settled.map(lambda e, held=held: e.xreplace(held))
+    return settled
 
 
 def _rest_point(symbol: Symbol, expression: Expr) -> Expr:
@@ -207,18 +216,13 @@ def _rest_point(symbol: Symbol, expression: Expr) -> Expr:
     return solutions[0]
 
 
-def in_square_roots(result, roots: dict[Symbol, Expr]):
-    """The result with √v in the place of the letters that stood for it."""
-    return tuple(r.xreplace(roots) for r in result) if isinstance(result, tuple) else result.xreplace(roots)
-
-
 def characteristic(matrix: Matrix) -> sympy.Poly:
     """The characteristic polynomial of a matrix, in z."""
     return sympy.Poly(matrix.charpoly(z).as_expr(), z)
 
 
 def roots(polynomial: sympy.Poly) -> tuple[Expr, ...]:
-    """The roots of every factor, in radicals."""
+    """The roots of a polynomial in radicals, factor by factor; NotDerivable where there are none."""
     found: list[Expr] = []
     for factor, times in sympy.factor_list(sympy.numer(sympy.together(polynomial.as_expr())), z)[1]:
         of_factor = radicals(sympy.Poly(factor, z))

@@ -1,9 +1,8 @@
 """The modified equation of a rule, to second order in the learning rate.
 
-The iterates are followed by a flow dθ/dt = F₀ + ηF₁ with t = ηk, up to O(η²). The memory is on its slow manifold,
-M = M₀(G) + ηM₁(G, Ġ), which it reaches after a few times 1/(1−β) steps. The time derivative ġ of the gradient is a
-symbol: the derivation never meets a Hessian, and who evaluates the flow puts in ġ = H·dθ/dt, one Hessian-vector
-product.
+A flow dθ/dt = F₀ + ηF₁ with t = ηk follows the iterates up to O(η²). The memory is on its slow manifold,
+M = M₀(θ, G) + ηM₁(θ, G, θ̇, Ġ), which it reaches after a few times 1/(1−β) steps. The time derivative ġ of the gradient
+is a symbol, so the derivation needs no Hessian: to evaluate the flow, put in the Hessian-vector product ġ = H·dθ/dt.
 """
 
 from collections.abc import Mapping
@@ -21,24 +20,25 @@ from swd_dynamics.symbolic.form import one_minus, tidy
 from swd_dynamics.symbolic.notation import PerWeight, exact, lettered, maximum, primed
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
-_s = Symbol("s", real=True)  # the length of a step along a direction of change
+_s = Symbol("s", real=True)  # the distance along a change of symbols, with respect to which expressions are derived
 
 
 @dataclass(frozen=True, repr=False)
 class ModifiedEquation(Derived):
-    """dθ/dt = F₀ + ηF₁, and the memory that goes with it.
+    """dθ/dt = F₀ + ηF₁, and the memory that belongs to it.
 
     Attributes
     ----------
+    title, results, steps, assumptions, values : as those of a :class:`Derivation`; the results are ``F₀`` and ``F₁``
     memory : dict of Symbol to (Expr, Expr) — M₀ and M₁ of each entry, the memory *after* the step at θ
-    constants : dict of Symbol to Expr — what neither grows nor fades (a maximum that holds), and where it starts
+    constants : dict of Symbol to Expr — the entries that are constant (a maximum that holds), and where they start
     starting : dict of Symbol to Expr — the memory *before* the step at θ that puts a run on its slow manifold, with η
 
-    The last three are in letters, also where the rule had numbers: ``values`` says what the letters stand for.
+    The last three are in symbols, even where the rule had numbers: ``values`` gives the number of each symbol.
 
     Examples
     --------
-    Heavy ball at β = ½: F₀ = −g/(1−β) and F₁ = ġ(1+β)/(2(1−β)²). Its m comes to rest at g/(1−β), in letters.
+    Heavy ball at β = ½: F₀ = −g/(1−β) and F₁ = ġ(1+β)/(2(1−β)²). Its m comes to rest at g/(1−β), in symbols.
 
     >>> from swd_dynamics.rules import CATALOG
     >>> equation = modified_equation(CATALOG["SGD"](lr=0.1, momentum=0.5))
@@ -74,21 +74,21 @@ def modified_equation(rule: UpdateRule) -> ModifiedEquation:
     Parameters
     ----------
     rule : UpdateRule
-        Hyperparameters may be numbers, sympy expressions or arrays; the learning rate takes no part in the result.
+        Hyperparameters may be numbers, sympy expressions or arrays. The result does not depend on the learning rate.
 
     Returns
     -------
     ModifiedEquation
-        ``.first`` F₀, ``.second`` F₁, ``.assumptions``, ``.latex()``, and the steps of the derivation.
+        ``.first`` is F₀, ``.second`` is F₁; with ``.assumptions``, ``.latex()``, and the steps of the derivation.
 
     Raises
     ------
     NotDerivable
-        If the memory's equations cannot be solved one after another.
+        If the memory's equations cannot be solved one after another, or the memory has no slow manifold.
 
     Notes
     -----
-    Assumes β fixed as η → 0 (the memory is fast), a gradient that is not 0, and no kink crossed.
+    Assumes that β is fixed as η → 0 (the memory is fast), that no gradient is 0, and that no kink is crossed.
     Source: backward error analysis, Hairer, Lubich & Wanner 2006, ch. IX; for Adam, Cattaneo, Klusowski & Shigida 2023,
     2309.00079.
 
@@ -108,55 +108,57 @@ def modified_equation(rule: UpdateRule) -> ModifiedEquation:
 @lru_cache(maxsize=256)
 def _derive(rule: UpdateRule) -> ModifiedEquation:
     traced = trace(rule)
-    step = long_run(traced)
-    memory0, constants = slow_manifold(step)
-    fast = [symbol for symbol in step.memory if symbol not in constants]
+    settled = long_run(traced)
+    memory0, constants = slow_manifold(settled)
+    fast = [symbol for symbol in settled.memory if symbol not in constants]
     moving = {notation.theta: notation.theta_dot, notation.total: notation.total_dot}
     rates0 = {symbol: along(memory0[symbol], moving) for symbol in fast}
-    memory1 = _first_correction(step, memory0, rates0, fast)
-    new0 = {primed(symbol): memory0[symbol] for symbol in step.memory}
-    first = step.displacement.xreplace(new0)
+    memory1 = _first_correction(settled, memory0, rates0, fast)
+    new0 = {primed(symbol): memory0[symbol] for symbol in settled.memory}
+    first = settled.displacement.xreplace(new0)
+    if first.has(notation.lr):  # a memory that sums η·G, whose move divides by η
+        first = sympy.cancel(first)
     shift = {primed(symbol): memory1[symbol] for symbol in fast}
-    lag = along(step.displacement, shift).xreplace(new0)
+    lag = along(settled.displacement, shift).xreplace(new0)
     turn = along(first, moving)
     second = lag - turn / 2
 
     first, second = one_minus(first), tidy(second)
-    shown = _in_gradients(step)
+    shown = _in_gradients(settled)
     lags = {symbol: memory1[symbol] - rates0[symbol] for symbol in fast}
-    held = _starting_values(traced, memory0, lags, constants, shown)
+    starts = _starting_values(traced, memory0, lags, constants, shown)
     return ModifiedEquation(
         title="The modified equation  dθ/dt = F₀ + η·F₁",
         results={"F₀": shown(first), "F₁": shown(second)},
-        steps=(*trace_steps(traced), *_explain(step, memory0, memory1, rates0, fast, first, lag, turn, second)),
-        assumptions=_assumptions(step, constants, second),
-        memory={symbol: (shown(memory0[symbol]), shown(memory1.get(symbol, S.Zero))) for symbol in step.memory},
-        constants=held,
-        starting=held | {s: shown(memory0[s] + notation.lr * lags[s]) for s in fast},
+        steps=(*trace_steps(traced), *_explain(memory0, memory1, first, lag, turn, second)),
+        assumptions=_assumptions(settled, constants, second),
+        memory={symbol: (shown(memory0[symbol]), shown(memory1.get(symbol, S.Zero))) for symbol in settled.memory},
+        constants=starts,
+        starting=starts | {s: shown(memory0[s] + notation.lr * lags[s]) for s in fast},
     )
 
 
-def slow_manifold(step: Trace) -> tuple[dict[Symbol, Expr], tuple[Symbol, ...]]:
-    """Where the memory comes to rest while G stands still, and which entries never move (they stay as they are)."""
+def slow_manifold(settled: Trace) -> tuple[dict[Symbol, Expr], tuple[Symbol, ...]]:
+    """Where the memory comes to rest while θ and G are constant, and the entries that keep any value they have."""
     found: dict[Symbol, Expr] = {}
     constants = []
-    for symbol, expression in _in_order(step, found):
+    for symbol, expression in _in_order(settled, found):
         slope, rest = affine(expression.xreplace(found) - symbol, symbol)
         if slope == 0 and rest == 0:
             constants.append(symbol)
             found[symbol] = symbol
         elif slope == 0:
             raise NotDerivable(
-                f"the memory entry {symbol.name} changes without end while G is constant: no flow follows"
+                f"the memory entry {symbol.name} changes without end while G is constant: it has no slow manifold"
             )
         else:
             found[symbol] = sympy.cancel(-rest / slope) if not rest.has(sympy.Abs) else -rest / slope
     return found, tuple(constants)
 
 
-def _in_order(step: Trace, known: dict[Symbol, Expr]):
-    """The memory's equations, each once all other entries that it needs are known."""
-    waiting = dict(zip(step.memory, step.remembered, strict=True))
+def _in_order(settled: Trace, known: dict[Symbol, Expr]):
+    """The memory's equations, each as soon as all other entries in it are known."""
+    waiting = dict(zip(settled.memory, settled.remembered, strict=True))
     while waiting:
         ready = [s for s, e in waiting.items() if not (e.free_symbols & set(waiting)) - {s}]
         if not ready:
@@ -172,9 +174,7 @@ def affine(expression: Expr, symbol: Symbol) -> tuple[Expr, Expr]:
     slope = sympy.expand(sympy.diff(expression, symbol))
     rest = expression.subs(symbol, 0)
     if slope.has(symbol) or slope.has(sympy.nan, sympy.zoo):
-        raise NotDerivable(
-            f"the memory entry {symbol.name} feeds on itself nonlinearly: its rest point has no one formula"
-        )
+        raise NotDerivable(f"the memory entry {symbol.name} feeds on itself nonlinearly: its rest point has no formula")
     return slope, sympy.expand(rest) if slope == 0 else rest
 
 
@@ -188,11 +188,11 @@ def along(expression, change: Mapping[Any, Any]) -> Any:
     return sympy.diff(moved, _s).subs(_s, 0).xreplace({mask: part for part, mask in signs.items()})
 
 
-def _first_correction(step: Trace, memory0, rates0, fast) -> dict[Symbol, Expr]:
+def _first_correction(settled: Trace, memory0, rates0, fast) -> dict[Symbol, Expr]:
     """M₁ from M₀(t) + ηM₁ = remember(M₀(t−η) + ηM₁, G) at order η: M₁ = ∂remember/∂M · (M₁ − Ṁ₀)."""
     known: dict[Symbol, Expr] = {}
     lagging: dict[Symbol, Expr] = {}
-    for symbol, expression in _in_order(step, known):
+    for symbol, expression in _in_order(settled, known):
         if symbol not in fast:
             continue
         unknown = PerWeight(f"first order of {symbol.name}", real=True)  # no memory entry can have this name
@@ -204,14 +204,15 @@ def _first_correction(step: Trace, memory0, rates0, fast) -> dict[Symbol, Expr]:
     return known
 
 
-def _in_gradients(step: Trace):
-    """What turns G and Ġ back into g, θ, ġ and θ̇."""
-    total_dot = along(step.total, {notation.theta: notation.theta_dot, notation.gradient: notation.gradient_dot})
-    return lambda e: e.xreplace({notation.total_dot: total_dot, notation.total: step.total})
+def _in_gradients(settled: Trace):
+    """A function that writes G and Ġ of an expression in g, θ, ġ and θ̇."""
+    rates = {notation.theta: notation.theta_dot, notation.gradient: notation.gradient_dot}
+    total_dot = along(settled.total, rates)
+    return lambda e: e.xreplace({notation.total_dot: total_dot, notation.total: settled.total})
 
 
 def _starting_values(traced, memory0, lags, constants, shown) -> dict[Symbol, Expr]:
-    """Where a held maximum starts: at what is new on the slow manifold, to first order."""
+    """Where a maximum that holds starts: at the value it is compared with on the slow manifold, to first order."""
     starts = {}
     moves = {symbol: notation.lr * lag for symbol, lag in lags.items()}
     for symbol, expression in zip(traced.memory, traced.remembered, strict=True):
@@ -222,30 +223,30 @@ def _starting_values(traced, memory0, lags, constants, shown) -> dict[Symbol, Ex
     return starts
 
 
-def _assumptions(step: Trace, constants, second: Expr) -> tuple[str, ...]:
+def _assumptions(settled: Trace, constants, second: Expr) -> tuple[str, ...]:
     divided = any(p.exp.is_negative and p.base.has(notation.total) for p in second.atoms(sympy.Pow))
-    kinked = divided or second.has(sympy.Abs) or step.has(sympy.sign)
+    kinked = divided or second.has(sympy.Abs) or settled.has(sympy.sign)
     return (
         "the memory's constants stay fixed as η → 0 (the memory is fast) and it is on its slow manifold",
         "the learning rate is constant",
         *(["g is not 0, where the formula has a kink or a pole"] if kinked else []),
-        *step.conditions,
+        *settled.conditions,
         *(f"{symbol.name} stands still" for symbol in constants),
     )
 
 
-def _explain(step, memory0, memory1, rates0, fast, first, lag, turn, second):
-    for symbol in fast:
+def _explain(memory0, memory1, first, lag, turn, second):
+    for symbol in memory1:
         yield stated(
             f"Order 0: {symbol.name} where it comes to rest while G stands still",
             Symbol(f"{symbol.name}_0"),
             one_minus(memory0[symbol]),
         )
-    for symbol in fast:
+    for symbol, correction in memory1.items():
         yield stated(
             f"It lags behind a G that moves: order 1 of {symbol.name}",
             Symbol(f"{symbol.name}_1"),
-            tidy(memory1[symbol]),
+            tidy(correction),
         )
     yield stated("Order 0 of (θ′ − θ)/η is the first-order flow", Symbol("F_0"), first)
     yield stated("Order 1 of (θ′ − θ)/η comes from the lag of the memory", Symbol("U_1"), tidy(lag))

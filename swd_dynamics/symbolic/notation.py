@@ -1,4 +1,4 @@
-"""The one table of letters: code says ``lr`` and ``momentum``, formulas say η and β."""
+"""The one table of symbols: code says ``lr`` and ``momentum``, formulas say η and β."""
 
 import dataclasses
 from typing import Any, cast
@@ -13,7 +13,7 @@ from swd_dynamics.rules.update import UpdateRule
 
 
 class PerWeight(Symbol):
-    """A symbol with one value for every weight. All others are one number, and a mean over weights lets them pass."""
+    """A symbol with a value for every weight. Other symbols are one number, which may leave a mean over the weights."""
 
     __slots__ = ()
 
@@ -48,7 +48,7 @@ HYPERPARAMETERS = {
 
 
 class mean(sympy.Function):
-    """The mean over all weights: linear, and blind to what is the same for every weight."""
+    """The mean over all weights. It is linear, and a factor that is the same for every weight leaves it."""
 
     nargs = 1
 
@@ -61,7 +61,7 @@ class mean(sympy.Function):
             return x
         return None if same == 1 else same * cls(varying)
 
-    def _eval_derivative(self, s):  # the derivative along a flow, s a single number
+    def _eval_derivative(self, s):  # the derivative along a flow, where s is one number
         return self.func(sympy.diff(self.args[0], s))
 
     def _eval_is_positive(self):
@@ -76,7 +76,7 @@ class mean(sympy.Function):
 
 
 class decayed(sympy.Function):
-    """βᵏ of a step count that grows without end: its limit is 0."""
+    """βᵏ, whose limit for many steps k is 0."""
 
     nargs = 2
 
@@ -90,7 +90,7 @@ class decayed(sympy.Function):
 
 
 class maximum(sympy.Function):
-    """The larger of what is held and what is new."""
+    """The larger of a value that is held and a new value."""
 
     nargs = 2
 
@@ -100,7 +100,7 @@ class maximum(sympy.Function):
 
 
 class clip(sympy.Function):
-    """A value kept between two bounds."""
+    """A value limited to an interval."""
 
     nargs = 3
 
@@ -148,7 +148,7 @@ def with_laws(expression) -> sympy.Expr:
     )
 
 
-_before: dict[Symbol, Symbol] = {}  # what each primed symbol was before the step
+_before: dict[Symbol, Symbol] = {}  # of each primed symbol, the symbol of the quantity before the step
 
 
 def primed(symbol: Symbol) -> Symbol:
@@ -159,16 +159,17 @@ def primed(symbol: Symbol) -> Symbol:
 
 
 def latex(expression, **options) -> str:
-    """LaTeX, with primes where a quantity is the one after the step."""
+    """LaTeX, in which a quantity after the step has a prime."""
     primes = {s: f"{sympy.latex(_before[s])}'" for s in sympy.sympify(expression).atoms(Symbol) if s in _before}
     return sympy.latex(expression, symbol_names={theta_star: r"\theta^{*}", **primes}, **options)
 
 
 def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, Any]]:
-    """The rule with a letter for every number in it, and the number each letter stands for.
+    """The rule with a symbol for every number in it, and the number of each symbol.
 
-    Zeros stay zeros (no dampening is no τ), sympy expressions stay as they are, and so does what is no float: an int or
-    a bool is structure. A schedule and an array become letters; an array's letter has a value for every weight.
+    A zero stays a zero: without dampening there is no τ. A sympy expression stays as it is, and so does a value that is
+    not a float, because an int or a bool is structure. A schedule becomes a symbol, and an array becomes a symbol with
+    a value for every weight.
 
     Examples
     --------
@@ -235,11 +236,11 @@ def _array(value: Any) -> np.ndarray:
 
 
 def _free_name(name: str, values: dict[Symbol, Any]) -> str:
-    """The name, numbered if it is another number's letter already: a user's direction may have a ``rate`` too."""
+    """The name, with a number if it is taken: the direction and the decay may have fields of one name."""
     taken = {symbol.name for symbol in values}
     return next(free for free in (name, *(f"{name}_{i}" for i in range(2, len(taken) + 3))) if free not in taken)
 
 
 def exact(values: dict[Symbol, Any]) -> dict[Symbol, sympy.Expr]:
-    """The single numbers among the values, as the exact decimals that were typed: .9 is 9/10."""
+    """The single numbers among the values, as the exact decimals that the user typed: .9 is 9/10."""
     return {s: sympy.Rational(repr(float(v))) for s, v in values.items() if isinstance(v, float | int | np.floating)}

@@ -30,12 +30,12 @@ class NumericEquation:
     first : callable (θ, g, held) → F₀
     second : callable (θ, g, θ̇, ġ, held) → F₁
     starting : callable (θ, g, θ̇, ġ, η) → the memory before a step at θ, as the direction's own tuple
-    held : callable (θ, g, θ̇, ġ, η) → what stands still in the flow (a maximum that holds), for ``first`` and ``second``
-    turn : callable (θ, g, θ̇, ġ, held) → dF₀/dt; with θ̇ = v and ġ = Hv it is Jv, J the Jacobian of F₀
+    held : callable (θ, g, θ̇, ġ, η) → the entries that are constant in the flow (a maximum), for the other functions
+    turn : callable (θ, g, θ̇, ġ, held) → dF₀/dt; with θ̇ = v and ġ = Hv it is Jv, where J is the Jacobian of F₀
 
     Examples
     --------
-    Heavy ball at β = ½, where θ = g = 1 and ġ = 0: F₀ = −g/(1−β), and m stands at g/(1−β).
+    Heavy ball at β = ½, where θ = g = 1 and ġ = 0: F₀ = −g/(1−β), and m is at rest at g/(1−β).
 
     >>> from swd_dynamics.rules import CATALOG
     >>> equation = numeric_equation(CATALOG["SGD"](lr=0.1, momentum=0.5))
@@ -53,7 +53,14 @@ class NumericEquation:
 
 
 def numeric_equation(rule: UpdateRule) -> NumericEquation:
-    """The modified equation of a rule whose hyperparameters are all numbers or arrays; InputError if one is a letter.
+    """The modified equation of a rule whose hyperparameters are all numbers or arrays.
+
+    Raises
+    ------
+    InputError
+        If a hyperparameter is a symbol.
+    NotDerivable
+        If the rule has no modified equation, or if F₀ or F₁ depends on η itself.
 
     Examples
     --------
@@ -65,7 +72,7 @@ def numeric_equation(rule: UpdateRule) -> NumericEquation:
     letters, values = lettered(rule)
     compiled = _compile(letters)
     if unknown := [letter.name for letter in (notation.lr, *_open_letters(letters)) if letter not in values]:
-        raise InputError(f"{', '.join(unknown)} is a letter: a flow needs numbers (or arrays) for all hyperparameters")
+        raise InputError(f"{', '.join(unknown)} is a symbol: a flow needs numbers (or arrays) for all hyperparameters")
     numbers = [values[letter] for letter in _open_letters(letters)]
     lr = values[notation.lr]
     rest = type(rule.direction.rest(0.0))
@@ -99,7 +106,7 @@ def numeric_linear_map(rule: UpdateRule) -> Callable[[Array], Array]:
     Raises
     ------
     NotDerivable
-        If the step is linear only with a preconditioner frozen, at a value that is not known here.
+        If the step is linear only with a frozen preconditioner, whose value is not known here.
     InputError
         If the rule has a schedule.
 
@@ -137,12 +144,12 @@ def _full(theta, value) -> Array:
 
 
 def _open_letters(rule: UpdateRule) -> list[sympy.Symbol]:
-    """The letters of a lettered rule but η, in a fixed order."""
+    """The symbols of a rule in symbols, without η, in a fixed order."""
     return [letter for letter in lettered_symbols(rule) if letter != notation.lr]
 
 
 def lettered_symbols(rule: UpdateRule) -> list[sympy.Symbol]:
-    """Every letter that stands in the modified equation of a rule or in its slow manifold."""
+    """Every symbol in the modified equation of a rule or in its slow manifold."""
     equation = modified_equation(rule)
     used = cast(set[sympy.Symbol], set().union(*(e.free_symbols for e in _expressions(equation))))
     given = {notation.theta, notation.theta_dot, notation.gradient, notation.gradient_dot, *equation.constants}
@@ -156,12 +163,14 @@ def _expressions(equation: ModifiedEquation) -> list[sympy.Expr]:
 @lru_cache(maxsize=64)
 def _compile(rule: UpdateRule) -> dict[str, Callable]:
     equation = modified_equation(rule)
+    if notation.lr in equation.first.free_symbols | equation.second_in_rates.free_symbols:
+        raise NotDerivable("F₀ or F₁ depends on η itself: a memory or a move that uses η must cancel it")
     letters = _open_letters(rule)
     held = list(equation.constants)
     point, rates = [notation.theta, notation.gradient], [notation.theta_dot, notation.gradient_dot]
 
     def compiled(arguments, expression):
-        # lambdify renames symbols and names subexpressions, and our mean would take such names for single numbers
+        # lambdify gives new names to symbols and subexpressions, and notation.mean would read them as single numbers
         expression = sympy.sympify(expression).replace(notation.mean, sympy.Function("mean"))
         return sympy.lambdify(arguments, expression, modules=[{"mean": np.mean}, "numpy"], cse=True)
 

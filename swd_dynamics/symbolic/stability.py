@@ -15,8 +15,9 @@ from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDeri
 from swd_dynamics.symbolic.form import SMALL, by_curvature, one_minus
 from swd_dynamics.symbolic.linear import LinearMap, characteristic, derived_from_map, radicals, roots, z
 
-# Number of sample points at which it is decided which of several boundaries comes first. A boundary that comes first for
-# a share p of all values is missed with probability (1−p)²⁴: 8 % for p = 1/10. Half as many would miss it in 28 %.
+# Number of sample points at which it is decided which of several boundaries comes first. A boundary that is the first
+# for a share p of all values is missed with probability (1−p)²⁴, 8 % for p = 1/10. With half as many points it is 28 %,
+# and twice as many points take twice as long.
 SAMPLES = 24
 
 
@@ -152,7 +153,7 @@ def _long_run(found: LinearMap, numbers: dict):
     symbols = sorted(polynomial.free_symbols_in_domain, key=str)
     generator = np.random.default_rng(0)
     point = {s: numbers.get(s, _sample(s, generator)) for s in symbols}
-    point |= dict.fromkeys(found.decay_letters, 1e-9)  # a decay so small that its root is the nearest to 1
+    point |= dict.fromkeys(found.decay_symbols, 1e-9)  # a decay so small that its root is the nearest to 1
     slow = min(roots(polynomial), key=lambda root: abs(complex(root.subs(point).evalf()) - 1))
     step = stated(
         "At h = 0 the characteristic polynomial vanishes; R = 1 − z for the root near 1", polynomial.as_expr(), 0
@@ -161,15 +162,15 @@ def _long_run(found: LinearMap, numbers: dict):
     if not any(power.exp.is_Rational and power.exp.q > 1 for power in powers):
         return {"R": one_minus(sympy.factor(1 - slow))}, (step,)
     said = DerivationStep("R is complex where the root is of a negative number: θ then oscillates as it shrinks", None)
-    return {"R": 1 - slow}, (step, *_to_first_order(polynomial, found.decay_letters), said)
+    return {"R": 1 - slow}, (step, *_to_first_order(polynomial, found.decay_symbols), said)
 
 
-def _to_first_order(polynomial: sympy.Poly, decay_letters) -> list[DerivationStep]:
+def _to_first_order(polynomial: sympy.Poly, decay_symbols) -> list[DerivationStep]:
     """R where λ is small, from p(z, λ) = 0 at z = 1, λ = 0: dR/dλ = −dz/dλ = p_λ/p_z."""
     p = polynomial.as_expr()
-    undecayed = dict.fromkeys(decay_letters, 0) | {z: 1}
+    undecayed = dict.fromkeys(decay_symbols, 0) | {z: 1}
     steps = []
-    for letter in decay_letters:
+    for letter in decay_symbols:
         slope = (p.diff(letter) / p.diff(z)).subs(undecayed)
         rate = one_minus(sympy.factor(slope)) * letter
         steps.append(stated("To first order in the decay", notation.decay_rate, rate))

@@ -1,4 +1,4 @@
-"""A rule read as equations: its step is run once on symbols."""
+"""A rule read as equations: its step is taken once with symbols in the place of numbers."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -27,16 +27,17 @@ from swd_dynamics.symbolic.notation import (
 
 @dataclass(frozen=True)
 class Trace:
-    """One step in symbols, stage by stage, as :meth:`~swd_dynamics.rules.update.UpdateRule.parts` goes through them.
+    """One step in symbols, in the stages of :meth:`~swd_dynamics.rules.update.UpdateRule.parts`.
 
     Attributes
     ----------
+    lr : Expr — η
     total : Expr — G in θ and g
     memory : tuple of Symbol — the memory before the step
     remembered : tuple of Expr — the memory after it, in the memory before and the symbol G
     decay_rate : Expr — R, in the primed memory
     move : Expr — the direction's move, in the primed memory and the symbol G
-    conditions : tuple of str — on which side of its kinks the trace stands
+    conditions : tuple of str — the assumptions about corrections and kinks under which the trace holds
     """
 
     lr: Any
@@ -49,10 +50,10 @@ class Trace:
 
     @property
     def displacement(self) -> Expr:
-        """(θ′ − θ)/η in θ, G and the primed memory; where weights differ in η, that of the largest."""
+        """(θ′ − θ)/η in θ, G and the primed memory; where weights differ in η, the largest η divides."""
         unit = self.lr if isinstance(self.lr, Symbol) else notation.lr
         if unit not in self.lr.free_symbols:
-            raise NotDerivable(f"lr = {self.lr} is not one letter: t = ηk needs lr to be a symbol or a number")
+            raise NotDerivable(f"lr = {self.lr} is not one symbol: t = ηk needs lr to be a symbol or a number")
         return -self.decay_rate / unit * notation.theta - self.lr / unit * self.move
 
     @property
@@ -72,7 +73,7 @@ class Trace:
 
 @lru_cache(maxsize=256)
 def trace(rule: UpdateRule) -> Trace:
-    """The step of a rule whose hyperparameters are symbols, by running it on symbols at a step k past the first."""
+    """The step of a rule whose hyperparameters are symbols, at a step k later than the first."""
     direction = rule.direction
     rest = _call(direction.rest, notation.theta)
     if not isinstance(rest, tuple):
@@ -81,7 +82,7 @@ def trace(rule: UpdateRule) -> Trace:
         )
     names = getattr(rest, "_fields", tuple(f"m_{i + 1}" for i in range(len(rest))))
     if taken := {"theta", "g", "G"} & {*names}:
-        raise NotDerivable(f"the memory entry {taken.pop()} has the letter of something else in every step: rename it")
+        raise NotDerivable(f"the memory entry {taken.pop()} has the symbol of θ, g or G: rename it")
     memory = tuple(PerWeight(name, real=True) for name in names)
     kind: Any = type(rest)
     held = kind(*memory) if hasattr(rest, "_fields") else memory
@@ -110,7 +111,7 @@ def trace(rule: UpdateRule) -> Trace:
 
 
 def _call(method, *symbols):
-    """What a method makes of symbols; where it fails, it used more than the words that a rule may use."""
+    """The result of a method for symbols. Where the method fails, it uses more than the words that a rule may use."""
     try:
         return method(*symbols)
     except (TypeError, AttributeError, ValueError, IndexError, KeyError) as error:
@@ -125,7 +126,7 @@ def _name(method) -> str:
 
 
 def without_bias(expression):
-    """The expression after many steps, when nothing is left of a bias."""
+    """The expression after many steps, when bias corrections are 1."""
     return expression.replace(decayed, lambda beta, k: sympy.S.Zero)
 
 

@@ -20,7 +20,7 @@ RULES["aggregated momentum × stable"] = symbolic.lettered(UpdateRule(0.1, Aggre
 
 
 def forget():
-    """Empty the caches, so that every round derives anew (sympy's own cache stays, as in a session)."""
+    """Empty the caches, so that every round derives again (sympy's own cache stays, as in a session)."""
     for cached in (trace.trace, modified._derive, linear.find_linear_map):
         cached.cache_clear()
 

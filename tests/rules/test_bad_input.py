@@ -1,4 +1,4 @@
-"""What cannot be: the message says which value was seen and what is allowed."""
+"""Values that are refused: the message gives the value and what is allowed."""
 
 import inspect
 import math
@@ -136,7 +136,7 @@ def test_nesterov_as_torch_has_it(arguments):
 
 @pytest.mark.parametrize("direction", [SGD, Adam, AggregatedMomentum])
 def test_a_class_in_the_place_of_a_direction(direction):
-    """Assert that a class where an object is needed is told apart from an object without the methods."""
+    """Assert that a class is refused where an object is needed, with another message than for missing methods."""
     with pytest.raises(InputError, match="cannot be a direction: it is a class, not an object: call it"):
         UpdateRule(0.1, direction)
 

@@ -77,7 +77,7 @@ def test_floats_and_numpy(rule):
 
 
 def compiled(expression):
-    """An expression as a function of numbers looked up by their letters; one weight is its own mean."""
+    """An expression as a function of numbers looked up by their symbols; one weight is its own mean."""
     words = {"mean": lambda x: x, "decayed": pow, "maximum": max, "clip": lambda x, low, high: min(max(x, low), high)}
     letters = sorted(expression.free_symbols, key=str)
     function = sympy.lambdify(letters, expression, [words, "math"])

@@ -63,7 +63,7 @@ def agree(one, other):
 @law
 @given(seed=seeds, lr=lrs, rate=rates, factor=st.floats(0, 100))
 def test_decay_rate_is_linear_in_its_rate(direction, decay, seed, lr, rate, factor):
-    """Assert that c times the weight decay takes c times as large a fraction off."""
+    """Assert that R is c times as large with c times the weight decay."""
     theta, gradients = stream(seed)
     once = last_parts(UpdateRule(lr, direction, decay(rate)), theta, gradients).decay_rate
     often = last_parts(UpdateRule(lr, direction, decay(factor * rate)), theta, gradients).decay_rate
@@ -73,7 +73,7 @@ def test_decay_rate_is_linear_in_its_rate(direction, decay, seed, lr, rate, fact
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 @every_direction
 def test_l2_is_a_gradient(direction, rate):
-    """Assert that L2 is no decay at all on the loss with ½λ‖θ‖² added: λθ joins the gradient, nothing is taken off."""
+    """Assert that L2 is the rule without decay on the loss plus ½λ‖θ‖²: λθ only joins the gradient."""
     theta, gradients = stream(3)
     decayed, plain = UpdateRule(0.05, direction, L2(rate)), UpdateRule(0.05, direction)
     one, other = decayed.start(theta), plain.start(theta)

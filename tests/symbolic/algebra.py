@@ -1,4 +1,4 @@
-"""The theory's letters as symbols, and equality by algebra."""
+"""The theory's symbols as symbols, and equality by algebra."""
 
 import sympy
 
@@ -14,7 +14,7 @@ root, root_mean = sympy.symbols("root root_mean", positive=True)  # √v and √
 
 
 def rational(expression):
-    """The expression with √v and √v̄ as letters, so that nothing but a fraction is left."""
+    """The expression with √v and √v̄ as symbols, so that nothing but a fraction is left."""
     frozen = {PerWeight(name, positive=True) for name in ("v", "v_max")}
     expression = sympy.sympify(expression)
     expression = expression.xreplace({notation.mean(v): root_mean**2 for v in frozen})

@@ -187,7 +187,7 @@ def test_stated_decay_rates(rule, stated):
     assert equal(long_run_decay_rate(rule).value, stated)
 
 
-def test_the_slow_root_is_found_among_letters_of_ones_own():
+def test_the_slow_root_is_found_among_symbols_of_ones_own():
     """Assert that the root near 1 is told from the momentum's, β = .99, when λ is called something else."""
     mine, own_lr = sympy.symbols("w e", positive=True)
     assert equal(long_run_decay_rate(UpdateRule(own_lr, HeavyBall(0.99), Decoupled(mine))).value, own_lr * mine)
@@ -294,8 +294,8 @@ def test_the_limit_of_frozen_adam_separates_too(name):
     assert not survives(at(1.01 * limit), (1.0, 0.0))
 
 
-def test_a_limit_in_letters_is_the_limit_in_numbers():
-    """Assert that putting numbers into the limit derived in letters gives the limit derived from the numbers."""
+def test_a_limit_in_symbols_is_the_limit_in_numbers():
+    """Assert that putting numbers into the limit derived in symbols gives the limit derived from the numbers."""
     direction = AggregatedMomentum(0.5, 0.9)
     for decay in (L2, Decoupled, Stable):
         numbers = stability_limit(UpdateRule(0.1, direction, decay(0.05)))

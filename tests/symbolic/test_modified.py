@@ -34,7 +34,7 @@ def test_the_table_of_heavy_ball(name):
     assert equal(second_in_curvature(equation), coefficient * first)
 
 
-def test_l2_and_stable_decay_part_at_second_order():
+def test_l2_and_stable_decay_differ_at_second_order():
     """Assert that L2 and stable decay are one flow at first order, and that λ then counts (1+β)/(1−β) times in L2."""
     l2, stable = heavy_ball("SGD"), heavy_ball("SGDS")
     assert equal(l2.first, stable.first)
@@ -77,7 +77,7 @@ def test_adam_without_epsilon_is_cattaneos():
 
 
 def test_epsilon_outside_the_root_is_not_epsilon_inside():
-    """Assert that Cattaneo's formula, its ε inside the root, is another at ε > 0: torch's is derived anew."""
+    """Assert that at ε > 0 Cattaneo's formula, with ε inside the root, differs from torch's, which is derived here."""
     equation = modified_equation(UpdateRule(eta, CATALOG["Adam"](betas=(beta_1, beta_2), eps=epsilon).direction))
     inside = -g / sympy.sqrt(g**2 + epsilon)
     numbers = {g: 1, epsilon: sympy.Rational(1, 10)}
@@ -86,7 +86,7 @@ def test_epsilon_outside_the_root_is_not_epsilon_inside():
 
 
 def test_adams_decay_turns_with_the_mean_square():
-    """Assert that AdamS is AdamW with λ/√⟨g²⟩ but for how √v̄ lags and turns.
+    """Assert that AdamS is AdamW with λ/√⟨g²⟩, apart from the lag and the turn of √v̄.
 
     That is (1+β₂)⟨gġ⟩/(2(1−β₂)⟨g²⟩) of the decay.
     """
@@ -138,7 +138,7 @@ def test_the_memory_on_its_slow_manifold():
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_kinks_are_said(name):
-    """Assert that where an entry has a kink the derivation says on which side of it it stands."""
+    """Assert that where an entry has a kink the derivation names the side it assumes."""
     said = " ".join(modified_equation(CATALOG[name](weight_decay=0.1)).assumptions)
     assert ("clip is inactive" in said) == name.startswith("Adai")
     assert ("maximum holds" in said) == name.startswith("AMSGrad")

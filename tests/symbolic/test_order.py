@@ -1,6 +1,6 @@
-"""The modified equation against the rule's own iterates: they part from F₀ at order 1, from F₀ + ηF₁ at order 2.
+"""The modified equation compared with the rule's own iterates: the error of F₀ is of order 1, of F₀ + ηF₁ of order 2.
 
-The problem has three weights that feel one another, f = ½θᵀAθ + ¼Σθ⁴, and stays away from g = 0; means are true means.
+The problem has three coupled weights, f = ½θᵀAθ + ¼Σθ⁴, and stays away from g = 0; means are true means.
 The run starts on the slow manifold, a million steps on, where bias corrections are 1.
 """
 
@@ -49,7 +49,9 @@ class Numbers:
         self.rule = rule
         self.equation = modified_equation(rule)
         self.values = {s: float(value) for s, value in lettered(rule)[1].items()}
-        self.held = 2 * np.max(gradient(START) ** 2)  # a maximum of v that is never reached again: it stands still
+        self.held = 2 * np.max(
+            gradient(START) ** 2
+        )  # a maximum of v that is never reached again, so that it is constant
 
     def of(self, expression):
         standing = list(self.equation.constants)
@@ -101,7 +103,7 @@ every_rule = pytest.mark.parametrize(
 
 @every_rule
 def test_orders_one_and_two(rule):
-    """Assert that the iterates part from F₀ at order 1, from F₀ + ηF₁ at order 2, but not so from F₀ + 1.1ηF₁."""
+    """Assert that the error of F₀ is of order 1 and that of F₀ + ηF₁ of order 2, unlike that of F₀ + 1.1ηF₁."""
     numbers = Numbers(rule)
     iterates = {TIME / steps: numbers.iterates(TIME / steps) for steps in STEPS}
     first, _ = order(numbers, iterates, 0.0)

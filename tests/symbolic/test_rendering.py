@@ -40,7 +40,7 @@ def test_every_derivation_of_every_rule(rule, derive):
     """Assert that each derivation is found for each rule, with steps to read, and prints as LaTeX, Markdown, text."""
     found = derive(rule)
     letters = set().union(*(sympy.Tuple(result).free_symbols for result in found.results.values()))
-    assert not letters & set(found.values), "a letter whose number is known is left in the result"
+    assert not letters & set(found.values), "a symbol whose number is known is left in the result"
     latex, markdown, text = found.latex(), found._repr_markdown_(), str(found)
     assert latex in markdown
     assert found.title in markdown and text.startswith(found.title)
@@ -49,11 +49,13 @@ def test_every_derivation_of_every_rule(rule, derive):
         assert f"{number}. {step.done}" in markdown and f"{number}. {step.done}" in text
         assert f"$$ {step.latex()} $$" in markdown
     assert all(assumption in markdown and assumption in text for assumption in found.assumptions)
-    assert not {"_1_1", "root_", "mask", "square"} & set(text.split()), "a letter of the derivation's own has come out"
+    assert not {"_1_1", "root_", "mask", "square"} & set(text.split()), (
+        "a symbol of the derivation's own is in the text"
+    )
 
 
 def test_latex_of_a_step():
-    """Assert that LaTeX has the paper's letters, primes and means."""
+    """Assert that LaTeX has the paper's symbols, primes and means."""
     derivation = equations(CATALOG["AdamS"](lr=eta, betas=(0.9, 0.99), eps=0.0))
     lines = " ".join(step.latex() for step in derivation.steps)
     for part in (r"\theta'", r"m'", r"v'", r"\beta_{1}^{k}", r"\left\langle", r"\eta"):
@@ -87,8 +89,8 @@ def test_text_of_a_derivation():
     ]
 
 
-def test_values_say_what_the_letters_stood_for():
-    """Assert that the steps stay in letters, the result is in numbers, and ``values`` joins the two."""
+def test_values_say_what_the_symbols_stood_for():
+    """Assert that the steps stay in symbols, the result is in numbers, and ``values`` joins the two."""
     derivation = equations(CATALOG["SGDW"](lr=0.5, weight_decay=0.25))
     *_, step = derivation.steps
     assert step.equation.rhs.has(notation.lr)
@@ -97,6 +99,6 @@ def test_values_say_what_the_letters_stood_for():
 
 
 def test_rules_are_found_again():
-    """Assert that a derivation is kept: numbers that differ share the work of one derivation in letters."""
+    """Assert that a derivation is kept: numbers that differ share the work of one derivation in symbols."""
     first, second = (modified_equation(CATALOG["AdamS"](lr=lr)) for lr in (0.1, 0.2))
     assert first.steps is second.steps

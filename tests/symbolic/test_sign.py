@@ -79,6 +79,14 @@ class Summed(OwnL2):
         return step.gradient / sqrt(memory.m)
 
 
+@dataclass(frozen=True)
+class Scaled(OwnL2):
+    """Gradient descent whose move is proportional to η."""
+
+    def move(self, memory, step):
+        return step.lr * step.gradient
+
+
 def test_the_flow_of_a_sign():
     """Assert that Lion's flow is −sign(g) − λθ, and that its second order is the turn of the decay alone.
 
@@ -121,6 +129,14 @@ def test_a_direction_that_sees_theta_in_numbers():
     )
     at = [np.array([2.0, -1.0]), np.array([0.5, 1.5])]
     assert inside.first(*at, ()) == pytest.approx(outside.first(*at, ()))
+
+
+def test_a_flow_in_numbers_needs_lr_to_cancel():
+    """Assert that a direction whose flow depends on η itself has a formula, and no flow in numbers."""
+    rule = UpdateRule(0.1, Scaled(0.5, 0.3))
+    assert equal(modified_equation(UpdateRule(eta, Scaled(beta, lam))).first, -eta * g)
+    with pytest.raises(NotDerivable, match="depends on η"):
+        numeric_equation(rule)
 
 
 def test_a_memory_that_never_forgets_has_no_flow():

@@ -1,4 +1,4 @@
-"""Letters for numbers: which number becomes which letter, what stays as it is, and that numbers come back exactly."""
+"""Symbols for numbers: which number becomes which symbol, what stays as it is, and that numbers come back exactly."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class Gradient(NamedTuple):
 
 @dataclass(frozen=True)
 class AwkwardNames:
-    """Aggregated momentum whose β and buffers have the names of the decay's rate and of a derivation's own letters."""
+    """Aggregated momentum whose β and buffers have the names of the decay's rate and of a derivation's own symbols."""
 
     rate: Any
     beta: Any
@@ -57,7 +57,7 @@ class AwkwardNames:
 
 
 class Remembered:
-    """A direction whose memory has the gradient's letter."""
+    """A direction whose memory has the gradient's symbol."""
 
     def rest(self, theta):
         return Gradient(0 * theta)
@@ -74,7 +74,7 @@ class Remembered:
 
 @dataclass(frozen=True)
 class Centred:
-    """Gradient descent with the mean over weights taken off: the weights feel one another."""
+    """Gradient descent with the mean over the weights subtracted, so that the weights are coupled."""
 
     def rest(self, theta):
         return ()
@@ -108,8 +108,8 @@ class Centred:
     ],
     ids=["SGDS", "AdamW", "AdaiS", "aggregated"],
 )
-def test_letters_of_numbers(rule, values):
-    """Assert that every number has the paper's letter, a user's own field the letter of its name."""
+def test_symbols_of_numbers(rule, values):
+    """Assert that every number has the paper's symbol, a user's own field the symbol of its name."""
     assert lettered(rule)[1] == values
 
 
@@ -144,8 +144,8 @@ def test_exact_sympy_numbers_count_as_numbers():
     assert lettered(UpdateRule(sympy.Rational(1, 10), SGD()))[1] == {eta: 0.1}
 
 
-def test_arrays_become_letters_for_every_weight():
-    """Assert that arrays become letters with a value for every weight: η times a share of it, and λ."""
+def test_arrays_become_symbols_for_every_weight():
+    """Assert that arrays become symbols with a value for every weight: η times a share of it, and λ."""
     lr, rate = np.array([0.1, 0.05]), np.array([0.3, 0.0])
     rule, values = lettered(CATALOG["SGDW"](lr=lr, momentum=sympy.Rational(1, 2), weight_decay=rate))
     share, per_weight = notation.lr_share, PerWeight("lambda", nonnegative=True)
@@ -157,12 +157,12 @@ def test_arrays_become_letters_for_every_weight():
 
 
 def test_a_mean_keeps_what_differs_from_weight_to_weight():
-    """Assert that a mean lets one number for all weights through, and keeps an array's letter inside."""
+    """Assert that a mean lets one number for all weights through, and keeps an array's symbol inside."""
     one, many = sympy.Symbol("c"), PerWeight("d")
     assert notation.mean(one * many + one) == one * notation.mean(many) + one
 
 
-def test_schedules_become_letters():
+def test_schedules_become_symbols():
     """Assert that to sympy a scheduled learning rate is η."""
     for schedule in (Constant(0.1), Cosine(0.1, 10)):
         rule, values = lettered(UpdateRule(schedule, SGD()))
@@ -171,14 +171,14 @@ def test_schedules_become_letters():
 
 
 def test_ints_are_structure():
-    """Assert that an int or a bool in a direction gets no letter."""
+    """Assert that an int or a bool in a direction gets no symbol."""
     rule, values = lettered(UpdateRule(0.1, AwkwardNames(0.5, 0.75, 2)))
     assert rule.direction.plus_one == 2
     assert len(values) == 3
 
 
 def test_names_that_meet_are_kept_apart():
-    """Assert that a direction's own ``rate`` and the decay's λ are two letters, and buffers m and m_1 two memories."""
+    """Assert that a direction's own ``rate`` and the decay's λ are two symbols, and buffers m and m_1 two memories."""
     rule = UpdateRule(0.125, AwkwardNames(0.5, 0.75), L2(0.25))
     _, values = lettered(rule)
     assert sorted(values.values()) == [0.125, 0.25, 0.5, 0.75]
@@ -188,9 +188,9 @@ def test_names_that_meet_are_kept_apart():
 
 
 @pytest.mark.parametrize("derive", [equations, modified_equation, linear_map])
-def test_a_memory_with_the_gradients_letter(derive):
+def test_a_memory_with_the_gradients_symbol(derive):
     """Assert that a memory entry named as the gradient is refused with its name, not mixed up with it."""
-    with pytest.raises(NotDerivable, match="the memory entry g has the letter of something else"):
+    with pytest.raises(NotDerivable, match="the memory entry g has the symbol of"):
         derive(UpdateRule(0.1, Remembered()))
 
 
@@ -204,13 +204,13 @@ def test_weights_that_feel_one_another_have_no_map_of_one_weight():
 
 @pytest.mark.parametrize("direction", [SGD(), Nesterov(0.5), Adam(), AggregatedMomentum(0.5, 0.75)])
 def test_lettered_twice_is_lettered_once(direction):
-    """Assert that a rule of letters has no more numbers to letter."""
+    """Assert that a rule of symbols has no more numbers to symbol."""
     once, _ = lettered(UpdateRule(0.1, direction, Stable(0.25)))
     assert lettered(once) == (once, {})
 
 
-def test_tensors_become_letters_like_arrays():
-    """Assert that per-weight tensors give the letters, and the numbers, that arrays of the same values give."""
+def test_tensors_become_symbols_like_arrays():
+    """Assert that per-weight tensors give the symbols, and the numbers, that arrays of the same values give."""
     values = ([0.1, 0.05], [0.2, 0.0])
     of_arrays, of_tensors = (
         lettered(CATALOG["SGDS"](lr=kind(values[0]), momentum=0.9, weight_decay=kind(values[1])))
@@ -220,10 +220,10 @@ def test_tensors_become_letters_like_arrays():
     assert all(np.array_equal(of_arrays[1][letter], of_tensors[1][letter]) for letter in of_arrays[1])
 
 
-def test_a_learning_rate_that_is_no_letter_is_refused():
-    """Assert that a flow in the time ηk asks for one letter, and its numbers for a number."""
+def test_a_learning_rate_that_is_no_symbol_is_refused():
+    """Assert that a flow in the time ηk asks for one symbol, and its numbers for a number."""
     a = sympy.Symbol("a", positive=True)
-    with pytest.raises(NotDerivable, match="not one letter"):
+    with pytest.raises(NotDerivable, match="not one symbol"):
         modified_equation(UpdateRule(2 * a, SGD()))
     with pytest.raises(InputError, match="needs numbers"):
         numeric_equation(UpdateRule(a, SGD()))
