@@ -86,7 +86,8 @@ def iterates(
         raise InputError("iterates need a gradient, and a function (x, y) → (u, v) has none: give a Flow")
     if flow is None or not len(starts):
         return ()
-    named = rules or {decay_mode(flow.rule): flow.rule}
+    mode = decay_mode(flow.rule)
+    named = rules or {flow.rule.name if mode == "unknown" else mode: flow.rule}
     if not all(isinstance(rule, UpdateRule) for rule in named.values()):
         raise InputError("iterates must be rules by name, as {'stable': CATALOG['SGDS'](lr=0.1)}")
     found = []
