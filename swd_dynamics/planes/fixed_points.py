@@ -10,6 +10,7 @@ from scipy.optimize import root
 from swd_dynamics.planes.nullclines import DIP, Nullcline, bracketed
 
 Array = NDArray[np.float64]
+Pair = tuple[Nullcline, Nullcline]
 
 # Of the usual speed: a point where the field is slower is a fixed point. A field that only touches zero is quadratic
 # there, and a search ends at about this speed: a tenth would miss such points, and ten times would accept near misses.
@@ -184,13 +185,16 @@ class Search:
     cell: Array
     window: Array
 
-    def lines(self, nullclines: tuple[Nullcline, Nullcline]) -> tuple[FixedLine, ...]:
+    def lines(self, nullclines: Pair) -> tuple[FixedLine, ...]:
         """The stretches of a nullcline on which the other component is zero too."""
-        of = 1 if nullclines[0].flat.any() else 0
-        found = [points for line in nullclines[of].lines for points in self._stretches(line, 1 - of)]
-        return tuple(FixedLine(points, np.array([np.trace(self.jacobian(p)) for p in points])) for points in found)
+        of, found = (1 if nullclines[0].flat.any() else 0), []
+        for line in nullclines[of].lines:
+            for points in self._stretches(line, 1 - of):
+                rates = np.array([np.trace(self.jacobian(point)) for point in points])
+                found.append(FixedLine(points, rates))
+        return tuple(found)
 
-    def points(self, nullclines: tuple[Nullcline, Nullcline], lines: tuple[FixedLine, ...]) -> tuple[FixedPoint, ...]:
+    def points(self, nullclines: Pair, lines: tuple[FixedLine, ...]) -> tuple[FixedPoint, ...]:
         """The isolated zeros.
 
         A search starts where one component changes sign, or nearly vanishes, along the nullcline of the other.
@@ -200,9 +204,10 @@ class Search:
             for line in nullclines[of].lines:
                 for guess in self._guesses(line, 1 - of):
                     at = self._refined(guess)
-                    if at is not None and not any(self._close(at, known.point, SAME_POINT) for known in found):
-                        found.append(self._described(at))
-        isolated = [point for point in found if not (point.kind == "degenerate" and self._on(point.point, lines))]
+                    if at is None or any(self._close(at, known.point, SAME_POINT) for known in found):
+                        continue
+                    found.append(self._described(at))
+        isolated = [p for p in found if p.kind != "degenerate" or not self._on(p.point, lines)]
         return tuple(sorted(isolated, key=lambda point: tuple(point.point)))
 
     def _values(self, line: Array, component: int) -> Array:
@@ -223,7 +228,8 @@ class Search:
         for i in np.flatnonzero(values[:-1] * values[1:] <= 0):
             yield self._between(line[i], line[i + 1], other)
         before, here, after = size[:-2], size[1:-1], size[2:]
-        for i in np.flatnonzero((here <= before) & (here <= after) & (here <= DIP * np.maximum(before, after))) + 1:
+        lowest = (here <= before) & (here <= after)
+        for i in np.flatnonzero(lowest & (here <= DIP * np.maximum(before, after))) + 1:
             yield line[i]
 
     def _between(self, first: Array, second: Array, component: int) -> Array:
@@ -240,7 +246,8 @@ class Search:
         if not np.isfinite(self.field(guess)).all():
             return None
         solved = root(self.field, guess, jac=self.jacobian, tol=1e-15).x
-        best = min((guess, solved), key=lambda at: np.nan_to_num(np.linalg.norm(self.field(at)), nan=np.inf))
+        speeds = [np.linalg.norm(self.field(at)) for at in (guess, solved)]
+        best = solved if np.nan_to_num(speeds[1], nan=np.inf) < speeds[0] else guess
         margin = SAME_POINT * self.cell
         inside = (best >= self.window[0] - margin).all() and (best <= self.window[1] + margin).all()
         return best if inside and self._is_zero(best) else None

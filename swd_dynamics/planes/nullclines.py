@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar
 
 Array = NDArray[np.float64]
+Component = Callable[[float, float], float]
 Along = Callable[[float], float]  # the component along one line of the grid
+Hit = tuple[int, float, bool]  # an edge of that line, a place on it, and whether the component is zero there or jumps
 Place = tuple[str, int, int]  # an edge of the grid: "x" or "y" for its direction, row, column
 
 MOST_HALVINGS = 1000  # of Brent's method, which takes 10, but some hundred at a multiple zero; there half is enough too
@@ -69,7 +71,7 @@ class Nullcline:
         return bool(self.flat.all())
 
 
-def nullcline(component: Callable[[float, float], float], x: Array, y: Array, values: Array, floor: float) -> Nullcline:
+def nullcline(component: Component, x: Array, y: Array, values: Array, floor: float) -> Nullcline:
     """The nullcline of a component whose values on a grid are known.
 
     The zero between two nodes of opposite sign is bracketed, so that a vertex is as exact as the component is computed.
@@ -120,8 +122,8 @@ def _signs(values: Array) -> Array:
     return np.where(values == 0, np.where(most == 0, 1.0, most), signs)
 
 
-def _hits(along: Along, at: Array, values: Array, signs: Array) -> Iterator[tuple[int, float, bool]]:
-    """Along one line of the grid: the edge, the place, and whether the component is zero (True) or jumps (False)."""
+def _hits(along: Along, at: Array, values: Array, signs: Array) -> Iterator[Hit]:
+    """The zeros and the jumps along one line of the grid."""
     crosses = (signs[:-1] * signs[1:] < 0) & ((values[:-1] != 0) | (values[1:] != 0))
     for i in np.flatnonzero(crosses):
         yield from _crossing(along, int(i), at[i], at[i + 1])
@@ -129,7 +131,7 @@ def _hits(along: Along, at: Array, values: Array, signs: Array) -> Iterator[tupl
         yield from _touching(along, int(i), at, values, float(signs[i]))
 
 
-def _crossing(along: Along, i: int, low: float, high: float) -> Iterator[tuple[int, float, bool]]:
+def _crossing(along: Along, i: int, low: float, high: float) -> Iterator[Hit]:
     largest = np.nanmax(np.abs([along(low), along(high)]))
     try:
         root = bracketed(along, low, high, 2 * EPS * max(abs(low), abs(high)))
@@ -157,7 +159,7 @@ def _dips(values: Array, signs: Array) -> NDArray[np.int_]:
     return np.flatnonzero(lowest & (bottom <= DIP * np.maximum(before, after))) + 1
 
 
-def _touching(along: Along, i: int, at: Array, values: Array, sign: float) -> Iterator[tuple[int, float, bool]]:
+def _touching(along: Along, i: int, at: Array, values: Array, sign: float) -> Iterator[Hit]:
     """Where the component touches zero near a node, or crosses zero twice between two nodes."""
     ends = (at[i - 1], at[i + 1])
     options = {"xatol": EPS * (ends[1] - ends[0])}
@@ -219,7 +221,8 @@ def _pairs(around: list[tuple], places: dict[tuple, Array], component) -> list[t
         return float(np.nansum([abs(component(*(places[a] + places[b]) / 2)) for a, b in pairs]))
 
     turns = [around[turn:] + around[:turn] for turn in range(min(len(around), 2 + len(around) % 2))]
-    return min((list(zip(turn[::2], turn[1::2], strict=False)) for turn in turns), key=between, default=[])
+    pairings = [list(zip(turn[::2], turn[1::2], strict=False)) for turn in turns]
+    return min(pairings, key=between, default=[])
 
 
 def _walk(neighbours: dict[tuple, list[tuple]], at: tuple) -> Iterator[tuple]:

@@ -1,5 +1,6 @@
 """Phase planes, drawn."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -165,9 +166,9 @@ def _named(plane: "PhasePlane") -> list[Line2D]:
 
 
 def _counted(plane: "PhasePlane") -> list[Line2D]:
-    of_kind = {point.kind: point for point in plane.fixed_points}
-    counts = {kind: sum(point.kind == kind for point in plane.fixed_points) for kind in of_kind}
-    return [Line2D([], [], **_mark(of_kind[kind]), label=f"{kind} ({counts[kind]})") for kind in sorted(of_kind)]
+    counts = Counter(point.kind for point in plane.fixed_points)
+    marks = {point.kind: _mark(point) for point in plane.fixed_points}
+    return [Line2D([], [], **marks[kind], label=f"{kind} ({counts[kind]})") for kind in sorted(counts)]
 
 
 def _draw_courses(axes, plane: "PhasePlane") -> list[Line2D]:

@@ -116,8 +116,8 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
     )
     if courses > 1:
         labels = [str(line.get_label()) for line in _in_legend(axes)]
-        beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-        _literally(axes.legend(_in_legend(axes), labels, fontsize=7, **beside))
+        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+        _literally(axes.legend(_in_legend(axes), labels, fontsize=7, **place))
 
 
 def _in_legend(axes) -> list:
@@ -142,9 +142,9 @@ def _draw(axes, run: "xarray.Dataset", name: str, mode: str, title: str, again: 
     variable = run[name]
     courses = variable.values.astype(float).reshape(len(variable), int(np.prod(variable.shape[1:])))
     for i in range(min(courses.shape[1], MOST_LINES)):
-        alone = courses.shape[1] == 1
-        style: dict[str, Any] = measured(mode, label=title if alone else _label(run, variable.dims, i), markersize=4)
-        style |= {} if alone else {"color": f"C{i}"}
+        style: dict[str, Any] = measured(mode, label=title, markersize=4)
+        if courses.shape[1] > 1:
+            style |= {"label": _label(run, variable.dims, i), "color": f"C{i}"}
         steps, course, shown = run["step"].values, courses[:, i], _shown(courses[:, i])
         every = max(1, len(course) // MOST_MARKERS)
         marked = slice(int(turn * every), None, every)
