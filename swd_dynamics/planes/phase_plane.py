@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check, whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.flow import Flow
 from swd_dynamics.planes.courses import Iterates, iterates, orbit
@@ -163,12 +163,12 @@ def phase_plane(
       stable node at (0, 0); eigenvalues μ = −3, −1; steps settle, |z| = 0.9
     """
     window, starts, flow = _window(x, y), _points(start), _flow(of, gradient, hvp)
-    check("nodes", nodes, "[8, 1000]")
+    nodes = whole_number("nodes", nodes, least=8, most=1000)
     centre = _centre(origin, directions, window)
     first = starts[0] if len(starts) and directions is None else centre
     plane = cut(system(of if flow is None else flow, first), centre, directions)
     _check_answer(plane, window.mean(axis=0))
-    found = _computed(plane, window, int(nodes))
+    found = _computed(plane, window, nodes)
     if not len(starts):
         return found
     duration, count = _lasts(flow, steps, t)
