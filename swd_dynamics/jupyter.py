@@ -1,4 +1,4 @@
-"""What an IPython shell has to be told to show a rule as its equations, and a figure as a picture."""
+"""Displays for an IPython shell: a rule is shown as its equations, and a figure as a picture."""
 
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def show_in(shell: Any) -> None:
-    """Register the two with a running IPython shell. Neither class is imported for it.
+    """Register both displays with a running IPython shell, without importing the two classes.
 
-    A rule knows no sympy (it is below it), and only pyplot, which nobody here needs, makes a figure show itself.
+    A rule cannot have a method that shows it, because ``rules`` lies below sympy. A figure shows itself only after
+    pyplot was imported, which this package does not need.
     """
     formatters = shell.display_formatter.formatters
     others = [formatter for kind, formatter in formatters.items() if kind.startswith("image/") and kind != "image/png"]
@@ -23,14 +24,14 @@ def show_in(shell: Any) -> None:
         from swd_dynamics.plots.style import figure_png
 
         shown = any(kind.__name__ == "Figure" for other in others for kind in other.type_printers)
-        return None if shown else figure_png(figure)  # someone who asked for another format has it
+        return None if shown else figure_png(figure)  # None if the user has chosen another format for figures
 
     formatters["text/markdown"].for_type_by_name("swd_dynamics.rules.update", "UpdateRule", rule_markdown)
     formatters["image/png"].for_type_by_name("matplotlib.figure", "Figure", picture)
 
 
 def rule_markdown(rule: "UpdateRule") -> str | None:
-    r"""A rule as its equations, with what its letters stand for; None if it cannot be read as formulas, or is broken.
+    r"""The equations of a rule with the values of its symbols; None if the rule is broken or has no formula.
 
     Examples
     --------
@@ -49,7 +50,7 @@ def rule_markdown(rule: "UpdateRule") -> str | None:
 
     try:
         derived = equations(rule)
-    except Exception:  # whatever is wrong with a user's direction is said when it is asked to derive or to step
+    except Exception:  # an error in a user's direction is reported when the rule is derived or takes a step
         return None
     sides = [(latex(step.equation.lhs), latex(step.equation.rhs)) for step in derived.steps]
     numbers = ", ".join(f"${latex(letter)} = {_number(value)}$" for letter, value in derived.values.items())

@@ -6,8 +6,8 @@ from math import isfinite, isnan
 from typing import Any, Literal
 
 Status = Literal["confirmed", "refuted", "inconclusive"]
-MARKS = {"confirmed": "✓", "refuted": "✗", "inconclusive": "?"}
-COLOURS = {"confirmed": "#00805f", "refuted": "#c24000", "inconclusive": "#777777"}  # read on white and on black
+STATUS_MARKS = {"confirmed": "✓", "refuted": "✗", "inconclusive": "?"}
+STATUS_COLOURS = {"confirmed": "#00805f", "refuted": "#c24000", "inconclusive": "#777777"}  # read on white and on black
 COLUMNS = ("claim", "predicted", "measured", "allowed", "why")
 
 
@@ -55,7 +55,7 @@ class Verdict:
         return {key: value for key, value in asdict(self).items() if key != "evidence"}
 
     def __str__(self) -> str:
-        mark = MARKS[self.status]
+        mark = STATUS_MARKS[self.status]
         said = f"{mark} {self.status}: {self.claim}\n    predicted {_short(self.predicted)}"
         said += f", measured {_short(self.measured)}, allowed {_short(self.allowed)} ({self.why})"
         if self.first_departure is not None:
@@ -137,14 +137,14 @@ class Ledger(tuple[Verdict, ...]):
     @property
     def counts(self) -> str:
         """How many verdicts have each status, in words; those that there are none of are left out."""
-        counted = {status: sum(verdict.status == status for verdict in self) for status in MARKS}
+        counted = {status: sum(verdict.status == status for verdict in self) for status in STATUS_MARKS}
         return ", ".join(f"{count} {status}" for status, count in counted.items() if count) or "no verdicts"
 
     def __str__(self) -> str:
         rows = [f"{'':2}{'verdict':34}{'predicted':>13}{'measured':>13}{'allowed':>11}  claim"]
         for v in self:
             numbers = f"{_short(v.predicted):>13}{_short(v.measured):>13}{_short(v.allowed):>11}"
-            row = f"{MARKS[v.status]} {v.name:34}{numbers}  {v.claim}"
+            row = f"{STATUS_MARKS[v.status]} {v.name:34}{numbers}  {v.claim}"
             rows.append(row if len(row) <= self.WIDTH else row[: self.WIDTH - 1] + "…")
         return "\n".join(rows)
 
@@ -161,10 +161,9 @@ def _html_row(verdict: Verdict) -> str:
     cells[-1] += f"; <b>cause:</b> {escape(verdict.cause)}" if verdict.cause else ""
     claim = f"<b>{escape(verdict.name)}</b><br>{claim}"  # a name tells apart what is claimed of several optimizers
     body = "".join(f"<td style='text-align:left'>{cell}</td>" for cell in (claim, *cells))
-    said = f"{MARKS[verdict.status]} {verdict.status}"
-    return (
-        f"<tr><td style='text-align:left; white-space:nowrap; color:{COLOURS[verdict.status]}'>{said}</td>{body}</tr>"
-    )
+    said = f"{STATUS_MARKS[verdict.status]} {verdict.status}"
+    style = f"text-align:left; white-space:nowrap; color:{STATUS_COLOURS[verdict.status]}"
+    return f"<tr><td style='{style}'>{said}</td>{body}</tr>"
 
 
 def _short(value) -> str:

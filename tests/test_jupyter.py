@@ -1,4 +1,4 @@
-"""What a notebook shows of each kind of object, seen through a real IPython shell."""
+"""The display of each kind of object in a notebook, through a real IPython shell."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def verdict():
 
 
 def test_a_rule_is_its_equations(shell):
-    """Assert that a rule shows its step in the paper's letters, and what they stand for."""
+    """Assert that a rule shows its step in the paper's symbols, and the values of the symbols."""
     said = shown(shell, sd.CATALOG["SGDS"](lr=1e-8, momentum=0.9, weight_decay=0.05))["text/markdown"]
     for part in (r"m' &= \beta m + G", r"R &= \frac{\eta \lambda}{1 - \beta}", r"$\eta = 10^{-8}$", r"$\beta = 0.9$"):
         assert part in said
@@ -36,19 +36,19 @@ def test_a_rule_is_its_equations(shell):
 
 @pytest.mark.parametrize("direction", [AggregatedMomentum(0.5, 0.9), SGD()])
 def test_any_direction_is(shell, direction):
-    """Assert that a user's own direction is shown like the catalogue's, also with a schedule and with groups."""
+    """Assert that a user's own direction is shown as equations too, with a number or a schedule for lr."""
     for lr in (0.1, lambda k: 0.1 / (k + 1)):
         assert r"\theta' &=" in shown(shell, UpdateRule(lr, direction, Stable(0.2)))["text/markdown"]
 
 
 @pytest.mark.parametrize(("values", "said"), [([0.1, 0.3], r"0.1 \ldots 0.3"), ([], r"\text{no values}")])
 def test_numbers_of_every_weight(shell, values, said):
-    """Assert that of a number for every weight the extremes are shown, and that none at all is said."""
+    """Assert that an array of numbers is shown as its extremes, and an empty array as having no values."""
     assert said in shown(shell, UpdateRule(0.1, SGD(), Stable(np.array(values))))["text/markdown"]
 
 
 def test_a_rule_that_is_no_formula_is_shown_as_text(shell):
-    """Assert that where algebra cannot follow, Jupyter falls back on the plain form and nothing is raised."""
+    """Assert that a rule without a formula is shown as text, and that nothing is raised."""
 
     class Odd(SGD):
         def move(self, memory, step):
@@ -58,7 +58,7 @@ def test_a_rule_that_is_no_formula_is_shown_as_text(shell):
 
 
 def test_a_figure_is_a_picture(shell):
-    """Assert that a figure shows itself, although nobody imported pyplot."""
+    """Assert that a figure is shown as a picture without pyplot."""
     assert shown(shell, Figure(figsize=(1, 1)))["image/png"].startswith(b"\x89PNG")
 
 
@@ -75,7 +75,7 @@ def test_a_figure_is_a_picture(shell):
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else None,
 )
 def test_results_show_themselves(shell, thing, kind, said):
-    """Assert that results have a rich form, and a plain one for a terminal that is no dump of a dataclass."""
+    """Assert that results have a rich form, and for a terminal a plain form that is not the repr of a dataclass."""
     forms = shown(shell, thing)
     assert said in forms[kind]
     assert f"{type(thing).__name__}(" not in forms["text/plain"]
@@ -91,7 +91,7 @@ def test_an_input_error_reads_as_a_sentence(shell, capsys):
 
 
 def test_the_users_own_failing_line_is_shown(shell, capsys):
-    """Assert that where an error of the user's code was turned into a sentence, the line that failed is there, too."""
+    """Assert that where an error in the user's code becomes a sentence, the line that failed is shown too."""
     shell.run_cell(
         "import torch\nimport swd_dynamics as sd\ndef make(parameters):\n    return torch.optim.SGD(nothing)"
     )
@@ -102,7 +102,7 @@ def test_the_users_own_failing_line_is_shown(shell, capsys):
 
 
 def test_a_line_in_a_file_says_which(shell, capsys, tmp_path):
-    """Assert that a user's own file is named, also one whose folder is called nearly as the package's."""
+    """Assert that a user's own file is named, also if its folder's name begins with the package's name."""
     own = tmp_path / "swd_dynamics_experiments" / "mine.py"
     own.parent.mkdir()
     own.write_text("import swd_dynamics as sd\n\n\ndef rule():\n    return sd.CATALOG['SGD'](lr=-1.0)\n")
@@ -111,7 +111,7 @@ def test_a_line_in_a_file_says_which(shell, capsys, tmp_path):
 
 
 def test_a_broken_rule_is_shown_as_text(shell, capsys):
-    """Assert that a mistake in a user's direction is no traceback when the rule is looked at."""
+    """Assert that a rule with a mistake in its direction is shown as text, without a traceback."""
 
     class Broken(SGD):
         def move(self, memory, step):
@@ -122,13 +122,13 @@ def test_a_broken_rule_is_shown_as_text(shell, capsys):
 
 
 def test_another_format_for_figures_is_left_alone(shell):
-    """Assert that someone who has figures shown as SVG gets no PNG besides."""
+    """Assert that a user who has chosen SVG for figures gets no PNG in addition."""
     shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, lambda figure: "<svg/>")
     assert set(shown(shell, Figure())) == {"image/svg+xml", "text/plain"}
 
 
 def test_it_is_told_to_a_shell_that_runs():
-    """Assert that importing the package in a shell is all it takes, and that it imports nothing heavy."""
+    """Assert that importing the package in a shell registers the displays, and imports nothing heavy."""
     from subprocess import run
     from sys import executable
 

@@ -1,6 +1,7 @@
 """What an optimizer looks like in continuous time."""
 
 from swd_dynamics.flows.flow import Flow
+from swd_dynamics.flows.linearisation import Linearisation
 from swd_dynamics.flows.ode import FlowDiverged, Solution
 
-__all__ = ["Flow", "FlowDiverged", "Solution"]
+__all__ = ["Flow", "FlowDiverged", "Linearisation", "Solution"]

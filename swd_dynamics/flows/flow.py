@@ -1,7 +1,8 @@
-"""An optimizer in continuous time."""
+"""The flow of an optimizer in continuous time: its field at a point, and its solutions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -14,20 +15,24 @@ from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.symbolic import NumericEquation, numeric_equation
 
 Array = NDArray[np.float64]
-LATE = 10**7  # a step count at which every bias correction is 1 to the last bit, for β up to .99999
-AFTER_SEEDING = 1e-9  # a rule may treat its very first step apart (torch seeds momentum); a flow has no first step
+Constants = tuple[Array, ...]
+# Steps after which every bias correction 1 − βᵏ is 1 to the last bit, for β ≤ .99999. With a third of them it is not.
+LATE = 10**7
+# Steps, added to k: a flow has no first step, but a rule may treat its first step in another way (torch seeds the
+# momentum there). Any small number serves; with 0 a flow would begin with the special step.
+AFTER_SEEDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Flow:
-    """The flow that models an optimizer's iterates, with t = ηk.
+    """The differential equation that models an optimizer's iterates, with t = ηk.
 
     ======= ==================================================== ============================================
     order   dθ/dt                                                valid for
     ======= ==================================================== ============================================
     1       F₀(θ, g)                                             β fixed, η → 0; error O(η)
     2       F₀ + η·F₁(θ, g, ġ), ġ = H·F₀                         β fixed, η → 0; error O(η²)
-    "state" (rule(θ, m) − (θ, m))/η, the memory a part of it     1 − β = O(η); error O(η)
+    "state" (rule(θ, m) − (θ, m))/η, for weights and memory      1 − β = O(η); error O(η)
     ======= ==================================================== ============================================
 
     Parameters
@@ -39,7 +44,7 @@ class Flow:
         Hessian-vector product; order 2 needs it.
     order : 1, 2 or "state"
     equation : NumericEquation, optional
-        What to integrate instead of the equation derived from the rule.
+        The equation to integrate, in place of the equation that is derived from the rule.
 
     Raises
     ------
@@ -67,7 +72,7 @@ class Flow:
             raise InputError(f"order = {self.order!r} is not allowed: it must be 1, 2 or 'state'")
         if self.order == 2 and self.hvp is None:
             raise InputError(
-                "order 2 needs hvp(theta, vector), the Hessian-vector product of the loss: give one, or take order 1"
+                "order 2 needs hvp(theta, vector), the Hessian-vector product of the loss: give hvp, or take order 1"
             )
         if self.order == 1 and self.rule.has_schedule and np.ndim(self.rule.lr_at(0)) > 0:
             raise InputError(
@@ -78,8 +83,31 @@ class Flow:
                 "order 2 holds for a constant learning rate: give a number for lr, or take order 1 or 'state'"
             )
 
+    @cached_property
+    def modified_equation(self) -> NumericEquation:
+        """F₀, F₁ and the slow manifold as functions: the ``equation`` given, or the equation derived from the rule.
+
+        Examples
+        --------
+        Gradient descent at η = ¼ on f = ½θ²: F₀ = −g and F₁ = ½ġ, with ġ = H·F₀ = −θ. At θ = 2, F₁ = −1.
+
+        >>> from swd_dynamics.rules import SGD, UpdateRule
+        >>> equation = Flow(UpdateRule(0.25, SGD()), lambda theta: theta).modified_equation
+        >>> theta = np.array([2.0])
+        >>> first = equation.first(theta, theta, ())
+        >>> first.tolist(), equation.second(theta, theta, first, first, ()).tolist()
+        ([-2.0], [-1.0])
+        """
+        return self.equation or numeric_equation(self.rule)
+
     def solve(
-        self, theta0: ArrayLike, *, steps: int | None = None, t: float | None = None, method="LSODA", tolerance=1e-12
+        self,
+        theta0: ArrayLike,
+        *,
+        steps: int | None = None,
+        t: float | None = None,
+        method="LSODA",
+        tolerance=1e-12,
     ) -> Solution:
         """Follow the flow from θ₀ for a number of steps, or for a time.
 
@@ -87,13 +115,14 @@ class Flow:
         ----------
         theta0 : array, shape (n,)
         steps : int, optional
-            Optimizer steps k to cover; the solution is given at every one.
+            Optimizer steps k to cover; the solution is given at each of them.
         t : float, optional
-            Time to cover instead, t = ηk (the nearest whole number of steps).
+            Time to cover, t = ηk, in place of ``steps`` (the nearest whole number of steps).
         method : str
-            Of :func:`scipy.integrate.solve_ivp`.
+            A method of :func:`scipy.integrate.solve_ivp`.
         tolerance : float
-            Relative tolerance; the solution is computed a second time at a hundred times this to know its error.
+            Relative tolerance. The solution is computed a second time at a hundred times the tolerance; the
+            difference of the two is the solver's error.
 
         Returns
         -------
@@ -102,44 +131,156 @@ class Flow:
         Raises
         ------
         InputError
-            If not exactly one of ``steps`` and ``t`` is given, θ₀ is no finite vector, or ``gradient`` or ``hvp`` does
-            not answer at θ₀ with a finite vector of its shape.
+            If not exactly one of ``steps`` and ``t`` is given, θ₀ is not a finite vector, or ``gradient`` or ``hvp``
+            does not answer at θ₀ with a finite vector of its shape.
         FlowDiverged
-            If the solution runs away.
+            If the solution leaves every bound.
         """
         theta = self._checked(theta0)
         check("tolerance", tolerance, "(0, 1)")
-        at = np.arange(self._count(steps, t) + 1, dtype=float)
-        field, start = self._state_field(theta) if self.order == "state" else self._field(theta)
-        fine, coarse = (integrate(field, start, at, method, tol) for tol in (tolerance, 100 * tolerance))
+        at = np.arange(self.count_steps(steps=steps, t=t) + 1, dtype=float)
+        start, constants = theta, ()
+        if self.order == "state":
+            start = np.concatenate([theta, *self.rule.start(theta).memory])
+        else:
+            constants = self.constants(theta)
+
+        def change(k, z):
+            return self._change(z, k, constants)
+
+        fine, coarse = (integrate(change, start, at, method, tol) for tol in (tolerance, 100 * tolerance))
         n = len(theta)
         error = float(np.linalg.norm(fine[:, :n] - coarse[:, :n], axis=1).max())
         memory = tuple(fine[:, i : i + n] for i in range(n, fine.shape[1], n))
-        lrs = [self._lr(k) for k in at[:-1]]
+        lrs = [self.lr_at(k) for k in at[:-1]]
         return Solution(at, np.concatenate([[0.0], np.cumsum(lrs)]), fine[:, :n], memory, error)
+
+    def field(self, at: ArrayLike, k: float = 0, constants: Constants | None = None) -> Array:
+        """The right-hand side of the differential equation at a point: dθ/dt, or for order "state" d(θ, m)/dt.
+
+        Parameters
+        ----------
+        at : array, shape (n,)
+            The weights; for order ``"state"`` the weights and behind them the entries of the memory.
+        k : float
+            Steps taken so far. They decide the learning rate of a schedule and, at order "state", the bias corrections.
+        constants : tuple of array, optional
+            What :meth:`constants` returned at the start of a run; by default its value at this point. Order "state"
+            does not need them.
+
+        Returns
+        -------
+        array, of the shape of ``at``
+
+        Examples
+        --------
+        Heavy ball at η = ¼, β = ½ on f = ½θ², at θ = 3. To first order dθ/dt = −θ/(1 − β). With m = 1 in the state,
+        m′ = ½m + θ = 3.5, so that dθ/dt = −m′ and dm/dt = (m′ − m)/η.
+
+        >>> from swd_dynamics.rules import HeavyBall, UpdateRule
+        >>> rule = UpdateRule(0.25, HeavyBall(0.5))
+        >>> Flow(rule, lambda theta: theta).field([3.0]).tolist()
+        [-6.0]
+        >>> Flow(rule, lambda theta: theta, order="state").field([3.0, 1.0]).tolist()
+        [-3.5, 10.0]
+        """
+        at = np.asarray(at, dtype=float)
+        if constants is None:
+            constants = () if self.order == "state" else self.constants(at)
+        return self._change(at, k, constants) / self.lr_at(k)
+
+    def constants(self, theta: ArrayLike) -> Constants:
+        """The entries of the memory that are constant along the flow (maxima), for a run that starts at θ.
+
+        Examples
+        --------
+        AMSGrad keeps the largest v. On the slow manifold v = g², which is 9 here. Adam keeps no maximum.
+
+        >>> from swd_dynamics.rules import Adam, AMSGrad, UpdateRule
+        >>> [Flow(UpdateRule(0.1, d), lambda theta: 3 * theta).constants([1.0]) for d in (AMSGrad(), Adam())]
+        [(array([9.]),), ()]
+        """
+        theta = np.asarray(theta, dtype=float)
+        return self.modified_equation.held(theta, *self._rates(theta), self.lr_at(0))
+
+    def lr_at(self, k: float) -> float:
+        """η of the time t = ηk after k steps; the largest one where the weights differ in their learning rates.
+
+        Examples
+        --------
+        >>> from swd_dynamics.rules import SGD, UpdateRule
+        >>> Flow(UpdateRule(np.array([0.25, 0.5]), SGD()), lambda theta: theta).lr_at(0)
+        0.5
+        """
+        return float(np.max(self.rule.lr_at(k)))
+
+    def count_steps(self, *, steps: int | None = None, t: float | None = None) -> int:
+        """How many optimizer steps are covered: the number given, or the nearest whole number to t/η.
+
+        Raises
+        ------
+        InputError
+            If not exactly one of ``steps`` and ``t`` is given, ``steps`` is not a whole number from 1 on, ``t`` is
+            not positive, or ``t`` is given and the rule has a schedule.
+
+        Examples
+        --------
+        >>> from swd_dynamics.rules import SGD, UpdateRule
+        >>> Flow(UpdateRule(0.125, SGD()), lambda theta: theta).count_steps(t=1.0)
+        8
+        """
+        if steps is not None and t is None:
+            count = steps
+        elif t is not None and steps is None:
+            if self.rule.has_schedule:
+                raise InputError("t = ηk needs one learning rate, and the rule has a schedule: give steps")
+            check("t", t, "(0, inf)")
+            count = round(t / self.lr_at(0))
+        else:
+            raise InputError("give either steps or t, not both and not neither")
+        return whole_number("steps", count, least=1)
 
     def starting_memory(self, theta0: ArrayLike):
         """The memory before a first step at θ₀ that puts a run on its slow manifold, as the direction's own tuple.
 
-        Start a run there (and late, see :meth:`starting_state`) to see the flow without the memory's transient.
+        A run that starts with this memory (and late, see :meth:`starting_state`) shows the flow without the transient
+        in which the memory fills.
+
+        Examples
+        --------
+        Heavy ball at β = ½ and g = 3: m rests at g/(1 − β).
+
+        >>> from swd_dynamics.rules import HeavyBall, UpdateRule
+        >>> Flow(UpdateRule(0.25, HeavyBall(0.5)), lambda theta: 3 + 0 * theta).starting_memory([0.0])
+        Momentum(m=array([6.]))
         """
         theta = self._checked(theta0)
-        equation, lr = self._numeric(), self._lr(0)
-        return equation.starting(theta, *self._rates(equation, theta, lr), lr)
+        return self.modified_equation.starting(theta, *self._rates(theta), self.lr_at(0))
 
     def starting_state(self, theta0: ArrayLike) -> State:
-        """The rule's state at θ₀ with its memory on the slow manifold and its bias corrections gone."""
+        """The rule's state at θ₀ with its memory on the slow manifold and its bias corrections gone.
+
+        Examples
+        --------
+        >>> from swd_dynamics.rules import HeavyBall, UpdateRule
+        >>> Flow(UpdateRule(0.25, HeavyBall(0.5)), lambda theta: 3 + 0 * theta).starting_state([0.0])
+        State(theta=array([0.]), memory=Momentum(m=array([6.])), step=10000000)
+        """
         return State(np.atleast_1d(np.asarray(theta0, dtype=float)), self.starting_memory(theta0), LATE)
 
-    def _count(self, steps, t) -> int:
-        if (steps is None) == (t is None):
-            raise InputError("give either steps or t, not both and not neither")
-        if t is not None:
-            if self.rule.has_schedule:
-                raise InputError("t = ηk needs one learning rate, and the rule has a schedule: give steps")
-            check("t", t, "(0, inf)")
-            steps = round(t / self._lr(0))
-        return whole_number("steps", steps, least=1)
+    def state_at(self, at: ArrayLike, k: float = 0) -> State:
+        """The rule's state at a point of the flow of order "state": weights and memory apart, after k steps.
+
+        Examples
+        --------
+        >>> from swd_dynamics.rules import HeavyBall, UpdateRule
+        >>> Flow(UpdateRule(0.25, HeavyBall(0.5)), lambda theta: theta, order="state").state_at([3.0, 1.0])
+        State(theta=array([3.]), memory=Momentum(m=array([1.])), step=0)
+        """
+        rest = self.rule.direction.rest(np.zeros(1))
+        theta, *memory = np.split(np.asarray(at, dtype=float), 1 + len(rest))
+        kind = type(rest)
+        return State(theta, kind(*memory) if hasattr(rest, "_fields") else kind(memory), k)
 
     def _checked(self, theta0) -> Array:
         """θ₀ as a vector, at which gradient and Hessian-vector product answer with vectors of its shape."""
@@ -149,54 +290,35 @@ class Flow:
             raise InputError(f"theta0 = {theta0!r} is not a vector of numbers") from None
         if theta.ndim != 1 or not np.isfinite(theta).all():
             raise InputError(f"theta0 must be one vector of finite numbers, not of shape {theta.shape} with {theta0!r}")
-        _answers("gradient(theta)", self.gradient, theta)
+        _check_answer("gradient(theta)", self.gradient, theta)
         if self.hvp is not None:
-            _answers("hvp(theta, vector)", self.hvp, theta, theta)
+            _check_answer("hvp(theta, vector)", self.hvp, theta, theta)
         return theta
 
-    def _numeric(self) -> NumericEquation:
-        return self.equation or numeric_equation(self.rule)
-
-    def _rates(self, equation: NumericEquation, theta: Array, lr: float):
-        """g, θ̇ = F₀ and ġ = H·θ̇ at θ; ġ is 0 where no ``hvp`` is known, which costs one order in η."""
+    def _rates(self, theta: Array) -> tuple[Array, Array, Array]:
+        """g, θ̇ = F₀ and ġ = H·θ̇ at θ. Without an ``hvp`` ġ is set to 0, which costs one order in η."""
         gradient = self.gradient(theta)
-        none = np.zeros_like(theta)
-        held = equation.held(theta, gradient, none, none, lr)
-        theta_dot = equation.first(theta, gradient, held)
-        return gradient, theta_dot, self.hvp(theta, theta_dot) if self.hvp else none
+        zero = np.zeros_like(theta)
+        held = self.modified_equation.held(theta, gradient, zero, zero, self.lr_at(0))
+        theta_dot = self.modified_equation.first(theta, gradient, held)
+        return gradient, theta_dot, self.hvp(theta, theta_dot) if self.hvp else zero
 
-    def _field(self, theta0: Array):
-        equation = self._numeric()
-        held = equation.held(theta0, *self._rates(equation, theta0, self._lr(0)), self._lr(0))
-
-        def field(step, theta):
-            lr, gradient = self._lr(step), self.gradient(theta)
-            first = equation.first(theta, gradient, held)
-            if self.order == 1:
-                return lr * first
-            assert self.hvp is not None  # order 2 is refused without one
-            return lr * (first + lr * equation.second(theta, gradient, first, self.hvp(theta, first), held))
-
-        return field, theta0
-
-    def _lr(self, step) -> float:
-        """η of the time t = ηk: where weights differ in η, the largest."""
-        return float(np.max(self.rule.lr_at(step)))
-
-    def _state_field(self, theta0: Array):
-        rest = self.rule.start(theta0).memory
-        kind, n = type(rest), len(theta0)
-
-        def field(step, z):
-            entries = [z[i : i + n] for i in range(n, len(z), n)]
-            memory = kind(*entries) if hasattr(rest, "_fields") else kind(entries)
-            after = self.rule(State(z[:n], memory, step + AFTER_SEEDING), self.gradient(z[:n]))
-            return np.concatenate([after.theta, *after.memory]) - z
-
-        return field, np.concatenate([theta0, *rest])
+    def _change(self, at: Array, k: float, constants: Constants) -> Array:
+        """The change in one step, dz/dk = η·dz/dt."""
+        if self.order == "state":
+            state = self.state_at(at, k + AFTER_SEEDING)
+            after = self.rule(state, self.gradient(state.theta))
+            return np.concatenate([after.theta, *after.memory]) - at
+        lr, gradient = self.lr_at(k), self.gradient(at)
+        first = self.modified_equation.first(at, gradient, constants)
+        if self.order == 1:
+            return lr * first
+        assert self.hvp is not None  # __post_init__ refuses order 2 without an hvp
+        rates = first, self.hvp(at, first)
+        return lr * (first + lr * self.modified_equation.second(at, gradient, *rates, constants))
 
 
-def _answers(name: str, function, theta: Array, *more: Array) -> None:
+def _check_answer(name: str, function, theta: Array, *more: Array) -> None:
     try:
         value = np.asarray(function(theta, *more), dtype=float)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Solving a flow, and knowing how well it was solved."""
+"""Solutions of a flow, with an estimate of the solver's error."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,9 @@ from swd_dynamics.tables import nearest
 
 Array = NDArray[np.float64]
 METHODS = ("LSODA", "DOP853", "RK45", "RK23", "Radau", "BDF")
-RUNAWAY = 1e6  # times its start: a flow that grows so far diverges, and a solver would creep towards its pole for ever
+# Times the largest |z| at the start, or 1 if that is larger: a flow that grows so far diverges. Without a bound, a
+# solver would take ever smaller steps towards the pole; a thousandth of it would refuse flows that return.
+RUNAWAY = 1e6
 
 
 class FlowDiverged(InputError):
@@ -39,12 +41,12 @@ class Solution:
     steps : array, shape (m,) — step counts k
     time : array, shape (m,) — t = Σ η over the steps; ηk at a constant learning rate
     theta : array, shape (m, n)
-    memory : tuple of array, shape (m, n) each — of the full-state flow, as the direction orders it; else empty
-    solver_error : float — largest ‖θ‖ difference to a solution at a hundred times the tolerance: an upper estimate
+    memory : tuple of array, shape (m, n) each — the entries of the memory, for order "state"; else empty
+    solver_error : float — upper estimate: the largest ‖θ − θ̃‖, with θ̃ solved at a hundred times the tolerance
 
     Examples
     --------
-    Gradient descent on f = ½θ², whose flow is θ = e⁻ᵗ:
+    The flow of gradient descent on f = ½θ² is θ = e⁻ᵗ:
 
     >>> from swd_dynamics.flows import Flow
     >>> from swd_dynamics.rules import SGD, UpdateRule
@@ -74,7 +76,7 @@ def integrate(field: Callable, start: Array, at: Array, method: str, tolerance: 
     Raises
     ------
     FlowDiverged
-        If the solver cannot go on.
+        If the solution leaves every bound, is not a number, or the solver gives up.
     """
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; known: {', '.join(nearest(str(method), METHODS))}")

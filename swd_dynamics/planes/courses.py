@@ -1,34 +1,33 @@
-"""Courses on a phase plane: the flow's orbits, and the steps that an optimizer takes."""
+"""Courses on a phase plane: the orbits of the flow, and the steps that an optimizer takes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import RK45, Radau
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.flows.flow import Flow
+from swd_dynamics.flows.flow import LATE, Flow
 from swd_dynamics.planes.slices import Slice
 from swd_dynamics.rules import DECAYS
-from swd_dynamics.rules.update import UpdateRule
+from swd_dynamics.rules.update import State, UpdateRule
 
 Array = NDArray[np.float64]
-FAR = 2.0  # windows: an orbit that is so far from the centre is not followed further
-POINTS = 300  # at least, so that an orbit is drawn smooth
-MOST_POINTS = 3000  # an orbit that needs more has run into a kink, and is given up there
-TOLERANCE = 1e-8  # relative, of an orbit
+FAR = 2.0  # windows from the centre, where an orbit ends; with 1, orbits that come back would end in the margin
+ORBIT_POINTS = 300  # least number of points on an orbit; with half of them a drawn circle shows its corners
+MOST_POINTS = 3000  # an orbit that needs more has run into a kink, and ends there; doubled, it would take twice as long
+TOLERANCE = 1e-8  # relative, of one step of an orbit's solver: far below the width of a line
 
 
 @dataclass(frozen=True)
 class Iterates:
-    """A rule's own steps.
+    """The steps of a rule.
 
     Attributes
     ----------
     name : str
-    decay : str — its decay mode, of :data:`~swd_dynamics.rules.DECAYS`
+    decay : str — the decay mode, a name of :data:`~swd_dynamics.rules.DECAYS`; ``"unknown"`` for any other decay
     paths : tuple of array, shape (steps + 1, 2) — one from each start; NaN or infinite from where the run blew up
 
     Examples
@@ -48,12 +47,12 @@ class Iterates:
 
 
 def orbit(plane: Slice, start: Array, duration: float, window: Array) -> Array:
-    """The flow from a point of the plane, in all dimensions and then projected, shape (m, 2).
+    """The flow from a point of the plane, solved in all dimensions and then projected, shape (m, 2).
 
-    It ends when the time is up, far outside the window, or where the field is not defined.
+    The orbit ends when the time is up, far outside the window, or where the field is not defined.
     """
     where, centre, size = plane.embedded(start), window.mean(axis=0), window[1] - window[0]
-    solver = Radau if len(where) == 2 else RK45  # one is for stiff fields, the other for many dimensions
+    solver = Radau if len(where) == 2 else RK45  # Radau suits stiff fields, and RK45 many dimensions
     points = [start]
 
     def field(_, at):
@@ -63,7 +62,8 @@ def orbit(plane: Slice, start: Array, duration: float, window: Array) -> Array:
         return value
 
     try:
-        stepping = solver(field, 0.0, where, duration, duration / POINTS, TOLERANCE, TOLERANCE * float(size.min()))
+        absolute = TOLERANCE * float(size.min())
+        stepping = solver(field, 0.0, where, duration, duration / ORBIT_POINTS, TOLERANCE, absolute)
         while stepping.status == "running" and len(points) < MOST_POINTS:
             stepping.step()
             points.append(plane.projected(stepping.y))
@@ -75,35 +75,50 @@ def orbit(plane: Slice, start: Array, duration: float, window: Array) -> Array:
 
 
 def iterates(
-    plane: Slice, flow: Flow | None, rules: Mapping[str, UpdateRule] | None, starts: Array, steps: int
+    plane: Slice,
+    flow: Flow | None,
+    rules: Mapping[str, UpdateRule] | None,
+    starts: Array,
+    steps: int,
 ) -> tuple[Iterates, ...]:
-    """The steps of each rule from each start; of the flow's own rule if none is given."""
+    """The steps of each rule from each start; of the flow's own rule if no rules are given."""
     if rules and flow is None:
         raise InputError("iterates need a gradient, and a function (x, y) → (u, v) has none: give a Flow")
     if flow is None or not len(starts):
         return ()
-    named = rules or {decay_mode(flow.rule): flow.rule}
+    mode = decay_mode(flow.rule)
+    named = rules or {flow.rule.name if mode == "unknown" else mode: flow.rule}
     if not all(isinstance(rule, UpdateRule) for rule in named.values()):
         raise InputError("iterates must be rules by name, as {'stable': CATALOG['SGDS'](lr=0.1)}")
-    return tuple(
-        Iterates(name, decay_mode(rule), tuple(_steps(plane, flow, rule, start, steps) for start in starts))
-        for name, rule in named.items()
-    )
+    found = []
+    for name, rule in named.items():
+        paths = tuple(_steps(plane, flow, rule, start, steps) for start in starts)
+        found.append(Iterates(name, decay_mode(rule), paths))
+    return tuple(found)
 
 
 def decay_mode(rule: UpdateRule) -> str:
-    """The decay mode of a rule; ``"none"`` of a rate of 0, and of a decay that is not of the table."""
+    """The decay mode of a rule: a name of :data:`~swd_dynamics.rules.DECAYS`, or ``"unknown"``; ``"none"`` if λ = 0.
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import CATALOG
+    >>> decay_mode(CATALOG["AdamS"](weight_decay=0.5)), decay_mode(CATALOG["AdamS"](weight_decay=0.0))
+    ('stable', 'none')
+    """
     if not np.any(np.asarray(getattr(rule.decay, "weight_decay", 1.0))):
         return "none"
-    return next((mode for mode, decay in DECAYS.items() if isinstance(rule.decay, decay)), "none")
+    return next((mode for mode, decay in DECAYS.items() if isinstance(rule.decay, decay)), "unknown")
 
 
 def _steps(plane: Slice, flow: Flow, rule: UpdateRule, start: Array, steps: int) -> Array:
-    system: Any = plane.system
-    state = system.start(rule, plane.embedded(start))
+    where = plane.embedded(start)
+    with_memory = flow.order == "state"
+    state = flow.state_at(where, LATE) if with_memory else rule.start(where)
     points = [start]
     with np.errstate(all="ignore"):
         for _ in range(steps):
-            state = rule(state, flow.gradient(state.theta))
-            points.append(plane.projected(system.point(state)))
+            state: State = rule(state, flow.gradient(state.theta))
+            where = np.concatenate([state.theta, *state.memory]) if with_memory else state.theta
+            points.append(plane.projected(where))
     return np.array(points)

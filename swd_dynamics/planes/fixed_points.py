@@ -1,4 +1,4 @@
-"""Where a planar field is at rest, and what its linearisation says about it."""
+"""Fixed points of a planar field: where they are, and what the linearisation says about each."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,19 +10,26 @@ from scipy.optimize import root
 from swd_dynamics.planes.nullclines import DIP, Nullcline, bracketed
 
 Array = NDArray[np.float64]
+Pair = tuple[Nullcline, Nullcline]
 
-REST = 1e-7  # of the usual speed: a slower point is at rest (where the field touches zero, it cannot be found better)
-ON_LINE = 1e-9  # of the usual speed: at the vertices of one nullcline the other component is zero too
-SAME = 0.01  # of a cell of the grid: two searches that end so close together found the same point
-CHORD = 1e-16  # of the distance between two vertices: how exactly a first guess is sought on their chord
-STEP = 1e-9  # cells of the grid: where the field is steep, a zero that Newton's next step would move by less is found
-STENCIL = float(np.finfo(float).eps) ** (1 / 3)
-ACCURACY = {"derived": 1e-10, "differences": 1e-7}  # of a Jacobian, relative to its largest entry
+# Of the usual speed: a point where the field is slower is a fixed point. A field that only touches zero is quadratic
+# there, and a search ends at about this speed: a tenth would miss such points, and ten times would accept near misses.
+REST = 1e-7
+# Of the usual speed: a component that is smaller counts as zero at a vertex of the other component's nullcline. The
+# vertices are exact to round-off, so that half serves too; at REST, slow stretches would count as lines.
+ON_LINE = 1e-9
+# Cells of the grid: two searches that end closer together found the same point. Where the field only touches zero,
+# searches end up to half of this apart: halved, one point could be reported twice; doubled, nearby points would be one.
+SAME_POINT = 0.01
+CHORD = 1e-16  # of the distance between two vertices: tolerance of a first guess on their chord, below round-off
+# Cells of the grid: where the field is steep, a point with a shorter Newton step is a zero. Such points are right to
+# about this; below 1e-14 round-off would reject them.
+NEWTON_STEP = 1e-9
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """A point at rest.
+    """A point where the field is zero.
 
     Attributes
     ----------
@@ -31,7 +38,7 @@ class FixedPoint:
     kind : str — what the flow does around it, by its linearisation (see :func:`kind`)
     multipliers : array of complex or None — z of the optimizer's step: a deviation is multiplied by z; None if unknown
     jacobian : array, shape (2, 2)
-    whole : bool — on a slice, whether the whole field rests here and not only its part in the slice
+    whole : bool — on a slice, whether the whole field is zero here, and not only its projection onto the slice
 
     Examples
     --------
@@ -55,15 +62,15 @@ class FixedPoint:
 
     @property
     def steps_settle(self) -> bool | None:
-        """Whether the optimizer's steps, and not only the flow, come back to it: every |z| < 1. None if unknown."""
+        """Whether the optimizer's steps, and not only the flow, return to the point: every |z| < 1. None if unknown."""
         return None if self.multipliers is None else bool(np.abs(self.multipliers).max() < 1)
 
     def place(self, digits: int = 3) -> str:
-        """Where it lies, as text; what is round-off is 0."""
+        """The coordinates as text, rounded to nine decimals first, so that round-off reads as 0."""
         return "(" + ", ".join(_number(round(float(x), 9) + 0.0, digits) for x in self.point) + ")"
 
     def described(self) -> str:
-        """The eigenvalues, and whether the optimizer's steps come back to it where that is known, as text.
+        """The eigenvalues and, where they are known, whether the optimizer's steps return to the point, as text.
 
         Examples
         --------
@@ -84,7 +91,7 @@ def _number(x: float, digits: int) -> str:
 
 
 def _pair(numbers: NDArray[np.complex128]) -> str:
-    """Two real numbers, or a complex pair; a part below round-off of the whole is left away."""
+    """Two real numbers, or a complex pair. A real or imaginary part of the size of round-off is omitted."""
     first, small = numbers[0], 1e-9 * np.abs(numbers).max()
     if np.abs(numbers.imag).max() <= small:
         return ", ".join(_number(float(x), 3) for x in numbers.real)
@@ -93,12 +100,12 @@ def _pair(numbers: NDArray[np.complex128]) -> str:
 
 @dataclass(frozen=True)
 class FixedLine:
-    """A curve of points at rest; none of them is isolated.
+    """A curve of fixed points, none of which is isolated.
 
     Attributes
     ----------
     points : array, shape (m, 2)
-    rates : array, shape (m,) — the eigenvalue across the curve, per unit of time; the one along it is 0
+    rates : array, shape (m,) — the eigenvalue across the curve, per unit of time; the eigenvalue along the curve is 0
 
     Examples
     --------
@@ -116,24 +123,28 @@ class FixedLine:
 
     @property
     def kind(self) -> str:
-        """``"attracting"``, ``"repelling"``, or ``"neither"`` if that changes along it or no rate decides."""
-        return "attracting" if (self.rates < 0).all() else "repelling" if (self.rates > 0).all() else "neither"
+        """``"attracting"``, ``"repelling"``, or ``"neither"`` if the sign of the rates changes or a rate is 0."""
+        if (self.rates < 0).all():
+            return "attracting"
+        return "repelling" if (self.rates > 0).all() else "neither"
 
 
 def kind(eigenvalues: NDArray[np.complex128], accuracy: float = 0.0, usual: float = 0.0) -> str:
     """The name of a fixed point by its two eigenvalues.
 
     A *node* has real eigenvalues of one sign, a *focus* a complex pair, both ``"stable …"`` or ``"unstable …"``; a
-    *saddle* has real ones of either sign. At a *centre* the pair is imaginary, and *degenerate* means an eigenvalue
-    of 0: for these two the linearisation decides nothing about a nonlinear field. *no linearisation*: a kink.
+    *saddle* has two real eigenvalues of opposite sign. At a *centre* the pair is imaginary, and *degenerate* means an
+    eigenvalue of 0: in these two cases the linearisation decides nothing about a nonlinear field. At a kink there is
+    *no linearisation*.
 
     Parameters
     ----------
     eigenvalues : array of complex, shape (2,)
     accuracy : float
-        Relative; a part that is smaller counts as zero. Two equal eigenvalues are only known to its root.
+        Relative error of the Jacobian: a smaller real part counts as zero. Two equal eigenvalues are known only to the
+        square root of it.
     usual : float
-        What an eigenvalue usually is; where both are smaller, ``accuracy`` is relative to this.
+        The usual size of an eigenvalue; where both are smaller, ``accuracy`` is relative to the usual size.
 
     Examples
     --------
@@ -153,31 +164,17 @@ def kind(eigenvalues: NDArray[np.complex128], accuracy: float = 0.0, usual: floa
     return f"{'stable' if real.max() < 0 else 'unstable'} {'focus' if turns else 'node'}"
 
 
-def differences(function: Callable[[Array], Array], at: Array, along: Array) -> Array:
-    """The derivative of a function along a direction by central differences; NaN at a kink.
-
-    It is right to about 1e-10 of the function's own size. At a kink the two one-sided derivatives differ as much on a
-    sixteen times larger stencil; where the function is smooth, sixteen times as much.
-    """
-    step = STENCIL * max(1.0, float(np.abs(at).max())) / max(float(np.linalg.norm(along)), 1e-300)
-    centre = function(at)
-    slopes = [(function(at + s * along) - centre) / s for h in (step, 16 * step) for s in (h, -h)]
-    near, far = np.abs(slopes[0] - slopes[1]), np.abs(slopes[2] - slopes[3])
-    kink = (near > 0.5 * far) & (near > 1e-6 * np.maximum(np.abs(slopes[0]), np.abs(slopes[1])).max())
-    return np.where(kink, np.nan, (slopes[0] + slopes[1]) / 2)
-
-
 @dataclass(frozen=True)
 class Search:
-    """What a search for fixed points needs to know of a plane.
+    """The search for the fixed points of a plane, from the vertices of its nullclines.
 
     field : callable (point) → array, shape (2,)
     jacobian : callable (point) → array, shape (2, 2)
     multipliers : callable (point) → array of complex or None
-    accuracy : float — of the Jacobian
+    accuracy : float — relative error of the Jacobian
     speed : float — the usual length of the field
-    cell : array, shape (2,) — of the grid
-    window : array, shape (2, 2) — its lower and its upper corner
+    cell : array, shape (2,) — the sides of a cell of the grid
+    window : array, shape (2, 2) — the lower and the upper corner
     """
 
     field: Callable[[Array], Array]
@@ -188,68 +185,81 @@ class Search:
     cell: Array
     window: Array
 
-    def lines(self, nullclines: tuple[Nullcline, Nullcline]) -> tuple[FixedLine, ...]:
+    def lines(self, nullclines: Pair) -> tuple[FixedLine, ...]:
         """The stretches of a nullcline on which the other component is zero too."""
-        of = 1 if nullclines[0].flat.any() else 0
-        found = [points for line in nullclines[of].lines for points in self._still(line, 1 - of)]
-        return tuple(FixedLine(points, np.array([np.trace(self.jacobian(p)) for p in points])) for points in found)
+        of, found = (1 if nullclines[0].flat.any() else 0), []
+        for line in nullclines[of].lines:
+            for points in self._stretches(line, 1 - of):
+                rates = np.array([np.trace(self.jacobian(point)) for point in points])
+                found.append(FixedLine(points, rates))
+        return tuple(found)
 
-    def points(self, nullclines: tuple[Nullcline, Nullcline], lines: tuple[FixedLine, ...]) -> tuple[FixedPoint, ...]:
-        """The isolated zeros: from where one component changes sign along the other's nullcline, or nearly vanishes."""
+    def points(self, nullclines: Pair, lines: tuple[FixedLine, ...]) -> tuple[FixedPoint, ...]:
+        """The isolated zeros.
+
+        A search starts where one component changes sign, or nearly vanishes, along the nullcline of the other.
+        """
         found: list[FixedPoint] = []
         for of in (0, 1):
             for line in nullclines[of].lines:
                 for guess in self._guesses(line, 1 - of):
                     at = self._refined(guess)
-                    if at is not None and not any(self._close(at, other.point, SAME) for other in found):
-                        found.append(self._described(at))
-        isolated = [point for point in found if not (point.kind == "degenerate" and self._on(point.point, lines))]
+                    if at is None or any(self._close(at, known.point, SAME_POINT) for known in found):
+                        continue
+                    found.append(self._described(at))
+        isolated = [p for p in found if p.kind != "degenerate" or not self._on(p.point, lines)]
         return tuple(sorted(isolated, key=lambda point: tuple(point.point)))
 
     def _values(self, line: Array, component: int) -> Array:
         return np.array([self.field(point)[component] for point in line])
 
-    def _still(self, line: Array, other: int) -> Iterator[Array]:
-        still = np.abs(self._values(line, other)) <= ON_LINE * self.speed
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], still.astype(int), [0]])))
+    def _stretches(self, line: Array, other: int) -> Iterator[Array]:
+        """The stretches of at least three vertices at which the other component is zero."""
+        zero = np.abs(self._values(line, other)) <= ON_LINE * self.speed
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], zero.astype(int), [0]])))
         for first, last in edges.reshape(-1, 2):
             if last - first > 2:
                 yield line[first:last]
 
     def _guesses(self, line: Array, other: int) -> Iterator[Array]:
+        """Points on a nullcline near which the other component changes sign or has a dip towards zero."""
         values = self._values(line, other)
         size = np.abs(values)
         for i in np.flatnonzero(values[:-1] * values[1:] <= 0):
             yield self._between(line[i], line[i + 1], other)
         before, here, after = size[:-2], size[1:-1], size[2:]
-        for i in np.flatnonzero((here <= before) & (here <= after) & (here <= DIP * np.maximum(before, after))) + 1:
+        lowest = (here <= before) & (here <= after)
+        for i in np.flatnonzero(lowest & (here <= DIP * np.maximum(before, after))) + 1:
             yield line[i]
 
     def _between(self, first: Array, second: Array, component: int) -> Array:
-        """Where a component vanishes on the chord between two vertices; its middle if it is not defined all along."""
+        """The zero of a component on the chord between two vertices; the chord's middle if the field is undefined."""
         try:
-            share = bracketed(lambda s: float(self.field(first + s * (second - first))[component]), 0.0, 1.0, CHORD)
-            return first + share * (second - first)
+            chord = second - first
+            share = bracketed(lambda s: float(self.field(first + s * chord)[component]), 0.0, 1.0, CHORD)
+            return first + share * chord
         except ValueError:
             return (first + second) / 2
 
     def _refined(self, guess: Array) -> Array | None:
-        """The zero found from a guess, by Powell's hybrid of Newton's method; None if there is none."""
+        """The zero near a guess, by Powell's hybrid of Newton's method; None if the search ends elsewhere."""
         if not np.isfinite(self.field(guess)).all():
             return None
         solved = root(self.field, guess, jac=self.jacobian, tol=1e-15).x
-        best = min((guess, solved), key=lambda at: np.nan_to_num(np.linalg.norm(self.field(at)), nan=np.inf))
-        inside = (best >= self.window[0] - SAME * self.cell).all() and (best <= self.window[1] + SAME * self.cell).all()
-        return best if inside and self._rests(best) else None
+        speeds = [np.linalg.norm(self.field(at)) for at in (guess, solved)]
+        best = solved if np.nan_to_num(speeds[1], nan=np.inf) < speeds[0] else guess
+        margin = SAME_POINT * self.cell
+        inside = (best >= self.window[0] - margin).all() and (best <= self.window[1] + margin).all()
+        return best if inside and self._is_zero(best) else None
 
-    def _rests(self, at: Array) -> bool:
-        """Whether the field is as good as zero, or, where it is steep, a zero as good as here."""
+    def _is_zero(self, at: Array) -> bool:
+        """Whether the field is slow here, or steep with a zero within a Newton step of a billionth of a cell."""
         field, jacobian = self.field(at), self.jacobian(at)
         if np.linalg.norm(field) <= REST * self.speed:
             return True
         if not np.isfinite(jacobian).all() or np.linalg.det(jacobian) == 0:
             return False
-        return bool((np.abs(np.linalg.solve(jacobian, field)) <= STEP * self.cell).all())
+        return bool((np.abs(np.linalg.solve(jacobian, field)) <= NEWTON_STEP * self.cell).all())
 
     def _close(self, one: Array, other: Array, cells: float) -> bool:
         return bool((np.abs(one - other) <= cells * self.cell).all())
@@ -263,6 +273,5 @@ class Search:
         eigenvalues = np.linalg.eigvals(jacobian).astype(complex) if known else np.full(2, np.nan + 0j)
         multipliers = self.multipliers(at)
         usual = self.speed / float((self.window[1] - self.window[0]).max())
-        return FixedPoint(
-            at, np.sort_complex(eigenvalues), kind(eigenvalues, self.accuracy, usual), multipliers, jacobian
-        )
+        name = kind(eigenvalues, self.accuracy, usual)
+        return FixedPoint(at, np.sort_complex(eigenvalues), name, multipliers, jacobian)

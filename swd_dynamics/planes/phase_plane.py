@@ -1,4 +1,4 @@
-"""A planar field, or a slice of a larger one: its nullclines, its points at rest, its orbits and real steps."""
+"""The phase plane of a field: its nullclines, its fixed points, its orbits and the steps of optimizers."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -7,20 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check, whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.flow import Flow
 from swd_dynamics.planes.courses import Iterates, iterates, orbit
-from swd_dynamics.planes.fixed_points import ACCURACY, FixedLine, FixedPoint, Search
+from swd_dynamics.planes.fixed_points import FixedLine, FixedPoint, Search
 from swd_dynamics.planes.nullclines import Nullcline, nullcline
 from swd_dynamics.planes.slices import Slice, cut
-from swd_dynamics.planes.systems import WeightsField, system
+from swd_dynamics.planes.systems import system
 from swd_dynamics.rules.update import UpdateRule
 
 Array = NDArray[np.float64]
-ROUND_OFF = 8 * float(np.finfo(float).eps)  # of the usual speed: a component that is smaller counts as zero
-SHIFTS = (0.618, 0.764)  # of a cell: keeps the grid's nodes off the round numbers at which nullclines like to lie
-OUT = 1e-6  # of the usual speed: a slice's field that points out of the slice by less does not leave it
+# Of the usual speed: a component that is smaller counts as zero. Halved, the round-off of a component that is zero
+# everywhere would be traced as nullclines; doubled, nothing changes but a strip of that width.
+SMALLEST = 8 * float(np.finfo(float).eps)
+SHIFTS = (0.618, 0.764)  # of a cell, in x and y: they keep the nodes off round numbers, at which many nullclines lie
+OUT = 1e-6  # of the usual speed: a fixed point of a slice is one of the whole field if less points out of the slice
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,18 @@ class PhasePlane:
 
     Attributes
     ----------
-    x, y : array, shape (columns,) and (rows,) — the grid; evenly spaced but for the first and the last cell
-    field : array, shape (2, rows, columns) — both components on it; NaN where the field is not defined
+    x, y : array, shape (columns,) and (rows,) — the grid; evenly spaced except for the first and the last cell
+    field : array, shape (2, rows, columns) — both components on the grid; NaN where the field is not defined
     nullclines : tuple of two Nullcline
-    fixed_points : tuple of FixedPoint — the isolated ones
+    fixed_points : tuple of FixedPoint — the isolated fixed points
     fixed_lines : tuple of FixedLine
-    orbits : tuple of array, shape (m, 2) — the flow from each start, until the time is up or it is far outside
+    orbits : tuple of array, shape (m, 2) — the flow from each start, until the time is up or the orbit is far outside
     iterates : tuple of Iterates
     labels : tuple of str — of the two axes
-    alike : bool — whether both axes measure the same thing
+    alike : bool — whether both axes measure the same quantity
     left_out : float — the share of a slice's field that points out of the slice, the median over the grid
     what : str — the equation
-    notes : tuple of str — what a reader must know besides
+    notes : tuple of str — what a reader of the figure must know, in sentences
 
     Examples
     --------
@@ -80,9 +82,9 @@ class PhasePlane:
 
     @property
     def summary(self) -> str:
-        """The points at rest, in a few words."""
+        """The fixed points, in a few words."""
         points, lines = len(self.fixed_points), len(self.fixed_lines)
-        if all(one.everywhere for one in self.nullclines):
+        if all(nullcline.everywhere for nullcline in self.nullclines):
             return "at rest everywhere"
         if lines:
             also = f", and {points} isolated" if points else ""
@@ -114,31 +116,32 @@ def phase_plane(
     =============================== =========================== ==================================================
     ``Flow`` of order 1 or 2        two weights (θ₁, θ₂)        F₀, or F₀ + ηF₁
     ``Flow`` of order ``"state"``   a weight and its momentum   (rule(θ, m) − (θ, m))/η
-    order 1 or 2, ``directions``    a slice θ₀ + a·u + b·w      the flow's, projected: what points out is left out
+    order 1 or 2, ``directions``    a slice θ₀ + a·u + b·w      the flow's field, projected onto the slice
     a rule and its ``gradient``     as its ``Flow`` of order 1
-    a function (x, y) → (u, v)      (x, y)                      itself
+    a function (x, y) → (u, v)      (x, y)                      the function
     =============================== =========================== ==================================================
 
     Parameters
     ----------
     of : Flow, UpdateRule or callable
     gradient, hvp : callable, optional
-        Of the loss, for a rule; as of :class:`~swd_dynamics.flows.Flow`.
+        Gradient and Hessian-vector product of the loss, for a rule; see :class:`~swd_dynamics.flows.Flow`.
     x, y : tuple of two floats
         The window.
     start : array, shape (2,) or (r, 2), optional
         Points of the plane. From each, the flow and the rule's steps are followed. A rule begins with its memory at
         rest; on the plane of a weight and its momentum, with the momentum given and its bias corrections gone.
     steps, t : int or float
-        For how long, with a ``start``: optimizer steps or time, t = ηk; for a function the time.
+        How long to follow them: optimizer steps, or time t = ηk; for a function the time.
     iterates_of : dict of str to UpdateRule, optional
-        Whose steps to take, by name, instead of the flow's own rule.
+        The rules whose steps are shown, by name; by default the flow's own rule.
     origin : array, shape (n,), optional
+        A point of the slice.
     directions : array, shape (2, n), or ``"leading"``, optional
-        Of a slice; they are made orthonormal. ``"leading"`` are the eigenvectors of the two largest eigenvalues of the
-        Hessian at ``origin``.
+        Two vectors along the slice; they are made orthonormal. ``"leading"`` are the eigenvectors of the two largest
+        eigenvalues of the Hessian at ``origin``.
     nodes : int
-        Grid lines each way. Features that are narrower than a cell can be missed.
+        Number of grid lines in x and in y. Features that are narrower than a cell can be missed.
 
     Returns
     -------
@@ -147,8 +150,8 @@ def phase_plane(
     Raises
     ------
     InputError
-        If the window is empty, a start is no point of the plane, a function does not answer as it should, or
-        the field is defined nowhere in the window.
+        If the window is empty, a start is not a point of the plane, a function does not return what it should, or the
+        field is defined nowhere in the window.
 
     Examples
     --------
@@ -160,12 +163,12 @@ def phase_plane(
       stable node at (0, 0); eigenvalues μ = −3, −1; steps settle, |z| = 0.9
     """
     window, starts, flow = _window(x, y), _points(start), _flow(of, gradient, hvp)
-    check("nodes", nodes, "[8, 1000]")
+    nodes = whole_number("nodes", nodes, least=8, most=1000)
     centre = _centre(origin, directions, window)
-    held_at = starts[0] if len(starts) and directions is None else centre
-    plane = cut(system(of if flow is None else flow, held_at), centre, directions)
+    first = starts[0] if len(starts) and directions is None else centre
+    plane = cut(system(of if flow is None else flow, first), centre, directions)
     _check_answer(plane, window.mean(axis=0))
-    found = _computed(plane, window, int(nodes))
+    found = _computed(plane, window, nodes)
     if not len(starts):
         return found
     duration, count = _lasts(flow, steps, t)
@@ -174,7 +177,7 @@ def phase_plane(
 
 
 def _computed(plane: Slice, window: Array, nodes: int) -> PhasePlane:
-    """Field, nullclines and points at rest, without any course."""
+    """Field, nullclines and fixed points, without orbits and iterates."""
     x, y = (_grid(window[:, i], nodes, shift) for i, shift in enumerate(SHIFTS))
     values = np.array([[plane.field(np.array([a, b])) for a in x] for b in y])
     speeds = np.linalg.norm(values, axis=2)
@@ -184,18 +187,18 @@ def _computed(plane: Slice, window: Array, nodes: int) -> PhasePlane:
     speed = float(np.median(moving)) if len(moving) else 0.0
     lines = _nullclines(plane, x, y, values, speed)
     cell = np.array([x[2] - x[1], y[2] - y[1]])
-    accuracy = ACCURACY[plane.system.accuracy]
+    accuracy = plane.system.accuracy
     search = Search(plane.field, plane.jacobian, plane.multipliers, accuracy, speed, cell, window)
-    still = search.lines(lines)
-    points = tuple(replace(p, whole=_whole(plane, p, speed)) for p in search.points(lines, still))
+    fixed_lines = search.lines(lines)
+    fixed_points = search.points(lines, fixed_lines)
     out = _left_out(plane, x, y) if plane.is_slice else 0.0
     return PhasePlane(
         x=x,
         y=y,
         field=np.moveaxis(values, 2, 0),
         nullclines=lines,
-        fixed_points=points,
-        fixed_lines=still,
+        fixed_points=tuple(replace(p, whole=plane.parts(p.point)[1] <= OUT * speed) for p in fixed_points),
+        fixed_lines=fixed_lines,
         orbits=(),
         iterates=(),
         labels=plane.labels,
@@ -211,20 +214,16 @@ def _nullclines(plane: Slice, x: Array, y: Array, values: Array, speed: float) -
         def value(a: float, b: float) -> float:
             return float(plane.field(np.array([a, b]))[component])
 
-        return nullcline(value, x, y, values[:, :, component], ROUND_OFF * speed)
+        return nullcline(value, x, y, values[:, :, component], SMALLEST * speed)
 
     return of(0), of(1)
 
 
 def _grid(ends: Array, nodes: int, shift: float) -> Array:
-    """Evenly spaced but for the ends, and off round numbers."""
+    """The grid lines of one axis: evenly spaced except for the first and the last cell, and off round numbers."""
     low, high = ends
     cell = (high - low) / (nodes - 2)
     return np.concatenate([[low], low + cell * (np.arange(nodes - 2) + shift), [high]])
-
-
-def _whole(plane: Slice, point: FixedPoint, speed: float) -> bool:
-    return plane.parts(point.point)[1] <= OUT * speed
 
 
 def _left_out(plane: Slice, x: Array, y: Array) -> float:
@@ -244,10 +243,9 @@ def _notes(plane: Slice, speeds: Array, lines: tuple[Nullcline, Nullcline], out:
             yield f"d{name}/dt is zero {'everywhere' if line.everywhere else 'in a whole region'}"
         if line.breaks:
             yield f"d{name}/dt changes sign with a jump, without being zero"
-    if isinstance(plane.system, WeightsField) and plane.system.held:
-        yield "what the optimizer holds (a maximum) stands still, at its value at the first start"
+    yield from plane.system.notes
     if plane.is_slice:
-        yield f"a slice: what points out of it, {out:.0%} of the field's length (median), is left out"
+        yield f"a slice: {out:.0%} of the field's length (median) points out of the slice, and is left out"
 
 
 def _window(x, y) -> Array:
@@ -256,7 +254,7 @@ def _window(x, y) -> Array:
         try:
             low, high = (float(end) for end in ends)
         except (TypeError, ValueError):
-            raise InputError(f"{name} = {ends!r} is no range: give two numbers, as (-2, 2)") from None
+            raise InputError(f"{name} = {ends!r} is not a range: give two numbers, as (-2, 2)") from None
         if not (np.isfinite([low, high]).all() and low < high):
             raise InputError(f"{name} = {ends!r} is not allowed: the first number must be the smaller one, both finite")
     return np.array([x, y], dtype=float).T
@@ -295,7 +293,7 @@ def _points(start: ArrayLike | None) -> Array:
 
 
 def _centre(origin: ArrayLike | None, directions, window: Array) -> Array:
-    """Where the slice goes through; the middle of the window if the plane is no slice."""
+    """A point of the slice; the middle of the window if the plane is not a slice."""
     if (origin is None) != (directions is None):
         raise InputError("origin and directions belong together: they say where a slice lies")
     if origin is None:
@@ -314,10 +312,10 @@ def _check_answer(plane: Slice, centre: Array) -> None:
 
 
 def _lasts(flow: Flow | None, steps: int | None, t: float | None) -> tuple[float, int]:
-    """For how long a flow runs, and how many steps that is."""
+    """The time that a flow is followed, and the number of steps in it."""
     if flow is not None:
-        count = flow._count(steps, t)
-        return float(sum(flow._lr(k) for k in range(count))), count
+        count = flow.count_steps(steps=steps, t=t)
+        return float(sum(flow.lr_at(k) for k in range(count))), count
     if t is None or steps is not None:
         raise InputError("a function has no steps: give the time t for which to follow it")
     check("t", t, "(0, inf)")

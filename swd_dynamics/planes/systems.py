@@ -1,23 +1,70 @@
-"""What a phase plane can be drawn of: a field in any number of dimensions, with its linearisation."""
+"""The fields that a phase plane can show, in any number of dimensions, each with its linearisation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.flows.flow import LATE, Flow
-from swd_dynamics.planes.fixed_points import differences
-from swd_dynamics.rules.update import State, UpdateRule
-from swd_dynamics.symbolic import NotDerivable, numeric_linear_map
+from swd_dynamics.flows.differences import differences
+from swd_dynamics.flows.flow import LATE, Constants, Flow
+from swd_dynamics.flows.linearisation import Linearisation
 
 Array = NDArray[np.float64]
-AT_REST = (
-    1e-6  # of what F₀ changes by over a unit: smaller, and the flow of order 2 is linearised as at its fixed point
-)
+# Errors of a Jacobian, relative to its largest entry. A part of an eigenvalue that is smaller counts as zero. If these
+# were smaller than the true errors, a centre would be called a focus; if much larger, a slow focus a centre.
+DERIVED = 1e-10
+DIFFERENCES = 1e-7
+
+
+class System(Protocol):
+    """The contract of a field dz/dt that a phase plane can show. Any object with these eight members satisfies it.
+
+    1. ``labels`` are the names of the two axes, where the plane is not a slice.
+    2. ``alike`` says whether both axes measure the same quantity, and a figure gives them the same scale.
+    3. ``what`` is the differential equation, or the kind of field, in words.
+    4. ``notes`` are sentences about the field that a reader of the figure must know.
+    5. ``accuracy`` is the relative error of ``tangent``: ``DERIVED`` or ``DIFFERENCES``.
+    6. ``field(at)`` returns dz/dt at a point, an array of the shape of the point. Where the field is not defined, it
+       returns NaN or raises ArithmeticError or ValueError.
+    7. ``tangent(at, along)`` returns J·v, the derivative of the field along a vector; NaN at a kink.
+    8. ``multipliers(at)`` returns the eigenvalues z of the optimizer's step, linearised at a point: one step multiplies
+       a deviation by z. It returns None where the field has no optimizer, or z is not known.
+
+    Examples
+    --------
+    A rotation, whose derivative is the same at every point:
+
+    >>> rotation: System = PlainField(lambda x, y: (y, -x))
+    >>> rotation.field(np.array([2.0, 1.0])).tolist()
+    [1.0, -2.0]
+    >>> rotation.tangent(np.zeros(2), np.array([1.0, 0.0])).round(8).tolist()
+    [0.0, -1.0]
+    """
+
+    @property
+    def labels(self) -> tuple[str, str]: ...
+
+    @property
+    def alike(self) -> bool: ...
+
+    @property
+    def what(self) -> str: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    @property
+    def accuracy(self) -> float: ...
+
+    def field(self, at: Array) -> Array: ...
+
+    def tangent(self, at: Array, along: Array) -> Array: ...
+
+    def multipliers(self, at: Array) -> NDArray[np.complex128] | None: ...
 
 
 @dataclass(frozen=True)
@@ -27,9 +74,9 @@ class PlainField:
     function: Callable[[float, float], Any]
     labels = ("x", "y")
     alike = False
-    accuracy = "differences"
     what = "The field"
-    size = 2
+    notes = ()
+    accuracy = DIFFERENCES
 
     def field(self, at: Array) -> Array:
         value = np.array(self.function(*map(float, at)), dtype=float)
@@ -46,171 +93,114 @@ class PlainField:
 
 @dataclass(frozen=True)
 class WeightsField:
-    """A flow of order 1 or 2 on its weights. What stands still in it (a maximum that holds) is taken at ``held_at``.
-
-    J = ∂F₀/∂θ + ∂F₀/∂g·H is derived. A fixed point of F₀ is one of F₀ + ηF₁ too, because F₁ is linear in the rates
-    θ̇ and ġ; there the Jacobian of F₁ along v is F₁ itself at the rates Jv and HJv.
-    """
+    """A flow of order 1 or 2 on its weights. Maxima that the optimizer keeps have their value at ``start``."""
 
     flow: Flow
-    held_at: Array
+    start: Array
     labels = ("θ₁", "θ₂")
     alike = True
-    accuracy = "derived"
-
-    @property
-    def size(self) -> int:
-        return len(self.held_at)
+    accuracy = DERIVED
 
     @property
     def what(self) -> str:
         return "dθ/dt = F₀" if self.flow.order == 1 else "dθ/dt = F₀ + ηF₁"
 
-    @cached_property
-    def lr(self) -> float:
-        return self.flow._lr(0)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        kept = "a maximum that the optimizer keeps is constant, with its value at the first start"
+        return (kept,) if self._constants else ()
 
     @cached_property
-    def _stepwise(self) -> Callable[[float, Array], Array]:
-        return self.flow._field(self.held_at)[0]
+    def linear(self) -> Linearisation:
+        return Linearisation(self.flow)
 
     @cached_property
-    def held(self) -> tuple:
-        equation = self.flow._numeric()
-        return equation.held(self.held_at, *self.flow._rates(equation, self.held_at, self.lr), self.lr)
-
-    @cached_property
-    def _equation(self):
-        return self.flow._numeric()
-
-    @cached_property
-    def _map(self) -> Callable[[Array], Array] | None:
-        return linear_map_or_none(self.flow.rule) if self.size == 2 else None
+    def _constants(self) -> Constants:
+        return self.flow.constants(self.start)
 
     def field(self, at: Array) -> Array:
-        return self._stepwise(0, at) / self.lr
+        return self.flow.field(at, constants=self._constants)
 
     def tangent(self, at: Array, along: Array) -> Array:
-        gradient, turned = self.flow.gradient(at), self.hvp(at, along)
-        first = self._equation.turn(at, gradient, along, turned, self.held)
-        if self.flow.order == 1:
-            return first
-        if np.linalg.norm(self._equation.first(at, gradient, self.held)) > AT_REST * np.linalg.norm(first):
-            return differences(self.field, at, along)
-        return first + self.lr * self._equation.second(at, gradient, first, self.hvp(at, first), self.held)
-
-    def hvp(self, at: Array, vector: Array) -> Array:
-        """H·vector; where no ``hvp`` is given, by central differences of the gradient."""
-        return self.flow.hvp(at, vector) if self.flow.hvp else differences(self.flow.gradient, at, vector)
+        return self.linear.of_field(at, along, constants=self._constants)
 
     def multipliers(self, at: Array) -> NDArray[np.complex128] | None:
-        if self._map is None:
-            return None
-        hessian = np.column_stack([self.hvp(at, unit) for unit in np.eye(2)])
-        return np.linalg.eigvals(self._map(hessian)).astype(complex) if np.isfinite(hessian).all() else None
-
-    def start(self, rule: UpdateRule, at: Array) -> State:
-        return rule.start(at)
-
-    def point(self, state: State) -> Array:
-        return state.theta
+        return _multipliers(self.linear, at) if len(at) == 2 else None  # on a slice, H would cost n products a point
 
 
 @dataclass(frozen=True)
 class StateField:
-    """The full-state flow of one weight and its one memory entry: (rule(θ, m) − (θ, m))/η, bias corrections gone."""
+    """The full-state flow of one weight and its one memory entry, with the bias corrections gone.
+
+    Raises
+    ------
+    InputError
+        If the flow has a schedule, or not exactly one memory entry.
+    """
 
     flow: Flow
     alike = False
-    accuracy = "derived"
-    size = 2
     what = "The flow of a weight and its momentum"
+    notes = ()
+    accuracy = DERIVED
+
+    def __post_init__(self):
+        if self.flow.rule.has_schedule:
+            raise InputError(
+                "the field of a phase plane is constant in time, and the full state's field is not under a schedule:"
+                " give a number for lr"
+            )
+        if len(self._rest) != 1:
+            raise InputError(
+                f"{type(self.flow.rule.direction).__name__} remembers {len(self._rest)} numbers for each weight, and"
+                " the plane of one weight has room for 1 (a momentum): take order 1 or 2, and two weights"
+            )
+
+    @cached_property
+    def linear(self) -> Linearisation:
+        return Linearisation(self.flow)
+
+    @property
+    def _rest(self) -> Any:
+        return self.flow.rule.direction.rest(np.zeros(1))
 
     @property
     def labels(self) -> tuple[str, str]:
         name = getattr(self._rest, "_fields", ("memory",))[0]
         return "θ", {"m": "m, momentum"}.get(name, name)
 
-    @cached_property
-    def _rest(self) -> Any:
-        return self.flow.rule.direction.rest(np.zeros(1))
-
-    @cached_property
-    def _map(self) -> Callable[[Array], Array] | None:
-        return linear_map_or_none(self.flow.rule)
-
-    @cached_property
-    def lr(self) -> float:
-        return self.flow._lr(0)
-
-    @cached_property
-    def _stepwise(self) -> Callable[[float, Array], Array]:
-        return self.flow._state_field(np.zeros(1))[0]
-
     def field(self, at: Array) -> Array:
-        return self._stepwise(LATE, at) / self.lr
-
-    def _step(self, at: Array) -> Array | None:
-        """The step's derived linear map."""
-        if self._map is None:
-            return None
-        hvp, one = self.flow.hvp, np.ones(1)
-        return self._map((hvp(at[:1], one) if hvp else differences(self.flow.gradient, at[:1], one)).reshape(1, 1))
+        return self.flow.field(at, LATE)
 
     def tangent(self, at: Array, along: Array) -> Array:
-        step = self._step(at)
-        return differences(self.field, at, along) if step is None else (step @ along - along) / self.lr
+        return self.linear.of_field(at, along, LATE)
 
     def multipliers(self, at: Array) -> NDArray[np.complex128] | None:
-        step = self._step(at)
-        return None if step is None or not np.isfinite(step).all() else np.linalg.eigvals(step).astype(complex)
-
-    def start(self, rule: UpdateRule, at: Array) -> State:
-        kind, memory = type(self._rest), at[1:]
-        return State(at[:1], kind(memory) if hasattr(self._rest, "_fields") else kind([memory]), LATE)
-
-    def point(self, state: State) -> Array:
-        return np.concatenate([state.theta, *state.memory])
+        return _multipliers(self.linear, at[:1])
 
 
-def linear_map_or_none(rule: UpdateRule) -> Callable[[Array], Array] | None:
-    """The linearised step as a function of the Hessian; None if it is not derivable for the rule."""
-    if rule.has_schedule:
+def _multipliers(linear: Linearisation, theta: Array) -> NDArray[np.complex128] | None:
+    step = linear.of_step(theta)
+    if step is None or not np.isfinite(step).all():
         return None
-    try:
-        return numeric_linear_map(rule)
-    except NotDerivable:
-        return None
+    return np.linalg.eigvals(step).astype(complex)
 
 
-def system(of, held_at: Array) -> PlainField | WeightsField | StateField:
+def system(of, start: Array) -> System:
     """The field behind a flow or a callable (x, y) → (dx/dt, dy/dt).
 
     Raises
     ------
     InputError
         If it is neither, a gradient does not answer with a vector of its argument's shape, or a full-state flow has a
-        schedule or is not of one memory entry.
+        schedule or not exactly one memory entry.
     """
     if isinstance(of, Flow):
-        _check_gradient(of, held_at[:1] if of.order == "state" else held_at)
-        if of.order != "state":
-            return WeightsField(of, held_at)
-        return _checked(StateField(of))
+        _check_gradient(of, start[:1] if of.order == "state" else start)
+        return StateField(of) if of.order == "state" else WeightsField(of, start)
     if not callable(of):
-        raise InputError(f"{of!r} is no field: give a Flow, a rule with its gradient, or a function (x, y) → (u, v)")
+        raise InputError(f"{of!r} is not a field: give a Flow, a rule with its gradient, or a function (x, y) → (u, v)")
     return PlainField(of)
-
-
-def _checked(state: StateField) -> StateField:
-    if state.flow.rule.has_schedule:
-        raise InputError("a phase plane stands still, and under a schedule the state's does not: give a number for lr")
-    if len(state._rest) != 1:
-        raise InputError(
-            f"{type(state.flow.rule.direction).__name__} remembers {len(state._rest)} numbers for each weight, and the"
-            " plane of one weight has room for 1 (a momentum): take order 1 or 2, and two weights"
-        )
-    return state
 
 
 def _check_gradient(flow: Flow, at: Array) -> None:

@@ -1,4 +1,4 @@
-"""The figure style, shared by all studies, and drawings of what others compute."""
+"""The figure style, shared by all studies, and drawings of phase planes, recordings and the atlas."""
 
 from swd_dynamics.plots.phase_plane import phase_plane
 from swd_dynamics.plots.recording import recording

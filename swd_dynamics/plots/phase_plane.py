@@ -1,5 +1,6 @@
-"""The phase plane, drawn."""
+"""Phase planes, drawn."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,49 +11,49 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.plots.style import COLOURS, LABELS, house_style, measured
+from swd_dynamics.plots.style import LABELS, LOOKS, house_style, measured, with_remark
 
 if TYPE_CHECKING:
     from swd_dynamics.planes import FixedPoint, PhasePlane
 
-FIELD, NULL, INK = "#BDBDBD", "#CC79A7", "#222222"  # Okabe & Ito's purple: no decay mode has it
-DASHES: tuple[Any, Any] = ("-", (0, (5, 2)))  # of the two nullclines, told apart in print too
-HEIGHT, LEGEND = 5.2, 2.6  # of a figure, and what the legend beside it takes, in inches
-NAMED = 6  # fixed points that the legend names one by one
-MARKS = {  # filled: it draws in; open: it drives away; half: a saddle
+FIELD, NULL, INK = "#BDBDBD", "#CC79A7", "#222222"  # NULL is Okabe & Ito's purple, which no decay mode has
+DASHES: tuple[Any, Any] = ("-", (0, (5, 2)))  # of the two nullclines, which differ without colour too
+HEIGHT, LEGEND = 5.2, 2.6  # inches: the height of a figure, and the width of its legend; narrower, texts are cut off
+NAMED = 6  # fixed points that a legend lists one by one; with twice as many the list is higher than the figure
+FIXED_POINT_MARKERS = {  # filled: attracting; open: repelling; half filled: a saddle
     "stable": {"marker": "o", "markerfacecolor": INK},
     "unstable": {"marker": "o", "markerfacecolor": "white"},
     "saddle": {"marker": "o", "fillstyle": "left", "markerfacecolor": INK, "markerfacecoloralt": "white"},
 }
-OTHER_MARK = {"marker": "D", "markerfacecolor": "white"}  # centre, degenerate, a kink
+OTHER_MARKER = {"marker": "D", "markerfacecolor": "white"}  # centre, degenerate, no linearisation
 
 
 def phase_plane(of, gradient=None, *, title: str | None = None, figure: Figure | None = None, **plane) -> Figure:
-    """A phase plane: the field's streamlines, its nullclines, its fixed points, and orbits with the real steps.
+    """A phase plane: the field's streamlines, its nullclines, its fixed points, its orbits and the optimizer's steps.
 
     Parameters
     ----------
     of : Flow, UpdateRule, callable or PhasePlane
-        What :func:`swd_dynamics.planes.phase_plane` computes a plane of, or the plane it computed.
+        An argument of :func:`swd_dynamics.planes.phase_plane`, or the plane that it returned.
     gradient : callable, optional
-        Of the loss, for a rule.
+        Gradient of the loss, for a rule.
     title : str, optional
-        What the figure shows; by default the equation and its points at rest.
+        By default the equation and its fixed points.
     figure : Figure, optional
-        To draw on; a new one if it is not given.
+        The figure to draw on; by default a new figure.
     **plane
-        ``x, y, start, steps, t, iterates_of, origin, directions, hvp, nodes``, as of
+        ``x, y, start, steps, t, iterates_of, origin, directions, hvp, nodes``: see
         :func:`swd_dynamics.planes.phase_plane`.
 
     Returns
     -------
     Figure
-        μ are the eigenvalues of the flow's Jacobian, per unit of time; z those of the optimizer's step.
+        μ are the eigenvalues of the flow's Jacobian, per unit of time; z are the eigenvalues of the optimizer's step.
 
     Raises
     ------
     InputError
-        As :func:`swd_dynamics.planes.phase_plane`; or if more is given with a plane that is computed already.
+        As :func:`swd_dynamics.planes.phase_plane`; or if more arguments are given with a plane that is computed.
 
     Examples
     --------
@@ -60,11 +61,13 @@ def phase_plane(of, gradient=None, *, title: str | None = None, figure: Figure |
     >>> [text.get_text() for text in figure.legends[0].get_texts()][0]
     'stable focus (0, 0)\\neigenvalues μ = −0.5 ± 0.866i'
     """
-    from swd_dynamics import planes  # here, because with them come scipy and sympy, which other drawings do without
+    from swd_dynamics import (
+        planes,
+    )  # imported here because scipy and sympy come with it, which other drawings do not need
 
     if isinstance(of, planes.PhasePlane):
         if gradient is not None or plane:
-            raise InputError("the plane is computed already: give what is to be shown to planes.phase_plane")
+            raise InputError("the plane is computed already: give such arguments to planes.phase_plane")
         return _figure(of, title, figure)
     return _figure(planes.phase_plane(of, gradient, **plane), title, figure)
 
@@ -84,18 +87,18 @@ def _figure(plane: "PhasePlane", title: str | None, figure: Figure | None) -> Fi
         figure.suptitle(title or f"{plane.what}: {plane.summary}", x=0.01, ha="left", fontsize=12)
         if plane.notes:
             figure.supxlabel("\n".join(plane.notes), x=0.01, ha="left", fontsize=8, color="#555555")
-        figure.draw_without_rendering()  # the layout of axes of a fixed shape comes right at the second pass
+        figure.draw_without_rendering()  # the layout of axes of a fixed shape is right only at the second pass
     return figure
 
 
 def _width(plane: "PhasePlane") -> float:
-    """Of the figure, in inches: where both axes measure the same, the drawing and the legend and no more."""
+    """The width of the figure in inches; where both axes have the same scale, it fits the drawing and the legend."""
     shape = (plane.x[-1] - plane.x[0]) / (plane.y[-1] - plane.y[0])
     return float(np.clip(HEIGHT * shape, 3.0, 7.0)) + LEGEND if plane.alike else 8.6
 
 
 def _draw_field(axes, plane: "PhasePlane") -> None:
-    """Streamlines on the evenly spaced part of the grid, light; they show where to, not how fast."""
+    """Light streamlines on the evenly spaced part of the grid. They show the direction of the field, not its speed."""
     u, v = np.ma.masked_invalid(plane.field[:, 1:-1, 1:-1])
     if np.hypot(u, v).max() > 0:
         x, y = plane.x[1:-1], plane.y[1:-1]
@@ -148,8 +151,8 @@ def _line_label(kind: str) -> str:
 
 
 def _mark(point: "FixedPoint") -> dict[str, Any]:
-    mark = next((mark for word, mark in MARKS.items() if point.kind.startswith(word)), OTHER_MARK)
-    return {"linestyle": "none", "color": INK, "markersize": 8, **mark}
+    matching = (marker for word, marker in FIXED_POINT_MARKERS.items() if point.kind.startswith(word))
+    return {"linestyle": "none", "color": INK, "markersize": 8, **next(matching, OTHER_MARKER)}
 
 
 def _named(plane: "PhasePlane") -> list[Line2D]:
@@ -163,19 +166,18 @@ def _named(plane: "PhasePlane") -> list[Line2D]:
 
 
 def _counted(plane: "PhasePlane") -> list[Line2D]:
-    of_kind = {point.kind: point for point in plane.fixed_points}
-    counts = {kind: sum(point.kind == kind for point in plane.fixed_points) for kind in of_kind}
-    return [Line2D([], [], **_mark(of_kind[kind]), label=f"{kind} ({counts[kind]})") for kind in sorted(of_kind)]
+    counts = Counter(point.kind for point in plane.fixed_points)
+    marks = {point.kind: _mark(point) for point in plane.fixed_points}
+    return [Line2D([], [], **marks[kind], label=f"{kind} ({counts[kind]})") for kind in sorted(counts)]
 
 
 def _draw_courses(axes, plane: "PhasePlane") -> list[Line2D]:
     style: dict[str, Any] = {"color": INK, "linewidth": 1.4, "zorder": 4}
     handles = _draw_curves(axes, plane.orbits, style, "the flow")
     for run in plane.iterates:
-        mode = run.decay if run.decay in COLOURS else "none"
-        points: dict[str, Any] = measured(mode, label=f"{LABELS.get(run.name, run.name)}, steps", markersize=4) | {
-            "zorder": 5
-        }
+        mode = run.decay if run.decay in LOOKS else "unknown"
+        name = with_remark(LABELS.get(run.name, run.name), mode)
+        points: dict[str, Any] = measured(mode, label=f"{name}, steps", markersize=4, zorder=5)
         for path in run.paths:
             axes.plot(*_near(path, plane).T, **points)
         handles.append(Line2D([], [], **points))
@@ -183,7 +185,7 @@ def _draw_courses(axes, plane: "PhasePlane") -> list[Line2D]:
 
 
 def _near(path: NDArray[np.float64], plane: "PhasePlane") -> NDArray[np.float64]:
-    """The part of a run in the window; the rest could be too far for a float of the drawing's."""
+    """The steps of a run in the window; steps that are very far outside could overflow in the drawing."""
     with np.errstate(invalid="ignore"):
         seen = (path[:, 0] >= plane.x[0]) & (path[:, 0] <= plane.x[-1])
         return path[seen & (path[:, 1] >= plane.y[0]) & (path[:, 1] <= plane.y[-1])]

@@ -1,4 +1,4 @@
-"""Recorded quantities over the steps of one run, or of several."""
+"""Recorded quantities over the steps of one run or of several runs, drawn."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,18 +7,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.plots.style import COLOURS, house_style, measured
+from swd_dynamics.plots.style import LOOKS, house_style, measured, with_remark
 from swd_dynamics.rules import CATALOG, DECAYS
 from swd_dynamics.tables import Table
 
 if TYPE_CHECKING:
     import xarray
 
-MOST_LINES = 10  # that a reader can tell apart
-MARKS = 60  # of one course; every step besides is a fine point
-STRETCHES = 1000  # that a very long course is cut into: of each its extremes are drawn, and no outlier is lost
-SAME_MODE: tuple[dict, ...] = ({}, {"markerfacecolor": "white"}, {"marker": "x"}, {"marker": "+"})  # tells runs apart
-USUAL = ("loss", "decay_ratio")  # drawn when nothing is named
+MOST_LINES = 10  # lines in one panel: with twice as many, colours repeat and a reader cannot tell the lines apart
+MOST_MARKERS = 60  # markers on one line, the other steps are fine points; doubled, markers overlap and hide each other
+# Number of stretches of a very long run: the extremes of each stretch are drawn, so that no outlier is lost. At half,
+# the outline of a noisy line becomes coarse; doubled, drawing takes twice as long and looks the same.
+STRETCHES = 1000
+SAME_MODE: tuple[dict, ...] = ({}, {"markerfacecolor": "white"}, {"marker": "x"}, {"marker": "+"})  # of several runs
+USUAL = ("loss", "decay_ratio")  # drawn when no quantity is named
 
 
 def recording(
@@ -29,16 +31,16 @@ def recording(
     Parameters
     ----------
     recorded : xarray.Dataset, or dict of str to xarray.Dataset
-        Of :func:`swd_dynamics.record` or :func:`swd_dynamics.open_recording`; several, by name, to compare them.
+        Returned by :func:`swd_dynamics.record` or :func:`swd_dynamics.open_recording`; several by name to compare.
     *quantities : str
-        Variables over the steps: one number each or, of a single recording, one for each parameter group or parameter.
-        The loss and R/η_eff if none is named.
+        Variables over the steps. Of a single recording, a variable may have a number for each parameter or group; of
+        several, one number a step. By default the loss and R/η_eff.
     title : str, optional
 
     Raises
     ------
     InputError
-        If a name is none of the recording's, or is no quantity over the steps, or there is nothing to draw.
+        If the recording has no such variable, a variable is not a quantity over the steps, or there is nothing to draw.
 
     Examples
     --------
@@ -61,22 +63,22 @@ def recording(
         for axes, name in zip(panels, names, strict=True):
             _draw_panel(axes, runs, name)
         panels[-1].set_xlabel("step k")
+        shown = [with_remark(name, _mode(run)) for name, run in runs.items()]
         if len(runs) > 1:
-            _letter_for_letter(
-                figure.legend(_named(panels[0]), list(runs), loc="outside lower center", ncols=len(runs))
-            )
-        figure.suptitle(title or f"{', '.join(runs)}, recorded".replace("$", r"\$"), fontsize=12)
+            lines = _in_legend(panels[0])
+            _literally(figure.legend(lines, shown, loc="outside lower center", ncols=len(runs)))
+        figure.suptitle(title or f"{', '.join(shown)}, recorded".replace("$", r"\$"), fontsize=12)
     return figure
 
 
 def _by_name(recorded) -> dict[str, "xarray.Dataset"]:
-    """The recordings, and what the figure calls them."""
+    """The recordings by the names that the figure gives them."""
     if hasattr(recorded, "data_vars"):
         return {str(recorded.attrs.get("optimizer", "unknown optimizer")): recorded}
     if not isinstance(recorded, Mapping) or not all(hasattr(run, "data_vars") for run in recorded.values()):
         raise InputError(
-            f"{type(recorded).__name__} is no recording: give what record or open_recording returned, or a dictionary"
-            ' of several, as {"AdamW": one, "AdamS": another}'
+            f"{type(recorded).__name__} is not a recording: give what record or open_recording returned, or a"
+            ' dictionary of several, as {"AdamW": one, "AdamS": another}'
         )
     return {str(name): run for name, run in recorded.items()}
 
@@ -90,7 +92,7 @@ def _check(run: "xarray.Dataset", name: str, alone: bool) -> None:
 
 
 def _is_course(variable: "xarray.DataArray", alone: bool) -> bool:
-    """Whether it is drawn as one line or, where nothing else is to be told apart, as a few."""
+    """Whether a variable is one line over the steps or, in a recording that is drawn alone, several lines."""
     lines = (("step",), ("step", "group"), ("step", "parameter"))
     return variable.dims in lines and (alone or variable[:1].size <= 1)
 
@@ -113,17 +115,18 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
         0.5, 0.5, "\n".join(unknown), transform=axes.transAxes, ha="center", va="center", color="#555555", wrap=True
     )
     if courses > 1:
-        labels = [str(line.get_label()) for line in _named(axes)]
-        _letter_for_letter(axes.legend(_named(axes), labels, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5)))
+        labels = [str(line.get_label()) for line in _in_legend(axes)]
+        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+        _literally(axes.legend(_in_legend(axes), labels, fontsize=7, **place))
 
 
-def _named(axes) -> list:
-    """What the legend names."""
+def _in_legend(axes) -> list:
+    """The lines that a legend names: all lines except those of fine points."""
     return [line for line in axes.lines if line.get_marker() != ","]
 
 
-def _letter_for_letter(legend) -> None:
-    """A name may have a $ in it."""
+def _literally(legend) -> None:
+    """Show the names of a legend as they are, also with a $ in them."""
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -139,19 +142,19 @@ def _draw(axes, run: "xarray.Dataset", name: str, mode: str, title: str, again: 
     variable = run[name]
     courses = variable.values.astype(float).reshape(len(variable), int(np.prod(variable.shape[1:])))
     for i in range(min(courses.shape[1], MOST_LINES)):
-        alone = courses.shape[1] == 1
-        style: dict[str, Any] = measured(mode, label=title if alone else _label(run, variable.dims, i), markersize=4)
-        style |= {} if alone else {"color": f"C{i}"}
+        style: dict[str, Any] = measured(mode, label=title, markersize=4)
+        if courses.shape[1] > 1:
+            style |= {"label": _label(run, variable.dims, i), "color": f"C{i}"}
         steps, course, shown = run["step"].values, courses[:, i], _shown(courses[:, i])
-        every = max(1, len(course) // MARKS)
+        every = max(1, len(course) // MOST_MARKERS)
         marked = slice(int(turn * every), None, every)
-        if every > 1:  # the marks say whose points these are
+        if every > 1:  # every step is a fine point, and the markers say which run the points belong to
             axes.plot(steps[shown], course[shown], ",", color=style["color"], label="_")
         axes.plot(steps[marked], course[marked], **style | SAME_MODE[again % len(SAME_MODE)])
 
 
 def _shown(course: np.ndarray) -> np.ndarray:
-    """Which steps are drawn: all, or of a long run the first, the last, and the extremes of each stretch."""
+    """The steps that are drawn: all, or of a long run the first, the last, and the extremes of each stretch."""
     if len(course) <= 2 * STRETCHES:
         return np.arange(len(course))
     stretches = np.array_split(np.arange(len(course)), STRETCHES)
@@ -161,7 +164,7 @@ def _shown(course: np.ndarray) -> np.ndarray:
 
 
 def _scale(axes, values: np.ndarray) -> None:
-    """Logarithmic where all is positive and the extremes are far apart."""
+    """Make the axis logarithmic if no value is negative and the largest is far above the smallest positive value."""
     known = values[np.isfinite(values)]
     positive = known[known > 0]
     if len(positive) and (known >= 0).all() and positive.max() > 30 * positive.min():
@@ -169,11 +172,11 @@ def _scale(axes, values: np.ndarray) -> None:
 
 
 def _mode(run: "xarray.Dataset") -> str:
-    """The decay mode of the optimizer, as its colour says; that of no decay where it is not known."""
+    """The decay mode of the optimizer, which decides its look; ``"unknown"`` for an optimizer not in the catalogue."""
     name = str(run.attrs.get("optimizer", ""))
     modes: dict[Any, str] = {decay: mode for mode, decay in DECAYS.items()}
-    mode = modes.get(CATALOG[name].decay, "none") if name in CATALOG else "none"
-    return mode if mode in COLOURS else "none"
+    mode = modes.get(CATALOG[name].decay, "unknown") if name in CATALOG else "unknown"
+    return mode if mode in LOOKS else "unknown"
 
 
 def _label(run: "xarray.Dataset", dims: Sequence, i: int) -> str:

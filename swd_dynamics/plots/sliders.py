@@ -1,4 +1,8 @@
-"""A figure that is drawn again when a slider moves."""
+"""A figure that is drawn again when a slider moves.
+
+ipywidgets' own interactive output keeps no picture in a saved notebook. The picture here is an output of its own, so
+that a reader without a kernel sees it.
+"""
 
 from base64 import b64encode
 from collections.abc import Callable
@@ -12,29 +16,29 @@ from matplotlib.figure import Figure
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots.style import figure_png, house_style
 
-LOG_STEP = 0.02  # of a power of ten
+LOG_STEP = 0.02  # powers of ten, the step of a logarithmic slider: 5 %. Doubled, a slider jumps visibly
 
 
 class Sliders:
-    """A figure with a slider for each number it depends on: live in Jupyter, a picture everywhere else.
+    """A figure with a slider for each number that it depends on: live in Jupyter, a picture everywhere else.
 
-    The picture is an output of its own, which a saved notebook keeps as it was last. After ``%matplotlib widget``
-    (ipympl) it is a canvas in which one can zoom, and nothing is kept.
+    A saved notebook keeps the last picture. After ``%matplotlib widget`` (ipympl) the figure is a canvas that can be
+    zoomed, and a saved notebook keeps no picture.
 
     Parameters
     ----------
     draw : callable (figure, **values)
-        Draws on an empty figure. An error for people (:class:`~swd_dynamics.errors.InputError`) is shown in its place.
+        Draws on an empty figure. If it raises :class:`~swd_dynamics.errors.InputError`, the figure shows the message.
     size : tuple of two floats
-        Of the figure, in inches.
-    **ranges : tuple of three numbers, or four
-        Of each slider: smallest, largest and first value, in the order of arguments; ``"log"`` as a fourth for a
-        logarithmic one. Three whole numbers make a slider of whole numbers.
+        Width and height of the figure, in inches.
+    **ranges : tuple of three numbers, or of three numbers and ``"log"``
+        For each argument of ``draw``: the smallest, the largest and the first value of its slider. With ``"log"`` the
+        slider is logarithmic. Three whole numbers make a slider of whole numbers.
 
     Raises
     ------
     InputError
-        If a range is not one.
+        If no range is given, or its first value does not lie between its ends.
 
     Examples
     --------
@@ -54,8 +58,8 @@ class Sliders:
             self.figure = Figure(figsize=size)
         self.ranges = {name: _checked(name, given) for name, given in ranges.items()}
         self.values = {name: start for name, (_, _, start, *_) in self.ranges.items()}
-        self._id = uuid4().hex  # of the picture, wherever it is shown
-        self._box: Any = None  # the sliders, made when they are first shown
+        self._id = uuid4().hex  # of the picture, in every place where it is shown
+        self._box: Any = None  # the sliders, which are made when they are first shown
         self._canvas: Any = None
         self._draw()
 
@@ -65,7 +69,7 @@ class Sliders:
         Raises
         ------
         InputError
-            If there is no such slider, or the value is beyond its ends.
+            If there is no such slider, or the value is beyond the ends of the slider.
         """
         for name, value in values.items():
             if name not in self.ranges:
@@ -91,14 +95,14 @@ class Sliders:
                 self._refresh()
 
     def _refresh(self) -> None:
-        """Put what was drawn where it is shown."""
+        """Show the new drawing wherever the figure is shown."""
         if self._canvas is not None:
             self._canvas.draw_idle()
         elif self._box is not None:
             self._publish(update=True)
 
     def _say(self, what: str) -> None:
-        """Words in the place of the drawing."""
+        """Show a sentence in place of the drawing."""
         self.figure.clear()
         self.figure.text(0.5, 0.5, what, ha="center", va="center", wrap=True, fontsize=11, parse_math=False)
 
@@ -124,7 +128,7 @@ class Sliders:
         try:
             sliders = self._live()._repr_mimebundle_() | {"text/plain": repr(self)}
             display(sliders, raw=True)
-        except InputError as error:  # the picture can be seen all the same
+        except InputError as error:  # without ipywidgets the picture is still shown
             print(error)
         if "ipympl" in str(matplotlib.get_backend(auto_select=False)) and self._canvas is None:
             self._canvas = _canvas(self.figure)
@@ -146,7 +150,7 @@ class Sliders:
 
 
 def _checked(name: str, given: tuple) -> tuple:
-    """A slider's range."""
+    """The range of a slider, if it is one."""
     try:
         low, high, start, *scale = given
         good = low < high and low <= start <= high and scale in ([], ["log"]) and (not scale or low > 0)
@@ -154,7 +158,7 @@ def _checked(name: str, given: tuple) -> tuple:
         good = False
     if not good:
         raise InputError(
-            f"{name} = {given!r} is no range of a slider: give the smallest, the largest and a value between, as"
+            f"{name} = {given!r} is not a range of a slider: give the smallest, the largest and a value between, as"
             ' (0.0, 1.0, 0.5), or (0.01, 1.0, 0.1, "log") for a logarithmic slider of positive numbers'
         )
     return tuple(given)
@@ -169,7 +173,7 @@ def _ipywidgets() -> Any:
 
 
 def _canvas(figure: Figure) -> Any:
-    """ipympl's canvas, which is there where its backend is."""
+    """ipympl's canvas; its backend is in use, so that it is installed."""
     from ipympl import backend_nbagg
 
     with house_style():
@@ -186,8 +190,8 @@ def _slider(widgets: Any, name: str, given: tuple, value: float) -> Any:
         return widgets.IntSlider(value, min=low, max=high, **look)
     look["readout_format"] = ".3g"
     if scale:
-        below = floor((log10(value) - log10(low)) / LOG_STEP)  # steps, so that the first value is one of the slider's
+        below = floor((log10(value) - log10(low)) / LOG_STEP)  # whole steps, so that the slider reaches the first value
         least = log10(value) - below * LOG_STEP
         return widgets.FloatLogSlider(value, min=least, max=log10(high), step=LOG_STEP, **look)
-    step = 10.0 ** floor(log10((high - low) / 40))  # round, so that a slider stops at round numbers
+    step = 10.0 ** floor(log10((high - low) / 40))  # a power of ten, so that a slider stops at round numbers
     return widgets.FloatSlider(value, min=low, max=high, step=step, **look)

@@ -1,47 +1,82 @@
-"""The figure style: one colour for each decay mode everywhere, theory as lines, measurements as points."""
+"""The figure style: each decay mode has its colour and marker everywhere, theory is a line, measurements are points."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.style
 from matplotlib.figure import Figure
 
-# Okabe & Ito's colours: told apart by every common form of colour vision, and by lightness in print.
-COLOURS = {"none": "#666666", "L2": "#D55E00", "decoupled": "#0072B2", "stable": "#009E73"}
-MARKERS = {"none": "o", "L2": "s", "decoupled": "^", "stable": "D"}
-LABELS = {"none": "no decay", "L2": "L2", "decoupled": "decoupled", "stable": "stable"}
-MUTED = "#999999"  # for what is wrong on purpose, and for guides
+from swd_dynamics.tables import Table
+
+
+class Look(NamedTuple):
+    """How a decay mode is drawn, and its name in a legend."""
+
+    colour: str
+    marker: str
+    label: str
+
+
+# Every mode of DECAYS, and "unknown" for the decay of an optimizer that is not in the catalogue. The colours are greys
+# and Okabe & Ito's: they differ for every common form of colour vision, and in lightness when printed in grey.
+LOOKS = Table(
+    "decay mode",
+    none=Look("#666666", "o", "no decay"),
+    L2=Look("#D55E00", "s", "L2"),
+    decoupled=Look("#0072B2", "^", "decoupled"),
+    stable=Look("#009E73", "D", "stable"),
+    unknown=Look("#000000", "*", "unknown decay"),
+)
+MODES = [mode for mode in LOOKS if mode != "unknown"]
+COLOURS = {mode: LOOKS[mode].colour for mode in MODES}
+MARKERS = {mode: LOOKS[mode].marker for mode in MODES}
+LABELS = {mode: LOOKS[mode].label for mode in MODES}
+MUTED = "#999999"  # for guides, and for curves that are wrong on purpose
 
 
 def theory(mode: str, **more) -> dict:
-    """How theory is drawn: a line in the colour of its decay mode.
+    """The style of theory: a line in the colour of its decay mode.
 
     Examples
     --------
     >>> theory("L2")
     {'color': '#D55E00', 'linestyle': '-', 'label': 'L2, theory'}
     """
-    return {"color": COLOURS[mode], "linestyle": "-", "label": f"{LABELS[mode]}, theory"} | more
+    look = LOOKS[mode]
+    return {"color": look.colour, "linestyle": "-", "label": f"{look.label}, theory"} | more
 
 
 def measured(mode: str, **more) -> dict:
-    """How measurements are drawn: points in the colour and with the marker of their decay mode.
+    """The style of measurements: points in the colour and with the marker of their decay mode.
 
     Examples
     --------
     >>> measured("stable", label=None)
     {'color': '#009E73', 'marker': 'D', 'linestyle': 'none', 'label': None}
     """
-    points = {"color": COLOURS[mode], "marker": MARKERS[mode], "linestyle": "none"}
-    return points | {"label": f"{LABELS[mode]}, measured"} | more
+    look = LOOKS[mode]
+    points = {"color": look.colour, "marker": look.marker, "linestyle": "none"}
+    return points | {"label": f"{look.label}, measured"} | more
+
+
+def with_remark(name: str, mode: str) -> str:
+    """The name of a run in a legend, with a remark if its decay mode is unknown.
+
+    Examples
+    --------
+    >>> with_remark("Lion", "unknown"), with_remark("AdamS", "stable")
+    ('Lion (unknown decay)', 'AdamS')
+    """
+    return f"{name} ({LOOKS[mode].label})" if mode == "unknown" else name
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """The style sheet, for the figures drawn inside.
+    """A context in which figures are drawn with the package's style sheet.
 
     Examples
     --------
@@ -68,12 +103,12 @@ def figure_png(figure: Figure) -> bytes:
 
 
 def write_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and SVG, the same bytes from run to run, and return where.
+    """Write a figure as PNG and SVG, with the same bytes from run to run, and return the two paths.
 
     Parameters
     ----------
     figure : matplotlib Figure
-    stem : path without extension; dots in it are kept
+    stem : path without extension; dots in the name are kept
 
     Examples
     --------

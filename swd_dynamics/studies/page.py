@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from swd_dynamics import studies
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS
-from swd_dynamics.verdict import MARKS
+from swd_dynamics.verdict import STATUS_MARKS
 
 WRITTEN = "<!-- Written by swd-dynamics reproduce from verdicts.json: what is changed by hand is lost. -->"
 QUICK = "figures/quick"  # where the command line writes the short form; in full it writes to figures
@@ -93,7 +93,7 @@ def _figure(folder: Path, stem: str, caption: str) -> list[str]:
 
 def _counts(verdicts: Sequence[dict]) -> str:
     counted = sorted(Counter(v["status"] for v in verdicts).items())
-    each = ", ".join(f"{MARKS.get(status, '?')} {count} {status}" for status, count in counted)
+    each = ", ".join(f"{STATUS_MARKS.get(status, '?')} {count} {status}" for status, count in counted)
     return f"{len(verdicts)} verdict{'s' * (len(verdicts) != 1)}" + f": {each}" * bool(verdicts)
 
 
@@ -117,7 +117,7 @@ def _table(verdicts: Iterable[dict]) -> str:
 
 def _status(verdict: dict) -> str:
     status = str(verdict["status"])
-    return f"{MARKS.get(status, '?')}&nbsp;{_escape(status)}"
+    return f"{STATUS_MARKS.get(status, '?')}&nbsp;{_escape(status)}"
 
 
 def _claim(verdict: dict) -> str:

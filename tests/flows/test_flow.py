@@ -42,7 +42,7 @@ def test_second_order_has_the_known_rate():
 
 @pytest.mark.parametrize("name", ["SGD", "SGDW", "SGDS"])
 def test_second_order_of_heavy_ball_against_the_table(name):
-    """Assert that heavy ball's rate on a quadratic is the one that theory gives for each decay."""
+    """Assert that on a quadratic heavy ball has, with each decay, the rate that theory gives."""
     lr, beta, decay = 0.01, 0.5, 0.2
     d = 1 - beta
     first, second = {
@@ -75,7 +75,7 @@ def test_schedule_is_followed_in_time():
 
 @pytest.mark.parametrize("order", [1, 2, "state"])
 def test_groups_are_one_flow(order):
-    """Assert that arrays for lr and decay give each weight the flow of its own group."""
+    """Assert that with arrays for lr and decay each weight has the flow of its own group."""
     together = UpdateRule(np.array([0.1, 0.05, 0.1]), HeavyBall(0.5), Decoupled(np.array([0.0, 0.2, 0.3])))
     theta = Flow(together, gradient, hvp, order).solve(START, steps=10).theta
     for i, (lr, decay) in enumerate([(0.1, 0.0), (0.05, 0.2), (0.1, 0.3)]):
@@ -85,7 +85,7 @@ def test_groups_are_one_flow(order):
 
 
 def test_starting_state_has_no_transient():
-    """Assert that the starting memory differs from that of a run that has gone on for long by a term of order η²."""
+    """Assert that the starting memory differs from the memory of a long run by a term of order η²."""
 
     def difference(lr):
         flow = Flow(UpdateRule(lr, AggregatedMomentum(0.5, 0.8), Stable(0.1)), gradient, hvp, 2)
@@ -99,7 +99,7 @@ def test_starting_state_has_no_transient():
 
 
 def test_divergence_is_a_clear_error():
-    """Assert that a flow that runs away in finite time says so."""
+    """Assert that a flow with a pole in finite time raises FlowDiverged, with the step."""
     with pytest.raises(FlowDiverged, match=r"diverged: past 1e.06 times its start at step"):
         Flow(UpdateRule(0.1, SGD()), lambda theta: -(theta**3)).solve([1.0], steps=100)
 
@@ -133,6 +133,6 @@ def test_divergence_is_a_clear_error():
     ],
 )
 def test_bad_input(make, said):
-    """Assert that what cannot be solved is refused with the reason."""
+    """Assert that a flow that cannot be solved is refused with the reason."""
     with pytest.raises(InputError, match=said):
         make()

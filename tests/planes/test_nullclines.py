@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from swd_dynamics.planes import phase_plane
 from swd_dynamics.planes.nullclines import nullcline
 
-# A vertex is bracketed to 6 eps of a coordinate up to 4 in size, and the component is itself computed to a few eps.
+# A vertex is bracketed to 6 eps of a coordinate of at most 4, and the component is computed to a few eps.
 VERTEX = 64 * np.finfo(float).eps
 
-# Near a zero that is no crossing a component is quadratic: its smallest value is right to eps, its place to √eps.
+# Near a zero without a change of sign a component is quadratic: its smallest value is right to eps, its place to √eps.
 TOUCHED = 4 * np.sqrt(np.finfo(float).eps)
 
 MU = 1.5
@@ -25,7 +25,7 @@ def lines_of(component, nodes=41):
 
 
 def pieces(*curves):
-    """Points of known curves, those in the window."""
+    """The points of known curves that lie in the window."""
     points = np.concatenate([np.column_stack(np.broadcast_arrays(*curve)) for curve in curves])
     return points[(np.abs(points) <= HIGH).all(axis=1)]
 
@@ -67,10 +67,10 @@ def test_known_nullclines(name):
     component, slope, curve, count = KNOWN[name]
     found, cell = lines_of(component)
     points = np.concatenate(found.lines)
-    if name != "steep":  # its value 1e-16 beside the zero is 1e-8; the distance below is what counts
+    if name != "steep":  # at a distance of 1e-16 from its zero, its value is 1e-8; the distance is asserted below
         assert max(abs(component(x, y)) / slope(x, y) for x, y in points) <= VERTEX
     apart = np.linalg.norm(points[:, None] - curve, axis=2)
-    assert apart.min(axis=1).max() <= cell  # where the known curve is drawn steeply its points lie apart
+    assert apart.min(axis=1).max() <= cell  # where the known curve is steep, its points are sparse
     assert apart.min(axis=0).max() <= np.sqrt(2) * cell
     assert len(found.lines) == count
     assert not found.breaks
@@ -86,7 +86,7 @@ def test_a_closed_curve_closes():
 @settings(max_examples=40, deadline=None)
 @given(st.floats(0, np.pi), st.floats(-1.5, 1.5))
 def test_any_line_is_found_whole(angle, offset):
-    """Assert that of any straight line through the window's middle part one curve is found, from border to border."""
+    """Assert that any straight line through the middle of the window is found as one curve from border to border."""
     normal = np.array([np.cos(angle), np.sin(angle)])
     found, _ = lines_of(lambda x, y: normal[0] * x + normal[1] * y - offset, nodes=12)
     (line,) = found.lines
@@ -116,13 +116,13 @@ def test_a_nullcline_that_only_touches(component, off):
 
 
 def test_a_near_miss_is_no_zero():
-    """Assert that a dip that stays a ten-thousandth of a cell's values above zero is no nullcline."""
+    """Assert that a component that comes as near to zero as a ten-thousandth of its values nearby has no nullcline."""
     assert lines_of(lambda x, y: x * x + 1e-6)[0].lines == ()
 
 
 @pytest.mark.parametrize("component", [lambda x, y: np.sign(x), lambda x, y: 1 / x], ids=["jump", "pole"])
 def test_a_change_of_sign_without_a_zero(component):
-    """Assert that a jump and a pole are breaks and no nullclines, at their place."""
+    """Assert that a jump and a pole are breaks at their place, and not nullclines."""
     found, _ = lines_of(component)
     assert found.lines == ()
     (broken,) = found.breaks
@@ -131,7 +131,7 @@ def test_a_change_of_sign_without_a_zero(component):
 
 
 def test_zero_everywhere_and_in_a_region():
-    """Assert that a component that vanishes on a whole region has that region, and no line in it."""
+    """Assert that a component that is zero on a region has that region, and no line in it."""
     everywhere, _ = lines_of(lambda x, y: 0.0)
     assert everywhere.everywhere
     region, cell = lines_of(lambda x, y: max(x, 0.0))
@@ -141,13 +141,13 @@ def test_zero_everywhere_and_in_a_region():
 
 
 def test_round_off_is_zero():
-    """Assert that a component of nothing but round-off counts as zero, not as a tangle of nullclines."""
+    """Assert that a component that consists of round-off counts as zero, and gives no tangle of nullclines."""
     found, _ = lines_of(lambda x, y: (x + y) - y - x)
     assert found.everywhere
 
 
 def test_a_saddle_of_the_component_is_joined_by_its_values():
-    """Assert that the two branches of a hyperbola through one cell are not joined across."""
+    """Assert that two branches of a hyperbola in one cell are not joined to each other."""
     at = np.array([-1.0, 1.0])
     values = at * at[:, None]
     found = nullcline(lambda x, y: x * y - 0.01, at, at, values - 0.01, 0.0)

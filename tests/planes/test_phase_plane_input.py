@@ -1,4 +1,4 @@
-"""What has no phase plane is refused, with the reason."""
+"""Arguments that give no phase plane are refused, with the reason."""
 
 from dataclasses import dataclass
 
@@ -49,14 +49,14 @@ def one_weight(theta):
         (lambda: phase_plane(RULE, gradient, start=(1, 2)), "either steps or t"),
         (lambda: phase_plane(RULE, gradient, x=(2, -2)), "the first number must be the smaller"),
         (lambda: phase_plane(RULE, gradient, y=(0, np.inf)), "both finite"),
-        (lambda: phase_plane(RULE, gradient, y=3), "is no range"),
+        (lambda: phase_plane(RULE, gradient, y=3), "is not a range"),
         (lambda: phase_plane(RULE, gradient, nodes=3), "nodes = 3"),
         (lambda: phase_plane(RULE), "needs the gradient"),
         (lambda: phase_plane(RULE, 5), "gradient = 5 is not a function"),
         (lambda: phase_plane(RULE, lambda: 0), "cannot be called so"),
         (lambda: phase_plane(RULE, lambda theta: np.zeros(5)), "give origin and directions"),
         (lambda: phase_plane(Flow(RULE, gradient), gradient), "a Flow has its own"),
-        (lambda: phase_plane("field"), "is no field"),
+        (lambda: phase_plane("field"), "is not a field"),
         (lambda: phase_plane(lambda x: x), "cannot be computed"),
         (lambda: phase_plane(lambda x, y: x), "it must give two numbers"),
         (lambda: phase_plane(lambda x, y: (np.nan, y)), "defined nowhere"),
@@ -87,6 +87,6 @@ def one_weight(theta):
     ],
 )
 def test_bad_input(make, said):
-    """Assert that what has no plane is refused with the reason."""
+    """Assert that arguments that give no phase plane are refused with the reason."""
     with pytest.raises(InputError, match=said):
         make()

@@ -1,4 +1,6 @@
-"""The drawing of a phase plane: what is on it, and that all of it can be read."""
+"""The drawing of a phase plane: its parts, and whether all of them can be read."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from swd_dynamics import planes
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows import Flow
 from swd_dynamics.plots import COLOURS, phase_plane
+from swd_dynamics.plots.style import LOOKS
 from swd_dynamics.rules import CATALOG
 
 RULES = {
@@ -16,7 +19,7 @@ RULES = {
     "stable": CATALOG["SGDS"](lr=0.05, momentum=0.8, weight_decay=0.5),
 }
 
-COARSE = {"nodes": 16}  # what is drawn does not depend on it
+COARSE = {"nodes": 16}  # no test depends on the grid
 
 
 def gradient(theta):
@@ -58,7 +61,7 @@ def legend(figure):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_everything_can_be_read(name):
-    """Assert that no text lies outside the figure, and that the legend lies beside the drawing and not on it."""
+    """Assert that no text lies outside the figure, and that the legend lies to the right of the drawing."""
     figure = FIGURES[name]()
     figure.draw_without_rendering()
     (axes,) = figure.axes
@@ -75,7 +78,7 @@ def test_everything_can_be_read(name):
 
 
 def test_the_three_decays():
-    """Assert that the steps of each decay have its colour and name, beside flow, nullclines and the fixed point."""
+    """Assert that the steps with each decay have its colour and name, after fixed point, nullclines and flow."""
     figure = FIGURES["decays"]()
     said = legend(figure)
     assert said[0].startswith("stable node (0.429, 0.333)\neigenvalues μ = −17.5, −7.5\nsteps settle, |z| = ")
@@ -94,7 +97,7 @@ def test_the_three_decays():
 
 
 def test_a_weight_and_its_momentum():
-    """Assert that the plane of weight and momentum says so, and numbers its fixed points as its legend does."""
+    """Assert that the axes are a weight and its momentum, and that drawing and legend number the fixed points alike."""
     figure = FIGURES["wells"]()
     axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("θ", "m, momentum")
@@ -104,7 +107,7 @@ def test_a_weight_and_its_momentum():
 
 
 def test_kinds_are_told_apart_without_colour():
-    """Assert that stable points are filled, saddles half so, and others open."""
+    """Assert that saddles are half filled, and centres open."""
     figure = FIGURES["many fixed points"]()
     fills = {
         text.get_text().split(" (")[0]: (handle.get_fillstyle(), to_rgba(handle.get_markerfacecolor())[0] < 0.5)
@@ -125,25 +128,35 @@ def test_kinds_are_told_apart_without_colour():
     ],
 )
 def test_what_is_out_of_the_ordinary_is_in_the_legend(name, said):
-    """Assert that what a reader could not guess from the drawing is said beside it."""
+    """Assert that the legend names what a reader cannot guess from the drawing."""
     assert said in "\n".join(legend(FIGURES[name]()))
 
 
 def test_title():
-    """Assert that a figure has the title given, or says what it found."""
+    """Assert that a figure has the title given, or a title with the number of fixed points."""
     assert FIGURES["many fixed points"]()._suptitle.get_text() == "The field: 7 fixed points"
     assert phase_plane(pendulum, title="A pendulum", **COARSE)._suptitle.get_text() == "A pendulum"
 
 
 def test_a_run_that_blows_up_is_drawn_as_far_as_it_goes():
-    """Assert that steps beyond the window, and beyond every number, do no harm."""
+    """Assert that of steps that leave the window and overflow, those in the window are drawn."""
     figure = phase_plane(CATALOG["SGD"](lr=1.0), lambda theta: 9.0 * theta**3, start=(0.4, 0.2), steps=40, **COARSE)
-    steps = [line for line in figure.axes[0].lines if line.get_color() == COLOURS["none"]]
-    assert all(np.abs(line.get_xydata()).max() <= 2 for line in steps)
+    (steps,) = (line for line in figure.axes[0].lines if line.get_color() == COLOURS["none"])
+    drawn = steps.get_xydata()
+    assert drawn[0].tolist() == [0.4, 0.2]
+    assert np.abs(drawn).max() <= 2
+
+
+def test_an_unknown_decay_has_a_look_of_its_own():
+    """Assert that the steps of a rule with a decay of the user's own are drawn and named as unknown."""
+    plane = planes.phase_plane(CATALOG["SGD"](lr=0.1), gradient, start=(1, 1), steps=2, **COARSE)
+    figure = phase_plane(replace(plane, iterates=(replace(plane.iterates[0], name="mine", decay="mine"),)))
+    assert legend(figure)[-1] == "mine (unknown decay), steps"
+    assert LOOKS["unknown"].colour in {line.get_color() for line in figure.axes[0].lines}
 
 
 def test_a_computed_plane():
-    """Assert that a plane that is computed already is drawn as it is, and that nothing can be asked of it any more."""
+    """Assert that a computed plane is drawn as it is, and that more arguments with it are refused."""
     plane = planes.phase_plane(pendulum, **COARSE)
     assert legend(phase_plane(plane)) == legend(phase_plane(pendulum, **COARSE))
     with pytest.raises(InputError, match="computed already"):

@@ -1,4 +1,4 @@
-"""Recordings, drawn: which courses, in whose colour, and what is refused."""
+"""Recordings, drawn: the lines, their colours, and the arguments that are refused."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,13 @@ import xarray
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots import COLOURS, recording
+from swd_dynamics.plots.style import LOOKS
 
 STEPS = np.arange(1, 4)
 
 
 def run(optimizer: str, **more) -> xarray.Dataset:
-    """A recording made by hand: three steps, two parameters."""
+    """A recording of three steps and two parameters, made by hand."""
     variables = {
         "loss": ("step", [4.0, 2.0, 1.0]),
         "lr": (("step", "group"), np.full((3, 1), 0.5)),
@@ -30,7 +31,7 @@ def test_a_course_is_drawn_as_recorded():
 
 
 def test_several_runs_are_told_apart():
-    """Assert that each run has its mode's colour and its name, and that a second of one mode is hollow."""
+    """Assert that each run has its mode's colour and its name, and that runs of the same mode have other markers."""
     runs = {"old": run("AdamW"), "new": run("AdamS"), "newer": run("AdamS")}
     runs["$5_newest$"] = run("AdamS")
     figure = recording(runs, "loss", "lr")
@@ -43,7 +44,7 @@ def test_several_runs_are_told_apart():
 
 
 def test_a_long_run_is_drawn_with_its_extremes():
-    """Assert that of ten thousand steps the first, the last and every single outlier are drawn, and few others."""
+    """Assert that of ten thousand steps the first, the last and every outlier are drawn, and few others."""
     loss = np.ones(10_000)
     loss[[17, 5555, 9998]] = 3.0, np.nan, 7.0
     loss[4321] = -2.0
@@ -57,7 +58,7 @@ def test_a_long_run_is_drawn_with_its_extremes():
 
 
 def test_what_is_drawn_when_nothing_is_named():
-    """Assert that it is the loss, and R/η_eff where the recording has it."""
+    """Assert that by default the loss is drawn, and R/η_eff if the recording has it."""
     assert [axes.get_ylabel() for axes in recording(run("SGD")).axes] == ["loss"]
     with_ratio = run("SGD", decay_ratio=("step", STEPS / 10))
     assert [axes.get_ylabel() for axes in recording(with_ratio).axes] == ["loss", "decay_ratio"]
@@ -69,6 +70,17 @@ def test_each_parameter_has_its_line():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["first", "second"]
 
 
+def test_an_unknown_optimizer_has_a_look_of_its_own():
+    """Assert that an optimizer that is not in the catalogue is drawn and named as unknown, not as without decay."""
+    figure = recording({"mine": run("Mine"), "SGD": run("SGD")}, "loss")
+    mine, sgd = figure.axes[0].lines
+    unknown = LOOKS["unknown"]
+    assert (mine.get_color(), mine.get_marker()) == (unknown.colour, unknown.marker)
+    assert sgd.get_color() == COLOURS["L2"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mine (unknown decay)", "SGD"]
+    assert recording(run("Mine"), "loss").get_suptitle() == "Mine (unknown decay), recorded"
+
+
 @pytest.mark.parametrize(
     ("recorded", "names", "said"),
     [
@@ -76,10 +88,10 @@ def test_each_parameter_has_its_line():
         (run("SGD"), ["theta"], "what can be drawn is loss, lr, rotation_parameter"),
         ({"one": run("SGD"), "two": run("Adam")}, ["rotation_parameter"], "what can be drawn is loss, lr"),
         (run("SGD").isel(step=slice(0)), ["loss"], "nothing to draw"),
-        ("run", ["loss"], "str is no recording"),
+        ("run", ["loss"], "str is not a recording"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_says_so(recorded, names, said):
-    """Assert that a wrong name, a quantity without a course, and no recording at all are refused in words."""
+    """Assert that a wrong name, a variable without steps, and an argument that is not a recording are refused."""
     with pytest.raises(InputError, match=said):
         recording(recorded, *names)

@@ -29,7 +29,7 @@ def test_a_moved_slider_draws_again():
 
 
 def test_a_logarithmic_slider():
-    """Assert that it runs from the smallest to the largest value in powers of ten."""
+    """Assert that a logarithmic slider runs from the smallest to the largest value in powers of ten."""
     (slider,) = Sliders(line, slope=(0.01, 10.0, 0.3, "log"))._live().children
     assert (slider.base**slider.max, slider.value) == (10.0, 0.3)
     steps = (math.log10(0.3) - slider.min) / slider.step
@@ -39,14 +39,14 @@ def test_a_logarithmic_slider():
 
 @pytest.fixture
 def displayed(monkeypatch) -> list[tuple[dict, dict]]:
-    """What is handed to a notebook to show: the forms, and how."""
+    """The outputs that a notebook is asked to show: their forms, and the options."""
     shown: list[tuple[dict, dict]] = []
     monkeypatch.setattr("IPython.display.display", lambda thing, **how: shown.append((thing, how)))
     return shown
 
 
 def test_the_picture_is_an_output_of_its_own(displayed):
-    """Assert that sliders and picture are two outputs, and that a move replaces the picture, which is what is kept."""
+    """Assert that sliders and picture are two outputs, and that a move replaces the picture."""
     sliders = Sliders(line, slope=(0.0, 2.0, 1.0))
     sliders._ipython_display_()
     (widget, _), (picture, how) = displayed
@@ -58,11 +58,11 @@ def test_the_picture_is_an_output_of_its_own(displayed):
     assert again == how | {"update": True} and moved["image/png"] != picture["image/png"]
 
 
-# ipympl 0.10 hands its toolbar's base class nothing and traitlets says so; nobody in a notebook sees it.
+# ipympl 0.10 passes its toolbar arguments that traitlets does not know. The warning is not shown in a notebook.
 @pytest.mark.filterwarnings("ignore:Passing unrecognized arguments to super.Toolbar:DeprecationWarning")
 def test_a_canvas_that_zooms(displayed, monkeypatch):
     """Assert that after %matplotlib widget the figure is ipympl's canvas, and that it follows the sliders."""
-    monkeypatch.setattr("matplotlib.use", lambda backend: None)  # which ipympl calls when it is imported
+    monkeypatch.setattr("matplotlib.use", lambda backend: None)  # ipympl calls it at import
     monkeypatch.setattr("matplotlib.get_backend", lambda auto_select: "module://ipympl.backend_nbagg")
     sliders = Sliders(line, slope=(0.0, 2.0, 1.0))
     sliders._ipython_display_()
@@ -75,7 +75,7 @@ def test_a_canvas_that_zooms(displayed, monkeypatch):
 
 
 def test_a_wrong_value_is_said_in_the_figure():
-    """Assert that what the drawing refuses is read in its place, and the next move draws again."""
+    """Assert that the message of a refused value is shown in place of the drawing, and the next move draws again."""
     sliders = Sliders(line, slope=(-1.0, 2.0, -1.0))
     assert [text.get_text() for text in sliders.figure.texts] == ["slope must not be negative"]
     sliders.set(slope=2.0)
@@ -85,13 +85,13 @@ def test_a_wrong_value_is_said_in_the_figure():
 
 @pytest.mark.parametrize("given", [(2.0, 1.0, 1.0), (0.0, 1.0), (0.0, 1.0, 3.0), (0.0, 1.0, 0.5, "log"), "wide", None])
 def test_a_wrong_range_is_refused(given):
-    """Assert that a range that is none is named, with what one looks like."""
-    with pytest.raises(InputError, match=r"slope = .* is no range of a slider"):
+    """Assert that an argument that is not a range is refused by name."""
+    with pytest.raises(InputError, match=r"slope = .* is not a range of a slider"):
         Sliders(line, slope=given)
 
 
 def test_a_missing_extra_is_named(displayed, monkeypatch, capsys):
-    """Assert that without ipywidgets the picture is shown, and a sentence that says what to install."""
+    """Assert that without ipywidgets the picture is shown, with a sentence that says what to install."""
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     Sliders(line, slope=(0.0, 1.0, 0.5))._ipython_display_()
     ((picture, _),) = displayed
@@ -108,7 +108,7 @@ def test_whole_numbers_stay_whole():
 
 
 def test_setting_moves_what_is_shown():
-    """Assert that set moves the sliders that are shown, and that all views are one."""
+    """Assert that set moves the sliders that are shown, and that all views show the same sliders."""
     sliders = Sliders(line, slope=(0.0, 2.0, 1.0))
     first, second = sliders._live(), sliders._live()
     sliders.set(slope=2.0)
@@ -117,7 +117,7 @@ def test_setting_moves_what_is_shown():
 
 @pytest.mark.parametrize("values", [{"slop": 1.0}, {"slope": 5.0}, {"slope": "wide"}])
 def test_a_wrong_setting_changes_nothing(values):
-    """Assert that a slider that is not there, or a value beyond its ends, is refused, and nothing moves."""
+    """Assert that an unknown slider, or a value beyond a slider's ends, is refused, and nothing moves."""
     sliders = Sliders(line, slope=(0.0, 2.0, 1.0))
     with pytest.raises(InputError, match="slop"):
         sliders.set(**values)
@@ -125,7 +125,7 @@ def test_a_wrong_setting_changes_nothing(values):
 
 
 def test_a_broken_drawing_is_not_left_standing():
-    """Assert that where a drawing fails, the figure says so, the error comes through, and the next move draws again."""
+    """Assert that if a drawing fails, the error is shown and raised, and the next move draws again."""
 
     def inverse(figure, x):
         figure.subplots().plot([0, 1 / x])

@@ -1,0 +1,110 @@
+"""The figures themselves: each drawing function of ``plots`` draws the picture in ``baseline``.
+
+The pictures are drawn by the matplotlib in ``.ci/constraints.txt``, in its own font. Versions before
+3.11 set texts otherwise.
+
+After a change that is meant to be seen, draw the pictures again and look at each of them::
+
+    python -m pytest tests/plots/test_pictures.py --mpl-generate-path=tests/plots/baseline
+"""
+
+from pathlib import Path
+
+import matplotlib.style
+import numpy as np
+import pytest
+import xarray
+from matplotlib.figure import Figure
+from matplotlib.testing.compare import compare_images
+from tolerances import PICTURE
+
+from swd_dynamics.auditing.atlas import Entry
+from swd_dynamics.plots import MUTED, Sliders, house_style, measured, phase_plane, recording, theory
+from swd_dynamics.plots.atlas import draw_atlas
+from swd_dynamics.plots.style import LOOKS
+from swd_dynamics.rules import CATALOG
+
+BASELINE = Path(__file__).parent / "baseline"
+DPI = 45  # dots per inch, so that a file is smaller than 40 kB; at half of it no text can be read
+compared = pytest.mark.mpl_image_compare(style="default", tolerance=PICTURE, savefig_kwargs={"dpi": DPI})
+
+
+@compared
+def test_phase_plane():
+    """Assert that a phase plane has streamlines, nullclines, a fixed point, an orbit and the steps of three decays."""
+    names = {"L2": "SGD", "decoupled": "SGDW", "stable": "SGDS"}
+    rules = {mode: CATALOG[name](lr=0.05, momentum=0.8, weight_decay=0.5) for mode, name in names.items()}
+
+    def gradient(theta):
+        return np.array([3.0, 1.0]) * (theta - 0.5)
+
+    return phase_plane(rules["stable"], gradient, start=(-1.5, 1.5), steps=20, iterates_of=rules, nodes=16)
+
+
+def runs() -> dict[str, xarray.Dataset]:
+    """Recordings of a loss and a decay rate, made by hand: one for each decay, and one of an unknown optimizer."""
+    steps, made = np.arange(1, 31), {}
+    for i, name in enumerate(("SGD", "AdamW", "AdamS", "Mine")):
+        variables = {"loss": ("step", 2.0 ** (-steps / (5 + i))), "decay_rate": ("step", 0.01 * (1 + i + steps / 30))}
+        made[name] = xarray.Dataset(variables, {"step": steps}, {"optimizer": name})
+    return made
+
+
+@compared
+def test_recording():
+    """Assert that several recordings have a panel for each quantity, and the colours of their decay modes."""
+    return recording(runs(), "loss", "decay_rate")
+
+
+@compared
+def test_sliders():
+    """Assert that sliders show the figure of their values."""
+
+    def line(figure, slope):
+        figure.subplots().plot([0, 1], [0, slope], **theory("stable"))
+
+    sliders = Sliders(line, size=(3.6, 2.4), slope=(0.0, 2.0, 0.5))
+    sliders.set(slope=1.5)
+    return sliders.figure
+
+
+@compared
+def test_atlas():
+    """Assert that an atlas has a line for each optimizer, under the heading of its kind."""
+    rates = {"L2": (1e-3, 1e-2), "decoupled": (1e-3, 1e-3), "stable": (2e-3, 2e-2), "other": (5e-4, 1e-4)}
+    entries = []
+    for kind, (settled, after) in rates.items():
+        phases = {"settled": {"R": settled}, "gradients / 10": {"R": after}}
+        found = {"kind": kind, "phases": phases, "lr": 0.01, "weight_decay": 0.1, "evidence": []}
+        entries.append(Entry(f"Of {kind}", found))
+    entries.append(Entry("Sparse", None, "needs sparse gradients"))
+    return draw_atlas(entries, "An atlas", 1e-3)
+
+
+@compared
+def test_style():
+    """Assert that theory is a line and measurements are points, in the look of each decay mode."""
+    with house_style():
+        figure = Figure(figsize=(5.4, 3.2))
+        axes = figure.subplots()
+        for i, mode in enumerate(LOOKS):
+            axes.plot([0, 1], [i, i], **theory(mode))
+            axes.plot([0.2, 0.5, 0.8], [i, i, i], **measured(mode))
+        axes.axvline(0.5, color=MUTED)
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def test_another_colour_would_show(tmp_path, monkeypatch):
+    """Assert that the comparison accepts the figure as it is, and refuses another colour for a decay mode."""
+    expected = (BASELINE / "test_recording.png").as_posix()
+    drawn = (tmp_path / "drawn.png").as_posix()
+
+    def difference() -> str | None:
+        with matplotlib.style.context("default"):
+            recording(runs(), "loss", "decay_rate").savefig(drawn, dpi=DPI)
+        return compare_images(expected, drawn, PICTURE)
+
+    assert difference() is None
+    monkeypatch.setitem(LOOKS, "stable", LOOKS["stable"]._replace(colour=LOOKS["decoupled"].colour))
+    assert difference() is not None
