@@ -227,7 +227,7 @@ def _black_box(name: str, recording: Dataset) -> Verdict:
 def _stable(name: str, seen: Course, recording: Dataset, third: int) -> list[Verdict]:
     verdicts = [_constant(name, seen.ratio_by_rule[0, 0], seen.ratio[1])]
     if name == "SGDW":
-        verdicts.append(must_be_refuted("mutant: SGDW at λ", _constant(name, DECAY, seen.ratio[1])))
+        verdicts.append(must_be_refuted("control: SGDW at λ", _constant(name, DECAY, seen.ratio[1])))
     return verdicts
 
 
@@ -261,7 +261,7 @@ def _moving(name: str, seen: Course, recording: Dataset, third: int) -> list[Ver
     claim = "R/η_eff of AdamW is λ√v̄ at every step, v̄ by the rule from the recorded gradients"
     follows = _close("AdamW: λ√v̄", claim, seen.ratio[1], seen.ratio_by_rule[0], ROUND_OFF, "round-off")
     wrong = _constant(name, seen.ratio[1, third], seen.ratio[1])
-    return [follows, must_be_refuted("mutant: AdamW constant", wrong)]
+    return [follows, must_be_refuted("control: AdamW constant", wrong)]
 
 
 def _tenfold(seen: Course, control: Dataset, third: int) -> Verdict:

@@ -147,7 +147,7 @@ def verdicts(runs: dict[str, Course], found: EquivalentDecay) -> list[Verdict]:
     constant = ADAM_LIKE["lr"] * DECAY
     return [
         _rate("AdamS: decay rate", "With λ translated", adams, found),
-        must_be_refuted("mutant: λ kept, decay rate", _rate("", "With AdamW's λ kept", kept, found)),
+        must_be_refuted("control: λ kept, decay rate", _rate("", "With AdamW's λ kept", kept, found)),
         _time_scale("AdamW: time scale", adamw, found, constant, "a step: −ln(1−R) = R + R²/2, half a step"),
         _time_scale("AdamS: time scale", adams, found, OTHER_RUN, "relative .2: √v̄ is of another run, the pilot"),
         _constant(adamw, constant),
@@ -160,7 +160,7 @@ def verdicts(runs: dict[str, Course], found: EquivalentDecay) -> list[Verdict]:
             why="an order of magnitude; mean R of the seed with the least",
         ),
         _same_error("test error", "With λ translated", adamw, adams),
-        must_be_refuted("mutant: λ kept, test error", _same_error("", "With AdamW's λ kept", adamw, kept)),
+        must_be_refuted("control: λ kept, test error", _same_error("", "With AdamW's λ kept", adamw, kept)),
     ]
 
 

@@ -109,7 +109,7 @@ def _quadratic(setting: Setting, panel: Panel) -> list[Verdict]:
         panel.lines[mode] = curve, rest_points(rule, curve, np.ones_like(curve))
     unweakened = rest_points(CATALOG["SGDS"](**SGD_ARGUMENTS), h, optimum)
     wrong = _farthest("", "With decoupled decay c is 1, not 1−β", unweakened, reached["SGDW"], 1e-12, why)
-    return [*verdicts, must_be_refuted("mutant: SGDW with c = 1", wrong)]
+    return [*verdicts, must_be_refuted("control: SGDW with c = 1", wrong)]
 
 
 def _logistic(setting: Setting, panel: Panel) -> list[Verdict]:
@@ -160,7 +160,7 @@ def _noise(setting: Setting, panel: Panel) -> list[Verdict]:
         panel.lines[mode] = s, rest_points(rule, np.ones_like(s), np.ones_like(s), s**2, v.mean())
     alike = rest_points(rule, one, one, v, NOISE.mean() ** 2)
     wrong = _farthest("", "The decay of AdamS is divided by the mean of √v", alike, means.mean(axis=1), allowed, why)
-    return [*verdicts, _standard_error(np.array(scatter)), must_be_refuted("mutant: AdamS with mean of √v", wrong)]
+    return [*verdicts, _standard_error(np.array(scatter)), must_be_refuted("control: AdamS with mean of √v", wrong)]
 
 
 def _short_run(times: Array) -> Array:
@@ -198,7 +198,7 @@ def _full_batch(setting: Setting, panel: Panel) -> list[Verdict]:
     verdict, _ = _batch_run(setting, "3 curvatures", "AdamS", np.array([1.0, 3.0, 0.1]), optimum, weight_decay=0.1)
     reached, allowed = verdict.evidence["measured"], verdict.evidence["allowed"]
     wrong = _farthest("", "The weights of AdamS in full batch rest at θ*", optimum, reached, allowed, verdict.why)
-    return [*verdicts, verdict, must_be_refuted("mutant: AdamS rests at θ*", wrong)]
+    return [*verdicts, verdict, must_be_refuted("control: AdamS rests at θ*", wrong)]
 
 
 def _batch_run(setting: Setting, case: str, name: str, h: Array, optimum: Array, **changed) -> tuple[Verdict, Array]:

@@ -168,7 +168,7 @@ def _mutant(problem: Problem, iterates: Callable) -> Verdict:
     wrong = replace(right, second=lambda *where: 1.1 * right.second(*where))
     verdict = problem.order("SGDS", Flow(rule("SGDS"), problem.gradient, problem.hvp, 2, equation=wrong), iterates)
     claim = "F₁ times 1.1 follows SGDS to second order"
-    return must_be_refuted("mutant: F₁ off by 10 %", replace(verdict, claim=claim))
+    return must_be_refuted("control: F₁ off by 10 %", replace(verdict, claim=claim))
 
 
 def _second_coefficient(name: str, momentum: float, device: str) -> float:

@@ -331,9 +331,9 @@ def _mutants(heavy: dict[str, Boundary], edges: dict[str, Edge]) -> Iterator[Ver
         "2/η, momentum forgotten": plain.measured * plain.lrs / 2,
     }
     for what, ratios in wrong.items():
-        yield must_be_refuted(f"mutant: {what}", _worst(what, f"Heavy ball's edge on quadratics is {what}", ratios))
+        yield must_be_refuted(f"control: {what}", _worst(what, f"Heavy ball's edge on quadratics is {what}", ratios))
     swapped = next(_on_digits(edges["stable"]._replace(predicted=edges["L2"].predicted)))
-    yield must_be_refuted("mutant: L2's η on the digits", swapped)
+    yield must_be_refuted("control: L2's η on the digits", swapped)
 
 
 def draw(data: tuple[dict[str, Boundary], dict[str, Edge]]) -> Figure:

@@ -207,13 +207,13 @@ def verdicts(adamw: Course, adams: Course) -> list[Verdict]:
         _decoupled("AdamW", adamw),
         _follows(adamw),
         _moves(adamw.ratio[after:]),
-        must_be_refuted("mutant: AdamW constant", _constant("AdamW", adamw, adamw.ratio[after])),
+        must_be_refuted("control: AdamW constant", _constant("AdamW", adamw, adamw.ratio[after])),
         _constant("AdamS", adams, adams.weight_decay),
         _effective_lr(adams),
-        must_be_refuted("mutant: AdamS at λη", _decoupled("AdamS", adams)),
+        must_be_refuted("control: AdamS at λη", _decoupled("AdamS", adams)),
         _in_the_weights("AdamW", adamw, "AdamW", adamw.rate),
         _in_the_weights("AdamS", adams, "AdamS", adams.rate),
-        must_be_refuted("mutant: AdamW's R for AdamS", _in_the_weights("AdamS", adams, "AdamW", adamw.rate)),
+        must_be_refuted("control: AdamW's R for AdamS", _in_the_weights("AdamS", adams, "AdamW", adamw.rate)),
     ]
 
 

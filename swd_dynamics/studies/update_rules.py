@@ -138,7 +138,7 @@ def _mutant(task: Task, recording) -> Verdict:
     right = rule("AdamS")
     wrong = replace(right, decay=Stable(cast(Stable, right.decay).weight_decay * (1 + 1e-6)))
     verdict = replace(replay(wrong, recording), claim="AdamS takes off a millionth more than λη_eff")
-    return must_be_refuted(f"mutant: λ off by 1e-6 on {task.name}", verdict)
+    return must_be_refuted(f"control: λ off by 1e-6 on {task.name}", verdict)
 
 
 def _quietest(pairings: Pairings) -> Verdict:

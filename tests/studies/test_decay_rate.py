@@ -33,7 +33,7 @@ def test_verdicts_pass(findings):
 
 def test_mutants_are_refuted(findings):
     """Assert that AdamW held for constant and SGDW without its 1−β fail the test that SGDS and AdamS pass."""
-    mutants = [verdict for verdict in findings.verdicts if verdict.name.startswith("mutant")]
+    mutants = [verdict for verdict in findings.verdicts if verdict.name.startswith("control")]
     assert len(mutants) == 4
     assert all(verdict.measured == "refuted" for verdict in mutants)
 

@@ -26,7 +26,7 @@ def test_verdicts_pass(findings):
 
 def test_mutants_are_refuted(findings):
     """Assert that AdamW's λ carried over fails both tests that the translated one passes."""
-    mutants = [verdict for verdict in findings.verdicts if verdict.name.startswith("mutant")]
+    mutants = [verdict for verdict in findings.verdicts if verdict.name.startswith("control")]
     assert len(mutants) == 2
     assert all(verdict.measured == "refuted" for verdict in mutants)
 

@@ -30,7 +30,7 @@ def test_every_method(findings):
 
 def test_mutants(findings):
     """Assert that the wrong lines are refuted by the runs that the right lines agree with."""
-    mutants = [v for v in findings.verdicts if v.name.startswith("mutant")]
+    mutants = [v for v in findings.verdicts if v.name.startswith("control")]
     assert len(mutants) == 3
     assert {v.measured for v in mutants} == {"refuted"}
 
