@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.optim.parts import Part, Scaling
-from swd_dynamics.optim.sharding import local, sum_over_shards
+from swd_dynamics.tensors.sharding import local, sum_over_shards
 
 SUM = "exp_avg_sq_sum"
 # A float32 dot product loses digits with its length: of normal random numbers 2e-6 at 2¹⁸, 3e-3 at 10⁸.

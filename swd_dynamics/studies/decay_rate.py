@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from xarray import Dataset
 
+from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, State, Step, UpdateRule
 from swd_dynamics.rules.directions.adam import Moments
-from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.symbolic import long_run_decay_rate
 from swd_dynamics.tasks import Task, quadratic, tanh_network
@@ -88,7 +88,7 @@ def arguments(name: str) -> dict[str, Any]:
 
 def real(name: str, weights) -> torch.optim.Optimizer:
     """The real optimizer with the arguments of this study."""
-    return REAL[name](weights, **arguments(name))
+    return OPTIMIZERS[name](weights, **arguments(name))
 
 
 def run(task: Task, name: str, third: int, factor: float = FACTOR) -> Dataset:

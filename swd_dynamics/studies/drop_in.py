@@ -11,10 +11,10 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from swd_dynamics.crosscheck import EquivalentDecay, equivalent_weight_decay
+from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, State
-from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.tasks import Task, tanh_network
 from swd_dynamics.tasks.digits import digits, held_out
@@ -81,7 +81,7 @@ def task(setting: Setting, seed: int) -> Task:
 def translated(setting: Setting, steps: int) -> EquivalentDecay:
     """AdamW's λ for AdamS, with the second moments of a recorded AdamW run from a seed that is not used again."""
     pilot = task(setting, seed=0)
-    optimizer = REAL["AdamW"](pilot.model.parameters(), weight_decay=DECAY, **ADAM_LIKE)
+    optimizer = OPTIMIZERS["AdamW"](pilot.model.parameters(), weight_decay=DECAY, **ADAM_LIKE)
     recording = record(optimizer, pilot.loss, steps, trajectory=False, data=pilot.name, seed=0)
     adamw, adams = (CATALOG[name](weight_decay=DECAY, **ADAM_LIKE) for name in ("AdamW", "AdamS"))
     return equivalent_weight_decay(adamw, adams, recording)
@@ -91,7 +91,7 @@ def run(setting: Setting, which: tuple[str, int], weight_decay: float, steps: in
     """Train with the optimizer and the seed given, and watch the decay rate three ways."""
     name, trained = NAMES[which[0]], task(setting, which[1])
     weights, blank = list(trained.model.parameters()), blank_pixels()
-    optimizer = REAL[name](weights, weight_decay=weight_decay, **ADAM_LIKE)
+    optimizer = OPTIMIZERS[name](weights, weight_decay=weight_decay, **ADAM_LIKE)
     rule = CATALOG[name](weight_decay=weight_decay, **ADAM_LIKE)
     memory: Any = rule.direction.rest(np.zeros(len(trained.theta)))
     published, by_rule, left, errors = [], [], [_size(weights[0][:, blank])], []

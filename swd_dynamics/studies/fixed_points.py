@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.optimize import root
 from torch.optim.lr_scheduler import LambdaLR
 
+from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS, house_style
 from swd_dynamics.rules import CATALOG, Adam, UpdateRule
-from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.symbolic import fixed_point, modified_equation, notation, numeric_equation
 from swd_dynamics.tasks import Task, logistic_regression, quadratic, tanh_network
@@ -213,7 +213,7 @@ def _batch_run(setting: Setting, case: str, name: str, h: Array, optimum: Array,
 
 def _trained(task: Task, name: str, steps: int, last_lr: float | None = None, **arguments) -> Array:
     """θ after so many steps of the real optimizer, the learning rate falling to ``last_lr`` in the last quarter."""
-    optimizer = REAL[name](task.model.parameters(), **arguments)
+    optimizer = OPTIMIZERS[name](task.model.parameters(), **arguments)
     factor = last_lr / arguments["lr"] if last_lr else 1.0
     scheduler = LambdaLR(optimizer, lambda k: factor ** max(0.0, 4 * k / steps - 3))
     for k in range(steps):
@@ -227,7 +227,7 @@ def _averaged(noise: Array, name: str, steps: int, device: str) -> Array:
     """θ of h = θ* = 1 averaged over so many steps after the burn-in."""
     task = quadratic(np.ones_like(noise), 1.0, 0.0, noise, device=device)
     (theta,) = task.model.parameters()
-    optimizer = REAL[name]([theta], **NOISE_ARGUMENTS)
+    optimizer = OPTIMIZERS[name]([theta], **NOISE_ARGUMENTS)
     total = torch.zeros_like(theta)
     for k in range(BURN_IN + steps):
         _step(optimizer, task, k)

@@ -11,9 +11,9 @@ from matplotlib.ticker import NullLocator
 
 from swd_dynamics.crosscheck import convergence_order
 from swd_dynamics.flows import Flow
+from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS, MUTED, house_style
 from swd_dynamics.rules import CATALOG, State, UpdateRule
-from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.symbolic import modified_equation, notation, numeric_equation
 from swd_dynamics.tasks import Task, quadratic, tanh_network
@@ -127,7 +127,7 @@ def real_run(task: Task, name: str, the_rule: UpdateRule, state: State, steps: i
     fresh.set_theta(state.theta)
     direction, decay = cast(Any, the_rule.direction), cast(Any, the_rule.decay)
     arguments = {"lr": the_rule.lr, "weight_decay": decay.weight_decay, **asdict(direction)}
-    optimizer = REAL[name](fresh.model.parameters(), **arguments)
+    optimizer = OPTIMIZERS[name](fresh.model.parameters(), **arguments)
     _preset(fresh, optimizer, state.memory._asdict())
     theta = [fresh.theta]
     for k in range(steps):

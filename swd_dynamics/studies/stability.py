@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import LABELS, MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, UpdateRule
-from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.symbolic import eigenvalues, fixed_point, notation, stability_limit
 from swd_dynamics.tasks import Task, logistic_regression, quadratic
@@ -67,7 +67,7 @@ class Method:
 
     def real(self, parameters, **more) -> torch.optim.Optimizer:
         uncapped = {"max_decay_rate": math.inf} if self.name == "AdamS" else {}  # the edge at R = 2 is to be seen
-        return REAL[self.name](parameters, **(self.arguments | uncapped | more))
+        return OPTIMIZERS[self.name](parameters, **(self.arguments | uncapped | more))
 
 
 class Boundary(NamedTuple):

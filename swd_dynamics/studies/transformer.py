@@ -13,12 +13,12 @@ from torch import Tensor
 from xarray import Dataset
 
 from swd_dynamics.crosscheck import equivalent_weight_decay
+from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
 from swd_dynamics.recording import open_recording
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.rules.schedule import Cosine, Warmup
-from swd_dynamics.studies.real import REAL
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.tasks import character_transformer
 from swd_dynamics.verdict import Verdict, judge, judge_at_least, must_be_refuted
@@ -99,7 +99,7 @@ def run(setting: Setting, name: str, weight_decay: float) -> Course:
     steps, arguments = QUICK if setting.quick else FULL
     task = character_transformer(**arguments, device=setting.device)
     sizes, plan = [weight.numel() for weight in task.model.parameters()], schedule(steps)
-    optimizer = REAL[name](task.model.parameters(), lr=LR, betas=BETAS, eps=EPS, weight_decay=weight_decay)
+    optimizer = OPTIMIZERS[name](task.model.parameters(), lr=LR, betas=BETAS, eps=EPS, weight_decay=weight_decay)
     witness = Witness(optimizer, steps // WATCHED)
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: plan(k) / LR)
     with TemporaryDirectory() as folder:
