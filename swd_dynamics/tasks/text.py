@@ -150,33 +150,6 @@ def character_transformer(
     return Task("transformer", model, batch_loss, full_loss, description)
 
 
-@torch.no_grad()
-def held_out_loss(task: Task) -> float:
-    """The loss of a transformer, as it stands, on the last tenth of the text, which no batch comes from.
-
-    It is the mean over as many windows as the full loss has, or all where there are fewer: at equal distances from
-    those that tile the held-out text.
-
-    Raises
-    ------
-    InputError
-        If the task is not one of :func:`character_transformer`.
-
-    Examples
-    --------
-    >>> from math import isclose, log
-    >>> task = character_transformer(width=4, layers=1, heads=2, length=4, dtype=torch.float64)
-    >>> task.set_theta(0 * task.theta)
-    >>> isclose(held_out_loss(task), log(task.description["vocabulary"]))
-    True
-    """
-    if task.description.get("task") != "transformer":
-        raise InputError(f"the task {task.name!r} has no held-out text: give one of character_transformer")
-    text, length = corpus().held_out, task.description["length"]
-    chosen = _spread(text, length, min(task.description["windows"], _tiles(text, length)))
-    return _loss(task.model, chosen.to(next(task.model.parameters()).device)).item()
-
-
 class Decoder(torch.nn.Module):
     """Codes, shape (…, length), to scores of the next character, shape (…, length, vocabulary).
 
