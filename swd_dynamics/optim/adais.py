@@ -13,7 +13,7 @@ from swd_dynamics.checks import check, check_pair
 from swd_dynamics.optim.moments import WEIGHT, start_at_zero
 from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
 from swd_dynamics.optim.parts import Part, Scaling
-from swd_dynamics.optim.second_moment import mean_second_moment
+from swd_dynamics.optim.second_moment import next_mean_second_moment
 
 NAMES = ("exp_avg", "exp_avg_sq", WEIGHT)
 
@@ -118,7 +118,7 @@ class AdaiS(StableDecayOptimizer):
         """Take the step: first v̄, then all weights."""
         for part in parts:
             start_at_zero(part, NAMES)
-        v_mean = mean_second_moment(parts, self.idle(), scaling)
+        v_mean = next_mean_second_moment(parts, self.idle(), scaling)
         if isinstance(v_mean, Tensor):
             v_mean = torch.where(v_mean > 0, v_mean, torch.inf)
         elif not v_mean > 0:

@@ -11,7 +11,7 @@ from swd_dynamics.checks import check, check_pair
 from swd_dynamics.optim.moments import start_at_zero
 from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
 from swd_dynamics.optim.parts import Part, Scaling
-from swd_dynamics.optim.second_moment import mean_second_moment
+from swd_dynamics.optim.second_moment import next_mean_second_moment
 
 
 class AdamS(StableDecayOptimizer):
@@ -130,7 +130,7 @@ class AdamS(StableDecayOptimizer):
         for part in parts:
             names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if part.group["amsgrad"] else 2]
             start_at_zero(part, names)
-        v_mean = mean_second_moment(parts, self.idle(), scaling)
+        v_mean = next_mean_second_moment(parts, self.idle(), scaling)
         for group in self.param_groups:
             effective_lr = _effective_lr(readable(group["lr"]), v_mean)
             rate = limited(group["weight_decay"] * effective_lr, v_mean, group["max_decay_rate"])

@@ -22,7 +22,7 @@ SUM = "exp_avg_sq_sum"
 LONGEST_DOT, ROW = 2**18, 2**12
 
 
-def mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scaling) -> float | Tensor:
+def next_mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scaling) -> float | Tensor:
     """v̄ of the step about to be taken, and S of every parameter that takes it brought up to it.
 
     Parameters

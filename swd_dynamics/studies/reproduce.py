@@ -23,12 +23,12 @@ class Reproduction:
     Attributes
     ----------
     verdicts : dict of study name to list of Verdict
-    departures : list of str — verdicts whose status is not the committed one, each as a sentence
+    changed : list of str — verdicts whose status is not the committed one, each as a sentence
     written : list of Path — figures, the ledger and the page
     """
 
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
-    departures: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
 
 
@@ -59,7 +59,7 @@ def reproduce(names: Iterable[str] = (), *, setting: Setting, out: Path, announc
         findings = study.measure(setting)
         result.verdicts[study.name] = findings.verdicts
         result.written += write_figure(study.draw(findings.data), out / study.name)
-        result.departures += departures(study.name, findings.verdicts, committed)
+        result.changed += changed_statuses(study.name, findings.verdicts, committed)
         announce(study, findings.verdicts)
         _enter(ledger, study.name, findings.verdicts, setting.quick)
         _write(out / LEDGER, json.dumps(ledger, indent=1, ensure_ascii=False) + "\n")
@@ -68,7 +68,7 @@ def reproduce(names: Iterable[str] = (), *, setting: Setting, out: Path, announc
     return result
 
 
-def departures(study: str, verdicts: list[Verdict], committed: dict[str, dict[str, str]]) -> list[str]:
+def changed_statuses(study: str, verdicts: list[Verdict], committed: dict[str, dict[str, str]]) -> list[str]:
     """Where the statuses of a study differ from the committed ones, each a sentence; none if nothing is committed."""
     known = committed.get(study)
     if known is None:

@@ -160,7 +160,7 @@ class Decoder(torch.nn.Module):
         super().__init__()
         with torch.device("meta"):  # torch's own initial weights are not drawn
             self.token, self.position = Embedding(vocabulary, width), Embedding(length, width)
-            self.blocks = Sequential(*(Block(width, heads) for _ in range(layers)))
+            self.blocks = Sequential(*(DecoderBlock(width, heads) for _ in range(layers)))
             self.norm, self.head = LayerNorm(width), Linear(width, vocabulary)
         self.to(torch.float64).to_empty(device="cpu")
         self._draw(random)
@@ -186,7 +186,7 @@ class Residual(Linear):
     """A linear layer whose output is added to the residual stream, as two in each block are."""
 
 
-class Block(torch.nn.Module):
+class DecoderBlock(torch.nn.Module):
     """x + attention(norm(x)) = y, then y + MLP(norm(y)); attention looks at no later position."""
 
     def __init__(self, width: int, heads: int):
