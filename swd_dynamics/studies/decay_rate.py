@@ -102,7 +102,7 @@ def ratio_curves(name: str, recording: Dataset, third: int, *, known_noise: bool
     lrs = recording.effective_lr.values[:, 0]
     ratio = np.tile(recording.decay_ratio.values, (3, 1))
     if name != "Adam":
-        rates, by_rule = stated(rule(name, third), recording)
+        rates, by_rule = stated_rates(rule(name, third), recording)
         rates = responded(rule(name, third), len(lrs)) if name == "SGD" else rates
         return RatioCurves(ratio * lrs, ratio, rates[None], (rates / by_rule)[None])
     ratio = np.quantile(_weight_ratios(recording), [0.05, 0.5, 0.95], axis=1)
@@ -150,7 +150,7 @@ def rule(name: str, third: int) -> UpdateRule:
     return method.rule(lr=lambda step: method.arguments["lr"] / (1 if step < third else FACTOR))
 
 
-def stated(rule: UpdateRule, recording: Dataset) -> tuple[NDArray, NDArray]:
+def stated_rates(rule: UpdateRule, recording: Dataset) -> tuple[NDArray, NDArray]:
     """R and η_eff of the rule's own steps from the recorded weights and gradients. Shape (steps,)."""
     rates, lrs, memory = [], [], rule.direction.rest(recording.theta.values[0])
     for k, gradient in enumerate(recording.gradient.values):

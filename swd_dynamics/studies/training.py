@@ -72,11 +72,10 @@ def begin_late(optimizer: torch.optim.Optimizer, memory: Mapping[str, ArrayLike]
     parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
     sizes = [parameter.numel() for parameter in parameters]
     pieces = {name: torch.as_tensor(values).split(sizes) for name, values in memory.items()}
-    entry = known(optimizer)
-    keys = {"m": entry.momenta[:1], "v": entry.second_moments[-1:]}
+    keys = {"m": known(optimizer).momenta, "v": known(optimizer).second_moments}
     for i, parameter in enumerate(parameters):
         for name, piece in pieces.items():
-            (key,) = keys[name]
+            key = keys[name][-1]  # the keys before it are AMSGrad's
             optimizer.state[parameter][key] = piece[i].view_as(parameter).to(parameter).clone()
         if "v" in pieces:
             optimizer.state[parameter]["step"] = torch.tensor(LATE)
