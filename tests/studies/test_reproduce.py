@@ -123,7 +123,7 @@ def test_bad_input(two_studies, tmp_path):
     with pytest.raises(InputError, match="nothing can be written to"):
         quietly([], tmp_path / "file")
     (tmp_path / "broken.json").write_text("[1]")
-    with pytest.raises(InputError, match="is no ledger of verdicts"):
+    with pytest.raises(InputError, match="is not a ledger of verdicts"):
         read_ledger(tmp_path / "broken.json")
 
 
