@@ -35,10 +35,12 @@ LR = {"SGD": 0.1, "Adam": 0.01}
 SGD_METHODS = family("SGD", lr=LR["SGD"], momentum=0.9, weight_decay=DECAY)
 ADAM_METHODS = family("Adam", lr=LR["Adam"], betas=(0.9, 0.95), weight_decay=DECAY)
 METHODS = {method.name: method for method in SGD_METHODS + ADAM_METHODS}
-NOISE = np.repeat([0.03, 0.3, 1.0, 3.0], 8)  # standard deviation of each weight's gradient, on the quadratic
+# The standard deviation of the gradient noise of each weight of the quadratic. The gradients are smaller, so that √v
+# is known; with half the noise they would count.
+NOISE = np.repeat([0.03, 0.3, 1.0, 3.0], 8)
 
-# Relative differences allowed.
-ROUND_OFF = 1e-12  # R and η_eff are a few products of float64 numbers, v̄ a mean over a thousand
+# Relative differences that are allowed, with their reasons.
+ROUND_OFF = 1e-12  # R and η_eff are a few products of float64 numbers, v̄ is a mean over a thousand
 RESPONSE = 1e-9  # 1 − δ′/δ loses the digits by which R is smaller than 1
 WITNESS = 1e-7  # δ is a difference of weights up to a thousand times as large, R down to 1e-5 of it
 SETTLED = 1e-3  # the transient shrinks by .91 a step, in the quick form to 1e-4
@@ -61,7 +63,7 @@ class RatioCurves(NamedTuple):
 def measure(setting: Setting) -> Findings:
     """Train with every optimizer on both tasks, and compare the ratio recorded with the rule's."""
     third = 100 if setting.quick else 300
-    start = np.tile([0.2, -0.2], len(NOISE) // 2)  # so near that noise outweighs the gradient: √v is known
+    start = np.tile([0.2, -0.2], len(NOISE) // 2)  # so near the minimum that the noise is larger than the gradient
     tasks = {
         "quadratic": quadratic(NOISE, start=start, noise=NOISE, device=setting.device),
         "digits": tanh_network((16,), batch_size=50, device=setting.device),
@@ -98,7 +100,7 @@ def run_with_changes(task: Task, method: Method, third: int, factor: float = FAC
 
 
 def ratio_curves(name: str, recording: Dataset, third: int, *, known_noise: bool) -> RatioCurves:
-    """R and R/η_eff of a recorded run, and the rule's; Adam with L2 is predicted where the noise is known."""
+    """R and R/η_eff of a recorded run and by the rule; for Adam with L2 the rule needs the noise."""
     lrs = recording.effective_lr.values[:, 0]
     ratio = np.tile(recording.decay_ratio.values, (3, 1))
     if name != "Adam":
@@ -286,7 +288,9 @@ def _known_noise(seen: RatioCurves, recording: Dataset, ratio: NDArray, third: i
     fall = seen.rate_by_rule[0, -1] / seen.rate_by_rule[0, third]
     rates, quarter = recording.decay_rate_weight.values, third // 4
     after, before = (rates[end - quarter : end].mean(axis=0) for end in (3 * third, 2 * third))
-    times = np.exp(np.log(after / before).mean())  # a geometric mean: each weight has its own R, all fall alike
+    times = np.exp(
+        np.log(after / before).mean()
+    )  # a geometric mean: the weights differ in R, but R falls by one factor
     claim, why = "With L2 the ratio goes as 1/√v̂ from weight to weight", "relative .1: √v is that of the known noise"
     grown = "With L2 R falls as the gradients grow"
     return [
@@ -300,7 +304,8 @@ JUDGES = {"SGD": _momentum, "SGDW": _stable, "SGDS": _stable, "Adam": _per_weigh
 
 # The figure
 
-PANELS = [  # where, what, limits of the vertical axis for SGD and for Adam
+# Task, quantity, and limits of the vertical axis for SGD and for Adam.
+PANELS = [
     ("digits", "rate", (3e-5, 1e-1), (3e-6, 1e0)),
     ("digits", "ratio", (5e-2, 3e0), (3e-6, 2e2)),
     ("quadratic", "ratio", (5e-2, 3e0), (2e-1, 5e2)),
@@ -349,7 +354,7 @@ def _draw_run(axes: Axes, name: str, seen: RatioCurves, what: str) -> None:
     lines = getattr(seen, f"{what}_by_rule") / unit
     for line in lines:
         axes.plot(steps, line, **theory(mode, label=None))
-    axes.plot([], [], **theory(mode))  # its entry in the legend
+    axes.plot([], [], **theory(mode))  # an entry in the legend
     shown = slice(len(steps) // 80 * list(COLOURS).index(mode), None, len(steps) // 25)
     axes.plot(steps[shown], middle[shown], **measured(mode, markersize=4))
     if (low < high).any():

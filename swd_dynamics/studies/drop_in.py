@@ -29,15 +29,15 @@ CLAIM = (
 SOURCE = "follows from R = λη (1711.05101) and R = λη/√v̄ (2011.11152); the translation: derived here"
 
 LR = 3e-3
-DECAY = 0.3  # AdamW's λ: ηλ = 9e-4, so that a full run takes three fifths off the weights
-TRAINED_ON = 1000  # images, in batches of 50; the other 797 are the test
-CHECKPOINTS = 10  # at which the test error is read
+DECAY = 0.3  # AdamW's λ: ηλ = 9e-4, so that the decay alone would shrink the weights by three fifths in a full run
+TRAINED_ON = 1000  # images to train on; the other 797 are the test
+CHECKPOINTS = 10  # the number of times in a run that the test error is measured
 
-# What is allowed.
-OTHER_RUN = 0.2  # relative: √v̄ is another run's; stronger decay keeps gradients larger, and R of AdamS smaller
-ROUND_OFF = 1e-10  # relative: of 1 − R float64 knows R = 9e-4 to 2e-13, and both sides take some rounding steps more
-STANDARD_ERRORS = 3.0  # of a difference of means over the seeds
-FEW_IMAGES = 0.5  # percent of the test's images: four of them, too few to choose an optimizer by
+# Differences that are allowed, with their reasons.
+OTHER_RUN = 0.2  # relative: √v̄ is that of the pilot; stronger decay keeps gradients larger, and R of AdamS smaller
+ROUND_OFF = 1e-10  # relative: float64 keeps R = 9e-4 in 1 − R to 2e-13, and both sides round some times more
+STANDARD_ERRORS = 3.0  # standard errors of a difference of means over the seeds
+FEW_IMAGES = 0.5  # percent of the test's images: four images, too few to choose an optimizer
 MANY = 10.0  # an order of magnitude
 
 METHODS = {method.name: method for method in family("Adam", lr=LR, betas=(0.9, 0.999), weight_decay=DECAY)}
@@ -208,7 +208,8 @@ def _same_error(name: str, how: str, adamw: WatchedRun, other: WatchedRun) -> Ve
 
 # The figure
 
-STYLES: dict[str, tuple[str, dict, str, str]] = {  # decay mode, what departs from its house style, words, R
+# Decay mode, changes of its style, words, and formula of R.
+STYLES: dict[str, tuple[str, dict, str, str]] = {
     "AdamW": ("decoupled", {}, "AdamW, λ = {now:g}", "λη"),
     "AdamS": ("stable", {}, "AdamS, translated: λ′ = {then:.2g}", "λ′η/√v̄"),
     "AdamS, λ kept": ("stable", {"color": MUTED}, "AdamS, kept: λ = {now:g}", "λη/√v̄"),
@@ -216,7 +217,7 @@ STYLES: dict[str, tuple[str, dict, str, str]] = {  # decay mode, what departs fr
 
 
 def draw(data: tuple[dict[str, WatchedRun], EquivalentDecay]) -> Figure:
-    """Left the decay rate over a run, right the test error, for AdamW and AdamS with and without translation."""
+    """Left: the decay rate over a run. Right: the test error. For AdamW, and AdamS with and without translation."""
     runs, found = data
     with house_style():
         figure = Figure(figsize=(10, 4.6))
@@ -250,7 +251,7 @@ def _draw_rate(axes: Axes, name: str, runs: WatchedRun, i: int) -> None:
 
 def _draw_error(axes: Axes, name: str, runs: WatchedRun, i: int) -> None:
     every = runs.outside.shape[1] // CHECKPOINTS
-    steps = every * (np.arange(1, CHECKPOINTS + 1) + 0.15 * (i - 1))  # side by side
+    steps = every * (np.arange(1, CHECKPOINTS + 1) + 0.15 * (i - 1))  # so that the points of the three are side by side
     mean, deviation = runs.test_error.mean(axis=0), runs.test_error.std(axis=0, ddof=1)
     axes.errorbar(steps, mean, deviation, **_style(name), linewidth=1, capsize=2)
 

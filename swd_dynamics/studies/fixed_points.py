@@ -36,15 +36,17 @@ DIGITS_ARGUMENTS = {"lr": 0.2, "momentum": 0.9, "weight_decay": 0.1}
 NOISE_ARGUMENTS = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.5}
 BATCH_ARGUMENTS = {"lr": 0.03, "betas": (0.9, 0.95), "weight_decay": 0.5}
 
-NOISE = np.array([4.0, 6.0, 10.0, 20.0, 30.0])  # of the gradients, which are below 1 themselves; h = θ* = 1
-COPIES, BURN_IN = 1200, 800  # of each noise; steps, five correlation times s/(η(h+cλ)) of the slowest weight
-STANDARD_ERRORS = 4.0  # one false alarm in a thousand comparisons
-LAST_LR = 1e-6  # of Adam without noise, whose sign steps are never smaller than the learning rate
+# Standard deviations of the gradient noise. The gradients are below 1 (h = θ* = 1), so that √v is the noise.
+NOISE = np.array([4.0, 6.0, 10.0, 20.0, 30.0])
+COPIES = 1200  # weights for each noise; half as many have √2 times the standard error
+BURN_IN = 800  # steps: five correlation times s/(η(h+cλ)) of the slowest weight; half as many leave 8 % of the start
+STANDARD_ERRORS = 4.0  # allowed: one false alarm in a thousand comparisons; at 2 there would be one in twenty
+LAST_LR = 1e-6  # η at the end of a run of Adam without noise: the weights stay that near the rest point, not nearer
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Rest points of each decay mode: measured points and theory's line, x and y each."""
+    """The rest points of each decay mode: the points measured and the line of the theory, each as x and y."""
 
     points: dict[str, tuple[Array, Array]] = field(default_factory=dict)
     lines: dict[str, tuple[Array, Array]] = field(default_factory=dict)
@@ -86,7 +88,7 @@ def full_batch_rest(rule: UpdateRule, h: Array, optimum: Array) -> Array:
         flow = numeric_equation(replace(rule, direction=replace(direction, eps=float(eps)))).first
         found = root(lambda theta, flow=flow: flow(theta, h * (theta - optimum), ()), theta, tol=1e-12)
         theta = found.x
-    if not np.abs(found.fun).max() < 1e-3:  # of a sign step, which is 1
+    if not np.abs(found.fun).max() < 1e-3:  # a sign step is 1
         raise ArithmeticError(f"no rest point of F₀ was found: {found.message}")
     return theta
 
@@ -118,7 +120,7 @@ def _logistic(setting: Setting, panel: Panel) -> list[Verdict]:
 
 
 def _network(setting: Setting, panel: Panel) -> list[Verdict]:
-    """A loss that is not convex: the minimum may be another one for each decay, but the same balance holds."""
+    """A loss that is not convex: each decay may find another minimum, but the same balance holds in it."""
     steps, why = 1200 if setting.quick else 8000, "a network creeps along its valleys: not quite at rest"
     return _balances(lambda: tanh_network(samples=200, device=setting.device), steps, 0.05, why, panel)
 
@@ -246,7 +248,8 @@ AXES: dict[str, dict] = {
     "full_batch": {"title": "Adam in full batch, h = 1, λ = {weight_decay}".format(**BATCH_ARGUMENTS)}
     | {"xlabel": "minimum of the loss, θ*", "ylabel": "weight at rest, θ", "ylim": (-2.7, 2.9)},
 }
-NOTES = {  # where in the panel, and in the colour of which decay
+# Position in the panel, decay mode of the colour, and text.
+NOTES = {
     "quadratic": [(0.05, 0.84, "decoupled", "SGDW: c = 1−β"), (0.52, 0.42, "L2", "SGD, SGDS: c = 1")],
     "logistic": [(0.72, 0.62, "decoupled", "SGDW: c = 1−β"), (0.24, 0.86, "L2", "SGD, SGDS: c = 1")],
     "noise": [
@@ -283,7 +286,7 @@ def draw(panels: dict[str, Panel]) -> Figure:
 
 
 def _line(mode: str) -> dict:
-    """Stable decay is dashed, to be seen where it lies on L2's line."""
+    """Stable decay is dashed, so that it shows where it coincides with L2."""
     return {"color": COLOURS[mode], "linestyle": (0, (4, 2.5)) if mode == "stable" else "-"}
 
 

@@ -1,4 +1,4 @@
-"""Study: the derived flows follow real optimizers to first and second order, where L2 and stable decay part."""
+"""Study: the derived flows follow real optimizers to first and second order; L2 and stable decay differ at second."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ SOURCE = "theory of this project (heavy ball with decay); Cattaneo et al. 2023, 
 
 MOMENTUM, DECAY = 0.9, 0.05
 SPECTRUM = np.array([1.0, 1.4, 0.7, 1.2, 0.9])
-BETAS = (0.8, 0.9)  # a memory of ten steps, so that affordable learning rates are asymptotic
+BETAS = (0.8, 0.9)  # v̂ averages over ten steps, so that affordable learning rates are asymptotic
 SGD_METHODS = family("SGD", lr=1e-3, momentum=MOMENTUM, weight_decay=DECAY)
 ADAM_METHODS = family("Adam", lr=1e-3, betas=BETAS, weight_decay=DECAY)
 PARTING = (0.5, 0.8, 0.9, 0.95)  # values of β at which L2 and stable decay are compared
@@ -204,7 +204,7 @@ def _parting_on_network(task: Task) -> Verdict:
     )
 
 
-# By order: at which learning rate the guide line is labelled, and how.
+# For each order: the learning rate at which the guide line has its label, and the label.
 GUIDES = {
     1: (1, {"text": "flow F₀: slope 1", "xytext": (-12, 12), "ha": "right"}),
     2: (3, {"text": "flow F₀ + ηF₁: slope 2", "xytext": (10, -16), "ha": "left"}),
@@ -212,7 +212,7 @@ GUIDES = {
 
 
 def draw(errors: FlowErrors) -> Figure:
-    """Distance of flow and iterates over η for both problems, and the ratio at which L2 and stable decay part."""
+    """The distance of flow and iterates over η for both problems, and the ratio of L2's and stable decay's rates."""
     with house_style():
         figure = Figure(figsize=(11.5, 4.4))
         panels = figure.subplots(1, 3)

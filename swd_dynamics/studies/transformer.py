@@ -37,7 +37,7 @@ METHODS = {
     for method in family("Adam", lr=LR, betas=BETAS, eps=1e-8, weight_decay=DECAY)
     if method.mode in ("decoupled", "stable")
 }
-# The full and the quick form: steps, and the sizes that are not the task's own. 10⁶ and 3·10⁴ weights.
+# The full and the quick form: steps, and the arguments that are not the task's defaults. 10⁶ and 3·10⁴ weights.
 FULL: tuple[int, dict[str, Any]] = (400, {"batch_size": 32})
 QUICK: tuple[int, dict[str, Any]] = (200, {"batch_size": 16, "width": 32, "layers": 2})
 WARMING = 20  # the warm-up lasts a twentieth of the steps
@@ -45,8 +45,8 @@ WATCHED = 20  # R is measured in the weights this often in a run
 
 HALF_ULP = 2.0**-24  # of float32: the largest relative change by one rounding
 ROUND_OFF = 1e-12  # relative: R and η_eff are a few products of float64 numbers
-STORED = HALF_ULP * (3 / (1 - BETAS[1]) + 30) / 2  # relative, of √v̄: see the verdict
-MOVES = 1.5  # times: as if λ had been changed by half
+STORED = HALF_ULP * (3 / (1 - BETAS[1]) + 30) / 2  # relative error of √v̄ in float32: see the verdict
+MOVES = 1.5  # times: a change of R/η_eff that is as large as a change of λ by half
 
 
 class RecordedRun(NamedTuple):
@@ -83,7 +83,7 @@ class RecordedRun(NamedTuple):
 
 
 def measure(setting: Setting) -> Findings:
-    """Train with AdamW, then from the same start, on the same batches, with AdamS at AdamW's λ translated."""
+    """Train with AdamW, then from the same start and on the same batches with AdamS, with AdamW's λ translated."""
     adamw = recorded_run(setting, "AdamW", DECAY)
     adams = recorded_run(setting, "AdamS", translated_decay(setting, adamw.recorded))
     return Findings(judge_definitions(adamw, adams), {"AdamW": adamw, "AdamS": adams})
@@ -286,7 +286,7 @@ KEYS = {
 
 
 def draw(runs: dict[str, RecordedRun]) -> Figure:
-    """Left the decay rate of both runs, right its ratio to the effective learning rate."""
+    """Left: the decay rate of both runs. Right: its ratio to the effective learning rate."""
     unit, after = runs["AdamS"].weight_decay, len(runs["AdamW"].ratio) // WARMING
     with house_style():
         figure = Figure(figsize=(10, 4.6))
@@ -294,7 +294,9 @@ def draw(runs: dict[str, RecordedRun]) -> Figure:
         for name, seen in runs.items():
             by_rule = rate_by_rule(name, seen)
             _draw_run(left, name, by_rule, seen.watched, np.median(seen.by_weights, axis=1))
-            recorded = seen.watched - (len(seen.ratio) // WATCHED // 2 if name == "AdamS" else 0)  # side by side
+            recorded = seen.watched - (
+                len(seen.ratio) // WATCHED // 2 if name == "AdamS" else 0
+            )  # so that the points of both are side by side
             by_rule *= np.sqrt(seen.v_bar) / seen.planned
             _draw_run(right, name, by_rule / unit, recorded, seen.ratio[recorded - 1] / unit)
         _label(left, right, after)

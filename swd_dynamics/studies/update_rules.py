@@ -1,4 +1,4 @@
-"""Study: every catalogue entry is the optimizer it is named after, step by step and to round-off."""
+"""Study: every rule of the catalogue takes the steps of the optimizer with its name, to round-off."""
 
 import json
 from dataclasses import dataclass, replace
@@ -111,7 +111,7 @@ def _plain_sgd(task: Task, steps: int) -> list[Verdict]:
 
 
 def _authors() -> list[Verdict]:
-    """The trajectories of the authors' own optimizers."""
+    """The trajectories of the authors' own optimizers, replayed by the rules."""
     path = files("swd_dynamics.studies") / "reference" / "authors_open_loop.npz"
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
@@ -155,7 +155,7 @@ def _quietest(pairings: Pairings) -> Verdict:
 
 
 def draw(pairings: Pairings) -> Figure:
-    """Every run against every rule: only the diagonal is quiet."""
+    """The distance of every run from every rule: only the right rule replays a run."""
     with house_style():
         figure = Figure(figsize=(8.2, 6.4))
         axes = figure.subplots()
