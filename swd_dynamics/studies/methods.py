@@ -48,22 +48,25 @@ class Method:
         return OPTIMIZERS[self.name](parameters, **(self.arguments | changed))
 
 
+def names_of(direction: str) -> list[str]:
+    """The names in CATALOG of a direction with each decay mode, in the order of DECAYS.
+
+    Examples
+    --------
+    >>> names_of("Adai")
+    ['Adai', 'AdaiW', 'AdaiS']
+    """
+    return [direction + decay.suffix for decay in DECAYS.values() if decay.suffix is not None]
+
+
 def family(direction: str, **arguments) -> list[Method]:
-    """The methods with one direction and each decay mode, in the order of DECAYS.
+    """The methods with one direction and each decay mode, in the order of DECAYS, all with the same arguments.
 
     A decay mode is omitted if no real optimizer has it.
-
-    Parameters
-    ----------
-    direction : str
-        The family's name in CATALOG, to which the decay mode adds a letter.
-    **arguments
-        The arguments of all of them.
 
     Examples
     --------
     >>> [(method.name, method.mode) for method in family("Adam", weight_decay=0.5)]
     [('Adam', 'L2'), ('AdamW', 'decoupled'), ('AdamS', 'stable')]
     """
-    names = [direction + decay.suffix for decay in DECAYS.values() if decay.suffix is not None]
-    return [Method(name, arguments) for name in names if name in OPTIMIZERS]
+    return [Method(name, arguments) for name in names_of(direction) if name in OPTIMIZERS]

@@ -15,7 +15,7 @@ from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import house_style
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, Stable
-from swd_dynamics.studies.methods import Method
+from swd_dynamics.studies.methods import Method, names_of
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.tasks import Task, quadratic, tanh_network
 from swd_dynamics.verdict import Verdict, judge_at_least, must_be_refuted
@@ -28,20 +28,15 @@ LOUD = 1e6
 SGD_ARGUMENTS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.02}
 ADAM_ARGUMENTS = {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.05}
 ADAI_ARGUMENTS = {"lr": 0.1, "betas": (0.1, 0.99), "eps": 1e-3, "weight_decay": 0.05}
-ARGUMENTS = {"SGD": SGD_ARGUMENTS, "Adai": ADAI_ARGUMENTS, "Ada": ADAM_ARGUMENTS, "AMS": ADAM_ARGUMENTS}
-
-
-def method(name: str) -> Method:
-    """The method of that name, with the arguments of this study."""
-    return Method(name, next(given for start, given in ARGUMENTS.items() if name.startswith(start)))
-
+ARGUMENTS = {"SGD": SGD_ARGUMENTS, "Adam": ADAM_ARGUMENTS, "AMSGrad": ADAM_ARGUMENTS, "Adai": ADAI_ARGUMENTS}
+METHODS = {name: Method(name, given) for direction, given in ARGUMENTS.items() for name in names_of(direction)}
 
 # Two names for one method: the second rule replays the runs of the first, with the arguments given.
 TWINS = {
     ("SGDS", "SGDW"): {"weight_decay": SGD_ARGUMENTS["weight_decay"] / (1 - SGD_ARGUMENTS["momentum"])},
     ("AdaiS", "AdaiW"): {},
 }
-RECORDED = [name for name in OPTIMIZERS if name not in {second for _, second in TWINS}]
+RECORDED = [name for name in METHODS if name in OPTIMIZERS and name not in {second for _, second in TWINS}]
 
 
 @dataclass(frozen=True)
@@ -61,11 +56,11 @@ def measure(setting: Setting) -> Findings:
         tanh_network((16,), batch_size=50, device=setting.device),
     ]
     verdicts: list[Verdict] = []
-    pairings = Pairings([], list(CATALOG), np.empty((0, len(CATALOG))))
+    pairings = Pairings([], list(METHODS), np.empty((0, len(METHODS))))
     for task in tasks:
         for name in setting.track(RECORDED, f"update-rules on {task.name}"):
-            recording = run_of(task, method(name), steps)
-            verdicts.append(replay(method(name).rule(), recording, name=f"{name} on {task.name}"))
+            recording = run_of(task, METHODS[name], steps)
+            verdicts.append(replay(METHODS[name].rule(), recording, name=f"{name} on {task.name}"))
             pairings = _with_row(pairings, f"{name}, {task.name}", recording.isel(step=slice(300), iterate=slice(301)))
             verdicts += _twins(name, task, recording)
             if name == "AdamS":
@@ -81,7 +76,7 @@ def run_of(task: Task, of: Method, steps: int) -> xarray.Dataset:
 
 
 def _with_row(pairings: Pairings, run_name: str, recording) -> Pairings:
-    row = [replay(method(name).rule(), recording).measured for name in pairings.rules]
+    row = [replay(METHODS[name].rule(), recording).measured for name in pairings.rules]
     departure = np.vstack([pairings.departure, np.maximum(row, 1e-3)])
     return replace(pairings, runs=[*pairings.runs, run_name], departure=departure)
 
@@ -90,7 +85,7 @@ def _twins(name: str, task: Task, recording) -> list[Verdict]:
     pairs = [(other, changed) for (run_name, other), changed in TWINS.items() if run_name == name]
     return [
         replace(
-            replay(method(other).rule(**changed), recording, name=f"{other} is {name} on {task.name}"),
+            replay(METHODS[other].rule(**changed), recording, name=f"{other} is {name} on {task.name}"),
             claim=f"{other}{' with λ/(1−β)' if changed else ''} is {name}: it replays its run",
         )
         for other, changed in pairs
@@ -130,7 +125,7 @@ def _authors() -> list[Verdict]:
 
 def _control(task: Task, recording) -> Verdict:
     """The negative control: a stable decay that is off by a millionth."""
-    right = method("AdamS").rule()
+    right = METHODS["AdamS"].rule()
     wrong = replace(right, decay=Stable(cast(Stable, right.decay).weight_decay * (1 + 1e-6)))
     verdict = replace(replay(wrong, recording), claim="AdamS takes off a millionth more than λη_eff")
     return must_be_refuted(f"control: λ off by 1e-6 on {task.name}", verdict)

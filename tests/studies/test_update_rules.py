@@ -3,7 +3,9 @@
 import pytest
 
 from swd_dynamics.crosscheck import replay
-from swd_dynamics.studies.update_rules import LOUD, _authors, method, run_of
+from swd_dynamics.optim import OPTIMIZERS
+from swd_dynamics.rules import CATALOG
+from swd_dynamics.studies.update_rules import LOUD, METHODS, RECORDED, _authors, run_of
 from swd_dynamics.tasks import quadratic
 
 NAMES = ["SGD", "SGDS", "Adam", "AdamS"]
@@ -13,15 +15,21 @@ NAMES = ["SGD", "SGDS", "Adam", "AdamS"]
 def recordings():
     """Forty steps of some real optimizers on a noisy quadratic."""
     task = quadratic((1.0, 3.0, 0.1), start=(1.0, -2.0, 0.5), noise=0.1)
-    return {name: run_of(task, method(name), 40) for name in NAMES}
+    return {name: run_of(task, METHODS[name], 40) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_right_rule_replays(recordings, name):
     """Assert that a recorded run is replayed by its own rule, and loudly not by the others."""
-    measured = {other: replay(method(other).rule(), recordings[name]).measured for other in NAMES}
+    measured = {other: replay(METHODS[other].rule(), recordings[name]).measured for other in NAMES}
     assert measured.pop(name) <= 1
     assert min(measured.values()) >= LOUD
+
+
+def test_every_rule_is_compared():
+    """Assert that the study has every rule of the catalogue, and a run of every real optimizer that is not a twin."""
+    assert set(METHODS) == set(CATALOG)
+    assert set(RECORDED) == set(OPTIMIZERS) - {"SGDW"}
 
 
 def test_the_authors_trajectories_replay():
