@@ -1,8 +1,10 @@
-"""A claim held against a measurement."""
+"""A claim compared with a measurement."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from html import escape
 from math import isfinite, isnan
+from textwrap import fill
 from typing import Any, Literal
 
 Status = Literal["confirmed", "refuted", "inconclusive"]
@@ -13,19 +15,19 @@ COLUMNS = ("claim", "predicted", "measured", "allowed", "why")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was claimed, predicted and measured, how far apart the two may be and why, and what follows.
+    """A claim, the prediction, the measurement, the difference allowed and why, and the outcome.
 
     Attributes
     ----------
-    name : str — short, unique within its study
+    name : str — short, and unique within its study
     claim : str — one sentence that could be false
     predicted, measured : float or str
-    allowed : float — how far ``measured`` may lie from ``predicted``, fixed before measuring
-    why : str — why that much is allowed
+    allowed : float — the largest allowed |measured − predicted|, chosen before the measurement
+    why : str — the reason for this allowance
     status : "confirmed", "refuted" or "inconclusive"
-    first_departure : int or None — of a replay, the first step at which rule and record part
-    cause : str or None — where one is known
-    evidence : dict — the arrays behind ``measured``, for a figure
+    first_departure : int or None — of a replay, the first step at which rule and recording differ
+    cause : str or None — the reason for the difference, where it is known
+    evidence : dict — the arrays from which ``measured`` was computed, for a figure
 
     Examples
     --------
@@ -70,7 +72,9 @@ class Verdict:
 
 
 def judge(name: str, claim: str, *, predicted: float, measured: float, allowed: float, why: str, **more) -> Verdict:
-    """Confirmed if ``measured`` lies within ``allowed`` of ``predicted``; inconclusive if nothing finite was measured.
+    """The verdict on a number: confirmed if |measured − predicted| ≤ allowed, else refuted.
+
+    A measurement that is infinite or not a number makes the verdict inconclusive.
 
     Examples
     --------
@@ -84,74 +88,86 @@ def judge(name: str, claim: str, *, predicted: float, measured: float, allowed: 
 
 
 def judge_at_least(name: str, claim: str, *, least: float, measured: float, why: str, **more) -> Verdict:
-    """Confirmed if ``measured`` is ``least`` or more; inconclusive if it is not a number (an infinity is one here).
+    """The verdict on a lower bound: confirmed if measured ≥ least, else refuted.
+
+    Infinity counts as a number here. A measurement that is not a number makes the verdict inconclusive.
 
     Examples
     --------
-    >>> judge_at_least("loud", "A wrong pairing departs", least=10.0, measured=5.0, why="ten times round-off").status
+    >>> said = {"claim": "A wrong rule is ten times round-off away", "why": "an order of magnitude"}
+    >>> judge_at_least("wrong rule", least=10.0, measured=5.0, **said).status
     'refuted'
     """
-    status: Status = "inconclusive" if isnan(measured) else "confirmed" if measured >= least else "refuted"
+    status: Status = "confirmed" if measured >= least else "refuted"
+    if isnan(measured):
+        status = "inconclusive"
     return Verdict(name, claim, f">= {least:g}", float(measured), "any more", why, status, **more)
 
 
-def must_be_refuted(name: str, mutant: Verdict) -> Verdict:
-    """The check of a check: confirmed if the same test refutes a claim that is known to be wrong.
+def must_be_refuted(name: str, false: Verdict) -> Verdict:
+    """The verdict on a negative control: confirmed if a claim that is known to be false was refuted.
 
     Examples
     --------
     >>> wrong = judge("third", "A half is 1/3", predicted=1 / 3, measured=0.5, allowed=0.0, why="it is exact")
-    >>> wrong.status, must_be_refuted("mutant", wrong).status
+    >>> wrong.status, must_be_refuted("control", wrong).status
     ('refuted', 'confirmed')
     """
+    passes = f"{_short(false.predicted)} ± {_short(false.allowed)}"
     return Verdict(
         name=name,
-        claim=f"The same test refutes what is wrong: {mutant.claim}",
+        claim=f"A false claim must fail: {false.claim}",
         predicted="refuted",
-        measured=mutant.status,
-        allowed=mutant.allowed,
-        why=f"measured {_short(mutant.measured)}"
-        f" where {_short(mutant.predicted)} ± {_short(mutant.allowed)} would pass",
-        status="confirmed" if mutant.status == "refuted" else "refuted",
-        first_departure=mutant.first_departure,
-        evidence=mutant.evidence,
+        measured=false.status,
+        allowed=false.allowed,
+        why=f"measured {_short(false.measured)} where {passes} would pass",
+        status="confirmed" if false.status == "refuted" else "refuted",
+        first_departure=false.first_departure,
+        evidence=false.evidence,
     )
 
 
 class Ledger(tuple[Verdict, ...]):
     """Verdicts as a table, in a terminal and in Jupyter.
 
+    In a terminal each verdict is a row of numbers, with its claim below.
+
     Examples
     --------
-    >>> ledger = Ledger([judge("half", "A half is .5", predicted=0.5, measured=0.5, allowed=0.0, why="it is exact")])
+    >>> half = judge("half", "A half is .5", predicted=0.5, measured=0.5, allowed=0.0, why="it is exact")
+    >>> ledger = Ledger([half])
     >>> print(ledger)
-      verdict                               predicted     measured    allowed  claim
-    ✓ half                                        0.5          0.5          0  A half is .5
+      verdict     predicted     measured    allowed
+    ✓ half              0.5          0.5          0
+        A half is .5
     >>> ledger.counts
     '1 confirmed'
     """
 
     __slots__ = ()
-    WIDTH = 118
+    WIDTH = 100  # columns that a claim fills before it goes on in the next line
 
     @property
     def counts(self) -> str:
-        """How many verdicts have each status, in words; those that there are none of are left out."""
-        counted = {status: sum(verdict.status == status for verdict in self) for status in STATUS_MARKS}
-        return ", ".join(f"{count} {status}" for status, count in counted.items() if count) or "no verdicts"
+        """The number of verdicts of each status, in words; a status without verdicts is omitted."""
+        counted = Counter(verdict.status for verdict in self)
+        said = [f"{counted[status]} {status}" for status in STATUS_MARKS if counted[status]]
+        return ", ".join(said) or "no verdicts"
 
     def __str__(self) -> str:
-        rows = [f"{'':2}{'verdict':34}{'predicted':>13}{'measured':>13}{'allowed':>11}  claim"]
+        wide = max((len(verdict.name) for verdict in self), default=0)
+        wide = max(wide, len("verdict"))
+        lines = [f"  {'verdict':{wide}}{'predicted':>14}{'measured':>13}{'allowed':>11}"]
         for v in self:
-            numbers = f"{_short(v.predicted):>13}{_short(v.measured):>13}{_short(v.allowed):>11}"
-            row = f"{STATUS_MARKS[v.status]} {v.name:34}{numbers}  {v.claim}"
-            rows.append(row if len(row) <= self.WIDTH else row[: self.WIDTH - 1] + "…")
-        return "\n".join(rows)
+            numbers = f"{_short(v.predicted):>14}{_short(v.measured):>13}{_short(v.allowed):>11}"
+            lines.append(f"{STATUS_MARKS[v.status]} {v.name:{wide}}{numbers}")
+            lines.append(fill(v.claim, self.WIDTH, initial_indent="    ", subsequent_indent="    "))
+        return "\n".join(lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """The status in words and a mark, the colour only beside them."""
+        """The status as a mark and a word; a reader who sees no colours loses nothing."""
         head = "".join(f"<th style='text-align:left'>{title}</th>" for title in ("status", *COLUMNS))
         return f"<table><tr>{head}</tr>{''.join(map(_html_row, self))}</table>"
 
@@ -159,7 +175,7 @@ class Ledger(tuple[Verdict, ...]):
 def _html_row(verdict: Verdict) -> str:
     claim, *cells = [escape(_short(getattr(verdict, column))) for column in COLUMNS]
     cells[-1] += f"; <b>cause:</b> {escape(verdict.cause)}" if verdict.cause else ""
-    claim = f"<b>{escape(verdict.name)}</b><br>{claim}"  # a name tells apart what is claimed of several optimizers
+    claim = f"<b>{escape(verdict.name)}</b><br>{claim}"  # verdicts on several optimizers may share a claim
     body = "".join(f"<td style='text-align:left'>{cell}</td>" for cell in (claim, *cells))
     said = f"{STATUS_MARKS[verdict.status]} {verdict.status}"
     style = f"text-align:left; white-space:nowrap; color:{STATUS_COLOURS[verdict.status]}"

@@ -82,12 +82,12 @@ def test_every_figure_has_its_study():
 
 
 def test_the_committed_ledger_covers_every_study():
-    """Assert that the committed ledger has verdicts of every study, and a mutant refuted in each."""
+    """Assert that the committed ledger has verdicts of every study, and a negative control in each."""
     ledger = json.loads((ROOT / "figures" / "verdicts.json").read_text(encoding="utf-8"))["studies"]
     assert set(ledger) == set(studies.MODULES)
     for name, verdicts in ledger.items():
         assert len({v["name"] for v in verdicts}) == len(verdicts), f"{name}: two verdicts of one name"
-        assert any(v["predicted"] == "refuted" and v["status"] == "confirmed" for v in verdicts), f"{name}: no mutant"
+        assert any(v["predicted"] == "refuted" and v["status"] == "confirmed" for v in verdicts), f"{name}: no control"
 
 
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: path.relative_to(ROOT).as_posix())

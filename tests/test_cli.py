@@ -1,6 +1,7 @@
 """The command line: what a user types, what comes back, and how mistakes read."""
 
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -11,8 +12,14 @@ import numpy as np
 import pytest
 
 from swd_dynamics.__main__ import main
+from swd_dynamics.cli.claims import DERIVATIONS, derive
+from swd_dynamics.cli.recordings import record
+from swd_dynamics.optim import OPTIMIZERS
+from swd_dynamics.probe.quantities import SETS
 from swd_dynamics.recording import open_recording
+from swd_dynamics.rules.schedule import SCHEDULES
 from swd_dynamics.studies import MODULES
+from swd_dynamics.tasks import TASKS
 
 SAME_FORMULA = 1e-15  # a product and a quotient by the same number, in float64
 
@@ -115,6 +122,33 @@ def test_derive_shows_steps_and_latex(what, capsys):
     assert "1. " in capsys.readouterr().out
     assert main(["derive", "SGDS", "--what", what, "--latex"]) == 0
     assert "\\" in capsys.readouterr().out
+
+
+HELP = [
+    (record, "optimizer", OPTIMIZERS),
+    (record, "task", TASKS),
+    (record, "schedule", SCHEDULES),
+    (record, "quantities", SETS),
+    (derive, "what", DERIVATIONS),
+]
+
+
+@pytest.mark.parametrize(("command", "argument", "table"), HELP, ids=[argument for _, argument, _ in HELP])
+def test_help_lists_the_table(command, argument, table):
+    """Assert that the help of an argument that takes a name lists every name of its table."""
+    (said,) = re.findall(rf"^    {argument}\n((?:     .*\n)+)", command.__doc__, flags=re.MULTILINE)
+    assert set(table) <= set(re.findall(r"[\w-]+", said))
+
+
+def test_sgdw_is_recorded_and_replays_as_itself(tmp_path, capsys):
+    """Assert that SGD with decoupled decay, which torch does not have, can be recorded, and replays with its own λ."""
+    run = str(tmp_path / "run")
+    numbers = ["--momentum", "0.9", "--weight-decay", "0.1", "--lr", "0.05"]
+    command = f"record --optimizer SGDW --task quadratic --steps 30 --trajectory --out {run}".split()
+    assert main([*command, *numbers]) == 0
+    assert main(["replay", run, "--as", "SGDW"]) == 0
+    assert "Decoupled(weight_decay=0.1)" in capsys.readouterr().out
+    assert main(["replay", run, "--as", "SGDS"]) == 1
 
 
 MISTAKES = {

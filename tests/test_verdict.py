@@ -25,10 +25,10 @@ def test_judge_at_least(measured, status):
     assert judge_at_least("name", "A claim", least=5.0, measured=measured, why="a reason").status == status
 
 
-def test_a_mutant_that_survives_is_a_refutation():
-    """Assert that the check of a check passes only if the mutant was refuted."""
+def test_a_control_that_passes_is_a_refutation():
+    """Assert that the verdict on a negative control is confirmed only if the false claim was refuted."""
     verdicts = [judge("n", "A claim", predicted=0.0, measured=m, allowed=1.0, why="r") for m in (0.0, 2.0, math.nan)]
-    assert [must_be_refuted("mutant", v).status for v in verdicts] == ["refuted", "confirmed", "refuted"]
+    assert [must_be_refuted("control", v).status for v in verdicts] == ["refuted", "confirmed", "refuted"]
 
 
 def test_forms():
@@ -39,3 +39,13 @@ def test_forms():
     assert "&lt;claim&gt;" in Ledger([verdict])._repr_html_()
     assert "refuted" in verdict._repr_html_()
     assert json.loads(json.dumps(verdict.record()))["status"] == "refuted"
+
+
+def test_a_claim_is_told_whole():
+    """Assert that the ledger prints every word of a long claim, below its row, in at most 100 columns."""
+    claim = " ".join(f"word{i}" for i in range(60))
+    ledger = Ledger([judge("n" * 43, claim, predicted=1.0, measured=1e-9, allowed=0.1, why="a reason")])
+    head, row, *told = str(ledger).splitlines()
+    assert " ".join(" ".join(told).split()) == claim
+    assert len(head) == len(row)
+    assert max(map(len, (row, *told))) <= 100

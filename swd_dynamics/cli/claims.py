@@ -64,9 +64,9 @@ def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Pa
     result = run(names, setting=setting, out=out or Path("figures/quick" if quick else "figures"), announce=announce)
     ledger = Ledger(v for found in result.verdicts.values() for v in found)
     print(f"\n{len(ledger)} verdicts on {setting.device}: {ledger.counts}. Wrote {', '.join(map(str, result.written))}")
-    for departure in result.departures:
-        print(f"departs from the committed ledger: {departure}")
-    return 1 if result.departures else 0
+    for change in result.changed:
+        print(f"departs from the committed ledger: {change}")
+    return 1 if result.changed else 0
 
 
 @app.command

@@ -48,7 +48,7 @@ def record(
     Parameters
     ----------
     optimizer
-        SGD, SGDS, Adam, AdamW, AdamS, AMSGrad, AMSGradW, AMSGradS or AdaiS.
+        SGD, SGDW, SGDS, Adam, AdamW, AdamS, AMSGrad, AMSGradW, AMSGradS or AdaiS.
     task
         quadratic, logistic, network, network-minibatch, transformer or convolution.
     steps

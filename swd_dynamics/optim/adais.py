@@ -13,7 +13,7 @@ from swd_dynamics.checks import check, check_pair
 from swd_dynamics.optim.moments import WEIGHT, start_at_zero
 from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
 from swd_dynamics.optim.parts import Part, Scaling
-from swd_dynamics.optim.second_moment import mean_second_moment
+from swd_dynamics.optim.second_moment import next_mean_second_moment
 
 NAMES = ("exp_avg", "exp_avg_sq", WEIGHT)
 
@@ -46,8 +46,8 @@ class AdaiS(StableDecayOptimizer):
     maximize : bool
         Climb the loss instead of descending it; the decay still shrinks the weights.
     foreach : bool, optional
-        Whether the arithmetic goes over all parameters at once, which on an accelerator takes fewer kernels and two
-        more copies of the gradients while the step runs; by default there, and not on the CPU.
+        Whether the arithmetic goes over all parameters at once. On an accelerator this takes fewer kernels, and two
+        more copies of the gradients while the step runs. By default True on an accelerator, and False on the CPU.
     capturable : bool
         Whether the step counts live on the device, so that a CUDA graph can hold the step.
 
@@ -59,16 +59,16 @@ class AdaiS(StableDecayOptimizer):
     Notes
     -----
     While v̄ = 0 (every gradient so far was zero), and where v̄ is not a number, v̂/v̄ is taken as 0, which makes
-    β₁ = 1 − ε. R = λη does not depend on v̄, and is taken also then.
+    β₁ = 1 − ε. R = λη does not depend on v̄, so the decay goes on.
 
-    ``betas[0]`` is no momentum: give OneCycleLR and CyclicLR ``cycle_momentum=False``, or they overwrite it.
+    ``betas[0]`` is not a momentum: give OneCycleLR and CyclicLR ``cycle_momentum=False``, or they overwrite it.
 
-    A parameter without gradient skips the step; if it ever had one, its v̂, with its own count of steps, stays in v̄. One
-    that never had a gradient has no v̂ and is not counted.
+    A parameter without gradient skips the step. If it ever had a gradient, its v̂, with its own count of steps, stays in
+    v̄; else it has no v̂ and does not count.
 
     State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``exp_avg_weight`` (1 − Πβ₁ per weight, in
-    float32 at least) and ``exp_avg_sq_sum`` (the sum of v over its weights, one float64 number). With three numbers for
-    each weight it takes half as much state again as Adam: since β₁ differs from weight to weight, so does its product.
+    float32 at least) and ``exp_avg_sq_sum`` (the sum of v over its weights, one float64 number). That is three numbers
+    for each weight, half as much again as Adam: β₁ differs from weight to weight, and so does its product.
 
     Source: Xie, Sato & Sugiyama 2020, 2011.11152; Xie et al. 2022, 2006.15815.
 
@@ -115,10 +115,10 @@ class AdaiS(StableDecayOptimizer):
         check("weight_decay", group["weight_decay"], "[0, inf)")
 
     def update(self, parts: list[Part], scaling: Scaling) -> None:
-        """Take the step: first v̄, then all weights."""
+        """Take the step: first compute v̄, then update all weights."""
         for part in parts:
             start_at_zero(part, NAMES)
-        v_mean = mean_second_moment(parts, self.idle(), scaling)
+        v_mean = next_mean_second_moment(parts, self.idle(), scaling)
         if isinstance(v_mean, Tensor):
             v_mean = torch.where(v_mean > 0, v_mean, torch.inf)
         elif not v_mean > 0:
@@ -132,7 +132,7 @@ class AdaiS(StableDecayOptimizer):
 
 
 def pieces(part: Part) -> list[Part]:
-    """The parameters that go through the arithmetic at once: all of them, or each by itself."""
+    """The parameters that go through the arithmetic together: all of them, or each alone."""
     together = part.group["foreach"]
     if together or (together is None and part.parameters[0].device.type != "cpu"):
         return [part]
@@ -140,7 +140,7 @@ def pieces(part: Part) -> list[Part]:
 
 
 def descend(part: Part, v_mean: float | Tensor) -> None:
-    """The step of some parameters, given v̄ of all."""
+    """The step of some parameters, given v̄ of all parameters."""
     (beta0, beta2), lr = part.group["betas"], part.group["effective_lr"]
     v_mean = v_mean.to(part.parameters[0].device) if isinstance(v_mean, Tensor) else v_mean
     steps, m, v, weights = (part.state(name) for name in ("step", *NAMES))

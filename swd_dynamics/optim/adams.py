@@ -11,7 +11,7 @@ from swd_dynamics.checks import check, check_pair
 from swd_dynamics.optim.moments import start_at_zero
 from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
 from swd_dynamics.optim.parts import Part, Scaling
-from swd_dynamics.optim.second_moment import mean_second_moment
+from swd_dynamics.optim.second_moment import next_mean_second_moment
 
 
 class AdamS(StableDecayOptimizer):
@@ -28,25 +28,25 @@ class AdamS(StableDecayOptimizer):
     (``fully_shard``). AMSGrad puts the largest v so far in the place of v, before the bias correction; v̄ is then the
     mean of that.
 
-    As v̄ → 0, R grows without bound, and from R = 2 on the decay no longer shrinks the weights but flips them and lets
-    them grow. By default a step with R > 2 takes no decay at all; up to 2 it takes the paper's.
+    As v̄ → 0, R grows without bound. From R = 2 on, the decay no longer shrinks the weights: they change sign and grow.
+    By default a step with R > 2 has no decay at all; up to 2 it has the paper's.
 
     Parameters
     ----------
     params : iterable of torch.Tensor, of (name, tensor) pairs, or of parameter groups
     lr : float or Tensor
-        η ≥ 0; a tensor where a compiled or captured step shall follow a schedule.
+        η ≥ 0; a tensor if a compiled or captured step is to follow a schedule.
     betas : tuple of two floats
         β₁ and β₂, each in [0, 1).
     eps : float
-        ε ≥ 0, outside the root, and no part of η_eff.
+        ε ≥ 0, outside the root; η_eff does not contain it.
     weight_decay : float
         λ ≥ 0. It is not AdamW's λ: see :func:`swd_dynamics.equivalent_weight_decay`.
     amsgrad : bool
         Whether v̂ remembers the largest v. Costs a pass over v in every step.
     max_decay_rate : float, optional
-        R is taken as min(λη_eff, this) in every step, R > 2 included; infinity gives the paper's formula as it stands.
-        While v̄ = 0 (every gradient so far was zero) no decay is taken, whatever this is.
+        An upper limit of R: R = min(λη_eff, max_decay_rate) in every step, also where λη_eff > 2. Infinity gives the
+        paper's formula. While v̄ = 0 (every gradient so far was zero) there is no decay, whatever the limit.
     maximize : bool
         Climb the loss instead of descending it; the decay still shrinks the weights.
     foreach, capturable, fused : bool, optional
@@ -59,15 +59,16 @@ class AdamS(StableDecayOptimizer):
 
     Notes
     -----
-    Weights that other processes hold are seen as DTensors, as ``fully_shard`` and tensor parallelism make them. FSDP1,
-    a ZeroRedundancyOptimizer and pipeline stages hand over plain tensors: v̄ would be the mean on each process alone.
+    The weights of other processes count in v̄ if the parameters are DTensors, as ``fully_shard`` and tensor parallelism
+    make them. FSDP1, ZeroRedundancyOptimizer and pipeline stages have plain tensors: there v̄ would be the mean over the
+    weights of one process.
 
-    A gradient that is not finite makes v̄ so from then on: no decay is taken any more, and η_eff shows why.
+    After a gradient that is not finite, v̄ is not finite any more: from then on there is no decay, and η_eff shows why.
 
-    A checkpoint of torch.optim.AdamW brings AdamW's λ along, in its groups: set AdamS's own after loading.
+    A checkpoint of torch.optim.AdamW contains AdamW's λ, in its groups: set AdamS's own λ after loading it.
 
-    A parameter without gradient skips the step; if it ever had one, its v̂, with its own count of steps, stays in v̄. One
-    that never had a gradient has no v̂ and is not counted.
+    A parameter without gradient skips the step. If it ever had a gradient, its v̂, with its own count of steps, stays in
+    v̄; else it has no v̂ and does not count.
 
     State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), with AMSGrad ``max_exp_avg_sq``, as
     torch.optim.AdamW's, whose ``state_dict`` can be loaded; and ``exp_avg_sq_sum``, the sum of v over the parameter's
@@ -126,11 +127,11 @@ class AdamS(StableDecayOptimizer):
             check("max_decay_rate", group["max_decay_rate"], "(0, inf]")
 
     def update(self, parts: list[Part], scaling: Scaling) -> None:
-        """Take the step: first v̄, then for each group its decay rate, then torch's kernel."""
+        """Take the step: compute v̄, then the decay rate of each group, then run torch's kernel."""
         for part in parts:
             names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if part.group["amsgrad"] else 2]
             start_at_zero(part, names)
-        v_mean = mean_second_moment(parts, self.idle(), scaling)
+        v_mean = next_mean_second_moment(parts, self.idle(), scaling)
         for group in self.param_groups:
             effective_lr = _effective_lr(readable(group["lr"]), v_mean)
             rate = limited(group["weight_decay"] * effective_lr, v_mean, group["max_decay_rate"])
@@ -140,7 +141,7 @@ class AdamS(StableDecayOptimizer):
 
 
 def descend(part: Part, scaling: Scaling) -> None:
-    """torch's own step of AdamW, with R for its ηλ. The kernel wants a number for λ: a tensor R is taken off before."""
+    """torch's own step of AdamW, with R for its ηλ. The kernel takes no tensor for λ: then R is applied before."""
     group, rate, lr = part.group, part.group["decay_rate"], readable(part.group["lr"])
     if isinstance(rate, Tensor):
         shrink(part.parameters, rate)
@@ -153,7 +154,7 @@ def descend(part: Part, scaling: Scaling) -> None:
         part.state("max_exp_avg_sq") if group["amsgrad"] else [],
         part.state("step"),
         foreach=group["foreach"],
-        capturable=group["capturable"] and not part.on_host,  # a compiled step leaves True in a CPU's group, too
+        capturable=group["capturable"] and not part.on_host,  # compiling a step sets True for the CPU, too
         fused=group["fused"],
         grad_scale=scaling.scale,
         found_inf=scaling.found_inf,
@@ -175,7 +176,7 @@ def _effective_lr(lr: float | Tensor, v_mean: float | Tensor) -> float | Tensor:
 
 
 def limited(rate: float | Tensor, v_mean: float | Tensor, cap: float | None) -> float | Tensor:
-    """R where it is defined and shrinks the weights, else 0; with a cap, R up to the cap wherever it is defined.
+    """The decay rate of a step: R where v̄ > 0 and R ≤ 2, else 0; with a cap, min(R, cap) where v̄ > 0, else 0.
 
     Examples
     --------

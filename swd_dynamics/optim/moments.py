@@ -1,4 +1,4 @@
-"""The state that a parameter starts with, laid out as torch.optim.Adam lays out its own."""
+"""The state with which a parameter starts, in the layout of torch.optim.Adam."""
 
 from collections.abc import Iterable
 
@@ -11,9 +11,9 @@ WEIGHT = "exp_avg_weight"
 
 
 def start_at_zero(part: Part, names: Iterable[str]) -> None:
-    """Give every parameter that is new a step count of 0, and zeros of its shape under each name.
+    """Give every new parameter a step count of 0, and zeros of its shape under each name.
 
-    The count lies on the parameter's device where torch's kernel wants it there (fused, capturable), else on the CPU.
+    The count is on the parameter's device if torch's kernel needs it there (fused, capturable), else on the CPU.
     """
     fused, capturable = part.group.get("fused"), part.group.get("capturable")
     dtype = torch.float64 if torch.get_default_dtype() == torch.float64 and not fused else torch.float32
@@ -28,5 +28,5 @@ def start_at_zero(part: Part, names: Iterable[str]) -> None:
 
 
 def kept_dtype(parameter: Tensor, name: str) -> torch.dtype:
-    """What a piece of state is kept in: the weight of AdaiS's first moment never in half precision, where it stalls."""
+    """The dtype of a piece of state: never half precision for the weight of AdaiS's first moment, which would stall."""
     return torch.promote_types(parameter.dtype, torch.float32) if name == WEIGHT else parameter.dtype

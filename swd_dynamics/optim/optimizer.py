@@ -1,4 +1,4 @@
-"""What the three optimizers share: the outside of a torch optimizer, and the decay itself."""
+"""What all optimizers of this folder share: the interface of a torch optimizer, and the decay itself."""
 
 # pyright: reportPrivateImportUsage=false
 # torch's own optimizers are built on its foreach functions, which are private by name only.
@@ -16,23 +16,25 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.optim.moments import WEIGHT, kept_dtype
 from swd_dynamics.optim.parts import Part, Scaling
 from swd_dynamics.optim.second_moment import SUM
-from swd_dynamics.optim.sharding import local
+from swd_dynamics.tensors.sharding import local
 
 
 class StableDecayOptimizer(torch.optim.Optimizer, ABC):
-    """A torch optimizer with stable weight decay: θ ← (1 − R)θ − η·(step), R = λη_eff.
+    """A torch optimizer whose decay is a multiplication of the weights: θ ← (1 − R)θ − η·(step).
 
     After each step, every parameter group holds
 
-    * ``group["decay_rate"]``, R, the fraction of the weights that this step took off;
-    * ``group["effective_lr"]``, η_eff, how far a unit of gradient moves a weight in the end.
+    * ``group["decay_rate"]``: R, the fraction by which the decay shrank the weights in this step;
+    * ``group["effective_lr"]``: η_eff, the distance by which a unit of gradient moves a weight in the end.
 
-    They are floats where all parameters are on the CPU; elsewhere they may be tensors of shape (), since reading one
-    would hold up the device. A parameter without gradient skips the step: neither its weights nor its state change.
+    Both are floats where all parameters are on the CPU. Elsewhere they may be tensors of shape (), because
+    reading a number would hold up the device. A parameter without gradient skips the step: neither its
+    weights nor its state change.
 
     A new member gives two methods:
 
-    1. ``check_group(group)`` refuses arguments outside their range with an :class:`~swd_dynamics.errors.InputError`.
+    1. ``check_group(group)`` refuses arguments outside their range, and parameters that do not suit the
+       arguments, with an :class:`~swd_dynamics.errors.InputError`.
     2. ``update(parts, scaling)`` takes the step, and calls :meth:`publish` once for every group.
     """
 
@@ -44,28 +46,23 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Read by ``torch.amp.GradScaler``: whether the step takes scaled gradients, as torch's fused kernels do."""
+        """Whether the step takes scaled gradients, as torch's fused kernels do; ``torch.amp.GradScaler`` asks."""
         return all(group.get("fused") for group in self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group; what it does not say is taken from the optimizer's defaults.
+        """Add a parameter group; arguments that it does not name are the optimizer's defaults.
 
         Raises
         ------
         InputError
-            If an argument is outside its range.
+            If an argument is outside its range, or does not suit the parameters; the group is not added.
         """
-        if isinstance(param_group, dict):  # else torch refuses it
-            self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         try:
-            self.check_parameters(self.param_groups[-1])
+            self._check(self.param_groups[-1])
         except InputError:
             self.param_groups.pop()
             raise
-
-    def check_parameters(self, group: dict[str, Any]) -> None:
-        """Refuse parameters that a group's arguments do not suit; by default none."""
 
     def _check(self, group: dict[str, Any]) -> None:
         if group.get("fused") and group.get("foreach"):
@@ -75,7 +72,7 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         self.check_group(group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Also read groups that lack some arguments: those of an older version, or of a checkpoint of torch's own."""
+        """Read groups that lack some arguments, too: those of an older version, or of one of torch's optimizers."""
         super().__setstate__(state)
         for group in self.param_groups:
             for name, value in self.defaults.items():
@@ -86,17 +83,18 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
 
     @torch._disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; one of torch's own optimizer of the same family will do, and one of another dtype.
+        """Load a state: of this optimizer, of torch's own of the same family, or of one of another dtype.
 
-        torch casts all that it loads to the parameter's dtype. The sums behind v̄ stay in float64, and the weights of
-        AdaiS's first moment in float32 at least.
+        torch casts everything that it loads to the parameter's dtype. Two pieces of state keep their own:
+        the sums from which v̄ is computed stay in float64, and the weights of AdaiS's first moment in
+        float32 at least.
 
         Raises
         ------
         InputError
             If an argument that was loaded is outside its range, or does not suit the parameters.
         """
-        seen: list[dict[str, Any]] = []  # as the hooks for loading leave it
+        seen: list[dict[str, Any]] = []  # the state as the user's hooks for loading have changed it
         watch = self.register_load_state_dict_pre_hook(lambda _, given: seen.append(given))
         try:
             super().load_state_dict(state_dict)
@@ -105,10 +103,9 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         self._restore(seen[-1])
         for group in self.param_groups:
             self._check(group)
-            self.check_parameters(group)
 
     def _restore(self, state_dict: dict[str, Any]) -> None:
-        """Put what torch has cast back to its digits."""
+        """Restore the digits of the pieces of state that torch has cast."""
         saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         own = chain.from_iterable(group["params"] for group in self.param_groups)
         for name, parameter in zip(saved, own, strict=True):
@@ -126,12 +123,12 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         Parameters
         ----------
         closure : callable, optional
-            Evaluates the loss and its gradients anew; it runs before the step, and its loss is returned.
+            Evaluates the loss and its gradients; it runs before the step, and its loss is returned.
 
         Raises
         ------
         RuntimeError
-            If a gradient is sparse or complex; nothing has changed then.
+            If a gradient is sparse or complex; then nothing has changed.
         """
         loss = None
         if closure is not None:
@@ -155,7 +152,7 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         group["effective_lr"], group["decay_rate"] = effective_lr, decay_rate
 
     def idle(self) -> list[Part]:
-        """The parameters that skip this step, having no gradient, but have taken one before."""
+        """The parameters that have no gradient and so skip this step, but have taken a step before."""
         return [
             Part(group, [parameter], [], [self.state[parameter]])
             for group in self.param_groups
@@ -164,7 +161,7 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         ]
 
     def _parts(self, group: dict[str, Any]) -> list[Part]:
-        """The parameters of a group that have a gradient, those on one device together."""
+        """The parameters of a group that have a gradient, in one part for each device."""
         parts: dict[torch.device, Part] = {}
         for parameter in group["params"]:
             gradient = parameter.grad
@@ -181,14 +178,14 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         return list(parts.values())
 
     def _check_graph_capture(self) -> None:
-        """torch's own warning or refusal where a step is captured into a CUDA graph without ``capturable``."""
+        """Let torch warn or refuse where a step is captured into a CUDA graph without ``capturable``."""
         for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
             if hasattr(self, name):
                 return getattr(self, name)()
 
 
 def readable(value: Any) -> Any:
-    """A number, where reading it holds up no device and breaks no compilation; else the tensor as it is.
+    """A number if the tensor is on the CPU and the step is not compiled; else the tensor itself.
 
     Examples
     --------
@@ -219,5 +216,5 @@ def shrink(parameters: list[Tensor], decay_rate: Any) -> None:
     if precise:
         torch._foreach_mul_(precise, 1 - decay_rate)
     for theta in weights:
-        if theta.element_size() < 4:  # 1 − R would be rounded to the weights' dtype, to 1; R itself keeps its digits
+        if theta.element_size() < 4:  # rounded to half precision, 1 − R would be 1; R itself keeps its digits
             theta.addcmul_(theta, -decay_rate)

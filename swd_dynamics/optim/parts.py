@@ -1,4 +1,4 @@
-"""What a step works on: the parameters that take it, and what a gradient scaler says of their gradients."""
+"""The input of a step: the parameters that take it, and the gradient scaler's scale and its refusal."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Part(NamedTuple):
-    """The parameters of one group, on one device, that take the step: with gradient, all of them real and dense.
+    """The parameters of one group and one device that have a gradient and take the step; all real and dense.
 
     group : dict — the parameter group
     parameters, gradients : list of Tensor — may be DTensors
@@ -21,7 +21,7 @@ class Part(NamedTuple):
 
     @property
     def on_host(self) -> bool:
-        """Whether numbers may be read: on the CPU that holds nobody up. A compiled step must stay in tensors."""
+        """Whether numbers may be read: on the CPU nothing waits for them. A compiled step must stay in tensors."""
         return self.parameters[0].device.type == "cpu" and not torch.compiler.is_compiling()
 
     def state(self, name: str) -> list[Any]:
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """What ``torch.amp.GradScaler`` leaves to a fused step: scaled gradients, and whether one of them is not finite.
+    """The scale of the gradients, and whether one of them is not finite: ``torch.amp.GradScaler`` tells a fused step.
 
     scale : Tensor, shape (), or None — the gradients are this many times too large
     found_inf : Tensor, shape () or (1,), or None — not 0 if the step must not be taken
@@ -46,12 +46,12 @@ class Scaling(NamedTuple):
 
     @classmethod
     def of(cls, optimizer: Any) -> "Scaling":
-        """What the scaler put into the optimizer's attributes, as it does for the length of a step."""
+        """The scaler's numbers, which it puts into the optimizer's attributes while a step runs."""
         return cls(getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None))
 
     @property
     def on_host(self) -> bool:
-        """Whether asking ``found_inf`` holds nobody up."""
+        """Whether ``found_inf`` can be read without waiting for a device."""
         return self.found_inf is not None and self.found_inf.device.type == "cpu"
 
     def unscaled(self, value: Tensor, power: int) -> Tensor:
@@ -59,7 +59,7 @@ class Scaling(NamedTuple):
         return value if self.scale is None else value / self.scale.to(value.device, value.dtype) ** power
 
     def unless_refused(self, value: Any, otherwise: Any) -> Any:
-        """``value``, a number or a tensor, in a step that is taken; ``otherwise`` in one that is not."""
+        """``value``, a number or a tensor, if the step is taken; else ``otherwise``."""
         if self.found_inf is None:
             return value
         zero = torch.zeros((), dtype=torch.float64, device=self.found_inf.device)

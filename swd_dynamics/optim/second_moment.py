@@ -1,9 +1,9 @@
 """v̄, the mean of the second moment over all weights of all parameters, without a pass over the second moments.
 
 The sum S of one parameter's v over its weights obeys v's own recursion, S ← β₂S + (1 − β₂)Σg², so one reduction over
-the gradients gives it. S is kept for each parameter on its own, since a parameter without gradient skips its step and
-groups may differ in β₂; and in float64 whatever the parameter's dtype, since a stored v drifts in bfloat16. AMSGrad's
-maximum obeys no such recursion: there a pass is needed.
+the gradients gives it. Each parameter has an S of its own, because a parameter without gradient skips its step, and
+groups may differ in β₂. S is float64 whatever the parameter's dtype, because a stored v drifts in bfloat16. AMSGrad's
+maximum obeys no such recursion: for it a pass is needed.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -15,30 +15,33 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.optim.parts import Part, Scaling
-from swd_dynamics.optim.sharding import local, sum_over_shards
+from swd_dynamics.tensors.sharding import local, sum_over_shards
 
 SUM = "exp_avg_sq_sum"
-# A float32 dot product loses digits with its length: of normal random numbers 2e-6 at 2¹⁸, 3e-3 at 10⁸.
+# Numbers in one float32 dot product, and in a row of a longer vector. The product loses digits with its length:
+# with normal random numbers 2e-6 at 2¹⁸ and 3e-3 at 10⁸. Half the length costs calls, twice the length digits.
 LONGEST_DOT, ROW = 2**18, 2**12
 
 
-def mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scaling) -> float | Tensor:
-    """v̄ of the step about to be taken, and S of every parameter that takes it brought up to it.
+def next_mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scaling) -> float | Tensor:
+    """v̄ of the step about to be taken; S of every parameter that takes it is updated.
 
     Parameters
     ----------
     taking : list of Part
-        Their state holds ``step`` and ``exp_avg_sq`` (with AMSGrad also ``max_exp_avg_sq``) as before the step.
+        The parameters that take the step. Their state has ``step`` and ``exp_avg_sq`` (with AMSGrad also
+        ``max_exp_avg_sq``) of before the step.
     idle : list of Part
-        The parameters that skip this step and have taken one before: they count with their v, by their own number of
-        steps.
+        The parameters that skip this step and have taken one before. They count with their v and their own number
+        of steps.
     scaling : Scaling
-        What a gradient scaler says of the gradients.
+        The gradient scaler's scale, and whether it refuses the step.
 
     Returns
     -------
     float or Tensor, shape ()
-        A number if all parameters are on the CPU, else on the first parameter's device; 0 where there are none.
+        A number if all parameters are on the CPU, else a tensor on the first parameter's device; 0 without
+        parameters.
     """
     for part in taking + idle:
         _start(part)
@@ -47,7 +50,7 @@ def mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scaling) -
         _advance(part, new, scaling)
     shares = [_v_hat_sum(part, ahead=1) for part in taking] + [_v_hat_sum(part, ahead=0) for part in idle]
     there = next((total.device for total, _ in shares if isinstance(total, Tensor)), None)
-    # Numbers stay numbers: to make tensors of them on a device would hold it up, and break the capture of a graph.
+    # Numbers stay numbers: as tensors on a device they would make it wait, and break the capture of a graph.
     total, weights = (
         sum(share[i].to(there) if isinstance(share[i], Tensor) else share[i] for share in shares) for i in (0, 1)
     )
@@ -55,15 +58,15 @@ def mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scaling) -
 
 
 def _v_hat_sum(part: Part, ahead: int) -> tuple[Any, Any]:
-    """Σv̂ over the weights of all parameters, each S corrected for its bias after so many more steps; and their number.
+    """Σv̂ over the weights of all parameters, and the number of weights; v̂ is that after ``ahead`` more steps.
 
-    A parameter that has taken no step yet, a scaler having refused its first, does not count.
+    A parameter that has taken no step yet, because a scaler refused its first one, does not count.
     """
     beta2, sums, steps = part.group["betas"][1], part.state(SUM), part.state("step")
     weights = sum(map(Tensor.numel, part.parameters))
     if part.on_host:
         counts = [step.item() + ahead for step in steps]
-        if not all(counts):  # of those that skip the step, one by one
+        if not all(counts):  # parameters that skip the step come one by one
             return 0.0, 0
         return sum(value / (1 - beta2**count) for value, count in zip(sums, counts, strict=True)), weights
     values = torch.stack(sums)
@@ -75,7 +78,7 @@ def _v_hat_sum(part: Part, ahead: int) -> tuple[Any, Any]:
 
 
 def _advance(part: Part, new: Tensor, scaling: Scaling) -> None:
-    """Bring every S up to the step about to be taken; in place, so that a captured graph finds it where it was."""
+    """Update every S to the step about to be taken; in place, because a captured graph knows its address."""
     share = 1.0 if _amsgrad(part) else 1 - part.group["betas"][1]
     if part.on_host:
         for state, value in zip(part.states, new.tolist(), strict=True):
@@ -97,7 +100,7 @@ def _squares(part: Part, scaling: Scaling) -> Tensor:
 
 
 def _maxima(part: Part, scaling: Scaling) -> Tensor:
-    """Σ of AMSGrad's maximum after this step, of each parameter; two tensors more are in memory while it runs."""
+    """Σ of AMSGrad's maximum after this step, for each parameter; needs memory for two more tensors meanwhile."""
     beta2, sums = part.group["betas"][1], []
     for gradient, state in zip(part.gradients, part.states, strict=True):
         unscaled = scaling.unscaled(local(gradient), power=1)
@@ -107,7 +110,7 @@ def _maxima(part: Part, scaling: Scaling) -> Tensor:
 
 
 def _start(part: Part) -> None:
-    """Sum S from v where the state has none: a new parameter, or a checkpoint of torch's Adam."""
+    """Compute S from v where the state has no S: for a new parameter, or a checkpoint of torch's Adam."""
     wanted = float if part.on_host else Tensor
     if all(isinstance(state.get(SUM), wanted) for state in part.states):
         return
@@ -118,15 +121,16 @@ def _start(part: Part) -> None:
         (sums,) = sum_over_shards([sums], [[part.parameters[i] for i in new]])
         for i, value in zip(new, sums.unbind(), strict=True):
             part.states[i][SUM] = value.clone()
-    for parameter, state in zip(part.parameters, part.states, strict=True):  # new, or of a checkpoint made elsewhere
+    # S may be new, or come from a checkpoint of another device.
+    for parameter, state in zip(part.parameters, part.states, strict=True):
         value = torch.as_tensor(state[SUM], dtype=_exact(parameter))
         state[SUM] = value.item() if wanted is float else value.to(parameter.device)
 
 
 def sums_of_squares(tensors: list[Tensor], huge: bool = False) -> Tensor:
-    """Σg² of each of some tensors on one device, in float64 (on a device without it, float32).
+    """Σg² of each of some tensors on one device, in float64 (float32 on a device without float64).
 
-    ``huge``: also where it is larger than float32 can hold.
+    With ``huge`` the sums may be larger than float32 can hold.
 
     Examples
     --------
@@ -134,14 +138,14 @@ def sums_of_squares(tensors: list[Tensor], huge: bool = False) -> Tensor:
     tensor([25.,  4.], dtype=torch.float64)
     """
     exact = _exact(tensors[0])
-    if tensors[0].device.type == "cpu" and not torch.compiler.is_compiling():  # there the dot product is faster
+    if tensors[0].device.type == "cpu" and not torch.compiler.is_compiling():  # the dot product is faster there
         flat = [tensor if tensor.dim() == 1 else tensor.reshape(-1) for tensor in tensors]
         return torch.tensor([_dot(vector, huge) for vector in flat], dtype=exact, device="cpu")
     return torch.stack(torch._foreach_norm(tensors, 2, dtype=exact)).square()
 
 
 def _dot(flat: Tensor, huge: bool) -> float:
-    """Σg² of a vector; of a long one row by row, and of what needs a wider dtype piece by piece."""
+    """Σg² of a vector: row by row if it is long, and piece by piece if it needs a wider dtype."""
     wider = torch.float32 if flat.element_size() < 4 else torch.float64 if huge else flat.dtype
     if flat.dtype != wider:
         return sum(_dot(piece.to(wider), huge) for piece in flat.split(LONGEST_DOT))

@@ -5,7 +5,7 @@ from importlib import import_module
 from swd_dynamics.studies.study import Findings, Outcome, Setting, Study
 from swd_dynamics.tables import Table
 
-# The order of the story. A new study is a file beside these and a line here.
+# In the order in which a reader should meet them. A new study is a file in this folder and a line here.
 MODULES: Table[str] = Table("study")
 MODULES.update(
     {
@@ -21,12 +21,12 @@ MODULES.update(
 
 
 def load(name: str) -> Study:
-    """The study of that name; its module is imported only now.
+    """The study of that name; its module is imported by this call.
 
     Raises
     ------
     UnknownName
-        With the names there are.
+        With the known names.
 
     Examples
     --------

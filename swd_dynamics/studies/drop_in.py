@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from swd_dynamics.crosscheck import EquivalentDecay, equivalent_weight_decay
 from swd_dynamics.plots import MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
-from swd_dynamics.rules import CATALOG, State
-from swd_dynamics.studies.real import REAL
+from swd_dynamics.rules import State
+from swd_dynamics.studies.judging import farthest, judge_relative
+from swd_dynamics.studies.methods import family
 from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.studies.training import train
 from swd_dynamics.tasks import Task, tanh_network
 from swd_dynamics.tasks.digits import digits, held_out
 from swd_dynamics.verdict import Verdict, judge, judge_at_least, must_be_refuted
@@ -26,26 +28,31 @@ CLAIM = (
 )
 SOURCE = "follows from R = λη (1711.05101) and R = λη/√v̄ (2011.11152); the translation: derived here"
 
-ADAM_LIKE: dict[str, Any] = {"lr": 3e-3, "betas": (0.9, 0.999)}
-DECAY = 0.3  # AdamW's λ: ηλ = 9e-4, so that a full run takes three fifths off the weights
-TRAINED_ON = 1000  # images, in batches of 50; the other 797 are the test
-CHECKPOINTS = 10  # at which the test error is read
+LR = 3e-3
+DECAY = 0.3  # AdamW's λ: ηλ = 9e-4, so that the decay alone would shrink the weights by three fifths in a full run
+TRAINED_ON = 1000  # images to train on; the other 797 are the test
+CHECKPOINTS = 10  # the number of times in a run that the test error is measured
 
-OTHER_RUN = 0.2  # relative: √v̄ is another run's; stronger decay keeps gradients larger, which draws R of AdamS back
-ROUND_OFF = 1e-10  # relative: of 1 − R float64 knows R = 9e-4 to 2e-13, and both sides take some rounding steps more
-STANDARD_ERRORS = 3.0  # of a difference of means over the seeds
-FEW_IMAGES = 0.5  # percent of the test's images: four of them, too few to choose an optimizer by
+# Differences that are allowed, with their reasons.
+OTHER_RUN = 0.2  # relative: √v̄ is that of the pilot; stronger decay keeps gradients larger, and R of AdamS smaller
+ROUND_OFF = 1e-10  # relative: float64 keeps R = 9e-4 in 1 − R to 2e-13, and both sides round some times more
+STANDARD_ERRORS = 3.0  # standard errors of a difference of means over the seeds
+FEW_IMAGES = 0.5  # percent of the test's images: four images, too few to choose an optimizer
 MANY = 10.0  # an order of magnitude
 
+METHODS = {method.name: method for method in family("Adam", lr=LR, betas=(0.9, 0.999), weight_decay=DECAY)}
+# The three optimizers compared.
 NAMES = {"AdamW": "AdamW", "AdamS": "AdamS", "AdamS, λ kept": "AdamS"}
 
 
-class Course(NamedTuple):
-    """What one run did. R by three witnesses, shape (steps,): the optimizer, weights without gradient, the rule.
+class WatchedRun(NamedTuple):
+    """What one run did; of several seeds, with an axis for the seeds first.
 
-    published : R as the optimizer publishes it; AdamW, which does not, NaN
-    outside : R as weights of pixels that are blank in every image shrink: nothing but decay moves them
-    by_rule : R as the catalogue's rule has it from the gradients of the run
+    R is measured in three ways, each of shape (steps,).
+
+    published : R as the optimizer publishes it; NaN for AdamW, which publishes nothing
+    outside : R as the weights of blank pixels shrink: without gradient, nothing but decay moves them
+    by_rule : R of the catalogue's rule with the gradients of the run
     test_error : share of the test's images that are misread, in percent, shape (CHECKPOINTS,)
     """
 
@@ -58,16 +65,14 @@ class Course(NamedTuple):
 def measure(setting: Setting) -> Findings:
     """Translate AdamW's λ by a pilot run, then train with AdamW and twice with AdamS, all from the same seeds."""
     steps, seeds = (300, 3) if setting.quick else (1000, 5)
-    found = translated(setting, steps)
+    found = translation(setting, steps)
     decays = dict(zip(NAMES, (DECAY, found.weight_decay, DECAY), strict=True))
     work = [(name, seed) for name in NAMES for seed in range(1, seeds + 1)]
-    courses = {each: run(setting, each, decays[each[0]], steps) for each in setting.track(work, "drop-in")}
-    runs = {name: _stacked([course for (whose, _), course in courses.items() if whose == name]) for name in NAMES}
-    return Findings(verdicts(runs, found), (runs, found))
-
-
-def _stacked(courses: list[Course]) -> Course:
-    return Course(*(np.array(rows) for rows in zip(*courses, strict=True)))
+    watched: dict[str, list[WatchedRun]] = {name: [] for name in NAMES}
+    for name, seed in setting.track(work, "drop-in"):
+        watched[name].append(watched_run(task(setting, seed), NAMES[name], decays[name], steps))
+    runs = {name: WatchedRun(*map(np.array, zip(*each, strict=True))) for name, each in watched.items()}
+    return Findings(judge_exchange(runs, found), (runs, found))
 
 
 # The real runs
@@ -78,27 +83,22 @@ def task(setting: Setting, seed: int) -> Task:
     return tanh_network((32,), samples=TRAINED_ON, batch_size=50, seed=seed, device=setting.device)
 
 
-def translated(setting: Setting, steps: int) -> EquivalentDecay:
+def translation(setting: Setting, steps: int) -> EquivalentDecay:
     """AdamW's λ for AdamS, with the second moments of a recorded AdamW run from a seed that is not used again."""
     pilot = task(setting, seed=0)
-    optimizer = REAL["AdamW"](pilot.model.parameters(), weight_decay=DECAY, **ADAM_LIKE)
+    optimizer = METHODS["AdamW"].optimizer(pilot.model.parameters())
     recording = record(optimizer, pilot.loss, steps, trajectory=False, data=pilot.name, seed=0)
-    adamw, adams = (CATALOG[name](weight_decay=DECAY, **ADAM_LIKE) for name in ("AdamW", "AdamS"))
-    return equivalent_weight_decay(adamw, adams, recording)
+    return equivalent_weight_decay(METHODS["AdamW"].rule(), METHODS["AdamS"].rule(), recording)
 
 
-def run(setting: Setting, which: tuple[str, int], weight_decay: float, steps: int) -> Course:
-    """Train with the optimizer and the seed given, and watch the decay rate three ways."""
-    name, trained = NAMES[which[0]], task(setting, which[1])
+def watched_run(trained: Task, name: str, weight_decay: float, steps: int) -> WatchedRun:
+    """Train a task, and measure the decay rate in three ways."""
     weights, blank = list(trained.model.parameters()), blank_pixels()
-    optimizer = REAL[name](weights, weight_decay=weight_decay, **ADAM_LIKE)
-    rule = CATALOG[name](weight_decay=weight_decay, **ADAM_LIKE)
+    optimizer = METHODS[name].optimizer(weights, weight_decay=weight_decay)
+    rule = METHODS[name].rule(weight_decay=weight_decay)
     memory: Any = rule.direction.rest(np.zeros(len(trained.theta)))
     published, by_rule, left, errors = [], [], [_size(weights[0][:, blank])], []
-    for k in range(steps):
-        optimizer.zero_grad()
-        trained.loss(k).backward()
-        optimizer.step()
+    for k in train(optimizer, trained.loss, steps):
         parts = rule.parts(State(0.0, memory, k), _gradient(weights))
         memory = parts.memory
         by_rule.append(float(parts.decay_rate))
@@ -107,7 +107,7 @@ def run(setting: Setting, which: tuple[str, int], weight_decay: float, steps: in
         if (k + 1) % (steps // CHECKPOINTS) == 0:
             errors.append(misread(trained.model))
     outside = 1 - np.array(left[1:]) / np.array(left[:-1])
-    return Course(np.array(published), outside, np.array(by_rule), np.array(errors))
+    return WatchedRun(np.array(published), outside, np.array(by_rule), np.array(errors))
 
 
 @torch.no_grad()
@@ -141,84 +141,59 @@ def _gradient(weights: list[torch.nn.Parameter]) -> NDArray:
 # The verdicts
 
 
-def verdicts(runs: dict[str, Course], found: EquivalentDecay) -> list[Verdict]:
-    """What was predicted by the pilot, held against the runs."""
+def judge_exchange(runs: dict[str, WatchedRun], found: EquivalentDecay) -> list[Verdict]:
+    """The prediction of the pilot compared with the runs."""
     adamw, adams, kept = (runs[name] for name in NAMES)
-    constant = ADAM_LIKE["lr"] * DECAY
+    rate = LR * DECAY
     return [
         _rate("AdamS: decay rate", "With λ translated", adams, found),
-        must_be_refuted("mutant: λ kept, decay rate", _rate("", "With AdamW's λ kept", kept, found)),
-        _time_scale("AdamW: time scale", adamw, found, constant, "a step: −ln(1−R) = R + R²/2, half a step"),
+        must_be_refuted("control: λ kept, decay rate", _rate("", "With AdamW's λ kept", kept, found)),
+        _time_scale("AdamW: time scale", adamw, found, rate, "a step: −ln(1−R) = R + R²/2, half a step"),
         _time_scale("AdamS: time scale", adams, found, OTHER_RUN, "relative .2: √v̄ is of another run, the pilot"),
-        _constant(adamw, constant),
+        _constant(adamw, rate),
         _moving(adams),
         judge_at_least(
             "λ kept: too fast",
             "With AdamW's λ kept, AdamS takes off more than ten times what AdamW does, whatever the seed",
             least=MANY,
-            measured=float(kept.outside.mean(axis=1).min() / constant),
+            measured=float(kept.outside.mean(axis=1).min() / rate),
             why="an order of magnitude; mean R of the seed with the least",
         ),
         _same_error("test error", "With λ translated", adamw, adams),
-        must_be_refuted("mutant: λ kept, test error", _same_error("", "With AdamW's λ kept", adamw, kept)),
+        must_be_refuted("control: λ kept, test error", _same_error("", "With AdamW's λ kept", adamw, kept)),
     ]
 
 
-def _farthest(values: NDArray, value: float) -> float:
-    return float(values.flat[np.argmax(np.abs(values - value))])
+def _rate(name: str, how: str, seen: WatchedRun, found: EquivalentDecay) -> Verdict:
+    claim = f"{how} AdamS has the mean decay rate of AdamW, λη, whatever the seed"
+    why = "relative .2: √v̄ is of another run, the pilot; R as published, of the seed farthest off"
+    rate = farthest(seen.published.mean(axis=1), found.decay_rate)
+    return judge_relative(name, claim, found.decay_rate, rate, OTHER_RUN, why)
 
 
-def _rate(name: str, how: str, seen: Course, found: EquivalentDecay) -> Verdict:
-    return judge(
-        name,
-        f"{how} AdamS has the mean decay rate of AdamW, λη, whatever the seed",
-        predicted=found.decay_rate,
-        measured=_farthest(seen.published.mean(axis=1), found.decay_rate),
-        allowed=OTHER_RUN * found.decay_rate,
-        why="relative .2: √v̄ is of another run, the pilot; R as published, of the seed farthest off",
-    )
+def _time_scale(name: str, seen: WatchedRun, found: EquivalentDecay, relative: float, why: str) -> Verdict:
+    """The number of steps in which decay leaves 1/e of a weight that has no gradient."""
+    claim = "A weight that no gradient moves falls to 1/e in the number of steps predicted, 1/R"
+    steps = farthest(-1 / np.log1p(-seen.outside).mean(axis=1), found.time_scale)
+    return judge_relative(name, claim, found.time_scale, steps, relative, f"{why}; the seed farthest off")
 
 
-def _time_scale(name: str, seen: Course, found: EquivalentDecay, relative: float, why: str) -> Verdict:
-    """Steps in which decay leaves 1/e of a weight, from what is left in the end of weights that have no gradient."""
-    times = -1 / np.log1p(-seen.outside).mean(axis=1)
-    return judge(
-        name,
-        "A weight that no gradient moves falls to 1/e in the number of steps predicted, 1/R",
-        predicted=found.time_scale,
-        measured=_farthest(times, found.time_scale),
-        allowed=relative * found.time_scale,
-        why=f"{why}; the seed farthest off",
-    )
+def _constant(seen: WatchedRun, rate: float) -> Verdict:
+    claim, why = "AdamW takes off λη in every step", "round-off; seen from outside, the step farthest off"
+    return judge_relative("AdamW: R stands still", claim, rate, farthest(seen.outside, rate), ROUND_OFF, why)
 
 
-def _constant(seen: Course, rate: float) -> Verdict:
-    return judge(
-        "AdamW: R stands still",
-        "AdamW takes off λη in every step",
-        predicted=rate,
-        measured=_farthest(seen.outside, rate),
-        allowed=ROUND_OFF * rate,
-        why="round-off; seen from outside, the step farthest off",
-    )
-
-
-def _moving(seen: Course) -> Verdict:
-    """AdamS's R of the last tenth of a run against the first: from outside, and by 1/√v̄ from the gradients."""
+def _moving(seen: WatchedRun) -> Verdict:
+    """The growth of AdamS's R from the first to the last tenth of a run: from outside, and by 1/√v̄."""
     tenth = seen.outside.shape[1] // 10
     rise, by_rule = (r[:, -tenth:].mean(axis=1) / r[:, :tenth].mean(axis=1) for r in (seen.outside, seen.by_rule))
     i = int(np.argmax(np.abs(rise / by_rule - 1)))
-    return judge(
-        "AdamS: R moves as 1/√v̄",
-        "From the first to the last tenth of a run R of AdamS changes by the factor that 1/√v̄ does",
-        predicted=by_rule[i],
-        measured=rise[i],
-        allowed=ROUND_OFF * by_rule[i],
-        why="round-off; R from outside, √v̄ by the rule from the gradients; the seed farthest off",
-    )
+    claim = "From the first to the last tenth of a run R of AdamS changes by the factor that 1/√v̄ does"
+    why = "round-off; R from outside, √v̄ by the rule from the gradients; the seed farthest off"
+    return judge_relative("AdamS: R moves as 1/√v̄", claim, by_rule[i], rise[i], ROUND_OFF, why)
 
 
-def _same_error(name: str, how: str, adamw: Course, other: Course) -> Verdict:
+def _same_error(name: str, how: str, adamw: WatchedRun, other: WatchedRun) -> Verdict:
     one, two = adamw.test_error[:, -1], other.test_error[:, -1]
     error = np.sqrt((one.var(ddof=1) + two.var(ddof=1)) / len(one))
     return judge(
@@ -233,15 +208,16 @@ def _same_error(name: str, how: str, adamw: Course, other: Course) -> Verdict:
 
 # The figure
 
-STYLES: dict[str, tuple[str, dict, str, str]] = {  # decay mode, what departs from its house style, words, R
+# Decay mode, changes of its style, words, and formula of R.
+STYLES: dict[str, tuple[str, dict, str, str]] = {
     "AdamW": ("decoupled", {}, "AdamW, λ = {now:g}", "λη"),
     "AdamS": ("stable", {}, "AdamS, translated: λ′ = {then:.2g}", "λ′η/√v̄"),
     "AdamS, λ kept": ("stable", {"color": MUTED}, "AdamS, kept: λ = {now:g}", "λη/√v̄"),
 }
 
 
-def draw(data: tuple[dict[str, Course], EquivalentDecay]) -> Figure:
-    """Left the decay rate over a run, right the test error, for AdamW and AdamS with and without translation."""
+def draw(data: tuple[dict[str, WatchedRun], EquivalentDecay]) -> Figure:
+    """Left: the decay rate over a run. Right: the test error. For AdamW, and AdamS with and without translation."""
     runs, found = data
     with house_style():
         figure = Figure(figsize=(10, 4.6))
@@ -264,7 +240,7 @@ def _style(name: str) -> dict:
     return {key: value for key, value in (measured(mode) | change).items() if key not in ("linestyle", "label")}
 
 
-def _draw_rate(axes: Axes, name: str, runs: Course, i: int) -> None:
+def _draw_rate(axes: Axes, name: str, runs: WatchedRun, i: int) -> None:
     mode, change, _, formula = STYLES[name]
     steps = np.arange(1, runs.outside.shape[1] + 1)
     shown = slice(len(steps) // 60 * i, None, len(steps) // 20)
@@ -273,14 +249,14 @@ def _draw_rate(axes: Axes, name: str, runs: Course, i: int) -> None:
     axes.text(1.02 * len(steps), runs.by_rule[0][-1], formula, color=line.get_color(), va="center", fontsize=9)
 
 
-def _draw_error(axes: Axes, name: str, runs: Course, i: int) -> None:
+def _draw_error(axes: Axes, name: str, runs: WatchedRun, i: int) -> None:
     every = runs.outside.shape[1] // CHECKPOINTS
-    steps = every * (np.arange(1, CHECKPOINTS + 1) + 0.15 * (i - 1))  # side by side
+    steps = every * (np.arange(1, CHECKPOINTS + 1) + 0.15 * (i - 1))  # so that the points of the three are side by side
     mean, deviation = runs.test_error.mean(axis=0), runs.test_error.std(axis=0, ddof=1)
     axes.errorbar(steps, mean, deviation, **_style(name), linewidth=1, capsize=2)
 
 
-def _label(left: Axes, right: Axes, runs: dict[str, Course]) -> None:
+def _label(left: Axes, right: Axes, runs: dict[str, WatchedRun]) -> None:
     seeds, steps = runs["AdamS"].outside.shape
     left.set(title="Decay: theory (lines) and measured (points), one seed")
     left.set(yscale="log", xlabel="step k", ylabel="decay rate R of a step", xlim=(-0.02 * steps, 1.16 * steps))

@@ -14,9 +14,11 @@ from scipy.optimize import root
 from torch.optim.lr_scheduler import LambdaLR
 
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS, house_style
-from swd_dynamics.rules import CATALOG, Adam, UpdateRule
-from swd_dynamics.studies.real import REAL
+from swd_dynamics.rules import Adam, UpdateRule
+from swd_dynamics.studies.judging import farthest, judge_relative, judge_weights
+from swd_dynamics.studies.methods import Method, family
 from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.studies.training import train
 from swd_dynamics.symbolic import fixed_point, modified_equation, notation, numeric_equation
 from swd_dynamics.tasks import Task, logistic_regression, quadratic, tanh_network
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
@@ -28,40 +30,39 @@ CLAIM = (
 SOURCE = "arXiv 2011.11152 (stable decay), 1711.05101 (AdamW), 2404.04454 (its bound 1/λ); AdamS's bound: derived here"
 
 Array = NDArray[np.float64]
-SGD_LIKE = {"L2": "SGD", "decoupled": "SGDW", "stable": "SGDS"}
-ADAM_LIKE = {"L2": "Adam", "decoupled": "AdamW", "stable": "AdamS"}
 
 SGD_ARGUMENTS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5}
 DIGITS_ARGUMENTS = {"lr": 0.2, "momentum": 0.9, "weight_decay": 0.1}
 NOISE_ARGUMENTS = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.5}
 BATCH_ARGUMENTS = {"lr": 0.03, "betas": (0.9, 0.95), "weight_decay": 0.5}
 
-NOISE = np.array([4.0, 6.0, 10.0, 20.0, 30.0])  # of the gradients, which are below 1 themselves; h = θ* = 1
-COPIES, BURN_IN = 1200, 800  # of each noise; steps, five correlation times s/(η(h+cλ)) of the slowest weight
-STANDARD_ERRORS = 4.0  # one false alarm in a thousand comparisons
-LAST_LR = 1e-6  # of Adam without noise, whose sign steps never get smaller than the learning rate
+# Standard deviations of the gradient noise. The gradients are below 1 (h = θ* = 1), so that √v is the noise.
+NOISE = np.array([4.0, 6.0, 10.0, 20.0, 30.0])
+COPIES = 1200  # weights for each noise; half as many have √2 times the standard error
+BURN_IN = 800  # steps: five correlation times s/(η(h+cλ)) of the slowest weight; half as many leave 8 % of the start
+STANDARD_ERRORS = 4.0  # allowed: one false alarm in a thousand comparisons; at 2 there would be one in twenty
+LAST_LR = 1e-6  # η at the end of a run of Adam without noise: the weights stay that near the rest point, not nearer
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Rest points of each decay mode: measured points and theory's line, x and y each."""
+    """The rest points of each decay mode: the points measured and the line of the theory, each as x and y."""
 
     points: dict[str, tuple[Array, Array]] = field(default_factory=dict)
     lines: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
 
 def measure(setting: Setting) -> Findings:
-    """Train to rest in four settings."""
-    parts = (_quadratic, _logistic, _network, _noise, _full_batch)
-    panels = {part.__name__[1:]: Panel() for part in parts if part is not _network}
+    """Train to rest in five settings, and draw four of them."""
+    panels = {name: Panel() for name in AXES}
     verdicts = []
-    for part in setting.track(parts, "fixed-points"):
-        verdicts += part(setting, panels.get(part.__name__[1:], Panel()))
+    for where in setting.track(SETTINGS, "fixed-points"):
+        verdicts += SETTINGS[where](setting, panels.get(where, Panel()))
     return Findings(verdicts, panels)
 
 
 def rest_points(rule: UpdateRule, h: Array, optimum: Array, v: Array | None = None, v_mean: float = 0.0) -> Array:
-    """The derived fixed point with each weight's h and θ* put in; of Adam also v, and its mean over all weights."""
+    """The derived fixed point at each weight's h and θ*; for Adam also at its v, and at the mean of v."""
     rest = fixed_point(rule).value
     second_moment = {symbol.name: symbol for symbol in rest.free_symbols}.get("v", notation.gradient)
     rest = rest.xreplace({notation.mean(second_moment): v_mean})
@@ -70,24 +71,24 @@ def rest_points(rule: UpdateRule, h: Array, optimum: Array, v: Array | None = No
     return np.array([float(rest.xreplace(dict(zip(symbols, row, strict=True)))) for row in rows])
 
 
-def decay_coefficient(name: str, arguments: dict) -> float:
+def decay_coefficient(method: Method) -> float:
     """c, where F₀ ∝ g + cλθ: the rule is at rest where ∇L + cλθ = 0, whatever the loss."""
-    flow: Any = modified_equation(CATALOG[name](**arguments)).first.expand()
-    return float(flow.coeff(notation.theta) / flow.coeff(notation.gradient)) / arguments["weight_decay"]
+    flow: Any = modified_equation(method.rule()).first.expand()
+    return float(flow.coeff(notation.theta) / flow.coeff(notation.gradient)) / method.arguments["weight_decay"]
 
 
 def full_batch_rest(rule: UpdateRule, h: Array, optimum: Array) -> Array:
     """The zero of F₀ on a quadratic without noise, where v follows g².
 
-    F₀ steps from one sign to the other where g = 0, over a width of ε. The zero is followed from an ε so large that
-    the step is smooth down to Adam's own. There a weight sits on the edge, at its θ*, unless decay outweighs the step.
+    Where g = 0, F₀ changes its sign over a width of ε. The zero is followed from a large ε, for which F₀ is
+    smooth, down to Adam's own. In the end a weight is at its θ*, on this edge, unless decay outweighs the step.
     """
     theta, direction = 0.5 * optimum, cast(Adam, rule.direction)
     for eps in np.geomspace(10.0, direction.eps, 40):
         flow = numeric_equation(replace(rule, direction=replace(direction, eps=float(eps)))).first
         found = root(lambda theta, flow=flow: flow(theta, h * (theta - optimum), ()), theta, tol=1e-12)
         theta = found.x
-    if not np.abs(found.fun).max() < 1e-3:  # of a sign step, which is 1
+    if not np.abs(found.fun).max() < 1e-3:  # a sign step is 1
         raise ArithmeticError(f"no rest point of F₀ was found: {found.message}")
     return theta
 
@@ -95,21 +96,21 @@ def full_batch_rest(rule: UpdateRule, h: Array, optimum: Array) -> Array:
 def _quadratic(setting: Setting, panel: Panel) -> list[Verdict]:
     """Closed forms, reached to round-off."""
     h, optimum = np.geomspace(0.05, 5, 7), np.array([1.0, -2.0, 0.5, 1.0, -0.5, 2.0, -1.0])
+    curve = np.geomspace(0.04, 6, 60)
     why = "round-off: an eps a step, forgotten within 1/(1−√β) = 20 steps"
-    verdicts, reached = [], {}
-    for mode, name in SGD_LIKE.items():
-        rule = CATALOG[name](**SGD_ARGUMENTS)
+    verdicts, reached, predicted = [], {}, {}
+    for method in family("SGD", **SGD_ARGUMENTS):
+        name, mode, rule = method.name, method.mode, method.rule()
         task = quadratic(h, optimum, 0.0, device=setting.device)
-        reached[name] = _trained(task, name, 600 if setting.quick else 4000, **SGD_ARGUMENTS)
+        reached[name] = _trained(task, method, 600 if setting.quick else 4000)
+        predicted[name] = rest_points(rule, h, optimum)
         claim = f"SGD with momentum and {LABELS[mode]} decay rests at the derived fixed point"
-        predicted = rest_points(rule, h, optimum)
-        verdicts.append(_farthest(f"{name}: quadratic", claim, predicted, reached[name], 1e-12, why))
-        curve = np.geomspace(0.04, 6, 60)
+        verdicts.append(judge_weights(f"{name}: quadratic", claim, predicted[name], reached[name], 1e-12, why))
         panel.points[mode] = h, reached[name] / optimum
         panel.lines[mode] = curve, rest_points(rule, curve, np.ones_like(curve))
-    unweakened = rest_points(CATALOG["SGDS"](**SGD_ARGUMENTS), h, optimum)
-    wrong = _farthest("", "With decoupled decay c is 1, not 1−β", unweakened, reached["SGDW"], 1e-12, why)
-    return [*verdicts, must_be_refuted("mutant: SGDW with c = 1", wrong)]
+    claim = "With decoupled decay c is 1, not 1−β"
+    wrong = judge_weights("", claim, predicted["SGDS"], reached["SGDW"], 1e-12, why)
+    return [*verdicts, must_be_refuted("control: SGDW with c = 1", wrong)]
 
 
 def _logistic(setting: Setting, panel: Panel) -> list[Verdict]:
@@ -119,22 +120,21 @@ def _logistic(setting: Setting, panel: Panel) -> list[Verdict]:
 
 
 def _network(setting: Setting, panel: Panel) -> list[Verdict]:
-    """The same where the loss is not convex: which minimum is found may differ, the balance there may not."""
+    """A loss that is not convex: each decay may find another minimum, but the same balance holds in it."""
     steps, why = 1200 if setting.quick else 8000, "a network creeps along its valleys: not quite at rest"
     return _balances(lambda: tanh_network(samples=200, device=setting.device), steps, 0.05, why, panel)
 
 
 def _balances(make: Callable[[], Task], steps: int, allowed: float, why: str, panel: Panel) -> list[Verdict]:
     verdicts, unbalanced = [], {}
-    for mode, name in SGD_LIKE.items():
-        task = make()
-        theta = _trained(task, name, steps, **DIGITS_ARGUMENTS)
+    for method in family("SGD", **DIGITS_ARGUMENTS):
+        task, mode, c = make(), method.mode, decay_coefficient(method)
+        theta = _trained(task, method, steps)
         decay, pull = DIGITS_ARGUMENTS["weight_decay"] * theta, -task.gradient(theta)
-        c = decay_coefficient(name, DIGITS_ARGUMENTS)
-        unbalanced[name] = float(np.linalg.norm(pull - c * decay) / np.linalg.norm(c * decay))
+        unbalanced[method.name] = float(np.linalg.norm(pull - c * decay) / np.linalg.norm(c * decay))
         claim = f"SGD with momentum and {LABELS[mode]} decay rests where ∇L + cλθ = 0 ({task.name}, digits)"
-        found = {"predicted": c, "measured": float(pull @ decay / (decay @ decay)), "allowed": allowed * c}
-        verdicts.append(judge(f"{name}: c, {task.name}", claim, **found, why=why))
+        measured = float(pull @ decay / (decay @ decay))
+        verdicts.append(judge_relative(f"{method.name}: c, {task.name}", claim, c, measured, allowed, why))
         panel.points[mode], panel.lines[mode] = (decay, pull), (np.sort(decay), c * np.sort(decay))
     worst = max(unbalanced, key=unbalanced.__getitem__)
     claim = f"At rest ‖∇L + cλθ‖/‖cλθ‖ is 0, each decay with its own c ({task.name}, digits; {worst} has the largest)"
@@ -143,113 +143,98 @@ def _balances(make: Callable[[], Task], steps: int, allowed: float, why: str, pa
 
 
 def _noise(setting: Setting, panel: Panel) -> list[Verdict]:
-    """Gradient noise of known size s: √v is s, and nothing measured goes into the prediction."""
+    """Gradient noise of known size s: √v is s, and the prediction contains nothing measured."""
     steps, one, v = 1400 if setting.quick else 12000, np.ones_like(NOISE), NOISE**2
+    s = np.geomspace(NOISE[0] / 1.15, NOISE[-1] * 1.15, 60)
     why = f"{STANDARD_ERRORS:g} standard errors, s/((h+cλ)√N) in a long run, and what g² and the finite memory of v add"
     verdicts, scatter = [], []
-    for mode, name in ADAM_LIKE.items():
-        rule, s = CATALOG[name](**NOISE_ARGUMENTS), np.geomspace(NOISE[0] / 1.15, NOISE[-1] * 1.15, 60)
-        means = _averaged(np.repeat(NOISE, COPIES), name, steps, setting.device).reshape(len(NOISE), COPIES)
-        predicted = rest_points(rule, one, one, v, v.mean())
+    for method in family("Adam", **NOISE_ARGUMENTS):
+        rule = method.rule()
+        copies = _averaged(np.repeat(NOISE, COPIES), method, steps, setting.device).reshape(len(NOISE), COPIES)
+        means, predicted = copies.mean(axis=1), rest_points(rule, one, one, v, v.mean())
         error = NOISE * predicted / np.sqrt(COPIES * steps) * _short_run(steps * rule.lr / (NOISE * predicted))
-        scatter.append(means.std(axis=1, ddof=1) / np.sqrt(COPIES) / error)
+        scatter.append(copies.std(axis=1, ddof=1) / np.sqrt(COPIES) / error)
         allowed = STANDARD_ERRORS * error + _neglected(predicted, NOISE_ARGUMENTS["betas"][1])
-        claim = f"{name} under gradient noise s ≫ |g| rests at the derived fixed point with √v = s"
-        verdicts.append(_farthest(f"{name}: known noise", claim, predicted, means.mean(axis=1), allowed, why))
-        panel.points[mode] = NOISE, means.mean(axis=1)
-        panel.lines[mode] = s, rest_points(rule, np.ones_like(s), np.ones_like(s), s**2, v.mean())
+        claim = f"{method.name} under gradient noise s ≫ |g| rests at the derived fixed point with √v = s"
+        verdicts.append(judge_weights(f"{method.name}: known noise", claim, predicted, means, allowed, why))
+        panel.points[method.mode] = NOISE, means
+        panel.lines[method.mode] = s, rest_points(rule, np.ones_like(s), np.ones_like(s), s**2, v.mean())
     alike = rest_points(rule, one, one, v, NOISE.mean() ** 2)
-    wrong = _farthest("", "The decay of AdamS is divided by the mean of √v", alike, means.mean(axis=1), allowed, why)
-    return [*verdicts, _standard_error(np.array(scatter)), must_be_refuted("mutant: AdamS with mean of √v", wrong)]
+    wrong = judge_weights("", "The decay of AdamS is divided by the mean of √v", alike, means, allowed, why)
+    return [*verdicts, _standard_error(np.array(scatter)), must_be_refuted("control: AdamS with mean of √v", wrong)]
 
 
 def _short_run(times: Array) -> Array:
-    """By what the mean over so many correlation times scatters less than s/((h+cλ)√steps)."""
+    """The scatter of a mean over so many correlation times, in units of s/((h+cλ)√steps)."""
     return np.sqrt(1 - (1 - np.exp(-times)) / times)
 
 
 def _neglected(rest: Array, beta2: float) -> Array:
-    """What a relative change of √v by g²/2s² + (1−β₂) would do to the rest point of h = θ* = 1."""
+    """The change of the rest point of h = θ* = 1 if √v grows by the fraction g²/2s² + (1−β₂)."""
     return rest * (1 - rest) * ((1 - rest) ** 2 / (2 * NOISE**2) + (1 - beta2))
 
 
 def _standard_error(scatter: Array) -> Verdict:
-    """The check of what is allowed above."""
+    """The verdict on the standard errors that the verdicts above allow."""
     claim = "Copies of a weight scatter as their standard error says (the farthest of 15 conditions)"
-    farthest = float(scatter.flat[np.argmax(np.abs(scatter - 1))])
     why = f"{STANDARD_ERRORS:g} of its own errors 1/√(2·{COPIES}) = .02"
-    return judge("standard error", claim, predicted=1.0, measured=farthest, allowed=0.08, why=why)
+    return judge("standard error", claim, predicted=1.0, measured=farthest(scatter, 1.0), allowed=0.08, why=why)
 
 
 def _full_batch(setting: Setting, panel: Panel) -> list[Verdict]:
-    """Without noise v follows g²: a step is a sign, and decay wins only where it is stronger than that."""
+    """Without noise v follows g²: a step is a sign, and decay wins only where λθ is larger than the step."""
     optimum, curve = np.array([-3.0, -2.5, -1.25, -0.5, 0.5, 1.0, 1.75, 2.75]), np.linspace(-3.2, 3.2, 129)
     verdicts = []
-    for mode, name in ADAM_LIKE.items():
-        rule = CATALOG[name](**BATCH_ARGUMENTS)
-        verdict, predicted = _batch_run(setting, "8 weights", name, np.ones(8), optimum)
+    for method in family("Adam", **BATCH_ARGUMENTS):
+        verdict, predicted = _batch_run(setting, "8 weights", method, np.ones(8), optimum)
         verdicts.append(verdict)
-        panel.points[mode] = optimum, verdict.evidence["measured"]
+        panel.points[method.mode] = optimum, verdict.evidence["measured"]
         bound, slope = np.abs(predicted).max(), 1.0
-        if mode == "L2":
-            bound, slope = np.inf, rest_points(rule, np.ones(1), np.ones(1), np.ones(1), 1.0)[0]
-        panel.lines[mode] = curve, np.clip(slope * curve, -bound, bound)
+        if method.mode == "L2":
+            bound, slope = np.inf, rest_points(method.rule(), np.ones(1), np.ones(1), np.ones(1), 1.0)[0]
+        panel.lines[method.mode] = curve, np.clip(slope * curve, -bound, bound)
+    adams = Method("AdamS", BATCH_ARGUMENTS | {"weight_decay": 0.1})
     optimum = np.array([1.0, -2.0, 0.5])
-    verdict, _ = _batch_run(setting, "3 curvatures", "AdamS", np.array([1.0, 3.0, 0.1]), optimum, weight_decay=0.1)
+    verdict, _ = _batch_run(setting, "3 curvatures", adams, np.array([1.0, 3.0, 0.1]), optimum)
     reached, allowed = verdict.evidence["measured"], verdict.evidence["allowed"]
-    wrong = _farthest("", "The weights of AdamS in full batch rest at θ*", optimum, reached, allowed, verdict.why)
-    return [*verdicts, verdict, must_be_refuted("mutant: AdamS rests at θ*", wrong)]
+    wrong = judge_weights("", "The weights of AdamS in full batch rest at θ*", optimum, reached, allowed, verdict.why)
+    return [*verdicts, verdict, must_be_refuted("control: AdamS rests at θ*", wrong)]
 
 
-def _batch_run(setting: Setting, case: str, name: str, h: Array, optimum: Array, **changed) -> tuple[Verdict, Array]:
-    arguments, steps = BATCH_ARGUMENTS | changed, 2000 if setting.quick else 12000
+def _batch_run(setting: Setting, case: str, method: Method, h: Array, optimum: Array) -> tuple[Verdict, Array]:
     task = quadratic(h, optimum, 0.0, device=setting.device)
-    reached = _trained(task, name, steps, LAST_LR, **arguments)
-    predicted = full_batch_rest(CATALOG[name](**arguments), h, optimum)
-    claim = f"{name} in full batch rests where F₀ = 0: at ({', '.join(f'{theta:.4g}' for theta in predicted)})"
+    reached = _trained(task, method, 2000 if setting.quick else 12000, LAST_LR)
+    predicted = full_batch_rest(method.rule(), h, optimum)
+    claim = f"{method.name} in full batch rests where F₀ = 0: at ({', '.join(f'{theta:.4g}' for theta in predicted)})"
     why = "a hundred times the last learning rate: what is left of the chatter of sign steps, and of the approach"
-    return _farthest(f"{name}: full batch, {case}", claim, predicted, reached, 100 * LAST_LR, why), predicted
+    name = f"{method.name}: full batch, {case}"
+    return judge_weights(name, claim, predicted, reached, 100 * LAST_LR, why), predicted
 
 
-def _trained(task: Task, name: str, steps: int, last_lr: float | None = None, **arguments) -> Array:
-    """θ after so many steps of the real optimizer, the learning rate falling to ``last_lr`` in the last quarter."""
-    optimizer = REAL[name](task.model.parameters(), **arguments)
-    factor = last_lr / arguments["lr"] if last_lr else 1.0
+def _trained(task: Task, method: Method, steps: int, last_lr: float | None = None) -> Array:
+    """θ after so many steps of the real optimizer; the learning rate falls to ``last_lr`` in the last quarter."""
+    optimizer = method.optimizer(task.model.parameters())
+    factor = last_lr / method.arguments["lr"] if last_lr else 1.0
     scheduler = LambdaLR(optimizer, lambda k: factor ** max(0.0, 4 * k / steps - 3))
-    for k in range(steps):
-        _step(optimizer, task, k)
-        if last_lr:
-            scheduler.step()
+    for _ in train(optimizer, task.loss, steps, scheduler):
+        pass
     return task.theta
 
 
-def _averaged(noise: Array, name: str, steps: int, device: str) -> Array:
-    """θ of h = θ* = 1 averaged over so many steps after the burn-in."""
+def _averaged(noise: Array, method: Method, steps: int, device: str) -> Array:
+    """θ of h = θ* = 1, averaged over so many steps after the burn-in."""
     task = quadratic(np.ones_like(noise), 1.0, 0.0, noise, device=device)
     (theta,) = task.model.parameters()
-    optimizer = REAL[name]([theta], **NOISE_ARGUMENTS)
     total = torch.zeros_like(theta)
-    for k in range(BURN_IN + steps):
-        _step(optimizer, task, k)
+    for k in train(method.optimizer([theta]), task.loss, BURN_IN + steps):
         if k >= BURN_IN:
             total += theta.detach()
     return (total / steps).cpu().numpy()
 
 
-def _step(optimizer: torch.optim.Optimizer, task: Task, k: int) -> None:
-    optimizer.zero_grad()
-    task.loss(k).backward()
-    optimizer.step()
-
-
-def _farthest(name: str, claim: str, predicted: Array, measured: Array, allowed: Array | float, why: str) -> Verdict:
-    """The verdict on the weight that lies farthest from its prediction, in units of what is allowed."""
-    allowed = np.broadcast_to(allowed, predicted.shape)
-    i = int(np.argmax(np.abs(predicted - measured) / allowed))
-    claim = f"{claim}, each of {len(predicted)} weights"
-    found = {"predicted": predicted[i], "measured": measured[i], "allowed": allowed[i]}
-    return judge(name, claim, **found, why=why, evidence={"measured": measured, "allowed": allowed})
-
+SETTINGS: dict[str, Callable[[Setting, Panel], list[Verdict]]] = {
+    "quadratic": _quadratic, "logistic": _logistic, "network": _network, "noise": _noise, "full_batch": _full_batch,
+}  # fmt: skip
 
 AXES: dict[str, dict] = {
     "quadratic": {"title": "SGD, β = {momentum}, on a quadratic, λ = {weight_decay}".format(**SGD_ARGUMENTS)}
@@ -263,7 +248,8 @@ AXES: dict[str, dict] = {
     "full_batch": {"title": "Adam in full batch, h = 1, λ = {weight_decay}".format(**BATCH_ARGUMENTS)}
     | {"xlabel": "minimum of the loss, θ*", "ylabel": "weight at rest, θ", "ylim": (-2.7, 2.9)},
 }
-NOTES = {  # where in the panel, and in the colour of which decay
+# Position in the panel, decay mode of the colour, and text.
+NOTES = {
     "quadratic": [(0.05, 0.84, "decoupled", "SGDW: c = 1−β"), (0.52, 0.42, "L2", "SGD, SGDS: c = 1")],
     "logistic": [(0.72, 0.62, "decoupled", "SGDW: c = 1−β"), (0.24, 0.86, "L2", "SGD, SGDS: c = 1")],
     "noise": [
@@ -289,7 +275,10 @@ def draw(panels: dict[str, Panel]) -> Figure:
             ax.minorticks_off()
             for x, y, mode, text in NOTES[name]:
                 ax.text(x, y, text, color=COLOURS[mode], transform=ax.transAxes, va="top")
-        keys = [Line2D([], [], **_line(mode), **_marker(mode), label=f"{LABELS[mode]} decay") for mode in SGD_LIKE]
+        keys = [
+            Line2D([], [], **_line(mode), **_marker(mode), label=f"{LABELS[mode]} decay")
+            for mode in panels["noise"].lines
+        ]
         title = "Where weights come to rest: derived (lines) and reached by the real optimizers (points)\n"
         title += "At rest ∇L + cλθ = 0: c is how much of λ counts"
         figure.legend(handles=keys, loc="outside upper left", ncols=3, title=title, alignment="left", title_fontsize=11)
@@ -297,7 +286,7 @@ def draw(panels: dict[str, Panel]) -> Figure:
 
 
 def _line(mode: str) -> dict:
-    """Stable decay is dashed, to be seen where it lies on L2's line."""
+    """Stable decay is dashed, so that it shows where it coincides with L2."""
     return {"color": COLOURS[mode], "linestyle": (0, (4, 2.5)) if mode == "stable" else "-"}
 
 

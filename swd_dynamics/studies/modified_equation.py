@@ -1,11 +1,10 @@
-"""Study: the derived flows follow real optimizers to first and second order, where L2 and stable decay part."""
+"""Study: the derived flows follow real optimizers to first and second order; L2 and stable decay differ at second."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -13,8 +12,10 @@ from swd_dynamics.crosscheck import convergence_order
 from swd_dynamics.flows import Flow
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS, MUTED, house_style
 from swd_dynamics.rules import CATALOG, State, UpdateRule
-from swd_dynamics.studies.real import REAL
+from swd_dynamics.studies.judging import judge_relative
+from swd_dynamics.studies.methods import Method, family
 from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.studies.training import begin_late, train
 from swd_dynamics.symbolic import modified_equation, notation, numeric_equation
 from swd_dynamics.tasks import Task, quadratic, tanh_network
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
@@ -27,20 +28,20 @@ SOURCE = "theory of this project (heavy ball with decay); Cattaneo et al. 2023, 
 
 MOMENTUM, DECAY = 0.9, 0.05
 SPECTRUM = np.array([1.0, 1.4, 0.7, 1.2, 0.9])
-MODES = {"SGD": "L2", "SGDW": "decoupled", "SGDS": "stable", "Adam": "L2", "AdamW": "decoupled", "AdamS": "stable"}
-BETAS = (0.8, 0.9)  # a memory of ten steps, so that affordable learning rates are asymptotic
-PARTING = (0.5, 0.8, 0.9, 0.95)
-MEMORY_NAMES = {"m": "exp_avg", "v": "exp_avg_sq"}  # torch's names for Adam's memory
+BETAS = (0.8, 0.9)  # v̂ averages over ten steps, so that affordable learning rates are asymptotic
+SGD_METHODS = family("SGD", lr=1e-3, momentum=MOMENTUM, weight_decay=DECAY)
+ADAM_METHODS = family("Adam", lr=1e-3, betas=BETAS, weight_decay=DECAY)
+PARTING = (0.5, 0.8, 0.9, 0.95)  # values of β at which L2 and stable decay are compared
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Where orders are read.
+    """A task on which orders are measured.
 
     task : Task — its weights are the start
     gradient, hvp : callable — of the full loss, for the flow
-    largest_lr_and_time : dict of family to (η, t) — the largest learning rate, and the time covered
-    allowed : dict of order to float — how far a slope may lie from it
+    largest_lr_and_time : dict of "SGD" or "Adam" to (η, t) — the largest learning rate, and the time covered
+    allowed : dict of order to float — the largest |slope − order|
     solver : dict — arguments of the solver
     """
 
@@ -51,20 +52,25 @@ class Problem:
     allowed: dict[int | str, float]
     solver: dict
 
-    def order(self, name: str, flow: Flow, iterates: Callable) -> Verdict:
-        """The order at which a flow follows the real optimizer of that name."""
-        lr, t = self.largest_lr_and_time["SGD" if name.startswith("SGD") else "Adam"]
+    def order(self, method: Method, flow: Flow, iterates: Callable) -> Verdict:
+        """The order at which a flow follows the real optimizer of a method."""
+        lr, t = self.largest_lr_and_time["SGD" if method in SGD_METHODS else "Adam"]
         lrs = [lr / 2**i for i in range(5)]
         verdict = convergence_order(
             flow, self.task.theta, t=t, lrs=lrs, allowed=self.allowed[flow.order], iterates=iterates, **self.solver
         )
-        said = f"The order-{flow.order} flow of {name} follows torch on the {self.task.name}"
-        return replace(verdict, name=f"{name}, order {flow.order}, {self.task.name}", claim=said)
+        where = f"{method.name}, order {flow.order}, {self.task.name}"
+        said = f"The order-{flow.order} flow of {method.name} follows torch on the {self.task.name}"
+        return replace(verdict, name=where, claim=said)
 
 
 @dataclass
-class Evidence:
-    """Distances by problem, entry and order, and the measured ratio of second-order coefficients by β."""
+class FlowErrors:
+    """The distances from torch's runs to the flows, and the ratio of second-order decays of L2 and stable decay.
+
+    orders : dict of (problem, method, order) to dict — the arrays of convergence_order
+    parting : dict of β to float — the ratio measured
+    """
 
     orders: dict[tuple[str, str, int], dict] = field(default_factory=dict)
     parting: dict[float, float] = field(default_factory=dict)
@@ -79,9 +85,10 @@ def smooth_problem(device: str) -> Problem:
 
 
 def digits_problem(setting: Setting) -> Problem:
-    """The tanh network on digits, where affordable learning rates are not asymptotic.
+    """The tanh network on digits, on which affordable learning rates are not asymptotic.
 
-    An independent implementation, run before this one, read slopes of 1.02–1.23 and 1.83–1.94 at t = 2: the band.
+    The slopes allowed are those of an independent implementation, run before this one: 1.02–1.23 and
+    1.83–1.94 at t = 2.
     """
     task = tanh_network((16,), samples=100 if setting.quick else 500, device=setting.device)
     largest_lr_and_time = {"SGD": (0.005, 0.2) if setting.quick else (0.01, 2.0)}
@@ -90,97 +97,70 @@ def digits_problem(setting: Setting) -> Problem:
 
 
 def measure(setting: Setting) -> Findings:
-    """Orders on a quadratic and on the digits network, the parting of L2 and stable decay on both, and a mutant."""
-    evidence, verdicts = Evidence(), []
+    """Orders on a quadratic and on a network, and the difference of L2 and stable decay on both."""
+    errors, verdicts = FlowErrors(), []
     smooth, digits = smooth_problem(setting.device), digits_problem(setting)
-    for name in setting.track(MODES, "modified-equation on a quadratic"):
-        verdicts += _orders(evidence, smooth, name)
-    for name in setting.track([n for n in MODES if n.startswith("SGD")], "modified-equation on the network"):
-        verdicts += _orders(evidence, digits, name)
+    for method in setting.track(SGD_METHODS + ADAM_METHODS, "modified-equation on a quadratic"):
+        verdicts += _orders(errors, smooth, method)
+    for method in setting.track(SGD_METHODS, "modified-equation on the network"):
+        verdicts += _orders(errors, digits, method)
     for momentum in setting.track(PARTING, "parting of L2 and stable decay"):
-        verdicts.append(_parting(evidence, momentum, setting.device))
-    return Findings([*verdicts, _parting_on_network(digits.task)], evidence)
+        verdicts.append(_parting(errors, momentum, setting.device))
+    return Findings([*verdicts, _parting_on_network(digits.task)], errors)
 
 
-def rule(name: str, lr: float = 1e-3) -> UpdateRule:
-    """The catalogue's rule with the arguments of this study."""
-    arguments = {"momentum": MOMENTUM} if name.startswith("SGD") else {"betas": BETAS}
-    return CATALOG[name](lr=lr, weight_decay=DECAY, **arguments)
-
-
-def real_iterates(task: Task, name: str) -> Callable:
-    """The iterates of the real optimizer of that name on a task; each learning rate is run once, for both orders."""
+def real_iterates(task: Task, method: Method) -> Callable:
+    """The iterates of a real optimizer on a task; each learning rate is run once, for both orders."""
     runs: dict[tuple[float, int], np.ndarray] = {}
 
-    def iterates(the_rule: UpdateRule, state: State, gradient, steps: int) -> np.ndarray:
-        key = (the_rule.lr, steps)
+    def iterates(rule: UpdateRule, state: State, gradient, steps: int) -> np.ndarray:
+        key = (rule.lr, steps)
         if key not in runs:
-            runs[key] = real_run(task, name, the_rule, state, steps)
+            runs[key] = real_run(task, method, rule.lr, state, steps)
         return runs[key]
 
     return iterates
 
 
-def real_run(task: Task, name: str, the_rule: UpdateRule, state: State, steps: int) -> np.ndarray:
-    """θ of the real optimizer of that name from a given state, shape (steps + 1, n)."""
+def real_run(task: Task, method: Method, lr: float, state: State, steps: int) -> np.ndarray:
+    """θ of the real optimizer from a given state, shape (steps + 1, n)."""
     fresh = task.fresh()
     fresh.set_theta(state.theta)
-    direction, decay = cast(Any, the_rule.direction), cast(Any, the_rule.decay)
-    arguments = {"lr": the_rule.lr, "weight_decay": decay.weight_decay, **asdict(direction)}
-    optimizer = REAL[name](fresh.model.parameters(), **arguments)
-    _preset(fresh, optimizer, state.memory._asdict())
-    theta = [fresh.theta]
-    for k in range(steps):
-        optimizer.zero_grad()
-        fresh.loss(k).backward()
-        optimizer.step()
-        theta.append(fresh.theta)
-    return np.array(theta)
+    optimizer = method.optimizer(fresh.model.parameters(), lr=lr)
+    begin_late(optimizer, state.memory._asdict())
+    start = fresh.theta
+    return np.array([start, *(fresh.theta for _ in train(optimizer, fresh.loss, steps))])
 
 
-def _preset(task: Task, optimizer, memory: dict[str, np.ndarray]) -> None:
-    """Put the memory into torch's state, late, so that bias corrections are gone."""
-    at = 0
-    for p in task.model.parameters():
-        part = {key: torch.tensor(v[at : at + p.numel()]).view_as(p).to(p) for key, v in memory.items()}
-        if "v" in part:
-            late = {"step": torch.tensor(1e7, dtype=torch.float32)}
-            optimizer.state[p] = late | {MEMORY_NAMES[key]: value for key, value in part.items()}
-        else:
-            optimizer.state[p] = {"momentum_buffer": part["m"]}
-        at += p.numel()
-
-
-def _orders(evidence: Evidence, problem: Problem, name: str) -> list[Verdict]:
-    iterates, verdicts = real_iterates(problem.task, name), []
+def _orders(errors: FlowErrors, problem: Problem, method: Method) -> list[Verdict]:
+    iterates, verdicts = real_iterates(problem.task, method), []
     for order in (1, 2):
-        flow = Flow(rule(name), problem.gradient, problem.hvp, order)
-        verdicts.append(problem.order(name, flow, iterates))
-        evidence.orders[problem.task.name, name, order] = verdicts[-1].evidence
-    if (name, problem.task.name) == ("SGDS", "quadratic"):
-        verdicts.append(_mutant(problem, iterates))
+        flow = Flow(method.rule(), problem.gradient, problem.hvp, order)
+        verdicts.append(problem.order(method, flow, iterates))
+        errors.orders[problem.task.name, method.name, order] = verdicts[-1].evidence
+    if (method.name, problem.task.name) == ("SGDS", "quadratic"):
+        verdicts.append(_control(problem, method, iterates))
     return verdicts
 
 
-def _mutant(problem: Problem, iterates: Callable) -> Verdict:
-    """The second-order term a tenth too large."""
-    right = numeric_equation(rule("SGDS"))
+def _control(problem: Problem, method: Method, iterates: Callable) -> Verdict:
+    """The negative control: the second-order term a tenth too large."""
+    right = numeric_equation(method.rule())
     wrong = replace(right, second=lambda *where: 1.1 * right.second(*where))
-    verdict = problem.order("SGDS", Flow(rule("SGDS"), problem.gradient, problem.hvp, 2, equation=wrong), iterates)
-    claim = "F₁ times 1.1 follows SGDS to second order"
-    return must_be_refuted("mutant: F₁ off by 10 %", replace(verdict, claim=claim))
+    flow = Flow(method.rule(), problem.gradient, problem.hvp, 2, equation=wrong)
+    false = replace(problem.order(method, flow, iterates), claim="F₁ times 1.1 follows SGDS to second order")
+    return must_be_refuted("control: F₁ off by 10 %", false)
 
 
 def _second_coefficient(name: str, momentum: float, device: str) -> float:
     """c of d ln θ/dt = F₀/θ + c·η, from real runs on a flat loss: extrapolated to η = 0 from two learning rates."""
+    method = Method(name, {"momentum": momentum, "weight_decay": DECAY})
 
     def at(lr: float) -> float:
-        task = quadratic((0.0,), device=device)
-        the_rule = CATALOG[name](lr=lr, momentum=momentum, weight_decay=DECAY)
-        state = Flow(the_rule, task.gradient, task.hvp, 2).starting_state(task.theta)
-        steps = 400
-        theta = real_run(task, name, the_rule, state, steps)
-        first = numeric_equation(the_rule).first(np.ones(1), np.zeros(1), ())[0]
+        task, rule, steps = quadratic((0.0,), device=device), method.rule(lr=lr), 400
+        state = Flow(rule, task.gradient, task.hvp, 2).starting_state(task.theta)
+        theta = real_run(task, method, lr, state, steps)
+        first = numeric_equation(rule).first(np.ones(1), np.zeros(1), ())[0]
         return (np.log(theta[-1, 0] / theta[0, 0]) / (lr * steps) - first) / lr
 
     lr = 0.02 * (1 - momentum) ** 2 / DECAY  # well below (1−√β)²/λ, where L2's momentum begins to oscillate
@@ -188,34 +168,30 @@ def _second_coefficient(name: str, momentum: float, device: str) -> float:
 
 
 def _predicted_ratio(momentum: float) -> float:
-    """The ratio of the two coefficients of θ̇ in F₁, as derived; a test holds it against (1+β)/(1−β)."""
+    """The ratio of the two coefficients of θ̇ in F₁, as derived; a test compares it with (1+β)/(1−β)."""
     f = [modified_equation(CATALOG[n](lr=1e-3, momentum=momentum, weight_decay=DECAY)) for n in ("SGD", "SGDS")]
     rate = [cast(Any, e.second_in_rates.coeff(notation.theta_dot)) for e in f]
     return float(rate[0] / rate[1])
 
 
-def _parting(evidence: Evidence, momentum: float, device: str) -> Verdict:
+def _parting(errors: FlowErrors, momentum: float, device: str) -> Verdict:
     predicted = _predicted_ratio(momentum)
     l2, stable = (_second_coefficient(name, momentum, device) for name in ("SGD", "SGDS"))
-    evidence.parting[momentum] = l2 / stable
-    return judge(
-        f"parting at β = {momentum}",
-        f"At second order L2 decays {predicted:.3g} times as strongly as stable decay (β = {momentum}, flat loss)",
-        predicted=predicted,
-        measured=l2 / stable,
-        allowed=0.02 * predicted,
-        why="two learning rates extrapolated to 0 leave an error of order η², here below 2 %",
-    )
+    errors.parting[momentum] = l2 / stable
+    claim = f"At second order L2 decays {predicted:.3g} times as strongly as stable decay (β = {momentum}, flat loss)"
+    why = "two learning rates extrapolated to 0 leave an error of order η², here below 2 %"
+    return judge_relative(f"parting at β = {momentum}", claim, predicted, l2 / stable, 0.02, why)
 
 
 def _parting_on_network(task: Task) -> Verdict:
-    """The way from a stable to an L2 run at the same η against the way between their second-order flows."""
+    """The difference of an L2 and a stable run, compared with the difference of their second-order flows."""
     lr, steps = 1e-3, 200
     runs, flows = [], []
-    for name in ("SGD", "SGDS"):
-        flow = Flow(rule(name, lr), task.gradient, task.hvp, 2)
-        flows.append(flow.solve(task.theta, steps=steps, method="DOP853", tolerance=1e-10).theta[-1])
-        runs.append(real_run(task, name, flow.rule, flow.starting_state(task.theta), steps)[-1])
+    for method in SGD_METHODS:
+        if method.mode in ("L2", "stable"):
+            flow = Flow(method.rule(lr=lr), task.gradient, task.hvp, 2)
+            flows.append(flow.solve(task.theta, steps=steps, method="DOP853", tolerance=1e-10).theta[-1])
+            runs.append(real_run(task, method, lr, flow.starting_state(task.theta), steps)[-1])
     real, predicted = runs[0] - runs[1], flows[0] - flows[1]
     return judge(
         "parting on the network",
@@ -228,50 +204,48 @@ def _parting_on_network(task: Task) -> Verdict:
     )
 
 
-def draw(evidence: Evidence) -> Figure:
-    """Distance of flow and iterates over η for both problems, and the ratio at which L2 and stable decay part."""
+# For each order: the learning rate at which the guide line has its label, and the label.
+GUIDES = {
+    1: (1, {"text": "flow F₀: slope 1", "xytext": (-12, 12), "ha": "right"}),
+    2: (3, {"text": "flow F₀ + ηF₁: slope 2", "xytext": (10, -16), "ha": "left"}),
+}
+
+
+def draw(errors: FlowErrors) -> Figure:
+    """The distance of flow and iterates over η for both problems, and the ratio of L2's and stable decay's rates."""
     with house_style():
         figure = Figure(figsize=(11.5, 4.4))
         panels = figure.subplots(1, 3)
-        problems = sorted({key[0] for key in evidence.orders}, key=lambda name: name != "quadratic")
+        problems = sorted({key[0] for key in errors.orders}, key=lambda name: name != "quadratic")
         for axes, problem in zip(panels, problems, strict=False):
-            _draw_orders(axes, problem, evidence)
+            _draw_orders(axes, problem, errors)
         panels[0].set_ylabel("largest distance ‖θₖ − θ(ηk)‖, torch run to flow")
-        _draw_parting(panels[2], evidence.parting)
+        _draw_parting(panels[2], errors.parting)
         figure.suptitle(
             "The derived flows follow torch to the order they claim; at second order L2 and stable decay part"
         )
     return figure
 
 
-def _draw_orders(axes, problem: str, evidence: Evidence) -> None:
-    dodge = {"L2": 0.94, "decoupled": 1.0, "stable": 1.06}  # they lie on one another: a little aside shows all
-    for (where, name, order), seen in evidence.orders.items():
-        if where == problem and name.startswith("SGD"):
-            mode = MODES[name]
+def _draw_orders(axes, problem: str, errors: FlowErrors) -> None:
+    dodge = {"L2": 0.94, "decoupled": 1.0, "stable": 1.06}  # their points coincide: drawn side by side, all show
+    for method in SGD_METHODS:
+        for order in (1, 2):
+            mode, seen = method.mode, errors.orders[problem, method.name, order]
             look = {"color": COLOURS[mode], "markerfacecolor": COLOURS[mode] if order == 2 else "white"}
             label = LABELS[mode] if order == 2 else None
             axes.loglog(seen["lr"] * dodge[mode], seen["error"], MARKERS[mode], label=label, **look)
     for order in (1, 2):
-        seen = evidence.orders[problem, "SGDS", order]
+        seen = errors.orders[problem, "SGDS", order]
         guide = seen["error"][-1] * (seen["lr"] / seen["lr"][-1]) ** order
         axes.loglog(seen["lr"], guide, color=MUTED, linewidth=1, zorder=0)
-        said, at, place = (
-            ("flow F₀: slope 1", 1, {"xytext": (-12, 12), "ha": "right"})
-            if order == 1
-            else ("flow F₀ + ηF₁: slope 2", 3, {"xytext": (10, -16), "ha": "left"})
-        )
-        axes.annotate(
-            said, (seen["lr"][at], guide[at]), textcoords="offset points", color="#444444", fontsize=9, **place
-        )
+        at, place = GUIDES[order]
+        axes.annotate(xy=(seen["lr"][at], guide[at]), textcoords="offset points", color="#444444", fontsize=9, **place)
     axes.set_xticks(seen["lr"], [f"{lr:.2g}" for lr in seen["lr"]])
     axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
-    axes.set(
-        xlabel="learning rate η (decays drawn 6 % apart)",
-        title=f"heavy ball on the {problem}",
-        ylim=(low, high * 6),
-    )
+    axes.set(xlabel="learning rate η (decays drawn 6 % apart)", title=f"heavy ball on the {problem}")
+    axes.set_ylim(low, high * 6)
     axes.legend(title="decay", loc="upper left", ncols=3, columnspacing=1, handletextpad=0.2)
 
 
@@ -281,9 +255,8 @@ def _draw_parting(axes, ratios: dict[float, float]) -> None:
     axes.semilogy(list(ratios), list(ratios.values()), "o", color="black", markerfacecolor="white", label="torch runs")
     axes.set_yticks((2, 5, 10, 20, 50), ("2", "5", "10", "20", "50"))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set(
-        xlabel="momentum β", ylabel="ratio of decay rates at second order", title="a flat loss: L2 over stable decay"
-    )
+    axes.set(xlabel="momentum β", ylabel="ratio of decay rates at second order")
+    axes.set_title("a flat loss: L2 over stable decay")
     axes.legend(loc="upper left")
 
 

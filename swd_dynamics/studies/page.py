@@ -13,14 +13,14 @@ from swd_dynamics.plots import COLOURS, LABELS, MARKERS
 from swd_dynamics.verdict import STATUS_MARKS
 
 WRITTEN = "<!-- Written by swd-dynamics reproduce from verdicts.json: what is changed by hand is lost. -->"
-QUICK = "figures/quick"  # where the command line writes the short form; in full it writes to figures
-COLUMNS = ("status", "claim", "predicted", "measured", "allowed", "why")
+QUICK = "figures/quick"  # the folder of the short form on the command line; that of the full form is figures
+HEAD = ("status", "claim", "predicted", "measured", "allowed", "why")
 COLOUR_WORDS = {"#666666": "grey", "#D55E00": "orange", "#0072B2": "blue", "#009E73": "green"}
 SHAPES = {"o": "●", "s": "■", "^": "▲", "D": "◆"}
 
 
 def page(ledger: dict, folder: Path) -> str:
-    """The page as GitHub's Markdown: of what the ledger says and which figures are there, and of nothing else.
+    """The page as GitHub's Markdown, made from the ledger and the figures in the folder alone.
 
     Parameters
     ----------
@@ -57,13 +57,13 @@ def _opening(found: dict[str, list[dict]], folder: Path) -> str:
 
 
 def _section(name: str, verdicts: list[dict], folder: Path, quick: bool) -> list[str]:
-    """The paragraphs of one study; of one that this version does not have, what the ledger says."""
+    """The paragraphs of one study; only those of the ledger if this version does not have the study."""
     study = studies.load(name) if name in studies.MODULES else None
     claim = [_escape(study.claim), f"Source: {_cited(study.source)}."] if study else ["This version has no such study."]
     parts = [f"## {_escape(name)}", *claim]
     parts += _figure(folder, name, study.claim if study else name)
     parts.append(f"**{_counts(verdicts)}**{', in the short form' if quick else ''}")
-    parts += _departures(verdicts)
+    parts += _not_confirmed(verdicts)
     if verdicts:
         parts += ["<details>\n<summary>The verdicts</summary>", _table(verdicts), "</details>"]
     if study:
@@ -73,7 +73,7 @@ def _section(name: str, verdicts: list[dict], folder: Path, quick: bool) -> list
 
 
 def _atlas(folder: Path) -> list[str]:
-    """The atlas of optimizers, where the folder has one: its files are called after the package, - for the dots."""
+    """The atlas of optimizers, if the folder has one. Its files have the package's name, with - for the dots."""
     stems = sorted(path.stem for path in (folder / "atlas").glob("*.png"))
     place = f"{_place(folder)}/atlas"
     parts = ["## The atlas", "Which kind of weight decay the optimizers of a package have, measured as a black box."]
@@ -86,7 +86,7 @@ def _atlas(folder: Path) -> list[str]:
 
 
 def _figure(folder: Path, stem: str, caption: str) -> list[str]:
-    """The picture, a link to its SVG; nothing where there is no file."""
+    """The picture as a link to its SVG; nothing without a file."""
     there = [quote(stem + kind) for kind in (".png", ".svg") if (folder / (stem + kind)).exists()]
     return [f"[![{_escape(caption)}]({there[0]})]({there[-1]})"] if there else []
 
@@ -97,8 +97,8 @@ def _counts(verdicts: Sequence[dict]) -> str:
     return f"{len(verdicts)} verdict{'s' * (len(verdicts) != 1)}" + f": {each}" * bool(verdicts)
 
 
-def _departures(verdicts: Iterable[dict]) -> list[str]:
-    """What was not confirmed, as a list: a finding is not folded away."""
+def _not_confirmed(verdicts: Iterable[dict]) -> list[str]:
+    """The verdicts that were not confirmed, as a list that is always shown."""
     lines = []
     for v in verdicts:
         if v["status"] != "confirmed":
@@ -110,8 +110,8 @@ def _departures(verdicts: Iterable[dict]) -> list[str]:
 
 
 def _table(verdicts: Iterable[dict]) -> str:
-    rows = [COLUMNS, ("---",) * len(COLUMNS)]
-    rows += [(_status(v), _claim(v), *(_cell(v.get(column)) for column in COLUMNS[2:])) for v in verdicts]
+    rows = [HEAD, ("---",) * len(HEAD)]
+    rows += [(_status(v), _claim(v), *(_cell(v.get(column)) for column in HEAD[2:])) for v in verdicts]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -131,7 +131,7 @@ def _cell(value) -> str:
 
 
 def _escape(text: str) -> str:
-    """Plain words as Markdown that shows them so: no HTML, no emphasis, no end of a cell or of a line."""
+    """Words as Markdown that shows them unchanged: without HTML, emphasis, or the end of a cell or a line."""
     text = re.sub(r"([\\`*|\[\]~$_])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
@@ -145,6 +145,6 @@ def _command(*words: str) -> str:
 
 
 def _place(folder: Path) -> str:
-    """What a command calls the folder; not where it lies on this machine, so that the page can be moved with it."""
+    """The folder's name in a command. It is not the path on this machine, so that the folder can be moved."""
     path = Path(os.path.abspath(folder))
     return QUICK if path.parts[-2:] == tuple(QUICK.split("/")) else path.name

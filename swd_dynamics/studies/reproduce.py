@@ -1,4 +1,4 @@
-"""Run studies, print their verdicts, and hold the statuses against the committed ledger."""
+"""Run studies, print their verdicts, and compare the statuses with the committed ledger."""
 
 import json
 import os
@@ -18,22 +18,22 @@ LEDGER, PAGE = "verdicts.json", "README.md"
 
 @dataclass
 class Reproduction:
-    """What running studies gave.
+    """The results of running studies.
 
     Attributes
     ----------
     verdicts : dict of study name to list of Verdict
-    departures : list of str — verdicts whose status is not the committed one, each as a sentence
+    changed : list of str — the verdicts whose status is not the committed one, as sentences
     written : list of Path — figures, the ledger and the page
     """
 
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
-    departures: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
 
 
 def reproduce(names: Iterable[str] = (), *, setting: Setting, out: Path, announce=print) -> Reproduction:
-    """Run studies one after another; what is done is written before the next one starts.
+    """Run studies one after another; the results of each are written before the next one starts.
 
     Parameters
     ----------
@@ -45,21 +45,21 @@ def reproduce(names: Iterable[str] = (), *, setting: Setting, out: Path, announc
     Raises
     ------
     UnknownName
-        Before anything is run, if one of the names is no study.
+        Before anything is run, if a name is not that of a study.
     InputError
-        If nothing can be written to ``out``, or its ``README.md`` is someone else's.
+        If nothing can be written to ``out``, or its ``README.md`` was not written here.
     """
     chosen = [studies.load(name) for name in names or studies.MODULES]
     committed = read_ledger(committed_ledger())
     result = Reproduction()
     _writable(out)
     _ours(out / PAGE)
-    ledger = _stored(out / LEDGER)  # studies that are not run again keep their verdicts
+    ledger = _stored(out / LEDGER)  # a study that does not run now keeps its verdicts
     for study in chosen:
         findings = study.measure(setting)
         result.verdicts[study.name] = findings.verdicts
         result.written += write_figure(study.draw(findings.data), out / study.name)
-        result.departures += departures(study.name, findings.verdicts, committed)
+        result.changed += changed_statuses(study.name, findings.verdicts, committed)
         announce(study, findings.verdicts)
         _enter(ledger, study.name, findings.verdicts, setting.quick)
         _write(out / LEDGER, json.dumps(ledger, indent=1, ensure_ascii=False) + "\n")
@@ -68,8 +68,8 @@ def reproduce(names: Iterable[str] = (), *, setting: Setting, out: Path, announc
     return result
 
 
-def departures(study: str, verdicts: list[Verdict], committed: dict[str, dict[str, str]]) -> list[str]:
-    """Where the statuses of a study differ from the committed ones, each a sentence; none if nothing is committed."""
+def changed_statuses(study: str, verdicts: list[Verdict], committed: dict[str, dict[str, str]]) -> list[str]:
+    """The verdicts of a study whose status is not the committed one, as sentences; none if nothing is committed."""
     known = committed.get(study)
     if known is None:
         return []
@@ -86,14 +86,14 @@ def write_page(folder: Path) -> None:
     Raises
     ------
     InputError
-        If the folder's ledger is none, or its ``README.md`` is someone else's.
+        If the folder's ledger cannot be read, or its ``README.md`` was not written here.
     """
     _ours(folder / PAGE)
     _write(folder / PAGE, page(_stored(folder / LEDGER), folder))
 
 
 def committed_ledger() -> Path:
-    """The ledger that came with the package: beside this file in an installed one, in figures/ in a checkout."""
+    """The ledger of the package: in this folder if the package is installed, in figures/ in a checkout."""
     installed = Path(__file__).with_name(LEDGER)
     return installed if installed.exists() else Path(__file__).parents[2] / "figures" / LEDGER
 
@@ -104,13 +104,13 @@ def read_ledger(path: Path) -> dict[str, dict[str, str]]:
     Raises
     ------
     InputError
-        If the file is no ledger.
+        If the file is not a ledger.
     """
     return {study: {v["name"]: v["status"] for v in verdicts} for study, verdicts in _stored(path)["studies"].items()}
 
 
 def _stored(path: Path) -> dict:
-    """A ledger from disk, or a new one: verdicts by study, and which studies ran in short form."""
+    """A ledger from disk, or a new one: the verdicts of each study, and which studies ran in short form."""
     if not path.exists():
         return {"format": 1, "quick": [], "studies": {}}
     try:
@@ -122,12 +122,12 @@ def _stored(path: Path) -> dict:
         return {"format": 1, "quick": list(content.get("quick", [])), "studies": verdicts}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} is no ledger of verdicts ({type(error).__name__}: {error}); remove it, or give another --out"
+            f"{path} is not a ledger of verdicts ({type(error).__name__}: {error}); remove it, or give another --out"
         ) from None
 
 
 def _enter(ledger: dict, study: str, verdicts: list[Verdict], quick: bool) -> None:
-    """Put a study's verdicts in the place of its old ones, in the order of the story."""
+    """Replace a study's verdicts; the studies stay in the order of MODULES."""
     found = ledger["studies"] | {study: [verdict.record() for verdict in verdicts]}
     ledger["studies"] = {name: found[name] for name in [*studies.MODULES, *found] if name in found}
     ledger["quick"] = [name for name in ledger["studies"] if (quick if name == study else name in ledger["quick"])]

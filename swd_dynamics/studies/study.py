@@ -17,7 +17,7 @@ from swd_dynamics.verdict import Ledger, Verdict
 
 @dataclass(frozen=True)
 class Setting:
-    """How a study is run.
+    """The setting of a run of a study.
 
     quick : bool — fewer and shorter runs; the same claims
     device : str — where training runs, as torch names it
@@ -39,7 +39,7 @@ class Setting:
 
 
 class Findings(NamedTuple):
-    """What a study found: its verdicts, and whatever its figure is drawn from.
+    """The findings of a study: its verdicts, and the data of its figure.
 
     Examples
     --------
@@ -53,7 +53,7 @@ class Findings(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A study that was run: its claim, its figure and its verdicts.
+    """The outcome of a study: its claim, its figure and its verdicts.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ class Study:
     ----------
     name : str — as on the command line
     claim : str — one sentence that could be false
-    source : str — where it is made
+    source : str — where the claim is made
     measure : callable (Setting) → Findings
     draw : callable (data) → Figure — one claim, one figure
 
@@ -112,12 +112,12 @@ class Study:
     draw: Callable[[Any], Figure]
 
     def run(self, *, quick: bool = True, device: str = "cpu", progress: bool = True) -> Outcome:
-        """Run the study: minutes, in its short form less than one, for most.
+        """Run the study. Most studies take less than a minute in the short form, and some minutes in full.
 
         Parameters
         ----------
         quick, device, progress
-            As of :class:`Setting`.
+            As in :class:`Setting`.
 
         Raises
         ------

@@ -1,12 +1,11 @@
-"""Study: every catalogue entry is the optimizer it is named after, step by step and to round-off."""
+"""Study: every rule of the catalogue takes the steps of the optimizer with its name, to round-off."""
 
 import json
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import torch
 import xarray
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -15,7 +14,8 @@ from swd_dynamics.crosscheck import replay
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import house_style
 from swd_dynamics.probe import record
-from swd_dynamics.rules import CATALOG, Stable, UpdateRule
+from swd_dynamics.rules import CATALOG, Stable
+from swd_dynamics.studies.methods import Method, names_of
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.tasks import Task, quadratic, tanh_network
 from swd_dynamics.verdict import Verdict, judge_at_least, must_be_refuted
@@ -23,17 +23,20 @@ from swd_dynamics.verdict import Verdict, judge_at_least, must_be_refuted
 CLAIM = "Each optimizer of the catalogue steps as its rule says, to round-off, and as no other rule does."
 SOURCE = "the definitions of arXiv 2011.11152 (SGDS, AdamS, AdaiS), 2006.15815 (Adai), 1711.05101 (AdamW), torch.optim"
 
-LOUD = 1e6  # what a wrong pairing must show in units of round-off: a different method, not a different rounding
-SGD_LIKE = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.02}
-ADAM_LIKE = {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.05}
-ADAI_LIKE = {"lr": 0.1, "betas": (0.1, 0.99), "eps": 1e-3, "weight_decay": 0.05}
+# A wrong rule must miss a run by this many units of round-off: it is a different method, not a different rounding.
+LOUD = 1e6
+SGD_ARGUMENTS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.02}
+ADAM_ARGUMENTS = {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.05}
+ADAI_ARGUMENTS = {"lr": 0.1, "betas": (0.1, 0.99), "eps": 1e-3, "weight_decay": 0.05}
+ARGUMENTS = {"SGD": SGD_ARGUMENTS, "Adam": ADAM_ARGUMENTS, "AMSGrad": ADAM_ARGUMENTS, "Adai": ADAI_ARGUMENTS}
+METHODS = {name: Method(name, given) for direction, given in ARGUMENTS.items() for name in names_of(direction)}
 
-
-# Methods that are one: a run of the first is replayed by the second as well, with the arguments given.
+# Two names for one method: the second rule replays the runs of the first, with the arguments given.
 TWINS = {
-    ("SGDS", "SGDW"): {"weight_decay": SGD_LIKE["weight_decay"] / (1 - SGD_LIKE["momentum"])},
+    ("SGDS", "SGDW"): {"weight_decay": SGD_ARGUMENTS["weight_decay"] / (1 - SGD_ARGUMENTS["momentum"])},
     ("AdaiS", "AdaiW"): {},
 }
+RECORDED = [name for name in METHODS if name in OPTIMIZERS and name not in {second for _, second in TWINS}]
 
 
 @dataclass(frozen=True)
@@ -46,55 +49,43 @@ class Pairings:
 
 
 def measure(setting: Setting) -> Findings:
-    """Record every real optimizer on both tasks, and replay every record as every rule."""
+    """Record every real optimizer on both tasks, and replay every recording as every rule."""
     steps = 300 if setting.quick else 5000
     tasks = [
         quadratic((1.0, 3.0, 0.1, 10.0), start=(1.0, -2.0, 0.5, 1.0), noise=0.1, device=setting.device),
         tanh_network((16,), batch_size=50, device=setting.device),
     ]
     verdicts: list[Verdict] = []
-    pairings = Pairings([], list(CATALOG), np.empty((0, len(CATALOG))))
+    pairings = Pairings([], list(METHODS), np.empty((0, len(METHODS))))
     for task in tasks:
-        for name in setting.track(OPTIMIZERS, f"update-rules on {task.name}"):
-            recording = run(task, name, steps)
-            verdicts.append(replay(rule(name), recording, name=f"{name} on {task.name}"))
+        for name in setting.track(RECORDED, f"update-rules on {task.name}"):
+            recording = run_of(task, METHODS[name], steps)
+            verdicts.append(replay(METHODS[name].rule(), recording, name=f"{name} on {task.name}"))
             pairings = _with_row(pairings, f"{name}, {task.name}", recording.isel(step=slice(300), iterate=slice(301)))
             verdicts += _twins(name, task, recording)
             if name == "AdamS":
-                verdicts.append(_mutant(task, recording))
+                verdicts.append(_control(task, recording))
     verdicts += _plain_sgd(tasks[1], steps) + _authors()
     return Findings([*verdicts, _quietest(pairings)], pairings)
 
 
-def arguments(name: str) -> dict:
-    """The arguments that a rule and its real counterpart are both given."""
-    return SGD_LIKE if name.startswith("SGD") else ADAI_LIKE if name.startswith("Adai") else ADAM_LIKE
-
-
-def rule(name: str, **changed) -> UpdateRule:
-    """The catalogue's rule with the arguments of this study."""
-    return CATALOG[name](**(arguments(name) | changed))
-
-
-def run(task: Task, name: str, steps: int) -> xarray.Dataset:
-    """A recorded run of the real optimizer of that name, from the task's own start."""
+def run_of(task: Task, of: Method, steps: int) -> xarray.Dataset:
+    """A recorded run of the real optimizer, from the task's own start."""
     task = task.fresh()
-    optimizer = OPTIMIZERS[name](task.model.parameters(), **arguments(name))
-    return record(optimizer, task.loss, steps, seed=0, data=task.name)
+    return record(of.optimizer(task.model.parameters()), task.loss, steps, seed=0, data=task.name)
 
 
 def _with_row(pairings: Pairings, run_name: str, recording) -> Pairings:
-    row = [replay(rule(name), recording).measured for name in pairings.rules]
-    return replace(
-        pairings, runs=[*pairings.runs, run_name], departure=np.vstack([pairings.departure, np.maximum(row, 1e-3)])
-    )
+    row = [replay(METHODS[name].rule(), recording).measured for name in pairings.rules]
+    departure = np.vstack([pairings.departure, np.maximum(row, 1e-3)])
+    return replace(pairings, runs=[*pairings.runs, run_name], departure=departure)
 
 
 def _twins(name: str, task: Task, recording) -> list[Verdict]:
     pairs = [(other, changed) for (run_name, other), changed in TWINS.items() if run_name == name]
     return [
         replace(
-            replay(rule(other, **changed), recording, name=f"{other} is {name} on {task.name}"),
+            replay(METHODS[other].rule(**changed), recording, name=f"{other} is {name} on {task.name}"),
             claim=f"{other}{' with λ/(1−β)' if changed else ''} is {name}: it replays its run",
         )
         for other, changed in pairs
@@ -103,12 +94,11 @@ def _twins(name: str, task: Task, recording) -> list[Verdict]:
 
 def _plain_sgd(task: Task, steps: int) -> list[Verdict]:
     """Without momentum L2, decoupled and stable decay are one method."""
-    task = task.fresh()
-    plain: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.02}
-    recording = record(torch.optim.SGD(task.model.parameters(), **plain), task.loss, min(steps, 1000))
+    plain = {"lr": 0.05, "weight_decay": 0.02}
+    recording = run_of(task, Method("SGD", plain), min(steps, 1000))
     return [
         replace(
-            replay(CATALOG[name](**plain), recording, name=f"{name} without momentum is SGD"),
+            replay(Method(name, plain).rule(), recording, name=f"{name} without momentum is SGD"),
             claim=f"Without momentum {name} is torch's SGD: it replays its run",
         )
         for name in ("SGDW", "SGDS")
@@ -116,7 +106,7 @@ def _plain_sgd(task: Task, steps: int) -> list[Verdict]:
 
 
 def _authors() -> list[Verdict]:
-    """The trajectories of the authors' own optimizers."""
+    """The trajectories of the authors' own optimizers, replayed by the rules."""
     path = files("swd_dynamics.studies") / "reference" / "authors_open_loop.npz"
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
@@ -133,16 +123,16 @@ def _authors() -> list[Verdict]:
     return verdicts
 
 
-def _mutant(task: Task, recording) -> Verdict:
-    """A stable decay that is off by a millionth."""
-    right = rule("AdamS")
+def _control(task: Task, recording) -> Verdict:
+    """The negative control: a stable decay that is off by a millionth."""
+    right = METHODS["AdamS"].rule()
     wrong = replace(right, decay=Stable(cast(Stable, right.decay).weight_decay * (1 + 1e-6)))
     verdict = replace(replay(wrong, recording), claim="AdamS takes off a millionth more than λη_eff")
-    return must_be_refuted(f"mutant: λ off by 1e-6 on {task.name}", verdict)
+    return must_be_refuted(f"control: λ off by 1e-6 on {task.name}", verdict)
 
 
 def _quietest(pairings: Pairings) -> Verdict:
-    same = {("AdaiS", "AdaiW")}
+    same = {pair for pair, changed in TWINS.items() if not changed}
     wrong = [
         (pairings.departure[i, j], run_name, name)
         for i, run_name in enumerate(pairings.runs)
@@ -160,7 +150,7 @@ def _quietest(pairings: Pairings) -> Verdict:
 
 
 def draw(pairings: Pairings) -> Figure:
-    """Every run against every rule: only the diagonal is quiet."""
+    """The distance of every run from every rule: only the right rule replays a run."""
     with house_style():
         figure = Figure(figsize=(8.2, 6.4))
         axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""What is trained: models and losses whose every batch is a function of the seed and the step."""
+"""The tasks: models to train, with losses whose every batch is a function of the seed and the step."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from swd_dynamics.tasks.quadratic import quadratic
 from swd_dynamics.tasks.task import Task
 from swd_dynamics.tasks.text import character_transformer
 
-# Each is called with ``seed`` and ``device``, or with nothing.
+# Each task takes ``seed`` and ``device``; both have defaults.
 TASKS = Table(
     "task",
     **{

@@ -53,9 +53,9 @@ def logistic_regression(
     Parameters
     ----------
     samples : int
-        The first so many of the 1797 images, standardised as :func:`digits` says.
+        The number of images: the first of the 1797, standardised as :func:`digits` says.
     batch_size : int, optional
-        Images in a step, drawn without replacement anew in every step; all of them by default.
+        Images in a step, drawn without replacement and independently in every step; by default all.
     seed : int
         Of the initial weights and of the batches.
     device, dtype
@@ -102,7 +102,7 @@ def tanh_network(
     Raises
     ------
     InputError
-        If a width is not a whole number ≥ 1, the loss is unknown, or one of the others is out of range.
+        If a width is not a whole number ≥ 1, the loss is unknown, or another argument is out of range.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def digits(samples: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def held_out(samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """The images that :func:`digits` leaves, standardised as the first ones are, and their labels: for a test.
+    """The images after those of :func:`digits`, standardised with the same means and deviations, and their labels.
 
     A pixel that is the same in all of the first images is 0 here too.
 
@@ -176,7 +176,7 @@ def held_out(samples: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _standardised(samples: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """The first images and the others, by the means and deviations of the first."""
+    """The first images and the other ones, both standardised with means and deviations of the first."""
     from sklearn.datasets import load_digits
 
     whole_number("samples", samples, 1, IMAGES)

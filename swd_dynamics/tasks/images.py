@@ -14,7 +14,7 @@ from swd_dynamics.tasks.seeds import generator
 from swd_dynamics.tasks.task import Task, check_placement
 
 SIDE, ENLARGED, KERNEL, POOL = 8, 28, 3, 2
-IMAGES_AT_ONCE = 100  # of the full loss: bounds what a convolution holds besides its results
+IMAGES_AT_ONCE = 100  # in the full loss; twice as many take twice the memory in the convolutions
 
 
 def convolutional_network(
@@ -39,10 +39,10 @@ def convolutional_network(
     hidden : int
         Units between the linear layers.
     samples : int
-        The first so many of the 1797 images, standardised as :func:`~swd_dynamics.tasks.digits.digits` says, then
-        enlarged.
+        The number of images: the first of the 1797, standardised as
+        :func:`~swd_dynamics.tasks.digits.digits` says, then enlarged.
     batch_size : int
-        Images in a step, drawn without replacement anew in every step.
+        Images in a step, drawn without replacement and independently in every step.
     seed : int
         Of the initial weights and of the batches.
     device, dtype

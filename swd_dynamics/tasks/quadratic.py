@@ -12,7 +12,7 @@ from swd_dynamics.tasks.task import Task, check_placement
 
 
 class Weights(torch.nn.Module):
-    """A model that is its weights, ``theta``, and nothing else."""
+    """A model whose output is its weights, ``theta``."""
 
     def __init__(self, theta: Tensor):
         super().__init__()
@@ -66,7 +66,7 @@ def quadratic(
     )
     check("noise", deviation, "[0, inf)")
     check_placement(device, dtype)
-    generator(seed)  # refuses what cannot be a seed
+    generator(seed)  # refuses a value that cannot be a seed
     h, minimum = (torch.tensor(values, dtype=dtype, device=device) for values in (curvature, centre))
 
     def full_loss(model: torch.nn.Module) -> Tensor:

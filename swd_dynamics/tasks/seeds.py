@@ -15,7 +15,7 @@ def generator(seed: int, *step: int) -> torch.Generator:
     Raises
     ------
     InputError
-        If one of them is not a whole number ≥ 0.
+        If the seed or a step is not a whole number ≥ 0.
 
     Examples
     --------

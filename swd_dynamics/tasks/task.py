@@ -12,27 +12,27 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from swd_dynamics.errors import InputError
 
-HESSIAN_ROWS_AT_ONCE = 64  # bounds the memory: each row is a pass through the model with all the data
+HESSIAN_ROWS_AT_ONCE = 64  # each row is a pass through the model with all the data; 128 take twice the memory
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
     """What is trained: a model, its loss on the batch of each step, and its loss on everything.
 
-    A batch is a function of the task's seed and the step, not of the steps before it, so that several optimizers meet
-    the same gradient noise.
+    A batch is a function of the task's seed and the step, not of the steps before. So several optimizers get the
+    same gradient noise.
 
     Parameters
     ----------
     name : str
     model : torch.nn.Module
-        Its weights are where training starts; an optimizer moves them.
+        Its weights are the start of the training; an optimizer changes them.
     batch_loss : callable (model, step) → torch.Tensor, shape ()
-        Loss on the batch of the 0-based ``step``; of full-batch training, the full loss.
+        Loss on the batch of the 0-based ``step``; in full-batch training this is the full loss.
     full_loss : callable (model) → torch.Tensor, shape ()
         Loss on all the data, without noise.
     description : dict
-        What the task was made from, in values that JSON can hold.
+        The arguments of the task, in values that JSON can hold.
 
     Examples
     --------
@@ -57,11 +57,11 @@ class Task:
         return f"Task({self.name!r}, {n} weight{'s' * (n != 1)})"
 
     def loss(self, step: int) -> Tensor:
-        """The loss of the model as it stands on the batch of the 0-based ``step``, ready for ``backward``."""
+        """The loss on the batch of the 0-based ``step``, at the model's present weights, ready for ``backward``."""
         return self.batch_loss(self.model, step)
 
     def fresh(self) -> "Task":
-        """The same task with a model of its own, as this one stands now."""
+        """The same task with a copy of the model and its present weights."""
         return replace(self, model=deepcopy(self.model))
 
     @property
@@ -85,7 +85,7 @@ class Task:
             vector_to_parameters(self._vector("theta", theta), self.model.parameters())
 
     def gradient(self, theta: ArrayLike) -> NDArray[np.float64]:
-        """∇L(θ) of the full loss; the model's own weights stay where they are.
+        """∇L(θ) of the full loss; the model's own weights do not change.
 
         Parameters
         ----------
@@ -105,8 +105,8 @@ class Task:
     def hvp(self, theta: ArrayLike, vector: ArrayLike) -> NDArray[np.float64]:
         """∇²L(θ)·v of the full loss, the Hessian never formed.
 
-        ∇²L is symmetric, so that this is the gradient of v·∇L; torch's reverse mode does without the deprecated parts
-        that its forward mode loads.
+        ∇²L is symmetric, so this is the gradient of v·∇L. It is computed in torch's reverse mode, because the forward
+        mode loads deprecated modules.
 
         Parameters
         ----------
@@ -193,7 +193,7 @@ def check_placement(device: torch.device | str, dtype: torch.dtype) -> None:
     Raises
     ------
     InputError
-        With the value and what torch says about it.
+        With the value and torch's reason.
 
     Examples
     --------

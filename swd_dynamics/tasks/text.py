@@ -1,6 +1,6 @@
-"""A small transformer that predicts the next character of real text: what Python's ``help()`` says about its topics.
+"""A small transformer that predicts the next character of real text, that of Python's ``help()`` on its topics.
 
-The text is the standard library's ``pydoc_data.topics``; nothing is downloaded. It differs between versions of Python.
+The text is the standard library's ``pydoc_data.topics``, so nothing is downloaded. Versions of Python differ in it.
 """
 
 import platform
@@ -80,15 +80,16 @@ def character_transformer(
     Parameters
     ----------
     width, layers, heads : int
-        Numbers in each position's vector, blocks, and attention heads in each; ``heads`` divides ``width``.
+        The length of each position's vector, the number of blocks, and of attention heads in each; ``heads`` divides
+        ``width``.
     length : int
         Characters that a window predicts; it has one more.
     windows : int
-        ``full_loss`` is the mean over so many windows, always the same. They are taken at equal distances from those
-        that tile the training text; tile i predicts its characters i·length + 1 to (i + 1)·length, counted from 0. By
-        default they are every 25th tile or so. This loss has second derivatives.
+        The number of windows over which ``full_loss`` is the mean, always the same ones. They are tiles of the
+        training text at equal distances; tile i predicts the characters i·length + 1 to (i + 1)·length, counted from
+        0. By default about every 25th tile is taken. This loss has second derivatives.
     batch_size : int
-        Windows in a step, each from anywhere in the training text, drawn anew in every step. Where torch fuses
+        Windows in a step, each from anywhere in the training text, drawn in every step. Where torch fuses
         attention, as on a CPU, this loss has no second derivatives, except under
         ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
     seed : int
@@ -99,8 +100,8 @@ def character_transformer(
     Raises
     ------
     InputError
-        If a size is not a whole number ≥ 1, ``heads`` does not divide ``width``, the text has no window so long or not
-        so many, ``seed`` is not a whole number ≥ 0, or the device is not there.
+        If a size is not a whole number ≥ 1, ``heads`` does not divide ``width``, the text is too short for such
+        windows, ``seed`` is not a whole number ≥ 0, or the device is not there.
 
     Source: Radford et al. 2019, "Language models are unsupervised multitask learners" (GPT-2): the architecture, and
     the division by the root of the number of residual layers; the deviation is that of its code.
@@ -150,33 +151,6 @@ def character_transformer(
     return Task("transformer", model, batch_loss, full_loss, description)
 
 
-@torch.no_grad()
-def held_out_loss(task: Task) -> float:
-    """The loss of a transformer, as it stands, on the last tenth of the text, which no batch comes from.
-
-    It is the mean over as many windows as the full loss has, or all where there are fewer: at equal distances from
-    those that tile the held-out text.
-
-    Raises
-    ------
-    InputError
-        If the task is not one of :func:`character_transformer`.
-
-    Examples
-    --------
-    >>> from math import isclose, log
-    >>> task = character_transformer(width=4, layers=1, heads=2, length=4, dtype=torch.float64)
-    >>> task.set_theta(0 * task.theta)
-    >>> isclose(held_out_loss(task), log(task.description["vocabulary"]))
-    True
-    """
-    if task.description.get("task") != "transformer":
-        raise InputError(f"the task {task.name!r} has no held-out text: give one of character_transformer")
-    text, length = corpus().held_out, task.description["length"]
-    chosen = _spread(text, length, min(task.description["windows"], _tiles(text, length)))
-    return _loss(task.model, chosen.to(next(task.model.parameters()).device)).item()
-
-
 class Decoder(torch.nn.Module):
     """Codes, shape (…, length), to scores of the next character, shape (…, length, vocabulary).
 
@@ -187,7 +161,7 @@ class Decoder(torch.nn.Module):
         super().__init__()
         with torch.device("meta"):  # torch's own initial weights are not drawn
             self.token, self.position = Embedding(vocabulary, width), Embedding(length, width)
-            self.blocks = Sequential(*(Block(width, heads) for _ in range(layers)))
+            self.blocks = Sequential(*(DecoderBlock(width, heads) for _ in range(layers)))
             self.norm, self.head = LayerNorm(width), Linear(width, vocabulary)
         self.to(torch.float64).to_empty(device="cpu")
         self._draw(random)
@@ -210,10 +184,10 @@ class Decoder(torch.nn.Module):
 
 
 class Residual(Linear):
-    """A linear layer whose output is added to the residual stream, as two in each block are."""
+    """A linear layer whose output is added to the residual stream; each block has two."""
 
 
-class Block(torch.nn.Module):
+class DecoderBlock(torch.nn.Module):
     """x + attention(norm(x)) = y, then y + MLP(norm(y)); attention looks at no later position."""
 
     def __init__(self, width: int, heads: int):
@@ -237,12 +211,12 @@ def _check_heads(heads: int, width: int) -> None:
 
 
 def _tiles(text: Tensor, length: int) -> int:
-    """How many windows tile a text: each character but the first is predicted once, a rest left out."""
+    """The number of windows that tile a text: they predict each character once, except the first and a rest."""
     return (len(text) - 1) // length
 
 
 def _spread(text: Tensor, length: int, count: int) -> Tensor:
-    """So many of the windows that tile a text, at equal distances, shape (count, length + 1)."""
+    """Some of the windows that tile a text, at equal distances, shape (count, length + 1)."""
     return _windows(text, torch.arange(count) * _tiles(text, length) // count * length, length)
 
 

@@ -132,6 +132,7 @@ KNOWN: dict[str, Known] = {
     "torch.optim.adam.Adam": _ADAM,
     "torch.optim.adamw.AdamW": replace(_ADAM, is_decoupled=lambda group: True),
     # These publish their own R and η_eff.
+    "swd_dynamics.optim.sgdw.SGDW": Known(momenta=("momentum_buffer",), second_moments=()),
     "swd_dynamics.optim.sgds.SGDS": Known(momenta=("momentum_buffer",), second_moments=()),
     "swd_dynamics.optim.adams.AdamS": Known(momenta=("exp_avg",), divides=True),
     "swd_dynamics.optim.adais.AdaiS": Known(momenta=("exp_avg",)),

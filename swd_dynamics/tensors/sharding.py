@@ -1,4 +1,4 @@
-"""Parameters whose weights lie on several processes, as torch's ``fully_shard`` leaves them (DTensor)."""
+"""Parameters whose weights lie on several processes, as torch's ``fully_shard`` makes them (DTensors)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,25 +11,26 @@ WRITER = 0  # the rank that writes the run folder
 
 
 def is_sharded(tensor: Any) -> bool:
-    """Whether a tensor is a DTensor, even if all of it is here."""
+    """Whether a tensor is a DTensor, even if this process holds all of it."""
     return hasattr(tensor, "to_local")
 
 
 def local(tensor: Any) -> Tensor:
-    """The part of a tensor that this process holds: all of it, unless it is a DTensor; detached."""
-    detached = tensor.detach()
+    """The part of a tensor that this process holds, detached: all of it, unless it is a DTensor."""
+    detached = tensor.detach() if tensor.requires_grad else tensor  # an optimizer calls this in every step
     return detached.to_local() if is_sharded(detached) else detached
 
 
 def part(tensor: Tensor | None, parameter: Tensor) -> Tensor | None:
-    """Of a tensor that belongs to a parameter, what belongs to the weights here; None if it is laid out otherwise."""
+    """The part of a parameter's tensor that belongs to the weights here; None if it is sharded otherwise."""
     if not is_sharded(parameter) or tensor is None:
         return tensor
-    return local(tensor) if getattr(tensor, "placements", None) == parameter.placements else None  # pyright: ignore
+    same = getattr(tensor, "placements", None) == parameter.placements  # pyright: ignore
+    return local(tensor) if same else None
 
 
 def holders(parameter: Any) -> frozenset[int]:
-    """The ranks whose parts of a parameter add up to all of it, each weight once: of replicas the first.
+    """The ranks whose parts of a parameter add up to all of it, each weight once; of replicas, the first.
 
     Examples
     --------
@@ -45,6 +46,44 @@ def holders(parameter: Any) -> frozenset[int]:
 def shares(parameters: Sequence[Tensor], rank: int) -> np.ndarray:
     """Whether the sums over a rank's part of each parameter count, shape (parameters,)."""
     return np.array([rank in holders(parameter) for parameter in parameters], bool)
+
+
+def sum_over_shards(partial: list[Tensor], parameters: list[Sequence[Tensor]]) -> list[Tensor]:
+    """Sums over all weights of each parameter, from each process's sums over its own part of them.
+
+    Every process gets the same sums, and every process must call this with the same parameters.
+
+    Parameters
+    ----------
+    partial : list of Tensor, each of shape (parameters,)
+        This process's sums.
+    parameters : list of sequences of Tensor
+        The parameters of each entry of ``partial``. Those that are sharded alike share one ``all_reduce``;
+        plain tensors need none.
+
+    Examples
+    --------
+    >>> sum_over_shards([torch.tensor([1.0, 2.0])], [[torch.ones(1), torch.ones(2)]])
+    [tensor([1., 2.])]
+    """
+    alike: dict[Any, list[tuple[int, int]]] = {}
+    for i, sequence in enumerate(parameters):
+        for j, parameter in enumerate(sequence):
+            if is_sharded(parameter):
+                layout = parameter.device_mesh, parameter.placements  # pyright: ignore
+                alike.setdefault(layout, []).append((i, j))
+    if not alike:
+        return partial
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    sums = [list(vector.unbind()) for vector in partial]
+    for (mesh, placements), where in alike.items():
+        held = [Replicate() if placement.is_replicate() else Partial() for placement in placements]
+        here = torch.stack([sums[i][j] for i, j in where])
+        whole = DTensor.from_local(here, mesh, held, run_check=False).full_tensor()
+        for (i, j), value in zip(where, whole.unbind(), strict=True):
+            sums[i][j] = value
+    return [torch.stack(vector) for vector in sums]
 
 
 def world() -> tuple[int, int]:

@@ -9,7 +9,7 @@ from swd_dynamics import studies
 from swd_dynamics.errors import InputError
 from swd_dynamics.studies import Findings, Setting, Study
 from swd_dynamics.studies import reproduce as module
-from swd_dynamics.studies.reproduce import departures, read_ledger, reproduce
+from swd_dynamics.studies.reproduce import changed_statuses, read_ledger, reproduce
 from swd_dynamics.tables import UnknownName
 from swd_dynamics.verdict import judge
 
@@ -54,7 +54,7 @@ def test_all_is_written(two_studies, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "first.png", "first.svg", "second.png", "second.svg", "verdicts.json", "README.md"
     }  # fmt: skip
-    assert result.departures == []
+    assert result.changed == []
     assert read_ledger(tmp_path / "out" / "verdicts.json") == {
         "first": {"one": "confirmed"},
         "second": {"one": "refuted"},
@@ -93,13 +93,13 @@ def test_a_page_of_someone_else_is_not_lost(two_studies, tmp_path):
 def test_a_changed_status_is_a_departure(two_studies, tmp_path, measured, status):
     """Assert that a verdict that is not what is committed is named, with both statuses."""
     two_studies["first"] = study("first", measured)
-    assert quietly(["first"], tmp_path).departures == [f"first: 'one' is {status}, committed as confirmed"]
+    assert quietly(["first"], tmp_path).changed == [f"first: 'one' is {status}, committed as confirmed"]
 
 
 def test_a_new_verdict_is_a_departure():
     """Assert that a verdict that the committed ledger lacks is named."""
     verdicts = study("first").measure(Setting()).verdicts
-    assert departures("first", verdicts, {"first": {}}) == ["first: 'one' is confirmed, committed as nothing"]
+    assert changed_statuses("first", verdicts, {"first": {}}) == ["first: 'one' is confirmed, committed as nothing"]
 
 
 def test_interrupted_work_keeps_what_is_done(two_studies, tmp_path):
@@ -123,7 +123,7 @@ def test_bad_input(two_studies, tmp_path):
     with pytest.raises(InputError, match="nothing can be written to"):
         quietly([], tmp_path / "file")
     (tmp_path / "broken.json").write_text("[1]")
-    with pytest.raises(InputError, match="is no ledger of verdicts"):
+    with pytest.raises(InputError, match="is not a ledger of verdicts"):
         read_ledger(tmp_path / "broken.json")
 
 

@@ -1,7 +1,6 @@
 """The character transformer: its text and windows, its formula, its start, its derivatives and its errors."""
 
 import math
-from dataclasses import replace
 from functools import partial
 from pydoc_data.topics import topics
 
@@ -12,8 +11,8 @@ from scipy.special import erf, log_softmax, softmax
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.tasks import character_transformer, quadratic
-from swd_dynamics.tasks.text import corpus, held_out_loss
+from swd_dynamics.tasks import character_transformer
+from swd_dynamics.tasks.text import corpus
 
 # Round-off of a float64 computation of a few hundred operations on numbers of the order of 1.
 ROUND_OFF = 1e-12
@@ -45,6 +44,16 @@ class Unigram(torch.nn.Module):
 
 def characters(codes):
     return ["".join(ALPHABET[code] for code in row.tolist()) for row in codes]
+
+
+@torch.no_grad()
+def held_out_loss(task):
+    """The mean loss over windows of the last tenth of the text, which no batch comes from."""
+    text, length = corpus().held_out, task.description["length"]
+    characters_read = length * task.description["windows"]
+    inputs = text[:characters_read].view(-1, length)
+    scores = task.model(inputs).flatten(0, 1)
+    return torch.nn.functional.cross_entropy(scores, text[1 : characters_read + 1]).item()
 
 
 def test_the_corpus_is_the_whole_text():
@@ -91,20 +100,6 @@ def test_full_loss_is_that_of_the_windows_it_says(windows):
     next_ones = "".join(TEXT[start + 1 : start + length + 1] for start in starts)
     expected = -log_softmax(model.scores.detach().numpy())[[ALPHABET.index(letter) for letter in next_ones]].mean()
     assert loss == pytest.approx(expected, rel=ROUND_OFF)
-
-
-@pytest.mark.parametrize(("length", "windows"), [(500, 10), (5000, 9)])
-def test_held_out_loss_is_that_of_the_last_tenth(length, windows):
-    """Assert that the held-out loss is over windows of the last tenth, of which there may be fewer; without a trace."""
-    model = Unigram()
-    loss = held_out_loss(replace(tiny(length=length), model=model))
-    held_out = TEXT[TRAINING:]
-    starts = [i * ((len(held_out) - 1) // length) // windows * length for i in range(windows)]
-    assert characters(model.seen) == [held_out[start : start + length] for start in starts]
-    next_ones = "".join(held_out[start + 1 : start + length + 1] for start in starts)
-    expected = -log_softmax(model.scores.detach().numpy())[[ALPHABET.index(letter) for letter in next_ones]].mean()
-    assert loss == pytest.approx(expected, rel=ROUND_OFF)
-    assert model.scores.grad is None
 
 
 def normalised(x, gain, shift):
@@ -240,9 +235,3 @@ def test_errors_are_clear(wrong, message):
     """Assert that what cannot be used is refused with its value and what is allowed."""
     with pytest.raises(InputError, match=message):
         tiny(**wrong)
-
-
-def test_only_a_transformer_has_a_held_out_text():
-    """Assert that the held-out loss of another task is refused."""
-    with pytest.raises(InputError, match="the task 'quadratic' has no held-out text"):
-        held_out_loss(quadratic((1, 2)))
