@@ -10,6 +10,8 @@ from swd_dynamics.tasks.digits import digits, held_out
 # Means and deviations of a thousand numbers, put back to 0 and 1.
 ROUND_OFF = 1e-12
 
+pytestmark = pytest.mark.slow  # the study is measured in its quick form
+
 
 @pytest.fixture(scope="module")
 def findings():

@@ -11,6 +11,8 @@ from swd_dynamics.studies.fixed_points import decay_coefficient, full_batch_rest
 # ε of Adam is the width over which a sign step changes sign; a weight on that edge lies within a few ε of its θ*.
 EDGE = 1e-6
 
+pytestmark = pytest.mark.slow  # the study is measured in its quick form
+
 
 @pytest.fixture(scope="module")
 def findings():

@@ -9,6 +9,8 @@ from tolerances import RADICALS
 from swd_dynamics.studies import Setting, load
 from swd_dynamics.studies.stability import DIRECTIONS, SGD_FAMILY, Method, crossing, growth_factor, limit
 
+pytestmark = pytest.mark.slow  # the study is measured in its quick form
+
 
 @pytest.fixture(scope="module")
 def findings():
