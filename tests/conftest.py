@@ -1,8 +1,28 @@
-"""For all tests: one thread for torch, whose tasks here are so small that a second one waits more than it works."""
+"""For all tests: one thread in each process, and in each process that a test starts.
 
+The tasks of the tests are so small that a second thread waits more than it works, and the tests themselves run in
+several processes, one for each core.
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # torch's and numpy's libraries read this when they are imported
+
+import hypothesis
 import pytest
 import torch
 from small_network import Network
+
+# An example may take any time: on a shared machine a slow one says nothing of the code.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Benchmarks run in one process, since they would slow one another."""
+    if config.option.benchmark_only:
+        config.option.numprocesses = 0
 
 
 @pytest.fixture(scope="session", autouse=True)

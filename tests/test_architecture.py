@@ -1,21 +1,45 @@
-"""The house: floors, light imports, and every figure with its study."""
+"""The house: floors without circles, light imports, rooms and files of a bounded size, every figure with its study."""
 
+import ast
 import doctest
 import json
 import subprocess
 import sys
 import tomllib
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
+import numpy as np
 import pytest
 
 import swd_dynamics
 from swd_dynamics import studies
 from swd_dynamics.optim import OPTIMIZERS
-from swd_dynamics.rules import CATALOG
+from swd_dynamics.plots import style
+from swd_dynamics.recording.writer import RunFolder
+from swd_dynamics.rules import CATALOG, DECAYS
 
 ROOT = Path(__file__).parents[1]
-PYTHON_FILES = sorted((ROOT / "swd_dynamics").rglob("*.py"))
+PACKAGE = ROOT / "swd_dynamics"
+PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
+LARGEST_ROOM = 1 / 5  # of all lines of code: at twice that much a room would hold more things than its name says
+
+
+# Names of public functions and classes that several modules define, because each is one thing to its reader.
+SHARED_NAMES = {
+    *("measure", "draw"),  # of every study
+    *("clip", "decayed", "maximum", "mean"),  # of arithmetic, and their symbolic forms
+    "descend",  # the step of each optimizer
+    "phase_plane",  # computed in planes, drawn in plots
+}
+# Names that have several meanings today: each is to be given a second name.
+AMBIGUOUS_NAMES = {
+    *("Block", "Course", "Entry", "Response", "Seen"),
+    *("arguments", "decay_rate", "departures", "exact", "gradient_stream", "local", "long_run"),
+    *("mean_second_moment", "rule", "run", "translated", "verdicts"),
+}
 
 
 def run(code: str) -> str:
@@ -29,8 +53,39 @@ def test_floors():
     from importlinter.configuration import configure
 
     configure()
-    assert len(read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"]) >= 6
+    assert len(read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"]) >= 8
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), cache_dir=None)
+
+
+def circle_of(package: str) -> list[str]:
+    """The modules of one circle of imports, those inside functions included; empty where there is none."""
+    graph = grimp.build_graph(package, exclude_type_checking_imports=True, cache_dir=None)
+    imported = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    try:
+        TopologicalSorter(imported).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_circle_of_imports():
+    """Assert that no module of the package imports another that imports it, by whatever way, even when it is called."""
+    assert circle_of("swd_dynamics") == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "is_circle"),
+    [("def called():", True), ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:", False)],
+)
+def test_a_circle_would_be_found(condition, is_circle, tmp_path, monkeypatch):
+    """Assert that a circle that a function closes is found, and that an import for type checkers alone closes none."""
+    package = tmp_path / f"circular_{is_circle}"
+    package.mkdir()
+    package.joinpath("__init__.py").touch()
+    package.joinpath("first.py").write_text(f"from {package.name} import second\n")
+    package.joinpath("second.py").write_text(f"{condition}\n    from {package.name} import first\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert (set(circle_of(package.name)) == {f"{package.name}.first", f"{package.name}.second"}) == is_circle
 
 
 @pytest.mark.parametrize("module", ["swd_dynamics", "swd_dynamics.cli", "swd_dynamics.__main__"])
@@ -39,6 +94,17 @@ def test_import_is_light(module):
     heavy = {"torch", "sympy", "matplotlib", "scipy", "numpy", "xarray", "sklearn"}
     loaded = run(f"import {module}, sys; print(*sys.modules)").split()
     assert heavy.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("command", ["show RUN", "plot RUN --quantity loss", "export RUN --to RUN.csv"])
+def test_recordings_are_read_without_torch(command, tmp_path):
+    """Assert that a recording is shown, plotted and exported in a process that does not import torch."""
+    folder = tmp_path / "run"
+    with RunFolder.create(folder, {"loss": (("step",), "float64", "training loss")}, {}) as recording:
+        recording.append({"step": np.array([1, 2]), "loss": np.array([2.0, 1.0])})
+    arguments = [word.replace("RUN", str(folder)) for word in command.split()]
+    said = run(f"import sys; from swd_dynamics.__main__ import main; print(main({arguments}), 'torch' in sys.modules)")
+    assert said.splitlines()[-1] == "0 False"
 
 
 @pytest.mark.parametrize("name", swd_dynamics.__all__)
@@ -75,6 +141,11 @@ def test_every_real_optimizer_has_its_rule():
     assert set(OPTIMIZERS) <= set(CATALOG)
 
 
+def test_every_decay_mode_has_its_style():
+    """Assert that each decay mode, and nothing else, has a colour, a marker and a label."""
+    assert set(style.COLOURS) == set(style.MARKERS) == set(style.LABELS) == set(DECAYS)
+
+
 def test_every_figure_has_its_study():
     """Assert that figures/ holds a PNG and an SVG of every study, and of nothing else."""
     drawn = {path.name for path in (ROOT / "figures").glob("*.[ps][nv]g")}
@@ -96,6 +167,34 @@ def test_files_stay_small(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 400
     assert text.startswith('"""')
+
+
+def test_one_name_one_thing():
+    """Assert that no public function or class has the name of another one; commands are named like what they call."""
+    homes = Counter(
+        node.name
+        for path in PYTHON_FILES
+        if path.parent.name != "cli"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name for name, count in homes.items() if count > 1} <= SHARED_NAMES | AMBIGUOUS_NAMES
+
+
+def lines_of_code(path: Path) -> int:
+    """The lines on which code begins; a docstring counts as one line, a comment or an empty line as none."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return len({node.lineno for node in nodes if isinstance(node, ast.stmt | ast.expr)})
+
+
+def test_no_room_is_too_large():
+    """Assert that no room of the package holds more than a fifth of its lines of code."""
+    sizes = Counter()
+    for path in PYTHON_FILES:
+        room, *rest = path.relative_to(PACKAGE).parts
+        sizes[room if rest else "ground"] += lines_of_code(path)
+    shares = {room: size / sizes.total() for room, size in sizes.items()}
+    assert {room: share for room, share in shares.items() if share > LARGEST_ROOM} == {}
 
 
 def test_everything_needed_is_declared():

@@ -241,6 +241,7 @@ def heard_sigint():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heard_sigint")
 def test_ctrl_c_closes_the_run(tmp_path):
     """Assert that a run stopped by Ctrl-C has its rows, says that it was interrupted, and exits as shells expect."""
@@ -268,6 +269,7 @@ def test_as_a_program():
     assert failed.returncode == 2 and "Traceback" not in failed.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_may_stop_reading():
     """Assert that output into a pipe that is closed, as by head, ends without a traceback."""
     command = [sys.executable, "-m", "swd_dynamics", "studies"]

@@ -38,6 +38,7 @@ def test_all_are_there():
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
 
 
+@pytest.mark.slow
 @notebooks
 def test_it_runs_and_is_committed_as_it_runs(script):
     """Assert that all cells and all solutions run, and that the committed notebook has these cells and outputs."""

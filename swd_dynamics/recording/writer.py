@@ -1,8 +1,9 @@
 """The writer of a run folder: what a run did, on disk while it goes on, whole after a kill at any moment.
 
-Nothing here knows torch or an optimizer. zarr reads the chunks but does not write them: it would write every unfinished
-chunk anew. Here rows are put behind the acknowledged ones in the same file, which costs a twentieth, and leaves what is
-acknowledged untouched whatever happens.
+Nothing here knows torch or an optimizer. zarr reads the chunks but does not write them, because it writes a chunk that
+is not full again as a whole. Here rows are written after the acknowledged ones in the same file, so that the
+acknowledged ones are not touched, whatever happens. Compared with zarr's own append that takes a thirtieth of the time
+for blocks of 10 rows, and a seventh for blocks of 1000 (tests/benchmarks/test_run_folder.py).
 """
 
 import os

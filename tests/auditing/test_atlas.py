@@ -36,6 +36,7 @@ def torch_atlas():
     return atlas("torch.optim")
 
 
+@pytest.mark.slow
 def test_kinds_of_torch(torch_atlas):
     """Assert that each of torch's optimizers, with its default arguments, is of the kind its documentation says."""
     newer = set(optimizers_of("torch.optim")) - set().union(*TORCH.values())
@@ -45,6 +46,7 @@ def test_kinds_of_torch(torch_atlas):
     assert "closure" in reasons["LBFGS"] and "dense gradients" in reasons["SparseAdam"]
 
 
+@pytest.mark.slow
 def test_files_hold_everything(torch_atlas, tmp_path):
     """Assert that CSV and JSON have a line for every optimizer, with the versions, and no NaN."""
     table, full = torch_atlas.write(tmp_path / "new")
@@ -57,6 +59,7 @@ def test_files_hold_everything(torch_atlas, tmp_path):
     assert (adamw["kind"], adamw["R, settled"], adamw["R, lr / 2"]) == ("decoupled", "0.001", "0.0005")
 
 
+@pytest.mark.slow
 def test_figure_names_everyone(torch_atlas):
     """Assert that every optimizer has its line in the figure, and every kind that occurs its heading."""
     figure = draw_atlas(torch_atlas.entries, torch_atlas.title, torch_atlas.nominal)
@@ -66,6 +69,7 @@ def test_figure_names_everyone(torch_atlas):
     assert {"L2", "decoupled", "no decay", "not audited"} <= texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "limit", "kind", "reason"),
     [
@@ -157,6 +161,7 @@ print(entry.name, entry.kind, entry.reason)
 """
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_guard(tmp_path):
     """Assert that a script without a guard is run once; and a package beside it is found in every process."""
     (tmp_path / "little_here.py").write_text(LITTLE)

@@ -120,6 +120,7 @@ def test_random_numbers_are_the_same_in_every_run():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_matrices_where_nothing_else_will_do():
     """Assert that an optimizer of matrices is given matrices alone, and any other a vector too."""
     assert measure_response(partial(torch.optim.Muon, **ARGUMENTS)).shapes == SHAPES[1]

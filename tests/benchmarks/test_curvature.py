@@ -1,7 +1,7 @@
-"""The curvature along a training run, side by side with curvlinops: scipy's eigsh on its HessianLinearOperator.
+"""The curvature along a training run: our solver and our Hessian product, each compared with another one.
 
-Run with ``python -m pytest tests/benchmarks/test_curvature.py --benchmark-only -s`` where curvlinops-for-pytorch is
-installed; without it, these are skipped.
+The solver is compared with scipy's eigsh (ARPACK) on our own product. Product and solver together are compared with
+eigsh on the HessianLinearOperator of curvlinops-for-pytorch; where that is not installed, its test is skipped.
 """
 
 import time
@@ -9,18 +9,17 @@ import time
 import numpy as np
 import pytest
 import torch
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from swd_dynamics.tasks import tanh_network
 from swd_dynamics.tasks.digits import digits
+from swd_dynamics.tensors import curvature
 from swd_dynamics.tensors.curvature import Curvature
 
 K = 3
 TOLERANCE = 1e-4  # ‖Hv − λv‖ relative to λ, ARPACK's criterion
 STRICTER = 0.6  # ours is relative to λ₁: so much smaller a tolerance asks for at least as much, while λ₃ > 0.6·λ₁
-AGREE = (
-    1e-5  # of the eigenvalues, relative to λ₁: tolerance² over the relative gap, 1e-3 at the narrowest, and 1e-6 seen
-)
+AGREE = 1e-5  # of eigenvalues relative to λ₁: tolerance² over the relative gap, 1e-3 at the narrowest; 1e-6 was seen
 POINTS, EVERY = 10, 10  # the points along the run, and the steps of SGD between them
 FASTER = {"float32": 5, "float64": 4}  # 5.1–6.6 and 4.5–6.6 were seen: arithmetic weighs more in ours
 ROUNDS = 3  # the shortest counts, since others may use the machine
@@ -42,63 +41,134 @@ def run(dtype):
 
 
 def ours(task, weights):
-    """λ₁ … λ₃ at every point, the solver started from the point before."""
-    curvature = Curvature(lambda: task.loss(0), task.model.parameters(), K, tolerance=STRICTER * TOLERANCE)
-    rows = []
+    """λ₁ … λ₃ at every point and the number of products, the solver started from the point before."""
+    solver = Curvature(lambda: task.loss(0), task.model.parameters(), K, tolerance=STRICTER * TOLERANCE)
+    rows, products = [], 0
     for theta in weights:
         task.set_theta(theta)
-        rows.append(curvature.eigenvalues().numpy())
-    return np.array(rows)
+        found = solver.spectrum()
+        rows.append(found.values.numpy())
+        products += found.products
+        assert found.converged.all()
+    return np.array(rows), products
 
 
-def theirs(task, weights):
-    """The same by eigsh on curvlinops' operator, which is made anew at each point, as its documentation shows."""
-    operators = pytest.importorskip("curvlinops")
-    first = next(task.model.parameters())
+def eigsh_along(operator, warm=False):
+    """The same by eigsh on an operator that is made at each point; warm: from the eigenvectors of the point before."""
+
+    def solve(task, weights):
+        rows, products, start = [], 0, None
+        for theta in weights:
+            task.set_theta(theta)
+            hessian = Counted(operator(task))
+            if start is None:
+                start = np.random.default_rng(0).standard_normal(hessian.shape[0]).astype(hessian.dtype)
+            values, vectors = eigsh(hessian, K, which="LA", tol=TOLERANCE, v0=start)
+            start = vectors.sum(axis=1) if warm else start
+            rows.append(np.sort(values)[::-1])
+            products += hessian.products
+        return np.array(rows), products
+
+    return solve
+
+
+class Counted(LinearOperator):
+    """A scipy operator that counts its products."""
+
+    def __init__(self, operator):
+        super().__init__(operator.dtype, operator.shape)
+        self.operator = operator
+        self.products = 0
+
+    def _matvec(self, vector):
+        self.products += 1
+        return self.operator.matvec(vector)
+
+
+def our_operator(task):
+    """Our own product, as scipy takes it."""
+    parameters = list(task.model.parameters())
+    product = curvature._hessian_product(lambda: task.loss(0), parameters, 1.0)
+    weights, dtype = len(task.theta), numpy_dtype(task)
+    return LinearOperator((weights, weights), lambda vector: product(torch.from_numpy(vector)).numpy(), dtype=dtype)
+
+
+def their_operator(task):
+    """curvlinops' operator, made as its documentation shows."""
+    dtype = next(task.model.parameters()).dtype
     images, labels = digits(500)
-    data = [(torch.tensor(images, dtype=first.dtype), torch.tensor(labels))]
-    parameters, rows = list(task.model.parameters()), []
-    for theta in weights:
-        task.set_theta(theta)
-        hessian = operators.HessianLinearOperator(
-            task.model, torch.nn.CrossEntropyLoss(), parameters, data, check_deterministic=False
-        ).to_scipy(np.dtype(str(first.dtype).removeprefix("torch.")))
-        start = np.random.default_rng(0).standard_normal(hessian.shape[0]).astype(hessian.dtype)
-        found = eigsh(hessian, K, which="LA", tol=TOLERANCE, v0=start, return_eigenvectors=False)
-        rows.append(np.sort(found)[::-1])
-    return np.array(rows)
+    data = [(torch.tensor(images, dtype=dtype), torch.tensor(labels))]
+    return (
+        pytest.importorskip("curvlinops")
+        .HessianLinearOperator(
+            task.model, torch.nn.CrossEntropyLoss(), list(task.model.parameters()), data, check_deterministic=False
+        )
+        .to_scipy(numpy_dtype(task))
+    )
 
 
-def timed(solve, task, weights):
-    """What a solver finds, and the shortest CPU time that it takes on one thread, after a first call that warms up."""
-    solve(task, weights[:1])
+def numpy_dtype(task):
+    return np.dtype(str(next(task.model.parameters()).dtype).removeprefix("torch."))
+
+
+def shortest(call):
+    """The shortest CPU time that a call takes, after a first one that warms up."""
     seconds = []
+    call()
     for _ in range(ROUNDS):
         begin = time.process_time()
-        found = solve(task, weights)
+        call()
         seconds.append(time.process_time() - begin)
-    return found, min(seconds)
+    return min(seconds)
+
+
+def report(title, solvers, task, weights):
+    """Print what each solver takes at a point of the run; what each finds, its products, and its CPU time."""
+    found = {
+        name: (*solve(task, weights), shortest(lambda s=solve: s(task, weights))) for name, solve in solvers.items()
+    }
+    print(f"\n{title}, at each of {POINTS} points")
+    for name, (_, products, seconds) in found.items():
+        print(f"{name:28} {1e3 * seconds / POINTS:7.1f} ms {products / POINTS:7.1f} products")
+    return found
+
+
+def assert_same(found, expected):
+    """Assert that two solvers find the same eigenvalues, where λ₃ is large enough for their tolerances to be alike."""
+    assert (expected[:, -1] > STRICTER * expected[:, 0]).all()
+    np.testing.assert_allclose(found / found[:, :1], expected / found[:, :1], rtol=0, atol=AGREE)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_curvature_along_a_run(benchmark, dtype):
-    """Assert that the eigenvalues are found at each point of a run, and time them all."""
+def test_solver_apart_from_the_product(benchmark, capsys, dtype):
+    """Assert that on the same product our solver finds what eigsh finds, with fewer products, and print the times."""
     torch.set_num_threads(1)
-    assert np.isfinite(benchmark(ours, *run(DTYPES[dtype]))).all()
+    task, weights = run(DTYPES[dtype])
+    solvers = {
+        "ours": ours,
+        "eigsh, our product": eigsh_along(our_operator),
+        "eigsh, our product, warm": eigsh_along(our_operator, warm=True),
+    }
+    with capsys.disabled():
+        found = benchmark.pedantic(report, (dtype, solvers, task, weights), rounds=1)
+        hessian, vector = our_operator(task), np.ones(len(task.theta), numpy_dtype(task))
+        print(f"{'making the graph':28} {1e3 * shortest(lambda: our_operator(task)):7.1f} ms")
+        print(f"{'a product':28} {1e3 * shortest(lambda: hessian.matvec(vector)):7.1f} ms")
+    values, products, _ = found["ours"]
+    for name in list(solvers)[1:]:
+        assert_same(values, found[name][0])
+        assert products < found[name][1]
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # curvlinops' forward mode
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_faster_than_curvlinops(benchmark, dtype):
+def test_faster_than_curvlinops(benchmark, capsys, dtype):
     """Assert that along a run we find what curvlinops finds, several times as fast."""
     pytest.importorskip("curvlinops")
     torch.set_num_threads(1)
-    task, weights = run(DTYPES[dtype])
-    found, our_time = timed(ours, task, weights)
-    expected, their_time = timed(theirs, task, weights)
-    benchmark.pedantic(ours, (task, weights))
-    each = [f"{1e3 * seconds / POINTS:.0f} ms" for seconds in (our_time, their_time)]
-    print(f"\n{dtype}, each point: ours {each[0]}, curvlinops {each[1]}, ratio {their_time / our_time:.1f}")
-    assert (expected[:, -1] > STRICTER * expected[:, 0]).all()
-    np.testing.assert_allclose(found / found[:, :1], expected / found[:, :1], rtol=0, atol=AGREE)
+    solvers = {"ours": ours, "eigsh, curvlinops' product": eigsh_along(their_operator)}
+    with capsys.disabled():
+        found = benchmark.pedantic(report, (dtype, solvers, *run(DTYPES[dtype])), rounds=1)
+    (values, _, our_time), (expected, _, their_time) = found.values()
+    assert_same(values, expected)
     assert their_time > FASTER[dtype] * our_time

@@ -1,7 +1,4 @@
-"""How long derivations take: the promise is 2 s for any one and 20 s for the whole catalogue, on two cores.
-
-Run with ``python -m pytest tests/benchmarks --benchmark-only``.
-"""
+"""How long derivations take: the promise is 2 s for any one and 20 s for the whole catalogue, on two cores."""
 
 import pytest
 from aggregated_momentum import AggregatedMomentum

@@ -1,15 +1,11 @@
-"""What stable decay costs: SGDS and AdamS beside torch's SGD and AdamW, in turns, so that a noisy machine is fair.
-
-Run with ``python -m pytest tests/benchmarks/test_optimizers.py --benchmark-only``; the table is printed. The peer needs
-``pip install -c .ci/constraints.txt ".[test,peers]"``.
-"""
+"""What a step with stable decay costs: SGDS, AdamS and AdaiS compared with torch's SGD and AdamW, in turns."""
 
 import statistics
-import time
 from functools import partial
 
 import pytest
 import torch
+from benchmarks.turns import ratio, times_in_turns
 
 from swd_dynamics.optim import SGDS, AdaiS, AdamS
 
@@ -75,20 +71,6 @@ def contestants(tensors):
     return {name: make(tensors).step for name, make in makers.items()}
 
 
-def times_in_turns(steps):
-    """Seconds of each, one of each in every round: lists of the same length."""
-    taken = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-        step()
-    for _ in range(ROUNDS):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            taken[name].append(time.perf_counter() - start)
-    return taken
-
-
 def table(weights, taken):
     """Median time, its ratio to torch's own fused step in the same round, and the memory traffic that makes."""
     yield f"{weights / 1e6:.1f} M weights in 124 tensors, float32, {torch.get_num_threads()} threads, {ROUNDS} rounds"
@@ -96,9 +78,9 @@ def table(weights, taken):
     for (name, kernel), seconds in taken.items():
         own = {"SGD": "SGD", "SGDS": "SGD", "copy": "copy"}.get(name, "AdamW")
         reference = taken[own, "fused" if own != "copy" else ""]
-        ratio = statistics.median(mine / theirs for mine, theirs in zip(seconds, reference, strict=True))
+        times = ratio(seconds, reference)
         median = statistics.median(seconds)
-        yield f"{name:14} {kernel:18} {median * 1e3:8.2f} {ratio:7.2f} {PASSES[name] * 4 * weights / median / 1e9:6.1f}"
+        yield f"{name:14} {kernel:18} {median * 1e3:8.2f} {times:7.2f} {PASSES[name] * 4 * weights / median / 1e9:6.1f}"
 
 
 @pytest.mark.parametrize("width", [224, 640], ids=["6M", "50M"])
@@ -111,7 +93,7 @@ def test_one_step(benchmark, capsys, width):
         tensor.grad = torch.randn_like(tensor)
     source, target = torch.randn(weights), torch.empty(weights)
     steps = {("copy", ""): lambda: target.copy_(source)} | contestants(tensors)
-    taken = benchmark.pedantic(times_in_turns, args=(steps,), rounds=1)
+    taken = benchmark.pedantic(times_in_turns, args=(steps, ROUNDS), rounds=1)
     with capsys.disabled():
         print("", *table(weights, taken), sep="\n")
     torch.set_num_threads(1)

@@ -1,18 +1,17 @@
-"""What the probe costs: the same training loop bare and recorded, in turns, so that a noisy machine is fair.
+"""What the probe costs: the same training loop bare and recorded, in turns.
 
-Run with ``python -m pytest tests/benchmarks/test_probe.py --benchmark-only``; the tables are printed. Every number is
-the median over rounds of the ratio to the bare loop in the same round; "bare again" says how far to trust it. Beside
-the probe stand a naive hook and, where it is installed, Cockpit's economy set.
+Every number is the median over rounds of the ratio to the bare loop in the same round; "bare again" says how far to
+trust it. The probe is also compared with a naive hook and, where it is installed, with Cockpit's economy set.
 """
 
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 
 import pytest
 import torch
+from benchmarks.turns import WARM_UPS, ratio, times_in_turns
 from torch import nn
 
 from swd_dynamics.probe import Probe
@@ -136,31 +135,13 @@ def observers(folder):
     return made
 
 
-def times_in_turns(trainers, rounds):
-    """Seconds of each, one of each in every round: lists of the same length."""
-    taken = {name: [] for name in trainers}
-    for train in trainers.values():
-        train()
-    for _ in range(rounds):
-        for name, train in trainers.items():
-            start = time.perf_counter()
-            train()
-            taken[name].append(time.perf_counter() - start)
-    return taken
-
-
-def ratios(taken):
-    """The median ratio of each to bare, and the ratio of the whole times."""
-    bare = taken["bare"]
-    for name, seconds in taken.items():
-        yield name, statistics.median(a / b for a, b in zip(seconds, bare, strict=True)), sum(seconds) / sum(bare)
-
-
 def table(capsys, title, taken, steps):
-    """Print what each costs."""
+    """Print what each costs: the median ratio to the bare loop in the same round, and the ratio of the whole times."""
+    bare = taken["bare"]
     with capsys.disabled():
-        print(f"\n{title}; a bare step takes {statistics.median(taken['bare']) / steps * 1e3:.2f} ms")
-        print(*(f"{key:18} median {middle:6.2f}  whole {whole:6.2f}" for key, middle, whole in ratios(taken)), sep="\n")
+        print(f"\n{title}; a bare step takes {statistics.median(bare) / steps * 1e3:.2f} ms")
+        for name, seconds in taken.items():
+            print(f"{name:18} median {ratio(seconds, bare):6.2f}  whole {sum(seconds) / sum(bare):6.2f}")
 
 
 SIZES = {"tiny": (tiny, 100, 40, 1), "conv": (convolutional, 4, 40, 2), "transformer": (transformer, 1, 25, 2)}
@@ -176,7 +157,7 @@ def test_overhead(benchmark, capsys, tmp_path, name):
         times_in_turns, args=({key: train for key, (train, _) in made.items()}, rounds), rounds=1
     )
     probe = made["default"][1]
-    assert probe.dataset().sizes["step"] == (rounds + 1) * steps
+    assert probe.dataset().sizes["step"] == (rounds + WARM_UPS) * steps
     for _, watching in made.values():
         if hasattr(watching, "detach"):
             watching.detach()

@@ -1,7 +1,4 @@
-"""What recording costs: the same training loop bare, with scalars, and with every weight, side by side.
-
-Run with ``python -m pytest tests/benchmarks --benchmark-only``.
-"""
+"""What recording in memory costs: the same training loop bare, with scalars, and with every weight."""
 
 import pytest
 import torch

@@ -15,10 +15,13 @@ SUMMED_IN_HALVES = 1e-13
 # A v̄ that is wrong by a tenth moves the weights by more than this within the steps.
 WRONG_MEAN = 1e-3
 
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="torch is built without distributed, or without gloo",
-)
+pytestmark = [
+    pytest.mark.slow,  # two processes start and train
+    pytest.mark.skipif(
+        not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+        reason="torch is built without distributed, or without gloo",
+    ),
+]
 
 
 def named(cases):

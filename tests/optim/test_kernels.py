@@ -138,6 +138,7 @@ def test_no_step_on_an_accelerator_reads_a_value(name, dtype):
             tensors[0].detach().sum().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_compiled_step(name):
     """Assert that a compiled step is the step, also taken over in mid-run, with a changed learning rate, and back."""

@@ -79,6 +79,7 @@ def test_sums_of_squares_of_any_layout(dtype):
         assert sums_of_squares([laid_out]).item() == pytest.approx(exact, rel=FLOAT32_SUM)
 
 
+@pytest.mark.slow
 def test_a_million_steps():
     """Assert that v̄ is right after a million steps with |g| = 1; a bfloat16 v is 20 % off after two thousand."""
     theta = torch.zeros(1, dtype=torch.bfloat16, requires_grad=True)

@@ -17,7 +17,10 @@ from swd_dynamics.probe.callbacks import lightning_callback, trainer_callback
 from swd_dynamics.recording import open_recording
 
 # What the frameworks warn of is theirs to mend; a warning of ours is an error here as everywhere.
-pytestmark = pytest.mark.filterwarnings(r"default:::(lightning|transformers|accelerate)\b")
+pytestmark = [
+    pytest.mark.filterwarnings(r"default:::(lightning|transformers|accelerate)\b"),
+    pytest.mark.slow,  # Lightning and transformers train, which begins with seconds of imports
+]
 
 BATCHES, BATCH = 5, 4  # in an epoch; samples in a batch
 ROUNDED = 1e-12  # float64, ten steps: gradients of two losses added up, or the gradient of their mean

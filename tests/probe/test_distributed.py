@@ -36,6 +36,8 @@ from probe.distributed_probe_worker import (
 )
 from two_processes import seen_by_each
 
+pytestmark = pytest.mark.slow  # two processes start and train
+
 # 12 float64 steps of weights of order 1 whose gradients are summed in halves, an eps or two in each step; the sparsity,
 # cosines and angles made of them lose a digit or two.
 SUMMED_IN_HALVES = 1e-12

@@ -156,6 +156,7 @@ def test_tiny_angles(tmp_path, size):
     assert probe.dataset().rotation.item() == pytest.approx(math.atan(size), rel=SAME)
 
 
+@pytest.mark.slow
 def test_long_tensors_in_float32(tmp_path):
     """Assert that sums over a million float32 weights are right to a few digits of theirs."""
     generator = torch.Generator().manual_seed(0)

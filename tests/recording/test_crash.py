@@ -18,6 +18,8 @@ from swd_dynamics.recording.format import read_committed
 from swd_dynamics.recording.reader import open_recording
 from swd_dynamics.recording.snapshots import load_snapshot, snapshots
 
+pytestmark = pytest.mark.slow  # each writer starts a Python that imports
+
 KILLS, TRAININGS_KILLED = 100, 50
 PARTS = 8
 LONGEST = 0.06  # seconds until a writer is killed: about twice what it needs to take up the run, many appends

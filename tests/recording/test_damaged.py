@@ -330,6 +330,7 @@ def check_outcome(folder, recording, parameters):
     return "the same" if same else "altered"
 
 
+@pytest.mark.slow
 def test_random_damage(whole, folder):
     """Assert that a run damaged at random is refused, or read as far as the damage cannot be noticed, and quickly."""
     choose, outcomes = random.Random(5), []

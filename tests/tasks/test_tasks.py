@@ -78,6 +78,7 @@ def test_gradient_is_autograds(make):
     assert all(parameter.grad is None for parameter in task.model.parameters())
 
 
+@pytest.mark.slow
 @every_kind
 def test_hessian_is_autograds(make):
     """Assert that the Hessian at any θ, and its product with a vector, are those of torch.autograd.functional."""

@@ -79,6 +79,7 @@ def any_counterpart(draw):
     return name, kernel, arguments
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(any_counterpart(), st.integers(0, 2**31))
 def test_no_hyperparameters_make_a_correct_optimizer_look_wrong(counterpart, seed):
@@ -460,6 +461,7 @@ def found(tmp_path_factory):
     return json.loads(looked.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", FOUND_OUT)
 def test_old_releases_are_found_out(found, module):
     """Assert that AdamS of pytorch_optimizer 3.11.0 and SGDW of torch_optimizer 0.3.0 are refuted for what they do."""
