@@ -80,7 +80,7 @@ class Noisy(Odd):
 
 
 class SGDW(Odd):
-    """Decoupled, behind momentum .9."""
+    """Decoupled decay, with momentum .9."""
 
     def decayed(self, theta, gradient, lr, decay):
         return theta * (1 - lr * decay)
@@ -111,7 +111,7 @@ class Undecayed(Optimizer):
 
 
 class Zyx(Optimizer):
-    """Adam with L2, written anew under names that say nothing."""
+    """Adam with L2, written again under names that say nothing."""
 
     def __init__(self, params, lr=0.01, weight_decay=0.1):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
@@ -149,7 +149,7 @@ class LooksAhead(Odd):
 
 
 class Coarse(Odd):
-    """Decoupled, behind a momentum .9 that is kept in bfloat16."""
+    """Decoupled decay, with a momentum of .9 that is kept in bfloat16."""
 
     def decayed(self, theta, gradient, lr, decay):
         return theta * (1 - lr * decay)

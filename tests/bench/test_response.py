@@ -1,4 +1,4 @@
-"""The response of a black box: against closed forms, torch's own state, and the derivative of torch's update."""
+"""The response of a black box, compared with closed forms, torch's own state, and the derivative of torch's update."""
 
 from functools import partial
 
@@ -7,8 +7,9 @@ import odd_optimizers
 import pytest
 import torch
 
-from swd_dynamics.bench.interventions import DROP, FOLLOWED, HALVED, PARTS, SHAPES, STEERED, gradient_stream
-from swd_dynamics.bench.response import FRESH, LISTENED, measure_response
+from swd_dynamics.bench.interventions import MATRICES, MIXED
+from swd_dynamics.bench.response import AFTERWARDS, RENEWED, measure_response
+from swd_dynamics.bench.streams import DROP, FOLLOWED, HALVED, LEAD, PARTS, steady_gradients
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import SGDS, AdamS
 from swd_dynamics.probe import Probe
@@ -35,7 +36,7 @@ def rates(course):
 
 def second_moments(beta2):
     """v̂ after each step of the stream, shape (steps, n), by summing up."""
-    gradients = gradient_stream(N)[1]
+    gradients = steady_gradients(N)[1]
     ages = np.arange(len(gradients))
     weights = np.tril(beta2 ** np.maximum(ages[:, None] - ages, 0)) * (1 - beta2)
     return weights @ gradients**2 / (1 - beta2 ** (ages[:, None] + 1))
@@ -66,15 +67,15 @@ def test_adams_follows_the_second_moment():
 
 def test_adam_responds_as_its_derivative():
     """Assert that the black box and the derivative of Adam's update, which looks inside, see the same R."""
-    theta, gradients = gradient_stream(N)
+    theta, gradients = steady_gradients(N)
     weight = torch.nn.Parameter(torch.from_numpy(theta.copy()))
     adam = torch.optim.Adam([weight], **ARGUMENTS)
     with Probe(adam, trajectory=True) as probe:
-        for gradient in gradients[: FRESH[0]]:
+        for gradient in gradients[: RENEWED[0]]:
             weight.grad = torch.from_numpy(gradient.copy())
             adam.step()
     inside = probe.dataset().decay_rate_weight.values
-    outside = rates(measure_response(partial(torch.optim.Adam, **ARGUMENTS)).moved)[: FRESH[0]]
+    outside = rates(measure_response(partial(torch.optim.Adam, **ARGUMENTS)).moved)[: RENEWED[0]]
     np.testing.assert_allclose(outside, inside, rtol=0, atol=CURVED * inside.max())
 
 
@@ -84,7 +85,7 @@ def test_heavy_ball_moves_and_remembers():
     followed = FOLLOWED - np.arange(N) % PARTS
     np.testing.assert_allclose(response.effective_lr[0], LR * (1 - 0.9**followed) / 0.1, rtol=PUSH_READ)
     delay = -response.echo.left / response.echo.taken_off
-    np.testing.assert_allclose(delay, 0.9 * (1 - 0.9**LISTENED) / 0.1, rtol=READ / 1e-2)
+    np.testing.assert_allclose(delay, 0.9 * (1 - 0.9**AFTERWARDS) / 0.1, rtol=READ / 1e-2)
     assert not np.any(response.control_echo.left)
 
 
@@ -93,7 +94,7 @@ def test_impulse_measures_the_preconditioner():
     response = measure_response(partial(torch.optim.AdamW, **ARGUMENTS))
     speed = LR / np.sqrt(second_moments(0.999))
     ages = np.arange(100)[:, None]  # .9^100 is 3e-5
-    steps = DROP - STEERED + np.arange(N) % PARTS + ages
+    steps = DROP - LEAD + np.arange(N) % PARTS + ages
     expected = np.sum(0.1 * 0.9**ages * speed[steps, np.arange(N)], axis=0)
     np.testing.assert_allclose(response.effective_lr[0], expected, rtol=MOVING)
 
@@ -122,8 +123,8 @@ def test_random_numbers_are_the_same_in_every_run():
 
 def test_matrices_where_nothing_else_will_do():
     """Assert that an optimizer of matrices is given matrices alone, and any other a vector too."""
-    assert measure_response(partial(torch.optim.Muon, **ARGUMENTS)).shapes == SHAPES[1]
-    assert measure_response(partial(torch.optim.SGD, **ARGUMENTS)).shapes == SHAPES[0]
+    assert measure_response(partial(torch.optim.Muon, **ARGUMENTS)).shapes == MATRICES
+    assert measure_response(partial(torch.optim.SGD, **ARGUMENTS)).shapes == MIXED
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""verify: correct optimizers pass, faulty ones are found, and only a right cause is named."""
+"""verify: correct optimizers pass, faulty optimizers are found, and only the right cause is named."""
 
 import json
 import math
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -195,25 +196,31 @@ def test_other_numbers_are_no_cause_where_they_do_not_explain():
     factory, _ = faulty("AdamW", "eps inside")
     verdict = verify(factory, CATALOG["AdamW"](**ADAM | {"lr": 0.1}), steps=20)
     assert (verdict.status, verdict.cause) == ("refuted", "unknown")
-    assert "the optimizer's lr is 0.01, the rule's 0.1, which does not explain all of it" in verdict.why
+    assert "the optimizer's lr is 0.01, the rule's 0.1, this does not explain every step" in verdict.why
 
 
 def test_numbers_that_are_the_rules_are_not_mentioned():
     """Assert that nothing is said of numbers, nor of precision, where there is nothing to say."""
     factory, rule = faulty("AdamW", "eps inside")
-    why = verify(factory, rule, steps=20).why
-    assert "optimizer's" not in why and "digits" not in why
+    verdict = verify(factory, rule, steps=20)
+    assert "optimizer's" not in verdict.why and lower_precision(verdict) == {}
+
+
+def lower_precision(verdict):
+    """What the optimizer kept with fewer digits than the weights, and its types."""
+    return json.loads(verdict.evidence["recording"]["one group"].attrs["in_lower_precision"])
 
 
 def test_what_has_fewer_digits_than_the_weights_is_said():
     """Assert that η and moments in float32 are mentioned; and that an η of float32 is the cause where it explains."""
     single = verify(*faulty("AdamW", "state in single precision"), steps=20)
-    assert "its state 'm' is float32" in single.why and "its state 'v' is float32" in single.why
+    assert lower_precision(single) == dict.fromkeys(["state 'm'", "state 'v'", "state 'v_hat'"], "float32")
+    assert "state 'm' is float32" in single.why and "state 'v' is float32" in single.why
     sgd = verify(lambda params: torch.optim.SGD(params, lr=torch.tensor(0.01)), CATALOG["SGD"](lr=0.01), steps=20)
     assert sgd.cause == "the optimizer's lr is 0.01 rounded to float32"
     # torch's Adam computes its bias corrections with such an η in float32 as well
     adam = verify(lambda params: torch.optim.Adam(params, lr=torch.tensor(0.01)), CATALOG["Adam"](lr=0.01), steps=20)
-    assert adam.cause == "unknown" and "its lr is float32" in adam.why
+    assert adam.cause == "unknown" and lower_precision(adam) == {"lr": "float32"}
 
 
 def test_two_faults_are_both_named():
@@ -273,6 +280,8 @@ def test_an_optimizer_without_groups_is_held_to_one():
     """Assert that it is verified all the same, and that this is said."""
     verdict = verify(lambda params: TakesNoGroups(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
     assert verdict.passed
+    driven = verdict.evidence["recording"]
+    assert [recording.attrs["ungrouped"] for recording in driven.values()] == [0, 1]
     assert "takes no parameter groups" in verdict.why
     assert "weight decay is 0" in verdict.why
 
@@ -303,6 +312,14 @@ class Exits(Breaks):
     error = SystemExit(0)
 
 
+class BreaksLater(Breaks):
+    count = 0
+
+    def step(self, closure=None):
+        self.count += 1
+        return torch.optim.SGD.step(self) if self.count < 3 else super().step()
+
+
 def leave(params):
     """A factory that ends the process."""
     raise SystemExit(0)
@@ -329,11 +346,15 @@ def test_an_optimizer_that_needs_a_closure():
 
 
 def test_an_optimizer_that_raises_leaves_the_matter_open():
-    """Assert that its error is told, with the step."""
-    verdict = verify(lambda params: Breaks(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
-    assert (verdict.status, verdict.cause) == ("inconclusive", "step 1 raised ArithmeticError: out of memory")
-    verdict = verify(lambda params: Exits(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
-    assert (verdict.status, verdict.cause) == ("inconclusive", "step 1 raised SystemExit: 0")
+    """Assert that its error is the cause, with the step."""
+    cases = {
+        Breaks: "Breaks takes no step with gradients alone: ArithmeticError: out of memory",
+        Exits: "Exits takes no step with gradients alone: SystemExit: 0",
+        BreaksLater: "BreaksLater fails at step 3: ArithmeticError: out of memory",
+    }
+    for kind, cause in cases.items():
+        verdict = verify(partial(kind, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
+        assert (verdict.status, verdict.cause) == ("inconclusive", cause)
 
 
 def test_whole_numbers_of_any_type_will_do():
@@ -347,6 +368,7 @@ def test_a_run_that_diverges_is_compared_up_to_there():
     wild = {"lr": 1e3, "weight_decay": 1e3}
     together = verify(lambda params: torch.optim.SGD(params, **wild), CATALOG["SGD"](**wild))
     assert together.passed and "diverged at step" in together.why
+    assert together.evidence["recording"]["one group"].attrs["diverged_at_step"] > 0
     alone = verify(lambda params: torch.optim.SGD(params, lr=math.nan), CATALOG["SGD"](lr=1.0))
     assert (alone.status, alone.first_departure, alone.measured) == ("refuted", 1, math.inf)
 
@@ -369,12 +391,12 @@ def test_a_guard_of_our_own_is_named():
     [
         (3, CATALOG["SGD"](), {}, "factory = 3 is not callable"),
         (lambda params: 3, CATALOG["SGD"](), {}, "must return a torch.optim.Optimizer, not 3"),
-        (lambda params: torch.optim.SGD(params, lr=-1), CATALOG["SGD"](), {}, "the factory failed .* ValueError"),
+        (lambda params: torch.optim.SGD(params, lr=-1), CATALOG["SGD"](), {}, "cannot be made .* ValueError"),
         (lambda params: torch.optim.SGD([torch.ones(1)]), CATALOG["SGD"](), {}, "does not train the parameters"),
         (torch.optim.SGD, torch.optim.SGD, {}, "is not an UpdateRule"),
         (torch.optim.SGD, CATALOG["SGD"](lr=lambda k: 0.1), {}, "lr = .* is not one number"),
         (torch.optim.SGD, CATALOG["SGD"](weight_decay=np.ones(3)), {}, "weight_decay = .* is not one number"),
-        (leave, CATALOG["SGD"](), {}, "the factory failed .* SystemExit"),
+        (leave, CATALOG["SGD"](), {}, "cannot be made .* SystemExit"),
         (by_dimension(True, False), CATALOG["AdamW"](), {}, "splits its parameters into groups of its own"),
         (by_dimension(False, True), CATALOG["AdamW"](), {}, "splits its parameters into groups of its own"),
         (torch.optim.SGD, CATALOG["SGD"](), {"steps": 1}, "steps = 1 is not allowed"),
