@@ -178,8 +178,8 @@ sd.Ledger(verdicts)
 #
 # ## Without any rule
 #
-# You may have no rule, only an optimizer. `audit` asks it directly: of a small perturbation of the weights, what share does
-# a step take off? It runs the optimizer some twenty times on the same gradients, each time with something else
+# You may have no rule, only an optimizer. `audit` asks it directly: what share of a small perturbation of the weights
+# does a step remove? It runs the optimizer some twenty times on the same gradients, each time with something else
 # changed, and looks at nothing but the weights.
 
 # %%

@@ -4,7 +4,6 @@ import csv
 import inspect
 import json
 import math
-import operator
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
@@ -18,6 +17,7 @@ from typing import Any
 from swd_dynamics.auditing.audit import audit, short
 from swd_dynamics.auditing.kind import KINDS
 from swd_dynamics.bench.named import imported
+from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
 
 ARGUMENTS = {"lr": 1e-2, "weight_decay": 0.1}  # where a constructor takes them; all others are its defaults
@@ -170,7 +170,9 @@ def atlas(package: str = "torch.optim", *, jobs: int = 2, limit: float = 20.0, p
     """
     from tqdm.auto import tqdm
 
-    _check(jobs, limit)
+    jobs = whole_number("jobs", jobs, least=1)
+    if not isinstance(limit, int | float) or not 0 < limit < math.inf:
+        raise InputError(f"limit = {limit!r} is not allowed: it must be seconds, more than 0 and finite")
     names = optimizers_of(package)
     done: dict[str, AtlasEntry] = {}
     interrupted = False
@@ -186,17 +188,6 @@ def atlas(package: str = "torch.optim", *, jobs: int = 2, limit: float = 20.0, p
     order = {kind: i for i, kind in enumerate((*KINDS, NOT_AUDITED))}
     entries = sorted(found, key=lambda entry: (order[entry.kind], entry.name.lower()))
     return Atlas(package, _versions(package), tuple(entries), interrupted)
-
-
-def _check(jobs: int, limit: float) -> None:
-    try:
-        enough = operator.index(jobs) >= 1
-    except TypeError:
-        enough = False
-    if not enough:
-        raise InputError(f"jobs = {jobs!r} is not allowed: it must be a whole number, 1 or more")
-    if not isinstance(limit, int | float) or not 0 < limit < math.inf:
-        raise InputError(f"limit = {limit!r} is not allowed: it must be seconds, more than 0 and finite")
 
 
 def optimizers_of(package: str) -> list[str]:

@@ -1,7 +1,6 @@
 """Does an optimizer do what its paper says? It is driven, and each of its steps is compared with the rule's step."""
 
 import json
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.checks import whole_number
 from swd_dynamics.crosscheck.replay import departures
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.directions.sgd import SGD, HeavyBall, Nesterov, sgd_family
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.verdict import Verdict, judge
-from swd_dynamics.verification.near_rules import NEAR_RULES, Near, Variant
+from swd_dynamics.verification.near_rules import NEAR_RULES, AlteredRule, NearRule
 from swd_dynamics.verification.round_off import allowed_round_off
 
 if TYPE_CHECKING:
@@ -88,10 +88,10 @@ def verify(
     True
     >>> verdict = verify(adamw, CATALOG["AdamS"](lr=0.01, weight_decay=0.1), steps=20)
     >>> verdict.first_departure, verdict.cause
-    (1, 'weight decay is decoupled: it takes off ηλ')
+    (1, 'weight decay is decoupled: R = ηλ')
     """
     _check(rule)
-    steps, seed = _whole("steps", steps, 2, MOST_STEPS), _whole("seed", seed, 0)
+    steps, seed = whole_number("steps", steps, 2, MOST_STEPS), whole_number("seed", seed)
     from swd_dynamics.bench.scenarios import SCENARIOS, run_scenario  # torch only when it is needed
 
     allowed = [NEAR_RULES[name] for name in ([allow] if isinstance(allow, str) else allow)]
@@ -107,7 +107,7 @@ class Comparison(NamedTuple):
     """
 
     recording: "xarray.Dataset"
-    variant: Variant
+    altered: AlteredRule
     departure: np.ndarray
     allowed: np.ndarray
 
@@ -127,35 +127,35 @@ class Comparison(NamedTuple):
         outside = self.excess > 1
         return int(np.argmax(outside)) + 1 if outside.any() else None
 
-    def is_explained(self, causes: Sequence[Near]) -> bool:
+    def is_explained(self, causes: Sequence[NearRule]) -> bool:
         """Whether the rule with these changes takes every recorded step, to round-off."""
-        changed = _changed(self.variant, causes)
+        changed = _changed(self.altered, causes)
         if changed is None:
             return False
         each = departures(changed, self.recording["theta"].values, self.recording["gradient"].values)
         return all(departure <= allowed for departure, allowed in zip(each, self.allowed, strict=True))
 
 
-def _changed(variant: Variant, causes: Sequence[Near]) -> Variant | None:
-    changed: Variant | None = variant
+def _changed(altered: AlteredRule, causes: Sequence[NearRule]) -> AlteredRule | None:
+    changed: AlteredRule | None = altered
     for near in causes:
         changed = None if changed is None else near.change(changed)
     return changed
 
 
-def _compared(rule: UpdateRule, recording, allowed: Sequence[Near]) -> Comparison:
+def _compared(rule: UpdateRule, recording, allowed: Sequence[NearRule]) -> Comparison:
     """The rule with the scenario's factors and what the user allows, compared with the recording."""
     lr, factor = rule.lr * recording["lr_factor"].values, recording["weight_decay_factor"].values
     decay: Any = rule.decay
     if hasattr(decay, "weight_decay"):
         decay = replace(decay, weight_decay=decay.weight_decay * factor)
     tensor, group = recording["weight_parameter"].values, recording["weight_group"].values
-    variant = _changed(Variant(replace(rule, lr=lambda k: lr[k], decay=decay), tensor, group), allowed)
-    if variant is None:
+    altered = _changed(AlteredRule(replace(rule, lr=lambda k: lr[k], decay=decay), tensor, group), allowed)
+    if altered is None:
         raise InputError(f"allow: {', '.join(near.cause for near in allowed)} has no place in {rule}")
     theta, gradients = recording["theta"].values, recording["gradient"].values
-    departure = np.array(list(departures(variant, theta, gradients)))
-    return Comparison(recording, variant, departure, allowed_round_off(variant, theta, gradients))
+    departure = np.array(list(departures(altered, theta, gradients)))
+    return Comparison(recording, altered, departure, allowed_round_off(altered, theta, gradients))
 
 
 class OwnNumbers(NamedTuple):
@@ -165,7 +165,7 @@ class OwnNumbers(NamedTuple):
     explains: bool
 
 
-def _own_numbers(rule: UpdateRule, driven: Sequence[Comparison], allowed: Sequence[Near]) -> OwnNumbers | None:
+def _own_numbers(rule: UpdateRule, driven: Sequence[Comparison], allowed: Sequence[NearRule]) -> OwnNumbers | None:
     """The rule with the numbers of the optimizer's parameter group; None if they are the rule's or no step is wrong."""
     first_group = json.loads(driven[0].recording.attrs["optimizer_arguments"])[0]
     own = {name: tuple(value) if isinstance(value, list) else value for name, value in first_group.items()}
@@ -214,17 +214,6 @@ def _said(own: Any, rules: Any) -> str:
         rounded = isinstance(own, float) and isinstance(rules, float) and own == float(np.float32(rules))
     are = "are" if isinstance(own, tuple) else "is"
     return f"{are} {rules} rounded to float32" if rounded else f"{are} {own}, the rule's {rules}"
-
-
-def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least or (most is not None and number > most):
-        to = "or more" if most is None else f"to {most}"
-        raise InputError(f"{name} = {value!r} is not allowed: it must be a whole number, {least} {to}")
-    return number
 
 
 def _check(rule: UpdateRule) -> None:

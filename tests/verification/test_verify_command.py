@@ -81,7 +81,7 @@ def test_a_known_difference_may_be_allowed(capsys):
         ("torch.optim:AdamW --as AdamW --args betas=(1,2)", "Invalid beta"),
         ("torch.optim:Adafactor --as AdamW", "the optimizer's eps is (None, 0.001), which the rule AdamW cannot take"),
         ("torch.optim:AdamW --as AdamW --steps 1", "steps = 1 is not allowed"),
-        ("torch.optim:AdamW --as AdamW --steps 1000000000000", "it must be a whole number, 2 to 100000"),
+        ("torch.optim:AdamW --as AdamW --steps 1000000000000", "it must be a whole number from 2 to 100000"),
         ("torch.optim:AdamW --as AdamW --seed -1", "seed = -1 is not allowed"),
     ],
 )
