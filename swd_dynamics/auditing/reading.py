@@ -1,6 +1,7 @@
 """How the features of weight decay are read from a measured response."""
 
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,7 +80,7 @@ def features_of(response: "MeasuredResponse") -> tuple[AuditFeatures, dict[str, 
         raw = step_rates(response.moved)
         control = np.zeros_like(raw) if response.control is None else step_rates(response.control)
         net, moved = raw - control, _parameters_moved(response)
-        decayed = np.repeat(moved, [int(np.prod(shape)) for shape in response.shapes])
+        decayed = np.repeat(moved, _sizes(response.shapes))
         oscillates = _oscillates(response, decayed)
         effective_lr, unfollowed = _known_effective_lrs(response)
         windows = {"first step": slice(0, 1), **WINDOWS}
@@ -179,10 +180,13 @@ def _known_effective_lrs(response: "MeasuredResponse") -> tuple[NDArray, str]:
     return np.vstack([np.full(found.shape[1], np.nan), later]), reason
 
 
+def _sizes(shapes) -> list[int]:
+    return [prod(shape) for shape in shapes]
+
+
 def _by_shape(shapes, values: NDArray) -> list[NDArray]:
     """The values of all weights, parameter by parameter."""
-    sizes = [int(np.prod(shape)) for shape in shapes]
-    return np.split(values, np.cumsum(sizes)[:-1], axis=-1)
+    return np.split(values, np.cumsum(_sizes(shapes))[:-1], axis=-1)
 
 
 def _parameters_moved(response: "MeasuredResponse") -> NDArray:

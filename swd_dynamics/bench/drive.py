@@ -6,8 +6,9 @@ Foreign code may fail in any way: each of its errors is raised as a :class:`Fore
 
 import inspect
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -49,28 +50,28 @@ def make(factory: Factory, given: list, **arguments) -> Optimizer:
     0.5
     """
     if not callable(factory):
-        is_made = hasattr(factory, "param_groups")
-        seen = f"a finished {type(factory).__name__}" if is_made else repr(factory)
+        finished = f"a finished {type(factory).__name__}"
         raise InputError(
-            f"factory = {seen} is not callable: give a class, or a function of the parameters, as"
-            f" functools.partial(torch.optim.SGD, lr=0.1)"
+            f"factory = {finished if hasattr(factory, 'param_groups') else repr(factory)} is not callable: give a class"
+            " or a function of the parameters, as functools.partial(torch.optim.SGD, lr=0.1)"
         )
-    with _told(f"{name_of(factory)} cannot be made from parameters alone"):
+    called = getattr(factory, "func", factory)  # by a functools.partial
+    name = called.__name__ if isinstance(called, type) else "the factory's optimizer"
+    with _told(f"{name} cannot be made from parameters alone"):
         optimizer = factory(given, **arguments)
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"the factory must return a torch.optim.Optimizer, not {optimizer!r}")
     return optimizer
 
 
-def name_of(factory: Callable) -> str:
-    """The name of a class, also of the class that a ``functools.partial`` calls. Other factories have none."""
-    called = getattr(factory, "func", factory)
-    return called.__name__ if isinstance(called, type) else "the factory's optimizer"
+def sizes_of(shapes: Iterable[Shape]) -> list[int]:
+    """The number of weights of each tensor."""
+    return [prod(shape) for shape in shapes]
 
 
 def parameters_of(theta: NDArray, shapes: Sequence[Shape]) -> list[Parameter]:
     """All weights, shape (n,), as one parameter of each shape."""
-    pieces = torch.from_numpy(theta).split([int(np.prod(shape)) for shape in shapes])
+    pieces = torch.from_numpy(theta).split(sizes_of(shapes))
     return [Parameter(piece.reshape(shape).clone()) for piece, shape in zip(pieces, shapes, strict=True)]
 
 

@@ -23,11 +23,11 @@ from swd_dynamics.bench.drive import (
     Shape,
     drive,
     make,
-    name_of,
     parameters_of,
     same_random_numbers,
+    sizes_of,
 )
-from swd_dynamics.bench.settings import decay_of, stated
+from swd_dynamics.bench.settings import decay_of, numbers_of
 from swd_dynamics.bench.streams import HALVED, STEPS, steady_gradients
 from swd_dynamics.errors import InputError
 
@@ -69,7 +69,7 @@ class Bench:
     @cached_property
     def sizes(self) -> list[int]:
         """The number of weights of each parameter."""
-        return [int(np.prod(shape)) for shape in self.shapes]
+        return sizes_of(self.shapes)
 
     @cached_property
     def stream(self) -> tuple[NDArray, NDArray]:
@@ -158,14 +158,14 @@ def bench_for(factory: Factory) -> Bench:
 
 
 def _bench(factory: Factory, shapes: Sequence[Shape]) -> Bench:
-    parameters = parameters_of(np.ones(sum(int(np.prod(shape)) for shape in shapes)), shapes)
+    parameters = parameters_of(np.ones(sum(sizes_of(shapes))), shapes)
     with same_random_numbers():
         groups = make(factory, parameters).param_groups
     if any(group.get("lr", 0.0) is None for group in groups):
-        raise InputError(f"lr = None in a group of {name_of(factory)}: an audit halves lr; make it a number")
+        raise InputError("lr = None in a parameter group: an audit halves lr; make it a number")
     group_of = {id(parameter): i for i, group in enumerate(groups) for parameter in group["params"]}
     of_parameters = [group_of.get(id(parameter), 0) for parameter in parameters]
-    return Bench(factory, shapes, [stated(group) for group in groups], of_parameters)
+    return Bench(factory, shapes, [numbers_of(group) for group in groups], of_parameters)
 
 
 def _named_arguments(factory: Factory) -> set[str]:

@@ -18,7 +18,7 @@ from swd_dynamics.errors import InputError
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Done:
     """What became of one piece of work: its ``result``, or None and the ``reason`` why there is no result."""
 
     work: Any
@@ -33,7 +33,7 @@ def in_processes(
     jobs: int,
     limit: float,
     preload: Sequence[str] = (),
-) -> Iterator[Outcome]:
+) -> Iterator[Done]:
     """Call a function on each piece of work, each call in a process of its own; yield the outcomes as they come.
 
     A script that calls this needs no ``if __name__ == "__main__":``, because no process runs the script again. So the
@@ -69,7 +69,7 @@ def in_processes(
             late = [pipe for pipe, (_, _, deadline) in running.items() if now > deadline]
             for pipe in {*ready, *late}:
                 work, process, _ = running.pop(pipe)
-                timed_out = Outcome(work, reason=f"took more than {limit:g} s")
+                timed_out = Done(work, reason=f"took more than {limit:g} s")
                 outcome = _received(pipe, work) if pipe in ready else timed_out
                 _kill(process)
                 yield outcome
@@ -113,18 +113,18 @@ def _call(pipe: Connection, function: Callable, work: Any) -> None:
     """In the process: send what the function returns or raises."""
     one_thread()
     try:
-        outcome = Outcome(work, function(work))
+        outcome = Done(work, function(work))
     except (Exception, SystemExit) as error:  # an error of foreign code is a result
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-        outcome = Outcome(work, reason=f"{kind}{' '.join(str(error).split())}")
+        outcome = Done(work, reason=f"{kind}{' '.join(str(error).split())}")
     pipe.send(outcome)
 
 
-def _received(pipe: Connection, work: Any) -> Outcome:
+def _received(pipe: Connection, work: Any) -> Done:
     try:
         return pipe.recv()
     except EOFError:
-        return Outcome(work, reason="its process ended without an answer")
+        return Done(work, reason="its process ended without an answer")
 
 
 def _kill(process: Any) -> None:

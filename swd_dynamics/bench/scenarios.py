@@ -22,10 +22,11 @@ from swd_dynamics.bench.drive import (
     make,
     parameters_of,
     same_random_numbers,
+    sizes_of,
     weights_of,
 )
 from swd_dynamics.bench.interventions import lr_set_to
-from swd_dynamics.bench.settings import coarse_state, is_coarse, stated, type_of
+from swd_dynamics.bench.settings import coarse_state, is_coarse, numbers_of, type_of
 from swd_dynamics.bench.streams import varied_gradients
 from swd_dynamics.errors import InputError
 from swd_dynamics.tensors.groups import arguments
@@ -117,7 +118,7 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
         possible, optimizer = _prepared(factory, scenario, parameters)
         theta, raised = [weights_of(parameters)], ""
         own = [arguments(group) for group in optimizer.param_groups]
-        lrs = [stated(group).get("lr") for group in optimizer.param_groups]
+        lrs = [numbers_of(group).get("lr") for group in optimizer.param_groups]
 
         def scheduled(k: int):
             factor = possible.schedule(k)
@@ -151,8 +152,7 @@ def default_arguments(factory: Factory) -> dict[str, Any]:
     >>> default_arguments(torch.optim.SGD)["lr"]
     0.001
     """
-    parameters = _parameters(SCENARIOS[0], seed=0)
-    return arguments(_over(factory, [parameters], parameters).param_groups[0])
+    return arguments(make(factory, _parameters(SCENARIOS[0], seed=0)).param_groups[0])
 
 
 def has_diverged(theta: NDArray) -> bool:
@@ -162,15 +162,15 @@ def has_diverged(theta: NDArray) -> bool:
 
 def _parameters(scenario: Scenario, seed: int) -> list[Parameter]:
     """Weights of order 1."""
-    weights = sum(int(np.prod(shape)) for shape in scenario.all_shapes)
-    start = np.random.default_rng([seed, 1]).normal(size=weights)
-    return parameters_of(start, scenario.all_shapes)
+    shapes = scenario.all_shapes
+    start = np.random.default_rng([seed, 1]).normal(size=sum(sizes_of(shapes)))
+    return parameters_of(start, shapes)
 
 
 def _prepared(factory: Factory, scenario: Scenario, parameters: list[Parameter]) -> tuple[Scenario, Optimizer]:
     """The optimizer, and the scenario without what the optimizer has no place for: groups, η or λ."""
     plain = _over(factory, [parameters], parameters)
-    own = stated(plain.param_groups[0])
+    own = numbers_of(plain.param_groups[0])
     ends = [0, *accumulate(map(len, scenario.shapes))]
     tensors = [parameters[start:end] for start, end in pairwise(ends)]
     factors = {"lr": scenario.lr, "weight_decay": scenario.weight_decay}

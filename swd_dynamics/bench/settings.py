@@ -10,12 +10,12 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 
-def stated(group: Mapping[str, Any]) -> dict[str, float]:
+def numbers_of(group: Mapping[str, Any]) -> dict[str, float]:
     """η and every λ of a parameter group as plain numbers. What is not a number is omitted.
 
     Examples
     --------
-    >>> stated({"lr": torch.tensor(0.5), "weight_decay": 0.25, "momentum": 0.75})
+    >>> numbers_of({"lr": torch.tensor(0.5), "weight_decay": 0.25, "momentum": 0.75})
     {'lr': 0.5, 'weight_decay': 0.25}
     """
     named = {name: value for name, value in group.items() if name == "lr" or names_decay(name)}

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from swd_dynamics.bench.drive import SEED, Shape
+from swd_dynamics.bench.drive import SEED, Shape, sizes_of
 
 # The varied stream.
 SIZES = (1.0, 30.0, 0.01, 3.0, 0.3, 100.0)  # of all gradients, in one stretch of steps after another
@@ -47,7 +47,7 @@ def varied_gradients(shapes: Iterable[Shape], steps: int, seed: int = 0, scale: 
     >>> stream.shape, bool((stream[0] != 0).all()), bool((stream[4:6, 4:] == 0).all())
     ((12, 7), True, True)
     """
-    sizes = [int(np.prod(shape)) for shape in shapes]
+    sizes = sizes_of(shapes)
     n, random = sum(sizes), np.random.default_rng(seed)
     stretch = np.arange(steps) // max(2, steps // len(SIZES)) % len(SIZES)
     drift, smallness = random.normal(size=n), random.permutation(np.geomspace(SMALLEST, 1, n))

@@ -247,7 +247,7 @@ def test_what_cannot_be_audited_is_refused():
     ("factory", "message"),
     [
         (odd_optimizers.Exits, "Exits fails at step 3: SystemExit"),
-        (odd_optimizers.NoLr, "lr = None in a group of NoLr"),
+        (odd_optimizers.NoLr, "lr = None in a parameter group"),
         (torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=LR), "a finished SGD is not callable"),
     ],
     ids=["exits", "no lr", "finished"],
