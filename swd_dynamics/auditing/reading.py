@@ -207,12 +207,12 @@ def _by_parameter(rates: NDArray, moved: NDArray, response: "MeasuredResponse") 
 
 def _memory(response: "MeasuredResponse", decayed: NDArray) -> dict[str, float]:
     """The decay that comes after a perturbation was undone, in steps of decay: its size, and with its sign."""
-    left, taken_off = (part[decayed] for part in response.echo)
+    left, subtracted = (part[decayed] for part in response.echo)
     if response.control_echo is not None:
         idle = response.control_echo.left[decayed]
         left = np.sign(left - idle) * np.maximum(np.abs(left - idle) - RESIDUE * np.abs(idle), 0)
-        taken_off = taken_off - response.control_echo.taken_off[decayed]
-    size, after, signed = quantiles(np.array([np.abs(taken_off), np.abs(left), left]))[0]
+        subtracted = subtracted - response.control_echo.subtracted[decayed]
+    size, after, signed = quantiles(np.array([np.abs(subtracted), np.abs(left), left]))[0]
     if not size > NOTHING:
         return {"memory": 0.0, "delay": 0.0}
     return {"memory": after / size, "delay": 0.0 - signed / size}

@@ -45,11 +45,11 @@ class Echo(NamedTuple):
     """What remains of a perturbation that is undone, with λ set to 0 from then on; in units of the perturbation.
 
     left : array, shape (n,) — in the end: minus what the optimizer's memory still subtracted
-    taken_off : array, shape (n,) — subtracted by the last step before the perturbation was undone
+    subtracted : array, shape (n,) — by the last step before the perturbation was undone
     """
 
     left: NDArray
-    taken_off: NDArray
+    subtracted: NDArray
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def measure_response(factory: Factory) -> MeasuredResponse:
     undecayed = free.run() if bench.has_decay else None
     moved = _moved(bench, base, move)
     control = _moved(free, undecayed, move) if undecayed else None
-    quiet = bench.run(UNDONE + AFTERWARDS, actions={UNDONE: bench.without_decay})
+    unperturbed = bench.run(UNDONE + AFTERWARDS, actions={UNDONE: bench.without_decay})
     effective_lr, unfinished = _effective_lrs(free, undecayed or base)
     return MeasuredResponse(
         name=names.pop(),
@@ -166,7 +166,7 @@ def measure_response(factory: Factory) -> MeasuredResponse:
         shrunk=_shrunk(free, base, 1 - lr * np.nan_to_num(decay)) if undecayed else None,
         half_lr=_moved_briefly(bench.times(lr=0.5), move) if np.isfinite(lr).all() else None,
         half_decay=_moved_briefly(bench.times(decay=0.5), move) if bench.has_decay else None,
-        echo=_echo(bench, quiet, move, moved),
+        echo=_echo(bench, unperturbed, move, moved),
         control_echo=_echo(free, undecayed, move, control) if undecayed and control else None,
         effective_lr=effective_lr,
         hard_pushed=_effective_lr(free, undecayed or base, DROP, LARGE_IMPULSE)[0],
@@ -201,19 +201,19 @@ def _shrunk(bench: Bench, base: Track, factors: NDArray) -> NDArray:
     return np.array([np.abs(before_steps).max(axis=0), np.abs(after_steps).max(axis=0)])
 
 
-def _echo(bench: Bench, quiet: Track, move: NDArray, moved: Track) -> Echo:
-    """A run whose perturbation is undone, compared with a run that was never perturbed, ``quiet``."""
+def _echo(bench: Bench, unperturbed: Track, move: NDArray, moved: Track) -> Echo:
+    """A run whose perturbation is undone, compared with the run ``unperturbed``."""
     remembered = moved.after[UNDONE - 1]
-    taken_off = moved.before[UNDONE - 1] - remembered
+    subtracted = moved.before[UNDONE - 1] - remembered
     undone = moved_by(parameters_of(-remembered, bench.shapes))
 
     def undo(optimizer, parameters) -> None:
         bench.without_decay(optimizer, parameters)
         undone(optimizer, parameters)
 
-    heard = bench.run(UNDONE + AFTERWARDS, move=move, actions={UNDONE: undo}).minus(quiet)
+    heard = bench.run(UNDONE + AFTERWARDS, move=move, actions={UNDONE: undo}).minus(unperturbed)
     with np.errstate(all="ignore"):
-        return Echo(heard.after[-1] / remembered, taken_off / remembered)
+        return Echo(heard.after[-1] / remembered, subtracted / remembered)
 
 
 def _effective_lrs(bench: Bench, base: Track) -> tuple[NDArray, NDArray]:

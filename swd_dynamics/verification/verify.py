@@ -118,7 +118,7 @@ class Comparison(NamedTuple):
 
     @property
     def excess(self) -> np.ndarray:
-        """The departures in units of what is allowed, shape (steps,)."""
+        """Each departure divided by its allowed value, shape (steps,)."""
         return np.nan_to_num(self.departure / self.allowed, nan=np.inf, posinf=np.inf)
 
     @property

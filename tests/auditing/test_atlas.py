@@ -1,4 +1,4 @@
-"""The atlas: every optimizer of a package is in it, whatever it does to the one who runs it."""
+"""The atlas: every optimizer of a package is in it, whatever the optimizer does to its process."""
 
 import csv
 import json
@@ -76,7 +76,7 @@ def test_figure_names_everyone(torch_atlas):
     ],
 )
 def test_an_optimizer_cannot_harm_the_others(name, limit, kind, reason, monkeypatch):
-    """Assert that one that hangs, kills its process or cannot be made is a line with a reason, as one that works is."""
+    """Assert that an optimizer that hangs, kills its process or cannot be made becomes an entry with a reason."""
     monkeypatch.setattr(atlas_module, "optimizers_of", lambda package: [name])
     (entry,) = atlas("odd_optimizers", limit=limit).entries
     assert entry.kind == kind and reason in entry.reason
@@ -158,7 +158,7 @@ print(entry.name, entry.kind, entry.reason)
 
 
 def test_a_script_needs_no_guard(tmp_path):
-    """Assert that a script without a guard is run once; and a package beside it is found in every process."""
+    """Assert that a script without a guard is run once, and that a package in its folder is found in every process."""
     (tmp_path / "little_here.py").write_text(LITTLE)
     (tmp_path / "script.py").write_text(UNGUARDED)
     done = subprocess.run(
@@ -170,7 +170,7 @@ def test_a_script_needs_no_guard(tmp_path):
 
 
 def test_an_optimizer_with_another_nominal_rate_is_marked():
-    """Assert that its name bears an asterisk that the legend explains, and that without one there is no note."""
+    """Assert that its name has an asterisk that the legend explains, and that there is no note without an asterisk."""
     alike = AtlasEntry("Alike", AUDITED)
     other = replace(alike, name="Other", found=AUDITED | {"lr": 1e-3})
     unknown = replace(alike, name="Unknown", found=AUDITED | {"weight_decay": None})

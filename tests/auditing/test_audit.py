@@ -25,10 +25,10 @@ LR, DECAY = 0.01, 0.1
 ARGUMENTS = {"lr": LR, "weight_decay": DECAY}
 MOMENTUM = {"momentum": 0.9, **ARGUMENTS}
 
-READ = 1e-8  # round-off of weights that grow to 30, over δ = 1e-4, a few times; and (.91)^240 of the smaller root
+READ = 1e-8  # round-off of weights that grow to 30, divided by δ = 1e-4, several times; the smaller root: .91^240
 WINDOWED = 0.05  # R and η_eff of a window are taken some steps apart, while √v̄ moves by .07 % in a step
-ENVELOPE = 0.02  # what 1 − √β may be missed by
-PERIODS = 0.01  # of .5: whole periods are averaged, but for δ′/δ of 1e-3 a step that is not quite linear
+ENVELOPE = 0.02  # relative error of 1 − √β as it is measured
+PERIODS = 0.01  # of .5: whole periods are averaged, up to a shrinking by 1e-3 a step that is not quite linear
 SCATTER = 0.25  # ‖g‖ of six large gradients scatters by 25 % from step to step; 16 steps and 120 are averaged
 HALF = 0.05  # the mean of 3200 fair coins is within .03 of a half, at three standard errors
 
@@ -96,7 +96,7 @@ def test_kinds(audits, name):
 
 
 def test_l2_settles_where_theory_has_it(audits):
-    """Assert that L2 behind momentum takes ηλ in the first step, and 1.11e-2, the larger root's, in the long run."""
+    """Assert that R of L2 with momentum is ηλ in the first step, and in the long run 1.11e-2, by the larger root."""
     course = audits("SGD, momentum").course["median"]
     theory = long_run_decay_rate(CATALOG["SGD"](lr=LR, momentum=0.9, weight_decay=DECAY)).value
     assert course[0] == pytest.approx(LR * DECAY, abs=READ)
@@ -105,7 +105,7 @@ def test_l2_settles_where_theory_has_it(audits):
 
 
 def test_stable_decay_where_theory_has_it(audits):
-    """Assert that SGDS takes the derived rate from the first step on, and that R/η_eff of AdamS is λ in every phase."""
+    """Assert that SGDS has the derived rate from the first step on, and that R/η_eff of AdamS is λ in every phase."""
     theory = float(long_run_decay_rate(CATALOG["SGDS"](lr=LR, momentum=0.9, weight_decay=DECAY)).value)
     np.testing.assert_allclose(audits("SGDS").course["median"][:DROP], theory, rtol=0, atol=READ)
     rows = audits("AdamS").rows
@@ -161,7 +161,7 @@ def test_groups_with_two_decays():
 
 
 def test_stable_or_not_needs_a_whole_impulse():
-    """Assert that SGDS is stable with momentum .97, and that with .99 nothing is said that η_eff would have to tell."""
+    """Assert that SGDS is stable with momentum .97, and that with .99 its η_eff is unknown, and so is its kind."""
     found = audit(partial(SGDS, momentum=0.97, **ARGUMENTS))
     assert found.kind == "stable"
     assert [row[4] for row in list(found.rows.values())[1:]] == pytest.approx([DECAY] * 3, rel=WINDOWED)
@@ -217,7 +217,7 @@ def test_names_do_not_matter():
     for name, row in adam.rows.items():
         assert unknown.rows[name] == pytest.approx(row, rel=WINDOWED, abs=READ, nan_ok=True)
     low, high = settled(adam, "5 %"), settled(adam, "95 %")
-    assert high > 30 * low  # gradients two orders of magnitude apart, but for the tails
+    assert high > 30 * low  # gradients two orders of magnitude apart, without the tails
 
 
 def test_what_has_died_out_is_unknown():
@@ -228,7 +228,7 @@ def test_what_has_died_out_is_unknown():
 
 
 def test_it_prints_and_writes(audits):
-    """Assert that an audit shows as text, as HTML and as JSON, with what is unknown left open."""
+    """Assert that an audit shows as text, as HTML and as JSON, and that unknown numbers are None in JSON."""
     found = audits("no weight_decay to set")
     assert str(found).startswith("Undecayed: other") and "R/η_eff" in str(found)
     assert found._repr_html_().count("<tr>") == 5
@@ -253,7 +253,7 @@ def test_what_cannot_be_audited_is_refused():
     ids=["exits", "no lr", "finished"],
 )
 def test_what_ends_an_audit_is_an_input_error(factory, message):
-    """Assert that an exit in a late step, lr = None and a finished optimizer are told, not raised as they come."""
+    """Assert that an exit in a late step, lr = None and a finished optimizer are reported as an InputError."""
     with pytest.raises(InputError, match=message):
         audit(factory)
 

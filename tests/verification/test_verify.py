@@ -40,12 +40,12 @@ COUNTERPARTS = [
     if (name, kernel) != ("AdaiS", "fused")  # there is none
     if not (name.startswith("SGDS") and arguments == {"dampening": 0.5})  # as the rule: dampening needs momentum
 ]
-PAPERS = {"max_decay_rate": math.inf}  # AdamS leaves out a decay that would flip the weights; the paper does not
+PAPERS = {"max_decay_rate": math.inf}  # AdamS omits a decay that would flip the weights; the paper does not
 
 
 @pytest.mark.parametrize(("name", "kernel", "arguments"), COUNTERPARTS, ids=str)
 def test_no_counterpart_is_accused(name, kernel, arguments):
-    """Assert that every real optimizer of the catalogue steps as its rule, with every kernel it has."""
+    """Assert that every real optimizer of the catalogue takes the steps of its rule, with every kernel it has."""
     arguments = {"lr": 0.01, "weight_decay": 0.05, **arguments}
     verdict = verify(
         lambda params: OPTIMIZERS[name](params, **arguments, **KERNELS[kernel]), CATALOG[name](**arguments), steps=60
@@ -145,7 +145,7 @@ MUTANTS = [
 
 @pytest.mark.parametrize(("rule", "fault", "cause", "step"), MUTANTS, ids=str)
 def test_a_fault_is_found_and_named(rule, fault, cause, step):
-    """Assert that a mutant is refuted at the step where its fault begins to act, and its cause named."""
+    """Assert that a fault is refuted at the step where it begins to act, and that its cause is named."""
     verdict = verify(*faulty(rule, fault))
     assert (verdict.status, verdict.first_departure) == ("refuted", step)
     assert verdict.cause == NEAR_RULES[cause].cause
@@ -160,7 +160,7 @@ STRANGE = ["betas swapped", "gradient clipped", "single precision", "state in si
     ("rule", "fault"), [(rule, fault) for rule in ("AdamW", "AdamS") for fault in STRANGE] + [("SGDS", "gradient kept")]
 )
 def test_a_fault_that_is_in_no_list_has_no_cause(rule, fault):
-    """Assert that what nobody thought of is found, and not put down to what it is not."""
+    """Assert that a fault that is in no list is found, and has the cause "unknown"."""
     verdict = verify(*faulty(rule, fault))
     assert (verdict.status, verdict.cause) == ("refuted", "unknown")
 
@@ -192,7 +192,7 @@ def test_other_numbers_are_named(name, own, rules, cause):
 
 
 def test_other_numbers_are_no_cause_where_they_do_not_explain():
-    """Assert that numbers that differ beside another fault are mentioned, and not made the cause."""
+    """Assert that numbers that differ in addition to another fault are mentioned, and are not the cause."""
     factory, _ = faulty("AdamW", "eps inside")
     verdict = verify(factory, CATALOG["AdamW"](**ADAM | {"lr": 0.1}), steps=20)
     assert (verdict.status, verdict.cause) == ("refuted", "unknown")
@@ -239,7 +239,7 @@ def test_what_is_allowed_is_no_fault():
 
 
 def test_causes_that_are_one_map_are_all_named():
-    """Assert that with β₁ = 0, where m needs no correction, no correction at all and none of v are both said."""
+    """Assert that both causes are named where they are one map: with β₁ = 0 the moment m needs no correction."""
     arguments = ADAM | {"betas": (0.0, 0.99)}
     verdict = verify(
         lambda p: faulty_optimizers.Adam(p, **arguments, fault="no correction of v"), CATALOG["AdamW"](**arguments)
@@ -276,8 +276,8 @@ class TakesNoGroups(torch.optim.SGD):
         super().__init__([param.requires_grad_() for param in params], **arguments)
 
 
-def test_an_optimizer_without_groups_is_held_to_one():
-    """Assert that it is verified all the same, and that this is said."""
+def test_an_optimizer_may_take_no_groups():
+    """Assert that an optimizer without groups is verified all the same, and that the verdict says so."""
     verdict = verify(lambda params: TakesNoGroups(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
     assert verdict.passed
     driven = verdict.evidence["recording"]
@@ -337,7 +337,7 @@ def by_dimension(*matrices):
 
 
 def test_an_optimizer_that_needs_a_closure():
-    """Assert that one gradient a step is given to it, and that one that wants more leaves the matter open."""
+    """Assert that it gets one gradient a step, and that the verdict is inconclusive if it asks for more."""
     rule = CATALOG["SGD"](lr=0.1)
     assert verify(lambda params: NeedsClosure(params, lr=0.1), rule, steps=20).passed
     verdict = verify(lambda params: NeedsTwo(params, lr=0.1), rule, steps=20)
@@ -345,8 +345,8 @@ def test_an_optimizer_that_needs_a_closure():
     assert "more than one gradient a step" in verdict.cause
 
 
-def test_an_optimizer_that_raises_leaves_the_matter_open():
-    """Assert that its error is the cause, with the step."""
+def test_an_optimizer_that_raises_is_inconclusive():
+    """Assert that its error is the cause of an inconclusive verdict, with the step."""
     cases = {
         Breaks: "Breaks takes no step with gradients alone: ArithmeticError: out of memory",
         Exits: "Exits takes no step with gradients alone: SystemExit: 0",
@@ -364,7 +364,7 @@ def test_whole_numbers_of_any_type_will_do():
 
 
 def test_a_run_that_diverges_is_compared_up_to_there():
-    """Assert that an optimizer may blow up with its rule, and not without it."""
+    """Assert that an optimizer may diverge together with its rule, but not alone."""
     wild = {"lr": 1e3, "weight_decay": 1e3}
     together = verify(lambda params: torch.optim.SGD(params, **wild), CATALOG["SGD"](**wild))
     assert together.passed and "diverged at step" in together.why
@@ -374,13 +374,13 @@ def test_a_run_that_diverges_is_compared_up_to_there():
 
 
 def test_a_second_moment_that_is_zero_is_no_accusation():
-    """Assert that 0/0, where torch and the rule both have it, is no departure."""
+    """Assert that 0/0 is not a departure if both torch and the rule have it."""
     nothing_kept = {"lr": 0.1, "betas": (0.9, 0.0), "eps": 0.0}
     assert verify(lambda params: torch.optim.Adam(params, **nothing_kept), CATALOG["Adam"](**nothing_kept)).passed
 
 
 def test_a_guard_of_our_own_is_named():
-    """Assert that AdamS's leaving out of a decay rate above 2, which the paper does not, is seen and named."""
+    """Assert that AdamS omits a decay rate above 2, which the paper does not, and that this is named."""
     arguments = {"lr": 0.1, "weight_decay": 1.0}
     verdict = verify(lambda params: OPTIMIZERS["AdamS"](params, **arguments), CATALOG["AdamS"](**arguments))
     assert verdict.cause == NEAR_RULES["decay-up-to-2"].cause
@@ -407,19 +407,19 @@ def test_a_guard_of_our_own_is_named():
     ],
 )
 def test_mistakes_are_said(factory, rule, options, said):
-    """Assert that what cannot be verified is refused with the reason."""
+    """Assert that input which cannot be verified is refused with the reason."""
     with pytest.raises(InputError, match=said):
         verify(factory, rule, **options)
 
 
 def test_an_unknown_near_rule_lists_the_known():
-    """Assert that a wrong name for what is allowed is told, with the nearest one."""
+    """Assert that a wrong name for an allowed near rule is reported, with the nearest name."""
     with pytest.raises(UnknownName, match="unknown near rule 'eps-insid'; known: eps-inside"):
         verify(torch.optim.SGD, CATALOG["SGD"](), allow="eps-insid")
 
 
 def test_a_rule_without_decay():
-    """Assert that a rule with no decay at all is held against an optimizer without, and against one with."""
+    """Assert that a rule without decay is compared with optimizers without and with decay."""
     rule = UpdateRule(0.1, HeavyBall(0.9), NoDecay())
     assert verify(lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9), rule, steps=20).passed
     decays = verify(lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1), rule, steps=20)

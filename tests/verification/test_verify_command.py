@@ -119,7 +119,7 @@ def test_nothing_else_is_read_let_alone_evaluated(text):
 
 
 def test_a_class_is_found_by_name(here):
-    """Assert that a class in the current directory is found, and that an object that is no class is not."""
+    """Assert that a class in the current directory is found, and that an object that is not a class is refused."""
     assert named_class("mine_alone:Mine").__name__ == "Mine"
     with pytest.raises(InputError, match="has no class 'torch'"):
         named_class("mine_alone:torch")
