@@ -83,15 +83,15 @@ sd.plots.recording(runs, "loss", title="One of the two has a mistake")
 # ## One line
 #
 # `verify` takes what makes the optimizer and the rule that it should follow. No network is trained. The optimizer
-# gets gradients that were fixed beforehand, loud and quiet, with zeros in them; first in one parameter group, then in
-# two with their own settings, on a schedule. Every step is held against the rule.
+# gets gradients that were fixed beforehand, large and small, with zeros in them; first in one parameter group, then in
+# two groups with their own settings, on a schedule. Every step is compared with the rule.
 
 # %%
 sd.verify(partial(MyAdamS, **settings), rules["AdamS"])
 
 # %% [markdown]
-# Refuted, at the first step, and the cause is named. (What is measured is the largest departure, in units of what
-# rounding may do. Up to 1 is allowed.)
+# Refuted, at the first step, and the cause is named. (What is measured is the largest error, as a multiple of what
+# rounding can explain. Up to 1 is allowed.)
 #
 # Each tensor of `MyAdamS` has a v̄ of its own, `v.mean()` in the loop over the parameters. The mean of the rule is
 # over **all** weights of the model, so that all of them shrink at one rate. A test with a single tensor would never
@@ -178,8 +178,8 @@ sd.Ledger(verdicts)
 #
 # ## Without any rule
 #
-# You may have no rule, only an optimizer. `audit` asks it directly: of a small change of the weights, what share does
-# a step take off? It runs the optimizer some twenty times on the same gradients, each time with something else
+# You may have no rule, only an optimizer. `audit` asks it directly: what share of a small perturbation of the weights
+# does a step remove? It runs the optimizer some twenty times on the same gradients, each time with something else
 # changed, and looks at nothing but the weights.
 
 # %%
@@ -257,7 +257,7 @@ course_figure()
 # %% [markdown]
 # Stable decay follows λη_eff, by ten when the gradients fall and by a half with the learning rate. Decoupled decay
 # sees only the learning rate. Of L2 the median moves along, but each weight has its own R. (Its dips are its memory:
-# there `audit` made a new change of the weights, and the momentum had to take it in first.)
+# there `audit` perturbed the weights again, and the momentum had to take the perturbation in first.)
 #
 # And the optimizer that we began with? Its mistake shows without any rule.
 
@@ -270,7 +270,7 @@ sd.audit(partial(MyAdamS, **adam_like))
 
 # %%
 found = sd.audit(partial(Mended, **adam_like))
-print(found.kind, *found.evidence, sep="\n")
+print(found.kind, *found.reasons, sep="\n")
 
 # %% [markdown]
 # ## A claim about optimizers
@@ -342,7 +342,7 @@ sd.verify(partial(torch.optim.Adam, lr=0.01), sd.CATALOG["AdamS"](lr=0.01, weigh
 
 # %% [markdown]
 # **3.** What kind of decay does `torch.optim.SGD` have, with momentum .9 and without momentum? Ask `audit`, and read
-# its evidence.
+# its reasons.
 #
 # <details><summary>Solution</summary>
 #
@@ -352,8 +352,8 @@ sd.verify(partial(torch.optim.Adam, lr=0.01), sd.CATALOG["AdamS"](lr=0.01, weigh
 # ```python
 # for momentum in (0.9, 0.0):
 #     found = sd.audit(partial(torch.optim.SGD, momentum=momentum, lr=0.01, weight_decay=0.1))
-#     print(found.kind, *found.evidence, sep="; ")
-# assert found.evidence[-1] == "here the same as stable decay and L2"
+#     print(found.kind, *found.reasons, sep="; ")
+# assert found.reasons[-1] == "here the same as stable decay and L2"
 # ```
 #
 # </details>

@@ -1,4 +1,4 @@
-"""Small optimizers that nobody would train with, each odd in one way, to be audited."""
+"""Small optimizers that nobody would train with, each odd in one way. They are audited in tests."""
 
 import os
 import time
@@ -35,7 +35,7 @@ class NormScaled(Odd):
 
 
 class SignDecay(Odd):
-    """Takes ηλ·sign(θ) off, as an L1 penalty does."""
+    """Subtracts ηλ·sign(θ), as an L1 penalty does."""
 
     def decayed(self, theta, gradient, lr, decay):
         return theta - lr * decay * theta.sign()
@@ -49,28 +49,28 @@ class CautiousDecay(Odd):
 
 
 class FixedDecay(Odd):
-    """Takes λ/50 off, whatever η is."""
+    """R = λ/50, whatever η is."""
 
     def decayed(self, theta, gradient, lr, decay):
         return theta * (1 - 0.02 * decay)
 
 
 class HalfDecay(Odd):
-    """Takes ηλ/2 off."""
+    """R = ηλ/2."""
 
     def decayed(self, theta, gradient, lr, decay):
         return theta * (1 - lr * decay / 2)
 
 
 class MatrixDecay(Odd):
-    """Decoupled, on matrices alone."""
+    """Decoupled decay of matrices alone."""
 
     def decayed(self, theta, gradient, lr, decay):
         return theta * (1 - lr * decay * (theta.ndim > 1))
 
 
 class Noisy(Odd):
-    """Decoupled, with random numbers in every step."""
+    """Decoupled decay, with random numbers in every step."""
 
     def decayed(self, theta, gradient, lr, decay):
         return theta * (1 - lr * decay)
@@ -80,7 +80,7 @@ class Noisy(Odd):
 
 
 class SGDW(Odd):
-    """Decoupled, behind momentum .9."""
+    """Decoupled decay, with momentum .9."""
 
     def decayed(self, theta, gradient, lr, decay):
         return theta * (1 - lr * decay)
@@ -91,7 +91,7 @@ class SGDW(Odd):
 
 
 class Runaway(Odd):
-    """Goes wherever it likes, and that is far."""
+    """Diverges at once."""
 
     def decayed(self, theta, gradient, lr, decay):
         return theta * 1e3
@@ -111,7 +111,7 @@ class Undecayed(Optimizer):
 
 
 class Zyx(Optimizer):
-    """Adam with L2, written anew under names that say nothing."""
+    """Adam with L2, written again under names that say nothing."""
 
     def __init__(self, params, lr=0.01, weight_decay=0.1):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
@@ -130,7 +130,7 @@ class Zyx(Optimizer):
 
 
 class LooksAhead(Odd):
-    """Decoupled; every sixth step goes back half of the way it came since the sixth before."""
+    """Decoupled decay; every sixth step returns half of the way of the last six steps."""
 
     @torch.no_grad()
     def step(self):
@@ -149,7 +149,7 @@ class LooksAhead(Odd):
 
 
 class Coarse(Odd):
-    """Decoupled, behind a momentum .9 that is kept in bfloat16."""
+    """Decoupled decay, with a momentum of .9 that is kept in bfloat16."""
 
     def decayed(self, theta, gradient, lr, decay):
         return theta * (1 - lr * decay)
@@ -160,7 +160,7 @@ class Coarse(Odd):
 
 
 class LateDecay(Odd):
-    """Decoupled from its second step on."""
+    """Decoupled decay from the second step on."""
 
     def decayed(self, theta, gradient, lr, decay):
         late = self.state[theta].setdefault("late", torch.zeros(()))
@@ -170,7 +170,7 @@ class LateDecay(Odd):
 
 
 class Normalized(Odd):
-    """L2, every step divided by the norm of the gradients."""
+    """L2 decay; every step is divided by the norm of the gradients."""
 
     @torch.no_grad()
     def step(self):
@@ -200,7 +200,7 @@ class Exits(Odd):
 
 
 class NoLr(Odd):
-    """Has lr = None in its groups, as optimizers that find their own."""
+    """Has lr = None in its groups, as optimizers that find η themselves."""
 
     def __init__(self, params):
         super().__init__(params)
@@ -215,7 +215,7 @@ class Hangs(Odd):
 
 
 class Crashes(Odd):
-    """Takes its process down."""
+    """Ends its process at once."""
 
     def step(self):
         os._exit(1)

@@ -1,1 +1,1 @@
-"""What an optimizer does when it is driven with gradients that were chosen beforehand."""
+"""What an optimizer does when it is driven with gradients that were fixed beforehand."""

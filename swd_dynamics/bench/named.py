@@ -1,4 +1,4 @@
-"""Optimizers by name: a class by its module, and arguments as literals."""
+"""Optimizers by name: a class of a module, and arguments as literals."""
 
 import ast
 import os
@@ -12,12 +12,14 @@ from swd_dynamics.tables import nearest
 
 
 def imported(name: str) -> ModuleType:
-    """The module of that name, also one in the current directory. Importing it runs its code, as ``python -m`` does.
+    """The module of that name. Importing it runs its code, as ``python -m`` does.
+
+    Modules in the current directory are found as well.
 
     Raises
     ------
     InputError
-        If it cannot be imported, for whatever reason.
+        If the module cannot be imported, for whatever reason.
 
     Examples
     --------
@@ -30,8 +32,8 @@ def imported(name: str) -> ModuleType:
         return import_module(name)
     except (Exception, SystemExit) as error:  # a module may do anything when it is imported
         raise InputError(
-            f"{name or 'a module without a name'} cannot be imported: {type(error).__name__}: {error}; give one that is"
-            " installed here or lies in the current directory"
+            f"{name or 'a module without a name'} cannot be imported: {type(error).__name__}: {error}; give"
+            " a module that is installed here or lies in the current directory"
         ) from error
 
 
@@ -43,7 +45,7 @@ def named_class(text: str) -> type:
     Raises
     ------
     InputError
-        If the text is not of that form, the module cannot be imported, or it has no such class.
+        If the text is not of that form, the module cannot be imported, or the module has no such class.
 
     Examples
     --------
@@ -63,12 +65,12 @@ def named_class(text: str) -> type:
 
 
 def literal_arguments(text: str | None) -> dict[str, Any]:
-    """Arguments as they are written in a call, their values literals: nothing is evaluated.
+    """Arguments as they are written in a call. Their values are literals: nothing is evaluated.
 
     Raises
     ------
     InputError
-        If the text does not read ``name=value,name=value``, or a value is no literal.
+        If the text does not read ``name=value,name=value``, or a value is not a literal.
 
     Examples
     --------

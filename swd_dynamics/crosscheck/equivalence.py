@@ -1,4 +1,4 @@
-"""The weight decay that another optimizer needs to take off as much of the weights as this one does."""
+"""The weight decay with which two optimizers have the same mean decay rate."""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,12 +17,12 @@ from swd_dynamics.rules.update import UpdateRule
 if TYPE_CHECKING:
     import xarray
 
-SECOND_MOMENTS = ("v", "v_max")  # what a direction's memory calls what v̄ is the mean of
+SECOND_MOMENTS = ("v", "v_max")  # the names of the second moment in a direction's memory; v̄ is its mean
 
 
 @dataclass(frozen=True)
 class EquivalentDecay:
-    """A λ, and what it does.
+    """A weight decay and its decay rate.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class EquivalentDecay:
 
     Examples
     --------
-    Behind momentum ¾ stable decay needs a quarter of decoupled decay's λ: both take off R = ½·⅛.
+    With momentum ¾ stable decay needs a quarter of decoupled decay's λ: both have R = ½·⅛.
 
     >>> sgdw, sgds = (CATALOG[name](lr=0.5, momentum=0.75, weight_decay=0.125) for name in ("SGDW", "SGDS"))
     >>> found = equivalent_weight_decay(sgdw, sgds)
@@ -55,7 +55,7 @@ class EquivalentDecay:
 def equivalent_weight_decay(
     from_: UpdateRule, to: UpdateRule, statistics: "xarray.Dataset | ArrayLike | None" = None
 ) -> EquivalentDecay:
-    """The λ with which ``to`` has the mean decay rate of ``from_``, so that both take off as much over a run.
+    """The λ with which ``to`` has the mean decay rate of ``from_``, so that both decay equally over a run.
 
     With η_eff = η(1−τ)/(1−β) for SGD and η/√v̄ for Adam, the mean ⟨⟩ over the steps and λ′ the λ of ``to``::
 
@@ -65,23 +65,23 @@ def equivalent_weight_decay(
     AdamW's λ becomes AdamS's λ√v̄ where η and v̄ are constant. With L2 the rate is an average: with heavy ball it settles
     to 1 − (larger root of z² − (1+β−ηλ)z + β), which is λη_eff only to first order; with Adam every weight has its own.
 
-    *Assumes* the run to come has the second moments given. Decay acts back on them: stronger decay keeps gradients
-    larger, and AdamS's R smaller.
+    *Assumes* the run to come has the second moments given. Decay affects the second moments: with stronger decay
+    gradients stay larger, so that R of AdamS is smaller.
 
     Parameters
     ----------
     from_, to : UpdateRule
-        Of any two families, each with one η (or a schedule) and one λ; the λ of ``to`` is not looked at. Translate
+        Of any two families, each with one η (or a schedule) and one λ; the λ of ``to`` is ignored. Translate
         parameter groups one by one.
     statistics : xarray.Dataset, number or array of shape (steps,), optional
-        v̄, the mean over all weights of Adam's v̂ = v/(1−β₂ᵏ): one for all steps, or one for each; or a recording, of
-        :func:`swd_dynamics.record`, of an Adam run, which has it as (η/η_eff)². Not needed between rules without v̄. A
-        schedule needs to be told the steps, by a recording or an array. Recorded steps with η = 0 do not count.
+        v̄, the mean over all weights of Adam's v̂ = v/(1−β₂ᵏ): one number for all steps, or one for each step; or a
+        recording of an Adam run by :func:`swd_dynamics.record`, which gives v̄ as (η/η_eff)². Not needed if neither
+        rule has v̄. A schedule needs the steps, from a recording or an array. Recorded steps with η = 0 do not count.
 
     Raises
     ------
     InputError
-        If v̄ is needed and not given, unknown, not positive, or the recording's optimizer has none; if a rule has no
+        If v̄ is needed and not given, unknown or not positive, or the recorded optimizer has no v̄; if a rule has no
         decay, more than one η or λ, or a schedule without steps.
 
     Source: the definition of stable decay, Xie, Sato & Sugiyama 2020, 2011.11152; the ratio is its consequence.
@@ -95,35 +95,40 @@ def equivalent_weight_decay(
     >>> found, found.time_scale
     (EquivalentDecay(weight_decay=0.125, decay_rate=0.0625), 16.0)
     """
-    seen = _seen(statistics)
+    moments = _second_moments(statistics)
     for role, rule in (("from_", from_), ("to", to)):
-        _check_rule(role, rule, seen)
-    rate = _mean_decay_rate("from_", from_, seen)
-    return EquivalentDecay(rate / _mean_decay_rate("to", _per_unit(to), seen), rate)
+        _check_rule(role, rule, moments)
+    rate = _mean_decay_rate("from_", from_, moments)
+    return EquivalentDecay(rate / _mean_decay_rate("to", _per_unit(to), moments), rate)
 
 
-class Seen(NamedTuple):
-    """Steps taken before each step (None: any), its v̄ (NaN: unknown), and why a v̄ may be unknown."""
+class SecondMoments(NamedTuple):
+    """v̄ of each step.
+
+    steps : array, shape (steps,), or None — the number of steps before each step; None stands for any step
+    v : array, shape (steps,) — v̄; NaN where it is unknown
+    unknown : str — why v̄ may be unknown
+    """
 
     steps: np.ndarray | None
     v: np.ndarray
     unknown: str
 
 
-def _seen(statistics) -> Seen:
+def _second_moments(statistics) -> SecondMoments:
     if hasattr(statistics, "attrs"):
         return _recorded(statistics)
     if statistics is None:
-        return Seen(None, np.array([math.nan]), "give a recording of an Adam run, or v̄ itself")
+        return SecondMoments(None, np.array([math.nan]), "give a recording of an Adam run, or v̄ itself")
     check("v̄", statistics, "(0, inf)")
     v = np.asarray(statistics, dtype=float)
     if v.ndim > 1 or not v.size:
         raise InputError(f"v̄ has shape {v.shape}: give one number, or one for each step")
-    return Seen(np.arange(v.size) if v.ndim else None, np.atleast_1d(v), "")
+    return SecondMoments(np.arange(v.size) if v.ndim else None, np.atleast_1d(v), "")
 
 
-def _recorded(recording) -> Seen:
-    """v̄ as (η/η_eff)²; sums over groups, because a group with η = 0 tells nothing."""
+def _recorded(recording) -> SecondMoments:
+    """v̄ as (η/η_eff)², with η and η_eff summed over groups, because a group with η = 0 says nothing about v̄."""
     missing = [name for name in ("step", "lr", "effective_lr") if name not in recording.variables]
     if missing:
         raise InputError(f"the recording lacks {' and '.join(missing)}, which a translation of weight decay needs")
@@ -133,11 +138,13 @@ def _recorded(recording) -> Seen:
         raise InputError("the recording holds no step with η > 0")
     name = str(recording.attrs.get("optimizer", "an unknown optimizer"))
     if not (name in CATALOG and _is_adaptive(CATALOG[name]().direction)):
-        return Seen(steps, np.full(len(steps), math.nan), f"a recording of {name} is not known to have it: give it")
+        return SecondMoments(
+            steps, np.full(len(steps), math.nan), f"a recording of {name} is not known to have it: give it"
+        )
     with np.errstate(all="ignore"):
         v = (lr / effective_lr)[lr > 0] ** 2
     v = np.where((v > 0) & np.isfinite(v), v, math.nan)
-    return Seen(steps, v, f"of the recorded steps, {np.isnan(v).sum()} have none, or 0")
+    return SecondMoments(steps, v, f"of the recorded steps, {np.isnan(v).sum()} have none, or 0")
 
 
 def _is_adaptive(direction: Direction) -> bool:
@@ -145,34 +152,34 @@ def _is_adaptive(direction: Direction) -> bool:
 
 
 def _effective_lr(direction: Direction, lr: float, v: float) -> float:
-    """η_eff of a direction of whose memory only v̄ is known; without bias to correct, for v̄ is the mean of v̂."""
+    """η_eff of a direction if only v̄ of its memory is known. v̄ is the mean of v̂, so no bias is corrected (k = ∞)."""
     memory = direction.rest(math.nan)
     known = {name: v for name in SECOND_MOMENTS if name in memory._fields}
     return float(direction.effective_lr(memory._replace(**known), Step(math.nan, math.nan, lr, k=math.inf)))
 
 
 def _decay_rate(rule: UpdateRule, step: int, v: float) -> float:
-    """R, to first order also where decay joins the gradient: η_eff times what it adds there for each unit of θ."""
+    """R; for L2 to first order: η_eff times the decay's addition to the gradient for each unit of θ."""
     lr, joins = rule.lr_at(step), rule.decay.added_gradient(1.0)
     rate = rule.decay.decay_rate(lr, lambda: _effective_lr(rule.direction, lr, v))
     return float(rate + (joins * _effective_lr(rule.direction, lr, v) if joins else 0.0))
 
 
-def _mean_decay_rate(role: str, rule: UpdateRule, seen: Seen) -> float:
-    steps = [0] if seen.steps is None else seen.steps.tolist()
-    rates = [_decay_rate(rule, step, v) for step, v in zip(steps, seen.v.tolist(), strict=True)]
+def _mean_decay_rate(role: str, rule: UpdateRule, moments: SecondMoments) -> float:
+    steps = [0] if moments.steps is None else moments.steps.tolist()
+    rates = [_decay_rate(rule, step, v) for step, v in zip(steps, moments.v.tolist(), strict=True)]
     rate = float(np.mean(rates))
-    if math.isnan(rate) and np.isnan(seen.v).any():
-        raise InputError(f"{role} = {rule} needs v̄, the mean second moment of the gradients: {seen.unknown}")
+    if math.isnan(rate) and np.isnan(moments.v).any():
+        raise InputError(f"{role} = {rule} needs v̄, the mean second moment of the gradients: {moments.unknown}")
     if not 0 < rate < math.inf:
         raise InputError(f"{role} = {rule} has the decay rate {rate:g}: there is no decay to be equivalent to")
     return rate
 
 
-def _check_rule(role: str, rule: UpdateRule, seen: Seen) -> None:
+def _check_rule(role: str, rule: UpdateRule, moments: SecondMoments) -> None:
     if not isinstance(rule, UpdateRule):
         raise InputError(f"{role} = {rule!r} is not an UpdateRule: take one from CATALOG")
-    if rule.has_schedule and seen.steps is None:
+    if rule.has_schedule and moments.steps is None:
         raise InputError(f"{role} has a schedule: give a recording, or v̄ for each step, to say for which steps")
     for name, value in (("lr", rule.lr_at(0)), ("weight_decay", rule.weight_decay)):
         if np.ndim(value) or is_symbolic(value):

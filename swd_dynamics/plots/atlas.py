@@ -11,26 +11,28 @@ from matplotlib.lines import Line2D
 
 from swd_dynamics.plots.style import COLOURS, LABELS, MARKERS, MUTED, house_style
 
-STYLES = {kind: (COLOURS[kind], MARKERS[kind], LABELS[kind]) for kind in ("L2", "decoupled", "stable")}
-STYLES["other"] = ("#CC79A7", "v", "other")  # Okabe & Ito's too
-STYLES["none"] = (COLOURS["none"], MARKERS["none"], LABELS["none"])
-STYLES["not audited"] = (MUTED, "x", "not audited")
-ROW = 0.15  # inches of height for each optimizer
-LEAST = 1e-7  # rates below are said in words: they would press all others together
-ROUND_OFF = 1e-10  # as in the audit
-INSET = 0.008  # of the width, between the axis and words
+KIND_STYLES = {kind: (COLOURS[kind], MARKERS[kind], LABELS[kind]) for kind in ("L2", "decoupled", "stable")}
+KIND_STYLES["other"] = ("#CC79A7", "v", "other")  # a colour of Okabe & Ito, as the others are
+KIND_STYLES["none"] = (COLOURS["none"], MARKERS["none"], LABELS["none"])
+KIND_STYLES["not audited"] = (MUTED, "x", "not audited")
+ROW = 0.15  # height of an optimizer, in inches: with half as much the names of 7 points overlap
+SMALLEST_DRAWN = 1e-7  # a rate; smaller rates are written as words, since their markers would crowd all others
+ROUND_OFF_RATE = 1e-10  # a smaller rate is round-off, as in the audit
+INSET = 0.008  # the distance between the axis and words, as a share of the width
 BEFORE, AFTER = "settled", "gradients / 10"
 
 
 def draw_atlas(entries: Sequence[Any], title: str, nominal: float) -> Figure:
-    """One line for each optimizer, under a heading for each kind: R before (open) and after (filled) the drop.
+    """One line for each optimizer, under a heading for each kind: R before and after gradients fall to a tenth.
+
+    The marker for R before is open, and the marker for R after is filled.
 
     Parameters
     ----------
-    entries : sequence of swd_dynamics.auditing.atlas.Entry
+    entries : sequence of swd_dynamics.auditing.atlas.AtlasEntry
     title : str
     nominal : float
-        ηλ, drawn as a guide; the names of optimizers that have another one bear an asterisk.
+        ηλ, drawn as a guide. An optimizer with another ηλ has an asterisk after its name.
     """
     lines = _lines(entries)
     with house_style():
@@ -49,7 +51,7 @@ def draw_atlas(entries: Sequence[Any], title: str, nominal: float) -> Figure:
 def _lines(entries: Sequence[Any]) -> list[tuple[str, Any]]:
     """A heading (None) and the optimizers of each kind, the strongest decay first."""
     lines: list[tuple[str, Any]] = []
-    for kind in STYLES:
+    for kind in KIND_STYLES:
         own = [entry for entry in entries if entry.kind == kind]
         own.sort(key=lambda entry: (-np.nan_to_num(entry.rate(BEFORE), nan=-1.0), entry.name.lower()))
         lines += [(kind, None), *((kind, entry) for entry in own)] if own else []
@@ -57,7 +59,7 @@ def _lines(entries: Sequence[Any]) -> list[tuple[str, Any]]:
 
 
 def _draw_heading(axes: Axes, i: int, kind: str, _) -> None:
-    colour, _, words = STYLES[kind]
+    colour, _, words = KIND_STYLES[kind]
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
     style: dict[str, Any] = {"color": colour, "va": "center", "weight": "bold", "fontsize": 9, "bbox": behind}
     axes.text(INSET, i, words, transform=axes.get_yaxis_transform(), **style)
@@ -65,9 +67,9 @@ def _draw_heading(axes: Axes, i: int, kind: str, _) -> None:
 
 
 def _draw_entry(axes: Axes, i: int, kind: str, entry) -> None:
-    colour, marker, _ = STYLES[kind]
+    colour, marker, _ = KIND_STYLES[kind]
     before, after = entry.rate(BEFORE), entry.rate(AFTER)
-    if not (before > LEAST and after > LEAST):
+    if not (before > SMALLEST_DRAWN and after > SMALLEST_DRAWN):
         words = _cut(_words(entry, before, after))
         axes.text(INSET, i, words, transform=axes.get_yaxis_transform(), color="#666666", va="center", fontsize=6)
         return
@@ -77,11 +79,11 @@ def _draw_entry(axes: Axes, i: int, kind: str, entry) -> None:
 
 
 def _words(entry, before: float, after: float) -> str:
-    """What is written where nothing can be drawn."""
+    """The words of an optimizer whose rates are not drawn."""
     if entry.found is None:
         return entry.reason.rpartition("gradients alone: ")[2]
-    rates = f"R = {before:.1g}, then {after:.1g}: " if max(abs(before), abs(after)) > ROUND_OFF else ""
-    return rates + "; ".join(entry.found["evidence"])
+    rates = f"R = {before:.1g}, then {after:.1g}: " if max(abs(before), abs(after)) > ROUND_OFF_RATE else ""
+    return rates + entry.reasons
 
 
 def _cut(words: str, width: int = 125) -> str:
@@ -97,18 +99,20 @@ def _finish(axes: Axes, lines: list[tuple[str, Any]], nominal: float) -> None:
     axes.set_yticks([i for i, _ in named], [name for _, name in named], fontsize=7)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", linewidth=0.3)
-    axes.set_xlabel("R, the fraction by which a change of the weights shrinks in a step (median over the weights)")
+    axes.set_xlabel(
+        "R, the fraction by which a perturbation of the weights shrinks in a step (median over the weights)"
+    )
     axes.annotate("ηλ", (nominal, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
 
 
 def _has_another(entry: Any, nominal: float) -> bool:
-    """Whether an optimizer's ηλ is known, and another."""
+    """Whether an optimizer's ηλ is known and is not the nominal ηλ."""
     return not isnan(entry.own_nominal) and not isclose(entry.own_nominal, nominal)
 
 
 def _keys(starred: bool) -> list[Line2D]:
     style: dict[str, Any] = {"color": COLOURS["none"], "marker": "o", "linestyle": "none"}
-    note = [Line2D([], [], linestyle="none", label="* its own ηλ is another (see the table)")] if starred else []
+    note = [Line2D([], [], linestyle="none", label="* with another ηλ (see the table)")] if starred else []
     return [
         Line2D([], [], **style, markerfacecolor="white", label="settled"),
         Line2D([], [], **style, label="140 to 240 steps after gradients fell to a tenth"),

@@ -1,4 +1,4 @@
-"""How far rounding alone may move a step: a rule is shaken in its last digits, and seen to move."""
+"""How far rounding alone may move a step, measured by shaking the last digits of a rule's numbers."""
 
 from dataclasses import dataclass, fields, is_dataclass, replace
 from math import nextafter
@@ -8,16 +8,17 @@ import numpy as np
 
 from swd_dynamics.crosscheck.replay import ROUND_OFFS, allowed_departure, own_steps, relative
 from swd_dynamics.rules.direction import Direction
-from swd_dynamics.verification.near_rules import Variant
+from swd_dynamics.verification.near_rules import AlteredRule
 
-EPS = float(np.finfo(float).eps)
+DOUBLE_EPS = float(np.finfo(float).eps)
 
 
-def allowed_round_off(rule: Variant, theta: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """What two ways of computing a rule's steps in float64 may differ by, relative to ‖θ‖.
+def allowed_round_off(rule: AlteredRule, theta: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """How far two ways of computing a rule's steps in float64 may differ, relative to ‖θ‖.
 
-    8·eps·√k, as in a replay; and where a rule is ill-conditioned (1 − βᵏ of a β close to 1 has few good digits) eight
-    times what its step moves by when its betas, its memory and the gradient are off by one unit in the last place.
+    The limit is 8·eps·√k, as in a replay. Where a rule is ill-conditioned it is more, as 1 − βᵏ has few good digits if
+    β is close to 1: eight times the change of a step whose betas, memory and gradient are off by one unit in the last
+    place.
 
     Parameters
     ----------
@@ -31,14 +32,16 @@ def allowed_round_off(rule: Variant, theta: np.ndarray, gradients: np.ndarray) -
     shaken = rule.with_direction(Shaken(one_ulp_lower(rule.rule.direction), np.random.default_rng(0)))
     pairs = zip(own_steps(rule, theta, gradients), own_steps(shaken, theta, gradients), strict=True)
     lost = np.array([relative(one, other, theta, k) for k, (one, other) in enumerate(pairs)])
-    return np.maximum(allowed_departure(len(gradients), EPS), ROUND_OFFS * np.where(np.isfinite(lost), lost, 0.0))
+    return np.maximum(
+        allowed_departure(len(gradients), DOUBLE_EPS), ROUND_OFFS * np.where(np.isfinite(lost), lost, 0.0)
+    )
 
 
 @dataclass(frozen=True)
 class Shaken:
     """A direction whose gradient and memory are off by one unit in the last place, up or down.
 
-    A running mean may be computed as m + (1 − β)(g − m): the unit is that of the larger of what goes into it.
+    A running mean may be computed as m + (1 − β)(g − m), so the unit is that of the larger of m and g.
     """
 
     direction: Direction
@@ -59,13 +62,15 @@ class Shaken:
         return self.direction.effective_lr(memory, step)
 
     def _off(self, value, before):
-        unit = EPS * np.maximum(np.abs(value), np.abs(before))
+        unit = DOUBLE_EPS * np.maximum(np.abs(value), np.abs(before))
         moved = value + unit * self.random.choice([-1.0, 1.0], size=np.shape(unit))
-        return np.where(value >= 0, np.abs(moved), moved)  # what is a square stays one
+        return np.where(value >= 0, np.abs(moved), moved)  # a square stays positive
 
 
 def one_ulp_lower(direction: Any) -> Any:
-    """A direction whose numbers between 0 and 1 are one unit in the last place lower; itself, if it is no dataclass.
+    """The direction with its numbers between 0 and 1 lower by one unit in the last place.
+
+    A direction that is not a dataclass is returned unchanged.
 
     Examples
     --------

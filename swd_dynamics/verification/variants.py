@@ -1,6 +1,6 @@
-"""The directions with single lines changed, as real optimizers are found to write them.
+"""Variants of two directions, whose single lines can be written as real optimizers are known to write them.
 
-With nothing changed each is the direction of :mod:`swd_dynamics.rules.direction` that it is named after.
+With nothing changed each variant is the direction that it is made of.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from swd_dynamics.rules.directions.sgd import HeavyBall, Momentum, Nesterov
 
 
 @dataclass(frozen=True)
-class MomentumDialect:
+class MomentumVariant:
     """Heavy ball or Nesterov momentum: m ← βm + gain·g, with m₁ = first·g₁.
 
     momentum, gain, first : float
     nesterov : bool — the move is g + βm, not m
-    published : Direction — whose η_eff the decay uses
+    published : Direction — its η_eff is that of the decay
     """
 
     momentum: Any
@@ -29,8 +29,8 @@ class MomentumDialect:
     published: Direction
 
     @classmethod
-    def of(cls, direction: HeavyBall | Nesterov) -> "MomentumDialect":
-        """The direction as it is."""
+    def of(cls, direction: HeavyBall | Nesterov) -> "MomentumVariant":
+        """The direction with nothing changed."""
         gain = 1 - getattr(direction, "dampening", 0.0)
         return cls(direction.momentum, gain, 1.0, isinstance(direction, Nesterov), direction)
 
@@ -50,17 +50,17 @@ class MomentumDialect:
 
 
 @dataclass(frozen=True)
-class AdamDialect:
-    """Adam or AMSGrad: every line of it that is known to be written in several ways.
+class AdamVariant:
+    """Adam or AMSGrad: each line that is known to be written in several ways can be changed.
 
     betas, eps : as Adam's
     amsgrad : "no", "before" or "after" — a maximum of v is kept, taken before or after the bias correction
     corrects : str — which moments the bias correction reaches: "mv", "m", "v" or ""
-    stored : str — the moments whose bias correction is written back into what is remembered
+    stored : str — the moments whose bias correction is written back into the memory
     eps_at : where ε stands: √v̂ + ε ("outside"), √(v̂ + ε) ("inside"), √v + ε before the correction ("before"), nowhere
     mean_eps_at : where ε stands in η_eff: nowhere ("none"), √v̄ + ε ("outside"), √(v̄ + ε) ("inside")
     mean_corrected : bool — whether v̄ is a mean of v̂, not of v
-    average : callable — the mean over all weights, or another one
+    average : callable — the mean over all weights, or a mean over each tensor or group
     """
 
     betas: tuple[Any, Any]
@@ -74,8 +74,8 @@ class AdamDialect:
     average: Callable = mean
 
     @classmethod
-    def of(cls, direction: Adam | AMSGrad) -> "AdamDialect":
-        """The direction as it is."""
+    def of(cls, direction: Adam | AMSGrad) -> "AdamVariant":
+        """The direction with nothing changed."""
         return cls(direction.betas, direction.eps, "before" if isinstance(direction, AMSGrad) else "no")
 
     def rest(self, theta):
@@ -85,18 +85,18 @@ class AdamDialect:
         (beta1, beta2), gradient, k = self.betas, step.gradient, step.k
         m = beta1 * memory.m + (1 - beta1) * gradient
         v = beta2 * memory.v + (1 - beta2) * gradient * gradient
-        largest = memory.v_max if self.amsgrad == "no" else maximum(memory.v_max, self._seen_by_maximum(v, k))
+        largest = memory.v_max if self.amsgrad == "no" else maximum(memory.v_max, self._in_maximum(v, k))
         m = m / (1 - beta1**k) if "m" in self.stored else m
         if "v" not in self.stored:
             return MaxMoments(m, v, largest)
         bias = 1 - beta2**k
         return MaxMoments(m, v / bias, largest) if self.amsgrad == "no" else MaxMoments(m, v, largest / bias)
 
-    def _seen_by_maximum(self, v, k):
+    def _in_maximum(self, v, k):
         return v / (1 - self.betas[1] ** k) if self.amsgrad == "after" else v
 
     def _bias(self, moment: str, k):
-        """1 − βᵏ, or 1 where there is nothing left to correct."""
+        """1 − βᵏ, or 1 if the moment is corrected already."""
         done = moment in self.stored or (moment == "v" and self.amsgrad == "after")
         return 1.0 if done else 1 - self.betas["mv".index(moment)] ** k
 

@@ -1,29 +1,29 @@
-"""Does an optimizer do what its paper says? It is driven, and every step is held against the rule."""
+"""Does an optimizer do what its paper says? It is driven, and each of its steps is compared with the rule's step."""
 
 import json
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.checks import whole_number
 from swd_dynamics.crosscheck.replay import departures
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.directions.sgd import SGD, HeavyBall, Nesterov, sgd_family
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.verdict import Verdict, judge
-from swd_dynamics.verification.near_rules import NEAR_RULES, Near, Variant
+from swd_dynamics.verification.near_rules import NEAR_RULES, AlteredRule, NearRule
 from swd_dynamics.verification.round_off import allowed_round_off
 
 if TYPE_CHECKING:
     import xarray
 
-WHY = "the largest departure in units of what rounding may do, 8·eps·√k or, where a rule is ill-conditioned, more"
-UNKNOWN = "unknown"
-MOST_STEPS = 100_000  # as many as memory holds with ease; a fault that shows later is one of rounding
+NO_CAUSE = "unknown"
+MOST_STEPS = 100_000  # of a scenario: their gradients are a few dozen megabytes, and pairs of near rules take minutes
 
 
 def verify(
@@ -34,48 +34,50 @@ def verify(
     seed: int = 0,
     allow: str | Sequence[str] = (),
 ) -> Verdict:
-    """Hold a torch optimizer against a rule: does it do what its paper says?
+    """Compare a torch optimizer with a rule, step by step: does it do what its paper says?
 
-    The optimizer is put through the scenarios of :data:`swd_dynamics.bench.drive.SCENARIOS`, in float64: gradients
-    fixed beforehand, loud and quiet, of changing sign, with zeros; one parameter group, then two with their own η and λ
-    on a schedule. Every step is compared as in :func:`~swd_dynamics.crosscheck.replay.replay`, from the optimizer's own
-    θ. Where the two part, the rule is tried with the optimizer's own numbers (η, λ, β, ε, … of its parameter group),
-    then the near rules of :data:`~swd_dynamics.verification.near_rules.NEAR_RULES`, and pairs of them; what explains
-    *every* step to round-off is the cause.
+    The optimizer is put through the scenarios of :data:`swd_dynamics.bench.scenarios.SCENARIOS`, in float64. The
+    gradients are fixed beforehand: large and small, of changing sign, with zeros. There is one parameter group first,
+    then two groups with their own η and λ on a schedule. Every step is compared as in
+    :func:`~swd_dynamics.crosscheck.replay.replay`, from the optimizer's own θ. Where the steps differ, the rule is
+    tried with the optimizer's own numbers (η, λ, β, ε, … of its parameter group), then the near rules of
+    :data:`~swd_dynamics.verification.near_rules.NEAR_RULES`, and pairs of near rules. A change of the rule is the
+    cause if the changed rule takes *every* step, to round-off.
 
     Parameters
     ----------
     factory : callable
-        Takes parameters, or parameter groups, and returns the optimizer. If it takes no groups, there are none.
+        Takes parameters, or parameter groups, and returns the optimizer. If it takes no groups, there is one group.
     rule : UpdateRule
-        With one η and one λ, those that the factory gives the optimizer.
+        With one η and one λ, the numbers that the factory gives the optimizer.
     steps : int
         Of each scenario, 2 to 100 000.
     seed : int
         Of the weights and the gradients.
     allow : str or sequence of str
-        Near rules that are no fault here, as "eps-on-mean-root": the rule is changed so before it is compared.
+        Near rules that are not a fault here, as "eps-on-mean-root": the rule is changed before it is compared.
 
     Returns
     -------
     Verdict
-        Confirmed if the departure is at most 8·eps·√k at every step k (where the rule is ill-conditioned, more: see
-        :func:`~swd_dynamics.verification.round_off.allowed_round_off`); ``measured`` is the largest, in units of
-        what is allowed. Else refuted: ``first_departure`` is the earliest step (from 1) in any scenario, ``cause`` what
-        explains all departures, or "unknown". Inconclusive, with the reason as ``cause``, if the optimizer cannot be
-        driven. Evidence: ``departure``, ``allowed`` and ``recording``, dictionaries over the scenarios.
+        Confirmed if the error is at most 8·eps·√k at every step k (where the rule is ill-conditioned, more: see
+        :func:`~swd_dynamics.verification.round_off.allowed_round_off`); ``measured`` is the largest error in units of
+        what is allowed. Else refuted: ``first_departure`` is the first wrong step (from 1) in any scenario, ``cause``
+        a change of the rule that explains all steps, or "unknown". Inconclusive, with the reason as ``cause``, if the
+        optimizer cannot be driven. Evidence: ``departure``, ``allowed`` and ``recording``, dictionaries over the
+        scenarios.
 
     Raises
     ------
     InputError
         If the factory makes no torch optimizer, or splits its parameters into groups; if the rule has a schedule or
-        arrays, or ``allow`` has no place in it.
+        arrays, or ``allow`` has no place in the rule.
 
     Notes
     -----
-    A rule without weight decay cannot tell where decay enters. A parameter without any gradient is not tried: torch
-    leaves it alone, with a step count of its own, which is no part of a rule. Causes are looked for in plain SGD, heavy
-    ball, Nesterov, Adam and AMSGrad; of other directions only in the decay.
+    A rule without weight decay cannot tell where decay enters. Parameters without any gradient are not tested: torch
+    does not change them, and counts their steps separately, but a rule has one count for all. Causes are looked for
+    in plain SGD, heavy ball, Nesterov, Adam and AMSGrad; in other directions only the decay is changed.
 
     Examples
     --------
@@ -86,86 +88,95 @@ def verify(
     True
     >>> verdict = verify(adamw, CATALOG["AdamS"](lr=0.01, weight_decay=0.1), steps=20)
     >>> verdict.first_departure, verdict.cause
-    (1, 'weight decay is decoupled: it takes off ηλ')
+    (1, 'weight decay is decoupled: R = ηλ')
     """
     _check(rule)
-    steps, seed = _whole("steps", steps, 2, MOST_STEPS), _whole("seed", seed, 0)
-    from swd_dynamics.bench.drive import SCENARIOS, drive  # torch only when it is needed
+    steps, seed = whole_number("steps", steps, 2, MOST_STEPS), whole_number("seed", seed)
+    from swd_dynamics.bench.scenarios import SCENARIOS, run_scenario  # torch only when it is needed
 
     allowed = [NEAR_RULES[name] for name in ([allow] if isinstance(allow, str) else allow)]
-    driven = [_held(rule, drive(factory, scenario, steps, seed), allowed) for scenario in SCENARIOS]
+    recordings = [run_scenario(factory, scenario, steps, seed) for scenario in SCENARIOS]
+    driven = [_compared(rule, recording, allowed) for recording in recordings]
     return _verdict(rule, driven, _own_numbers(rule, driven, allowed))
 
 
-class Held(NamedTuple):
-    """A recording, the rule with its factors, how far they are apart, and how far they may be, shape (steps,)."""
+class Comparison(NamedTuple):
+    """A recorded scenario, the rule with its factors, and for each step how far they are apart and may be apart.
+
+    departure, allowed : array, shape (steps,) — relative to ‖θ‖
+    """
 
     recording: "xarray.Dataset"
-    variant: Variant
+    altered: AlteredRule
     departure: np.ndarray
     allowed: np.ndarray
 
     @property
+    def scenario(self) -> str:
+        """The name of the scenario."""
+        return self.recording.attrs["scenario"]
+
+    @property
     def excess(self) -> np.ndarray:
-        """The departures in units of what is allowed."""
+        """Each departure divided by its allowed value, shape (steps,)."""
         return np.nan_to_num(self.departure / self.allowed, nan=np.inf, posinf=np.inf)
 
     @property
     def first(self) -> int | None:
-        """The first departing step, from 1."""
+        """The first wrong step, from 1."""
         outside = self.excess > 1
         return int(np.argmax(outside)) + 1 if outside.any() else None
 
-    def is_explained(self, causes: Sequence[Near]) -> bool:
+    def is_explained(self, causes: Sequence[NearRule]) -> bool:
         """Whether the rule with these changes takes every recorded step, to round-off."""
-        changed = _changed(self.variant, causes)
+        changed = _changed(self.altered, causes)
         if changed is None:
             return False
         each = departures(changed, self.recording["theta"].values, self.recording["gradient"].values)
         return all(departure <= allowed for departure, allowed in zip(each, self.allowed, strict=True))
 
 
-def _changed(variant: Variant, causes: Sequence[Near]) -> Variant | None:
-    changed: Variant | None = variant
+def _changed(altered: AlteredRule, causes: Sequence[NearRule]) -> AlteredRule | None:
+    changed: AlteredRule | None = altered
     for near in causes:
         changed = None if changed is None else near.change(changed)
     return changed
 
 
-def _held(rule: UpdateRule, recording, allowed: Sequence[Near]) -> Held:
-    """The rule with the factors of a recording, and what is allowed for, against the recording."""
-    lr, rates = rule.lr * recording["lr_factor"].values, recording["weight_decay_factor"].values
+def _compared(rule: UpdateRule, recording, allowed: Sequence[NearRule]) -> Comparison:
+    """The rule with the scenario's factors and what the user allows, compared with the recording."""
+    lr, factor = rule.lr * recording["lr_factor"].values, recording["weight_decay_factor"].values
     decay: Any = rule.decay
     if hasattr(decay, "weight_decay"):
-        decay = replace(decay, weight_decay=decay.weight_decay * rates)
+        decay = replace(decay, weight_decay=decay.weight_decay * factor)
     tensor, group = recording["weight_parameter"].values, recording["weight_group"].values
-    variant = _changed(Variant(replace(rule, lr=lambda step: lr[step], decay=decay), tensor, group), allowed)
-    if variant is None:
+    altered = _changed(AlteredRule(replace(rule, lr=lambda k: lr[k], decay=decay), tensor, group), allowed)
+    if altered is None:
         raise InputError(f"allow: {', '.join(near.cause for near in allowed)} has no place in {rule}")
     theta, gradients = recording["theta"].values, recording["gradient"].values
-    departure = np.array(list(departures(variant, theta, gradients)))
-    return Held(recording, variant, departure, allowed_round_off(variant, theta, gradients))
+    departure = np.array(list(departures(altered, theta, gradients)))
+    return Comparison(recording, altered, departure, allowed_round_off(altered, theta, gradients))
 
 
 class OwnNumbers(NamedTuple):
-    """What numbers of the optimizer differ from the rule's, and whether that alone explains every step."""
+    """Which numbers of the optimizer differ from the rule's, and whether that alone explains every step."""
 
     said: str
     explains: bool
 
 
-def _own_numbers(rule: UpdateRule, driven: Sequence[Held], allowed: Sequence[Near]) -> OwnNumbers | None:
-    """The rule with the numbers in the optimizer's parameter group; None if they are the rule's or nothing departs."""
-    found = json.loads(driven[0].recording.attrs["optimizer_arguments"])
-    own = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+def _own_numbers(rule: UpdateRule, driven: Sequence[Comparison], allowed: Sequence[NearRule]) -> OwnNumbers | None:
+    """The rule with the numbers of the optimizer's parameter group; None if they are the rule's or no step is wrong."""
+    first_group = json.loads(driven[0].recording.attrs["optimizer_arguments"])[0]
+    own = {name: tuple(value) if isinstance(value, list) else value for name, value in first_group.items()}
     numbers = _numbers(rule)
     differ = [name for name, value in numbers.items() if name in own and not np.array_equal(own[name], value)]
-    if not differ or all(held.first is None for held in driven):
+    if not differ or all(compared.first is None for compared in driven):
         return None
     said = "the optimizer's " + "; its ".join(f"{name} {_said(own[name], numbers[name])}" for name in differ)
     try:
-        changed = _with_numbers(rule, numbers | {name: own[name] for name in differ})
-        explains = all(_held(changed, held.recording, allowed).first is None for held in driven)
+        changed = _with_numbers(rule, {name: own[name] for name in differ})
+        explains = all(_compared(changed, each.recording, allowed).first is None for each in driven)
     except (InputError, TypeError, ValueError):  # numbers that the rule has no place for
         explains = False
     return OwnNumbers(said, explains)
@@ -173,26 +184,29 @@ def _own_numbers(rule: UpdateRule, driven: Sequence[Held], allowed: Sequence[Nea
 
 def _numbers(rule: UpdateRule) -> dict[str, Any]:
     """A rule's numbers, under the names that they have in torch."""
-    direction, decay = cast(Any, rule.direction), cast(Any, rule.decay)
-    numbers = {"lr": rule.lr, **({"weight_decay": decay.weight_decay} if hasattr(decay, "weight_decay") else {})}
-    if isinstance(direction, SGD | HeavyBall | Nesterov):
-        own = {name: getattr(direction, name, 0.0) for name in ("momentum", "dampening")}
-        return {**numbers, **own, "nesterov": isinstance(direction, Nesterov)}
-    names = [field.name for field in fields(direction)] if is_dataclass(direction) else []
-    return {**numbers, **{name: getattr(direction, name) for name in names}}
+    decay = cast(Any, rule.decay)
+    decays = {"weight_decay": decay.weight_decay} if hasattr(decay, "weight_decay") else {}
+    return {"lr": rule.lr, **decays, **_made_of(rule.direction)[1]}
 
 
 def _with_numbers(rule: UpdateRule, numbers: dict[str, Any]) -> UpdateRule:
-    """The rule with other numbers."""
-    rest = {name: value for name, value in numbers.items() if name not in ("lr", "weight_decay")}
-    direction, decay = rule.direction, rule.decay
-    if isinstance(direction, SGD | HeavyBall | Nesterov):
-        direction = sgd_family(**rest)
-    elif rest:
-        direction = replace(cast(Any, direction), **rest)
+    """The rule with some numbers changed."""
+    family, own = _made_of(rule.direction)
+    direction = family(**{name: numbers.get(name, own[name]) for name in own})
+    decay = rule.decay
     if "weight_decay" in numbers:
         decay = replace(cast(Any, decay), weight_decay=numbers["weight_decay"])
-    return UpdateRule(numbers["lr"], direction, decay)
+    return UpdateRule(numbers.get("lr", rule.lr), direction, decay)
+
+
+def _made_of(direction: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What makes such a direction, and the numbers that it is made of, under the names that they have in torch."""
+    if isinstance(direction, SGD | HeavyBall | Nesterov):
+        numbers = {name: getattr(direction, name, 0.0) for name in ("momentum", "dampening")}
+        return sgd_family, {**numbers, "nesterov": isinstance(direction, Nesterov)}
+    if not is_dataclass(direction) or isinstance(direction, type):
+        return lambda: direction, {}
+    return partial(replace, direction), {each.name: getattr(direction, each.name) for each in fields(direction)}
 
 
 def _said(own: Any, rules: Any) -> str:
@@ -200,17 +214,6 @@ def _said(own: Any, rules: Any) -> str:
         rounded = isinstance(own, float) and isinstance(rules, float) and own == float(np.float32(rules))
     are = "are" if isinstance(own, tuple) else "is"
     return f"{are} {rules} rounded to float32" if rounded else f"{are} {own}, the rule's {rules}"
-
-
-def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least or (most is not None and number > most):
-        to = "or more" if most is None else f"to {most}"
-        raise InputError(f"{name} = {value!r} is not allowed: it must be a whole number, {least} {to}")
-    return number
 
 
 def _check(rule: UpdateRule) -> None:
@@ -223,58 +226,66 @@ def _check(rule: UpdateRule) -> None:
             )
 
 
-def _verdict(rule: UpdateRule, driven: list[Held], own: OwnNumbers | None) -> Verdict:
-    name = driven[0].recording.attrs["optimizer"]
-    departed = [held for held in driven if held.first is not None]
-    earliest = min(departed, key=lambda held: held.first or 0, default=None)
+def _verdict(rule: UpdateRule, driven: list[Comparison], own: OwnNumbers | None) -> Verdict:
+    name, steps = driven[0].recording.attrs["optimizer"], sum(len(each.departure) for each in driven)
+    wrong = [each for each in driven if each.first is not None]
+    earliest = min(wrong, key=lambda each: each.first or 0, default=None)
     verdict = judge(
         f"verify {name}",
-        f"{name} steps as {rule.name} does, {sum(len(h.departure) for h in driven)} times in {len(driven)} scenarios",
+        f"{name} takes the steps of {rule.name}: {steps} steps in {len(driven)} scenarios",
         predicted=0.0,
-        measured=max(float(held.excess.max(initial=0.0)) for held in driven),
+        measured=max(float(each.excess.max(initial=0.0)) for each in driven),
         allowed=1.0,
-        why="; ".join([WHY, *_remarks(rule, driven, earliest, own)]),
+        why=" ".join(_sentences(rule, driven, earliest, own)),
         first_departure=earliest and earliest.first,
         evidence={
-            "departure": {held.recording.attrs["scenario"]: held.departure for held in driven},
-            "allowed": {held.recording.attrs["scenario"]: held.allowed for held in driven},
-            "recording": {held.recording.attrs["scenario"]: held.recording for held in driven},
+            "departure": {each.scenario: each.departure for each in driven},
+            "allowed": {each.scenario: each.allowed for each in driven},
+            "recording": {each.scenario: each.recording for each in driven},
         },
     )
-    if departed:
+    if wrong:
         cause = own.said if own and own.explains else likely_cause(driven)
         return replace(verdict, status="refuted", cause=cause)
-    raised = dict.fromkeys(held.recording.attrs["raised"] for held in driven if held.recording.attrs["raised"])
-    return replace(verdict, status="inconclusive", cause="; ".join(raised)) if raised else verdict
+    raised = dict.fromkeys(each.recording.attrs["raised"] for each in driven)
+    reasons = "; ".join(filter(None, raised))
+    return replace(verdict, status="inconclusive", cause=reasons) if reasons else verdict
 
 
-def _remarks(rule: UpdateRule, driven: list[Held], earliest: Held | None, own: OwnNumbers | None) -> Iterator[str]:
+def _sentences(
+    rule: UpdateRule, driven: list[Comparison], earliest: Comparison | None, own: OwnNumbers | None
+) -> Iterator[str]:
+    """What was measured, and what a reader of the verdict should know besides."""
+    largest = max(float(each.excess.max(initial=0.0)) for each in driven)
+    yield f"Largest error: {largest:.2g} times what rounding can explain (limit: 1)."
     if earliest is not None and earliest.first is not None:
-        at = earliest.first - 1
-        yield f"at first {earliest.departure[at]:.1e} of ‖θ‖, {earliest.excess[at]:.1e} of these units"
-        yield f"in {', '.join(repr(h.recording.attrs['scenario']) for h in driven if h.first is not None)}"
+        share = 100 * earliest.departure[earliest.first - 1]
+        yield f"At the first wrong step the weights are off by {share:.2g} % of their norm."
+        names = [repr(each.scenario) for each in driven if each.first is not None]
+        yield f"Steps are wrong in {' and '.join(names)}."
         for name, dtype in json.loads(earliest.recording.attrs["in_lower_precision"]).items():
-            yield f"its {name} is {dtype}, with fewer digits than the weights"
+            yield f"The optimizer's {name} is {dtype}, with fewer digits than the weights."
     if own and not own.explains:
-        yield f"{own.said}, which does not explain all of it"
-    for recording in (held.recording for held in driven if held.recording.attrs["diverged_at_step"] >= 0):
-        yield f"in {recording.attrs['scenario']!r} θ diverged at step {recording.attrs['diverged_at_step']}"
-    if any(held.recording.attrs["ungrouped"] for held in driven):
-        yield "the optimizer takes no parameter groups, so that they are not tried"
+        yield f"Although {own.said}, this does not explain every step."
+    for attrs in (each.recording.attrs for each in driven):
+        if attrs["diverged_at_step"] >= 0:
+            yield f"In {attrs['scenario']!r} the weights diverged at step {attrs['diverged_at_step']}."
+    if any(each.recording.attrs["ungrouped"] for each in driven):
+        yield "The optimizer takes no parameter groups, so that groups were not tested."
     if not np.any(rule.weight_decay):
-        yield "weight decay is 0, so that where it enters is not tried"
+        yield "The weight decay is 0, so that the place where it enters was not tested."
 
 
-def likely_cause(driven: Sequence[Held]) -> str:
-    """What explains every step of every recording: a near rule, else two of them, else "unknown".
+def likely_cause(driven: Sequence[Comparison]) -> str:
+    """The near rule that takes every step of every recording, or else two near rules together, or else "unknown".
 
-    Near rules that explain them equally well are one map on these recordings, and all are named.
+    If several near rules take every step, they are the same map on these recordings, and all are named.
     """
     near = list(NEAR_RULES.values())
     singles = [(each,) for each in near]
     pairs = [pair for pair in combinations(near, 2) if pair[0].line != pair[1].line]
     for candidates in (singles, pairs):
-        found = [causes for causes in candidates if all(held.is_explained(causes) for held in driven)]
+        found = [causes for causes in candidates if all(each.is_explained(causes) for each in driven)]
         if found:
             return ", or the same here: ".join("; and ".join(each.cause for each in causes) for causes in found)
-    return UNKNOWN
+    return NO_CAUSE

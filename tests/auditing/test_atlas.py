@@ -1,4 +1,4 @@
-"""The atlas: every optimizer of a package is in it, whatever it does to the one who runs it."""
+"""The atlas: every optimizer of a package is in it, whatever the optimizer does to its process."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from swd_dynamics.__main__ import main
 from swd_dynamics.auditing import atlas as atlas_module
-from swd_dynamics.auditing.atlas import PHASES, Atlas, Entry, atlas, optimizers_of
+from swd_dynamics.auditing.atlas import PHASES, Atlas, AtlasEntry, atlas, optimizers_of
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots.atlas import draw_atlas
 
@@ -27,7 +27,7 @@ AUDITED = {
     "phases": {phase: {"R": 1e-3} for phase in PHASES},
     "lr": 0.01,
     "weight_decay": 0.1,
-    "evidence": ["done before"],
+    "reasons": ["done before"],
 }
 
 
@@ -80,7 +80,7 @@ def test_figure_names_everyone(torch_atlas):
     ],
 )
 def test_an_optimizer_cannot_harm_the_others(name, limit, kind, reason, monkeypatch):
-    """Assert that one that hangs, kills its process or cannot be made is a line with a reason, as one that works is."""
+    """Assert that an optimizer that hangs, kills its process or cannot be made becomes an entry with a reason."""
     monkeypatch.setattr(atlas_module, "optimizers_of", lambda package: [name])
     (entry,) = atlas("odd_optimizers", limit=limit).entries
     assert entry.kind == kind and reason in entry.reason
@@ -90,13 +90,13 @@ def test_an_interrupt_keeps_what_was_done(monkeypatch, tmp_path, capsys):
     """Assert that after Ctrl-C the files hold what was done, name the rest, and the exit code is 130."""
 
     def interrupted(*_):
-        yield Entry("SGD", AUDITED)
+        yield AtlasEntry("SGD", AUDITED)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(atlas_module, "_audited", interrupted)
     assert main(["atlas", "--out", str(tmp_path)]) == 130
     lines = (tmp_path / "torch-optim.csv").read_text(encoding="utf-8").splitlines()
-    reasons = {row["optimizer"]: row["evidence"] for row in csv.DictReader(lines)}
+    reasons = {row["optimizer"]: row["reasons"] for row in csv.DictReader(lines)}
     assert reasons.pop("SGD") == "done before"
     assert set(reasons.values()) == {"interrupted before its turn"}
     assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".json", ".png", ".svg"}
@@ -110,7 +110,7 @@ def test_nothing_is_written_over_by_nothing(interrupted, monkeypatch, tmp_path, 
     def none(*_):
         if interrupted:
             raise KeyboardInterrupt
-        yield Entry("SGD", None, "could not")
+        yield AtlasEntry("SGD", None, "could not")
 
     old = tmp_path / "torch-optim.csv"
     old.write_text("older")
@@ -127,8 +127,8 @@ def test_nothing_is_written_over_by_nothing(interrupted, monkeypatch, tmp_path, 
         (["--limit", "0"], "limit = 0.0 is not allowed"),
         (["--limit", "nan"], "limit = nan is not allowed"),
         (["--limit", "inf"], "limit = inf is not allowed"),
-        (["--out", "file"], "file is no folder"),
-        (["--out", "file/below"], "file is no folder"),
+        (["--out", "file"], "file is not a folder"),
+        (["--out", "file/below"], "file is not a folder"),
         (["--package", ""], "cannot be imported: ValueError"),
         (["--package", ".mine"], ".mine cannot be imported: TypeError"),
         (["--package", "breaks_here"], "breaks_here cannot be imported: ZeroDivisionError"),
@@ -163,7 +163,7 @@ print(entry.name, entry.kind, entry.reason)
 
 @pytest.mark.slow
 def test_a_script_needs_no_guard(tmp_path):
-    """Assert that a script without a guard is run once; and a package beside it is found in every process."""
+    """Assert that a script without a guard is run once, and that a package in its folder is found in every process."""
     (tmp_path / "little_here.py").write_text(LITTLE)
     (tmp_path / "script.py").write_text(UNGUARDED)
     done = subprocess.run(
@@ -175,14 +175,14 @@ def test_a_script_needs_no_guard(tmp_path):
 
 
 def test_an_optimizer_with_another_nominal_rate_is_marked():
-    """Assert that its name bears an asterisk that the legend explains, and that without one there is no note."""
-    alike = Entry("Alike", AUDITED)
+    """Assert that its name has an asterisk that the legend explains, and that there is no note without an asterisk."""
+    alike = AtlasEntry("Alike", AUDITED)
     other = replace(alike, name="Other", found=AUDITED | {"lr": 1e-3})
     unknown = replace(alike, name="Unknown", found=AUDITED | {"weight_decay": None})
     found = Atlas("mine", {}, (alike, other, unknown))
     figure = draw_atlas(found.entries, found.title, found.nominal)
     assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == {"Alike", "Other*", "Unknown"}
-    assert any("own ηλ" in text.get_text() for text in figure.legends[0].get_texts())
+    assert any("another ηλ" in text.get_text() for text in figure.legends[0].get_texts())
     plain = draw_atlas((alike, unknown), found.title, found.nominal)
     assert not any("ηλ" in text.get_text() for text in plain.legends[0].get_texts())
     assert "where a constructor takes them" in found.title and found.counts in found.title

@@ -1,4 +1,4 @@
-"""The audit: its numbers against theory, its kinds against optimizers whose decay is known, and what would fool it."""
+"""The audit: its rates compared with theory, its kinds with optimizers whose decay is known, and what would fool it."""
 
 import json
 from dataclasses import replace
@@ -12,10 +12,10 @@ import torch
 from swd_dynamics import audit
 from swd_dynamics.__main__ import main
 from swd_dynamics.auditing.audit import interpreted
-from swd_dynamics.auditing.features import decay_rate
 from swd_dynamics.auditing.kind import kind_of
-from swd_dynamics.bench.interventions import DROP
+from swd_dynamics.auditing.reading import step_rates
 from swd_dynamics.bench.response import measure_response
+from swd_dynamics.bench.streams import DROP
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import SGDS, AdaiS, AdamS
 from swd_dynamics.rules import CATALOG
@@ -25,10 +25,10 @@ LR, DECAY = 0.01, 0.1
 ARGUMENTS = {"lr": LR, "weight_decay": DECAY}
 MOMENTUM = {"momentum": 0.9, **ARGUMENTS}
 
-READ = 1e-8  # round-off of weights that grow to 30, over δ = 1e-4, a few times; and (.91)^240 of the smaller root
+READ = 1e-8  # round-off of weights that grow to 30, divided by δ = 1e-4, several times; the smaller root: .91^240
 WINDOWED = 0.05  # R and η_eff of a window are taken some steps apart, while √v̄ moves by .07 % in a step
-ENVELOPE = 0.02  # what 1 − √β may be missed by
-PERIODS = 0.01  # of .5: whole periods are averaged, but for δ′/δ of 1e-3 a step that is not quite linear
+ENVELOPE = 0.02  # relative error of 1 − √β as it is measured
+PERIODS = 0.01  # of .5: whole periods are averaged, up to a shrinking by 1e-3 a step that is not quite linear
 SCATTER = 0.25  # ‖g‖ of six large gradients scatters by 25 % from step to step; 16 steps and 120 are averaged
 HALF = 0.05  # the mean of 3200 fair coins is within .03 of a half, at three standard errors
 
@@ -54,18 +54,18 @@ CASES = {
 }
 WORDS = {
     "SGD": "the same as stable decay and L2",
-    "SGD, momentum": "acts on for 9 steps",
+    "SGD, momentum": "the effect lasts about 9 steps",
     "SGD, no decay": "weight_decay is 0",
-    "SGDW": "R/η_eff = 0.1 λ stands still too",
+    "SGDW": "R/η_eff = 0.1 λ is constant too",
     "SGDS": "R/η_eff = λ for every weight",
-    "norm-scaled, no decay": "what it does with λ = 0",
-    "no weight_decay to set": "no control possible",
-    "sign": "nonlinear: the first step takes off something else",
-    "cautious": "of the steps nothing is taken off",
+    "norm-scaled, no decay": "behaves as with λ = 0",
+    "no weight_decay to set": "no control is possible",
+    "sign": "nonlinear: the decay of the first step",
+    "cautious": "a weight does not decay in",
     "not times η": "R ∝ η^0.00",
     "half": "R = 0.5·ηλ",
-    "matrices": "shape (8,) are not decayed",
-    "still": "it moved no weight here",
+    "matrices": "shape (8,) do not decay",
+    "still": "no weight moved",
     "runaway": "diverged",
 }
 
@@ -92,11 +92,11 @@ def test_kinds(audits, name):
     """Assert that decay whose kind is known is found to be of that kind, for the reason that it is."""
     found = audits(name)
     assert found.kind == CASES[name][1]
-    assert WORDS.get(name, "") in "; ".join(found.evidence)
+    assert WORDS.get(name, "") in "; ".join(found.reasons)
 
 
 def test_l2_settles_where_theory_has_it(audits):
-    """Assert that L2 behind momentum takes ηλ in the first step, and 1.11e-2, the larger root's, in the long run."""
+    """Assert that R of L2 with momentum is ηλ in the first step, and in the long run 1.11e-2, by the larger root."""
     course = audits("SGD, momentum").course["median"]
     theory = long_run_decay_rate(CATALOG["SGD"](lr=LR, momentum=0.9, weight_decay=DECAY)).value
     assert course[0] == pytest.approx(LR * DECAY, abs=READ)
@@ -105,7 +105,7 @@ def test_l2_settles_where_theory_has_it(audits):
 
 
 def test_stable_decay_where_theory_has_it(audits):
-    """Assert that SGDS takes the derived rate from the first step on, and that R/η_eff of AdamS is λ in every phase."""
+    """Assert that SGDS has the derived rate from the first step on, and that R/η_eff of AdamS is λ in every phase."""
     theory = float(long_run_decay_rate(CATALOG["SGDS"](lr=LR, momentum=0.9, weight_decay=DECAY)).value)
     np.testing.assert_allclose(audits("SGDS").course["median"][:DROP], theory, rtol=0, atol=READ)
     rows = audits("AdamS").rows
@@ -114,10 +114,10 @@ def test_stable_decay_where_theory_has_it(audits):
 
 
 def test_halves(audits):
-    """Assert that a decay that acts on half of the weights at a time is seen to: half the rate, idle half the time."""
+    """Assert that decay which acts on half of the weights at a time has half the rate, and is idle half the time."""
     found = audits("cautious")
     assert found.rows["settled"][5] == pytest.approx(0.5, abs=HALF)
-    assert found.seen.idle == pytest.approx(0.5, abs=HALF)
+    assert found.features.idle == pytest.approx(0.5, abs=HALF)
 
 
 @pytest.mark.parametrize("momentum", [0.95, 0.99])
@@ -126,8 +126,8 @@ def test_an_oscillation_has_the_rate_of_its_envelope(momentum):
     found = audit(partial(torch.optim.SGD, momentum=momentum, **ARGUMENTS))
     for phase in ("settled", "gradients / 10"):
         assert found.rows[phase][0] == pytest.approx(1 - np.sqrt(momentum), rel=ENVELOPE)
-    said = "; ".join(found.evidence)
-    assert "a change of θ oscillates; R is its envelope" in said and "acts on" not in said
+    said = "; ".join(found.reasons)
+    assert found.features.oscillates and "envelope" in said and "the effect lasts" not in said
     assert all(found.to_dict()[number] is None for number in ("delay", "lr_exponent", "decay_exponent"))
 
 
@@ -147,53 +147,53 @@ def in_groups(params, kind, decays):
 
 @pytest.mark.parametrize(("kind", "expected"), [(torch.optim.AdamW, "decoupled"), (torch.optim.Adam, "L2")])
 def test_a_group_without_decay_may_come_first(kind, expected):
-    """Assert that the decay of the other group is found, and the first named as not decayed."""
+    """Assert that the decay of the second group is found, and that the first is said not to decay."""
     found = audit(partial(in_groups, kind=kind, decays=(0.0, DECAY)))
-    assert (found.kind, found.seen.weight_decay) == (expected, DECAY)
-    assert "parameters of shape (8,) are not decayed" in found.evidence
+    assert (found.kind, found.features.weight_decay) == (expected, DECAY)
+    assert "parameters of shape (8,) do not decay" in found.reasons
 
 
 def test_groups_with_two_decays():
     """Assert that R = ηλ is found where λ differs from group to group."""
     found = audit(partial(in_groups, kind=torch.optim.AdamW, decays=(DECAY / 2, DECAY)))
-    assert found.kind == "decoupled" and found.evidence[0].startswith("R = ηλ: ")
+    assert found.kind == "decoupled" and found.reasons[0].startswith("R = ηλ: ")
     assert found.rows["settled"][5] == pytest.approx(1.0, abs=READ / (LR * DECAY))
 
 
 def test_stable_or_not_needs_a_whole_impulse():
-    """Assert that SGDS is stable with momentum .97, and that with .99 nothing is said that η_eff would have to tell."""
+    """Assert that SGDS is stable with momentum .97, and that with .99 its η_eff is unknown, and so is its kind."""
     found = audit(partial(SGDS, momentum=0.97, **ARGUMENTS))
     assert found.kind == "stable"
     assert [row[4] for row in list(found.rows.values())[1:]] == pytest.approx([DECAY] * 3, rel=WINDOWED)
-    said = "; ".join(audit(partial(SGDS, momentum=0.99, **ARGUMENTS)).evidence)
-    assert "η_eff is unknown, so that stable or not is not told" in said and ": not stable" not in said
+    said = "; ".join(audit(partial(SGDS, momentum=0.99, **ARGUMENTS)).reasons)
+    assert "η_eff is unknown, so that stable decay cannot be recognised" in said and ": not stable" not in said
     assert "nan" not in said
 
 
 def test_a_coarse_state_is_told():
     """Assert that a momentum in bfloat16 is named, η_eff unknown, and nothing said to be nonlinear for it."""
     found = audit(odd_optimizers.Coarse)
-    said = "; ".join(found.evidence)
-    assert found.kind == "decoupled" and "state as bfloat16" in said
-    assert "η_eff is unknown" in said and "nonlinear" not in said
+    said = "; ".join(found.reasons)
+    assert found.kind == "decoupled" and found.features.coarse == ("bfloat16",) and "bfloat16" in said
+    assert "η_eff is unknown" in said and found.features.unfollowed and "nonlinear" not in said
     assert found.to_dict()["lr_exponent"] is None
 
 
 def test_what_is_below_the_residue_is_no_growth(audits):
-    """Assert that R < 0 is told where the control stands still, and not where it moves ten times as much."""
-    seen = audits("SGD").seen
-    phase = seen.phases["settled"]._replace(decay_rate=np.full(32, -1e-6))
-    grows = replace(seen, phases={**seen.phases, "settled": phase})
+    """Assert that R < 0 is told where the control is constant, and not where the control moves ten times as much."""
+    features = audits("SGD").features
+    phase = features.phases["settled"]._replace(decay_rate=np.full(32, -1e-6))
+    grows = replace(features, phases={**features.phases, "settled": phase})
     covered = phase._replace(control=np.full(32, 1e-5))
-    hidden = replace(seen, phases={**seen.phases, "settled": covered})
+    hidden = replace(features, phases={**features.phases, "settled": covered})
     told = ["; ".join(kind_of(one)[1]) for one in (grows, hidden)]
     assert "R < 0" in told[0] and "R < 0" not in told[1]
 
 
 def test_late_decay_is_not_said_of_every_phase():
     """Assert that an optimizer whose first step decays nothing has R = ηλ in every later phase."""
-    said = audit(odd_optimizers.LateDecay).evidence
-    assert "R = ηλ for every weight, in every later phase" in said and "the first step takes nothing off" in said
+    said = audit(odd_optimizers.LateDecay).reasons
+    assert "R = ηλ for every weight, in every later phase" in said and "the first step has no decay" in said
 
 
 def test_the_norm_of_the_gradients_stays():
@@ -211,24 +211,24 @@ def test_the_control_is_needed():
 
 
 def test_names_do_not_matter():
-    """Assert that Adam under another name, with other words for its state, gets the same numbers and evidence."""
+    """Assert that Adam under another name, with other words for its state, gets the same numbers and reasons."""
     adam, unknown = audit(partial(torch.optim.Adam, **ARGUMENTS)), audit(odd_optimizers.Zyx)
-    assert (unknown.kind, unknown.evidence) == (adam.kind, adam.evidence) and adam.kind == "L2"
+    assert (unknown.kind, unknown.reasons) == (adam.kind, adam.reasons) and adam.kind == "L2"
     for name, row in adam.rows.items():
         assert unknown.rows[name] == pytest.approx(row, rel=WINDOWED, abs=READ, nan_ok=True)
     low, high = settled(adam, "5 %"), settled(adam, "95 %")
-    assert high > 30 * low  # gradients two orders of magnitude apart, but for the tails
+    assert high > 30 * low  # gradients two orders of magnitude apart, without the tails
 
 
 def test_what_has_died_out_is_unknown():
     """Assert that R is not read from a change that round-off has overtaken."""
     response = measure_response(partial(torch.optim.SGD, **ARGUMENTS))
     faded = response.moved._replace(before=response.moved.before * 1e-9)
-    assert np.isnan(decay_rate(faded)).all()
+    assert np.isnan(step_rates(faded)).all()
 
 
 def test_it_prints_and_writes(audits):
-    """Assert that an audit shows as text, as HTML and as JSON, with what is unknown left open."""
+    """Assert that an audit shows as text, as HTML and as JSON, and that unknown numbers are None in JSON."""
     found = audits("no weight_decay to set")
     assert str(found).startswith("Undecayed: other") and "R/η_eff" in str(found)
     assert found._repr_html_().count("<tr>") == 5
@@ -247,13 +247,13 @@ def test_what_cannot_be_audited_is_refused():
     ("factory", "message"),
     [
         (odd_optimizers.Exits, "Exits fails at step 3: SystemExit"),
-        (odd_optimizers.NoLr, "lr = None in a group of NoLr"),
-        (torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=LR), "not a finished SGD"),
+        (odd_optimizers.NoLr, "lr = None in a parameter group"),
+        (torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=LR), "a finished SGD is not callable"),
     ],
     ids=["exits", "no lr", "finished"],
 )
 def test_what_ends_an_audit_is_an_input_error(factory, message):
-    """Assert that an exit in a late step, lr = None and a finished optimizer are told, not raised as they come."""
+    """Assert that an exit in a late step, lr = None and a finished optimizer are reported as an InputError."""
     with pytest.raises(InputError, match=message):
         audit(factory)
 

@@ -1,4 +1,4 @@
-"""The response of a black box: against closed forms, torch's own state, and the derivative of torch's update."""
+"""The response of a black box, compared with closed forms, torch's own state, and the derivative of torch's update."""
 
 from functools import partial
 
@@ -7,8 +7,9 @@ import odd_optimizers
 import pytest
 import torch
 
-from swd_dynamics.bench.interventions import DROP, FOLLOWED, HALVED, PARTS, SHAPES, STEERED, gradient_stream
-from swd_dynamics.bench.response import FRESH, LISTENED, measure_response
+from swd_dynamics.bench.interventions import MATRICES, MIXED
+from swd_dynamics.bench.response import AFTERWARDS, RENEWED, measure_response
+from swd_dynamics.bench.streams import DROP, FOLLOWED, HALVED, LEAD, PARTS, steady_gradients
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import SGDS, AdamS
 from swd_dynamics.probe import Probe
@@ -17,13 +18,13 @@ LR, DECAY = 0.01, 0.1
 ARGUMENTS = {"lr": LR, "weight_decay": DECAY}
 N = 32
 
-# R = 1 − δ′/δ of δ = 1e-4 beside weights that grow to 30: 30·eps/1e-4 is 7e-11, some roundings of it in each step.
+# Round-off of R = 1 − δ′/δ with δ = 1e-4 and weights that grow to 30: 30·eps/1e-4 is 7e-11, several times in a step.
 READ = 1e-9
-# The smallest impulses, 1e-4·.1, move weights by 1e-6: eps·30 is 7e-9 of it.
+# The smallest impulses, 1e-4·.1, move weights by 1e-6, of which the round-off eps·30 is 7e-9.
 PUSH_READ = 1e-8
-# Adam is not linear in θ: with δ the rates change by about δ·λ/σ = 1e-4·.1/.1, relative, and by a few of it in a step.
+# Adam is not linear in θ: a perturbation δ changes the rates by about δ·λ/σ = 1e-4·.1/.1, relative, several times.
 CURVED = 1e-3
-# What of an impulse is not seen: .9^100 of it comes later, 3e-5, and it moves the second moments by 1e-8·1e-3.
+# The share of an impulse that is not measured: .9^100 = 3e-5 of it comes later, and it moves second moments by 1e-11.
 MOVING = 1e-4
 
 HEAVY_BALL = partial(torch.optim.SGD, momentum=0.9, **ARGUMENTS)
@@ -34,8 +35,8 @@ def rates(course):
 
 
 def second_moments(beta2):
-    """v̂ after each step of the stream, shape (steps, n), by summing up."""
-    gradients = gradient_stream(N)[1]
+    """v̂ after each step of the stream, as a sum over the gradients, shape (steps, n)."""
+    gradients = steady_gradients(N)[1]
     ages = np.arange(len(gradients))
     weights = np.tril(beta2 ** np.maximum(ages[:, None] - ages, 0)) * (1 - beta2)
     return weights @ gradients**2 / (1 - beta2 ** (ages[:, None] + 1))
@@ -51,7 +52,7 @@ def second_moments(beta2):
     ids=["SGD", "AdamW", "SGDS"],
 )
 def test_constant_rates(factory, expected):
-    """Assert that ηλ, or ηλ/(1−β), is taken off in every step, and half of it once η is halved."""
+    """Assert that R is ηλ, or ηλ/(1−β), in every step, and half of that once η is halved."""
     rate = rates(measure_response(factory).moved)
     np.testing.assert_allclose(rate[:HALVED], expected, rtol=0, atol=READ)
     np.testing.assert_allclose(rate[HALVED:], expected / 2, rtol=0, atol=READ)
@@ -66,34 +67,34 @@ def test_adams_follows_the_second_moment():
 
 def test_adam_responds_as_its_derivative():
     """Assert that the black box and the derivative of Adam's update, which looks inside, see the same R."""
-    theta, gradients = gradient_stream(N)
+    theta, gradients = steady_gradients(N)
     weight = torch.nn.Parameter(torch.from_numpy(theta.copy()))
     adam = torch.optim.Adam([weight], **ARGUMENTS)
     with Probe(adam, trajectory=True) as probe:
-        for gradient in gradients[: FRESH[0]]:
+        for gradient in gradients[: RENEWED[0]]:
             weight.grad = torch.from_numpy(gradient.copy())
             adam.step()
     inside = probe.dataset().decay_rate_weight.values
-    outside = rates(measure_response(partial(torch.optim.Adam, **ARGUMENTS)).moved)[: FRESH[0]]
+    outside = rates(measure_response(partial(torch.optim.Adam, **ARGUMENTS)).moved)[: RENEWED[0]]
     np.testing.assert_allclose(outside, inside, rtol=0, atol=CURVED * inside.max())
 
 
 def test_heavy_ball_moves_and_remembers():
-    """Assert that an impulse moves a weight by η/(1−β), and that L2 acts on for β/(1−β) steps: two sums of βʲ."""
+    """Assert that an impulse moves a weight by η/(1−β), and that L2 lasts for β/(1−β) steps: two sums of βʲ."""
     response = measure_response(HEAVY_BALL)
     followed = FOLLOWED - np.arange(N) % PARTS
     np.testing.assert_allclose(response.effective_lr[0], LR * (1 - 0.9**followed) / 0.1, rtol=PUSH_READ)
-    delay = -response.echo.left / response.echo.taken_off
-    np.testing.assert_allclose(delay, 0.9 * (1 - 0.9**LISTENED) / 0.1, rtol=READ / 1e-2)
+    delay = -response.echo.left / response.echo.subtracted
+    np.testing.assert_allclose(delay, 0.9 * (1 - 0.9**AFTERWARDS) / 0.1, rtol=READ / 1e-2)
     assert not np.any(response.control_echo.left)
 
 
 def test_impulse_measures_the_preconditioner():
-    """Assert that an impulse on AdamW finds η/√v̂ of each weight, while the momentum hands it on."""
+    """Assert that an impulse on AdamW finds η/√v̂ of each weight, while the momentum passes it on."""
     response = measure_response(partial(torch.optim.AdamW, **ARGUMENTS))
     speed = LR / np.sqrt(second_moments(0.999))
     ages = np.arange(100)[:, None]  # .9^100 is 3e-5
-    steps = DROP - STEERED + np.arange(N) % PARTS + ages
+    steps = DROP - LEAD + np.arange(N) % PARTS + ages
     expected = np.sum(0.1 * 0.9**ages * speed[steps, np.arange(N)], axis=0)
     np.testing.assert_allclose(response.effective_lr[0], expected, rtol=MOVING)
 
@@ -112,7 +113,7 @@ def test_control_and_exponents(factory):
 
 
 def test_random_numbers_are_the_same_in_every_run():
-    """Assert that an optimizer with noise in its steps is measured as if it had none, and that the caller's go on."""
+    """Assert that noise in an optimizer's steps does not change its response, and that the caller's numbers resume."""
     torch.manual_seed(5)
     before = torch.get_rng_state()
     rate = rates(measure_response(odd_optimizers.Noisy).moved)
@@ -122,9 +123,9 @@ def test_random_numbers_are_the_same_in_every_run():
 
 @pytest.mark.slow
 def test_matrices_where_nothing_else_will_do():
-    """Assert that an optimizer of matrices is given matrices alone, and any other a vector too."""
-    assert measure_response(partial(torch.optim.Muon, **ARGUMENTS)).shapes == SHAPES[1]
-    assert measure_response(partial(torch.optim.SGD, **ARGUMENTS)).shapes == SHAPES[0]
+    """Assert that an optimizer of matrices gets matrices alone, and any other optimizer a vector too."""
+    assert measure_response(partial(torch.optim.Muon, **ARGUMENTS)).shapes == MATRICES
+    assert measure_response(partial(torch.optim.SGD, **ARGUMENTS)).shapes == MIXED
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""verify: correct optimizers pass, faulty ones are found, and only a right cause is named."""
+"""verify: correct optimizers pass, faulty optimizers are found, and only the right cause is named."""
 
 import json
 import math
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -18,7 +19,7 @@ from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.rules import CATALOG, Adam, AMSGrad, HeavyBall, Nesterov, NoDecay, UpdateRule
 from swd_dynamics.tables import UnknownName
 from swd_dynamics.verification import NEAR_RULES, verify
-from swd_dynamics.verification.variants import AdamDialect, MomentumDialect
+from swd_dynamics.verification.variants import AdamVariant, MomentumVariant
 
 KERNELS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 FAMILIES = {
@@ -39,12 +40,12 @@ COUNTERPARTS = [
     if (name, kernel) != ("AdaiS", "fused")  # there is none
     if not (name.startswith("SGDS") and arguments == {"dampening": 0.5})  # as the rule: dampening needs momentum
 ]
-PAPERS = {"max_decay_rate": math.inf}  # AdamS leaves out a decay that would flip the weights; the paper does not
+PAPERS = {"max_decay_rate": math.inf}  # AdamS omits a decay that would flip the weights; the paper does not
 
 
 @pytest.mark.parametrize(("name", "kernel", "arguments"), COUNTERPARTS, ids=str)
 def test_no_counterpart_is_accused(name, kernel, arguments):
-    """Assert that every real optimizer of the catalogue steps as its rule, with every kernel it has."""
+    """Assert that every real optimizer of the catalogue takes the steps of its rule, with every kernel it has."""
     arguments = {"lr": 0.01, "weight_decay": 0.05, **arguments}
     verdict = verify(
         lambda params: OPTIMIZERS[name](params, **arguments, **KERNELS[kernel]), CATALOG[name](**arguments), steps=60
@@ -145,7 +146,7 @@ MUTANTS = [
 
 @pytest.mark.parametrize(("rule", "fault", "cause", "step"), MUTANTS, ids=str)
 def test_a_fault_is_found_and_named(rule, fault, cause, step):
-    """Assert that a mutant is refuted at the step where its fault begins to act, and its cause named."""
+    """Assert that a fault is refuted at the step where it begins to act, and that its cause is named."""
     verdict = verify(*faulty(rule, fault))
     assert (verdict.status, verdict.first_departure) == ("refuted", step)
     assert verdict.cause == NEAR_RULES[cause].cause
@@ -160,7 +161,7 @@ STRANGE = ["betas swapped", "gradient clipped", "single precision", "state in si
     ("rule", "fault"), [(rule, fault) for rule in ("AdamW", "AdamS") for fault in STRANGE] + [("SGDS", "gradient kept")]
 )
 def test_a_fault_that_is_in_no_list_has_no_cause(rule, fault):
-    """Assert that what nobody thought of is found, and not put down to what it is not."""
+    """Assert that a fault that is in no list is found, and has the cause "unknown"."""
     verdict = verify(*faulty(rule, fault))
     assert (verdict.status, verdict.cause) == ("refuted", "unknown")
 
@@ -192,29 +193,35 @@ def test_other_numbers_are_named(name, own, rules, cause):
 
 
 def test_other_numbers_are_no_cause_where_they_do_not_explain():
-    """Assert that numbers that differ beside another fault are mentioned, and not made the cause."""
+    """Assert that numbers that differ in addition to another fault are mentioned, and are not the cause."""
     factory, _ = faulty("AdamW", "eps inside")
     verdict = verify(factory, CATALOG["AdamW"](**ADAM | {"lr": 0.1}), steps=20)
     assert (verdict.status, verdict.cause) == ("refuted", "unknown")
-    assert "the optimizer's lr is 0.01, the rule's 0.1, which does not explain all of it" in verdict.why
+    assert "the optimizer's lr is 0.01, the rule's 0.1, this does not explain every step" in verdict.why
 
 
 def test_numbers_that_are_the_rules_are_not_mentioned():
     """Assert that nothing is said of numbers, nor of precision, where there is nothing to say."""
     factory, rule = faulty("AdamW", "eps inside")
-    why = verify(factory, rule, steps=20).why
-    assert "optimizer's" not in why and "digits" not in why
+    verdict = verify(factory, rule, steps=20)
+    assert "optimizer's" not in verdict.why and lower_precision(verdict) == {}
+
+
+def lower_precision(verdict):
+    """What the optimizer kept with fewer digits than the weights, and its types."""
+    return json.loads(verdict.evidence["recording"]["one group"].attrs["in_lower_precision"])
 
 
 def test_what_has_fewer_digits_than_the_weights_is_said():
     """Assert that η and moments in float32 are mentioned; and that an η of float32 is the cause where it explains."""
     single = verify(*faulty("AdamW", "state in single precision"), steps=20)
-    assert "its state 'm' is float32" in single.why and "its state 'v' is float32" in single.why
+    assert lower_precision(single) == dict.fromkeys(["state 'm'", "state 'v'", "state 'v_hat'"], "float32")
+    assert "state 'm' is float32" in single.why and "state 'v' is float32" in single.why
     sgd = verify(lambda params: torch.optim.SGD(params, lr=torch.tensor(0.01)), CATALOG["SGD"](lr=0.01), steps=20)
     assert sgd.cause == "the optimizer's lr is 0.01 rounded to float32"
     # torch's Adam computes its bias corrections with such an η in float32 as well
     adam = verify(lambda params: torch.optim.Adam(params, lr=torch.tensor(0.01)), CATALOG["Adam"](lr=0.01), steps=20)
-    assert adam.cause == "unknown" and "its lr is float32" in adam.why
+    assert adam.cause == "unknown" and lower_precision(adam) == {"lr": "float32"}
 
 
 def test_two_faults_are_both_named():
@@ -233,7 +240,7 @@ def test_what_is_allowed_is_no_fault():
 
 
 def test_causes_that_are_one_map_are_all_named():
-    """Assert that with β₁ = 0, where m needs no correction, no correction at all and none of v are both said."""
+    """Assert that both causes are named where they are one map: with β₁ = 0 the moment m needs no correction."""
     arguments = ADAM | {"betas": (0.0, 0.99)}
     verdict = verify(
         lambda p: faulty_optimizers.Adam(p, **arguments, fault="no correction of v"), CATALOG["AdamW"](**arguments)
@@ -243,19 +250,19 @@ def test_causes_that_are_one_map_are_all_named():
 
 
 @pytest.mark.parametrize(
-    ("direction", "dialect"),
+    ("direction", "variant"),
     [
-        (Adam((0.8, 0.95), 1e-3), AdamDialect),
-        (AMSGrad((0.8, 0.9)), AdamDialect),
-        (HeavyBall(0.9, 0.3), MomentumDialect),
-        (Nesterov(0.9), MomentumDialect),
+        (Adam((0.8, 0.95), 1e-3), AdamVariant),
+        (AMSGrad((0.8, 0.9)), AdamVariant),
+        (HeavyBall(0.9, 0.3), MomentumVariant),
+        (Nesterov(0.9), MomentumVariant),
     ],
     ids=str,
 )
-def test_a_dialect_with_nothing_changed_is_the_direction(direction, dialect):
+def test_a_variant_with_nothing_changed_is_the_direction(direction, variant):
     """Assert that, bit for bit, the near rules differ from the rule in the changed line only."""
     rules = [
-        UpdateRule(0.1, each, CATALOG["AdamS"](weight_decay=0.1).decay) for each in (direction, dialect.of(direction))
+        UpdateRule(0.1, each, CATALOG["AdamS"](weight_decay=0.1).decay) for each in (direction, variant.of(direction))
     ]
     states = [rule.start(np.ones(3)) for rule in rules]
     for gradient in np.random.default_rng(0).normal(size=(20, 3)):
@@ -270,10 +277,12 @@ class TakesNoGroups(torch.optim.SGD):
         super().__init__([param.requires_grad_() for param in params], **arguments)
 
 
-def test_an_optimizer_without_groups_is_held_to_one():
-    """Assert that it is verified all the same, and that this is said."""
+def test_an_optimizer_may_take_no_groups():
+    """Assert that an optimizer without groups is verified all the same, and that the verdict says so."""
     verdict = verify(lambda params: TakesNoGroups(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
     assert verdict.passed
+    driven = verdict.evidence["recording"]
+    assert [recording.attrs["ungrouped"] for recording in driven.values()] == [0, 1]
     assert "takes no parameter groups" in verdict.why
     assert "weight decay is 0" in verdict.why
 
@@ -304,6 +313,14 @@ class Exits(Breaks):
     error = SystemExit(0)
 
 
+class BreaksLater(Breaks):
+    count = 0
+
+    def step(self, closure=None):
+        self.count += 1
+        return torch.optim.SGD.step(self) if self.count < 3 else super().step()
+
+
 def leave(params):
     """A factory that ends the process."""
     raise SystemExit(0)
@@ -321,7 +338,7 @@ def by_dimension(*matrices):
 
 
 def test_an_optimizer_that_needs_a_closure():
-    """Assert that one gradient a step is given to it, and that one that wants more leaves the matter open."""
+    """Assert that it gets one gradient a step, and that the verdict is inconclusive if it asks for more."""
     rule = CATALOG["SGD"](lr=0.1)
     assert verify(lambda params: NeedsClosure(params, lr=0.1), rule, steps=20).passed
     verdict = verify(lambda params: NeedsTwo(params, lr=0.1), rule, steps=20)
@@ -329,12 +346,16 @@ def test_an_optimizer_that_needs_a_closure():
     assert "more than one gradient a step" in verdict.cause
 
 
-def test_an_optimizer_that_raises_leaves_the_matter_open():
-    """Assert that its error is told, with the step."""
-    verdict = verify(lambda params: Breaks(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
-    assert (verdict.status, verdict.cause) == ("inconclusive", "step 1 raised ArithmeticError: out of memory")
-    verdict = verify(lambda params: Exits(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
-    assert (verdict.status, verdict.cause) == ("inconclusive", "step 1 raised SystemExit: 0")
+def test_an_optimizer_that_raises_is_inconclusive():
+    """Assert that its error is the cause of an inconclusive verdict, with the step."""
+    cases = {
+        Breaks: "Breaks takes no step with gradients alone: ArithmeticError: out of memory",
+        Exits: "Exits takes no step with gradients alone: SystemExit: 0",
+        BreaksLater: "BreaksLater fails at step 3: ArithmeticError: out of memory",
+    }
+    for kind, cause in cases.items():
+        verdict = verify(partial(kind, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
+        assert (verdict.status, verdict.cause) == ("inconclusive", cause)
 
 
 def test_whole_numbers_of_any_type_will_do():
@@ -344,22 +365,23 @@ def test_whole_numbers_of_any_type_will_do():
 
 
 def test_a_run_that_diverges_is_compared_up_to_there():
-    """Assert that an optimizer may blow up with its rule, and not without it."""
+    """Assert that an optimizer may diverge together with its rule, but not alone."""
     wild = {"lr": 1e3, "weight_decay": 1e3}
     together = verify(lambda params: torch.optim.SGD(params, **wild), CATALOG["SGD"](**wild))
     assert together.passed and "diverged at step" in together.why
+    assert together.evidence["recording"]["one group"].attrs["diverged_at_step"] > 0
     alone = verify(lambda params: torch.optim.SGD(params, lr=math.nan), CATALOG["SGD"](lr=1.0))
     assert (alone.status, alone.first_departure, alone.measured) == ("refuted", 1, math.inf)
 
 
 def test_a_second_moment_that_is_zero_is_no_accusation():
-    """Assert that 0/0, where torch and the rule both have it, is no departure."""
+    """Assert that 0/0 is not a departure if both torch and the rule have it."""
     nothing_kept = {"lr": 0.1, "betas": (0.9, 0.0), "eps": 0.0}
     assert verify(lambda params: torch.optim.Adam(params, **nothing_kept), CATALOG["Adam"](**nothing_kept)).passed
 
 
 def test_a_guard_of_our_own_is_named():
-    """Assert that AdamS's leaving out of a decay rate above 2, which the paper does not, is seen and named."""
+    """Assert that AdamS omits a decay rate above 2, which the paper does not, and that this is named."""
     arguments = {"lr": 0.1, "weight_decay": 1.0}
     verdict = verify(lambda params: OPTIMIZERS["AdamS"](params, **arguments), CATALOG["AdamS"](**arguments))
     assert verdict.cause == NEAR_RULES["decay-up-to-2"].cause
@@ -370,35 +392,35 @@ def test_a_guard_of_our_own_is_named():
     [
         (3, CATALOG["SGD"](), {}, "factory = 3 is not callable"),
         (lambda params: 3, CATALOG["SGD"](), {}, "must return a torch.optim.Optimizer, not 3"),
-        (lambda params: torch.optim.SGD(params, lr=-1), CATALOG["SGD"](), {}, "the factory failed .* ValueError"),
+        (lambda params: torch.optim.SGD(params, lr=-1), CATALOG["SGD"](), {}, "cannot be made .* ValueError"),
         (lambda params: torch.optim.SGD([torch.ones(1)]), CATALOG["SGD"](), {}, "does not train the parameters"),
         (torch.optim.SGD, torch.optim.SGD, {}, "is not an UpdateRule"),
         (torch.optim.SGD, CATALOG["SGD"](lr=lambda k: 0.1), {}, "lr = .* is not one number"),
         (torch.optim.SGD, CATALOG["SGD"](weight_decay=np.ones(3)), {}, "weight_decay = .* is not one number"),
-        (leave, CATALOG["SGD"](), {}, "the factory failed .* SystemExit"),
+        (leave, CATALOG["SGD"](), {}, "cannot be made .* SystemExit"),
         (by_dimension(True, False), CATALOG["AdamW"](), {}, "splits its parameters into groups of its own"),
         (by_dimension(False, True), CATALOG["AdamW"](), {}, "splits its parameters into groups of its own"),
         (torch.optim.SGD, CATALOG["SGD"](), {"steps": 1}, "steps = 1 is not allowed"),
         (torch.optim.SGD, CATALOG["SGD"](), {"steps": 20.0}, "steps = 20.0 is not allowed"),
-        (torch.optim.SGD, CATALOG["SGD"](), {"steps": 100_001}, "steps = 100001 is not allowed: .* 2 to 100000"),
+        (torch.optim.SGD, CATALOG["SGD"](), {"steps": 100_001}, "steps = 100001 is not allowed: .* from 2 to 100000"),
         (torch.optim.SGD, CATALOG["SGD"](), {"seed": -1}, "seed = -1 is not allowed"),
         (torch.optim.SGD, CATALOG["SGD"](), {"allow": "eps-inside"}, "has no place in"),
     ],
 )
 def test_mistakes_are_said(factory, rule, options, said):
-    """Assert that what cannot be verified is refused with the reason."""
+    """Assert that input which cannot be verified is refused with the reason."""
     with pytest.raises(InputError, match=said):
         verify(factory, rule, **options)
 
 
 def test_an_unknown_near_rule_lists_the_known():
-    """Assert that a wrong name for what is allowed is told, with the nearest one."""
+    """Assert that a wrong name for an allowed near rule is reported, with the nearest name."""
     with pytest.raises(UnknownName, match="unknown near rule 'eps-insid'; known: eps-inside"):
         verify(torch.optim.SGD, CATALOG["SGD"](), allow="eps-insid")
 
 
 def test_a_rule_without_decay():
-    """Assert that a rule with no decay at all is held against an optimizer without, and against one with."""
+    """Assert that a rule without decay is compared with optimizers without and with decay."""
     rule = UpdateRule(0.1, HeavyBall(0.9), NoDecay())
     assert verify(lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9), rule, steps=20).passed
     decays = verify(lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1), rule, steps=20)

@@ -1,0 +1,229 @@
+"""What an optimizer is put through when its steps are compared with a rule, and the recording of what it did."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain, pairwise
+from math import cos, pi
+from typing import Any
+
+import numpy as np
+import xarray
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from swd_dynamics.bench.drive import (
+    Factory,
+    ForeignError,
+    Shape,
+    drive,
+    make,
+    parameters_of,
+    same_random_numbers,
+    sizes_of,
+    weights_of,
+)
+from swd_dynamics.bench.interventions import lr_set_to
+from swd_dynamics.bench.settings import coarse_state, is_coarse, numbers_of, type_of
+from swd_dynamics.bench.streams import varied_gradients
+from swd_dynamics.errors import InputError
+from swd_dynamics.tensors.groups import arguments
+from swd_dynamics.tensors.weights import layout_of
+
+HUGE = 1e150  # a weight beyond this has diverged: its square is close to 1e308, the largest finite number
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Tensors, parameter groups and gradients that an optimizer is driven with.
+
+    name : str
+    shapes : tuple — for each parameter group, the shapes of its tensors
+    lr, weight_decay : tuple of float — for each group, a power of 2 that multiplies the optimizer's own number
+    scale : float — multiplies all gradients
+    scheduled : bool — whether the learning rates change from step to step
+    same_tensors : bool — whether gradients are written into the same tensors again, or come in new tensors
+    """
+
+    name: str
+    shapes: tuple[tuple[Shape, ...], ...]
+    lr: tuple[float, ...] = (1.0,)
+    weight_decay: tuple[float, ...] = (1.0,)
+    scale: float = 1.0
+    scheduled: bool = False
+    same_tensors: bool = False
+
+    @property
+    def all_shapes(self) -> tuple[Shape, ...]:
+        """The shapes of the tensors of all groups."""
+        return sum(self.shapes, ())
+
+    def in_one_group(self) -> "Scenario":
+        """The same tensors in one group, for an optimizer that takes no groups."""
+        name = f"{self.name}, in one group"
+        return replace(self, name=name, shapes=(self.all_shapes,), lr=(1.0,), weight_decay=(1.0,))
+
+    def schedule(self, k: int) -> float:
+        """The factor of the learning rates in the step that follows ``k`` steps."""
+        return 0.6 + 0.4 * cos(2 * pi * k / 13) if self.scheduled else 1.0
+
+
+SCENARIOS = (
+    Scenario("one group", (((4, 3), (5,), ()),)),
+    Scenario("two groups on a schedule", (((4, 3),), ((5,), ())), (1.0, 2.0), (1.0, 0.5), 0.01, True, True),
+)
+
+
+def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0) -> xarray.Dataset:
+    """Put an optimizer through a scenario, in float64, and record every step.
+
+    If the factory takes no parameter groups, all tensors are in one group.
+
+    Parameters
+    ----------
+    factory : callable
+        Takes parameters, or parameter groups, and returns a torch optimizer over them.
+    scenario : Scenario
+    steps : int
+    seed : int
+        Of the first weights and of the gradients.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``theta`` (iterate, weight) and ``gradient`` (step, weight), with the coordinates of a recorded run;
+        ``lr_factor`` (step, weight) and ``weight_decay_factor`` (weight), which multiply the optimizer's own numbers.
+        In ``attrs``: ``optimizer``, ``scenario``, ``ungrouped`` (1 if the factory takes no groups), ``raised`` (the
+        error that ended the run, or nothing), ``diverged_at_step`` (−1: never), where the run ended; as JSON
+        ``optimizer_arguments`` (a list over the groups, before the first step) and ``in_lower_precision`` (η and
+        state that the optimizer keeps with fewer digits than the weights have, and their types).
+
+    Raises
+    ------
+    InputError
+        If the factory fails, returns no torch optimizer over the tensors it was given, or splits them into groups.
+
+    Examples
+    --------
+    >>> import torch
+    >>> recording = run_scenario(torch.optim.SGD, SCENARIOS[0], steps=3)
+    >>> recording.theta.shape, recording.gradient.shape, recording.attrs["diverged_at_step"]
+    ((4, 18), (3, 18), -1)
+    """
+    parameters = _parameters(scenario, seed)
+    gradients = varied_gradients(scenario.all_shapes, steps, seed, scenario.scale)
+    with same_random_numbers():
+        possible, optimizer = _prepared(factory, scenario, parameters)
+        theta, raised = [weights_of(parameters)], ""
+        own = [arguments(group) for group in optimizer.param_groups]
+        lrs = [numbers_of(group).get("lr") for group in optimizer.param_groups]
+
+        def scheduled(k: int):
+            factor = possible.schedule(k)
+            return lr_set_to([None if lr is None else lr * factor for lr in lrs])
+
+        options = {"same_tensors": scenario.same_tensors, "closures": True}
+        try:
+            for _, after in drive(optimizer, parameters, gradients, scheduled, **options):
+                theta.append(after)
+                if has_diverged(after):
+                    break
+        except ForeignError as error:  # an error of the optimizer ends the run: it is a result
+            raised = str(error)
+    return _dataset(optimizer, possible, np.array(theta), gradients).assign_attrs(
+        optimizer=type(optimizer).__qualname__,
+        scenario=possible.name,
+        ungrouped=int(len(possible.shapes) < len(scenario.shapes)),
+        raised=raised,
+        diverged_at_step=len(theta) - 1 if has_diverged(theta[-1]) else -1,
+        optimizer_arguments=json.dumps(own),
+        in_lower_precision=json.dumps(_in_lower_precision(optimizer, parameters)),
+    )
+
+
+def default_arguments(factory: Factory) -> dict[str, Any]:
+    """The arguments of the first parameter group of a factory's optimizer, its defaults among them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> default_arguments(torch.optim.SGD)["lr"]
+    0.001
+    """
+    return arguments(make(factory, _parameters(SCENARIOS[0], seed=0)).param_groups[0])
+
+
+def has_diverged(theta: NDArray) -> bool:
+    """Whether a weight is not finite, or so large that its square is not finite."""
+    return not bool((np.abs(theta) < HUGE).all())
+
+
+def _parameters(scenario: Scenario, seed: int) -> list[Parameter]:
+    """Weights of order 1."""
+    shapes = scenario.all_shapes
+    start = np.random.default_rng([seed, 1]).normal(size=sum(sizes_of(shapes)))
+    return parameters_of(start, shapes)
+
+
+def _prepared(factory: Factory, scenario: Scenario, parameters: list[Parameter]) -> tuple[Scenario, Optimizer]:
+    """The optimizer, and the scenario without what the optimizer has no place for: groups, η or λ."""
+    plain = _over(factory, [parameters], parameters)
+    own = numbers_of(plain.param_groups[0])
+    ends = [0, *accumulate(map(len, scenario.shapes))]
+    tensors = [parameters[start:end] for start, end in pairwise(ends)]
+    factors = {"lr": scenario.lr, "weight_decay": scenario.weight_decay}
+    groups = [
+        {"params": some} | {name: own[name] * factors[name][i] for name in factors if name in own}
+        for i, some in enumerate(tensors)
+    ]
+    try:
+        optimizer = plain if len(groups) == 1 else _over(factory, tensors, groups)
+    except InputError:
+        scenario, optimizer = scenario.in_one_group(), plain
+    alike = (1.0,) * len(scenario.shapes)
+    if "lr" not in own:
+        scenario = replace(scenario, lr=alike, scheduled=False)
+    return scenario if "weight_decay" in own else replace(scenario, weight_decay=alike), optimizer
+
+
+def _over(factory: Factory, tensors: list[list[Parameter]], given: list) -> Optimizer:
+    """The factory's optimizer over these groups of tensors, in this order."""
+    optimizer = make(factory, given)
+    wanted = _identities(tensors)
+    taken = _identities(group["params"] for group in optimizer.param_groups)
+    if sorted(chain(*wanted)) != sorted(chain(*taken)):
+        raise InputError("the factory's optimizer does not train the parameters that the factory was given")
+    if wanted != taken:
+        raise InputError(
+            "the factory splits its parameters into groups of its own, or puts them in another order, so that one rule"
+            " does not fit them; give a factory that passes them on, as lambda params: AdamW(params, lr=0.01)"
+        )
+    return optimizer
+
+
+def _identities(groups: Iterable[Iterable[Tensor]]) -> list[list[int]]:
+    return [[*map(id, group)] for group in groups]
+
+
+def _in_lower_precision(optimizer: Optimizer, parameters: list[Parameter]) -> dict[str, str]:
+    lr = optimizer.param_groups[0].get("lr")
+    found = {"lr": type_of(lr)} if isinstance(lr, Tensor) and is_coarse(lr, parameters[0]) else {}
+    state = coarse_state(optimizer, parameters)
+    return found | {f"state {name!r}": kind for name, kind in state.items()}
+
+
+def _dataset(optimizer: Optimizer, scenario: Scenario, theta: NDArray, gradients: NDArray) -> xarray.Dataset:
+    layout, steps = layout_of(optimizer), len(theta) - 1
+    group = np.repeat(layout.groups, layout.sizes)
+    schedule = np.array([scenario.schedule(k) for k in range(steps)])
+    return xarray.Dataset(
+        {
+            "theta": (("iterate", "weight"), theta),
+            "gradient": (("step", "weight"), gradients[:steps]),
+            "lr_factor": (("step", "weight"), schedule[:, None] * np.array(scenario.lr)[group]),
+            "weight_decay_factor": ("weight", np.array(scenario.weight_decay)[group]),
+        },
+        {"step": np.arange(1, steps + 1), "iterate": np.arange(steps + 1), **layout.coordinates()},
+    )
