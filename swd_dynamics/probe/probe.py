@@ -14,6 +14,7 @@ import torch
 import xarray
 from torch import Tensor
 
+from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.buffer import Buffer
 from swd_dynamics.probe.gather import Collector, Contributor
@@ -118,9 +119,9 @@ class Probe:
         self.optimizer, self.path = optimizer, None if path is None else Path(path)
         self.layout = layout_of(optimizer, model, sharded=True)
         self.quantities = chosen(quantities)
-        self.every = _whole("every", every, 1)
-        self.snapshots = None if snapshots is None else _whole("snapshots", snapshots, 1)
-        self._given = None if step is None else _whole("step", step, 0)
+        self.every = whole_number("every", every, 1)
+        self.snapshots = None if snapshots is None else whole_number("snapshots", snapshots, 1)
+        self._given = None if step is None else whole_number("step", step, 0)
         _check_trajectory(trajectory, self.every)
         if path is None and (snapshots is not None or resume):
             raise InputError("snapshots and resume need a run folder: give the probe a path")
@@ -376,12 +377,6 @@ def _is_common(asked: bool | None, layout: Layout, whole: Mapping[str, Any]) -> 
                 " torch.distributed.checkpoint saves them"
             )
     return layout.is_sharded or (world()[1] > 1 and asked is not False)
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise InputError(f"{name} = {value!r} is not allowed: it must be a whole number, at least {least}")
-    return value
 
 
 def _warn(message: str) -> None:

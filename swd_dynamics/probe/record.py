@@ -10,6 +10,7 @@ import torch
 import xarray
 from torch import Tensor
 
+from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.probe import Probe, as_number
 from swd_dynamics.tables import nearest
@@ -71,8 +72,7 @@ def record(
     >>> run.theta.values.ravel(), run.loss.values
     (array([8., 4., 2., 1.], dtype=float32), array([32.,  8.,  2.]))
     """
-    if not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps = {steps!r} is not allowed: it must be a whole number, at least 1")
+    steps = whole_number("steps", steps, least=1)
     _check_takes_a_step(loss)
     probe = _probe(optimizer, path, trajectory=trajectory, **probe_options)
     probe.require_room(steps)

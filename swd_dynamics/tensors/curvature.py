@@ -7,13 +7,12 @@ first time it starts from k vectors, so that equal eigenvalues show; later from 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check, whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.tensors.preconditioner import preconditioner_of, working
 
@@ -106,12 +105,12 @@ class Curvature:
     ):
         self.loss = loss
         self.parameters = list(parameters)
-        self.k = _whole("k", k, 1)
+        self.k = whole_number("k", k, 1)
         self.optimizer = optimizer
         check("tolerance", tolerance, "(0, 1)")
         self.tolerance = tolerance
-        self.max_products = _whole("max_products", max_products, self.k)
-        self.random = torch.Generator().manual_seed(_whole("seed", seed, 0))
+        self.max_products = whole_number("max_products", max_products, self.k)
+        self.random = torch.Generator().manual_seed(whole_number("seed", seed, 0))
         self.last: Tensor | None = None  # eigenvectors, shape (k, n)
         self._divisor(self._trained())  # refuses now, not in the middle of a training
 
@@ -320,9 +319,3 @@ def _check_loss(value) -> None:
         raise InputError(f"the loss is {seen}: it must return a tensor with one number")
     if not value.requires_grad:
         raise InputError("the loss does not depend on the parameters: compute it from them, and without detach or item")
-
-
-def _whole(name: str, value, low: int) -> int:
-    if not isinstance(value, Integral) or int(value) < low:
-        raise InputError(f"{name} = {value!r} is not allowed: it must be a whole number ≥ {low}")
-    return int(value)
