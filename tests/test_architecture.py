@@ -30,15 +30,9 @@ LARGEST_ROOM = 1 / 5  # of all lines of code: at twice that much a room would ho
 # Names of public functions and classes that several modules define, because each is one thing to its reader.
 SHARED_NAMES = {
     *("measure", "draw"),  # of every study
-    *("clip", "decayed", "maximum", "mean"),  # of arithmetic, and their symbolic forms
+    *("clip", "decayed", "matmul", "maximum", "mean", "norm", "transpose"),  # words of arithmetic, and their laws
     "descend",  # the step of each optimizer
     "phase_plane",  # computed in planes, drawn in plots
-}
-# Names that have several meanings today: each is to be given a second name.
-AMBIGUOUS_NAMES = {
-    *("Block", "Course", "Entry", "Response", "Seen"),
-    *("arguments", "decay_rate", "departures", "exact", "gradient_stream", "local", "long_run"),
-    *("mean_second_moment", "rule", "run", "translated", "verdicts"),
 }
 
 
@@ -178,7 +172,7 @@ def test_one_name_one_thing():
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
     )
-    assert {name for name, count in homes.items() if count > 1} <= SHARED_NAMES | AMBIGUOUS_NAMES
+    assert {name for name, count in homes.items() if count > 1} <= SHARED_NAMES
 
 
 def lines_of_code(path: Path) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swd_dynamics.tensors.sums import exact
+from swd_dynamics.tensors.sums import widest
 
 BYTES = 4 * 2**20  # of a buffer; at half of it a small model's rows come to the host twice as often
 MOST_BYTES = 64 * 2**20  # where LEAST_ROWS rows need more than BYTES; the memory that a trajectory may take
@@ -108,7 +108,7 @@ class Buffer:
 
     def _keep_there(self, row: int, columns: list[int], values: list[Tensor]) -> None:
         if self.there is None:
-            self.there = torch.zeros(self.rows, self.width, dtype=exact(self.device), device=self.device)
+            self.there = torch.zeros(self.rows, self.width, dtype=widest(self.device), device=self.device)
         there = [value.detach().to(self.device, self.there.dtype, non_blocking=True).reshape(()) for value in values]
         self.there[row].index_copy_(0, self._index(columns), torch.stack(there))
 

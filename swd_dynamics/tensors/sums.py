@@ -138,7 +138,7 @@ def _norms(tensors: Tensors, one: Callable, order: int, finish: Callable) -> lis
     present = [tensor for tensor in tensors if tensor is not None]
     if not present or present[0].device.type == "cpu":
         return [None if tensor is None else one(tensor) for tensor in tensors]
-    found = iter(finish(torch._foreach_norm(present, order, dtype=exact(present[0].device))))
+    found = iter(finish(torch._foreach_norm(present, order, dtype=widest(present[0].device))))
     return [None if tensor is None else next(found) for tensor in tensors]
 
 
@@ -185,15 +185,15 @@ def _dot(left: Vector, right: Vector) -> Any:
         if left.itemsize < 8 and not LEAST < abs(found) < math.inf:  # squares leave float32 long before numbers do
             return float(np.dot(left.astype(float), right.astype(float)))
         return found
-    return torch.dot(left, right.to(left.dtype)).to(exact(left.device))  # is not waited for
+    return torch.dot(left, right.to(left.dtype)).to(widest(left.device))  # is not waited for
 
 
 def _nonzeros(difference: Vector) -> Any:
     if isinstance(difference, np.ndarray):  # as whole numbers: four times as fast (test_sums.py)
         return float(np.count_nonzero(difference.view(f"i{difference.itemsize}")))
-    return torch.count_nonzero(difference).to(exact(difference.device))
+    return torch.count_nonzero(difference).to(widest(difference.device))
 
 
-def exact(device: torch.device) -> torch.dtype:
+def widest(device: torch.device) -> torch.dtype:
     """float64, or what comes nearest on a device without it."""
     return torch.float32 if device.type == "mps" else torch.float64
