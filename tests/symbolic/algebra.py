@@ -1,7 +1,10 @@
-"""The theory's symbols as symbols, and equality by algebra."""
+"""The symbols of the theory, equality by algebra, and rules that hypothesis makes up."""
 
 import sympy
+from aggregated_momentum import AggregatedMomentum
+from hypothesis import strategies as st
 
+from swd_dynamics.rules import L2, SGD, Decoupled, HeavyBall, Nesterov, NoDecay, Stable
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.notation import PerWeight
 
@@ -11,6 +14,20 @@ eta = notation.lr
 beta, tau, lam, epsilon = sympy.symbols("beta tau lambda epsilon", positive=True)
 beta_0, beta_1, beta_2 = sympy.symbols("beta_0 beta_1 beta_2", positive=True)
 root, root_mean = sympy.symbols("root root_mean", positive=True)  # √v and √v̄
+
+momenta = st.floats(0.05, 0.95)
+directions = st.one_of(
+    st.just(SGD()),
+    st.builds(HeavyBall, momenta, st.floats(0, 0.9)),
+    st.builds(Nesterov, momenta),
+    st.builds(AggregatedMomentum, momenta, momenta),
+)
+lrs = st.floats(0.01, 0.5)
+
+
+def decays(highest):
+    rates = st.floats(0, highest)
+    return st.one_of(st.just(NoDecay()), *(st.builds(decay, rates) for decay in (L2, Decoupled, Stable)))
 
 
 def rational(expression):

@@ -2,7 +2,6 @@
 
 import pytest
 import sympy
-from aggregated_momentum import AggregatedMomentum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from symbolic.algebra import (
@@ -10,10 +9,13 @@ from symbolic.algebra import (
     beta_0,
     beta_1,
     beta_2,
+    decays,
+    directions,
     epsilon,
     equal,
     h,
     lam,
+    lrs,
     root,
     root_mean,
     tau,
@@ -22,12 +24,10 @@ from symbolic.algebra import (
 )
 from tolerances import round_off
 
-from swd_dynamics.rules import CATALOG, L2, SGD, Decoupled, HeavyBall, Nesterov, Stable, Step, UpdateRule
+from swd_dynamics.rules import CATALOG, Step, UpdateRule
 from swd_dynamics.symbolic import fixed_point, modified_equation, notation
 
 eta = notation.lr
-rates = st.floats(0, 2)
-momenta = st.floats(0.05, 0.95)
 MOMENTA = {
     "heavy ball": {"momentum": beta},
     "dampened": {"momentum": beta, "dampening": tau},
@@ -86,21 +86,8 @@ def test_full_batch_adams():
     assert round(float(where), 3) == -1.891
 
 
-rule_of_the_sgd_family = st.builds(
-    UpdateRule,
-    st.floats(0.01, 0.5),
-    st.one_of(
-        st.just(SGD()),
-        st.builds(HeavyBall, momenta, st.floats(0, 0.9)),
-        st.builds(Nesterov, momenta),
-        st.builds(AggregatedMomentum, momenta, momenta),
-    ),
-    st.one_of(st.builds(L2, rates), st.builds(Decoupled, rates), st.builds(Stable, rates)),
-)
-
-
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(rule=rule_of_the_sgd_family, curvature=st.floats(0.1, 3), target=st.floats(-2, 2))
+@given(rule=st.builds(UpdateRule, lrs, directions, decays(2)), curvature=st.floats(0.1, 3), target=st.floats(-2, 2))
 def test_a_rule_stays_at_its_fixed_point(rule, curvature, target):
     """Assert that a rule of numbers, put on its fixed point with its memory at rest, stays there."""
     at = {h: sympy.Rational(curvature), theta_star: sympy.Rational(target)}

@@ -42,6 +42,7 @@ def test_every_derivation_of_every_rule(rule, derive):
     letters = set().union(*(sympy.Tuple(result).free_symbols for result in found.results.values()))
     assert not letters & set(found.values), "a symbol whose number is known is left in the result"
     latex, markdown, text = found.latex(), found._repr_markdown_(), str(found)
+    assert repr(found) == text
     assert latex in markdown
     assert found.title in markdown and text.startswith(found.title)
     assert len(found.steps) >= 3
