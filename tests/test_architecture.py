@@ -16,6 +16,7 @@ import pytest
 
 import swd_dynamics
 from swd_dynamics import studies
+from swd_dynamics.arithmetic import OPAQUE
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import style
 from swd_dynamics.recording.writer import RunFolder
@@ -30,15 +31,15 @@ LARGEST_ROOM = 1 / 5  # of all lines of code: at twice that much a room would ho
 # Names of public functions and classes that several modules define, because each is one thing to its reader.
 SHARED_NAMES = {
     *("measure", "draw"),  # of every study
-    *("clip", "decayed", "maximum", "mean"),  # of arithmetic, and their symbolic forms
+    *OPAQUE,  # words of arithmetic, and the functions of sympy that stand for them
     "descend",  # the step of each optimizer
     "phase_plane",  # computed in planes, drawn in plots
 }
 # Names that have several meanings today: each is to be given a second name.
 AMBIGUOUS_NAMES = {
     *("Block", "Course", "Entry", "Response", "Seen"),
-    *("arguments", "decay_rate", "departures", "exact", "gradient_stream", "local", "long_run"),
-    *("mean_second_moment", "rule", "run", "translated", "verdicts"),
+    *("arguments", "departures", "exact", "gradient_stream", "local", "long_run"),
+    *("rule", "run", "stated", "translated", "verdicts"),
 }
 
 
