@@ -16,6 +16,7 @@ import pytest
 
 import swd_dynamics
 from swd_dynamics import studies
+from swd_dynamics.arithmetic import OPAQUE
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import style
 from swd_dynamics.recording.writer import RunFolder
@@ -30,7 +31,7 @@ LARGEST_ROOM = 1 / 5  # of all lines of code: at twice that much a room would ho
 # Names of public functions and classes that several modules define, because each is one thing to its reader.
 SHARED_NAMES = {
     *("measure", "draw"),  # of every study
-    *("clip", "decayed", "matmul", "maximum", "mean", "norm", "transpose"),  # words of arithmetic, and their laws
+    *OPAQUE,  # words of arithmetic, and the functions of sympy that stand for them
     "descend",  # the step of each optimizer
     "phase_plane",  # computed in planes, drawn in plots
 }
