@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -82,9 +82,9 @@ class Collector:
             return None
         return [local(parameter).clone() for parameter in self._layout.parameters]
 
-    def memory(self, taken: int) -> Sequence[float]:
-        """What L2 goes on from; as of the writer."""
-        return self._writer.memory(taken)
+    def last(self, name: str, taken: int) -> np.ndarray | None:
+        """The last row of a variable, as the writer has it."""
+        return self._writer.last(name, taken)
 
     def write(self, steps: np.ndarray, columns: Mapping[str, np.ndarray], reasons: set[str]) -> None:
         """Keep some rows until the others' parts are here, and write those that are whole."""
@@ -299,9 +299,9 @@ class Contributor:
         """θ₀: the part that is here."""
         return [local(parameter).clone() for parameter in self.layout.parameters]
 
-    def memory(self, taken: int) -> Sequence[float]:
-        """Nothing: the decay rate that the writer follows counts."""
-        return ()
+    def last(self, name: str, taken: int) -> np.ndarray | None:
+        """None: the writer has the rows."""
+        return None
 
     def write(self, steps: np.ndarray, columns: Mapping[str, np.ndarray], reasons: set[str]) -> None:
         """Leave some rows to the writer: the loss, and what the weights here add to the sums."""

@@ -1,7 +1,8 @@
 """What a probe measures with: sums and rates together, one row for each step."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 
 from swd_dynamics.probe.buffer import Buffer
@@ -55,6 +56,13 @@ class Instruments:
     def needs_start(self) -> bool:
         """Whether θ₀ is asked for and not known yet."""
         return "distance_distance" in self.columns and self.measurement.start is None
+
+    def take_up(self, last: Callable[[str], np.ndarray | None]) -> None:
+        """Continue from the last recorded row, of which ``last`` gives a variable; None without one."""
+        memory = last("decay_memory")
+        self.rates.take_up([] if memory is None else memory.tolist())
+        if self.measurement.trajectory:
+            self.measurement.take_up(last("theta"))
 
     def before(self, recorded: bool) -> None:
         """Measure what a step starts from."""

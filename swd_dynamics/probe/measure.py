@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -130,6 +131,11 @@ class Measurement:
         void = not isinstance(skipped, Tensor) and bool(skipped)
         return [bool(had) and not void for had in self._row["had_gradient"]]
 
+    def take_up(self, theta: np.ndarray | None) -> None:
+        """Continue from θ after the last recorded step; from θ as it is now if that is None."""
+        now = flat([local(parameter) for parameter in self.layout.parameters], self.layout)
+        self.vectors = {"theta": now if theta is None else torch.tensor(theta).to(now)}
+
     def before(self, recorded: bool, keep_theta: bool) -> None:
         """Measure θ before a step, and copy it if ``keep_theta`` or a column needs the copy."""
         self._row, self._now = {}, self.columns if recorded else COSTLESS
@@ -140,8 +146,7 @@ class Measurement:
         elif "theta_theta" in self._now:
             self._row["theta_theta"] = squares(theta)
         if CHANGED[0] in self._now:
-            last = self.vectors.get("theta")
-            self._row[CHANGED[0]] = [changed_outside(flat(theta, self.layout), last)]
+            self._row[CHANGED[0]] = [changed_outside(flat(theta, self.layout), self.vectors["theta"])]
 
     def at_gradient(self) -> None:
         """Measure the gradients that the step will use."""

@@ -183,9 +183,11 @@ class Probe:
         return self
 
     def _begin(self) -> None:
+        if self.writes and not self._sink.rows:
+            self._instruments.measurement.start = None
         if self._instruments.needs_start:
             self._instruments.measurement.start = self._sink.start(self.steps)
-        self._instruments.rates.take_up(self._sink.memory(self.steps))
+        self._instruments.take_up(lambda name: self._sink.last(name, self.steps))
         self._buffer = self._instruments.buffer()
         self._is_measuring, self._in_closure, self._awaits_loss = False, False, False
         self.failure = None

@@ -1,6 +1,6 @@
 """Where the rows of a recording go: to memory, or to a run folder."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,9 +41,11 @@ class Sink(Protocol):
        ``resume``, and returns how many steps were taken before. ``given`` is that number if the user
        gave it, ``seen`` the number of the last step that this probe has seen; None if there is none.
        A recording that continues first drops its rows of later steps.
+       A recording that has no rows, or drops all of them, begins with the parameters as they are now.
     2. ``start(taken)`` returns θ₀, one copy for each parameter, from which distances are measured;
        None if it is lost.
-    3. ``memory(taken)`` returns the column ``memory`` of step ``taken``; empty if it is not there.
+    3. ``last(name, taken)`` returns the last row of a variable; None if the last row is not that of
+       step ``taken``.
     4. ``write(steps, columns, reasons)`` takes a block of rows in the order of their steps. When it
        returns, the rows are as safe as this sink can make them.
     5. ``snapshot(step)`` keeps the parameters as they are now.
@@ -57,7 +59,7 @@ class Sink(Protocol):
 
     def start(self, taken: int) -> list[Tensor] | None: ...
 
-    def memory(self, taken: int) -> Sequence[float]: ...
+    def last(self, name: str, taken: int) -> np.ndarray | None: ...
 
     def write(self, steps: np.ndarray, columns: Columns, reasons: set[str]) -> None: ...
 
@@ -143,12 +145,17 @@ class Contents:
         rows["decay_rate_weight"] = np.where(of_weight, np.nan, columns["decay_rate_weight"])
         return rows, reasons
 
-    def made_by(self, given: int | None) -> dict[str, Any]:
-        """What made a recording that begins now; ``steps_before`` as given, if it was given."""
-        return {**self.describe(), **({} if given is None else {"steps_before": given})}
+    def made_by(self, taken: int, given: int | None) -> dict[str, Any]:
+        """What made a recording that begins now, after ``taken`` steps.
+
+        ``steps_before`` stays what the optimizer says (0, or −1 if it took steps and does not count
+        them) where nobody knows better.
+        """
+        is_known = taken > 0 or given is not None
+        return {**self.describe(), **({"steps_before": taken} if is_known else {})}
 
     def steps_taken(self, recorded: int, given: int | None, seen: int | None) -> int:
-        """How many steps were taken before a recording with some rows is continued.
+        """How many steps were taken before a recording that has ``recorded`` rows.
 
         Raises
         ------
@@ -184,12 +191,12 @@ class MemorySink:
         self._start: list[Tensor] | None = None
 
     def open(self, resume: bool, given: int | None, seen: int | None) -> int:
-        if self._description is None:
-            return self._begin(given)
         taken = self._contents.steps_taken(len(self._steps), given, seen)
         kept = int(np.searchsorted(self._steps, taken + 1))
         self._steps = self._steps[:kept]
         self._rows = {name: [np.concatenate(rows)[:kept]] for name, rows in self._rows.items()}
+        if not kept or self._description is None:
+            self._description = self._begin(taken, given)
         self._description["status"] = RUNNING
         return taken
 
@@ -197,10 +204,9 @@ class MemorySink:
         self._start = self._start or self._contents.copies()
         return self._start
 
-    def memory(self, taken: int) -> Sequence[float]:
-        if "decay_memory" not in self._rows or self._steps[-1:] != [taken]:
-            return ()
-        return self._rows["decay_memory"][-1][-1].tolist()
+    def last(self, name: str, taken: int) -> np.ndarray | None:
+        is_last = len(self._steps) > 0 and self._steps[-1] == taken
+        return self._rows[name][-1][-1] if is_last and name in self._rows else None
 
     def write(self, steps: np.ndarray, columns: Columns, reasons: set[str]) -> None:
         if not len(self._steps):
@@ -233,8 +239,7 @@ class MemorySink:
 
     def dataset(self) -> xarray.Dataset:
         if self._description is None:
-            self._begin(None)
-        assert self._description is not None
+            self._description = self._begin(self._contents.steps_taken(0, None, None), None)
         whole = {
             name: np.concatenate([np.empty((0, *column.sizes), column.dtype), *self._rows.get(name, [])])
             for name, column in self._columns.items()
@@ -244,13 +249,14 @@ class MemorySink:
         found = assembled(Path("memory"), self._description, self._columns, self._steps, rows, lambda: self._weights)
         return found.load()
 
-    def _begin(self, given: int | None) -> int:
-        facts = self._contents.made_by(given)
-        self._description = described(self._columns, facts) | {"status": RUNNING}
+    def _begin(self, taken: int, given: int | None) -> dict[str, Any]:
+        """The description of a recording without rows, with the parameters as they are now."""
+        layout, self._start = self._contents.layout, None
         if self._contents.trajectory:
-            layout = self._contents.layout
             self._weights = layout.flat(layout.parameters)
-        return max(facts["steps_before"], 0)
+        notes = {} if self._description is None else self._description["notes"]
+        facts = described(self._columns, self._contents.made_by(taken, given))
+        return facts | {"status": RUNNING, "notes": notes}
 
 
 class FolderSink:
@@ -270,41 +276,46 @@ class FolderSink:
     def open(self, resume: bool, given: int | None, seen: int | None) -> int:
         variables, sizes = self._contents.variables, self._contents.sizes
         if not (resume and (self.path / RUN).exists()):
-            facts = self._contents.made_by(given)
-            begun = max(facts["steps_before"], 0)
-            self._run = RunFolder.create(self.path, variables, facts, sizes)
-            if self._contents.trajectory:
-                self.snapshot(begun)  # where it starts
-            return begun
+            taken = self._contents.steps_taken(0, given, seen)
+            made_by = self._contents.made_by(taken, given)
+            self._run = RunFolder.create(self.path, variables, made_by, sizes)
+            return self._begin(taken)
         if self._contents.trajectory:
             variables |= self._contents.states(read_description(self.path)[1])
         run = RunFolder.resume(self.path, variables, self._contents.describe(), sizes)
         try:
             taken = self._contents.steps_taken(run.committed, given, seen)
             run.truncate(taken + 1)
+            if not run.committed:
+                run.begin_again(self._contents.made_by(taken, given))
         except BaseException:
             run.close("interrupted")
             raise
         self._run = run
+        return taken if run.committed else self._begin(taken)
+
+    def _begin(self, taken: int) -> int:
+        """Keep the parameters that a trajectory starts from."""
+        if self._contents.trajectory:
+            self.snapshot(taken)
         return taken
 
     def start(self, taken: int) -> list[Tensor] | None:
-        if taken and self._opened.committed and 0 not in snapshots(self.path):
-            self.note(distance_unknown_because="the snapshot of step 0, where the run began, is gone")
+        if not self._opened.committed:
+            self.snapshot(taken)
+            return self._contents.copies()
+        begun = max(read_description(self.path)[0]["made_by"].get("steps_before", 0), 0)
+        if begun not in snapshots(self.path):
+            reason = f"the snapshot of step {begun}, where the run began, is gone"
+            self.note(distance_unknown_because=reason)
             return None
-        if taken and 0 in snapshots(self.path):
-            kept = load_snapshot(self.path, 0)
-            layout = self._contents.layout
-            pairs = zip(layout.names, layout.parameters, strict=True)
-            return [torch.tensor(kept[name]).to(parameter) for name, parameter in pairs]
-        self.snapshot(0)
-        return self._contents.copies()
+        kept, layout = load_snapshot(self.path, begun), self._contents.layout
+        pairs = zip(layout.names, layout.parameters, strict=True)
+        return [torch.tensor(kept[name]).to(parameter) for name, parameter in pairs]
 
-    def memory(self, taken: int) -> Sequence[float]:
-        if not self._contents.known.keeps_memory or self._opened.last("step") != taken:
-            return ()
-        kept = self._opened.last("decay_memory")
-        return () if kept is None else kept.tolist()
+    def last(self, name: str, taken: int) -> np.ndarray | None:
+        is_last = name in self._opened.columns and self._opened.last("step") == taken
+        return self._opened.last(name) if is_last else None
 
     def write(self, steps: np.ndarray, columns: Columns, reasons: set[str]) -> None:
         if not self._opened.committed:

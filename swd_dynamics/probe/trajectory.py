@@ -76,10 +76,8 @@ def _filled(parameter: Tensor, rate: Entry) -> Tensor:
     return full.fill_(math.nan if rate is None else rate)
 
 
-def changed_outside(before: Tensor, last: Tensor | None) -> Entry:
-    """How many weights differ from what the last step left; 0 before the first step."""
-    if last is None:
-        return 0.0
+def changed_outside(before: Tensor, last: Tensor) -> Entry:
+    """How many weights differ from what the last step left."""
     differ = (before != last) & ~(before.isnan() & last.isnan())
     found = torch.count_nonzero(differ)
     return float(found) if found.device.type == "cpu" else found.double()

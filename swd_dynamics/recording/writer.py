@@ -188,9 +188,9 @@ class RunFolder:
         return rows[0] if len(rows) else None
 
     def truncate(self, step: int) -> None:
-        """Drop the recorded rows from a step on, and the snapshots after it: a run restarted there records them anew.
+        """Drop the rows and the snapshots of a step and of all later steps, which are taken again.
 
-        A Dataset opened before is no longer readable; it says so.
+        A Dataset that was opened before is no longer readable; it says so.
         """
         self._check_open()
         steps = read_rows(self.folder, self.columns["step"], 0, self.committed)
@@ -201,8 +201,22 @@ class RunFolder:
                 self._commit(kept)  # before anything is written over
                 self._find_last_step()
             for taken, file in snapshots(self.folder).items():
-                if taken > step:
+                if taken >= step:
                     file.unlink()
+
+    def begin_again(self, made_by: Mapping) -> None:
+        """Replace what made the run, which has no rows.
+
+        Raises
+        ------
+        InputError
+            If the run has rows.
+        """
+        self._check_open()
+        if self.committed:
+            raise InputError(f"the run in {self.folder} has rows: what made it cannot be replaced")
+        with on_disk("note what made the run in", self.folder):
+            self._describe(made_by=plain(made_by))
 
     def snapshot(self, step: int, arrays: Mapping[str, Any]) -> Path:
         """Keep the full parameters of a step, name → array; an older snapshot of the step is replaced.

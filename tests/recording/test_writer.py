@@ -225,12 +225,24 @@ def test_cut_goes_by_the_steps_number(begin):
 
 
 def test_cut_takes_the_later_snapshots_away(begin):
-    """Assert that snapshots after the step of a restart go, and that at the step itself stays."""
+    """Assert that a restart at a step removes the snapshots of that step and of later steps."""
     run = begin()
     for step in (3, 5, 7):
         run.snapshot(step, {"w": np.array([step])})
-    run.truncate(5)
+    run.truncate(6)
     assert list(snapshots(run.folder)) == [3, 5]
+    run.truncate(5)
+    assert list(snapshots(run.folder)) == [3]
+
+
+def test_a_run_without_rows_begins_again(begin):
+    """Assert that what made a run can be replaced while the run has no rows, and not after."""
+    run = begin()
+    run.begin_again({"optimizer": "SGD", "steps_before": 7})
+    assert open_recording(run.folder).attrs["steps_before"] == 7
+    run.append(block(0, 1))
+    with pytest.raises(InputError, match="has rows"):
+        run.begin_again({})
 
 
 def test_dataset_opened_before_a_cut_says_so(begin):
