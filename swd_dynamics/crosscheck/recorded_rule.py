@@ -1,4 +1,4 @@
-"""The rule that a recording claims to follow: its name given, its numbers taken from the recording."""
+"""The rule that a recording claims to follow: its name is given, its numbers come from the recording."""
 
 import inspect
 import json
@@ -31,7 +31,7 @@ def recorded_rule(name: str, recording: "xarray.Dataset") -> UpdateRule:
 
     Examples
     --------
-    The numbers with which an SGD was made, out of its recording:
+    The numbers with which an SGD was made, read from its recording:
 
     >>> import torch
     >>> from swd_dynamics.probe import record
@@ -60,7 +60,7 @@ def named_rule(name: str, arguments: dict[str, Any]) -> UpdateRule:
     UnknownName
         If the catalogue has no such entry.
     InputError
-        If there is no ``lr``, or a value is out of range or no number.
+        If there is no ``lr``, or a value is out of range or not a number.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def named_rule(name: str, arguments: dict[str, Any]) -> UpdateRule:
     """
     entry = CATALOG[name]
     if not isinstance(arguments.get("lr"), int | float):
-        raise InputError(f"the optimizer's lr is {arguments.get('lr')!r}, which is no number: give one, as lr=1e-3")
+        raise InputError(f"the optimizer's lr is {arguments.get('lr')!r}, which is not a number: give lr=1e-3, for example")
     accepted = {"lr", *inspect.signature(entry.family).parameters}
     taken = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items() if key in accepted}
     taken["weight_decay"] = arguments.get("weight_decay", 0.0)

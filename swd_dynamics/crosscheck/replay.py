@@ -1,4 +1,4 @@
-"""Does a recorded run follow a rule? The rule is fed its gradients and makes its own steps; the two are compared."""
+"""Does a recorded run follow a rule? The rule takes a step with each recorded gradient, and the steps are compared."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +18,7 @@ ROUND_OFFS = 8.0  # two dozen roundings a step, in two orders of evaluation, add
 
 
 def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay") -> Verdict:
-    """Hold a rule against a recording, step by step, norm-wise.
+    """Compare a rule with a recording, step by step, by the norm of the difference.
 
     Every step starts from the *recorded* θ, so that chaos is blamed on no one, while the rule's memory runs on freely::
 
@@ -35,7 +35,7 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
     -------
     Verdict
         Confirmed if departure(k) ≤ 8·eps·√k at every step, eps that of the recorded dtype; ``first_departure`` is the
-        number of the first step (from 1) that is not. Evidence: ``departure`` and ``allowed``, shape (steps,).
+        number of the first step (from 1) that departs further. Evidence: ``departure`` and ``allowed``, shape (steps,).
 
     Raises
     ------
@@ -44,7 +44,7 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
 
     Examples
     --------
-    A record made by hand: one step of η = .5 from 1 with gradient 1 leads to .5, and so says the rule.
+    A recording made by hand: one step of η = .5 from 1 with gradient 1 leads to .5, as the rule says.
 
     >>> import xarray
     >>> from swd_dynamics.rules import SGD, UpdateRule
@@ -76,7 +76,7 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
 
 
 class Stepping(Protocol):
-    """What departures are measured from: an update rule, or anything else that starts and steps as one."""
+    """The contract of what replay compares with a recording: an update rule, or whatever starts and steps like one."""
 
     def start(self, theta) -> State: ...
 
@@ -122,7 +122,7 @@ def _check_fit(rule: UpdateRule, weights: int) -> None:
 
 
 def _check_every_step_taken(recording) -> None:
-    """Refuse what would be held against the rule wrongly: it takes every step, with all weights, and nothing else."""
+    """Refuse a recording with steps that no rule takes: a rule changes all weights in every step, and only in steps."""
     took = np.asarray(recording["had_gradient"]) if "had_gradient" in recording else np.ones((0, 1), bool)
     left = np.nonzero(~took.astype(bool).all(axis=1))[0]
     if len(left):
