@@ -69,7 +69,9 @@ def named_rule(name: str, arguments: dict[str, Any]) -> UpdateRule:
     """
     entry = CATALOG[name]
     if not isinstance(arguments.get("lr"), int | float):
-        raise InputError(f"the optimizer's lr is {arguments.get('lr')!r}, which is not a number: give lr=1e-3, for example")
+        raise InputError(
+            f"the optimizer's lr is {arguments.get('lr')!r}, which is not a number: give lr=1e-3, for example"
+        )
     accepted = {"lr", *inspect.signature(entry.family).parameters}
     taken = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items() if key in accepted}
     taken["weight_decay"] = arguments.get("weight_decay", 0.0)

@@ -236,7 +236,7 @@ def _verdict(rule: UpdateRule, driven: list[Comparison], own: OwnNumbers | None)
         predicted=0.0,
         measured=max(float(each.excess.max(initial=0.0)) for each in driven),
         allowed=1.0,
-        why=" ".join(_sentences(rule, driven, earliest, own)),
+        why=" ".join(_sentences(rule, driven, earliest, own)).removesuffix("."),
         first_departure=earliest and earliest.first,
         evidence={
             "departure": {each.scenario: each.departure for each in driven},
