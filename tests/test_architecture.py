@@ -30,16 +30,12 @@ LARGEST_ROOM = 1 / 5  # of all lines of code: at twice that much a room would ho
 # Names of public functions and classes that several modules define, because each is one thing to its reader.
 SHARED_NAMES = {
     *("measure", "draw"),  # of every study
-    *("clip", "decayed", "maximum", "mean"),  # of arithmetic, and their symbolic forms
+    *("clip", "decayed", "matmul", "maximum", "mean", "norm", "transpose"),  # of arithmetic, and their symbolic forms
     "descend",  # the step of each optimizer
     "phase_plane",  # computed in planes, drawn in plots
 }
 # Names that have several meanings today: each is to be given a second name.
-AMBIGUOUS_NAMES = {
-    *("Block", "Course", "Entry", "Response", "Seen"),
-    *("arguments", "decay_rate", "departures", "exact", "gradient_stream", "local", "long_run"),
-    *("mean_second_moment", "rule", "run", "translated", "verdicts"),
-}
+AMBIGUOUS_NAMES = {"exact"}
 
 
 def run(code: str) -> str:
