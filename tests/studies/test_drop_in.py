@@ -9,8 +9,6 @@ from swd_dynamics.tasks.digits import digits, held_out
 # Relative to the largest pixel: means and deviations of a thousand numbers, subtracted and divided by.
 ROUND_OFF = 1e-12
 
-pytestmark = pytest.mark.slow  # the study is measured in its quick form
-
 
 def test_the_test_is_held_out():
     """Assert that the test has the images that training has not, measured by training's means and deviations."""
