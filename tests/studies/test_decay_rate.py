@@ -12,8 +12,6 @@ from swd_dynamics.verdict import must_be_refuted
 
 SMALL = 25  # a third of a run, short but longer than v̂'s memory
 
-pytestmark = pytest.mark.slow  # the study is measured in its quick form
-
 
 @pytest.fixture(scope="module")
 def task():

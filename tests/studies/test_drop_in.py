@@ -1,15 +1,12 @@
 """The study of exchanging AdamW and AdamS: its witnesses agree, and its tests can fail."""
 
 import numpy as np
-import pytest
 
 from swd_dynamics.studies import drop_in
 from swd_dynamics.tasks.digits import digits, held_out
 
 # Relative to the largest pixel: means and deviations of a thousand numbers, subtracted and divided by.
 ROUND_OFF = 1e-12
-
-pytestmark = pytest.mark.slow  # the study is measured in its quick form
 
 
 def test_the_test_is_held_out():

@@ -13,6 +13,8 @@ from swd_dynamics.studies.reproduce import committed_ledger, read_ledger
 from swd_dynamics.studies.stability import DIRECTIONS
 from swd_dynamics.verdict import Ledger
 
+pytestmark = pytest.mark.slow  # every study is measured, in its short form
+
 COMMITTED = read_ledger(committed_ledger())
 PANELS = {
     "update-rules": 2,  # the table of pairings and its colour bar

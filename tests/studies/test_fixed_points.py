@@ -11,8 +11,6 @@ from swd_dynamics.studies.methods import Method
 # ε of Adam is the width over which a sign step changes sign; a weight on that edge lies within a few ε of its θ*.
 EDGE = 1e-6
 
-pytestmark = pytest.mark.slow  # the study is measured in its quick form
-
 
 @pytest.mark.parametrize(("name", "c"), [("SGD", 1), ("SGDS", 1), ("SGDW", 0.25)])
 def test_decay_coefficient(name, c):

@@ -9,8 +9,6 @@ from tolerances import RADICALS
 from swd_dynamics.rules.decay import DECAYS
 from swd_dynamics.studies.stability import crossing, growth_factor, limit, methods
 
-pytestmark = pytest.mark.slow  # the study is measured in its quick form
-
 
 @pytest.mark.parametrize("mode", DECAYS)
 def test_decay_lowers_the_limit(mode):

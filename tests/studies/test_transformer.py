@@ -11,8 +11,6 @@ SEEN = 1e-11
 # Adam's recursion in two orders of evaluation, in float64, over ten steps.
 ROUND_OFF = 1e-14
 
-pytestmark = pytest.mark.slow  # the study is measured in its quick form
-
 
 @pytest.fixture
 def watched():
