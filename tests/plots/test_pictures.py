@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.testing.compare import compare_images
 from tolerances import PICTURE
 
-from swd_dynamics.auditing.atlas import Entry
+from swd_dynamics.auditing.atlas import AtlasEntry
 from swd_dynamics.plots import MUTED, Sliders, house_style, measured, phase_plane, recording, theory
 from swd_dynamics.plots.atlas import draw_atlas
 from swd_dynamics.plots.style import LOOKS
@@ -76,8 +76,8 @@ def test_atlas():
     for kind, (settled, after) in rates.items():
         phases = {"settled": {"R": settled}, "gradients / 10": {"R": after}}
         found = {"kind": kind, "phases": phases, "lr": 0.01, "weight_decay": 0.1, "evidence": []}
-        entries.append(Entry(f"Of {kind}", found))
-    entries.append(Entry("Sparse", None, "needs sparse gradients"))
+        entries.append(AtlasEntry(f"Of {kind}", found))
+    entries.append(AtlasEntry("Sparse", None, "needs sparse gradients"))
     return draw_atlas(entries, "An atlas", 1e-3)
 
 

@@ -1,7 +1,6 @@
 """The study of exchanging AdamW and AdamS: its witnesses agree, and its tests can fail."""
 
 import numpy as np
-import pytest
 
 from swd_dynamics.studies import drop_in
 from swd_dynamics.tasks.digits import digits, held_out
