@@ -13,7 +13,7 @@ from torch import Tensor
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.exchange import Exchange
-from swd_dynamics.probe.sinks import FolderSink, MemorySink
+from swd_dynamics.probe.sinks import Columns, FolderSink, MemorySink, Notes
 from swd_dynamics.tensors.groups import steps_before
 from swd_dynamics.tensors.sharding import WRITER, local, shares, world
 from swd_dynamics.tensors.weights import Layout
@@ -55,8 +55,8 @@ class Collector:
         self._own = shares(layout.parameters, WRITER)
         self._exchange: Exchange | None = None
         self._senders: list[_Sender] = []
-        self._held: deque[tuple[np.ndarray, Mapping[str, np.ndarray]]] = deque()
-        self._reasons: set[str] = set()
+        self._held: deque[tuple[np.ndarray, Columns]] = deque()
+        self._notes: Mapping[str, set[str]] = {}
         self._missing: dict[str, set[int]] = {}  # why something is missing, and of which processes
         self._noted: list[str] = []
         self._observes = False
@@ -86,9 +86,9 @@ class Collector:
         """The last row of a variable, as the writer has it."""
         return self._writer.last(name, taken)
 
-    def write(self, steps: np.ndarray, columns: Mapping[str, np.ndarray], reasons: set[str]) -> None:
+    def write(self, steps: np.ndarray, columns: Columns, notes: Notes) -> None:
         """Keep some rows until the others' parts are here, and write those that are whole."""
-        self._reasons = reasons
+        self._notes = notes
         self._held.append((steps, columns))
         self._receive()
         while self._held and (len(self._held) > MOST_HELD or self._is_settled(self._held[0][0])):
@@ -174,20 +174,20 @@ class Collector:
     def _release(self) -> None:
         """Write the oldest block with what has come of the others."""
         steps, columns = self._held.popleft()
-        self._writer.write(steps, self._merged(steps, columns), self._reasons)
+        self._writer.write(steps, self._merged(steps, columns), self._notes)
         reasons = sorted(map(_sentence, self._missing, self._missing.values()))
         if reasons != self._noted:
             self._noted = reasons
             self._writer.note(incomplete_because=reasons)
 
-    def _merged(self, steps: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _merged(self, steps: np.ndarray, columns: Columns) -> dict[str, np.ndarray]:
         reports = [(sender, *sender.rows(steps)) for sender in self._senders]
         for sender, there, _ in reports:
             if not there.all():
                 self._missing.setdefault(sender.why_missing, set()).add(sender.rank)
         return {**columns, **self._sums(columns, reports), "loss": self._mean_loss(columns["loss"], reports)}
 
-    def _sums(self, columns: Mapping[str, np.ndarray], reports: list["_Report"]) -> dict[str, np.ndarray]:
+    def _sums(self, columns: Columns, reports: list["_Report"]) -> dict[str, np.ndarray]:
         """The sums over the weights of all processes; and which are unknown, shape (rows, parameters)."""
         if not self._layout.is_sharded:
             return {}
@@ -303,7 +303,7 @@ class Contributor:
         """None: the writer has the rows."""
         return None
 
-    def write(self, steps: np.ndarray, columns: Mapping[str, np.ndarray], reasons: set[str]) -> None:
+    def write(self, steps: np.ndarray, columns: Columns, notes: Notes) -> None:
         """Leave some rows to the writer: the loss, and what the weights here add to the sums."""
         assert self._exchange is not None
         sums = {name: np.where(self._own, columns[name], 0.0) for name in self.summed & columns.keys()}

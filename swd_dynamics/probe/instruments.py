@@ -21,6 +21,9 @@ from swd_dynamics.tensors.known import known
 from swd_dynamics.tensors.sums import Entry
 from swd_dynamics.tensors.weights import Layout
 
+# Attributes of a recording: why a decay rate is NaN, and which state of the optimizer is left out.
+UNKNOWN_DECAY, STATE_LEFT_OUT = "decay_unknown_because", "state_not_recorded"
+
 
 class Instruments:
     """Measures the steps that are recorded, and follows R through the steps between them.
@@ -57,6 +60,11 @@ class Instruments:
         """Whether θ₀ is asked for and not known yet."""
         return "distance_distance" in self.columns and self.measurement.start is None
 
+    @property
+    def notes(self) -> dict[str, set[str]]:
+        """What is to be noted of the recorded steps: why a decay rate is unknown, what is left out."""
+        return {UNKNOWN_DECAY: self.rates.reasons, STATE_LEFT_OUT: self.measurement.left_out}
+
     def take_up(self, last: Callable[[str], np.ndarray | None]) -> None:
         """Continue from the last recorded row, of which ``last`` gives a variable; None without one."""
         memory = last("decay_memory")
@@ -78,12 +86,12 @@ class Instruments:
         """The columns of the step just taken, except its loss."""
         theta = self.measurement.theta if self.rates.needs_theta else None
         rates = self.rates.after(self.measurement.took, theta)
+        row = self.measurement.after()
         if self.measurement.trajectory:
             vector = flat_rates(self.rates.of_weights, self.layout)
             self.measurement.vectors["decay_rate_weight"] = vector
         columns = self.columns if self._is_recorded else COSTLESS
-        known_rates = {name: entries for name, entries in rates.items() if name in columns}
-        return self.measurement.after() | known_rates
+        return row | {name: entries for name, entries in rates.items() if name in columns}
 
     def buffer(self) -> Buffer:
         """An empty buffer for the rows."""

@@ -175,9 +175,8 @@ class Measurement:
         if self.start is not None and "distance_distance" in self._now:
             self._row["distance_distance"] = distances(self.start, theta)
         if self.trajectory:
-            self.vectors["theta"] = flat(theta, self.layout)
             found, left_out = states(self.optimizer, self.layout)
-            self.vectors |= found
+            self.vectors = {**found, "gradient": self.vectors["gradient"], "theta": flat(theta, self.layout)}
             self.left_out |= left_out
         return {name: entries for name, entries in self._row.items() if name in self._now}
 
@@ -202,7 +201,7 @@ class Measurement:
         states_ = self._states()
         summed = [state.get(SECOND_MOMENT_SUM) for state in states_]
         held = [
-            None if known is not None else part(self.known.second_moment(state), parameter)
+            None if known is not None else _like(self.known.second_moment(state), parameter)
             for known, state, parameter in zip(summed, states_, self.layout.parameters, strict=True)
         ]
         pairs = zip(summed, totals(held), strict=True)
@@ -212,11 +211,11 @@ class Measurement:
         return [self.optimizer.state.get(parameter, {}) for parameter in self.layout.parameters]
 
 
-def _like(momentum: object, parameter: Tensor) -> Tensor | None:
-    """The momentum of the weights here, if it is laid out as the parameter is."""
-    if not isinstance(momentum, Tensor) or momentum.shape != parameter.shape:
+def _like(moment: object, parameter: Tensor) -> Tensor | None:
+    """A moment of the weights here, if it is laid out as the parameter is."""
+    if not isinstance(moment, Tensor) or moment.shape != parameter.shape:
         return None
-    return part(momentum, parameter)
+    return part(moment, parameter)
 
 
 def _entry(value: object) -> Entry:

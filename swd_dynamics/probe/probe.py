@@ -146,7 +146,6 @@ class Probe:
         self._has_stepped = self._awaits_loss = False
         self._loss: Tensor | float = math.nan
         self._loss_comes_after: bool | None = None
-        self._left_out: set[str] = set()
         self.steps = 0  # the number of the last step, those taken before included
         self.resume, self.failure = resume, None
 
@@ -250,14 +249,18 @@ class Probe:
     def flush(self) -> None:
         """Bring the rows that are on the device to the recording: on disk they are then safe."""
         if self._buffer.filled:
-            self._sink.write(*self._buffer.take(), self._instruments.rates.reasons)
-            left_out = self._instruments.measurement.left_out
-            if left_out != self._left_out:
-                self._left_out = set(left_out)
-                self._sink.note(state_not_recorded=sorted(left_out))
+            self._sink.write(*self._buffer.take(), self._instruments.notes)
 
     def note(self, **facts: Any) -> None:
-        """Add facts about the run, while the probe is attached."""
+        """Add facts about the run.
+
+        Raises
+        ------
+        InputError
+            If the probe is not attached.
+        """
+        if self._hooks is None:
+            raise InputError("this probe is not attached: facts about a run are noted during the run")
         self._guarded(lambda: self._sink.note(**facts))
 
     def dataset(self) -> xarray.Dataset:
@@ -302,6 +305,8 @@ class Probe:
         self.steps, self._has_stepped = self.steps + 1, True
         self._is_measuring = self.steps % self.every == 0
         self._gradient_seen, self._awaits_loss = False, False
+        if self._in_closure:  # the last step raised an error: its closure's loss belongs to no row
+            self._loss = math.nan
         self._in_closure = closure_of(args, kwargs) is not None
         if not self._is_seen:
             return None

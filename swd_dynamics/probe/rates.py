@@ -183,7 +183,8 @@ class Rates:
         except (TypeError, ValueError, RuntimeError):
             number = UNKNOWN
         if math.isnan(number):
-            return self._unknown(f"the optimizer publishes {name} = {value!r}, which is not a number")
+            seen = "NaN" if isinstance(value, float) else f"a {type(value).__name__}"
+            return self._unknown(f"the optimizer publishes a {name} that is not one number: {seen}")
         return number
 
     def _remembers(self, group: dict) -> bool:
@@ -204,6 +205,8 @@ def _moments(rate: Entry, theta: Tensor | None) -> tuple[Entry, ...]:
         return rate, None, None, None, None
     if rate.ndim == 0 or theta is None:
         return rate if not _is_here(rate) else rate.item(), None, None, None, None
+    if not rate.numel():
+        return 0.0, None, None, None, None
     flat = rate.double()
     decay = products([flat * theta.double()], [flat * theta.double()])[0]
     mean, square, low, high = flat.mean(), flat.square().mean(), flat.amin(), flat.amax()

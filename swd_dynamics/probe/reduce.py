@@ -129,7 +129,8 @@ class Block:
 
     @cached_property
     def v_weights(self) -> np.ndarray:
-        return np.where(np.isnan(self.columns["state_step"]), 0.0, self.sizes)
+        has_none = np.isnan(self.columns["state_step"]) & np.isnan(self.columns["v"])
+        return np.where(has_none, 0.0, self.sizes)
 
     @cached_property
     def v_hat(self) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Where the rows of a recording go: to memory, or to a run folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import xarray
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
+from swd_dynamics.probe.instruments import STATE_LEFT_OUT, UNKNOWN_DECAY
 from swd_dynamics.probe.quantities import Quantity
 from swd_dynamics.probe.reduce import Block
 from swd_dynamics.probe.trajectory import CHANGED, OF_PARAMETER, state_variable, variables
@@ -30,6 +31,7 @@ from swd_dynamics.tensors.known import Known
 from swd_dynamics.tensors.weights import Layout
 
 Columns = Mapping[str, np.ndarray]
+Notes = Mapping[str, set[str]]
 MEMORY = "what the momentum keeps of a small change of θ, δm/δθ: from it the decay rate of L2 goes on"
 TRUE_OF_PARAMETER = "had_gradient"
 
@@ -46,8 +48,9 @@ class Sink(Protocol):
        None if it is lost.
     3. ``last(name, taken)`` returns the last row of a variable; None if the last row is not that of
        step ``taken``.
-    4. ``write(steps, columns, reasons)`` takes a block of rows in the order of their steps. When it
-       returns, the rows are as safe as this sink can make them.
+    4. ``write(steps, columns, notes)`` takes a block of rows in the order of their steps, and what is
+       to be noted: sets of sentences or names. When it returns, the rows are as safe as this sink
+       can make them.
     5. ``snapshot(step)`` keeps the parameters as they are now.
     6. ``note(**facts)`` adds facts about the run.
     7. ``close(status)`` ends the recording, until it is opened again.
@@ -61,7 +64,7 @@ class Sink(Protocol):
 
     def last(self, name: str, taken: int) -> np.ndarray | None: ...
 
-    def write(self, steps: np.ndarray, columns: Columns, reasons: set[str]) -> None: ...
+    def write(self, steps: np.ndarray, columns: Columns, notes: Notes) -> None: ...
 
     def snapshot(self, step: int) -> None: ...
 
@@ -100,6 +103,12 @@ class Contents:
     ):
         self.optimizer, self.layout, self.quantities = optimizer, layout, quantities
         self.known, self.trajectory, self.describe = known, trajectory, describe
+        self._notes: dict[str, set[str]] = {}
+
+    @property
+    def notes(self) -> dict[str, list[str]]:
+        """What is to be noted of the rows so far: sentences or names, by the attribute they go into."""
+        return {name: sorted(entries) for name, entries in self._notes.items() if entries}
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -123,27 +132,35 @@ class Contents:
         names = [name for name in columns if name.startswith(STATE) and name not in OF_PARAMETER]
         return {name: state_variable(name, self.layout) for name in names}
 
-    def rows(self, columns: Columns, reasons: set[str]) -> tuple[dict[str, np.ndarray], set[str]]:
-        """The rows of all variables, by name, and why a decay rate in them is unknown.
+    def rows(self, columns: Columns, notes: Notes, recorded: Collection[str]) -> dict[str, np.ndarray]:
+        """The rows of the variables that are recorded, by name; adds to ``notes``.
 
-        A variable without a column is left out.
+        A piece of the optimizer's state that first appears when there are rows already is not
+        recorded, and its name is noted.
         """
         divides = self.known.divides and self.known.gain is not None
         block = Block(columns, self.layout, divides)
         rows = block.variables(self.quantities)
         alone = np.flatnonzero(block.moved_alone.any(axis=0))
-        reasons = reasons | {f"{self.layout.names[i]} moved without a gradient" for i in alone}
+        reasons = {f"{self.layout.names[i]} moved without a gradient" for i in alone}
+        late = {name.removeprefix(STATE) for name in self.states(columns).keys() - set(recorded)}
+        for found in (notes, {UNKNOWN_DECAY: reasons, STATE_LEFT_OUT: late}):
+            for name, entries in found.items():
+                self._notes.setdefault(name, set()).update(entries)
         if self.known.keeps_memory:
             rows["decay_memory"] = columns["memory"]
-        if not self.trajectory:
-            return rows, reasons
+        if self.trajectory:
+            rows |= self._trajectory_rows(columns, block)
+        return {name: values for name, values in rows.items() if name in recorded}
+
+    def _trajectory_rows(self, columns: Columns, block: Block) -> dict[str, np.ndarray]:
         as_measured = [*variables(self.layout), *self.states(columns)]
-        rows |= {name: columns[name] for name in as_measured if name in columns}
+        rows = {name: columns[name] for name in as_measured if name in columns}
         rows[TRUE_OF_PARAMETER] = (columns["had_gradient"] != 0) & ~block.skipped
         rows[CHANGED[0]] = columns[CHANGED[0]][:, 0]
         of_weight = np.repeat(block.moved_alone, self.layout.sizes, axis=1)
         rows["decay_rate_weight"] = np.where(of_weight, np.nan, columns["decay_rate_weight"])
-        return rows, reasons
+        return rows
 
     def made_by(self, taken: int, given: int | None) -> dict[str, Any]:
         """What made a recording that begins now, after ``taken`` steps.
@@ -208,19 +225,18 @@ class MemorySink:
         is_last = len(self._steps) > 0 and self._steps[-1] == taken
         return self._rows[name][-1][-1] if is_last and name in self._rows else None
 
-    def write(self, steps: np.ndarray, columns: Columns, reasons: set[str]) -> None:
+    def write(self, steps: np.ndarray, columns: Columns, notes: Notes) -> None:
         if not len(self._steps):
             variables = self._contents.variables | self._contents.states(columns)
             self._columns = declared(variables, self._contents.sizes)
-        rows, reasons = self._contents.rows(columns, reasons)
+        rows = self._contents.rows(columns, notes, self._columns)
         for name, column in self._columns.items():
             if name != "step":
                 empty = np.full((len(steps), *column.sizes), column.fill, column.dtype)
                 block = np.asarray(rows.get(name, empty)).astype(column.dtype)
                 self._rows.setdefault(name, []).append(block)
         self._steps = np.concatenate([self._steps, steps])
-        if reasons:
-            self.note(decay_unknown_because=sorted(reasons))
+        self.note(**self._contents.notes)
 
     def snapshot(self, step: int) -> None:
         raise InputError("snapshots need a run folder: give the probe a path")
@@ -271,7 +287,7 @@ class FolderSink:
     def __init__(self, contents: Contents, path: Path):
         self._contents, self.path = contents, path
         self._run: RunFolder | None = None
-        self._noted: set[str] = set()
+        self._noted: dict[str, list[str]] = {}
 
     def open(self, resume: bool, given: int | None, seen: int | None) -> int:
         variables, sizes = self._contents.variables, self._contents.sizes
@@ -317,17 +333,16 @@ class FolderSink:
         is_last = name in self._opened.columns and self._opened.last("step") == taken
         return self._opened.last(name) if is_last else None
 
-    def write(self, steps: np.ndarray, columns: Columns, reasons: set[str]) -> None:
+    def write(self, steps: np.ndarray, columns: Columns, notes: Notes) -> None:
         if not self._opened.committed:
             states = self._contents.states(columns)
             if not states.keys() <= self._opened.columns.keys():
                 self._opened.declare(states)
-        rows, reasons = self._contents.rows(columns, reasons)
-        known = {name: values for name, values in rows.items() if name in self._opened.columns}
-        self._opened.append({"step": steps, **known})
-        if reasons != self._noted:
-            self._noted = set(reasons)
-            self._opened.note(decay_unknown_because=sorted(reasons))
+        rows = self._contents.rows(columns, notes, self._opened.columns)
+        self._opened.append({"step": steps, **rows})
+        if self._noted != self._contents.notes:
+            self._noted = self._contents.notes
+            self._opened.note(**self._noted)
 
     def snapshot(self, step: int) -> None:
         layout = self._contents.layout

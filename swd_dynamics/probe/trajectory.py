@@ -84,20 +84,25 @@ def changed_outside(before: Tensor, last: Tensor) -> Entry:
 
 
 def states(optimizer: torch.optim.Optimizer, layout: Layout) -> tuple[dict[str, Tensor], set[str]]:
-    """The optimizer's state as vectors ``state_<key>``, and the keys that have another shape.
+    """The optimizer's state as vectors ``state_<key>``, and the keys that are left out.
 
     A piece of the state has a vector if it has one real entry for each weight, in every parameter
-    that has it; it is NaN for the other parameters.
+    that has it, and a key that can name a variable. It is NaN for the other parameters.
     """
     of_parameters: list[Mapping[str, Any]] = [optimizer.state.get(parameter, {}) for parameter in layout.parameters]
     keys = {key for state in of_parameters for key, value in state.items() if value is not None}
-    shaped = {key for key in keys - {"step"} if _is_shaped(key, of_parameters, layout)}
+    named = {key for key in keys - {"step"} if _is_name(key)}
+    shaped = {key for key in named if _is_shaped(key, of_parameters, layout)}
     found = {}
     for key in sorted(shaped):
         pairs = zip(of_parameters, layout.parameters, strict=True)
         pieces = [_dense_or_nan(state.get(key), parameter) for state, parameter in pairs]
         found[f"{STATE}{key}"] = flat(pieces, layout)
-    return found, keys - shaped - {"step"}
+    return found, {str(key) for key in keys - shaped - {"step"}}
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and key.isascii() and f"{STATE}{key}".isidentifier()
 
 
 def _is_shaped(key: str, of_parameters: Sequence[Mapping[str, Any]], layout: Layout) -> bool:

@@ -296,7 +296,8 @@ class RunFolder:
         self._capacity = min(check_column(self.folder, column, self.committed) for column in self.columns.values())
         self._find_last_step()
         changed = {key: fact for key, fact in made_by.items() if fact != self._description["made_by"].get(key)}
-        resumed = [*self._description["resumed"][-KEPT_RESUMPTIONS:], {"committed": self.committed, "changed": changed}]
+        resumption = {"committed": self.committed, "changed": changed}
+        resumed = [*self._description["resumed"], resumption][-KEPT_RESUMPTIONS:]
         return self._describe(status=RUNNING, resumed=resumed)
 
     def _find_last_step(self) -> None:

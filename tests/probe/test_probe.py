@@ -83,6 +83,50 @@ def test_state_of_another_shape_is_named_as_left_out(network):
     assert json.loads(run.attrs["state_not_recorded"]) == ["mu_product"]
 
 
+def test_state_without_a_name_is_left_out():
+    """Assert that state whose key cannot name a variable is left out, and that the rest is recorded."""
+
+    class Odd(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            state = self.state[self.param_groups[0]["params"][0]]
+            state |= {name: torch.ones(2) for name in ("fine", 3, "not fine")}
+
+    weight = torch.nn.Parameter(torch.ones(2))
+    run = record(Odd([weight], lr=0.1), lambda k: weight.sum(), 2)
+    assert json.loads(run.attrs["state_not_recorded"]) == ["3", "not fine"]
+    assert (run.state_fine == 1).all()
+
+
+def test_state_that_is_gone_is_nan(network):
+    """Assert that a piece of the state that the optimizer has dropped is NaN, not what it was before."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    with Probe(optimizer, trajectory=True) as probe:
+        net.train(optimizer, 1)
+        optimizer.state.clear()
+        optimizer.param_groups[0]["momentum"] = 0.0
+        net.train(optimizer, 1)
+    found = np.isfinite(probe.dataset().state_momentum_buffer)
+    np.testing.assert_array_equal(found.all("weight"), [True, False])
+    np.testing.assert_array_equal(found.any("weight"), [True, False])
+
+
+def test_facts_are_noted_during_a_run(network):
+    """Assert that a fact is refused before and after a run, which stays finished."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    probe = Probe(optimizer)
+    with pytest.raises(InputError, match="not attached"):
+        probe.note(task="noise")
+    with probe:
+        probe.note(task="noise")
+    with pytest.raises(InputError, match="not attached"):
+        probe.note(task="another")
+    attributes = probe.dataset().attrs
+    assert (attributes["task"], attributes["status"]) == ("noise", "finished")
+
+
 @each_optimizer
 @pytest.mark.parametrize("variant", ["foreach", "fused"])
 def test_variants_record_the_same(network, make, variant):

@@ -145,6 +145,47 @@ def test_v_bar(network, tmp_path):
     np.testing.assert_allclose(run.effective_lr[-1], 0.1 / math.sqrt(np.concatenate(hats).mean()), rtol=SAME)
 
 
+class Normalised(torch.optim.Optimizer):
+    """Keeps whatever a test calls the second moment, and counts its steps if the test wants it."""
+
+    def __init__(self, parameters, moment, counts):
+        super().__init__(parameters, {"lr": 0.1})
+        self.kept = {"exp_avg_sq": moment} | ({"step": 1} if counts else {})
+
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter] |= self.kept
+
+
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize(
+    ("moment", "mean"),
+    [(torch.tensor([2.0, 4.0]), 3.0), (torch.tensor(4.0), math.nan), ([4.0, 4.0], math.nan)],
+)
+def test_second_moment_of_each_weight(moment, mean, counts):
+    """Assert that v is averaged where it has one entry for each weight, and is unknown elsewhere."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = Normalised([weight], moment, counts)
+    with Probe(optimizer) as probe:
+        optimizer.step()
+    np.testing.assert_array_equal(probe.dataset().v_mean, [mean])
+
+
+def test_a_parameter_without_weights_counts_for_nothing():
+    """Assert that a tensor without entries leaves R of Adam's L2, its mean and its spread as they are."""
+    runs = []
+    for shapes in ([(2,)], [(2,), (0, 3)]):
+        parameters = [torch.nn.Parameter(torch.ones(shape, dtype=torch.float64)) for shape in shapes]
+        optimizer = torch.optim.Adam(parameters, lr=0.1, weight_decay=0.1)
+        with Probe(optimizer, quantities="dynamics", trajectory=True) as probe:
+            for parameter in parameters:
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+        runs.append(probe.dataset())
+    for name in ("decay_rate", "decay_rate_min", "decay_rate_max", "decay_rate_std", "decay_fraction"):
+        np.testing.assert_array_equal(runs[1][name], runs[0][name], err_msg=name)
+
+
 @pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-9, 1e-12])
 def test_tiny_angles(tmp_path, size):
     """Assert that an angle of 10⁻¹² is found with all its digits, where its cosine is 1 to all digits."""

@@ -180,6 +180,34 @@ def test_a_parameter_that_moves_without_gradient_is_unknown():
     assert "parameter_0 moved without a gradient" in run.attrs["decay_unknown_because"]
 
 
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_a_reason_stays(tmp_path, where):
+    """Assert that the reason for an unknown R stays when later rows have none."""
+    moved = vector(1.0)
+    sgd = torch.optim.SGD([moved], lr=0.1)
+    hook = sgd.register_step_post_hook(lambda *_: moved.data.add_(1))
+    with Probe(sgd, None if where == "memory" else tmp_path / "run") as probe:
+        sgd.step()
+        probe.flush()
+        hook.remove()
+        moved.grad = torch.ones_like(moved)
+        sgd.step()
+    reasons = json.loads(probe.dataset().attrs["decay_unknown_because"])
+    assert reasons == ["parameter_0 moved without a gradient"]
+
+
+def test_one_reason_for_all_steps():
+    """Assert that an optimizer that publishes a new tensor in every step has one reason, not many."""
+    weight = vector(1.0)
+    optimizer = Publishing([weight], 0.1, {"effective_lr": 0.1})
+    with Probe(optimizer) as probe:
+        for k in range(3):
+            optimizer.told["decay_rate"] = torch.full((2,), float(k))
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+    assert len(json.loads(probe.dataset().attrs["decay_unknown_because"])) == 1
+
+
 def test_a_step_of_nobody_subtracts_nothing():
     """Assert that R of a step in which no parameter had a gradient is 0."""
     sgd = torch.optim.SGD([vector(1.0)], lr=0.1, weight_decay=0.1)

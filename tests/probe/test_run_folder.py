@@ -246,6 +246,29 @@ def test_a_step_that_raised_keeps_no_later_loss(network, path, where):
     assert probe.dataset().loss.values[-2:].tolist() == [2, 3]
 
 
+def test_a_step_that_raised_keeps_no_loss_of_its_closure(path):
+    """Assert that the loss which a closure gave before its step raised is not that of the next step."""
+
+    class Fails(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            if self.fails:
+                raise ValueError("once")
+
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = Fails([weight], lr=0.0)
+
+    def closure():
+        weight.grad = torch.ones_like(weight)
+        return torch.tensor(100.0 if optimizer.fails else 1.0)
+
+    with Probe(optimizer, path) as probe:
+        for optimizer.fails in (True, False):
+            with contextlib.suppress(ValueError):
+                optimizer.step(closure)
+    assert probe.dataset().loss.values.tolist() == [1]
+
+
 def test_a_second_loss_is_of_no_row(network, path):
     """Assert that the loss of a step which a scaler did not take, noted after it, leaves the step before as it is."""
     net = network()

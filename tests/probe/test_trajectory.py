@@ -55,6 +55,21 @@ def test_rows_are_on_disk_before_the_end(network, path, monkeypatch):
         assert open_recording(path).sizes == {"step": 2, "iterate": 3, "weight": 26, "group": 1, "parameter": 4}
 
 
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_state_that_comes_after_the_first_rows_is_named(network, path, where):
+    """Assert that state which first appears after rows were written is named as not recorded."""
+    net = network()
+    optimizer = OPTIMIZERS["AdamW"](net.parameters())
+    with Probe(optimizer, None if where == "memory" else path, trajectory=True) as probe:
+        optimizer.step()  # without a gradient, so that no state is made
+        probe.flush()
+        net.train(optimizer, 2)
+    run = probe.dataset()
+    assert "state_exp_avg" not in run
+    assert json.loads(run.attrs["state_not_recorded"]) == ["exp_avg", "exp_avg_sq"]
+    np.testing.assert_array_equal(run.state_step[:, 0], [math.nan, 1, 2])
+
+
 def test_a_buffer_of_long_rows_is_short():
     """Assert that the rows held before they are written take a bounded memory, a single row excepted."""
     for row_bytes in (80, 8 * 10**5, 8 * 10**6, 8 * 10**8):
