@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from swd_dynamics.__main__ import main
+from swd_dynamics.cli import app
 from swd_dynamics.cli.claims import DERIVATIONS, derive
-from swd_dynamics.cli.recordings import record
+from swd_dynamics.cli.recordings import export, plot, record, replay, show
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.probe.quantities import SETS
 from swd_dynamics.recording import open_recording
@@ -138,6 +139,14 @@ def test_help_lists_the_table(command, argument, table):
     """Assert that the help of an argument that takes a name lists every name of its table."""
     (said,) = re.findall(rf"^    {argument}\n((?:     .*\n)+)", command.__doc__, flags=re.MULTILINE)
     assert set(table) <= set(re.findall(r"[\w-]+", said))
+
+
+@pytest.mark.parametrize("command", [record, replay, show, plot, export], ids=lambda it: it.__name__)
+def test_help_has_an_example(command):
+    """Assert that the help of a command about recordings has one example, which calls that command."""
+    (example,) = re.findall(r"^ +swd-dynamics (.*)\n", command.__doc__, flags=re.MULTILINE)
+    called, bound, _ = app.parse_args(example)
+    assert called is command and bound.arguments
 
 
 def test_sgdw_is_recorded_and_replays_as_itself(tmp_path, capsys):
@@ -297,4 +306,4 @@ def test_a_recording_that_failed_is_exit_code_1(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(RunFolder, "append", fails)
     command = ["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "3", "--out", str(tmp_path / "run")]
     assert main(command) == 1
-    assert "the run is not all recorded: failed: OSError: no space left" in capsys.readouterr().out
+    assert "the run is not completely recorded: failed: OSError: no space left" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What really happened: record, replay, show, plot, export."""
+"""Commands for real runs: record, replay, show, plot, export."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,9 @@ from swd_dynamics.errors import InputError
 if TYPE_CHECKING:
     import xarray
 
-FEW_WEIGHTS = 10**5  # up to here a second thread waits more than it works
+# Number of weights up to which torch uses one thread. A second thread would wait more than compute;
+# with half as many, tasks between the two numbers take longer.
+FEW_WEIGHTS = 10**5
 
 
 @app.command
@@ -41,34 +43,63 @@ def record(
     seed: int = 0,
     device: Device = "auto",
 ) -> int:
-    """Train a task with a real optimizer and record it, step by step, into a run folder.
+    """Train a task with a real optimizer and record every step into a run folder.
 
-    Arguments that are not given are the optimizer's own defaults. Ctrl-C ends the run; what was recorded stays.
+    Optimizer arguments that are not given have the optimizer's own defaults. Ctrl-C ends the run,
+    and the recorded steps are kept. Example:
+
+        swd-dynamics record --optimizer AdamW --task network --steps 500 --out run
 
     Parameters
     ----------
     optimizer
-        SGD, SGDW, SGDS, Adam, AdamW, AdamS, AMSGrad, AMSGradW, AMSGradS or AdaiS.
+        Optimizer that trains: SGD, SGDW, SGDS, Adam, AdamW, AdamS, AMSGrad, AMSGradW, AMSGradS or
+        AdaiS.
     task
-        quadratic, logistic, network, network-minibatch, transformer or convolution.
+        What is trained: quadratic, logistic, network, network-minibatch, transformer or
+        convolution.
     steps
-        How many steps.
+        Number of steps.
     out
-        Folder for the recording; it must not exist.
+        Folder for the recording, which must not exist yet.
+    lr
+        Learning rate η.
+    weight_decay
+        Weight decay λ.
+    momentum
+        Momentum β of the SGD family.
+    dampening
+        Dampening τ of the momentum, for SGD.
+    nesterov
+        Use Nesterov's momentum, in the SGD family.
+    betas
+        The two decay rates β₁ and β₂ of the moments, in the Adam family.
+    eps
+        The number ε that is added to √v̂, in the Adam family.
     schedule
-        Of the learning rate: constant, step (with --step-size and --gamma), or cosine (over all steps, to --lr-min).
+        Schedule of the learning rate: constant, step (see --step-size and --gamma) or cosine (see
+        --lr-min).
     warmup
-        Steps in which the learning rate first rises from a third of the schedule's.
+        Warm-up: number of steps in which the learning rate rises linearly from a third of its
+        scheduled value.
+    step_size
+        For --schedule step: number of steps after which the learning rate is multiplied by --gamma.
+    gamma
+        For --schedule step: the factor by which the learning rate is multiplied.
+    lr_min
+        For --schedule cosine: the learning rate at the end of the run.
     quantities
-        A set: minimal, default or dynamics.
+        Set of recorded quantities: minimal, default or dynamics.
     every
-        Record every n-th step.
+        Record only every n-th step.
     snapshots
         Keep all weights after every n-th step.
     trajectory
         Record every weight and every gradient, which replay needs; for small tasks.
     seed
-        Of the start and of the batches.
+        Seed of the initial weights and of the batches.
+    device
+        Where to train: cpu, cuda, or auto, which is cuda if there is a GPU.
     """
     import torch
 
@@ -80,21 +111,38 @@ def record(
     chosen = TASKS[task](seed=seed, device=chosen_device(device))
     if len(chosen.theta) <= FEW_WEIGHTS:
         torch.set_num_threads(1)
-    given = {"weight_decay": weight_decay, "momentum": momentum, "dampening": dampening, "nesterov": nesterov,
-             "betas": betas, "eps": eps}  # fmt: skip
+    given = {
+        "weight_decay": weight_decay,
+        "momentum": momentum,
+        "dampening": dampening,
+        "nesterov": nesterov,
+        "betas": betas,
+        "eps": eps,
+    }
     arguments: dict[str, Any] = {"lr": lr, **_said(given)}
     try:
         made = make(chosen.model.parameters(), **arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"{optimizer} cannot be made with {arguments}: {error}") from None
-    planned = _schedule(schedule, lr, steps, warmup, _said({"step_size": step_size, "gamma": gamma, "lr_min": lr_min}))
+    shape = _said({"step_size": step_size, "gamma": gamma, "lr_min": lr_min})
+    planned = _schedule(schedule, lr, steps, warmup, shape)
     if out.exists():
-        raise InputError(f"{out} exists already; give a folder that does not, so that nothing is overwritten")
+        raise InputError(f"{out} exists already, and nothing is overwritten: give another folder")
     recording = run(
-        made, chosen.loss, steps, path=out, progress=True, model=chosen.model, seed=seed, data=chosen.description,
+        made,
+        chosen.loss,
+        steps,
+        path=out,
+        progress=True,
+        model=chosen.model,
+        seed=seed,
+        data=chosen.description,
         scheduler=torch.optim.lr_scheduler.LambdaLR(made, lambda k: planned(k) / lr),
-        quantities=quantities, every=every, snapshots=snapshots, trajectory=trajectory,
-    )  # fmt: skip
+        quantities=quantities,
+        every=every,
+        snapshots=snapshots,
+        trajectory=trajectory,
+    )
     print(_outcome(f"{optimizer} on {task}", recording, out))
     failed = str(recording.attrs["status"]).startswith("failed")
     return 130 if recording.attrs["interrupted"] else int(failed)
@@ -105,7 +153,13 @@ def _said(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _schedule(name: str, lr: float, steps: int, warmup: int, arguments: dict[str, Any]) -> Callable[[int], float]:
+def _schedule(
+    name: str,
+    lr: float,
+    steps: int,
+    warmup: int,
+    arguments: dict[str, Any],
+) -> Callable[[int], float]:
     from swd_dynamics.rules.schedule import SCHEDULES, Warmup
 
     lasting = {"steps": steps} if name == "cosine" else {}
@@ -117,51 +171,63 @@ def _schedule(name: str, lr: float, steps: int, warmup: int, arguments: dict[str
 
 
 def _outcome(what: str, recording: "xarray.Dataset", out: Path) -> str:
-    """How a run went, in a sentence or two."""
+    """How a run ended, in a sentence or two."""
     rows, losses, facts = recording.sizes["step"], recording["loss"].values, recording.attrs
     course = f": loss {losses[0]:.6g} to {losses[-1]:.6g}" if rows else ""
-    ends = ["interrupted"] if facts["interrupted"] else []
-    ends += [f"diverged at step {facts['diverged_at_step']}"] if facts["diverged_at_step"] >= 0 else []
-    ends += [f"is not all recorded: {facts['status']}"] if str(facts["status"]).startswith("failed") else []
-    return f"{rows} recorded steps of {what}{course}, in {out}" + "".join(f"\nthe run {end}" for end in ends)
+    said = [f"{rows} recorded steps of {what}{course}, in {out}"]
+    if facts["interrupted"]:
+        said.append("the run was interrupted")
+    if facts["diverged_at_step"] >= 0:
+        said.append(f"the run diverged at step {facts['diverged_at_step']}")
+    if str(facts["status"]).startswith("failed"):
+        said.append(f"the run is not completely recorded: {facts['status']}")
+    return "\n".join(said)
 
 
 @app.command
 def replay(run: Path, *, as_: Annotated[str, Parameter(name="--as")]) -> int:
-    """Hold a recorded run against a rule of the catalogue, step by step; exits with 1 if they part.
+    """Compare a recorded run with a rule of the catalogue, step by step.
+
+    The exit code is 1 if the run and the rule differ. Example:
+
+        swd-dynamics replay run --as AdamW
 
     Parameters
     ----------
     run
-        A folder that record --trajectory wrote.
+        A run folder that record --trajectory has written.
     as_
-        The rule, as AdamW; its numbers are taken from the recording.
+        Name of the rule, for example AdamW. Its numbers are read from the recording.
     """
     import numpy as np
 
     from swd_dynamics.crosscheck import recorded_rule
-    from swd_dynamics.crosscheck import replay as hold
+    from swd_dynamics.crosscheck import replay as compare
     from swd_dynamics.recording import open_recording
     from swd_dynamics.rules import CATALOG
 
-    CATALOG[as_]  # a wrong name is said before anything is read
+    CATALOG[as_]  # refuses a wrong name before anything is read
     recording = open_recording(run)
     rule = recorded_rule(as_, recording)
-    verdict = hold(rule, recording, name=f"{run} as {as_}")
+    verdict = compare(rule, recording, name=f"{run} as {as_}")
     print(f"{verdict}\n    the rule, with the recording's numbers: {rule}")
     if not np.any(rule.weight_decay):
-        print("    its weight decay is 0: L2, decoupled and stable decay are one rule here")
+        print("    its weight decay is 0, so that L2, decoupled and stable decay are the same rule")
     return 0 if verdict.passed else 1
 
 
 @app.command
 def show(run: Path) -> None:
-    """Say what a recording holds: what made it, and the course of every quantity.
+    """Print what made a recording, and the course of every quantity.
+
+    Example:
+
+        swd-dynamics show run
 
     Parameters
     ----------
     run
-        A run folder; the run may still be going on.
+        A run folder. The run may still be in progress.
     """
     from swd_dynamics.recording import open_recording
     from swd_dynamics.recording.summary import summary
@@ -173,14 +239,20 @@ def show(run: Path) -> None:
 def plot(run: Path, *, quantity: list[str], out: Path | None = None) -> None:
     """Draw recorded quantities over the steps.
 
+    Example:
+
+        swd-dynamics plot run --quantity loss --quantity decay_rate
+
     Parameters
     ----------
     run
-        A run folder; the run may still be going on.
+        A run folder. The run may still be in progress.
     quantity
-        As decay_rate; several times for several panels. show lists them.
+        Name of a quantity, for example decay_rate; give it several times for several panels. show
+        lists the names.
     out
-        The figure without its ending, written as PNG and SVG: the run's own name beside it, if not given.
+        Path of the figure without its ending; it is written as PNG and SVG. By default the figure
+        is written next to the run folder, and its name begins with the folder's name.
     """
     from swd_dynamics.plots import recording, write_figure
     from swd_dynamics.recording import open_recording
@@ -193,14 +265,18 @@ def plot(run: Path, *, quantity: list[str], out: Path | None = None) -> None:
 
 @app.command
 def export(run: Path, *, to: Path) -> None:
-    """Write a recording as one file: netCDF (.nc), or a table (.csv) with one line for each recorded step.
+    """Write a recording as one file: netCDF (.nc), or a table (.csv) with a line for each step.
+
+    Example:
+
+        swd-dynamics export run --to run.csv
 
     Parameters
     ----------
     run
         A run folder.
     to
-        The file; its ending says which.
+        Path of the file. Its ending, .nc or .csv, decides the format.
     """
     from swd_dynamics.recording import export as write
 

@@ -1,4 +1,4 @@
-"""What really happened: a probe that attaches to any torch optimizer and records its steps."""
+"""The probe attaches to any torch optimizer and records what each step really did."""
 
 from swd_dynamics.probe.callbacks import lightning_callback, trainer_callback
 from swd_dynamics.probe.probe import Probe

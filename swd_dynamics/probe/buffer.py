@@ -1,4 +1,4 @@
-"""A buffer of rows that were measured and not yet brought to the host."""
+"""A buffer of rows that were measured and are not on the host yet."""
 
 import math
 import time
@@ -12,24 +12,33 @@ from torch import Tensor
 
 from swd_dynamics.tensors.sums import widest
 
-BYTES = 4 * 2**20  # of a buffer; at half of it a small model's rows come to the host twice as often
-MOST_BYTES = 64 * 2**20  # where LEAST_ROWS rows need more than BYTES; the memory that a trajectory may take
+# Bytes of a buffer. Half as many bring the rows of a small model to the host twice as often.
+BYTES = 4 * 2**20
+# Bytes that a buffer of LEAST_ROWS long rows may take, which is the memory that a trajectory needs.
+# Half as many write rows of more than 2 MiB to disk in blocks of fewer than LEAST_ROWS.
+MOST_BYTES = 64 * 2**20
+# Rows of a buffer. Each block of rows is written with a file operation for each variable: half as
+# many rows double these operations.
 LEAST_ROWS, MOST_ROWS = 16, 1024
-SECONDS = 2.0  # that a row may wait for the host; a killed process loses rows of as many seconds
-PATTERNS = 16  # kept: sets of columns whose entries are on the device; they seldom change
+# Seconds that a row may wait for the host. A killed process loses the rows of that time; half of it
+# writes the rows of slow steps twice as often.
+SECONDS = 2.0
+# Number of sets of columns whose indices stay on the device. A run has a few such sets; if it has
+# more than this number, the indices are sent to the device again and again.
+PATTERNS = 16
 
 
 class Buffer:
-    """Rows of numbers. Numbers on an accelerator stay there until :meth:`take`, and nothing waits.
+    """Rows of numbers. Numbers on an accelerator stay there until :meth:`take`: no step waits.
 
     Parameters
     ----------
     widths : mapping of str to int
-        The columns: how many numbers each has in a row.
+        The columns, and how many numbers each column has in a row.
     device : torch.device
-        Where the tensors among the numbers are.
+        The device of the tensors among the numbers.
     vector_bytes : int
-        The bytes of all vectors of a row, about; they decide how many rows the buffer holds.
+        About how many bytes all vectors of a row take. That decides how many rows the buffer holds.
 
     Examples
     --------
@@ -47,18 +56,18 @@ class Buffer:
         row_bytes = max(1, 8 * self.width + vector_bytes)
         wanted = min(max(LEAST_ROWS, BYTES // row_bytes), MOST_ROWS)
         self.rows = max(1, min(wanted, MOST_BYTES // row_bytes))
-        self._vectors: dict[str, Tensor] = {}  # made when the first vector of a name comes
+        self._vectors: dict[str, Tensor] = {}  # made when the first vector of a name is put
         self.steps = np.zeros(self.rows, np.int64)
         self.host = np.full((self.rows, self.width), math.nan)
         self.device = device
-        self.there: Tensor | None = None  # made when the first tensor comes
+        self.there: Tensor | None = None  # made when the first tensor is put
         self.is_there = np.zeros((self.rows, self.width), bool)
         self._indices: dict[tuple[int, ...], Tensor] = {}
         self.filled, self.taken_at = 0, time.monotonic()
 
     @property
     def is_due(self) -> bool:
-        """Whether the rows should be taken: the buffer is full, or they have waited long."""
+        """Whether the rows should be taken: the buffer is full, or a row has waited too long."""
         waited = time.monotonic() - self.taken_at
         return self.filled == self.rows or (self.filled > 0 and waited > SECONDS)
 
@@ -68,7 +77,7 @@ class Buffer:
         row: Mapping[str, Sequence[float | Tensor | None]],
         vectors: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
-        """Keep a row. Of the columns and vectors seen before, those that it lacks are NaN."""
+        """Keep a row. Columns and vectors that the row does not have are NaN."""
         here, self.filled = self.filled, self.filled + 1
         self.steps[here] = step
         line: list[float | Tensor | None] = [None] * self.width
@@ -83,17 +92,26 @@ class Buffer:
             self._vectors[name][here].fill_(math.nan)
 
     def amend(self, name: str, value: float | Tensor) -> None:
-        """Replace the only number that a column has in the last row."""
+        """Replace the number of a column in the last row; the column has one number in each row."""
         self._fill(self.filled - 1, self.where[name], [value])
 
     def take(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """All rows, after which the buffer is empty: step numbers (rows,), and columns (rows, width)."""
+        """Return all rows, and empty the buffer.
+
+        Returns
+        -------
+        steps : array, shape (rows,)
+            The numbers of the steps.
+        columns : dict of str to array, shape (rows, width)
+        """
         count, self.filled, self.taken_at = self.filled, 0, time.monotonic()
         rows = self.host[:count].copy()
         if self.there is not None:
-            np.copyto(rows, self.there[:count].cpu().numpy(), where=self.is_there[:count], casting="same_kind")
+            there = self.there[:count].cpu().numpy()
+            np.copyto(rows, there, where=self.is_there[:count], casting="same_kind")
         columns = {name: rows[:, where] for name, where in self.where.items()}
-        columns |= {name: held[:count].numpy(force=True).copy() for name, held in self._vectors.items()}
+        for name, vectors in self._vectors.items():
+            columns[name] = vectors[:count].numpy(force=True).copy()
         return self.steps[:count].copy(), columns
 
     def _fill(self, row: int, where: slice, entries: Sequence[float | Tensor | None]) -> None:
@@ -108,8 +126,10 @@ class Buffer:
 
     def _keep_there(self, row: int, columns: list[int], values: list[Tensor]) -> None:
         if self.there is None:
-            self.there = torch.zeros(self.rows, self.width, dtype=widest(self.device), device=self.device)
-        there = [value.detach().to(self.device, self.there.dtype, non_blocking=True).reshape(()) for value in values]
+            shape, dtype = (self.rows, self.width), widest(self.device)
+            self.there = torch.zeros(shape, dtype=dtype, device=self.device)
+        to = self.device, self.there.dtype
+        there = [value.detach().to(*to, non_blocking=True).reshape(()) for value in values]
         self.there[row].index_copy_(0, self._index(columns), torch.stack(there))
 
     def _index(self, columns: list[int]) -> Tensor:

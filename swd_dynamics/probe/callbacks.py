@@ -1,6 +1,7 @@
-"""Callbacks for PyTorch Lightning and the Hugging Face Trainer, neither of which is imported before it is asked for.
+"""Callbacks for PyTorch Lightning and the Hugging Face Trainer, imported only when used.
 
-A loop of one's own needs none: ``with Probe(optimizer, "run"):`` around it, or ``attach()`` and ``detach()``.
+Your own training loop needs no callback: write ``with Probe(optimizer, "run"):`` around it, or call
+``attach()`` before and ``detach()`` after it.
 """
 
 import os
@@ -23,25 +24,29 @@ from swd_dynamics.tensors.weights import unwrapped
 def lightning_callback(path: str | os.PathLike, **options: Any) -> Any:
     """A Lightning callback that records the run.
 
-    ``Trainer(callbacks=[lightning_callback("run")])`` records from the first step of ``fit`` to its end: "finished",
-    "interrupted" by Ctrl-C, or "failed: …". With ``resume=True`` and ``fit(…, ckpt_path=…)`` it goes on with the run.
+    ``Trainer(callbacks=[lightning_callback("run")])`` records from the first step of ``fit`` to its
+    end. The status is then "finished", "interrupted" (by Ctrl-C), or "failed: …". With
+    ``resume=True`` and ``fit(…, ckpt_path=…)`` the recording continues.
 
-    The loss is what ``training_step`` returned, for accumulated gradients the mean over their batches. (If an epoch
-    ends on fewer batches than are accumulated, Lightning divides their gradient by the full number all the same: of
-    that step ‖g‖ is smaller, the loss is not.) Under manual optimization Lightning does not know which loss belongs to
-    which step: it is that of the closure, if ``step`` is given one, and else NaN.
+    The loss is what ``training_step`` returned. For accumulated gradients it is the mean over their
+    batches. If an epoch ends with fewer batches than are accumulated, Lightning still divides their
+    gradient by the full number: ‖g‖ of that step is smaller, but its loss is not. Under manual
+    optimization Lightning does not know which loss belongs to which step: the loss is that of the
+    closure if ``step`` is given a closure, and NaN otherwise.
 
     Parameters
     ----------
     path : str or path
-        The run folder; of several optimizers each has one in it, ``optimizer_0``, ``optimizer_1``, …
+        The run folder. Several optimizers have a folder each in it: ``optimizer_0``,
+        ``optimizer_1``, …
     **options
-        Of :class:`~swd_dynamics.probe.probe.Probe`. ``model`` is the LightningModule unless given.
+        Other arguments of :class:`~swd_dynamics.probe.probe.Probe`. By default ``model`` is the
+        LightningModule.
 
     Returns
     -------
     lightning.pytorch.Callback
-        Its ``probes`` are those of the last run.
+        Its ``probes`` are the probes of the last run.
 
     Raises
     ------
@@ -57,21 +62,24 @@ def lightning_callback(path: str | os.PathLike, **options: Any) -> Any:
     >>> Trainer(max_epochs=1, callbacks=[callback]).fit(module, batches)  # doctest: +SKIP
     >>> swd_dynamics.open_recording("run").decay_ratio  # doctest: +SKIP
     """
-    imported_first = sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda name: name not in sys.modules)
+    names = ("lightning.pytorch", "pytorch_lightning")
+    imported_first = sorted(names, key=lambda name: name not in sys.modules)
     return _made(_LightningHooks, _module("lightning", *imported_first).Callback, path, options)
 
 
 def trainer_callback(path: str | os.PathLike, **options: Any) -> Any:
     """A callback of the Hugging Face Trainer that records the run.
 
-    ``Trainer(…, callbacks=[trainer_callback("run")])`` records every training of that trainer. With ``resume=True`` and
-    ``train(resume_from_checkpoint=…)`` it goes on with the run.
+    ``Trainer(…, callbacks=[trainer_callback("run")])`` records every training of that trainer. With
+    ``resume=True`` and ``train(resume_from_checkpoint=…)`` the recording continues.
 
-    The loss is what the trainer's ``training_step`` returned, summed over the batches of accumulated gradients: the
-    number that the trainer itself averages for its logs, of every step, not rounded, and NaN where it is NaN.
+    The loss is what the trainer's ``training_step`` returned, summed over the batches of
+    accumulated gradients. It is the number that the trainer averages for its logs, but for every
+    step and not rounded, and it is NaN where the trainer's number is NaN.
 
-    A Trainer does not tell its callbacks when training fails. The run's status then stays "running", and its last two
-    seconds may be missing, until the next training with this callback ends it as "interrupted". To have it end well::
+    A Trainer does not tell its callbacks that training failed. Then the run's status stays
+    "running", and its last two seconds may be missing, until the next training with this callback
+    ends the run as "interrupted". A ``with`` block ends the run at once::
 
         with trainer_callback("run") as callback:
             Trainer(…, callbacks=[callback]).train()
@@ -81,12 +89,13 @@ def trainer_callback(path: str | os.PathLike, **options: Any) -> Any:
     path : str or path
         The run folder.
     **options
-        Of :class:`~swd_dynamics.probe.probe.Probe`. ``model`` is that of the trainer unless given.
+        Other arguments of :class:`~swd_dynamics.probe.probe.Probe`. By default ``model`` is the
+        trainer's.
 
     Returns
     -------
     transformers.TrainerCallback
-        Its ``probes`` has the probe of the last run.
+        Its ``probes`` holds the probe of the last run.
 
     Raises
     ------
@@ -95,14 +104,16 @@ def trainer_callback(path: str | os.PathLike, **options: Any) -> Any:
 
     Examples
     --------
-    With a model, its data and arguments for the Trainer (and transformers installed):
+    With a model and the Trainer's arguments (and transformers installed):
 
     >>> from transformers import Trainer  # doctest: +SKIP
     >>> callback = trainer_callback("run", snapshots=1000)  # doctest: +SKIP
-    >>> Trainer(model, arguments, train_dataset=data, callbacks=[callback]).train()  # doctest: +SKIP
+    >>> trainer = Trainer(model, arguments, callbacks=[callback])  # doctest: +SKIP
+    >>> trainer.train()  # doctest: +SKIP
     >>> swd_dynamics.open_recording("run").decay_ratio  # doctest: +SKIP
     """
-    return _made(_TrainerHooks, _module("transformers accelerate", "transformers").TrainerCallback, path, options)
+    transformers = _module("transformers accelerate", "transformers")
+    return _made(_TrainerHooks, transformers.TrainerCallback, path, options)
 
 
 class _Run:
@@ -113,44 +124,66 @@ class _Run:
         self.probes: list[Any] = []
         self._ending = ExitStack()
 
-    def _begin(self, optimizers: Sequence[torch.optim.Optimizer], model: torch.nn.Module | None, steps: int) -> None:
-        self._end(KeyboardInterrupt())  # a run that was begun and never ended
+    def _begin(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        model: torch.nn.Module | None,
+        steps: int,
+    ) -> None:
+        self._end(KeyboardInterrupt())  # an earlier run that has not ended
         if not optimizers:
-            raise InputError("the trainer has no optimizer: there is nothing to record, leave this callback away")
+            raise InputError("the trainer has no optimizer to record: omit this callback")
         self.probes = []
         for k, wrapped in enumerate(optimizers):
             optimizer = unwrapped(wrapped)
             path = self.path if len(optimizers) == 1 else self.path / f"optimizer_{k}"
             uncounted = len(optimizers) == 1 and steps > 0 and steps_before(optimizer) <= 0
             known = {"model": model, "step": steps if uncounted else None}
-            self.probes.append(self._ending.enter_context(Probe(optimizer, path, **known | self.options)))
+            probe = Probe(optimizer, path, **known | self.options)
+            self.probes.append(self._ending.enter_context(probe))
 
     def _end(self, error: BaseException | None = None) -> None:
         self._ending.__exit__(None if error is None else type(error), error, None)
 
 
 class _LightningHooks(_Run):
-    """What Lightning calls, in this order for a batch: start, before zero_grad, before backward, (the step,) end."""
+    """What Lightning calls: batch start, before zero_grad, before backward, (step,) batch end."""
 
     _backwards = _steps = 0
     _losses: tuple = ()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._begin(trainer.optimizers, pl_module, trainer.global_step)  # the checkpoint is loaded by now
+        # The checkpoint is loaded by now.
+        self._begin(trainer.optimizers, pl_module, trainer.global_step)
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         self._backwards, self._steps = 0, self.probes[0].steps
 
-    def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+    def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         self._losses = ()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: torch.Tensor) -> None:
         self._backwards += 1
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         if not pl_module.automatic_optimization or self._backwards != 1:
-            return  # a closure called again and again (LBFGS): the probe has seen its first loss, this is its last
-        self._losses += (outputs["loss"],)  # Lightning has divided it by the number of accumulated batches
+            # LBFGS calls its closure several times. The probe has seen the first loss already,
+            # which is the loss of the step; this one is the last.
+            return
+        self._losses += (outputs["loss"],)  # Lightning has divided it by accumulate_grad_batches
         if self.probes[0].steps > self._steps:
             share = trainer.accumulate_grad_batches / len(self._losses)
             self.probes[0].observe(loss=sum(self._losses) * share)
@@ -163,7 +196,7 @@ class _LightningHooks(_Run):
 
 
 class _TrainerHooks(_Run):
-    """What the Trainer calls."""
+    """What the Hugging Face Trainer calls."""
 
     _loss: torch.Tensor | float = 0.0
 
@@ -176,7 +209,7 @@ class _TrainerHooks(_Run):
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         self._begin([given["optimizer"]], given["model"], state.global_step)
         trainer = _calling(import_module("transformers").Trainer)
-        if trainer is not None:  # else the losses stay unknown
+        if trainer is not None:  # otherwise the losses stay unknown
             self._watch(trainer)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_) -> None:
@@ -186,7 +219,7 @@ class _TrainerHooks(_Run):
         self._end()
 
     def _watch(self, trainer: Any) -> None:
-        """Note what ``training_step`` returns, until the run ends: no callback is told the loss of every step."""
+        """Observe what ``training_step`` returns: no callback gets the loss of each step."""
         training_step = trainer.training_step
 
         def noted(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -204,18 +237,22 @@ def _made(hooks: type[_Run], base: type, path: str | os.PathLike, options: dict[
 
 
 def _module(distribution: str, *names: str) -> ModuleType:
-    """The first of some modules that is installed."""
+    """The first of these modules that is installed."""
     for name in names:
         try:
             return import_module(name)
         except ModuleNotFoundError as error:
             if str(error.name).partition(".")[0] != name.partition(".")[0]:
-                raise  # it is there, and something that it needs is not
-    raise InputError(f"this callback needs {' or '.join(names)}, which is not installed: pip install {distribution}")
+                raise  # the module is installed, but a module that it imports is not
+    wanted = " or ".join(names)
+    raise InputError(f"this callback needs {wanted}: pip install {distribution}")
 
 
 def _calling(kind: type) -> Any:
-    """The object of a kind in whose method this is called, if any: a Trainer does not hand itself to its callbacks."""
+    """The object of this class whose method calls this function, or None.
+
+    The stack is searched because a Trainer does not give itself to its callbacks.
+    """
     frame = sys._getframe()
     while frame is not None and not isinstance(frame.f_locals.get("self"), kind):
         frame = frame.f_back

@@ -1,13 +1,13 @@
-"""Rows handed from one process to another through the key-value store of ``torch.distributed``, without waiting.
+"""Rows go from one process to another through the key-value store of ``torch.distributed``.
 
-A collective call waits until every process has come to it, and a recorder's processes do not come together: each brings
-its rows to the host when it likes, some may have no probe, one may have failed. Here a process leaves its rows in the
-store that the process group was made with, and the writer takes what it finds. Only keys that are there are read, so no
-call waits for another process. Nothing is pickled.
+No process waits for another. A collective call would wait until every process makes it, but the
+processes of a recording do not act together: each one brings its rows to the host when it likes,
+some may have no probe, and one may have failed. So a process leaves its rows in the store of the
+process group, and the writer takes what is there. Only existing keys are read. Nothing is pickled.
 """
 
 # pyright: reportPrivateImportUsage=false
-# torch's stores are documented, and private by name only.
+# torch documents its stores; only their names are private.
 
 import hashlib
 import json
@@ -20,18 +20,23 @@ import torch
 from swd_dynamics.errors import InputError
 from swd_dynamics.tensors.sharding import WRITER, world
 
-MOST_BYTES = 2**20  # of one entry; torch's TCPStore breaks the connection, and with it the training, over 8 MiB
-MOST_UNREAD = 64  # entries that wait in the store: when the writer takes none, nothing may pile up there
+# Bytes of one entry of the store. Above 8 MiB torch's TCPStore breaks the connection, which ends
+# the training; half as many bytes double the number of entries.
+MOST_BYTES = 2**20
+# Number of entries of a process that may wait in the store, so that the store does not fill up when
+# the writer takes none. A process with more than that stops recording; twice as many take twice the
+# memory.
+MOST_UNREAD = 64
 _ATTACHED: Counter[str] = Counter()
 
 Rows = tuple[np.ndarray, dict[str, np.ndarray]]
 
 
 class Exchange:
-    """One recording's part of the store, as one process sees it.
+    """The keys of one recording in the store, as one process uses them.
 
-    Two processes meet if they attach probes with the same path, and for the same time: each attachment of a path
-    has keys of its own.
+    Two processes exchange rows if they attach probes with the same path at the same time. Each
+    attachment of a path has its own keys.
 
     Raises
     ------
@@ -42,17 +47,18 @@ class Exchange:
     def __init__(self, path: str):
         _ATTACHED[path] += 1
         self.rank, _ = world()
-        self._store = _store(f"swd_dynamics/{hashlib.sha256(path.encode()).hexdigest()[:32]}/{_ATTACHED[path]}")
+        name = hashlib.sha256(path.encode()).hexdigest()[:32]
+        self._store = _store(f"swd_dynamics/{name}/{_ATTACHED[path]}")
         self._posted = 0
         self._taken: Counter[int] = Counter()
 
     def announce(self) -> None:
-        """Let the writer know that this process will post rows."""
+        """Tell the writer that this process will post rows."""
         self._store.set(f"{self.rank}/here", "yes")
         self._store.add("announced", 1)
 
     def announced(self) -> int:
-        """How many processes have announced themselves."""
+        """The number of processes that have announced themselves."""
         return self._store.add("announced", 0)
 
     def is_here(self, rank: int) -> bool:
@@ -65,18 +71,21 @@ class Exchange:
         Raises
         ------
         InputError
-            If the writer has ended its recording, or takes nothing.
+            If the writer has ended its recording, or takes no rows.
         """
         if self._store.check([f"{WRITER}/end"]):
             raise InputError(f"process {WRITER}, which writes the run, has ended its recording")
         for entry in packed(steps, columns):
-            if self._posted >= MOST_UNREAD and self._store.check([self._key(self.rank, self._posted - MOST_UNREAD)]):
-                raise InputError(f"process {WRITER} takes no rows: attach a probe with the same path there, too")
-            self._store.set(self._key(self.rank, self._posted), entry)  # pyright: ignore[reportArgumentType]
+            oldest = self._key(self.rank, self._posted - MOST_UNREAD)
+            if self._posted >= MOST_UNREAD and self._store.check([oldest]):
+                where = f"process {WRITER}, which writes the run"
+                raise InputError(f"{where}, takes no rows: attach a probe there with the same path")
+            key = self._key(self.rank, self._posted)
+            self._store.set(key, entry)  # pyright: ignore[reportArgumentType]
             self._posted += 1
 
     def take(self, rank: int) -> Rows | None:
-        """The next rows that a process has posted, which leave the store; None if there are none now."""
+        """Take the next rows of a process out of the store; None if there are none now."""
         key = self._key(rank, self._taken[rank])
         if not self._store.check([key]):
             return None
@@ -86,18 +95,18 @@ class Exchange:
         return unpacked(entry)
 
     def end(self, status: str) -> None:
-        """Let the others know that this process posts, or takes, no more, and how its recording ended."""
+        """Tell the other processes that no more rows follow, and how the recording here ended."""
         self._store.set(f"{self.rank}/end", json.dumps([self._posted, status]))
 
     def ended(self, rank: int) -> str | None:
-        """How a process's recording ended, once all of its rows were taken; None until then."""
+        """How a process's recording ended; None until all of its rows have been taken."""
         if not self._store.check([f"{rank}/end"]):
             return None
         posted, status = json.loads(self._store.get(f"{rank}/end"))
         return status if self._taken[rank] >= posted else None
 
     def clear(self, rank: int) -> None:
-        """Take away what a process has left."""
+        """Remove what a process has left in the store."""
         while self.take(rank) is not None:
             pass
         for key in (f"{rank}/here", f"{rank}/end"):
@@ -109,22 +118,24 @@ class Exchange:
 
 
 def packed(steps: np.ndarray, columns: Mapping[str, np.ndarray]) -> Iterator[bytes]:
-    """Rows as entries of the store: a line of JSON, the step numbers, one column after the other.
+    """Rows as entries of the store: a line of JSON, the step numbers, then the columns.
 
     Raises
     ------
     InputError
-        If one row alone is too large for an entry.
+        If a single row is too large for an entry.
     """
     widths = {name: column.shape[1] for name, column in columns.items()}
     row_bytes = 8 * (1 + sum(widths.values()))
     if row_bytes > MOST_BYTES:
-        raise InputError(f"a row of {row_bytes} bytes is too large to hand over: record fewer quantities")
+        limit = f"at most {MOST_BYTES} bytes: record fewer quantities"
+        raise InputError(f"a row of {row_bytes} bytes is too large to exchange, {limit}")
     count = MOST_BYTES // row_bytes
     for i in range(0, len(steps), count):
         here = slice(i, i + count)
         head = json.dumps([len(steps[here]), widths]).encode()
-        arrays = [steps[here].astype("<i8"), *(column[here].astype("<f8") for column in columns.values())]
+        values = (column[here].astype("<f8") for column in columns.values())
+        arrays = [steps[here].astype("<i8"), *values]
         yield b"\n".join([head, b"".join(array.tobytes() for array in arrays)])
 
 
@@ -151,6 +162,6 @@ def _store(prefix: str) -> "torch.distributed.Store":
         return PrefixStore(prefix, distributed_c10d._get_default_store())
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            f"the process group has no key-value store to hand rows over ({error}): distributed=False records what"
-            " this process does on its own"
+            f"the process group has no key-value store, through which rows are exchanged ({error}):"
+            " distributed=False records this process alone"
         ) from None

@@ -33,7 +33,7 @@ class Instruments:
     optimizer : torch.optim.Optimizer
     layout : Layout
     needs : iterable of str
-        The sums, of :data:`~swd_dynamics.probe.quantities.SUMS`, that are recorded.
+        The names of the sums that are recorded, out of :data:`~swd_dynamics.probe.quantities.SUMS`.
     trajectory : bool
         Whether every weight and gradient is recorded; R is then followed weight by weight.
     """
@@ -52,28 +52,35 @@ class Instruments:
         if by_weight:
             self.columns |= {"theta_theta", *BY_WEIGHT}
         self.rates = Rates(optimizer, layout, by_weight=by_weight and not layout.is_sharded)
-        self.measurement = Measurement(optimizer, layout, self.columns, self.rates.known, trajectory)
+        entry = self.rates.known
+        self.measurement = Measurement(optimizer, layout, self.columns, entry, trajectory)
         self._is_recorded = False
 
     @property
     def needs_start(self) -> bool:
-        """Whether θ₀ is asked for and not known yet."""
+        """Whether the distance from θ₀ is measured and θ₀ is not known yet."""
         return "distance_distance" in self.columns and self.measurement.start is None
 
     @property
     def notes(self) -> dict[str, set[str]]:
-        """What is to be noted of the recorded steps: why a decay rate is unknown, what is left out."""
+        """What is noted about the recorded steps: why R is unknown, and which state is left out."""
         return {UNKNOWN_DECAY: self.rates.reasons, STATE_LEFT_OUT: self.measurement.left_out}
 
     def take_up(self, last: Callable[[str], np.ndarray | None]) -> None:
-        """Continue from the last recorded row, of which ``last`` gives a variable; None without one."""
+        """Continue after the last recorded row.
+
+        Parameters
+        ----------
+        last : callable (name) → array or None
+            Returns what that row has of a variable; None if there is no such row or variable.
+        """
         memory = last("decay_memory")
         self.rates.take_up([] if memory is None else memory.tolist())
         if self.measurement.trajectory:
             self.measurement.take_up(last("theta"))
 
     def before(self, recorded: bool) -> None:
-        """Measure what a step starts from."""
+        """Measure the weights from which a step starts."""
         self._is_recorded = recorded
         self.rates.before()
         self.measurement.before(recorded, self.rates.needs_theta)
@@ -100,7 +107,9 @@ class Instruments:
             OF_GROUP: len(self.optimizer.param_groups),
             OF_STEP: 1,
         }
-        widths = {name: count for kind, count in counts.items() for name in kind if name in self.columns}
+        widths = {}
+        for names, count in counts.items():
+            widths |= {name: count for name in names if name in self.columns}
         devices = [parameter.device for parameter in self.layout.parameters]
         device = next((each for each in devices if each.type != "cpu"), torch.device("cpu"))
         itemsize = vector_dtype(self.layout).itemsize

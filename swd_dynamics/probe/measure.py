@@ -1,4 +1,4 @@
-"""What is measured of one step: sums over each parameter's weights, before and after the step."""
+"""What is measured in one step: sums over each parameter's weights, before and after the step."""
 
 from collections.abc import Iterable
 
@@ -20,7 +20,7 @@ from swd_dynamics.tensors.sums import (
 )
 from swd_dynamics.tensors.weights import Layout
 
-SECOND_MOMENT_SUM = "exp_avg_sq_sum"  # where an optimizer keeps Σv itself, no pass over v is needed
+SECOND_MOMENT_SUM = "exp_avg_sq_sum"  # key of the state where an optimizer keeps Σv itself
 
 OF_PARAMETER = (
     "theta_theta", "gradient_gradient", "update_update", "update_along", "moved",
@@ -30,10 +30,11 @@ OF_PARAMETER = (
 )  # fmt: skip
 OF_GROUP = ("lr", "effective_lr", "beta2")
 OF_STEP = ("loss", "scale", "skipped", CHANGED[0])
-# Of the columns of a parameter, those that are not sums over the weights here: every process that
-# holds a part of the parameter knows them, or they are not recorded where parameters are sharded.
+# The columns of a parameter that are not sums over this process's weights. Every process that holds
+# a part of the parameter knows them, or they are not recorded where parameters are sharded.
 NOT_SUMMED = (
-    "state_step", "had_gradient", "rate", "rate_rate", "rate_min", "rate_max", "decay_decay", "memory",
+    "state_step", "had_gradient", "rate", "rate_rate", "rate_min", "rate_max", "decay_decay",
+    "memory",
 )  # fmt: skip
 SUMMED = frozenset(OF_PARAMETER) - set(NOT_SUMMED)
 COSTLESS = frozenset(["had_gradient", "rate", *OF_GROUP, *OF_STEP]) - {CHANGED[0]}
@@ -41,7 +42,7 @@ COSTLESS = frozenset(["had_gradient", "rate", *OF_GROUP, *OF_STEP]) - {CHANGED[0
 CHANGE = ("update_update", "update_along", "moved")
 SECOND_MOMENT = ("v", "state_step")
 BY_WEIGHT = ("rate_rate", "rate_min", "rate_max", "decay_decay")
-# The columns that each sum of quantities.SUMS is made from, besides the costless ones.
+# The columns from which each sum of quantities.SUMS is made, besides COSTLESS.
 SOURCES: dict[str, tuple[str, ...]] = {
     "theta_theta": ("theta_theta",),
     "gradient_gradient": ("gradient_gradient",),
@@ -62,10 +63,10 @@ OF_EFFECTIVE_LR = ("effective_lr", "decay_ratio")
 
 
 def columns_for(needs: Iterable[str], known: Known, trajectory: bool) -> frozenset[str]:
-    """The columns that some sums are made from, with those that an optimizer's class asks for.
+    """The columns from which some sums are made, with those that the optimizer's class needs.
 
-    η_eff of an optimizer that divides by √v̂ is made from v. L2 that is followed by one number for
-    each parameter keeps that number.
+    If the optimizer divides by √v̂, η_eff is made from v. If L2 is followed by one number for each
+    parameter, that number is kept.
     """
     needs = set(needs)
     found = {column for need in needs for column in SOURCES.get(need, ())} | COSTLESS
@@ -79,18 +80,18 @@ def columns_for(needs: Iterable[str], known: Known, trajectory: bool) -> frozens
 class Measurement:
     """Measures the steps of an optimizer.
 
-    In memory are a copy of the parameters if ``columns`` ask for what a step changed, and one more
-    for the distance from the start. Nothing else grows with the number of weights, except for a
-    trajectory.
+    It keeps a copy of the parameters if ``columns`` need the change of a step, and another copy if
+    they need the distance from the start. Without a trajectory no other memory grows with the
+    number of weights.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
     layout : Layout
     columns : frozenset of str
-        What is measured of a recorded step.
+        The columns of a recorded step.
     known : Known
-        What is known of the optimizer.
+        What is known about the optimizer.
     trajectory : bool
         Whether ``vectors`` are kept of every recorded step.
     """
@@ -105,39 +106,39 @@ class Measurement:
     ):
         self.optimizer, self.layout, self.known = optimizer, layout, known
         self.columns, self.trajectory = columns, trajectory
-        self.vectors: dict[str, Tensor] = {}  # of the last recorded step, if there is a trajectory
-        self.left_out: set[str] = set()  # the optimizer's state that is not in a trajectory
-        self.start: list[Tensor] | None = None  # θ₀, if the distance from it is asked for
+        self.vectors: dict[str, Tensor] = {}  # a trajectory's vectors of the last recorded step
+        self.left_out: set[str] = set()  # keys of the state that a trajectory leaves out
+        self.start: list[Tensor] | None = None  # θ₀, if the distance from θ₀ is recorded
         self.theta: list[Tensor] | None = None  # a copy of θ before the step
         self._now: frozenset[str] = frozenset()  # the columns of this step
         self._row: dict[str, list[Entry]] = {}
 
     @property
     def summed(self) -> frozenset[str]:
-        """The columns that are sums over the weights here, where parameters are sharded.
+        """The columns that are sums over this process's weights, where parameters are sharded.
 
-        A Σv that the optimizer itself keeps is the whole sum.
+        A Σv that the optimizer itself keeps is the sum over all weights.
         """
         whole = any(SECOND_MOMENT_SUM in state for state in self.optimizer.state.values())
         return SUMMED - {"v"} if whole else SUMMED
 
     @property
     def took(self) -> list[bool]:
-        """Whether each parameter takes the step: it has a gradient, and no scaler voids the step.
+        """Whether each parameter takes the step: it has a gradient, and no scaler skips the step.
 
-        What a scaler found on an accelerator is known later.
+        On an accelerator it is not known yet whether a scaler skips the step.
         """
         skipped = self._row["skipped"][0]
         void = not isinstance(skipped, Tensor) and bool(skipped)
         return [bool(had) and not void for had in self._row["had_gradient"]]
 
     def take_up(self, theta: np.ndarray | None) -> None:
-        """Continue from θ after the last recorded step; from θ as it is now if that is None."""
+        """Continue after a step that left these weights; None stands for the present weights."""
         now = flat([local(parameter) for parameter in self.layout.parameters], self.layout)
         self.vectors = {"theta": now if theta is None else torch.tensor(theta).to(now)}
 
     def before(self, recorded: bool, keep_theta: bool) -> None:
-        """Measure θ before a step, and copy it if ``keep_theta`` or a column needs the copy."""
+        """Measure θ before a step, and copy θ if ``keep_theta`` or a column needs the copy."""
         self._row, self._now = {}, self.columns if recorded else COSTLESS
         theta = [local(parameter) for parameter in self.layout.parameters]
         if keep_theta or "update_update" in self._now:
@@ -146,16 +147,19 @@ class Measurement:
         elif "theta_theta" in self._now:
             self._row["theta_theta"] = squares(theta)
         if CHANGED[0] in self._now:
-            self._row[CHANGED[0]] = [changed_outside(flat(theta, self.layout), self.vectors["theta"])]
+            before = flat(theta, self.layout)
+            self._row[CHANGED[0]] = [changed_outside(before, self.vectors["theta"])]
 
     def at_gradient(self) -> None:
         """Measure the gradients that the step will use."""
         gradients = self._gradients()
-        scale, found_inf = (getattr(self.optimizer, name, None) for name in ("grad_scale", "found_inf"))
+        scale = getattr(self.optimizer, "grad_scale", None)
+        found_inf = getattr(self.optimizer, "found_inf", None)
         self._row["scale"], self._row["skipped"] = [_entry(scale)], [_entry(found_inf)]
         self._row["had_gradient"] = [float(p.grad is not None) for p in self.layout.parameters]
         if self.trajectory:
-            self.vectors["gradient"] = used_gradient(flat(gradients, self.layout), scale, found_inf)
+            gradient = flat(gradients, self.layout)
+            self.vectors["gradient"] = used_gradient(gradient, scale, found_inf)
         if "gradient_gradient" in self._now:
             self._row["gradient_gradient"] = squares(gradients)
         groups = self.optimizer.param_groups
@@ -163,7 +167,7 @@ class Measurement:
         self._row["beta2"] = [_entry(self.known.beta2(group)) for group in groups]
 
     def after(self) -> dict[str, list[Entry]]:
-        """The columns of the step just taken, except its loss and its rates."""
+        """The columns of the step that was just taken, without its loss and its rates."""
         theta = [local(parameter) for parameter in self.layout.parameters]
         if "update_update" in self._now and self.theta is not None:
             self._row |= zip(CHANGE, changes(self.theta, theta), strict=True)
@@ -176,7 +180,8 @@ class Measurement:
             self._row["distance_distance"] = distances(self.start, theta)
         if self.trajectory:
             found, left_out = states(self.optimizer, self.layout)
-            self.vectors = {**found, "gradient": self.vectors["gradient"], "theta": flat(theta, self.layout)}
+            gradient, after = self.vectors["gradient"], flat(theta, self.layout)
+            self.vectors = {**found, "gradient": gradient, "theta": after}
             self.left_out |= left_out
         return {name: entries for name, entries in self._row.items() if name in self._now}
 
@@ -212,14 +217,14 @@ class Measurement:
 
 
 def _like(moment: object, parameter: Tensor) -> Tensor | None:
-    """A moment of the weights here, if it is laid out as the parameter is."""
+    """A moment of the weights here, if its shape is that of the parameter; else None."""
     if not isinstance(moment, Tensor) or moment.shape != parameter.shape:
         return None
     return part(moment, parameter)
 
 
 def _entry(value: object) -> Entry:
-    """A number of the optimizer as it can be kept: read, unless it is on an accelerator."""
+    """A number as a row keeps it: a tensor if it is on an accelerator, otherwise a float."""
     if value is None:
         return None
     if isinstance(value, Tensor) and value.device.type != "cpu":

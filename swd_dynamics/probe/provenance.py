@@ -16,7 +16,11 @@ from swd_dynamics.tensors.groups import arguments, steps_before
 from swd_dynamics.tensors.weights import Layout
 
 NOT_GIVEN, NONE = "not given", "none"
-GIT_SECONDS = 5  # a large repository may take long to say whether files were changed
+# Seconds that git may take to look for changed files. In a repository that is too large for them
+# the commit is noted as "none"; twice as many delay the start of such a run by five seconds.
+GIT_SECONDS = 5
+# Number of letters of a model's summary. Half as many cut off models of some hundred layers; twice
+# as many double run.json, which may have 4 MiB.
 MOST_LETTERS = 20_000
 
 
@@ -32,12 +36,13 @@ def made_by(
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        Its arguments are read now; a schedule may change them later, which the recorded ``lr`` shows.
+        Its arguments are read now. A schedule may change them later; the recorded ``lr`` shows
+        that.
     layout : Layout
     model : torch.nn.Module, optional
     seed : int, optional
     data : optional
-        What was trained on: a sentence, or anything that JSON can say.
+        What was trained on: a sentence, or anything that JSON can express.
 
     Examples
     --------
@@ -78,7 +83,7 @@ def devices(layout: Layout) -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the card, or of the processor as far as the platform knows it."""
+    """The name of the card, or of the processor if the platform knows it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -90,17 +95,24 @@ def device_name(device: torch.device) -> str:
 
 
 def git_commit() -> str:
-    """The commit of the repository that the process works in, with ``-dirty`` if files of it were changed since."""
-    command = ["git", "-c", "core.fsmonitor=false", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The commit of the working directory, with ``-dirty`` if files have changed since."""
+    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-c", "core.fsmonitor=false", *describe]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit
+        found = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, or no commit
         return NONE
-    return said
+    return found.stdout.strip()
 
 
 def versions() -> dict[str, str]:
-    """The versions of what computed."""
+    """The versions of Python and of the packages that computed."""
     try:
         own = importlib.metadata.version("swd-dynamics")
     except importlib.metadata.PackageNotFoundError:

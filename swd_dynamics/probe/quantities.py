@@ -1,7 +1,8 @@
 """What a probe records: a table of quantities, each a formula in sums over the weights.
 
-Sums of two sets of weights add up to the sum over both: so one formula gives a quantity of each parameter tensor, of
-each parameter group and of all weights. A quantity of one's own is one entry more:
+Sums over two sets of weights add up to the sum over both sets. So one formula gives a quantity for
+each parameter tensor, for each parameter group and for all weights. A quantity of your own is one
+more entry:
 
 >>> import numpy as np
 >>> mine = Quantity(
@@ -35,23 +36,23 @@ SUMS = Table(
     moved="number of weights with Δθ ≠ 0",
     momentum_momentum="Σm² after the step",
     gradient_momentum="Σg·m, m after the step",
-    v="Σv after the step; of AMSGrad's largest v",
+    v="Σv after the step; with AMSGrad, Σ of the largest v so far",
     v_hat="Σv/(1 − β₂ᵏ)",
     v_weights="number of weights that have a v",
     distance_distance="Σ(θ − θ₀)² after the step",
-    taking="number of weights that took the step: those with a gradient, if the step was not skipped",
+    taking="number of weights that took the step: with a gradient, in a step that was not skipped",
     decay="ΣR over the weights that took the step",
     rate_rate="ΣR² over the weights that took the step",
     rate_min="smallest R of a weight that took the step",
     rate_max="largest R of a weight that took the step",
-    decay_decay="Σ(Rθ)²: the part of the update that is decay, squared",
+    decay_decay="Σ(Rθ)²: the squared norm of what weight decay subtracts from θ",
     decay_ratio="ΣR/η_eff over the weights that took the step",
     lr="η, mean over the weights",
     effective_lr="η_eff, mean over the weights",
     v_bar="v̄, the mean of v/(1 − β₂ᵏ) over all weights of all groups",
     loss="the loss that was observed",
 )
-EXTREMES = {  # those of SUMS that are not added up
+EXTREMES = {  # the entries of SUMS that are not sums
     "rate_min": partial(np.min, initial=np.inf),
     "rate_max": partial(np.max, initial=-np.inf),
 }
@@ -60,26 +61,27 @@ LEVELS = {"step": "", "group": "_group", "parameter": "_parameter"}
 
 @dataclass(frozen=True)
 class Quantity:
-    """A formula in sums.
+    """A formula in sums over the weights.
 
     Parameters
     ----------
     name : str
-        Of the variable; ``_group`` and ``_parameter`` are added for the values of each group and parameter.
+        Name of the variable. The values of each group and each parameter have the suffixes
+        ``_group`` and ``_parameter``.
     long_name : str
-        What it is.
+        The quantity in words.
     needs : tuple of str
-        The sums it is a function of, of :data:`SUMS`.
+        The sums that the formula needs, out of :data:`SUMS`.
     value : callable
-        Takes those sums in their order: arrays of float64, of shape (rows,), (rows, groups) or (rows, parameters).
-        Where it divides by 0 the value is NaN or infinite, without a warning.
+        Takes these sums in this order, as arrays of float64 of shape (rows,), (rows, groups) or
+        (rows, parameters). A division by 0 gives NaN or infinity, without a warning.
     levels : tuple of str
-        Of ``"step"`` (all weights), ``"group"``, ``"parameter"``.
+        Out of ``"step"`` (all weights), ``"group"`` and ``"parameter"``.
 
     Raises
     ------
     InputError
-        If a sum is not in the table, or a level is none.
+        If a sum is not in the table, or a level is none of the three.
     """
 
     name: str
@@ -92,15 +94,19 @@ class Quantity:
         for need in self.needs:
             SUMS[need]
         if not self.levels or not set(self.levels) <= set(LEVELS):
-            raise InputError(f"levels = {self.levels!r} is not allowed: some of {', '.join(LEVELS)}")
+            known = ", ".join(LEVELS)
+            raise InputError(f"levels = {self.levels!r} is not allowed: give some of {known}")
 
     def variables(self) -> dict[str, tuple[tuple[str, ...], str, str]]:
-        """Its variables, name → (dims, dtype, long_name)."""
-        dims = {"step": ("step",), "group": ("step", "group"), "parameter": ("step", "parameter")}
-        return {self.variable(level): (dims[level], "float64", self.long_name) for level in self.levels}
+        """The variables of the quantity, name → (dims, dtype, long_name)."""
+        found = {}
+        for level in self.levels:
+            dims = ("step",) if level == "step" else ("step", level)
+            found[self.variable(level)] = (dims, "float64", self.long_name)
+        return found
 
     def variable(self, level: str) -> str:
-        """The name of its variable at a level; a quantity that has no global value needs no suffix."""
+        """The name of the variable at a level. Without a value for all weights it has no suffix."""
         return self.name + LEVELS[level] if "step" in self.levels else self.name
 
 
@@ -108,9 +114,14 @@ def _cosine(product: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndar
     return np.clip(product / np.sqrt(left) / np.sqrt(right), -1, 1)
 
 
-def _angle(theta_theta: np.ndarray, theta_update: np.ndarray, update_update: np.ndarray) -> np.ndarray:
-    """The angle between θ and θ + Δθ by its tangent, which stays exact where the cosine is 1 to all digits."""
-    across = update_update * theta_theta - theta_update**2  # |Δθ|²|θ|² sin², never negative but for rounding
+def _angle(
+    theta_theta: np.ndarray,
+    theta_update: np.ndarray,
+    update_update: np.ndarray,
+) -> np.ndarray:
+    """The angle between θ and θ + Δθ, from its tangent: exact even where its cosine rounds to 1."""
+    # |Δθ|²|θ|² sin² of the angle between θ and Δθ; negative only by rounding.
+    across = update_update * theta_theta - theta_update**2
     return np.arctan2(np.sqrt(np.where(across < 0, 0.0, across)), theta_theta + theta_update)
 
 
@@ -123,19 +134,28 @@ def _mean(total: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _mean_ratio(total: np.ndarray, taking: np.ndarray) -> np.ndarray:
-    """A mean over the weights that took the step; 0 if none did."""
+    """The mean over the weights that took the step; 0 if none did."""
     return np.where(taking == 0, 0.0, total / taking)
 
 
-def _mean_rate(total: np.ndarray, taking: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Mean R over the weights that took the step; 0 if none did. Exact where all have one R."""
+def _mean_rate(
+    total: np.ndarray,
+    taking: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> np.ndarray:
+    """The mean of R over the weights that took the step; 0 if none did.
+
+    It lies between the smallest and the largest R, so that it is exact where all weights have the
+    same R.
+    """
     return np.where(taking == 0, 0.0, np.clip(total / taking, low, high))
 
 
 def _extreme(extreme: np.ndarray, taking: np.ndarray, followed: np.ndarray) -> np.ndarray:
     """An extreme over the weights that took the step; 0 if none did.
 
-    It needs ΣR², too, so that R is followed weight by weight.
+    The formula needs ΣR², which is not used here, so that R is followed weight by weight.
     """
     return np.where(taking == 0, 0.0, extreme)
 
@@ -149,7 +169,13 @@ def _itself(value: np.ndarray) -> np.ndarray:
 
 
 _ALL = (
-    Quantity("loss", "training loss before the step; no decay term is in it", ("loss",), _itself, ("step",)),
+    Quantity(
+        "loss",
+        "training loss before the step; no decay term is in it",
+        ("loss",),
+        _itself,
+        ("step",),
+    ),
     Quantity("lr", "learning rate η", ("lr",), _itself, ("group",)),
     Quantity(
         "effective_lr",
@@ -165,7 +191,12 @@ _ALL = (
     Quantity("theta_rms", "root mean square of θ", ("theta_theta", "weights"), _rms),
     Quantity("gradient_rms", "root mean square of g", ("gradient_gradient", "weights"), _rms),
     Quantity("update_rms", "root mean square of Δθ", ("update_update", "weights"), _rms),
-    Quantity("cos_theta_update", "cos(θ, Δθ)", ("theta_update", "theta_theta", "update_update"), _cosine),
+    Quantity(
+        "cos_theta_update",
+        "cos(θ, Δθ)",
+        ("theta_update", "theta_theta", "update_update"),
+        _cosine,
+    ),
     Quantity(
         "cos_gradient_momentum",
         "cos(g, m), m after the step",
@@ -187,26 +218,55 @@ _ALL = (
         _mean_rate,
     ),
     Quantity(
-        "decay_ratio", "R/η_eff, mean over the weights that took the step", ("decay_ratio", "taking"), _mean_ratio
+        "decay_ratio",
+        "R/η_eff, mean over the weights that took the step",
+        ("decay_ratio", "taking"),
+        _mean_ratio,
     ),
-    Quantity("decay_fraction", "R‖θ‖/‖Δθ‖, of the update that is decay", ("decay_decay", "update_update"), _rms),
     Quantity(
-        "update_sparsity", "fraction of the weights that did not move", ("moved", "weights"), lambda m, n: 1 - m / n
+        "decay_fraction",
+        "R‖θ‖/‖Δθ‖, of the update that is decay",
+        ("decay_decay", "update_update"),
+        _rms,
     ),
-    Quantity("distance", "‖θ − θ₀‖, distance from the start after the step", ("distance_distance",), np.sqrt),
+    Quantity(
+        "update_sparsity",
+        "fraction of the weights that did not move",
+        ("moved", "weights"),
+        lambda m, n: 1 - m / n,
+    ),
+    Quantity(
+        "distance",
+        "‖θ − θ₀‖, distance from the start after the step",
+        ("distance_distance",),
+        np.sqrt,
+    ),
     Quantity(
         "decay_rate_std",
         "standard deviation of R over the weights that took the step",
         ("rate_rate", "decay", "taking"),
         _deviation,
     ),
-    Quantity("decay_rate_min", "smallest decay rate R of a weight", ("rate_min", "taking", "rate_rate"), _extreme),
-    Quantity("decay_rate_max", "largest decay rate R of a weight", ("rate_max", "taking", "rate_rate"), _extreme),
+    Quantity(
+        "decay_rate_min",
+        "smallest decay rate R of a weight",
+        ("rate_min", "taking", "rate_rate"),
+        _extreme,
+    ),
+    Quantity(
+        "decay_rate_max",
+        "largest decay rate R of a weight",
+        ("rate_max", "taking", "rate_rate"),
+        _extreme,
+    ),
 )
 QUANTITIES = Table("quantity", **{quantity.name: quantity for quantity in _ALL})
 
-MINIMAL = ("loss", "lr", "effective_lr", "theta_norm", "gradient_norm", "decay_rate", "decay_ratio")
-DYNAMICS = ("distance", "decay_rate_std", "decay_rate_min", "decay_rate_max")  # what costs more
+MINIMAL = (
+    "loss", "lr", "effective_lr", "theta_norm", "gradient_norm", "decay_rate", "decay_ratio",
+)  # fmt: skip
+# These take more memory or time than the others.
+DYNAMICS = ("distance", "decay_rate_std", "decay_rate_min", "decay_rate_max")
 DEFAULT = tuple(name for name in QUANTITIES if name not in DYNAMICS)
 SETS = Table("set of quantities", minimal=MINIMAL, default=DEFAULT, dynamics=tuple(QUANTITIES))
 
@@ -219,7 +279,7 @@ def chosen(quantities: str | Iterable[str | Quantity]) -> tuple[Quantity, ...]:
     UnknownName
         If a name is not in the table.
     InputError
-        If two have the same name, or there is none.
+        If two quantities have the same name, or there is no quantity.
 
     Examples
     --------
@@ -230,5 +290,5 @@ def chosen(quantities: str | Iterable[str | Quantity]) -> tuple[Quantity, ...]:
     found = tuple(entry if isinstance(entry, Quantity) else QUANTITIES[entry] for entry in listed)
     names = [name for quantity in found for name in quantity.variables()]
     if not found or len(set(names)) < len(names):
-        raise InputError(f"quantities = {listed!r} is not allowed: at least one, and each once")
+        raise InputError(f"quantities = {listed!r} is not allowed: give one or more, each once")
     return found

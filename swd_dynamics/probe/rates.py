@@ -1,6 +1,6 @@
 """Decay rate R and effective learning rate η_eff of every step: published, stated or followed.
 
-Nothing here waits for an accelerator, and nothing is guessed: what is not known is NaN, with a reason.
+No step waits for an accelerator, and nothing is guessed: an unknown value is NaN, with a reason.
 """
 
 import math
@@ -21,17 +21,17 @@ UNKNOWN = math.nan
 class Rates:
     """Reads R of each parameter and η_eff of each group after a step.
 
-    Δθ = −R·θ − (update). A class that :mod:`~swd_dynamics.tensors.known` knows is read by its rule.
-    For decoupled decay, and for L2 without memory, R = ηλ. For L2 with momentum R is defined by a
-    test: perturb the weights, and see which fraction of the perturbation one step removes. That
-    fraction is followed from step to step: with SGD as one number for each parameter, with Adam
-    weight by weight, which costs as much as several steps and is done only if ``by_weight``. Any
-    other optimizer is believed if it publishes both ``decay_rate`` and ``effective_lr`` in its
-    groups; otherwise R and η_eff are NaN, and ``reasons`` say why.
+    Δθ = −R·θ − (update). A class in :data:`~swd_dynamics.tensors.known.KNOWN` is read by its entry.
+    With decoupled decay, and with L2 without momentum, R = ηλ. For L2 with momentum R is defined by
+    a test: perturb the weights, and see what fraction of the perturbation one step removes. That
+    fraction is followed from step to step. With SGD it is one number for each parameter. With Adam
+    it differs from weight to weight, which takes as long as several steps and is done only if
+    ``by_weight``. An optimizer of another class is believed if it publishes both ``decay_rate`` and
+    ``effective_lr`` in its groups. Otherwise R and η_eff are NaN, and ``reasons`` say why.
 
     Examples
     --------
-    With momentum ¾, η_eff = η/(1 − ¾). No weight decay subtracts nothing:
+    With momentum ¾, η_eff = η/(1 − ¾). Without weight decay R = 0:
 
     >>> weight = torch.nn.Parameter(torch.ones(1))
     >>> sgd = torch.optim.SGD([weight], lr=0.5, momentum=0.75)
@@ -48,11 +48,12 @@ class Rates:
         self.reasons: set[str] = set()
         self.first: list[bool] = []
         self.changes: dict[int, Change] = {}
-        self.of_weights: list[Entry] = []  # R of the last step: a number, or a tensor like the parameter
+        # R of each parameter in the last step: a number, or a tensor of the parameter's shape.
+        self.of_weights: list[Entry] = []
 
     @property
     def follows(self) -> bool:
-        """Whether R depends on the steps before, so that every step must be seen."""
+        """Whether R depends on earlier steps, so that the probe must see every step."""
         if self.known.by_weight and not self.by_weight:
             return False
         return bool(self.changes) or any(map(self._remembers, self.optimizer.param_groups))
@@ -68,32 +69,40 @@ class Rates:
             self.first = [self.known.momentum(state) is None for state in self._states()]
 
     def after(self, took: Sequence[bool], theta: Sequence[Tensor] | None) -> dict[str, list[Entry]]:
-        """The columns of the step just taken.
+        """The columns of the step that was just taken.
 
         Parameters
         ----------
         took : sequence of bool
-            Whether each parameter took the step: had a gradient, in a step that was not skipped.
+            Whether each parameter took the step: it had a gradient, and the step was not skipped.
         theta : sequence of Tensor, optional
             θ before the step, if ``needs_theta``.
 
         Returns
         -------
         dict
-            ``rate``, ``memory``, ``effective_lr``; and, filled where R differs from weight to weight,
-            ``rate_rate``, ``decay_decay``, ``rate_min``, ``rate_max``.
+            ``rate``, ``memory`` and ``effective_lr``; and, filled where R differs from weight to
+            weight, ``rate_rate``, ``decay_decay``, ``rate_min`` and ``rate_max``.
         """
         seen: dict[tuple, Entry] = {}
         self.of_weights = [self._rate(i, taken, theta, seen) for i, taken in enumerate(took)]
-        moments = [_moments(rate, None if theta is None else theta[i]) for i, rate in enumerate(self.of_weights)]
+        before = [None] * len(took) if theta is None else theta
+        moments = [_moments(*pair) for pair in zip(self.of_weights, before, strict=True)]
         names = ("rate", "rate_rate", "decay_decay", "rate_min", "rate_max")
-        rows = {name: list(entries) for name, entries in zip(names, zip(*moments, strict=True), strict=True)}
+        rows = dict(zip(names, map(list, zip(*moments, strict=True)), strict=True))
         groups = self.optimizer.param_groups
         effective_lr = [self._effective_lr(group) for group in groups]
         return {**rows, "memory": self._memory(), "effective_lr": effective_lr}
 
     def take_up(self, memory: Sequence[float]) -> None:
-        """Continue from the column ``memory`` of the last step, or begin with an unperturbed memory."""
+        """Continue after the last recorded step.
+
+        Parameters
+        ----------
+        memory : sequence of float
+            δm/δθ of each parameter after that step; where it is NaN, R is followed from a new
+            perturbation.
+        """
         one = unit_change(torch.ones(()))
         self.changes = {
             i: one._replace(m=torch.tensor(value, dtype=torch.float64))
@@ -105,7 +114,7 @@ class Rates:
         return (self.optimizer.state.get(parameter, {}) for parameter in self.layout.parameters)
 
     def _memory(self) -> list[Entry]:
-        """δm/δθ of each parameter that L2 with momentum acts on; None for the others."""
+        """δm/δθ of each parameter that L2 with momentum acts on; None for the other parameters."""
         if not self.known.keeps_memory:
             return []
         found = map(self.changes.get, range(len(self.layout.parameters)))
@@ -125,14 +134,13 @@ class Rates:
         if self.known.response is None:
             return self._unknown(f"how {class_name(self.optimizer)} responds to L2 is not known")
         if not _is_here(group["lr"]) or not _is_here(getattr(self.optimizer, "found_inf", None)):
-            return self._unknown(
-                "the tangent response of L2 is followed on the host, and lr or a scaler's finding is on an accelerator"
-            )
+            where = "lr or the result of a gradient scaler is on an accelerator"
+            return self._unknown(f"R of L2 is followed on the host, but {where}")
         if self.known.by_weight:
             return self._followed_by_weight(i, group, theta)
         change = self.changes.get(i)
         key = (self.layout.groups[i], self.first[i], change and tuple(map(float, change)))
-        if key not in seen:  # parameters with the same past share one response
+        if key not in seen:  # parameters with the same history share one response
             taken = Taken({}, None, None, self.first[i])
             start = change or unit_change(torch.ones(()))
             seen[key] = self.known.response(start, group, taken)
@@ -142,9 +150,9 @@ class Rates:
     def _followed_by_weight(self, i: int, group: dict, theta: Sequence[Tensor] | None) -> Entry:
         if theta is None:
             name = type(self.optimizer).__name__
-            how = "quantities='dynamics' follows it, and costs as much as several steps"
+            how = "quantities='dynamics' follows R, which takes as long as several steps"
             if self.layout.is_sharded:
-                how = "it is not followed where parameters are sharded"
+                how = "R is not followed where parameters are sharded"
             return self._unknown(f"with L2 and {name}, R differs from weight to weight: {how}")
         assert self.known.response is not None
         parameter = self.layout.parameters[i]
@@ -157,16 +165,16 @@ class Rates:
         return response.rate
 
     def _effective_lr(self, group: dict) -> Entry:
-        """η_eff; of an optimizer that divides by √v̂ it is η_eff·√v̄."""
+        """η_eff; for an optimizer that divides by √v̂, η_eff·√v̄."""
         if self.known.is_decoupled is None:
             return self._published(group, "effective_lr")
         gain = UNKNOWN if self.known.gain is None else self.known.gain(group)
         if self.known.gain is None:
-            self._unknown(f"the effective learning rate of {class_name(self.optimizer)} is not known")
+            name = class_name(self.optimizer)
+            self._unknown(f"the effective learning rate of {name} is not known")
         elif math.isnan(gain):
-            self._unknown(
-                f"with momentum = {group['momentum']} no effective learning rate exists: the momentum never dies out"
-            )
+            why = f"with momentum = {group['momentum']} the momentum never dies out"
+            self._unknown(f"no effective learning rate exists: {why}")
         return group["lr"] * gain if not _is_here(group["lr"]) else float(group["lr"]) * gain
 
     def _published(self, group: dict, name: str) -> Entry:
@@ -188,7 +196,7 @@ class Rates:
         return number
 
     def _remembers(self, group: dict) -> bool:
-        """Whether a group has L2 decay whose R depends on the steps before."""
+        """Whether a group has L2 decay whose R depends on earlier steps."""
         decoupled = self.known.is_decoupled
         if decoupled is None or decoupled(group) or not group["weight_decay"]:
             return False
@@ -200,7 +208,10 @@ class Rates:
 
 
 def _moments(rate: Entry, theta: Tensor | None) -> tuple[Entry, ...]:
-    """Mean of R and R², Σ(Rθ)², smallest and largest R of a parameter; where R is one number, that."""
+    """Mean of R and of R², Σ(Rθ)², smallest and largest R of a parameter.
+
+    Where R is one number for the parameter, only the first is given.
+    """
     if not isinstance(rate, Tensor):
         return rate, None, None, None, None
     if rate.ndim == 0 or theta is None:
@@ -216,5 +227,5 @@ def _moments(rate: Entry, theta: Tensor | None) -> tuple[Entry, ...]:
 
 
 def _is_here(value: object) -> bool:
-    """Whether reading a number waits for nothing."""
+    """Whether a number can be read without waiting for an accelerator."""
     return not isinstance(value, Tensor) or value.device.type == "cpu"

@@ -1,4 +1,4 @@
-"""Recording a whole training run."""
+"""Records a whole training run."""
 
 import math
 import os
@@ -27,48 +27,53 @@ def record(
     trajectory: bool = True,
     **probe_options: Any,
 ) -> xarray.Dataset:
-    """Train for a number of steps and record every one of them.
+    """Train for a number of steps and record every step.
 
-    Each step is ``zero_grad``, ``loss(k)``, ``backward``, ``optimizer.step``, ``scheduler.step``. A run that diverges
-    is a result: it stops, and says when.
+    Each step is ``zero_grad``, ``loss(k)``, ``backward``, ``optimizer.step``, ``scheduler.step``. A
+    run that diverges is a result: training stops, and the recording says at which step.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
     loss : callable
-        The training loss, without decay, as a function of the number of steps taken (0 on the first).
+        The training loss, without weight decay, as a function of the number of steps taken (0 on
+        the first step).
     steps : int
         At least 1.
     path : str or path, optional
-        A run folder; without it the recording is kept in memory.
+        A run folder; without a path the recording is kept in memory.
     scheduler : optional
-        Any of torch.optim.lr_scheduler that needs no argument.
+        A scheduler of torch.optim.lr_scheduler whose ``step`` needs no argument.
     progress : bool
-        Whether to show a progress bar, with the loss and the steps in a second.
+        Whether to show a progress bar with the loss and the steps per second.
     trajectory : bool
-        Whether every weight, gradient and optimizer state is recorded, as :func:`swd_dynamics.replay` needs it; for
-        large models False.
+        Whether every weight, gradient and optimizer state is recorded, which
+        :func:`swd_dynamics.replay` needs. For large models set it to False.
     **probe_options
-        Other arguments of :class:`~swd_dynamics.probe.probe.Probe`: ``quantities``, ``model``, ``seed``, ``data``, …
+        Other arguments of :class:`~swd_dynamics.probe.probe.Probe`: ``quantities``, ``model``,
+        ``seed``, ``data``, …
 
     Returns
     -------
     xarray.Dataset
-        The recording, with two more attributes: ``diverged_at_step`` is the number of steps after which θ
-        or the loss was first not finite (−1: never, 0: at the start); ``interrupted`` is 1 when Ctrl-C ended the run.
-        What was recorded until then is kept. Of several processes that make one recording only rank 0 has it.
+        The recording, with two more attributes. ``diverged_at_step`` is the number of steps after
+        which θ or the loss was first not finite (−1: never; 0: at the start). ``interrupted`` is 1
+        if Ctrl-C ended the run; the rows until then are kept. If several processes make one
+        recording, only rank 0 has it.
 
     Raises
     ------
     InputError
-        If ``steps`` is less than 1, or a trajectory of so many steps would pass the probe's bound; before training.
+        Before training, if ``steps`` is less than 1 or a trajectory of so many steps would exceed
+        ``max_trajectory_values``.
 
     Examples
     --------
     Gradient descent on f = ½θ² at η = ½ halves θ.
 
     >>> weight = torch.nn.Parameter(torch.tensor([8.0]))
-    >>> run = record(torch.optim.SGD([weight], lr=0.5), lambda k: weight.square().sum() / 2, steps=3)
+    >>> sgd = torch.optim.SGD([weight], lr=0.5)
+    >>> run = record(sgd, lambda k: weight.square().sum() / 2, steps=3)
     >>> run.theta.values.ravel(), run.loss.values
     (array([8., 4., 2., 1.], dtype=float32), array([32.,  8.,  2.]))
     """
@@ -87,10 +92,11 @@ def record(
     return recorded.assign_attrs(diverged_at_step=diverged, interrupted=interrupted)
 
 
-def _probe(optimizer: torch.optim.Optimizer, path: str | os.PathLike | None, **options: Any) -> Probe:
-    unknown = [name for name in options if name not in signature(Probe).parameters]
+def _probe(optimizer: torch.optim.Optimizer, path: Any, **options: Any) -> Probe:
+    arguments = list(signature(Probe).parameters)
+    unknown = [name for name in options if name not in arguments]
     if unknown:
-        known = ", ".join(nearest(unknown[0], list(signature(Probe).parameters)[2:]))
+        known = ", ".join(nearest(unknown[0], arguments[2:]))
         raise InputError(f"record has no argument {unknown[0]!r}; a probe has {known}")
     return Probe(optimizer, path, **options)
 
@@ -100,19 +106,20 @@ def _check_takes_a_step(loss: Any) -> None:
         signature(loss).bind(0)
     except TypeError as error:
         raise InputError(
-            f"loss cannot be called with the number of steps taken ({error}): give a function of it, as lambda k: …"
+            f"loss cannot be called with the number of steps taken ({error}): give a function of"
+            " that number, like lambda k: …"
         ) from None
-    except ValueError:  # a builtin that does not say what it takes
+    except ValueError:  # a builtin function without a signature
         return
 
 
 def _train(probe: Any, loss: Callable[[int], Tensor], scheduler: Any, numbers: Any) -> int:
-    """The number of steps after which something was not finite, or −1."""
+    """The number of steps after which the loss or a weight was not finite, or −1."""
     for k in numbers:
         probe.optimizer.zero_grad()
         value = loss(k)
         if not isinstance(value, Tensor):
-            raise InputError(f"the loss must be a tensor that knows its gradient, not {value!r}")
+            raise InputError(f"the loss must be a tensor with a gradient, not {value!r}")
         probe.observe(loss=value)
         number = as_number(value)
         if hasattr(numbers, "set_postfix_str"):

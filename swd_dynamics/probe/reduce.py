@@ -1,4 +1,4 @@
-"""From what was measured to what is recorded: the sums of quantities.SUMS of each parameter, group and of all."""
+"""From measured columns to recorded values: the sums of quantities.SUMS at every level."""
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -13,18 +13,19 @@ OF_ALL = ("loss", "v_bar")
 
 
 class Block:
-    """Some rows that were measured.
+    """A block of measured rows.
 
-    A sum of :data:`~swd_dynamics.probe.quantities.SUMS` is a property of the same name, of shape (rows, parameters);
-    those of ``OF_ALL`` have the shape (rows,).
+    Each sum of :data:`~swd_dynamics.probe.quantities.SUMS` is a property of the same name, of shape
+    (rows, parameters). The sums in ``OF_ALL`` have the shape (rows,).
 
     Parameters
     ----------
     columns : mapping of str to array, shape (rows, width)
-        Of :class:`~swd_dynamics.probe.measure.Measurement`; NaN where there was nothing.
+        The columns of :class:`~swd_dynamics.probe.measure.Measurement`; NaN where nothing was
+        measured.
     layout : Layout
     divides : bool
-        Whether the column ``effective_lr`` is to be divided by √v̄.
+        Whether η_eff is the column ``effective_lr`` divided by √v̄.
     """
 
     def __init__(self, columns: Mapping[str, np.ndarray], layout: Layout, divides: bool):
@@ -36,7 +37,7 @@ class Block:
 
     def variables(self, quantities: Iterable[Quantity]) -> dict[str, np.ndarray]:
         """The values of some quantities, by the names of their variables."""
-        with np.errstate(all="ignore"):  # what cannot be computed is NaN
+        with np.errstate(all="ignore"):  # a value that cannot be computed is NaN
             return {
                 quantity.variable(level): self._value(quantity, level)
                 for quantity in quantities
@@ -45,14 +46,13 @@ class Block:
 
     def _value(self, quantity: Quantity, level: str) -> np.ndarray:
         arguments = [self.at(need, level) for need in quantity.needs]
-        shape = (
-            self.count,
-            *{"step": (), "group": (self.columns["lr"].shape[1],), "parameter": self.sizes.shape}[level],
-        )
-        return np.broadcast_to(np.asarray(quantity.value(*arguments), float), shape)
+        groups = self.columns["lr"].shape[1]
+        sizes = {"step": (), "group": (groups,), "parameter": self.sizes.shape}
+        values = np.asarray(quantity.value(*arguments), float)
+        return np.broadcast_to(values, (self.count, *sizes[level]))
 
     def at(self, need: str, level: str) -> np.ndarray:
-        """A sum at a level: (rows,), (rows, groups) or (rows, parameters)."""
+        """A sum at a level: shape (rows,), (rows, groups) or (rows, parameters)."""
         value = getattr(self, need)
         if need in OF_ALL:
             return value if level == "step" else value[:, None]
@@ -63,7 +63,7 @@ class Block:
         return self._reduced(need, value, level)
 
     def _reduced(self, need: str, value: np.ndarray, level: str) -> np.ndarray:
-        """A sum, or an extreme, over the parameters of each group, or over all parameters."""
+        """A sum, or an extreme, over the parameters of each group or over all parameters."""
         if level == "parameter":
             return value
         reduction = EXTREMES.get(need, np.sum)
@@ -73,10 +73,12 @@ class Block:
         return np.stack([reduction(value[:, self.groups == g], axis=1) for g in groups], 1)
 
     def _idle(self, name: str) -> np.ndarray:
-        """A column, with 0 in place of what a parameter without gradient has not."""
+        """A column in which a parameter without a gradient counts as 0."""
         value = self.columns[name]
-        unknown = self.columns.get("unknown", False)  # what other processes should have reported
-        return np.where(np.isnan(value) & (self.columns["had_gradient"] == 0) & ~np.asarray(unknown), 0.0, value)
+        # Whether another process should have reported the value, but did not.
+        unknown = np.asarray(self.columns.get("unknown", False))
+        is_idle = np.isnan(value) & (self.columns["had_gradient"] == 0) & ~unknown
+        return np.where(is_idle, 0.0, value)
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -84,7 +86,7 @@ class Block:
 
     @cached_property
     def skipped(self) -> np.ndarray:
-        """Whether a gradient scaler found an infinity, so that the step was not taken; (rows, 1)."""
+        """Whether a gradient scaler found an infinity, so that the step was skipped; (rows, 1)."""
         return np.nan_to_num(self.columns["skipped"]) != 0
 
     @cached_property
@@ -118,10 +120,16 @@ class Block:
 
     @cached_property
     def gradient_momentum(self) -> np.ndarray:
-        """Where a scaler was at work, by the cosine with the gradients as the step left them, scaled or not."""
+        """Σg·m.
+
+        A scaler's factor is in the gradients during the step, and may or may not be in them after
+        it. So, with a scaler, the sum is computed from the cosine of m with the gradients after the
+        step.
+        """
         product, after = self._idle("gradient_momentum"), self.columns["gradient_after"]
         unscaled = product * np.sqrt(self.gradient_gradient / after)
-        return np.where(self.skipped, 0.0, np.where(np.isnan(self.columns["scale"]), product, unscaled))
+        found = np.where(np.isnan(self.columns["scale"]), product, unscaled)
+        return np.where(self.skipped, 0.0, found)
 
     @cached_property
     def v(self) -> np.ndarray:
@@ -147,7 +155,7 @@ class Block:
 
     @cached_property
     def moved_alone(self) -> np.ndarray:
-        """Whether a parameter moved though it had no gradient, as far as that was measured."""
+        """Whether a parameter moved without a gradient; false where Δθ was not measured."""
         moved = self.columns.get("moved", np.zeros(()))
         return (self.columns["had_gradient"] == 0) & ~self.skipped & (moved > 0)
 
@@ -175,7 +183,7 @@ class Block:
 
     @cached_property
     def rate_min(self) -> np.ndarray:
-        """∞ where a parameter did not take the step, so that the smallest is another one's."""
+        """∞ where a parameter did not take the step, so that it is never the smallest."""
         return np.where(self.taking == 0, np.inf, self._of_each_weight("rate_min", self.rate))
 
     @cached_property
@@ -183,7 +191,7 @@ class Block:
         return np.where(self.taking == 0, -np.inf, self._of_each_weight("rate_max", self.rate))
 
     def _of_each_weight(self, name: str, alike: np.ndarray) -> np.ndarray:
-        """A column that is filled where every weight has a rate of its own; else they are alike."""
+        """A column where R differs from weight to weight; else the value where all are alike."""
         column = self.columns.get(name, np.full(alike.shape, np.nan))
         return np.where(self.taking == 0, 0.0, np.where(np.isnan(column), alike, column))
 

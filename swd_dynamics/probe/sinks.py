@@ -1,4 +1,4 @@
-"""Where the rows of a recording go: to memory, or to a run folder."""
+"""The rows of a recording go to a sink: to memory, or to a run folder."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -32,30 +32,30 @@ from swd_dynamics.tensors.weights import Layout
 
 Columns = Mapping[str, np.ndarray]
 Notes = Mapping[str, set[str]]
-MEMORY = "what the momentum keeps of a small change of θ, δm/δθ: from it the decay rate of L2 goes on"
+MEMORY = "what a perturbation of θ has left in the momentum, δm/δθ, from which R of L2 continues"
 TRUE_OF_PARAMETER = "had_gradient"
 
 
 class Sink(Protocol):
     """The contract of a sink, which takes the rows that a probe measures.
 
-    1. ``open(resume, given, seen)`` begins a recording, or continues the one that is there if
-       ``resume``, and returns how many steps were taken before. ``given`` is that number if the user
-       gave it, ``seen`` the number of the last step that this probe has seen; None if there is none.
-       A recording that continues first drops its rows of later steps.
-       A recording that has no rows, or drops all of them, begins with the parameters as they are now.
+    1. ``open(resume, given, seen)`` begins a recording, or continues the present one if ``resume``,
+       and returns how many steps were taken before. ``given`` is that number if the user gave it;
+       ``seen`` is the number of the last step that this probe has seen, or None. A recording that
+       continues first drops its rows of later steps. If no rows are left, it begins with the
+       parameters as they are now.
     2. ``start(taken)`` returns θ₀, one copy for each parameter, from which distances are measured;
-       None if it is lost.
+       None if θ₀ is lost.
     3. ``last(name, taken)`` returns the last row of a variable; None if the last row is not that of
        step ``taken``.
-    4. ``write(steps, columns, notes)`` takes a block of rows in the order of their steps, and what is
-       to be noted: sets of sentences or names. When it returns, the rows are as safe as this sink
-       can make them.
+    4. ``write(steps, columns, notes)`` takes a block of rows in the order of their steps. ``notes``
+       are sets of sentences or names, by the attribute that they go into. When ``write`` returns,
+       the rows are as safe as this sink can make them.
     5. ``snapshot(step)`` keeps the parameters as they are now.
     6. ``note(**facts)`` adds facts about the run.
     7. ``close(status)`` ends the recording, until it is opened again.
     8. ``dataset()`` returns all rows that were written, and ``rows`` is their number.
-    9. Any of these may raise: the probe then stops recording, and the training goes on.
+    9. Each of these may raise. Then the probe stops recording, and the training continues.
     """
 
     def open(self, resume: bool, given: int | None, seen: int | None) -> int: ...
@@ -79,7 +79,7 @@ class Sink(Protocol):
 
 
 class Contents:
-    """What a recording of an optimizer holds: its variables, and its rows made from columns.
+    """What a recording of an optimizer contains: its variables, and its rows made from columns.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Contents:
     known : Known
     trajectory : bool
     describe : callable
-        Gives what made the recording, when it begins.
+        Returns what made the recording; called when the recording begins.
     """
 
     def __init__(
@@ -107,19 +107,19 @@ class Contents:
 
     @property
     def notes(self) -> dict[str, list[str]]:
-        """What is to be noted of the rows so far: sentences or names, by the attribute they go into."""
+        """Sentences or names about the rows so far, by the attribute that they go into."""
         return {name: sorted(entries) for name, entries in self._notes.items() if entries}
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The length of every dimension but ``step``."""
+        """The length of every dimension except ``step``."""
         groups, parameters = self.optimizer.param_groups, self.layout.parameters
         sizes = {"group": len(groups), "parameter": len(parameters)}
         return sizes | ({"weight": self.layout.weights} if self.trajectory else {})
 
     @property
     def variables(self) -> dict[str, Any]:
-        """All variables but the optimizer's state, name → (dims, dtype, long_name)."""
+        """All variables except the optimizer's state, name → (dims, dtype, long_name)."""
         found: dict[str, Any] = {}
         for quantity in self.quantities:
             found |= quantity.variables()
@@ -128,15 +128,20 @@ class Contents:
         return found | (variables(self.layout) if self.trajectory else {})
 
     def states(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """The pieces of the optimizer's state among some columns, as variables."""
+        """The variables of the optimizer's state for which there are columns."""
         names = [name for name in columns if name.startswith(STATE) and name not in OF_PARAMETER]
         return {name: state_variable(name, self.layout) for name in names}
 
-    def rows(self, columns: Columns, notes: Notes, recorded: Collection[str]) -> dict[str, np.ndarray]:
-        """The rows of the variables that are recorded, by name; adds to ``notes``.
+    def rows(
+        self,
+        columns: Columns,
+        notes: Notes,
+        recorded: Collection[str],
+    ) -> dict[str, np.ndarray]:
+        """The rows of the variables in ``recorded``, by name; adds to ``notes``.
 
-        A piece of the optimizer's state that first appears when there are rows already is not
-        recorded, and its name is noted.
+        A piece of the optimizer's state that first appears after rows were written is not recorded.
+        Its name is noted.
         """
         divides = self.known.divides and self.known.gain is not None
         block = Block(columns, self.layout, divides)
@@ -165,28 +170,29 @@ class Contents:
     def made_by(self, taken: int, given: int | None) -> dict[str, Any]:
         """What made a recording that begins now, after ``taken`` steps.
 
-        ``steps_before`` stays what the optimizer says (0, or −1 if it took steps and does not count
-        them) where nobody knows better.
+        If nothing says how many steps were taken, ``steps_before`` is what the optimizer says: 0,
+        or −1 if it has taken steps and does not count them.
         """
         is_known = taken > 0 or given is not None
         return {**self.describe(), **({"steps_before": taken} if is_known else {})}
 
     def steps_taken(self, recorded: int, given: int | None, seen: int | None) -> int:
-        """How many steps were taken before a recording that has ``recorded`` rows.
+        """How many steps were taken before a recording that has ``recorded`` rows is opened.
 
         Raises
         ------
         InputError
-            If the optimizer does not count, nothing was seen here, and nothing was given.
+            If there are rows, the optimizer does not count its steps, and nothing else says their
+            number.
         """
         counted = steps_before(self.optimizer)
         if given is not None or counted > 0:
             return counted if given is None else given
         if recorded and seen is None:
             raise InputError(
-                f"{type(self.optimizer).__name__} has taken no step or does not count them: give"
-                " step=, the number of steps taken before (and load the optimizer's state), to go on"
-                " with the run"
+                f"{type(self.optimizer).__name__} has taken no step, or does not count its steps:"
+                " to resume the run, load the optimizer's state and give step=, the number of steps"
+                " taken before"
             )
         return seen or 0
 
@@ -204,7 +210,7 @@ class MemorySink:
         self._columns = declared(contents.variables, contents.sizes)
         self._steps = np.empty(0, int)
         self._rows: dict[str, list[np.ndarray]] = {}
-        self._weights = np.empty(0)  # before the first step, of a trajectory
+        self._weights = np.empty(0)  # of a trajectory, before its first step
         self._start: list[Tensor] | None = None
 
     def open(self, resume: bool, given: int | None, seen: int | None) -> int:
@@ -256,14 +262,14 @@ class MemorySink:
     def dataset(self) -> xarray.Dataset:
         if self._description is None:
             self._description = self._begin(self._contents.steps_taken(0, None, None), None)
-        whole = {
-            name: np.concatenate([np.empty((0, *column.sizes), column.dtype), *self._rows.get(name, [])])
-            for name, column in self._columns.items()
-            if name != "step"
-        }
-        rows = {name: lambda i, j, values=values: values[i:j] for name, values in whole.items()}
-        found = assembled(Path("memory"), self._description, self._columns, self._steps, rows, lambda: self._weights)
-        return found.load()
+        rows = {}
+        for name, column in self._columns.items():
+            if name != "step":
+                none = np.empty((0, *column.sizes), column.dtype)
+                whole = np.concatenate([none, *self._rows.get(name, [])])
+                rows[name] = lambda i, j, whole=whole: whole[i:j]
+        facts = (Path("memory"), self._description, self._columns, self._steps)
+        return assembled(*facts, rows, lambda: self._weights).load()
 
     def _begin(self, taken: int, given: int | None) -> dict[str, Any]:
         """The description of a recording without rows, with the parameters as they are now."""

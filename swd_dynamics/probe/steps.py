@@ -1,4 +1,4 @@
-"""The steps of an optimizer as torch announces them: its hooks, called once a step, and the closure of a step."""
+"""The steps of an optimizer as torch announces them: by hooks, and by a step's closure."""
 
 import sys
 from collections.abc import Callable
@@ -11,10 +11,11 @@ import torch
 class StepHooks:
     """Hooks before and after each step of an optimizer, until :meth:`remove`.
 
-    torch calls the hooks in ``step`` of a class once it has made an object of that class. If such a ``step`` calls the
-    one of its base class, and the base class has objects, too, torch calls the hooks again inside the step. These hooks
-    are called for the outermost step only. It has ended when torch calls the hook after it; where it raised, torch does
-    not, and the next step that is not inside another one of the same optimizer is a new step.
+    torch calls the hooks in the ``step`` of a class once the class has an object. If such a
+    ``step`` calls the ``step`` of its base class, and the base class has objects, too, torch calls
+    the hooks again inside the step. The hooks here are called for the outermost step only. A step
+    ends when torch calls the hook after it. torch does not call that hook if the step raises; then
+    the next step that is not inside another step of the same optimizer is a new step.
 
     Parameters
     ----------
@@ -22,14 +23,15 @@ class StepHooks:
     before : callable (optimizer, args, kwargs) → None or (args, kwargs)
         Called before each step, as torch calls a pre-hook.
     after : callable (optimizer, args, kwargs) → None
-        Called after each step whose ``before`` was called, unless it raised.
+        Called after each step for which ``before`` was called, unless the step raised.
 
     Examples
     --------
     >>> class Named(torch.optim.SGD):
     ...     def step(self, closure=None):
     ...         return super().step(closure)
-    >>> base, named = (kind([torch.nn.Parameter(torch.zeros(1))]) for kind in (torch.optim.SGD, Named))
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
+    >>> base, named = torch.optim.SGD([weight]), Named([weight])
     >>> once, twice = [], []
     >>> hooks = StepHooks(named, lambda *_: once.append("before"), lambda *_: once.append("after"))
     >>> with named.register_step_pre_hook(lambda *_: twice.append("before")):
@@ -46,10 +48,13 @@ class StepHooks:
     ):
         self._before, self._after = before, after
         self._is_pending = self._is_nested = False
-        self._handles = [optimizer.register_step_pre_hook(self._begin), optimizer.register_step_post_hook(self._end)]
+        self._handles = [
+            optimizer.register_step_pre_hook(self._begin),
+            optimizer.register_step_post_hook(self._end),
+        ]
 
     def remove(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
@@ -64,7 +69,7 @@ class StepHooks:
 
     def _end(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         if not self._is_pending:
-            return  # attached in the middle of this step
+            return  # the hooks were registered during this step
         if self._is_nested and _is_inside_step(sys._getframe(1), optimizer):
             return
         self._is_pending = False
@@ -72,14 +77,14 @@ class StepHooks:
 
 
 def _is_inside_step(frame: FrameType, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the frame, in which torch calls the hooks, is inside another such frame of the same optimizer.
+    """Whether the frame in which torch calls the hooks is inside a step of the same optimizer.
 
-    Asked of the stack, as a count would be wrong after a step that raised; and no frame is kept, which would keep alive
-    what the functions that called a step which raised had made.
+    The stack is searched because a counter would be wrong after a step that raised. No frame is
+    kept, because a frame keeps alive the variables of all functions that called the step.
     """
     outer = frame.f_back
     while outer is not None:
-        # All wrapped steps share one code object; ``self`` is the optimizer, in torch's own words.
+        # All steps that torch has wrapped share one code object, in which self is the optimizer.
         if outer.f_code is frame.f_code and outer.f_locals.get("self") is optimizer:
             return True
         outer = outer.f_back
@@ -87,19 +92,25 @@ def _is_inside_step(frame: FrameType, optimizer: torch.optim.Optimizer) -> bool:
 
 
 def closure_of(args: tuple, kwargs: dict) -> Callable | None:
-    """The closure among the arguments of ``step``, the optimizer itself first, if there is one."""
+    """The closure among the arguments of ``step``, of which the first is the optimizer; or None."""
     return args[1] if len(args) > 1 else kwargs.get("closure")
 
 
-def watched(args: tuple, kwargs: dict, first_call: Callable[[Any], None]) -> tuple[tuple, dict] | None:
-    """The arguments with a closure that says when it was first called, and with what loss; None if there is no closure.
+def watched(
+    args: tuple,
+    kwargs: dict,
+    first_call: Callable[[Any], None],
+) -> tuple[tuple, dict] | None:
+    """The arguments of ``step`` with a closure that reports its first call; or None.
 
-    At that moment, still at the old weights, the gradient is the one that the step uses.
+    There is nothing to report without a closure. At the first call the weights are still those
+    before the step, and the gradient is the one that the step uses.
 
     Parameters
     ----------
     args, kwargs
-        Of ``step``, the optimizer itself first, as torch hands them to a hook.
+        The arguments of ``step``, of which the first is the optimizer, as torch gives them to a
+        hook.
     first_call : callable
         Takes the loss; must not raise.
     """

@@ -1,4 +1,4 @@
-"""A trajectory: every weight, gradient, decay rate and optimizer state of every step, for small models."""
+"""A trajectory: every weight, gradient, R and optimizer state of every step, for small models."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,27 +13,32 @@ from swd_dynamics.tensors.weights import Layout
 
 NAMES = {
     "theta": "weights θ after the step",
-    "gradient": "gradient g of the loss at θ before the step, without decay; 0 where there was none",
+    "gradient": "gradient g of the loss at θ before the step, without decay; 0 where there is none",
     "decay_rate_weight": "decay rate R of each weight",
 }
-# Of a parameter: whether the step used a gradient of it, and the optimizer's own count of its steps.
+# Variables with one value for each parameter.
 OF_PARAMETER = {
     "had_gradient": ("bool", "whether the step used a gradient of the parameter"),
     "state_step": ("float64", "the optimizer's own count of its steps on the parameter"),
 }
-CHANGED = ("changed_outside", "number of weights that something else than a step changed before this one")
-MOST_VECTORS = 6  # in a row, which decides how many rows a buffer holds: three of Adam's are states
+CHANGED = (
+    "changed_outside",
+    "number of weights that something else than a step changed before this one",
+)
+# Number of vectors in a row, three of which are Adam's state with AMSGrad. It decides how many rows
+# a buffer holds; if an optimizer has twice as many, the buffer takes twice its memory.
+MOST_VECTORS = 6
 
 
 def vector_dtype(layout: Layout) -> torch.dtype:
-    """The type in which vectors are recorded; half precision is widened, which loses nothing."""
+    """The dtype of recorded vectors. Half precision is widened, which loses nothing."""
     small = (torch.float32, torch.float16, torch.bfloat16)
     is_small = all(parameter.dtype in small for parameter in layout.parameters)
     return torch.float32 if is_small else torch.float64
 
 
 def variables(layout: Layout) -> dict[str, tuple[tuple[str, ...], str, str]]:
-    """The variables of a trajectory but the optimizer's state, as a recording declares them."""
+    """The variables of a trajectory except the optimizer's state, as a recording declares them."""
     dtype = str(vector_dtype(layout)).removeprefix("torch.")
     declared: dict[str, tuple[tuple[str, ...], str, str]] = {
         name: (("step", "weight"), dtype, meaning) for name, meaning in NAMES.items()
@@ -51,20 +56,22 @@ def state_variable(name: str, layout: Layout) -> tuple[tuple[str, ...], str, str
 
 
 def flat(tensors: Sequence[Tensor | None], layout: Layout) -> Tensor:
-    """One tensor for each parameter as one vector on their device: a copy, 0 where there is none."""
-    dtype, pairs = vector_dtype(layout), zip(tensors, layout.parameters, strict=True)
-    pieces = [torch.zeros_like(parameter) if tensor is None else tensor for tensor, parameter in pairs]
-    return torch.cat([piece.detach().reshape(-1).to(dtype) for piece in pieces])
+    """One tensor for each parameter as one vector on their device: a copy, 0 in place of None."""
+    dtype, pieces = vector_dtype(layout), []
+    for tensor, parameter in zip(tensors, layout.parameters, strict=True):
+        piece = torch.zeros_like(parameter) if tensor is None else tensor
+        pieces.append(piece.detach().reshape(-1).to(dtype))
+    return torch.cat(pieces)
 
 
 def used_gradient(gradient: Tensor, scale: Tensor | None, found_inf: Tensor | None) -> Tensor:
-    """The gradient that a step uses: without a scaler's factor, and 0 if the scaler voided the step."""
+    """The gradient that a step uses: without a scaler's factor, and 0 if the step is skipped."""
     gradient = gradient if scale is None else gradient / scale
     return gradient if found_inf is None else torch.where(found_inf != 0, 0.0, gradient)
 
 
 def flat_rates(rates: Sequence[Entry], layout: Layout) -> Tensor:
-    """R of each weight, from R of each parameter: a number, or a tensor of its shape."""
+    """R of each weight, from R of each parameter, which is a number or a tensor of its shape."""
     pairs = zip(rates, layout.parameters, strict=True)
     return flat([_filled(parameter, rate) for rate, parameter in pairs], layout)
 
@@ -77,7 +84,7 @@ def _filled(parameter: Tensor, rate: Entry) -> Tensor:
 
 
 def changed_outside(before: Tensor, last: Tensor) -> Entry:
-    """How many weights differ from what the last step left."""
+    """The number of weights that differ from the weights after the last step."""
     differ = (before != last) & ~(before.isnan() & last.isnan())
     found = torch.count_nonzero(differ)
     return float(found) if found.device.type == "cpu" else found.double()
@@ -87,9 +94,10 @@ def states(optimizer: torch.optim.Optimizer, layout: Layout) -> tuple[dict[str, 
     """The optimizer's state as vectors ``state_<key>``, and the keys that are left out.
 
     A piece of the state has a vector if it has one real entry for each weight, in every parameter
-    that has it, and a key that can name a variable. It is NaN for the other parameters.
+    that has it, and if its key can name a variable. For parameters that do not have it, the vector
+    is NaN.
     """
-    of_parameters: list[Mapping[str, Any]] = [optimizer.state.get(parameter, {}) for parameter in layout.parameters]
+    of_parameters = [optimizer.state.get(parameter, {}) for parameter in layout.parameters]
     keys = {key for state in of_parameters for key, value in state.items() if value is not None}
     named = {key for key in keys - {"step"} if _is_name(key)}
     shaped = {key for key in named if _is_shaped(key, of_parameters, layout)}
@@ -106,9 +114,11 @@ def _is_name(key: Any) -> bool:
 
 
 def _is_shaped(key: str, of_parameters: Sequence[Mapping[str, Any]], layout: Layout) -> bool:
-    pairs = zip(of_parameters, layout.parameters, strict=True)
-    present = [(state[key], parameter) for state, parameter in pairs if state.get(key) is not None]
-    return all(_is_real(value) and value.shape == parameter.shape for value, parameter in present)
+    for state, parameter in zip(of_parameters, layout.parameters, strict=True):
+        value = state.get(key)
+        if value is not None and not (_is_real(value) and value.shape == parameter.shape):
+            return False
+    return True
 
 
 def _is_real(value: Any) -> bool:

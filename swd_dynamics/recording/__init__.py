@@ -1,4 +1,4 @@
-"""How a run is kept: the format of a run folder, its writer and its reader. Nothing here imports torch."""
+"""How a run is kept: the format of a run folder, its writer and its reader, without torch."""
 
 from swd_dynamics.recording.export import export
 from swd_dynamics.recording.reader import open_recording

@@ -13,19 +13,21 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.recording.format import on_disk, replacing
 from swd_dynamics.recording.reader import open_recording
 
+# Rows of a table that are in memory at a time. Half as many take half the memory and more time.
 CSV_ROWS = 4096
 _TABLE_DIMS = (("step",), ("step", "group"), ("step", "parameter"))
 
 
 def export(path: str | os.PathLike, to: str | os.PathLike) -> Path:
-    """Write a recording for other programs: ``.nc`` (netCDF, everything) or ``.csv`` (a row for each step).
+    """Write a recording for other programs: ``.nc`` (netCDF) or ``.csv`` (a row for each step).
 
-    In the table stand the variables by step, group and parameter: ``loss``, ``lr[0]``, ``had_gradient[first.weight]``.
+    netCDF has all variables. The table has the variables by step, group and parameter, in columns
+    like ``loss``, ``lr[0]`` and ``had_gradient[first.weight]``.
 
     Raises
     ------
     InputError
-        If the recording cannot be opened, ``to`` ends otherwise, or it cannot be written.
+        If the recording cannot be opened, ``to`` has another ending, or it cannot be written.
 
     Examples
     --------
@@ -36,9 +38,11 @@ def export(path: str | os.PathLike, to: str | os.PathLike) -> Path:
     >>> from swd_dynamics.probe import record
     >>> weight = torch.nn.Parameter(torch.tensor([8.0]))
     >>> sgd = torch.optim.SGD([weight], lr=0.5)
+    >>> loss = lambda k: weight.square().sum() / 2
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     run = record(sgd, lambda k: weight.square().sum() / 2, 3, path=f"{folder}/run", quantities=["loss"])
-    ...     np.genfromtxt(export(f"{folder}/run", f"{folder}/run.csv"), delimiter=",", names=True)["loss"]
+    ...     run = record(sgd, loss, 3, path=f"{folder}/run", quantities=["loss"])
+    ...     table = export(f"{folder}/run", f"{folder}/run.csv")
+    ...     np.genfromtxt(table, delimiter=",", names=True)["loss"]
     array([32.,  8.,  2.])
     """
     file = Path(to)
@@ -49,7 +53,8 @@ def export(path: str | os.PathLike, to: str | os.PathLike) -> Path:
     try:
         with on_disk("write", file), replacing(file) as handle:
             write(dataset, handle)
-    except (TypeError, ValueError) as error:  # a value is damaged, or a name or fact is none that the format can say
+    except (TypeError, ValueError) as error:
+        # A value is damaged, or the file format does not allow a name or a fact.
         raise InputError(f"cannot export {path}: {error}") from None
     return file
 
@@ -59,16 +64,22 @@ def _write_netcdf(dataset: xarray.Dataset, handle: BinaryIO) -> None:
 
 
 def _write_table(dataset: xarray.Dataset, handle: BinaryIO) -> None:
-    listed = {name: variable for name, variable in dataset.data_vars.items() if variable.dims in _TABLE_DIMS}
+    variables = dataset.data_vars.items()
+    listed = {name: variable for name, variable in variables if variable.dims in _TABLE_DIMS}
+    titles = ["step"]
+    for name, variable in listed.items():
+        titles += _titles(name, variable)
     text = io.TextIOWrapper(handle, "utf-8", newline="")
     table = csv.writer(text)
-    table.writerow(["step", *(title for name, variable in listed.items() for title in _titles(name, variable))])
+    table.writerow(titles)
     for begun in range(0, dataset.sizes["step"], CSV_ROWS):
         part = dataset.isel(step=slice(begun, begun + CSV_ROWS))
         blocks = [part[name].values.reshape(part.sizes["step"], -1) for name in listed]
-        columns = [part.step.values.tolist(), *(column.tolist() for block in blocks for column in block.T)]
+        columns = [part.step.values.tolist()]
+        for block in blocks:
+            columns += block.T.tolist()
         table.writerows(zip(*columns, strict=True))
-    text.detach()  # flushes, and leaves the file open
+    text.detach()  # flushes, and does not close the file
 
 
 def _titles(name: Hashable, variable: xarray.DataArray) -> list[str]:

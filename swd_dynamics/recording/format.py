@@ -1,7 +1,8 @@
-"""The format of a run folder: what may lie in it and how, and the checks that come before anything is read.
+"""The format of a run folder: what it may contain, and the checks before anything is read.
 
-format.md describes it in a page. What is read was written by anybody: nothing is allocated, opened or handed
-to zarr before it was found to be exactly what :mod:`~swd_dynamics.recording.writer` writes.
+format.md describes the format on one page. Nobody knows who wrote a folder: nothing is allocated,
+opened or given to zarr before it was found to be exactly what the module
+:mod:`~swd_dynamics.recording.writer` writes.
 """
 
 import json
@@ -21,28 +22,38 @@ import numpy as np
 from swd_dynamics.errors import InputError
 
 VERSION = 2
-RUN, SCALARS, METADATA, SNAPSHOTS, LOCK = "run.json", "scalars.zarr", "zarr.json", "snapshots", ".lock"
-UNFINISHED = ".unfinished-"  # begins the name of a file that is not whole yet
+RUN, LOCK, SNAPSHOTS = "run.json", ".lock", "snapshots"
+SCALARS, METADATA = "scalars.zarr", "zarr.json"
+UNFINISHED = ".unfinished-"  # begins the name of a file that is not complete yet
 MAKING, RUNNING = "being made", "running"
 DTYPES = ("float64", "float32", "int64", "bool")
 STEP = (("step",), "int64", "number of the step")
 THETA = "theta"  # of a trajectory: the weights after each step, whose start is a snapshot
 STATE = "state_"  # begins the name of a piece of the optimizer's state
 
-CHUNK_ROWS = 4096  # of these, 2·10⁶ recorded steps are 500 files a variable
-CHUNK_BYTES = 2**20  # wide rows: fewer, since a chunk is read as a whole
-MAX_JSON = 4 * 2**20
-MAX_ROWS = 10**9
-MAX_ROW_VALUES = 10**6
+# Rows of a chunk. With 4096 rows, 2·10⁶ steps are 500 files for each variable; with half as many
+# rows they are 1000 files.
+CHUNK_ROWS = 4096
+# Bytes of a chunk at most, so that a chunk of long rows has fewer rows. A chunk is read as a whole:
+# with twice as many bytes, reading one row reads twice as much.
+CHUNK_BYTES = 2**20
+MAX_JSON = 4 * 2**20  # bytes of a JSON file that is read; a forged file cannot fill the memory
+MAX_ROWS = 10**9  # rows of a run
+MAX_ROW_VALUES = 10**6  # values of a row of a variable: the largest model with a trajectory on disk
 
-IDENTITY = ("optimizer", "optimizer_module", "parameter_names", "parameter_shapes", "parameter_groups")
-_PARTS = {"status": str, "variables": dict, "sizes": dict, "made_by": dict, "notes": dict, "resumed": list}
-_NAME = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)  # is also a file name, so nothing that leads elsewhere
+IDENTITY = (
+    "optimizer", "optimizer_module", "parameter_names", "parameter_shapes", "parameter_groups",
+)  # fmt: skip
+_PARTS = {
+    "status": str, "variables": dict, "sizes": dict, "made_by": dict, "notes": dict,
+    "resumed": list,
+}  # fmt: skip
+_NAME = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)  # is also a file name, so it must not be a path
 
 
 @dataclass(frozen=True)
 class Column:
-    """One recorded variable, and the only way in which it may lie on disk.
+    """One recorded variable, and the only way in which it may be stored on disk.
 
     sizes : tuple of int — of the dimensions after ``step``
     """
@@ -55,31 +66,34 @@ class Column:
 
     @property
     def fill(self) -> float | int | bool:
-        """What stands where nothing was recorded; as a step number, −1 is found out."""
+        """The value where nothing was recorded; −1 as the number of a step means damage."""
         return {"int64": -1, "bool": False}.get(self.dtype, np.nan)
 
     @property
     def row_bytes(self) -> int:
-        """What one row takes in a chunk's file, which holds nothing else."""
+        """The bytes of one row in a chunk's file, which contains nothing else."""
         return np.dtype(self.dtype).itemsize * math.prod(self.sizes)
 
     @property
     def chunk_rows(self) -> int:
-        """The rows of one chunk."""
+        """The number of rows of one chunk."""
         return max(1, min(CHUNK_ROWS, CHUNK_BYTES // self.row_bytes))
 
     def chunk_name(self, number: int) -> str:
-        """The file of a chunk."""
+        """The name of a chunk's file."""
         return ".".join(["c", str(number), *"0" * len(self.sizes)])
 
     def metadata(self, rows: int) -> dict[str, Any]:
-        """What zarr.json says of the array when it has so many rows."""
+        """The contents of the array's zarr.json when the array has this number of rows."""
         return {
             "zarr_format": 3,
             "node_type": "array",
             "shape": [rows, *self.sizes],
             "data_type": self.dtype,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self.chunk_rows, *self.sizes]}},
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [self.chunk_rows, *self.sizes]},
+            },
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
             "fill_value": "NaN" if self.fill != self.fill else self.fill,
             "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
@@ -88,40 +102,43 @@ class Column:
         }
 
     def on_disk(self, rows: np.ndarray) -> bytes:
-        """Rows as they lie in a chunk's file."""
+        """Rows as bytes of a chunk's file."""
         return rows.astype(np.dtype(self.dtype).newbyteorder("<"), order="C", copy=False).tobytes()
 
     def empty_chunk(self) -> bytes:
-        """A chunk before anything was recorded in it."""
+        """A chunk in which nothing was recorded."""
         return self.on_disk(np.full((self.chunk_rows, *self.sizes), self.fill, self.dtype))
 
 
 def declared(variables: Any, sizes: Any) -> dict[str, Column]:
-    """The columns that a declaration asks for, ``step`` before all.
+    """The columns of a declaration, of which ``step`` is the first.
 
     Parameters
     ----------
     variables : mapping of str to (dims, dtype, long_name)
     sizes : mapping of str to int
-        The length of every dimension but ``step``.
+        The length of every dimension except ``step``.
 
     Raises
     ------
     InputError
-        If anything of it is not allowed.
+        If some part of the declaration is not allowed.
 
     Examples
     --------
-    >>> declared({"lr": (("step", "group"), "float64", "learning rate")}, {"group": 2})["lr"].row_bytes
+    >>> variables = {"lr": (("step", "group"), "float64", "learning rate")}
+    >>> declared(variables, {"group": 2})["lr"].row_bytes
     16
     """
     if not isinstance(variables, Mapping) or not isinstance(sizes, Mapping):
-        raise InputError("variables and sizes must be mappings: name → (dims, dtype, long_name), dimension → length")
+        forms = "name → (dims, dtype, long_name), and dimension → length"
+        raise InputError(f"variables and sizes must be mappings: {forms}")
     if variables.keys() & {"step", *sizes} or "step" in sizes:
-        raise InputError("step is recorded in every run, and a dimension is no variable: choose other names")
+        raise InputError("step and a dimension cannot be variables: choose other names")
     if len({str(name).lower() for name in variables}) < len(variables):
-        raise InputError("two variables differ in capitals only: some file systems hold them for the same")
-    return {name: _column(name, entry, sizes) for name, entry in {"step": STEP, **variables}.items()}
+        raise InputError("two variables differ in capitals only, which some file systems ignore")
+    entries = {"step": STEP, **variables}
+    return {name: _column(name, entry, sizes) for name, entry in entries.items()}
 
 
 def _column(name: Any, entry: Any, sizes: Mapping[str, Any]) -> Column:
@@ -129,35 +146,41 @@ def _column(name: Any, entry: Any, sizes: Mapping[str, Any]) -> Column:
         dims, dtype, long_name = entry
         dims = tuple(dims)
     except (TypeError, ValueError):
-        raise InputError(f"variable {short(name)}: {short(entry)} must be (dims, dtype, long_name)") from None
+        seen = f"variable {short(name)}: {short(entry)}"
+        raise InputError(f"{seen} must be (dims, dtype, long_name)") from None
     for word in (name, *dims):
         if not isinstance(word, str) or not _NAME.fullmatch(word):
-            raise InputError(f"the name {short(word)} is not allowed: letters, digits and _ only, a letter first")
+            allowed = "it must be a letter, then letters, digits and _"
+            raise InputError(f"the name {short(word)} is not allowed: {allowed}")
     if dims[:1] != ("step",) or "step" in dims[1:]:
-        raise InputError(f"variable {name!r} has dimensions {short(dims)}: the first, and only the first, must be step")
+        seen = f"variable {name!r} has dimensions {short(dims)}"
+        raise InputError(f"{seen}: the first, and only the first, must be step")
     if dtype not in DTYPES or not isinstance(long_name, str):
-        raise InputError(f"variable {name!r} is {short(dtype)}: allowed are {', '.join(DTYPES)}, and text as long_name")
+        allowed = f"{', '.join(DTYPES)}, and a long_name that is text"
+        raise InputError(f"variable {name!r} is {short(dtype)}: allowed are {allowed}")
     lengths = tuple(sizes.get(dim, 0) for dim in dims[1:])
-    if any(type(length) is not int or length < 1 for length in lengths) or math.prod(lengths) > MAX_ROW_VALUES:
+    is_bad = any(type(length) is not int or length < 1 for length in lengths)
+    if is_bad or math.prod(lengths) > MAX_ROW_VALUES:
         raise InputError(
-            f"variable {name!r} has rows of {short(lengths)} values: sizes must give every dimension a whole"
-            f" number from 1, and a row at most {MAX_ROW_VALUES} values"
+            f"variable {name!r} has rows of {short(lengths)} values: sizes must give every"
+            f" dimension a whole number from 1, and a row at most {MAX_ROW_VALUES} values"
         )
     return Column(name, dims, dtype, long_name, lengths)
 
 
 def check_file(file: Path, largest: int) -> os.stat_result:
-    """Refuse what is no plain file of a bounded size: a link leads elsewhere, a pipe never ends."""
+    """Refuse anything but a plain file of a bounded size: a link or a pipe, for example."""
     status = _status(file)
     if not stat.S_ISREG(status.st_mode) or status.st_size > largest:
-        raise InputError(f"{file} is damaged: it must be a plain file of at most {largest} bytes, no link")
+        wanted = f"a plain file of at most {largest} bytes, not a link"
+        raise InputError(f"{file} is damaged: it must be {wanted}")
     return status
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what is no plain folder."""
+    """Refuse anything but a plain folder."""
     if not stat.S_ISDIR(_status(folder).st_mode):
-        raise InputError(f"{folder} is damaged: it must be a folder, no link and no file")
+        raise InputError(f"{folder} is damaged: it must be a folder, not a link or a file")
 
 
 def _status(path: Path) -> os.stat_result:
@@ -168,26 +191,33 @@ def _status(path: Path) -> os.stat_result:
 
 
 def plain(value: Any) -> Any:
-    """A value as strict JSON can hold it: what JSON cannot say becomes text."""
+    """A value as strict JSON can hold it; what JSON cannot express becomes text."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     value = value.item() if isinstance(value, np.generic) else value
-    is_said = (
-        value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
-    )
-    return value if is_said else repr(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return value if isinstance(value, float) and math.isfinite(value) else repr(value)
 
 
 def described(columns: dict[str, Column], made_by: Mapping) -> dict[str, Any]:
-    """What run.json says of a new run."""
-    known = [column for column in columns.values() if column.name != "step"]
+    """The contents of run.json for a new run."""
+    variables, sizes = {}, {}
+    for column in columns.values():
+        if column.name != "step":
+            variables[column.name] = {
+                "dims": list(column.dims),
+                "dtype": column.dtype,
+                "long_name": column.long_name,
+            }
+            sizes |= zip(column.dims[1:], column.sizes, strict=True)
     return {
         "swd_dynamics_recording": VERSION,
         "status": MAKING,
-        "variables": {c.name: {"dims": list(c.dims), "dtype": c.dtype, "long_name": c.long_name} for c in known},
-        "sizes": {dim: size for c in known for dim, size in zip(c.dims[1:], c.sizes, strict=True)},
+        "variables": variables,
+        "sizes": sizes,
         "made_by": plain(made_by),
         "notes": {},
         "resumed": [],
@@ -195,7 +225,7 @@ def described(columns: dict[str, Column], made_by: Mapping) -> dict[str, Any]:
 
 
 def check_same(folder: Path, old: dict, new: dict) -> None:
-    """Refuse to go on with another run; a description worded differently is none."""
+    """Refuse to continue another run. Descriptions of variables may be worded differently."""
     for name in [*old["variables"], *new["variables"]]:
         entries = [description["variables"].get(name) for description in (old, new)]
         what = [entry and {"dims": entry["dims"], "dtype": entry["dtype"]} for entry in entries]
@@ -206,7 +236,7 @@ def check_same(folder: Path, old: dict, new: dict) -> None:
 
 
 def _refuse_difference(folder: Path, what: str, old: Any, new: Any) -> None:
-    """Refuse to mix two runs, naming the innermost place where they differ."""
+    """Refuse to mix two runs, and name the innermost place where they differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
             _refuse_difference(folder, f"{what}[{key!r}]", old.get(key), new.get(key))
@@ -216,8 +246,15 @@ def _refuse_difference(folder: Path, what: str, old: Any, new: Any) -> None:
     elif old != new:
         raise InputError(
             f"{folder} holds another run: its {what} is {short(old)}, here it is {short(new)};"
-            " resume it as it was begun, or begin this run in another folder with RunFolder.create"
+            " resume it with the same variables and optimizer, or give this run another folder"
         )
+
+
+def status_after(error: BaseException | None) -> str:
+    """How a run ended: finished without an error, interrupted by Ctrl-C, or failed."""
+    if error is None:
+        return "finished"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error!r}"[:1000]
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -226,7 +263,7 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If there is none.
+        If the file does not contain a JSON object.
     """
     check_file(file, MAX_JSON)
     try:
@@ -243,57 +280,71 @@ def _refuse_constant(word: str) -> None:
 
 
 def read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Column]]:
-    """What run.json says, and the columns it declares.
+    """The contents of run.json, and the columns that it declares.
 
     Raises
     ------
     InputError
-        If there is no run, it is of another version, or run.json is damaged.
+        If there is no run, the run has another version, or run.json is damaged.
     """
     file = folder / RUN
     if not os.path.lexists(file):
-        raise InputError(f"no run in {folder}: its file {RUN} is not there")
+        raise InputError(f"no run in {folder}: its file {RUN} is missing")
     description = read_json(file)
     version = description.get("swd_dynamics_recording")
     if type(version) is int and version > VERSION:
-        raise InputError(f"{file} is of version {short(version)}; this program reads versions 1–{VERSION}: upgrade it")
+        seen = f"{file} has version {short(version)}"
+        raise InputError(f"{seen}, and this program reads version {VERSION}: upgrade it")
     if type(version) is not int or version < VERSION:
-        raise InputError(f"{file} is damaged or none of ours: swd_dynamics_recording is {short(version)}")
+        seen = f"swd_dynamics_recording is {short(version)}"
+        raise InputError(f"{file} is damaged or is not a recording: {seen}")
     for part, kind in _PARTS.items():
         if not isinstance(description.get(part), kind):
-            raise InputError(f"{file} is damaged: {part} must be there and of JSON's type {kind.__name__}")
+            raise InputError(f"{file} is damaged: {part} must be present and a {kind.__name__}")
     try:
-        entries = description["variables"].items()
-        listed = {name: (entry["dims"], entry["dtype"], entry["long_name"]) for name, entry in entries}
-        return description, declared(listed, description["sizes"])
+        return description, declared(listed_variables(description), description["sizes"])
     except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{file} is damaged: {error}") from None
 
 
+def listed_variables(description: dict[str, Any]) -> dict[str, Any]:
+    """The variables in run.json, name → (dims, dtype, long_name)."""
+    variables = description["variables"].items()
+    return {name: (it["dims"], it["dtype"], it["long_name"]) for name, it in variables}
+
+
 def read_committed(folder: Path) -> tuple[int, int]:
-    """How many rows are acknowledged, and how often rows were dropped: to be read before anything else, and after."""
+    """How many rows are acknowledged, and how often rows were dropped.
+
+    A reader reads this before anything else, and again after it.
+    """
     check_folder(folder / SCALARS)
     file = folder / SCALARS / METADATA
     attributes = read_json(file).get("attributes")
     found = attributes if isinstance(attributes, dict) else {}
     counts: list[Any] = [found.get(name) for name in ("committed", "restarts")]
     if any(type(count) is not int or not 0 <= count <= MAX_ROWS for count in counts):
-        raise InputError(f"{file} is damaged: committed and restarts must be whole numbers from 0 to {MAX_ROWS}")
+        wanted = f"whole numbers from 0 to {MAX_ROWS}"
+        raise InputError(f"{file} is damaged: committed and restarts must be {wanted}")
     return counts[0], counts[1]
 
 
 def write_json(file: Path, content: dict[str, Any], durable: bool = False) -> None:
-    """Put a JSON file in the place of the old one."""
+    """Replace a JSON file."""
     text = json.dumps(content, indent=1, allow_nan=False).encode()
     if len(text) > MAX_JSON:
-        raise InputError(f"{file} would have {len(text)} bytes: at most {MAX_JSON} are read; note less")
+        seen = f"{file} would have {len(text)} bytes"
+        raise InputError(f"{seen}, and at most {MAX_JSON} are read: note less")
     with replacing(file, durable) as handle:
         handle.write(text)
 
 
 @contextmanager
 def replacing(file: Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """A new file that takes the old one's name when it is whole; ``durable``: also after a power failure."""
+    """A new file that replaces ``file`` once it is complete.
+
+    If ``durable``, it is complete even after a power failure.
+    """
     unfinished = file.with_name(UNFINISHED + file.name)
     try:
         with open(unfinished, "wb") as handle:
@@ -309,7 +360,7 @@ def replacing(file: Path, durable: bool = False) -> Iterator[BinaryIO]:
 
 @contextmanager
 def on_disk(action: str, folder: Path) -> Iterator[None]:
-    """Say what could not be done where, when the operating system refuses."""
+    """Turn an error of the operating system into an InputError that says what failed where."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
 """The reader of a run folder: a recording as a Dataset.
 
-A folder may be opened while another process writes it. What is opened was written by anybody: it is checked first, and
-a damaged or crafted folder gives one InputError.
+A folder may be opened while another process writes it. Nobody knows who wrote a folder: it is
+checked first, and a damaged or forged folder gives one InputError.
 """
 
 import json
@@ -37,15 +37,17 @@ from swd_dynamics.recording.format import (
 )
 from swd_dynamics.recording.snapshots import load_snapshot
 
-TRIES = 5  # to open a run while it is being cut, which happens once in a restart
+# Number of attempts to open a run while a restart drops its rows, which happens once in each
+# restart. With half as many, a run that is restarted again and again may fail to open.
+TRIES = 5
 
 
 class CutSinceOpened(InputError):
-    """The rows opened are no longer those on disk: a restarted run has dropped some and records them anew."""
+    """The rows that were opened are not on disk any more: a restarted run has dropped some."""
 
 
 def open_recording(path: str | os.PathLike) -> xarray.Dataset:
-    """A recording, complete or still being written; the values are read when they are used.
+    """A recording, complete or still being written. Values are read when they are used.
 
     Parameters
     ----------
@@ -55,20 +57,21 @@ def open_recording(path: str | os.PathLike) -> xarray.Dataset:
     Returns
     -------
     xarray.Dataset
-        The rows that were acknowledged when it was opened, by ``step``; what made the run in ``attrs``, nested facts
-        as JSON. The weights of a trajectory are ``theta`` (iterate, weight), the start included: one row more than
-        there are steps.
+        The rows that were acknowledged when the folder was opened, by ``step``. ``attrs`` says what
+        made the run, with nested facts as JSON. A trajectory's weights are ``theta`` (iterate,
+        weight), which begins with the start: it has one row more than there are steps.
 
     Raises
     ------
     InputError
-        If there is no recording, or it is damaged or of a newer version. Damage to a value is found when it is used.
+        If there is no recording, or it is damaged or of a newer version. Damage to values is found
+        when they are used.
 
     Examples
     --------
     >>> open_recording("nowhere")
     Traceback (most recent call last):
-    swd_dynamics.errors.InputError: no run in nowhere: its file run.json is not there
+    swd_dynamics.errors.InputError: no run in nowhere: its file run.json is missing
     """
     folder = Path(path)
     for _ in range(TRIES - 1):
@@ -82,19 +85,22 @@ def open_recording(path: str | os.PathLike) -> xarray.Dataset:
 def _opened(folder: Path) -> xarray.Dataset:
     description, columns = read_description(folder)
     if description["status"] == MAKING:
-        raise InputError(f"the run in {folder} is only being made, or was killed at that: it has no rows yet")
-    committed, restarts = read_committed(folder)  # before the arrays: they only grow
+        why = "it is being made, or was killed while it was made"
+        raise InputError(f"the run in {folder} has no rows: {why}")
+    committed, restarts = read_committed(folder)  # before the arrays, which only grow
     for column in columns.values():
         check_column(folder, column, committed)
 
     rows = {name: _Uncut(folder, column, restarts) for name, column in columns.items()}
     steps = rows.pop("step")(0, committed)
     if np.any(np.diff(steps, prepend=-1) < 1):
-        raise InputError(f"{folder / SCALARS / 'step'} is damaged: the step numbers do not rise from 0")
-    return assembled(folder, description, columns, steps, rows, partial(_start, folder, description))
+        file = folder / SCALARS / "step"
+        raise InputError(f"{file} is damaged: the numbers of the steps must rise from 0")
+    start = partial(_start, folder, description)
+    return assembled(folder, description, columns, steps, rows, start)
 
 
-Rows = Callable[[int, int], np.ndarray]  # the rows from the first to before the last
+Rows = Callable[[int, int], np.ndarray]  # (first, last) → the rows from first to before last
 
 
 def assembled(
@@ -110,15 +116,15 @@ def assembled(
     Parameters
     ----------
     where : Path
-        What errors call the recording.
+        The name of the recording in errors.
     description : dict
-        What made it, as run.json says it.
+        What made the recording, as in run.json.
     columns : dict of str to Column
     steps : array, shape (rows,)
     rows : mapping of str to callable (first, last) → array, shape (last − first, …)
-        Reads the rows of each column but ``step``.
+        Reads the rows of each column except ``step``.
     start : callable () → array, shape (n,)
-        Reads the weights before the first step, which a trajectory begins with.
+        Reads the weights before the first step, with which a trajectory begins.
     """
     coordinates: dict[str, Any] = {
         "step": ("step", steps, {"long_name": columns["step"].long_name}),
@@ -140,16 +146,19 @@ def assembled(
 
 
 def _iterates(where: Path, description: dict[str, Any], steps: np.ndarray) -> np.ndarray:
-    """The numbers of steps after which θ is known: that of the start, then that of each step."""
+    """How many steps were taken before each row of θ: at the start, then after each step."""
     before = description["made_by"].get("steps_before", 0)
     if type(before) is not int or (len(steps) and max(before, 0) >= steps[0]):
-        raise InputError(f"{where / RUN} is damaged: made_by's steps_before is {short(before)}, which no step follows")
+        raise InputError(
+            f"{where / RUN} is damaged: made_by's steps_before is {short(before)}, but must be less"
+            " than the number of the first step"
+        )
     return np.array([max(before, 0), *steps], dtype=int)
 
 
 @dataclass(frozen=True)
 class _BegunWith:
-    """Rows of which ``start()`` is the first, and then come those that ``after`` reads."""
+    """Rows of which the first is ``start()``; ``after`` reads the others."""
 
     start: Callable[[], np.ndarray]
     after: Rows
@@ -169,14 +178,26 @@ def _start(folder: Path, description: dict[str, Any]) -> np.ndarray:
     try:
         return np.concatenate([kept[name].reshape(-1) for name in made_by["parameter_names"]])
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the snapshot of step {before} in {folder} is damaged: {error!r}") from None
+        seen = f"the snapshot of step {before} in {folder}"
+        raise InputError(f"{seen} is damaged: {error!r}") from None
 
 
-def axis_names(where: Path, description: dict[str, Any], columns: dict[str, Column]) -> dict[str, Any]:
-    """Names or numbers along every axis but ``step``, and whose each parameter and each weight is."""
+def axis_names(
+    where: Path,
+    description: dict[str, Any],
+    columns: dict[str, Column],
+) -> dict[str, Any]:
+    """Names or numbers along every axis except ``step``.
+
+    With them, the group of each parameter, and the parameter and the group of each weight.
+    """
     made_by = description["made_by"]
-    sizes = {dim: size for column in columns.values() for dim, size in zip(column.dims[1:], column.sizes, strict=True)}
-    names = {dim: (dim, _labels(where, made_by, f"{dim}_names", str, size)) for dim, size in sizes.items()}
+    sizes: dict[str, int] = {}
+    for column in columns.values():
+        sizes |= zip(column.dims[1:], column.sizes, strict=True)
+    names: dict[str, Any] = {}
+    for dim, size in sizes.items():
+        names[dim] = (dim, _labels(where, made_by, f"{dim}_names", str, size))
     if "parameter" in sizes and "parameter_groups" in made_by and "parameter_group" not in columns:
         groups = _labels(where, made_by, "parameter_groups", int, sizes["parameter"])
         names["parameter_group"] = ("parameter", groups)
@@ -188,23 +209,27 @@ def axis_names(where: Path, description: dict[str, Any], columns: dict[str, Colu
 
 
 def _of_weights(where: Path, shapes: Any, sizes: dict[str, int]) -> np.ndarray:
-    """The number of the parameter that each weight belongs to."""
+    """The number of the parameter to which each weight belongs."""
     try:
         counts = [math.prod(map(operator.index, shape)) for shape in shapes]
-        if len(counts) == sizes["parameter"] and sum(counts) == sizes["weight"] and min(counts) >= 0:
+        fits = len(counts) == sizes["parameter"] and sum(counts) == sizes["weight"]
+        if fits and min(counts) >= 0:
             return np.repeat(np.arange(len(counts)), counts)
     except TypeError:
         pass
-    raise InputError(f"{where / RUN}: made_by's parameter_shapes must be the shapes of {sizes['weight']} weights")
+    weights = sizes["weight"]
+    raise InputError(f"{where / RUN}: made_by's parameter_shapes must have {weights} weights")
 
 
 def _labels(where: Path, made_by: dict[str, Any], key: str, kind: type, size: int) -> np.ndarray:
     labels = made_by.get(key)
     if labels is None:
         return np.arange(size)
-    is_list = isinstance(labels, list) and len(labels) == size and all(type(label) is kind for label in labels)
+    is_list = isinstance(labels, list) and len(labels) == size
+    is_list = is_list and all(type(label) is kind for label in labels)
     if not is_list or (kind is int and any(abs(label) >= 2**31 for label in labels)):
-        raise InputError(f"{where / RUN}: made_by's {key} must be a list of {size}, each {kind.__name__}")
+        wanted = f"a list of {size} entries, each {kind.__name__}"
+        raise InputError(f"{where / RUN}: made_by's {key} must be {wanted}")
     return np.array(labels)
 
 
@@ -215,7 +240,7 @@ def _attributes(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(fact: Any) -> str | int | float:
-    """A fact as an attribute that any file format holds."""
+    """A fact as an attribute that every file format can hold."""
     is_flat = isinstance(fact, str | float) or (type(fact) is int and abs(fact) < 2**63)
     return fact if is_flat else json.dumps(fact)
 
@@ -227,7 +252,8 @@ class _Lazy(BackendArray):
         self.read, self.shape, self.dtype = read, shape, np.dtype(dtype)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
+        support = indexing.IndexingSupport.BASIC
+        return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
 
     def _read(self, key: tuple) -> np.ndarray:
         picked = range(self.shape[0])[key[0]]
@@ -239,7 +265,7 @@ class _Lazy(BackendArray):
 
 @dataclass(frozen=True)
 class _Uncut:
-    """The rows of a column, as long as they are those that there were when the run was opened."""
+    """The rows of a column, refused if rows were dropped after the run was opened."""
 
     folder: Path
     column: Column
@@ -248,12 +274,13 @@ class _Uncut:
     def __call__(self, first: int, last: int) -> np.ndarray:
         rows = read_rows(self.folder, self.column, first, last)
         if read_committed(self.folder)[1] != self.restarts:
-            raise CutSinceOpened(f"the run in {self.folder} was restarted since it was opened: open it again")
+            seen = f"the run in {self.folder} was restarted after it was opened"
+            raise CutSinceOpened(f"{seen}: open it again")
         return rows
 
 
 def check_column(folder: Path, column: Column, committed: int) -> int:
-    """Refuse a column that does not lie on disk as declared; returns how many rows it claims to have."""
+    """Refuse a column that is not on disk as declared; returns how many rows it says it has."""
     own = folder / SCALARS / column.name
     check_folder(own)
     found = read_json(own / METADATA)
@@ -261,14 +288,15 @@ def check_column(folder: Path, column: Column, committed: int) -> int:
     rows = shape[0] if isinstance(shape, list) and shape else None
     if type(rows) is not int or found != column.metadata(rows):
         raise InputError(f"{own / METADATA} is damaged: it differs from what {RUN} declares")
-    if not committed <= rows <= 2 * MAX_ROWS:  # the writer claims room for up to twice the rows
-        raise InputError(f"{own} is damaged: it has {short(rows)} rows, and {committed} were recorded")
+    if not committed <= rows <= 2 * MAX_ROWS:  # the writer makes an array up to twice as long
+        seen = f"it has {short(rows)} rows, and {committed} were recorded"
+        raise InputError(f"{own} is damaged: {seen}")
     check_chunks(folder, column, 0, committed)
     return rows
 
 
 def check_chunks(folder: Path, column: Column, first: int, last: int) -> None:
-    """Refuse to read rows whose files are not all there and whole: zarr would show NaN for them."""
+    """Refuse rows whose files are missing or not complete; zarr would read NaN for them."""
     size = column.chunk_rows * column.row_bytes
     for number in range(first // column.chunk_rows, -(-last // column.chunk_rows)):
         file = folder / SCALARS / column.name / column.chunk_name(number)
@@ -277,7 +305,7 @@ def check_chunks(folder: Path, column: Column, first: int, last: int) -> None:
 
 
 def read_rows(folder: Path, column: Column, first: int, last: int) -> np.ndarray:
-    """The rows from ``first`` to before ``last`` of a column.
+    """The rows of a column from ``first`` to the one before ``last``.
 
     Raises
     ------
@@ -294,7 +322,7 @@ def read_rows(folder: Path, column: Column, first: int, last: int) -> np.ndarray
     store = StorePath(LocalStore(own, read_only=True))
     try:
         rows = np.asarray(Array.from_dict(store, column.metadata(last))[first:last])
-    except Exception as error:  # a file that changes or fails while it is read does so deep inside zarr
+    except Exception as error:  # zarr's error if a file changes or fails while it is read
         raise InputError(f"{own} is damaged: {error}") from None
     if rows.dtype == bool and rows.view(np.uint8).max() > 1:
         raise InputError(f"{own} is damaged: a byte in it is neither true nor false")

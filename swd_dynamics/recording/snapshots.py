@@ -1,4 +1,4 @@
-"""The full parameters that a run folder keeps of some steps."""
+"""Snapshots: all parameters after some of the steps, which a run folder keeps."""
 
 import json
 import mmap
@@ -24,7 +24,7 @@ _SNAPSHOT_TYPES = Table(
 
 
 def snapshots(path: str | os.PathLike) -> dict[int, Path]:
-    """The file of every snapshot in a run folder, by step.
+    """The file of every snapshot in a run folder, by the number of steps taken before it.
 
     Raises
     ------
@@ -39,8 +39,9 @@ def snapshots(path: str | os.PathLike) -> dict[int, Path]:
     >>> from swd_dynamics.probe import record
     >>> weight = torch.nn.Parameter(torch.tensor([8.0]))
     >>> sgd = torch.optim.SGD([weight], lr=0.5)
+    >>> loss = lambda k: weight.square().sum() / 2
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     run = record(sgd, lambda k: weight.square().sum() / 2, 5, path=folder, trajectory=False, snapshots=2)
+    ...     run = record(sgd, loss, 5, path=folder, trajectory=False, snapshots=2)
     ...     {step: file.name for step, file in snapshots(folder).items()}
     {2: 'step-0000000002.safetensors', 4: 'step-0000000004.safetensors'}
     """
@@ -50,22 +51,23 @@ def snapshots(path: str | os.PathLike) -> dict[int, Path]:
     check_folder(folder)
     with on_disk("list the snapshots in", folder):
         plain = [file for file in folder.iterdir() if file.is_file() and not file.is_symlink()]
-    found = {int(match[1]): match.string for file in plain if (match := _SNAPSHOT.fullmatch(file.name))}
-    return {step: folder / name for step, name in sorted(found.items()) if name == snapshot_name(step)}
+    matches = filter(None, (_SNAPSHOT.fullmatch(file.name) for file in plain))
+    found = sorted((int(match[1]), match.string) for match in matches)
+    return {step: folder / name for step, name in found if name == snapshot_name(step)}
 
 
 def snapshot_name(step: int) -> str:
-    """The file of a step's snapshot."""
+    """The name of the file of a step's snapshot."""
     return f"step-{step:010d}.safetensors"
 
 
 def load_snapshot(path: str | os.PathLike, step: int) -> dict[str, np.ndarray]:
-    """The full parameters of a step, name → array, in memory only as far as they are used.
+    """All parameters after a step, name → array. A part of an array is in memory once it is used.
 
     Raises
     ------
     InputError
-        If the step has no snapshot, or it is damaged.
+        If the step has no snapshot, or the snapshot is damaged.
 
     Examples
     --------
@@ -75,14 +77,16 @@ def load_snapshot(path: str | os.PathLike, step: int) -> dict[str, np.ndarray]:
     >>> from swd_dynamics.probe import record
     >>> weight = torch.nn.Parameter(torch.tensor([8.0]))
     >>> sgd = torch.optim.SGD([weight], lr=0.5)
+    >>> loss = lambda k: weight.square().sum() / 2
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     run = record(sgd, lambda k: weight.square().sum() / 2, 3, path=folder, trajectory=False, snapshots=2)
+    ...     run = record(sgd, loss, 3, path=folder, trajectory=False, snapshots=2)
     ...     load_snapshot(folder, step=2)
     {'parameter_0': array([2.], dtype=float32)}
     """
     known = snapshots(path)
     if step not in known:
-        raise InputError(f"{path} has no snapshot of step {short(step)}; it has those of {short(sorted(known))}")
+        listed = short(sorted(known))
+        raise InputError(f"{path} has no snapshot of step {short(step)}, but of steps {listed}")
     file = known[step]
     try:
         return dict(_mapped(file))
@@ -96,8 +100,8 @@ def _mapped(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     with open(file, "rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         if length > MAX_JSON:
-            raise InputError(f"its head has {length} bytes; at most {MAX_JSON} are read")
-        with safe_open(file, framework="np"):  # checks that the arrays lie within the file and fill it
+            raise InputError(f"its head has {length} bytes, more than {MAX_JSON}")
+        with safe_open(file, framework="np"):  # checks that the arrays fill the file exactly
             head = json.loads(handle.read(length))
         memory = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
     for name, entry in head.items():

@@ -10,20 +10,22 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 UNKNOWN = "·"
 WIDTH = 32
 SAID = (
-    "status", "device", "device_name", "dtype", "seed", "data", "git_commit", "model", "weights", "parameter_names",
-    "decay_unknown_because", "incomplete_because", "distance_unknown_because",
+    "status", "device", "device_name", "dtype", "seed", "data", "git_commit", "model", "weights",
+    "parameter_names", "decay_unknown_because", "incomplete_because", "distance_unknown_because",
 )  # fmt: skip
-ROUND_OFF = 1e-9  # relative; what moves by less stands still
+# Relative change below which a course is drawn as constant. With 1e-16 round-off would be drawn as
+# a course; with 1e-3 a slow change would not be drawn.
+ROUND_OFF = 1e-9
 
 
 def sparkline(values: np.ndarray, width: int = WIDTH) -> str:
-    """A course drawn in block letters, from the smallest value to the largest; a dot where nothing is known.
+    """A course drawn in block letters, from its smallest to its largest value; a dot is unknown.
 
     Parameters
     ----------
     values : array, shape (steps,)
     width : int
-        Letters; each stands for the mean of as many steps.
+        Number of letters. Each letter stands for the mean over the same number of steps.
 
     Examples
     --------
@@ -41,13 +43,13 @@ def sparkline(values: np.ndarray, width: int = WIDTH) -> str:
     if np.isnan(means).all():
         return UNKNOWN * len(means)
     low, high = np.nanmin(means), np.nanmax(means)
-    stands_still = high - low <= ROUND_OFF * max(abs(low), abs(high))
-    heights = (means - low) / (1 if stands_still else high - low) * (len(BLOCKS) - 1)
+    is_constant = high - low <= ROUND_OFF * max(abs(low), abs(high))
+    heights = (means - low) / (1 if is_constant else high - low) * (len(BLOCKS) - 1)
     return "".join(UNKNOWN if np.isnan(height) else BLOCKS[round(height)] for height in heights)
 
 
 def summary(recording: xarray.Dataset) -> str:
-    """What made a recording, and of every quantity its first and last value, its extremes and its course.
+    """What made a recording, and every quantity's first and last value, extremes and course.
 
     Quantities of single parameters and weights are left out.
 
@@ -67,7 +69,8 @@ def summary(recording: xarray.Dataset) -> str:
     for name, values in courses.items():
         known = values[np.isfinite(values)]
         extremes = (known.min(), known.max()) if len(known) else (np.nan, np.nan)
-        numbers = "".join(f"{value:13.5g}" for value in (*values[[0, -1]], *extremes)) if len(values) else ""
+        shown = (*values[[0, -1]], *extremes) if len(values) else ()
+        numbers = "".join(f"{value:13.5g}" for value in shown)
         lines.append(f"{name:{width}}{numbers}  {sparkline(values)}")
     return "\n".join([*_made_by(recording), "", *lines])
 
@@ -78,12 +81,14 @@ def _courses(recording: xarray.Dataset):
             yield str(name), variable.values.astype(float)
         elif variable.dims == ("step", "group") and not _says_it_again(recording, str(name)):
             for i in range(variable.shape[1]):
-                yield f"{name}[{i}]" if variable.shape[1] > 1 else str(name), variable.values[:, i].astype(float)
+                title = f"{name}[{i}]" if variable.shape[1] > 1 else str(name)
+                yield title, variable.values[:, i].astype(float)
 
 
 def _says_it_again(recording: xarray.Dataset, name: str) -> bool:
-    """Whether a quantity of the only group is that of all weights."""
-    return recording.sizes["group"] == 1 and name.removesuffix("_group") in set(recording.data_vars) - {name}
+    """Whether a quantity of the only group equals the same quantity of all weights."""
+    others = set(recording.data_vars) - {name}
+    return recording.sizes["group"] == 1 and name.removesuffix("_group") in others
 
 
 def _made_by(recording: xarray.Dataset) -> list[str]:
@@ -92,7 +97,8 @@ def _made_by(recording: xarray.Dataset) -> list[str]:
     lines = [f"{facts.get('optimizer', 'an unknown optimizer')}, {span}"]
     for name in SAID:
         if name in facts and _worth_saying(facts[name]):
-            said = "".join(letter if letter.isprintable() else "?" for letter in _short(facts[name]))
+            letters = _short(facts[name])
+            said = "".join(letter if letter.isprintable() else "?" for letter in letters)
             lines.append(f"{name.replace('_', ' ')}: {said}")
     return lines
 
@@ -102,12 +108,14 @@ def _worth_saying(fact: Any) -> bool:
 
 
 def _short(fact: Any, most: int = 8) -> str:
-    """A fact on one line; of a long list, or a long table, the first entries."""
+    """A fact on one line; the first entries of a long list or a long table."""
     try:
         entries = json.loads(fact)
     except (TypeError, ValueError):
         return str(fact)
     if not isinstance(entries, list | dict):
         return str(entries)
-    words = [str(entry) for entry in entries] if isinstance(entries, list) else [f"{k} {v}" for k, v in entries.items()]
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+    if isinstance(entries, dict):
+        entries = [f"{key} {value}" for key, value in entries.items()]
+    more = f" and {len(entries) - most} more" if len(entries) > most else ""
+    return ", ".join(map(str, entries[:most])) + more

@@ -1,4 +1,4 @@
-"""What several rooms need of torch: the order of all weights, sharded parameters, sums, curvature, known optimizers."""
+"""Knowledge of torch: the order of all weights, shards, sums, curvature, known optimizers."""
 
 from swd_dynamics.tensors.curvature import Curvature
 from swd_dynamics.tensors.preconditioner import preconditioner_of

@@ -1,20 +1,30 @@
-"""What a torch optimizer says of itself: the arguments of its parameter groups, and the steps it has taken."""
+"""What an optimizer says about itself: its groups' arguments, and how many steps it has taken."""
 
 from typing import Any
 
 import torch
 
-PUBLISHED = ("decay_rate", "effective_lr")  # results of a step that an optimizer keeps beside its arguments
+# Results of a step that an optimizer publishes in its groups.
+PUBLISHED = ("decay_rate", "effective_lr")
 
 
 def arguments(group: dict) -> dict[str, Any]:
-    """A parameter group's arguments, as JSON can hold them: without the parameters and what the last step published."""
-    return {name: _as_json(value) for name, value in group.items() if name not in ("params", *PUBLISHED)}
+    """A parameter group's arguments, as JSON can hold them.
+
+    Without the parameters, and without the results of a step that an optimizer publishes in its
+    groups.
+    """
+    omitted = ("params", *PUBLISHED)
+    return {name: _as_json(value) for name, value in group.items() if name not in omitted}
 
 
 def steps_before(optimizer: torch.optim.Optimizer) -> int:
-    """The steps already taken, from the optimizer's state: 0 if it is fresh, −1 if it is not but does not count."""
-    states = [state for state in optimizer.state.values() if isinstance(state, dict) and _is_begun(state)]
+    """The number of steps that were taken, from the optimizer's state.
+
+    It is 0 if the optimizer is new, and −1 if it has a state but does not count its steps.
+    """
+    found = optimizer.state.values()
+    states = [state for state in found if isinstance(state, dict) and _is_begun(state)]
     counts = [int(state["step"]) for state in states if "step" in state]
     return max(counts) if counts else -1 if states else 0
 

@@ -1,7 +1,7 @@
-"""What is known of optimizers: one entry for each class, in the words of torch's groups and state.
+"""What is known about torch's optimizers: one entry for each class, in the words of torch's groups.
 
-A probe reads the decay rate R and the effective learning rate η_eff of a class that has an entry
-by its rule. To teach the probe another optimizer is one entry more. Lion with decoupled decay:
+A probe reads the decay rate R and the effective learning rate η_eff of a class by its entry. One
+more entry teaches the probe another optimizer. Lion with decoupled decay:
 
 >>> KNOWN["mylib.Lion"] = Known(is_decoupled=lambda group: True)
 >>> del KNOWN["mylib.Lion"]
@@ -24,7 +24,7 @@ class Taken(NamedTuple):
 
     state : mapping — the parameter's optimizer state after the step
     theta, gradient : Tensor or None — θ before the step, and the gradient that the step used; None
-        where a response needs neither
+        if the response needs neither
     first : bool — whether the parameter had no momentum buffer before the step
     """
 
@@ -41,26 +41,26 @@ def _second_beta(group: Group) -> Any:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one class of optimizers.
+    """What is known about one class of optimizers.
 
     Attributes
     ----------
     momenta : tuple of str
-        Keys of the state; the first one that a parameter has holds its momentum m.
+        Keys of the state; the first of them that a parameter has holds its momentum m.
     second_moments : tuple of str
         The same for the second moment v of the gradients.
     beta2 : callable (group) → β₂
-        v̂ = v/(1 − β₂ᵏ); 0 if the optimizer does not correct v, None if it has no v.
+        v̂ = v/(1 − β₂ᵏ). β₂ = 0 if the optimizer does not correct v, None if it has no v.
     divides : bool
         Whether a step is divided by √v̂ + ε, so that η_eff is η·gain/√v̄.
     gain : callable (group) → float, optional
-        η_eff (where a step is divided, η_eff·√v̄) in units of η: how far a unit of gradient moves a
-        weight in the end. NaN where the momentum never dies out. None if it is not known.
+        η_eff in units of η, or η_eff·√v̄ if a step is divided: how far a unit of gradient moves a
+        weight in the end. NaN if the momentum never dies out; None if the gain is not known.
     is_decoupled : callable (group) → bool, optional
-        Whether R = ηλ is subtracted from the weights; else λθ is added to the gradient (L2). None
-        if that is not known: then R and η_eff are those that the optimizer publishes itself.
+        Whether R = ηλ is subtracted from the weights. If not, λθ is added to the gradient (L2).
+        None if that is not known: then R and η_eff are the ones that the optimizer publishes.
     remembers : callable (group) → bool
-        Whether R of L2 depends on the steps before. If not, R = ηλ.
+        Whether R of L2 depends on earlier steps. If not, R = ηλ.
     response : callable (Change, group, Taken) → Response, optional
         The tangent response of L2 (:mod:`~swd_dynamics.tensors.tangent`), for groups that remember.
     by_weight : bool
@@ -86,7 +86,7 @@ class Known:
 
     @property
     def keeps_memory(self) -> bool:
-        """Whether L2 is followed by one number for each parameter, which a restart can continue."""
+        """Whether R of L2 needs one number for each parameter, from which it can continue."""
         return self.response is not None and not self.by_weight
 
     def momentum(self, state: Mapping[str, Any]) -> Any:
@@ -94,7 +94,7 @@ class Known:
         return _first(state, self.momenta)
 
     def second_moment(self, state: Mapping[str, Any]) -> Any:
-        """v of a parameter with this state, with AMSGrad the largest v so far; or None."""
+        """v of a parameter with this state, or None; with AMSGrad the largest v so far."""
         return _first(state, self.second_moments)
 
 
@@ -122,7 +122,13 @@ _ADAM = Known(
     gain=lambda group: 1.0,
     is_decoupled=lambda group: bool(group.get("decoupled_weight_decay", False)),
     remembers=lambda group: True,
-    response=lambda change, group, taken: adam_response(change, group, taken.state, taken.theta, taken.gradient),
+    response=lambda change, group, taken: adam_response(
+        change,
+        group,
+        taken.state,
+        taken.theta,
+        taken.gradient,
+    ),
     by_weight=True,
 )
 UNKNOWN = Known()
@@ -140,7 +146,7 @@ KNOWN: dict[str, Known] = {
 
 
 def known(optimizer: torch.optim.Optimizer) -> Known:
-    """The entry of an optimizer's class; ``UNKNOWN`` for any other class, subclasses included.
+    """The entry of an optimizer's class, or ``UNKNOWN``. A subclass needs an entry of its own.
 
     Examples
     --------
@@ -152,6 +158,6 @@ def known(optimizer: torch.optim.Optimizer) -> Known:
 
 
 def class_name(optimizer: torch.optim.Optimizer) -> str:
-    """The name of an optimizer's class with its module, as the table has it."""
+    """The name of an optimizer's class with its module, which is the key of the table."""
     kind = type(optimizer)
     return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,4 +1,4 @@
-"""What an optimizer divides the step of each weight by."""
+"""The preconditioner of an optimizer: the number by which the step of each weight is divided."""
 
 from collections.abc import Iterable
 
@@ -9,25 +9,28 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.tensors.known import KNOWN, UNKNOWN, Known, class_name, known
 
 
-def preconditioner_of(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor] | None = None) -> Tensor | None:
-    """D, what an optimizer divides the step of each weight by, shape (n,).
+def preconditioner_of(
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[Tensor] | None = None,
+) -> Tensor | None:
+    """D, by which an optimizer divides the step of each weight, shape (n,).
 
-    D = √v̂ + ε for Adam, AdamW and AdamS, with v̂ = v/(1 − β₂ᵏ); AMSGrad has the largest v so far in
-    place of v. D is None for SGD, SGDS and AdaiS, whose learning rate is the same for every weight.
-    A weight that has taken no step while others have does not move: its D is ∞. Before the first
-    step v̂ is not defined, and D is NaN.
+    D = √v̂ + ε for Adam, AdamW and AdamS, with v̂ = v/(1 − β₂ᵏ); with AMSGrad v is the largest v so
+    far. D is None for SGD, SGDW, SGDS and AdaiS, whose learning rate is the same for every weight.
+    A weight that has taken no step when others have taken steps does not move, and its D is ∞.
+    Before the first step v̂ is not defined, and D is NaN.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        One whose class :data:`~swd_dynamics.tensors.known.KNOWN` has.
+        An optimizer whose class is in :data:`~swd_dynamics.tensors.known.KNOWN`.
     parameters : iterable of Tensor, optional
-        The weights of these, in this order; by default those of the optimizer, in its order.
+        The parameters whose D is returned, in this order; by default all of the optimizer's.
 
     Raises
     ------
     InputError
-        If the optimizer is of another class, subclasses included, or does not have a parameter.
+        If the optimizer is of another class (a subclass, too), or does not have a parameter.
 
     Source: Kingma & Ba 2015, 1412.6980; Cohen et al. 2022, 2207.14484.
 
@@ -44,10 +47,10 @@ def preconditioner_of(optimizer: torch.optim.Optimizer, parameters: Iterable[Ten
     """
     found = known(optimizer)
     if not _is_stated(found):
+        stated = (name.rpartition(".")[2] for name, each in KNOWN.items() if _is_stated(each))
         raise InputError(
-            f"what {class_name(optimizer)} divides its steps by is not known: it is known of"
-            f" {', '.join(name.rpartition('.')[2] for name, each in KNOWN.items() if _is_stated(each))};"
-            " give one of these, or no optimizer for the plain Hessian"
+            f"the preconditioner of {class_name(optimizer)} is not known: known are"
+            f" {', '.join(stated)}; give one of these, or no optimizer for the plain Hessian"
         )
     if not found.divides:
         return None
@@ -57,16 +60,16 @@ def preconditioner_of(optimizer: torch.optim.Optimizer, parameters: Iterable[Ten
     pieces = []
     for i, parameter in enumerate(chosen):
         if parameter not in groups:
-            raise InputError(
-                f"parameter {i} does not belong to the {type(optimizer).__name__}: give those that it trains"
-            )
+            name = type(optimizer).__name__
+            raise InputError(f"parameter {i} does not belong to the {name}: give parameters of it")
         state = optimizer.state.get(parameter, {})
         pieces.append(_divisor(found, parameter, groups[parameter], state, unmoved))
     return torch.cat(pieces)
 
 
 def _is_stated(entry: Known) -> bool:
-    """Whether an entry says what a step is divided by: √v̂ + ε, or, with a gain and no v, nothing."""
+    """Whether an entry says by what a step is divided."""
+    # A class that does not divide its steps has a known gain, or publishes η_eff.
     publishes = entry is not UNKNOWN and entry.is_decoupled is None
     return entry.divides or entry.gain is not None or publishes
 
@@ -80,5 +83,5 @@ def _divisor(entry: Known, parameter: Tensor, group: dict, state: dict, unmoved:
 
 
 def working(dtype: torch.dtype) -> torch.dtype:
-    """The type in which vectors are kept: half precision is widened."""
+    """The dtype in which vectors are kept: half precision is widened."""
     return torch.promote_types(dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""Parameters whose weights lie on several processes, as torch's ``fully_shard`` makes them (DTensors)."""
+"""Parameters whose weights are on several processes: the DTensors of torch's ``fully_shard``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,12 +17,16 @@ def is_sharded(tensor: Any) -> bool:
 
 def local(tensor: Any) -> Tensor:
     """The part of a tensor that this process holds, detached: all of it, unless it is a DTensor."""
-    detached = tensor.detach() if tensor.requires_grad else tensor  # an optimizer calls this in every step
+    # Optimizers call this in every step, where a detach that changes nothing would cost time.
+    detached = tensor.detach() if tensor.requires_grad else tensor
     return detached.to_local() if is_sharded(detached) else detached
 
 
 def part(tensor: Tensor | None, parameter: Tensor) -> Tensor | None:
-    """The part of a parameter's tensor that belongs to the weights here; None if it is sharded otherwise."""
+    """The part of a parameter's tensor that belongs to the weights here.
+
+    None if the tensor is sharded in another way than the parameter.
+    """
     if not is_sharded(parameter) or tensor is None:
         return tensor
     same = getattr(tensor, "placements", None) == parameter.placements  # pyright: ignore
@@ -30,7 +34,9 @@ def part(tensor: Tensor | None, parameter: Tensor) -> Tensor | None:
 
 
 def holders(parameter: Any) -> frozenset[int]:
-    """The ranks whose parts of a parameter add up to all of it, each weight once; of replicas, the first.
+    """The ranks whose parts of a parameter add up to all of it, each weight once.
+
+    Of several replicas the first counts.
 
     Examples
     --------
@@ -39,12 +45,12 @@ def holders(parameter: Any) -> frozenset[int]:
     """
     if not is_sharded(parameter):
         return frozenset({WRITER})
-    first = tuple(0 if placement.is_replicate() else slice(None) for placement in parameter.placements)
-    return frozenset(parameter.device_mesh.mesh[first].flatten().tolist())
+    first = [0 if placement.is_replicate() else slice(None) for placement in parameter.placements]
+    return frozenset(parameter.device_mesh.mesh[tuple(first)].flatten().tolist())
 
 
 def shares(parameters: Sequence[Tensor], rank: int) -> np.ndarray:
-    """Whether the sums over a rank's part of each parameter count, shape (parameters,)."""
+    """Whether a rank's part of each parameter counts in the sums, shape (parameters,)."""
     return np.array([rank in holders(parameter) for parameter in parameters], bool)
 
 
@@ -58,8 +64,8 @@ def sum_over_shards(partial: list[Tensor], parameters: list[Sequence[Tensor]]) -
     partial : list of Tensor, each of shape (parameters,)
         This process's sums.
     parameters : list of sequences of Tensor
-        The parameters of each entry of ``partial``. Those that are sharded alike share one ``all_reduce``;
-        plain tensors need none.
+        The parameters of each entry of ``partial``. Parameters that are sharded in the same way
+        share one ``all_reduce``; plain tensors need none.
 
     Examples
     --------
@@ -87,7 +93,7 @@ def sum_over_shards(partial: list[Tensor], parameters: list[Sequence[Tensor]]) -
 
 
 def world() -> tuple[int, int]:
-    """This process's rank and the number of processes that train together: 0 and 1 without ``torch.distributed``."""
+    """This process's rank, and the number of processes that train together: 0 and 1 for one."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1

@@ -1,12 +1,14 @@
-"""Sums over the weights of each parameter: taken where the tensors are, and not waited for.
+"""Sums over the weights of each parameter, computed where the tensors are and not waited for.
 
-One entry for each parameter: a float if the tensors are on the CPU, where reading a number costs nothing, else a tensor
-of shape () that stays on its device. None stands for a tensor that is not there.
+Each sum has one entry for each parameter. On the CPU, where reading a number costs nothing, the
+entry is a float; otherwise it is a tensor of shape () that stays on its device. None stands for a
+tensor that does not exist.
 
-On the CPU numpy sums pieces that fit the processor's cache, on one thread. torch's own reductions use all of its
-threads, and where another process keeps a core busy, a reduction waits up to 50 ms for the thread on that core, a
-hundred times as long as numpy takes (tests/benchmarks/test_sums.py). The sums of the pieces are added in float64: the
-result is right to about 1e-6 in float32, whatever the number of weights.
+On the CPU numpy sums pieces that fit into the processor's cache, on one thread. torch's own
+reductions use all of its threads, and where another process keeps a core busy, a reduction waits up
+to 50 ms for the thread on that core, a hundred times as long as numpy takes
+(tests/benchmarks/test_sums.py). The sums of the pieces are added in float64: the result is right to
+about 1e-6 in float32, whatever the number of weights.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -20,17 +22,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Number of weights in a piece on the CPU: 512 KiB of float64, which fit into the cache of a core.
+# Twice as many are read from memory twice; half as many double the calls of numpy.
 PIECE = 2**16
-LEAST = 1e-24  # below this a float32 sum of squares may have lost digits to underflow
-PIECE_ON_DEVICE = 2**24  # bounds the memory for a difference, and for widening half precision
+# A float32 sum of squares below this is computed again in float64, because squares below 1e-38
+# become 0. With 1e-30 the sum over a piece could be wrong in its fourth digit; with a larger number
+# more sums are computed twice.
+LEAST = 1e-24
+# Number of weights in a piece on an accelerator. It bounds the memory for a difference, and for
+# widening half precision, to 128 MiB; half as many double the number of kernels.
+PIECE_ON_DEVICE = 2**24
 
 Entry = float | Tensor | None
 Tensors = Sequence[Tensor | None]
-Vector = Any  # an array on the CPU, else a tensor: of one dimension
+Vector = Any  # one-dimensional: an array on the CPU, otherwise a tensor
 
 
 class Changes(NamedTuple):
-    """What a step did to each parameter: Σ(Δθ)², −Σθ·Δθ, and how many weights moved."""
+    """What a step did to each parameter: Σ(Δθ)², −Σθ·Δθ, and the number of weights that moved."""
 
     squares: list[Entry]
     along: list[Entry]
@@ -45,11 +54,12 @@ def products(left: Tensors, right: Tensors) -> list[Entry]:
     >>> products([torch.tensor([3.0, 4.0]), None], [torch.tensor([1.0, 2.0]), torch.ones(1)])
     [11.0, None]
     """
-    return [None if a is None or b is None else _product(a, b) for a, b in zip(left, right, strict=True)]
+    pairs = zip(left, right, strict=True)
+    return [None if a is None or b is None else _product(a, b) for a, b in pairs]
 
 
 def moments(momenta: Tensors, gradients: Tensors) -> tuple[list[Entry], list[Entry]]:
-    """Σm² and Σg·m of each parameter, m read once.
+    """Σm² and Σg·m of each parameter; m is read once.
 
     Examples
     --------
@@ -82,18 +92,22 @@ def squares(tensors: Tensors) -> list[Entry]:
 
 
 def totals(tensors: Tensors) -> list[Entry]:
-    """Σa of each tensor, of numbers that are not negative.
+    """Σa of each tensor, whose entries must not be negative.
 
     Examples
     --------
     >>> totals([torch.tensor([3.0, 4.0])])
     [7.0]
     """
-    return _norms(tensors, lambda tensor: sum(float(piece.sum()) for piece in _pieces(tensor)), 1, lambda norms: norms)
+    return _norms(tensors, _total, 1, lambda norms: norms)
+
+
+def _total(tensor: Tensor) -> float:
+    return sum(float(piece.sum()) for piece in _pieces(tensor))
 
 
 def changes(before: Sequence[Tensor], after: Sequence[Tensor]) -> Changes:
-    """What a step did; a piece of the difference is in memory while it runs.
+    """What a step did. Only a piece of the difference is in memory at a time.
 
     Examples
     --------
@@ -105,13 +119,13 @@ def changes(before: Sequence[Tensor], after: Sequence[Tensor]) -> Changes:
 
 
 def distances(start: Sequence[Tensor], now: Sequence[Tensor]) -> list[Entry]:
-    """Σ(θ − θ₀)² of each parameter; a piece of the difference is in memory while it runs."""
+    """Σ(θ − θ₀)² of each parameter. Only a piece of the difference is in memory at a time."""
     pairs = zip(start, now, strict=True)
     return [sum(_dot(d, d) for d in (a - b for a, b in _pairs(old, new))) for old, new in pairs]
 
 
 def copied(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> list[Entry]:
-    """Σa² of each tensor, which is copied on the way.
+    """Σa² of each tensor, which is copied in the same pass.
 
     Examples
     --------
@@ -134,7 +148,7 @@ def _copied(tensor: Tensor, target: Tensor) -> float:
 
 
 def _norms(tensors: Tensors, one: Callable, order: int, finish: Callable) -> list[Entry]:
-    """One reduction of every tensor: on the CPU one after another, else all norms together."""
+    """One reduction of every tensor: on the CPU one after another, otherwise all norms together."""
     present = [tensor for tensor in tensors if tensor is not None]
     if not present or present[0].device.type == "cpu":
         return [None if tensor is None else one(tensor) for tensor in tensors]
@@ -165,13 +179,16 @@ def _pairs(left: Tensor, right: Tensor) -> Iterator[tuple[Vector, Vector]]:
 
 
 def _pieces(tensor: Tensor) -> Iterator[Vector]:
-    """A tensor as vectors of a bounded length; half precision is widened."""
+    """A tensor as vectors of bounded length; half precision is widened."""
     flat = (tensor.to_dense() if tensor.is_sparse else tensor).detach().reshape(-1)
     if _is_array(flat):
         array = flat.numpy()
-        return iter((array,)) if len(array) <= PIECE else (array[i : i + PIECE] for i in range(0, len(array), PIECE))
+        if len(array) <= PIECE:
+            return iter((array,))
+        return (array[i : i + PIECE] for i in range(0, len(array), PIECE))
     pieces = flat.split(PIECE if flat.device.type == "cpu" else PIECE_ON_DEVICE)
-    wide = (piece.to(torch.promote_types(piece.dtype, torch.float32)) for piece in pieces)
+    dtype = torch.promote_types(flat.dtype, torch.float32)
+    wide = (piece.to(dtype) for piece in pieces)
     return (piece.numpy() for piece in wide) if flat.device.type == "cpu" else wide
 
 
@@ -182,10 +199,11 @@ def _is_array(tensor: Tensor) -> bool:
 def _dot(left: Vector, right: Vector) -> Any:
     if isinstance(left, np.ndarray):
         found = float(np.dot(left, right))
-        if left.itemsize < 8 and not LEAST < abs(found) < math.inf:  # squares leave float32 long before numbers do
+        if left.itemsize < 8 and not LEAST < abs(found) < math.inf:
+            # The squares are out of float32's range, although the numbers may not be.
             return float(np.dot(left.astype(float), right.astype(float)))
         return found
-    return torch.dot(left, right.to(left.dtype)).to(widest(left.device))  # is not waited for
+    return torch.dot(left, right.to(left.dtype)).to(widest(left.device))  # without waiting for it
 
 
 def _nonzeros(difference: Vector) -> Any:
@@ -195,5 +213,5 @@ def _nonzeros(difference: Vector) -> Any:
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """float64, or what comes nearest on a device without it."""
+    """float64, or float32 on a device without float64."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -1,11 +1,13 @@
-"""The tangent response of L2 weight decay: how much of a small change of θ the next step takes back.
+"""The tangent response of L2: the fraction of a perturbation of θ that the next step removes.
 
-With the gradients held fixed, a change δ of a weight lives on through λθ alone: in θ itself, and in what the memory
-keeps of it. The formulas are the derivative of torch's own update (torch.optim.SGD and Adam, ``_single_tensor_*``);
-nothing else of this package is used, so that the recording stays a witness against its theory.
+With the gradients held fixed, a perturbation δ of a weight acts through λθ alone: through θ itself,
+and through what θ has left in the optimizer state. The formulas are the derivative of torch's own
+update (torch.optim.SGD and Adam, ``_single_tensor_*``). They use no other part of this package, so
+that the recording is independent of the theory that it tests.
 
-The fraction R of the change that a step takes off is read as (δ − δ′)/δ without forming the difference. After a step
-all changes of a weight are divided by one number; R does not see it, and it keeps them from under- and overflowing.
+The fraction R of the perturbation that a step removes is (δ − δ′)/δ, computed without that
+difference. After a step all perturbations of a weight are divided by one number, which keeps them
+from under- and overflow and does not change R.
 """
 
 from collections.abc import Mapping
@@ -14,13 +16,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-FLOOR = (
-    1e-100  # a response that passes exactly through zero is divided by this instead: R stays finite, and visibly absurd
-)
+# The least |δ| by which a response is divided, where the larger of |δ| and |δm| is 1. If δ passes
+# exactly through 0, R is finite but visibly absurd. A floor above 1e-16 would change other
+# responses.
+FLOOR = 1e-100
 
 
 class Change(NamedTuple):
-    """What a small change of θ has become: in the weights and in the optimizer's memory.
+    """What a perturbation of θ has become, in the weights and in the optimizer state.
 
     theta, m, v, v_max : Tensor, float64
         δ, δm, δv, δv_max; of the parameter's shape, or () where all weights respond alike.
@@ -33,37 +36,40 @@ class Change(NamedTuple):
 
 
 class Response(NamedTuple):
-    """A step's decay rate R, shaped like the change, and the change after the step."""
+    """The decay rate R of a step, in the perturbation's shape, and the perturbation after it."""
 
     rate: Tensor
     change: Change
 
 
 def unit_change(like: Tensor) -> Change:
-    """δ = 1 in every weight, and the memory as it is."""
+    """δ = 1 in every weight; the optimizer state is not perturbed."""
     theta = torch.ones_like(like, dtype=torch.float64)
     return Change(theta, *(torch.zeros_like(theta) for _ in range(3)))
 
 
 def sgd_response(change: Change, group: Mapping[str, Any], first: bool) -> Response:
-    """The response of torch.optim.SGD with L2, with or without momentum: one number for all weights.
+    """The response of torch.optim.SGD with L2, with or without momentum: one for all weights.
 
-    δG = λδ, δm′ = βδm + (1−τ)δG (δG on the first step, where torch seeds the buffer undamped), and
-    R = η·δm′/δ; Nesterov: η(δG + βδm′)/δ; no momentum: ηλ.
+    δG = λδ; δm′ = βδm + (1−τ)δG, or δG in the first step, where torch starts the buffer without
+    dampening. R = η·δm′/δ; with Nesterov's momentum R = η(δG + βδm′)/δ; without momentum R = ηλ.
 
     Parameters
     ----------
     change : Change, shape ()
     group : dict
-        torch's parameter group: ``lr``, ``weight_decay``, ``momentum``, ``dampening``, ``nesterov``.
+        torch's parameter group: ``lr``, ``weight_decay``, ``momentum``, ``dampening``,
+        ``nesterov``.
     first : bool
-        Whether the momentum buffer is seeded by this step.
+        Whether this step starts the momentum buffer.
 
-    Source: torch.optim.SGD. ``maximize`` turns the gradient round before the decay is added, and leaves R as it is.
+    Source: torch.optim.SGD. ``maximize`` changes the sign of the gradient before the decay is
+    added, which does not change R.
 
     Examples
     --------
-    The first step with momentum .5, ηλ = ¼ takes ¼, the second 1 − ⅝/¾ + ¼ = (¼·¾ + ½·¼)/¾:
+    With momentum ½, η = ¼ and λ = 1 the first step removes ¼ and leaves δ = ¾, δm = 1. The second
+    removes η(½·1 + ¾)/¾ = 5/12:
 
     >>> group = dict(lr=0.25, weight_decay=1.0, momentum=0.5, dampening=0.0, nesterov=False)
     >>> one = sgd_response(unit_change(torch.ones(())), group, first=True)
@@ -81,17 +87,22 @@ def sgd_response(change: Change, group: Mapping[str, Any], first: bool) -> Respo
 
 
 def adam_response(
-    change: Change, group: Mapping[str, Any], state: Mapping[str, Any], theta: Tensor, gradient: Tensor
+    change: Change,
+    group: Mapping[str, Any],
+    state: Mapping[str, Any],
+    theta: Tensor,
+    gradient: Tensor,
 ) -> Response:
     """The response of torch.optim.Adam with L2, one number for each weight.
 
-    With G = g + λθ and δG = λδ: δm′ = β₁δm + (1−β₁)δG, δv′ = β₂δv + 2(1−β₂)G·δG, both divided by their bias
-    corrections, and
+    With G = g + λθ and δG = λδ: δm′ = β₁δm + (1−β₁)δG and δv′ = β₂δv + 2(1−β₂)G·δG. Both are
+    divided by their bias corrections, and
 
     R = (η/δ)·[δm̂/(√v̂ + ε) − m̂·δv̂/(2√v̂(√v̂ + ε)²)].
 
-    AMSGrad: δv_max′ = δv′ where the new v is the largest, else δv_max, stands for δv′. At v̂ = 0, where a weight was 0
-    and has never had a gradient, the second term, 0/0, is 0.
+    With AMSGrad, δv_max′ takes the place of δv′. It is δv′ where the new v is the largest so far,
+    and δv_max elsewhere. At v̂ = 0, where a weight was 0 and has never had a gradient, the second
+    term is 0/0 and counts as 0.
 
     Parameters
     ----------
@@ -99,21 +110,23 @@ def adam_response(
     group : dict
         torch's parameter group.
     state : dict
-        The parameter's state *after* the step: ``step``, ``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq``.
+        The parameter's state *after* the step: ``step``, ``exp_avg``, ``exp_avg_sq``,
+        ``max_exp_avg_sq``.
     theta, gradient : Tensor
-        θ before the step, and the gradient the step used.
+        θ before the step, and the gradient that the step used.
 
     Source: torch.optim.Adam.
 
     Examples
     --------
-    On the first step m̂/√v̂ = G/|G| whatever G: with ε = 0 nothing of a change is taken back.
+    In the first step m̂/√v̂ = G/|G| whatever G is. So, with ε = 0, the step removes nothing:
 
     >>> weight = torch.nn.Parameter(torch.full((1,), 2.0, dtype=torch.float64))
     >>> adam = torch.optim.Adam([weight], lr=0.5, betas=(0.5, 0.75), eps=0.0, weight_decay=0.25)
     >>> theta, weight.grad = weight.detach().clone(), torch.ones_like(weight)
     >>> adam.step()
-    >>> response = adam_response(unit_change(theta), adam.param_groups[0], adam.state[weight], theta, weight.grad)
+    >>> group, state = adam.param_groups[0], adam.state[weight]
+    >>> response = adam_response(unit_change(theta), group, state, theta, weight.grad)
     >>> response.rate.item()
     0.0
     """
@@ -133,9 +146,12 @@ def adam_response(
 
 
 def _normaliser(
-    state: Mapping[str, Any], v_change: Tensor, v_max_change: Tensor, amsgrad: bool
+    state: Mapping[str, Any],
+    v_change: Tensor,
+    v_max_change: Tensor,
+    amsgrad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The second moment that Adam divides by, and its change."""
+    """The second moment by which Adam divides, and its perturbation."""
     v = state["exp_avg_sq"].double()
     if not amsgrad:
         return v, v_change
@@ -148,10 +164,13 @@ def _quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(numerator == 0, 0.0, numerator / denominator)
 
 
-def _step_taken(before: Change, taken_off: Tensor, memory: Change) -> Response:
-    """R = (δ − δ′)/δ, and the changes after the step, divided by the larger of δ and δm of each weight."""
+def _step_taken(before: Change, removed: Tensor, memory: Change) -> Response:
+    """R = (δ − δ′)/δ, and the perturbations after the step.
+
+    They are divided by the larger of δ and δm of each weight.
+    """
     divisor = torch.where(before.theta.abs() < FLOOR, FLOOR, before.theta)
-    after = memory._replace(theta=before.theta - taken_off)
+    after = memory._replace(theta=before.theta - removed)
     largest = torch.maximum(after.theta.abs(), after.m.abs())
     scale = torch.where(largest == 0, 1.0, largest)
-    return Response(taken_off / divisor, Change(*(part / scale for part in after)))
+    return Response(removed / divisor, Change(*(part / scale for part in after)))

@@ -1,6 +1,5 @@
-"""The order of the weights: which belongs to which parameter tensor and to which parameter group."""
+"""The order of all weights: which parameter tensor and which parameter group each belongs to."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from swd_dynamics.tensors.sharding import is_sharded
 
 @dataclass(frozen=True)
 class Layout:
-    """All weights as one vector: the parameters of group 0 in their order, then those of group 1, and so on.
+    """All weights as one vector: the parameters of group 0 in their order, then group 1, and so on.
 
     parameters : tuple of Tensor — the optimizer's own tensors, not copies
     groups : tuple of int — the group of each parameter
@@ -34,7 +33,7 @@ class Layout:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether the weights of some parameters may lie on several processes."""
+        """Whether the weights of some parameters may be on several processes."""
         return any(map(is_sharded, self.parameters))
 
     @property
@@ -55,7 +54,7 @@ class Layout:
         return torch.cat([_readable(tensor).reshape(-1) for tensor in tensors]).numpy()
 
     def coordinates(self) -> dict:
-        """Whose each weight and each parameter is, as coordinates of a Dataset."""
+        """Coordinates of a Dataset: the parameter and the group of each weight and parameter."""
         of_weight = np.repeat(np.arange(len(self.sizes)), self.sizes)
         groups = np.asarray(self.groups)
         return {
@@ -66,59 +65,59 @@ class Layout:
         }
 
     def parameter_coordinates(self) -> dict:
-        """The part of the coordinates that does not grow with the number of weights."""
+        """The coordinates whose size does not grow with the number of weights."""
         return {
             "parameter": np.arange(len(self.groups)),
             "parameter_group": ("parameter", np.asarray(self.groups)),
             "group": np.arange(max(self.groups) + 1),
         }
 
-    def attributes(self) -> dict[str, str]:
-        """Names and shapes of the parameters, as JSON lists."""
-        shapes = [list(parameter.shape) for parameter in self.parameters]
-        return {"parameter_names": json.dumps(self.names), "parameter_shapes": json.dumps(shapes)}
-
     def check_unchanged(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse to go on when the optimizer has got or lost parameters since the probe was attached."""
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        same = len(parameters) == len(self.parameters)
-        if not same or any(new is not old for new, old in zip(parameters, self.parameters, strict=True)):
-            raise InputError("the optimizer's parameters have changed since the probe was attached: attach a new probe")
+        """Refuse an optimizer whose parameters have changed since the probe was attached."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if [*map(id, parameters)] != [*map(id, self.parameters)]:
+            seen = "the optimizer's parameters have changed since the probe was attached"
+            raise InputError(f"{seen}: attach a new probe")
 
 
 def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer whose ``step`` is torch's, and calls the hooks: Accelerate, Fabric and Lightning wrap it.
+    """The optimizer whose ``step`` calls torch's hooks; Accelerate, Fabric and Lightning wrap it.
 
     Raises
     ------
     InputError
-        If there is none.
+        If there is no such optimizer.
     """
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(f"a probe attaches to a torch.optim.Optimizer, not to {type(optimizer).__name__}")
+        name = type(optimizer).__name__
+        raise InputError(f"a probe attaches to a torch.optim.Optimizer, not to {name}")
     return optimizer
 
 
 def layout_of(
-    optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = None, *, sharded: bool = False
+    optimizer: torch.optim.Optimizer,
+    model: torch.nn.Module | None = None,
+    *,
+    sharded: bool = False,
 ) -> Layout:
-    """The layout of an optimizer's weights, with the parameters' names in the model if one is given.
+    """The layout of an optimizer's weights, with the parameters' names if a model is given.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
     model : torch.nn.Module, optional
     sharded : bool
-        Whether parameters may be sharded over processes as torch's ``fully_shard`` does it.
+        Whether parameters may be sharded over processes by torch's ``fully_shard``.
 
     Raises
     ------
     InputError
-        If a parameter is complex, sharded over processes, or not yet initialised, or the model has none of them.
+        If a parameter is complex, sharded over processes, or not initialised yet, or the model has
+        none of the parameters.
     """
-    parameters = tuple(parameter for group in optimizer.param_groups for parameter in group["params"])
+    parameters = tuple(p for group in optimizer.param_groups for p in group["params"])
     groups = tuple(i for i, group in enumerate(optimizer.param_groups) for _ in group["params"])
     for i, parameter in enumerate(parameters):
         _check_recordable(f"parameter {i}", parameter, sharded)
@@ -134,24 +133,29 @@ def _check_recordable(name: str, parameter: Tensor, sharded: bool) -> None:
     }
     for kind, applies in kinds.items():
         if applies:
-            raise InputError(f"{name} is {kind}: a probe records real tensors that are here as a whole")
+            raise InputError(f"{name} is {kind}: a probe records real tensors that are not split")
 
 
 def _is_flattened(parameter: Tensor) -> bool:
-    """Whether torch's older class keeps the parameter: a plain tensor, of which it does not say what part it is."""
+    """Whether the older FullyShardedDataParallel keeps the parameter.
+
+    It is then a plain tensor, and torch does not say which part of the parameter the tensor is.
+    """
     return hasattr(parameter, "_fsdp_flattened") or hasattr(parameter, "_is_flat_param")
 
 
 def _names(parameters: Sequence[Tensor], model: torch.nn.Module | None) -> tuple[str, ...]:
-    known = {} if model is None else {id(parameter): name for name, parameter in model.named_parameters()}
+    named = [] if model is None else model.named_parameters()
+    known = {id(parameter): name for name, parameter in named}
     if model is not None and not any(id(parameter) in known for parameter in parameters):
         raise InputError(
-            f"the model {type(model).__name__} has none of the optimizer's parameters: give the one it trains"
+            f"the model {type(model).__name__} has none of the optimizer's parameters: give the"
+            " model that the optimizer trains"
         )
-    names = tuple(known.get(id(parameter), f"parameter_{i}") for i, parameter in enumerate(parameters))
-    twice = {name for name in names if names.count(name) > 1}
+    names = tuple(known.get(id(p), f"parameter_{i}") for i, p in enumerate(parameters))
+    twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
     if twice:
-        raise InputError(f"two parameters are called {', '.join(sorted(twice))}: name those of the model otherwise")
+        raise InputError(f"two parameters are called {twice}: rename those of the model")
     return names
 
 

@@ -215,7 +215,7 @@ def test_resumed_recording(recorded, alone):
     np.testing.assert_array_equal(run.step, expected.step)
     assert_same(run, expected, [name for name in expected.data_vars if not name.startswith("distance")])
     assert_same(run.isel(step=slice(HALF)), expected.isel(step=slice(HALF)), ["distance"])
-    assert run.distance[HALF:].isnull().all() and "no start" in run.attrs["distance_unknown_because"]
+    assert run.distance[HALF:].isnull().all() and "sharded" in run.attrs["distance_unknown_because"]
 
 
 def test_l2_of_adam_is_not_followed(recorded, alone):

@@ -46,7 +46,7 @@ def test_an_error_of_the_probe_does_not_end_the_training(network, path, monkeypa
         net.train(optimizer, 2)
         probe.flush()
         monkeypatch.setattr(probe, broken, fails)
-        with pytest.warns(RuntimeWarning, match="the training goes on: OSError: no space left"):
+        with pytest.warns(RuntimeWarning, match="no space left"):
             net.train(optimizer, 1)
         assert torch.equal(net.train(optimizer, 2), bare.train(other, 5))
         probe.observe(loss=1.0)
@@ -143,7 +143,7 @@ def test_resume_needs_the_step(network, path):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with Probe(optimizer, path, resume=True):
         net.train(optimizer, 3)
-    with pytest.raises(InputError, match="SGD has taken no step or does not count them: give step="):
+    with pytest.raises(InputError, match=r"SGD .* give step="):
         Probe(optimizer, path, resume=True).attach()
     with Probe(optimizer, path, resume=True, step=2) as probe:
         net.train(optimizer, 1)

@@ -138,7 +138,7 @@ def test_what_is_not_whole_is_refused(network, path, tmp_path):
     """Assert that a trajectory with a gap, a damaged one, and one of every second step are refused in words."""
     net = network()
     optimizer = OPTIMIZERS["AdamW"](net.parameters())
-    with pytest.raises(InputError, match="every = 2 is not allowed with a trajectory"):
+    with pytest.raises(InputError, match="every = 2 is not allowed: a trajectory"):
         Probe(optimizer, path, trajectory=True, every=2)
     with Probe(optimizer, path, trajectory=True) as probe:
         net.train(optimizer, 2)

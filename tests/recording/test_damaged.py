@@ -87,16 +87,16 @@ RUN_DAMAGES = {
     "large": (lambda run: os.truncate(run, MAX_JSON + 1), "a plain file of at most 4194304 bytes"),
     "pipe": (lambda run: (run.unlink(), os.mkfifo(run)), "must be a plain file"),
     "folder": (lambda run: (run.unlink(), run.mkdir()), "must be a plain file"),
-    "link": (replaced_by_link, "no link"),
-    "no version": (lambda run: run.write_text("{}"), "none of ours: swd_dynamics_recording is None"),
+    "link": (replaced_by_link, "not a link"),
+    "no version": (lambda run: run.write_text("{}"), "not a recording: swd_dynamics_recording is None"),
     "newer": (
         lambda run: edited(run, "swd_dynamics_recording", to=3),
-        "version 3; this program reads versions 1–2: upg",
+        "version 3, and this program reads version 2: upg",
     ),
     "version 1 in JSON": (lambda run: edited(run, "swd_dynamics_recording", to=1), "swd_dynamics_recording is 1"),
     "version true": (lambda run: edited(run, "swd_dynamics_recording", to=True), "swd_dynamics_recording is True"),
     "version in text": (lambda run: edited(run, "swd_dynamics_recording", to="2"), "swd_dynamics_recording is '2'"),
-    "status": (lambda run: edited(run, "status", to=["running"]), "status must be .* of JSON's type str"),
+    "status": (lambda run: edited(run, "status", to=["running"]), "status must be .* a str"),
     "notes": (lambda run: edited(run, "notes", to=None), "notes must be"),
     "variables": (lambda run: edited(run, "variables", to=[]), "variables must be"),
     "variable": (lambda run: edited(run, "variables", "loss", to=3), r"run\.json is damaged"),
@@ -116,7 +116,7 @@ RUN_DAMAGES = {
     "fractional size": (lambda run: edited(run, "sizes", "parameter", to=1.5), "a whole number from 1"),
     "names": (
         lambda run: edited(run, "made_by", "parameter_names", to=["a"]),
-        "parameter_names must be a list of 3, each str",
+        "parameter_names must be a list of 3 entries, each str",
     ),
     "groups": (lambda run: edited(run, "made_by", "parameter_groups", to=[0, 1, 10**30]), "parameter_groups must be"),
 }
@@ -149,7 +149,7 @@ def test_damaged_count(folder, committed):
 def test_rows_that_were_never_recorded(folder, committed):
     """Assert that fill values are not shown as rows when the count says there were more."""
     edited(folder / "scalars.zarr" / "zarr.json", "attributes", "committed", to=committed)
-    with pytest.raises(InputError, match="step numbers do not rise"):
+    with pytest.raises(InputError, match="must rise from 0"):
         open_recording(folder)
 
 
@@ -264,7 +264,7 @@ def test_damaged_snapshot(folder, damage):
 def test_snapshots_elsewhere(folder):
     """Assert that snapshots which are a link to another place are refused."""
     replaced_by_link(folder / "snapshots")
-    with pytest.raises(InputError, match="no link"):
+    with pytest.raises(InputError, match="not a link"):
         snapshots(folder)
 
 

@@ -147,7 +147,7 @@ def test_axes_without_names_are_numbered(tmp_path):
 )
 def test_labels_must_fit(tmp_path, key, labels):
     """Assert that names or groups that are not one for each parameter are refused before the run is begun."""
-    with pytest.raises(InputError, match=f"made_by's {key} must be a list of 3, each"):
+    with pytest.raises(InputError, match=f"made_by's {key} must be a list of 3 entries, each"):
         RunFolder.create(tmp_path / "run", VARIABLES, {key: labels}, {"group": 1, "parameter": 3})
     assert not (tmp_path / "run").exists()
 
@@ -189,7 +189,7 @@ def test_snapshots_are_listed_and_mapped(folder):
     np.testing.assert_array_equal(loaded["first.weight"], np.full((2, 2), 20))
     assert not loaded["first.weight"].flags.owndata
     assert not loaded["first.weight"].flags.writeable
-    with pytest.raises(InputError, match=r"no snapshot of step 15; it has those of \[10, 20\]"):
+    with pytest.raises(InputError, match=r"no snapshot of step 15, but of steps \[10, 20\]"):
         load_snapshot(folder, 15)
 
 

@@ -131,7 +131,7 @@ def test_overflow_is_recorded_as_infinite(begin):
         ({"loss": np.zeros(2, complex)}, "'loss'.*complex128"),
         ({"count": np.zeros(2)}, "'count'.*float64.*int64"),
         ({"step": np.array([7, 6])}, "do not rise"),
-        ({"step": np.array([4, 5])}, "do not rise from the last recorded one, 4"),
+        ({"step": np.array([4, 5])}, "do not rise from the last recorded step, 4"),
         ({"step": 7}, "step is 7"),
         ({"step": None}, "step is None"),
     ],
@@ -162,13 +162,13 @@ def test_rows_that_do_not_fit_are_refused(begin, change, words):
         ({"loss": (("step", "step"), "float64", "")}, {}, "must be step"),
         ({"loss": (("step",), "complex128", "")}, {}, "allowed are float64, float32, int64, bool"),
         ({"loss": (("step",), "object", "")}, {}, "allowed are"),
-        ({"loss": (("step",), "float64", 3)}, {}, "text as long_name"),
+        ({"loss": (("step",), "float64", 3)}, {}, "a long_name that is text"),
         ({"loss": (("step", "group"), "float64", "")}, {}, "sizes must give every dimension"),
         ({"loss": (("step", "group"), "float64", "")}, {"group": 0}, "a whole number from 1"),
         ({"loss": (("step", "group"), "float64", "")}, {"group": 2.0}, "a whole number from 1"),
         ({"loss": (("step", "group"), "float64", "")}, {"group": 10**15}, "at most 1000000"),
-        ({"step": (("step",), "int64", "")}, {}, "step is recorded in every run"),
-        ({"group": (("step",), "int64", "")}, {"group": 2}, "a dimension is no variable"),
+        ({"step": (("step",), "int64", "")}, {}, "step and a dimension cannot be"),
+        ({"group": (("step",), "int64", "")}, {"group": 2}, "a dimension cannot be variables"),
         ({"Loss": (("step",), "int64", ""), "loss": (("step",), "int64", "")}, {}, "capitals"),
     ],
 )
@@ -185,7 +185,7 @@ def test_resumed_run_goes_on(begin):
     run.append(block(0, 5))
     run.close("interrupted")
     run = begin(how=RunFolder.resume, made_by={**MADE_BY, "torch_version": "2.13"})
-    with pytest.raises(InputError, match="do not rise from the last recorded one, 4"):
+    with pytest.raises(InputError, match="do not rise from the last recorded step, 4"):
         run.append(block(4, 1))
     run.append(block(5, CHUNK_ROWS))
     assert_holds(run.folder, block(0, 5 + CHUNK_ROWS))
@@ -266,9 +266,9 @@ def test_taken_folders_are_refused_untouched(begin, tmp_path):
     begin().append(block(0, 3))
     before = contents(tmp_path)
     for path, words in (
-        (file, "is a file: a run needs a folder"),
-        (foreign, "holds other files .*thesis.tex.*: a run needs a new or an empty folder"),
-        (tmp_path / "run", r"holds a run: go on with it \(resume=True\)"),
+        (file, "is a file: a run needs its own folder"),
+        (foreign, "holds other files.*thesis.tex.*: a run needs an empty folder"),
+        (tmp_path / "run", r"holds a run: continue that run \(resume=True\)"),
     ):
         with pytest.raises(InputError, match=words):
             begin(path)
@@ -339,7 +339,7 @@ def test_run_killed_while_it_was_made_is_made_anew(begin, tmp_path, monkeypatch)
         killed.setattr(RunFolder, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             begin()
-    with pytest.raises(InputError, match="only being made"):
+    with pytest.raises(InputError, match="it is being made"):
         open_recording(tmp_path / "run")
     run = begin(how=RunFolder.resume)
     run.append(block(0, 3))
@@ -403,7 +403,7 @@ def test_folder_that_may_not_be_written():
         with without_privileges():
             with pytest.raises(InputError, match=r"cannot make a run in .*new: Permission denied"):
                 RunFolder.create(place / "new", VARIABLES, MADE_BY, SIZES)
-            with pytest.raises(InputError, match=r"cannot go on with the run in .*run: Permission denied"):
+            with pytest.raises(InputError, match=r"cannot continue the run in .*run: Permission denied"):
                 RunFolder.resume(place / "run", VARIABLES, MADE_BY, SIZES)
             assert open_recording(place / "run").sizes["step"] == 0
     finally:
@@ -429,7 +429,7 @@ def test_full_disk_costs_nothing_acknowledged(begin):
     run.append(block(0, CHUNK_ROWS - 10))
     with (
         files_of_at_most(CHUNK_ROWS * 8),  # enough for a chunk of loss, too little for one of rate
-        pytest.raises(InputError, match=f"cannot record 100 more rows after the {CHUNK_ROWS - 10} that are safe"),
+        pytest.raises(InputError, match=f"cannot record 100 rows after the {CHUNK_ROWS - 10} safe rows"),
     ):
         run.append(block(CHUNK_ROWS - 10, 100))
     assert_holds(run.folder, block(0, CHUNK_ROWS - 10))
@@ -501,13 +501,13 @@ def test_status_says_how_a_run_ended(tmp_path, error, status):
 def test_closed_run_takes_nothing_more(begin):
     """Assert that a closed run refuses to record and says how to go on; closing it again does nothing."""
     run = begin()
-    with pytest.raises(InputError, match="status 'happy' is not allowed"):
+    with pytest.raises(InputError, match="status = 'happy' is not allowed"):
         run.close("happy")
     run.close("interrupted")
     run.close()
     assert open_recording(run.folder).attrs["status"] == "interrupted"
     for act in (lambda: run.append(block(0, 1)), lambda: run.note(a=1), lambda: run.truncate(0)):
-        with pytest.raises(InputError, match=r"RunFolder\.resume goes on with it"):
+        with pytest.raises(InputError, match=r"RunFolder\.resume continues it"):
             act()
 
 
@@ -536,13 +536,13 @@ def test_snapshots_are_exact(begin):
 @pytest.mark.parametrize(
     ("step", "arrays", "words"),
     [
-        (-1, {}, "step -1 is not allowed"),
-        (1.5, {}, "step 1.5"),
-        (True, {}, "step True"),
+        (-1, {}, "step = -1 is not allowed"),
+        (1.5, {}, "step = 1.5"),
+        (True, {}, "step = True"),
         (10**18, {}, "is not allowed"),
-        (1, {"w": np.array(["a"])}, "must be numbers by name"),
-        (1, {"w": np.array([object()])}, "must be numbers by name"),
-        (1, {3: np.zeros(1)}, "must be numbers by name"),
+        (1, {"w": np.array(["a"])}, "must be arrays of numbers by name"),
+        (1, {"w": np.array([object()])}, "must be arrays of numbers by name"),
+        (1, {3: np.zeros(1)}, "must be arrays of numbers by name"),
     ],
 )
 def test_snapshots_that_cannot_be_kept(begin, step, arrays, words):

@@ -1,0 +1,63 @@
+"""A run folder has one writer: the check that a folder is free, and the lock on a run."""
+
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from reprlib import repr as short
+from typing import BinaryIO
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.recording.format import LOCK, RUN, UNFINISHED, on_disk
+
+try:
+    import fcntl
+except ImportError:  # Windows does not have it: there a second writer is not noticed
+    fcntl = None
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder for a new run that contains a run or other files."""
+    with on_disk("make a run in", folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file: a run needs its own folder")
+        if (folder / RUN).exists():
+            advice = "continue that run (resume=True), or give a new run another folder"
+            raise InputError(f"{folder} holds a run: {advice}")
+        names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    found = sorted(name for name in names if name != LOCK and not name.startswith(UNFINISHED))
+    if found:
+        raise InputError(f"{folder} holds other files, {short(found)}: a run needs an empty folder")
+
+
+def locked(folder: Path) -> BinaryIO:
+    """The open lock file. The system releases the lock when the process ends, however it ends.
+
+    Raises
+    ------
+    InputError
+        If another process holds the lock.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    handle = os.fdopen(os.open(folder / LOCK, flags, 0o666), "r+b")
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = handle.read(200).decode(errors="replace")
+        handle.close()
+        raise InputError(f"{folder} is being written by {holder}: wait until it ends") from None
+    except OSError:
+        pass  # some network file systems have no locks: there a second writer is not noticed
+    handle.truncate(0)
+    handle.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+    handle.flush()
+    return handle
+
+
+def unlock(handle: BinaryIO) -> None:
+    """Release the lock, even if processes that were forked during the run have the file open."""
+    with suppress(OSError):
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+    handle.close()
