@@ -24,7 +24,7 @@ from swd_dynamics.probe.provenance import made_by
 from swd_dynamics.probe.quantities import Quantity, chosen
 from swd_dynamics.probe.sinks import Contents, FolderSink, MemorySink, Sink
 from swd_dynamics.probe.steps import StepHooks, closure_of, watched
-from swd_dynamics.recording.format import status_after
+from swd_dynamics.recording.format import MAX_ROW_VALUES, status_after
 from swd_dynamics.tensors.sharding import WRITER, shares, world
 from swd_dynamics.tensors.weights import layout_of, unwrapped
 
@@ -145,7 +145,7 @@ class Probe:
             optimizer, self.layout, self.quantities, self._instruments.rates.known, trajectory,
             lambda: made_by(optimizer, self.layout, model, seed, data) | facts,
         )  # fmt: skip
-        self._most_values = max_trajectory_values if trajectory and path is None else None
+        self._trajectory, self._most_values = trajectory, max_trajectory_values
         sink = MemorySink(contents) if self.path is None else FolderSink(contents, self.path)
         self._sink: Sink = self._common(sink) if common else sink
         self._buffer = Buffer({}, torch.device("cpu"))
@@ -248,13 +248,20 @@ class Probe:
         self._awaits_loss = False
 
     def require_room(self, steps: int) -> None:
-        """Refuse a trajectory of so many steps if it exceeds ``max_trajectory_values``."""
-        values = steps * self.layout.weights
-        if self._most_values is not None and values > self._most_values:
+        """Refuse a trajectory of so many steps if it is too large for memory, or its rows for a run folder."""
+        weights, most = self.layout.weights, self._most_values
+        norms_only = "trajectory=False records norms and rates only"
+        if not self._trajectory:
+            return
+        if self.path is not None and weights > MAX_ROW_VALUES:
             raise InputError(
-                f"a trajectory of {steps} steps × {self.layout.weights} weights = {values} values"
-                f" exceeds max_trajectory_values = {self._most_values}: trajectory=False records"
-                " norms and rates only"
+                f"a trajectory of {weights} weights is not allowed: a row of a run folder has at most"
+                f" {MAX_ROW_VALUES} values; {norms_only}"
+            )
+        if self.path is None and steps * weights > most:
+            raise InputError(
+                f"a trajectory of {steps} steps × {weights} weights = {steps * weights} values"
+                f" exceeds max_trajectory_values = {most}: {norms_only}"
             )
 
     def flush(self) -> None:

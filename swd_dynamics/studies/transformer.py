@@ -107,8 +107,8 @@ def recorded_run(setting: Setting, name: str, weight_decay: float) -> RecordedRu
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: plan(k) / LR)
     with TemporaryDirectory() as folder:
         record(
-            optimizer, task.loss, steps, path=folder, scheduler=falling, quantities="minimal", model=task.model,
-            data=task.description, progress=setting.progress,
+            optimizer, task.loss, steps, path=folder, scheduler=falling, quantities="minimal", trajectory=False,
+            model=task.model, data=task.description, progress=setting.progress,
         )  # fmt: skip
         recorded = open_recording(folder).load()
     planned = np.array([plan(k) for k in recorded.step.values - 1])

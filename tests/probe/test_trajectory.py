@@ -70,6 +70,14 @@ def test_state_that_comes_after_the_first_rows_is_named(network, path, where):
     np.testing.assert_array_equal(run.state_step[:, 0], [math.nan, 1, 2])
 
 
+def test_a_trajectory_too_wide_for_a_run_folder_is_refused_before_training(path):
+    """Assert that a model with more weights than a row holds is refused in words, and nothing is made."""
+    weight = torch.nn.Parameter(torch.zeros(1000, 1001))
+    with pytest.raises(InputError, match="1001000 weights is not allowed: .* trajectory=False"):
+        record(torch.optim.SGD([weight], lr=0.1), lambda k: weight.sum(), 3, path=path)
+    assert not path.exists()
+
+
 def test_a_buffer_of_long_rows_is_short():
     """Assert that the rows held before they are written take a bounded memory, a single row excepted."""
     for row_bytes in (80, 8 * 10**5, 8 * 10**6, 8 * 10**8):
