@@ -109,22 +109,24 @@ class Audit:
 def audit(factory: Callable[..., Any]) -> Audit:
     """Find out what kind of weight decay an optimizer has, from its behaviour alone.
 
-    All runs get the same gradients. Two runs, from θ and from θ + δ, differ by what decay leaves of the perturbation δ:
-    δ ← (1 − R)δ for each weight. A run with λ = 0 is the control, because some optimizers scale their steps with ‖θ‖.
-    An impulse that is added to one gradient and followed to its end gives η_eff. A perturbation δ that is undone shows
-    the memory of L2. Then the gradients fall to a tenth, and η to a half.
+    All runs get the same gradients. Two runs start from θ and from θ + δ. In each step decay shrinks their difference,
+    δ ← (1 − R)δ, for each weight. A run with λ = 0 is the control, because some optimizers scale their steps with
+    ‖θ‖.
+    An impulse, added to one gradient, shows η_eff: its effect on the weights is followed until it ends. A perturbation
+    δ that is undone shows the memory of L2. These measurements are repeated with gradients ten times smaller, and then
+    with η halved.
 
     Parameters
     ----------
     factory : callable (parameters, **changed arguments) → torch.optim.Optimizer
-        Best a class with its arguments, as ``functools.partial(AdamW, lr=1e-2, weight_decay=0.1)``. A function of the
-        parameters alone is enough, if the optimizer reads ``lr`` and ``weight_decay`` from its parameter groups.
+        Preferably a class with its arguments: ``functools.partial(AdamW, lr=1e-2, weight_decay=0.1)``. A function of
+        the parameters alone is enough, if the optimizer reads ``lr`` and ``weight_decay`` from its parameter groups.
 
     Returns
     -------
     Audit
-        :func:`~swd_dynamics.auditing.kind.kind_of` says what the kinds are. It prints as a table. A run that diverges
-        is a result.
+        The kinds are defined in :func:`~swd_dynamics.auditing.kind.kind_of`. ``print`` shows the result as a table. A
+        diverging run raises no error; the result reports it.
 
     Raises
     ------
@@ -133,8 +135,9 @@ def audit(factory: Callable[..., Any]) -> Audit:
 
     Notes
     -----
-    Where a step divides by a norm of the gradients, η_eff is that of the 16 steps that get impulses, with one gradient
-    in 16 set to 0, and R is that of 120 steps. Their ratio has the scatter of the norm.
+    For an optimizer that divides its step by a norm of the gradients, η_eff is measured at the 16 steps that get
+    impulses, in which one gradient in 16 is set to 0, and R is measured over 120 steps. The norm differs between these
+    steps, so that R/η_eff scatters as the norm does.
 
     Source: the definition of stable decay, Xie, Sato & Sugiyama 2020, 2011.11152; the measurement: derived here.
 

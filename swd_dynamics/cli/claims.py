@@ -79,20 +79,20 @@ def derive(
     dampening: bool = False,
     latex: bool = False,
 ) -> None:
-    """Derive a result from an optimizer's rule, in letters, step by step.
+    """Derive a result from an optimizer's rule, with symbols instead of numbers, step by step.
 
     Parameters
     ----------
     name
-        An optimizer of the catalogue, as AdamS.
+        An optimizer of the catalogue, for example AdamS.
     what
         equations, modified-equation, fixed-point, linear-map, eigenvalues, stability-limit or long-run-decay-rate.
     momentum
-        For the SGD family: with momentum.
+        Use momentum (SGD, SGDW and SGDS only).
     nesterov
-        For the SGD family: Nesterov's momentum.
+        Use Nesterov's momentum (SGD, SGDW and SGDS only).
     dampening
-        For the SGD family: with dampening.
+        Use dampening (SGD, SGDW and SGDS only).
     latex
         Print the result as LaTeX, without the steps.
     """
@@ -103,7 +103,7 @@ def derive(
     entry, derivation = CATALOG[name], getattr(symbolic, DERIVATIONS[what])
     sgd = {"momentum": 0.9 * momentum, "nesterov": nesterov, "dampening": 0.5 * dampening}
     if entry.family is not sgd_family and (nesterov or dampening or not momentum):
-        raise InputError(f"{name} has no momentum options; SGD, SGDW and SGDS have")
+        raise InputError(f"{name} has no momentum options; only SGD, SGDW and SGDS have them")
     rule = entry(weight_decay=0.1, **(sgd if entry.family is sgd_family else {}))
     result = derivation(symbolic.lettered(rule)[0])
     print(result.latex() if latex else result)

@@ -26,18 +26,19 @@ def verify(
     Parameters
     ----------
     optimizer
-        MODULE:CLASS, as torch.optim:AdamW; also a module in the current directory. Importing the module runs its code,
-        as python -m does.
+        MODULE:CLASS, for example torch.optim:AdamW. The module may be in the current directory. Importing it runs its
+        code, as python -m does.
     as_
-        The rule, as AdamW; its numbers are those of --args, else the optimizer's own defaults.
+        The rule, for example AdamW. Its numbers are those of --args, and otherwise the optimizer's own defaults.
     args
-        Arguments, as lr=1e-2,betas=(.9,.99); the values are literals, nothing is evaluated.
+        Arguments of the optimizer, for example lr=1e-2,betas=(.9,.99). The values must be literals.
     allow
-        A known difference that is not a fault here, as eps-on-mean-root; give it several times for several.
+        Name of a known difference that does not count as a fault, for example eps-on-mean-root. Repeat the option to
+        allow several.
     steps
-        Steps of each scenario, 2 to 100000.
+        Number of steps of each scenario, 2 to 100000.
     seed
-        Of the weights and the gradients.
+        Seed of the weights and the gradients.
     """
     from swd_dynamics.bench.drive import one_thread
     from swd_dynamics.bench.named import literal_arguments, named_class

@@ -20,7 +20,8 @@ ROUND_OFFS = 8.0  # two dozen roundings a step, in two orders of evaluation, add
 def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay") -> Verdict:
     """Compare a rule with a recording, step by step, by the norm of the difference.
 
-    Every step starts from the *recorded* θ, so that chaos is blamed on no one, while the rule's memory runs on freely::
+    Every step starts from the *recorded* θ, so that a small difference cannot grow from step to step in a chaotic run.
+    The rule's memory (momentum, second moment) is always the rule's own, never the recorded one::
 
         departure(k) = ‖rule(θ(k), memory, g(k)) − θ(k+1)‖ / max(‖θ(0)‖, ‖θ(k)‖, ‖θ(k+1)‖), θ as recorded
 
@@ -76,7 +77,7 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
 
 
 class Stepping(Protocol):
-    """The contract of what replay compares with a recording: an update rule, or whatever starts and steps like one."""
+    """What replay compares with a recording: an update rule, or any object with the same two methods."""
 
     def start(self, theta) -> State: ...
 
@@ -98,7 +99,7 @@ def own_steps(rule: Stepping, theta: np.ndarray, gradients: np.ndarray) -> Itera
 
 
 def departures(rule: Stepping, theta: np.ndarray, gradients: np.ndarray) -> Iterator[float]:
-    """departure(k) of :func:`replay`, one step after another; 0 where rule and record both leave the finite numbers."""
+    """departure(k) of :func:`replay`, one step after another, 0 where neither result is finite."""
     for k, own in enumerate(own_steps(rule, theta, gradients)):
         both_left = not np.isfinite(_norms(np.array([own, theta[k + 1]]))).any()
         yield 0.0 if both_left else relative(own, theta[k + 1], theta, k)
@@ -122,13 +123,14 @@ def _check_fit(rule: UpdateRule, weights: int) -> None:
 
 
 def _check_every_step_taken(recording) -> None:
-    """Refuse a recording with steps that no rule takes: a rule changes all weights in every step, and only in steps."""
+    """Refuse a recording that no rule can follow: a rule changes all weights in every step, and only in steps."""
     took = np.asarray(recording["had_gradient"]) if "had_gradient" in recording else np.ones((0, 1), bool)
     left = np.nonzero(~took.astype(bool).all(axis=1))[0]
     if len(left):
         raise InputError(
             f"step {_number(recording, left[0])} was not taken with all parameters (without gradient, or voided"
-            " by a gradient scaler), and a rule takes every step with all: train without them, or verify the optimizer"
+            " by a gradient scaler), but a rule changes all parameters in every step: train without these parameters,"
+            " or use verify on the optimizer"
         )
     changed = _changed_outside(recording)
     if changed.any():
@@ -144,9 +146,10 @@ def _number(recording, row: int) -> int:
 
 
 def _changed_outside(recording) -> np.ndarray:
-    """Whether something else than a step changed the weights before each step, shape (steps,).
+    """For each step, whether the weights were changed by something other than a step before it, shape (steps,).
 
-    Where that was not recorded, whether ‖θ‖ before the step is not the norm of the recorded weights.
+    If the recording does not say so, the weights count as changed where ‖θ‖ before the step differs from the norm of
+    the recorded weights.
     """
     steps = len(recording["gradient"])
     counts = np.asarray(recording["changed_outside"]) if "changed_outside" in recording else np.full(steps, np.nan)

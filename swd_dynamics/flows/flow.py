@@ -132,9 +132,9 @@ class Flow:
         ------
         InputError
             If not exactly one of ``steps`` and ``t`` is given, θ₀ is not a finite vector, or ``gradient`` or ``hvp``
-            does not answer at θ₀ with a finite vector of its shape.
+            does not return a finite vector of the shape of θ₀.
         FlowDiverged
-            If the solution leaves every bound.
+            If the solution grows without bound.
         """
         theta = self._checked(theta0)
         check("tolerance", tolerance, "(0, 1)")
@@ -161,7 +161,7 @@ class Flow:
         Parameters
         ----------
         at : array, shape (n,)
-            The weights; for order ``"state"`` the weights and behind them the entries of the memory.
+            The weights; for order ``"state"`` the weights, followed by the entries of the memory.
         k : float
             Steps taken so far. They decide the learning rate of a schedule and, at order "state", the bias corrections.
         constants : tuple of array, optional
@@ -204,7 +204,7 @@ class Flow:
         return self.modified_equation.held(theta, *self._rates(theta), self.lr_at(0))
 
     def lr_at(self, k: float) -> float:
-        """η of the time t = ηk after k steps; the largest one where the weights differ in their learning rates.
+        """The η that defines time, t = ηk, after k steps; the largest η if the weights have different learning rates.
 
         Examples
         --------
@@ -241,7 +241,9 @@ class Flow:
         return whole_number("steps", count, least=1)
 
     def starting_memory(self, theta0: ArrayLike):
-        """The memory before a first step at θ₀ that puts a run on its slow manifold, as the direction's own tuple.
+        """The memory with which a run at θ₀ starts on its slow manifold, as the direction's own tuple.
+
+        On the slow manifold the memory is the one that the weights and gradients imply once its transient has faded.
 
         A run that starts with this memory (and late, see :meth:`starting_state`) shows the flow without the transient
         in which the memory fills.

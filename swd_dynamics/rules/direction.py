@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Step(NamedTuple):
-    """What a direction is told of one step.
+    """The input of a direction for one step.
 
     Attributes
     ----------
@@ -40,14 +40,15 @@ class Direction(Protocol):
     4. ``effective_lr(memory, step)`` returns η_eff: how far a unit of gradient moves a weight in the end, with the
        preconditioner frozen and the momentum summed over all later steps. ``memory`` is the new memory. η_eff is one
        number for all weights, or one number for each tensor where the method has one for each.
-    5. All four use ``+ - * /`` and the words of :mod:`swd_dynamics.arithmetic`, so that floats, arrays, tensors and
-       sympy can go through them. Bias correction goes through ``decayed(beta, step.k)`` and an average over weights
-       through ``mean``, because sympy knows the laws of these words. One exception: ``if step.k == 1`` may treat the
-       first step differently, as torch does when it starts its momentum; a derivation is made at a later step.
+    5. All four use only ``+ - * /`` and the functions of :mod:`swd_dynamics.arithmetic`, so that they accept floats,
+       arrays, tensors and sympy symbols. Use ``decayed(beta, step.k)`` for bias correction and ``mean`` for an average
+       over weights: the derivations have rules for these functions. One exception: ``if step.k == 1`` may treat the
+       first step differently, as torch does when it starts its momentum; derivations assume a later step.
     6. Hyperparameters are fields of a frozen dataclass: floats and tuples of floats become symbols in a derivation,
-       anything else (an int, a bool) is taken as structure. ``__post_init__`` may refuse values out of range with
+       anything else (an int, a bool) keeps its value. ``__post_init__`` may refuse values out of range with
        :func:`swd_dynamics.checks.check`.
-    7. Memory entries build one on another: none depends on the *new* value of an entry that depends on it.
+    7. The new value of a memory entry may use the new values of other entries, but not in a circle: if the new ``b``
+       uses the new ``a``, the new ``a`` must not use the new ``b``.
     8. θ may be several tensors, each with its own shape (:class:`swd_dynamics.arithmetic.Tensors`). A direction that
        treats every weight alike needs nothing for this. A direction that treats a tensor as a matrix applies a function
        to each tensor with ``each``. It has no derivation if that function looks at shapes.

@@ -47,12 +47,12 @@ def _opening(found: dict[str, list[dict]], folder: Path) -> str:
     above = _place(folder).split("/")[0]
     modes = "; ".join(f"{SHAPES[MARKERS[mode]]} {COLOUR_WORDS[COLOURS[mode]]}, {LABELS[mode]}" for mode in COLOURS)
     return (
-        "Each study is one claim of the theory that could be false: what follows from it is derived, real torch runs"
-        " are measured, and how far apart the two may be is set down beforehand. This folder holds their figures and"
-        f" their [ledger](verdicts.json) of **{_counts(everything)}**.\n\n"
-        f"In the figures: {modes}. Theory is drawn as lines, measurements as points; what is wrong on purpose is pale"
-        " grey. A click opens the figure as SVG. The command under a figure makes it and its verdicts again, in the"
-        f" folder that holds {_escape(above)}/."
+        "Each study is one claim of the theory that could be false. Its consequence is derived, real torch runs are"
+        " measured, and the allowed difference is fixed before the measurement. This folder holds the figures and"
+        f" the [ledger](verdicts.json) of **{_counts(everything)}**.\n\n"
+        f"In the figures: {modes}. Theory is drawn as lines, measurements as points. Curves of deliberately"
+        " wrong theories are pale grey. Click a figure to open it as SVG. To make a figure and its verdicts again, run"
+        f" the command below it in the folder that contains {_escape(above)}/."
     )
 
 

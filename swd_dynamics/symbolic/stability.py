@@ -27,14 +27,15 @@ def stability_limit(rule: UpdateRule) -> Derivation:
     Returns
     -------
     Derivation
-        ``.value``: an expression, ∞ if every curvature is stable. Where symbols leave open which of several conditions
-        is violated first, that is decided at sample points, and ``.assumptions`` says so. If it changes from sample to
-        sample, the result is the smallest of those that occur.
+        ``.value``: an expression, ∞ if every curvature is stable. If the values of symbols decide which condition is
+        violated first, the conditions are compared at random sample values, and ``.assumptions`` says so. If the first
+        condition differs between samples, the result is the minimum of all limits that came first at some sample.
 
     Raises
     ------
     NotDerivable
-        If the rule is stable at no small curvature for the numbers given (its decay alone is unstable).
+        If, for the numbers given, the rule is unstable even at arbitrarily small curvature: its decay alone is
+        unstable.
 
     Notes
     -----

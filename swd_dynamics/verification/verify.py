@@ -101,9 +101,9 @@ def verify(
 
 
 class Comparison(NamedTuple):
-    """A recorded scenario, the rule with its factors, and for each step how far they are apart and may be apart.
+    """A recorded scenario, the rule with the scenario's factors on η and λ, and their difference at each step.
 
-    departure, allowed : array, shape (steps,) — relative to ‖θ‖
+    departure, allowed : array, shape (steps,) — the difference and the largest allowed one, relative to ‖θ‖
     """
 
     recording: "xarray.Dataset"
@@ -222,7 +222,8 @@ def _check(rule: UpdateRule) -> None:
     for name, value in (("lr", rule.lr), ("weight_decay", rule.weight_decay)):
         if callable(value) or np.ndim(value) or is_symbolic(value):
             raise InputError(
-                f"{name} = {value} is not one number: schedule and groups are verify's own, give the first"
+                f"{name} = {value} is not one number: verify makes the schedule and the groups itself; give the value"
+                " of the first group at the first step"
             )
 
 

@@ -73,7 +73,7 @@ def test_state_that_comes_after_the_first_rows_is_named(network, path, where):
 def test_a_trajectory_too_wide_for_a_run_folder_is_refused_before_training(path):
     """Assert that a model with more weights than a row holds is refused in words, and nothing is made."""
     weight = torch.nn.Parameter(torch.zeros(1000, 1001))
-    with pytest.raises(InputError, match="1001000 weights is not allowed: .* trajectory=False"):
+    with pytest.raises(InputError, match=r"1001000 weights is not allowed: .* trajectory=False"):
         record(torch.optim.SGD([weight], lr=0.1), lambda k: weight.sum(), 3, path=path)
     assert not path.exists()
 
