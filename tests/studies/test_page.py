@@ -90,7 +90,7 @@ def test_a_command_makes_the_folder_that_it_stands_in(tmp_path, place, quick):
     """Assert that the program takes every command, and writes to this folder if called where the page says."""
     above = (tmp_path / place).parent if place != "figures/quick" else tmp_path
     text = page({**ALL, "quick": list(studies.MODULES) * quick}, tmp_path / place)
-    assert f"the folder that holds {(tmp_path / place).relative_to(above).parts[0]}/" in text
+    assert f"the folder that contains {(tmp_path / place).relative_to(above).parts[0]}/" in text
     for (_, bound), name in zip(commands(text), studies.MODULES, strict=True):
         asked = bound.arguments
         out = asked.get("out") or Path("figures/quick" if asked.get("quick") else "figures")
