@@ -91,6 +91,7 @@ def test_import_is_light(module):
     assert heavy.isdisjoint(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["show RUN", "plot RUN --quantity loss", "export RUN --to RUN.csv"])
 def test_recordings_are_read_without_torch(command, tmp_path):
     """Assert that a recording is shown, plotted and exported in a process that does not import torch."""

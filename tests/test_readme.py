@@ -31,6 +31,7 @@ def test_there_are_examples():
     assert len(SESSIONS) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("commands", "output"), SESSIONS, ids=["audit", "record"])
 def test_commands_do_what_they_say(commands, output, tmp_path, monkeypatch, capsys):
     """Assert that the command lines of a block run one after another, and print what is shown beneath them."""

@@ -145,6 +145,7 @@ def in_groups(params, kind, decays):
     return kind(groups, lr=LR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "expected"), [(torch.optim.AdamW, "decoupled"), (torch.optim.Adam, "L2")])
 def test_a_group_without_decay_may_come_first(kind, expected):
     """Assert that the decay of the second group is found, and that the first is said not to decay."""
@@ -153,6 +154,7 @@ def test_a_group_without_decay_may_come_first(kind, expected):
     assert "parameters of shape (8,) do not decay" in found.reasons
 
 
+@pytest.mark.slow
 def test_groups_with_two_decays():
     """Assert that R = ηλ is found where λ differs from group to group."""
     found = audit(partial(in_groups, kind=torch.optim.AdamW, decays=(DECAY / 2, DECAY)))
@@ -160,6 +162,7 @@ def test_groups_with_two_decays():
     assert found.rows["settled"][5] == pytest.approx(1.0, abs=READ / (LR * DECAY))
 
 
+@pytest.mark.slow
 def test_stable_or_not_needs_a_whole_impulse():
     """Assert that SGDS is stable with momentum .97, and that with .99 its η_eff is unknown, and so is its kind."""
     found = audit(partial(SGDS, momentum=0.97, **ARGUMENTS))
@@ -210,6 +213,7 @@ def test_the_control_is_needed():
     assert interpreted(replace(response, control=None)).kind != "none"
 
 
+@pytest.mark.slow
 def test_names_do_not_matter():
     """Assert that Adam under another name, with other words for its state, gets the same numbers and reasons."""
     adam, unknown = audit(partial(torch.optim.Adam, **ARGUMENTS)), audit(odd_optimizers.Zyx)

@@ -58,6 +58,7 @@ def test_constant_rates(factory, expected):
     np.testing.assert_allclose(rate[HALVED:], expected / 2, rtol=0, atol=READ)
 
 
+@pytest.mark.slow
 def test_adams_follows_the_second_moment():
     """Assert that every weight of AdamS shrinks by ηλ/√v̄ in each step, v̄ as the gradients themselves have it."""
     rate = rates(measure_response(partial(AdamS, **ARGUMENTS)).moved)
@@ -65,6 +66,7 @@ def test_adams_follows_the_second_moment():
     np.testing.assert_allclose(rate[:HALVED], np.broadcast_to(expected, rate.shape)[:HALVED], rtol=0, atol=READ)
 
 
+@pytest.mark.slow
 def test_adam_responds_as_its_derivative():
     """Assert that the black box and the derivative of Adam's update, which looks inside, see the same R."""
     theta, gradients = steady_gradients(N)
@@ -89,6 +91,7 @@ def test_heavy_ball_moves_and_remembers():
     assert not np.any(response.control_echo.left)
 
 
+@pytest.mark.slow
 def test_impulse_measures_the_preconditioner():
     """Assert that an impulse on AdamW finds η/√v̂ of each weight, while the momentum passes it on."""
     response = measure_response(partial(torch.optim.AdamW, **ARGUMENTS))

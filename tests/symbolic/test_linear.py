@@ -57,6 +57,7 @@ def test_the_map_takes_the_rules_steps(rule, curvature, target):
         assert np.linalg.norm(np.array(mapped) - [state.theta, *state.memory]) <= round_off(1, scale)
 
 
+@pytest.mark.slow
 @law
 @given(rule=st.builds(UpdateRule, lrs, directions, decays(1)), curvature=st.floats(0.1, 3))
 def test_eigenvalues_are_those_of_the_map(rule, curvature):

@@ -176,6 +176,7 @@ def test_the_slow_root_is_found_among_symbols_of_ones_own():
     assert equal(long_run_decay_rate(UpdateRule(own_lr, HeavyBall(0.99), Decoupled(mine))).value, own_lr * mine)
 
 
+@pytest.mark.slow
 @settings(law, max_examples=5)
 @given(direction=aggregated, lr=lrs, rate=st.floats(0.001, 0.01))
 def test_long_run_decay_of_l2_measured(direction, lr, rate):
@@ -244,6 +245,7 @@ def test_the_limit_of_frozen_adam_separates_too(name):
     assert not survives(at(1.01 * limit), (1.0, 0.0))
 
 
+@pytest.mark.slow
 def test_a_limit_in_symbols_is_the_limit_in_numbers():
     """Assert that putting numbers into the limit derived in symbols gives the limit derived from the numbers."""
     direction = AggregatedMomentum(0.5, 0.9)
