@@ -1,7 +1,8 @@
-"""What test_distributed.py records: short trainings of one small network, on one process or on one of two.
+"""The trainings that test_distributed.py records: of a small network, on one process or on two.
 
-As a program it is one of the two: ``python distributed_probe_worker.py RANK FOLDER`` takes every case and leaves in
-FOLDER the run folders, and what it saw itself. The processes meet in torch's TCPStore, as under torchrun.
+As a program it is one of the two processes: ``python distributed_probe_worker.py RANK FOLDER`` runs
+every case, and leaves the run folders and what the process saw in FOLDER. The processes meet in
+torch's TCPStore, as under torchrun.
 """
 
 import json
@@ -34,7 +35,9 @@ LAYOUTS = ("DDP", "FSDP", "HSDP 1x2", "HSDP 2x1", "partly")
 
 
 class Case(NamedTuple):
-    """One training: the optimizer, how the network is distributed (None: not at all), and what else happens."""
+    """One training: its optimizer, how the network is distributed (None: not at all), and what
+    happens.
+    """
 
     optimizer: str
     layout: str | None
@@ -78,7 +81,7 @@ CASES = [
 
 
 class OutOfLuckError(Exception):
-    """Of the training, not of the probe."""
+    """An error of the training, not of the probe."""
 
 
 def start(case):
@@ -88,7 +91,7 @@ def start(case):
     if case.layout == "partly":
         from torch.distributed.fsdp import fully_shard
 
-        fully_shard(network.first)  # the other parameters are plain, and alike on both
+        fully_shard(network.first)  # the other parameters are plain tensors, equal on both
     model = network if case.layout == "partly" else distributed(network, case.layout, unused=True)
     optimizer_class, arguments = OPTIMIZERS[case.optimizer]
     matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == which] for which in (True, False))
@@ -97,7 +100,10 @@ def start(case):
 
 
 def gradients(case, model, step):
-    """Bring the gradients of a step, those of a part of the network in two of three only; returns the loss."""
+    """Make the gradients of a step; returns the loss.
+
+    A part of the network has gradients in two of three steps only.
+    """
     random = torch.Generator().manual_seed(step)
     batch = [torch.randn(BATCH, size, generator=random, dtype=torch.float64) for size in (5, 3)]
     x, y = (whole.chunk(WORLD)[dist.get_rank()] if case.layout else whole for whole in batch)
@@ -111,7 +117,7 @@ def gradients(case, model, step):
 
 
 def whole(tensors):
-    """All values, in one list; zeros for what is not there."""
+    """All values in one list; zeros for a tensor that is None."""
     full = [tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for tensor in tensors]
     return torch.cat([tensor.detach().flatten() for tensor in full]).tolist()
 
@@ -135,7 +141,7 @@ def fails(*_, **__):
 
 
 def disturb(case, step, probe, stack):
-    """What befalls a probe in the middle of a run."""
+    """What happens to a probe during a run."""
     if step != HALF or probe is None or case.layout is None:
         return
     rank = dist.get_rank()
@@ -149,7 +155,7 @@ def disturb(case, step, probe, stack):
 
 
 def has_probe(case, step, rank):
-    """Whether a probe is to be attached before a step."""
+    """Whether a probe is attached before a step."""
     return {
         "bare": False,
         "on rank 0 only": step == 0 and rank == 0,
@@ -159,7 +165,7 @@ def has_probe(case, step, rank):
 
 
 def probe_of(case, path, optimizer, model):
-    """The probe, one for all processes or one for each."""
+    """The probe: one for all processes, or one for each."""
     if case.what == "on its own":
         return Probe(optimizer, path / str(dist.get_rank()), model=model, quantities="dynamics", distributed=False)
     if case.what == "in memory":
@@ -168,7 +174,7 @@ def probe_of(case, path, optimizer, model):
 
 
 def train(case, path):
-    """Take the steps, recorded; what was seen beside the recording."""
+    """Take the recorded steps; returns what was seen besides the recording."""
     (model, optimizer), rank, seen, probe = start(case), dist.get_rank() if case.layout else 0, {}, None
     if case.what == "gathered":
         seen["gradient"] = []
@@ -201,7 +207,7 @@ def train(case, path):
 
 
 def refusals(folder):
-    """What is said to requests that cannot be met."""
+    """The messages for requests that cannot be met."""
     _, optimizer = start(Case("AdamW", "FSDP"))
     path, said = folder / "refused", []
     for arguments in ({"distributed": False}, {"snapshots": 2}, {"trajectory": True}):
@@ -231,7 +237,9 @@ def connect(rank, folder):
 
 
 def watched_writes(folder):
-    """Every file or folder under ``folder`` that this process opens, makes, renames or takes away from now on."""
+    """Every file or folder under ``folder`` that this process opens, makes, renames or removes from
+    now on.
+    """
     touched = set()
 
     def hook(event, arguments):
@@ -247,7 +255,7 @@ def main(rank, folder):
     connect(rank, folder)
     touched, results, right = watched_writes(folder / "runs"), [], sharding.holders
     for number, case in enumerate(CASES):
-        # Often one brings each row to the host when it is measured, and the other all at the end.
+        # One process brings each row to the host when it is measured, the other all at the end.
         buffer.SECONDS = 0.0 if (number + rank) % 2 or case in BROKEN else 2.0
         polls = []
         gather.time = SimpleNamespace(monotonic=time.monotonic, sleep=lambda s, to=polls: to.append(time.sleep(s)))

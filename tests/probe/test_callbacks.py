@@ -1,4 +1,4 @@
-"""The callbacks, against the same training in a plain loop; what needs a framework is skipped where it is missing."""
+"""The callbacks record what a plain loop records; a framework that is not installed is skipped."""
 
 import subprocess
 import sys
@@ -16,14 +16,16 @@ from swd_dynamics.probe import Probe
 from swd_dynamics.probe.callbacks import lightning_callback, trainer_callback
 from swd_dynamics.recording import open_recording
 
-# What the frameworks warn of is theirs to mend; a warning of ours is an error here as everywhere.
+# Warnings of the frameworks are ignored. Warnings of this package are errors, as in all tests.
 pytestmark = [
     pytest.mark.filterwarnings(r"default:::(lightning|transformers|accelerate)\b"),
-    pytest.mark.slow,  # Lightning and transformers train, which begins with seconds of imports
+    pytest.mark.slow,  # Lightning and transformers are imported, which takes seconds
 ]
 
-BATCHES, BATCH = 5, 4  # in an epoch; samples in a batch
-ROUNDED = 1e-12  # float64, ten steps: gradients of two losses added up, or the gradient of their mean
+BATCHES, BATCH = 5, 4  # batches of an epoch, and samples of a batch
+# Relative difference in float64 after ten steps: the gradients of two losses are added, or the
+# gradient of their mean is computed.
+ROUNDED = 1e-12
 
 
 def samples():
@@ -36,7 +38,7 @@ def samples():
 
 
 class Layer(torch.nn.Module):
-    """A linear layer with its squared error, in float64; keeps the batches it saw, and may fail at the fourth."""
+    """A linear layer with its squared error in float64, which may fail at its fourth batch."""
 
     def __init__(self, error=None):
         super().__init__()
@@ -129,8 +131,8 @@ def train_with_transformers(folder, layer, callback=None, *, resume=False, **opt
 class Framework(NamedTuple):
     callback: Any
     train: Any
-    divides_by_all: bool  # the gradient of an epoch's last batches, if they are fewer than are accumulated
-    at_interrupt: type  # what the caller sees
+    divides_by_all: bool  # whether an epoch's last gradient is divided by the full number of batches
+    at_interrupt: type  # the error that the caller sees
 
 
 FRAMEWORKS = {
@@ -157,7 +159,7 @@ def framework(request):
 
 
 def plainly(path, batches, *, make=adamw, accumulate=1, clip=0.0, divides_by_all=False):
-    """The recording of a plain loop over these batches, in which a step takes the mean loss of some of them."""
+    """The recording of a plain loop, in which a step takes the mean loss of some batches."""
     layer = Layer()
     optimizer = make(layer.parameters())
     epochs = [batches[k : k + BATCHES] for k in range(0, len(batches), BATCHES)]
@@ -184,8 +186,7 @@ def assert_same(recorded, expected):
 @pytest.mark.parametrize("clip", [0.0, 0.01], ids=["", "clipped"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_recording_is_that_of_a_plain_loop(framework, tmp_path, accumulate, clip):
-    """Assert that every quantity of every step is what a plain loop with a probe records: clipped gradients as they
-    are used, of accumulated batches the mean loss, over epochs that end on a group that is not full."""
+    """Assert that every quantity is a plain loop's: clipped gradients, mean losses, short epochs."""
     layer = Layer()
     callback = framework.callback(tmp_path / "run", seed=3)
     framework.train(tmp_path, layer, callback, accumulate=accumulate, clip=clip)
@@ -198,7 +199,7 @@ def test_recording_is_that_of_a_plain_loop(framework, tmp_path, accumulate, clip
 
 
 def test_training_is_left_as_it_is(framework, tmp_path):
-    """Assert that the weights are bit for bit those of the training without a callback, and no hook is left."""
+    """Assert that the weights are bit for bit those without a callback, and no hook is left."""
     bare, watched = Layer(), Layer()
     callback = framework.callback(tmp_path / "run")
     framework.train(tmp_path / "watched", watched, callback, accumulate=2)
@@ -211,7 +212,7 @@ def test_training_is_left_as_it_is(framework, tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("at the fourth")], ids=["interrupt", "failure"])
 def test_end_of_a_training_that_does_not_reach_it(framework, tmp_path, error):
-    """Assert that the steps taken are there, and whether it was interrupted or failed, and of what."""
+    """Assert that a training that fails or is interrupted has its steps, and its status says why."""
     interrupted = isinstance(error, KeyboardInterrupt)
     with pytest.raises(framework.at_interrupt if interrupted else RuntimeError):
         framework.train(tmp_path, Layer(error), framework.callback(tmp_path / "run"))
@@ -222,7 +223,7 @@ def test_end_of_a_training_that_does_not_reach_it(framework, tmp_path, error):
 
 @pytest.mark.parametrize("make", [adamw, sgd])
 def test_resumed_run_is_one_run(framework, tmp_path, make):
-    """Assert that training from a checkpoint goes on with the run, also if the optimizer does not count its steps."""
+    """Assert that training from a checkpoint continues the run, even without a step count."""
     first, second = Layer(), Layer()
     framework.train(tmp_path, first, framework.callback(tmp_path / "run"), make=make, epochs=1)
     callback = framework.callback(tmp_path / "run", resume=True)
@@ -233,7 +234,7 @@ def test_resumed_run_is_one_run(framework, tmp_path, make):
 
 
 def test_taken_folder_stops_before_the_first_step(framework, tmp_path):
-    """Assert that a folder with another run is refused, and nothing was trained."""
+    """Assert that a folder with another run is refused before any training."""
     framework.train(tmp_path, Layer(), framework.callback(tmp_path / "run"), epochs=1)
     layer = Layer()
     with pytest.raises(InputError, match="holds a run"):
@@ -242,7 +243,7 @@ def test_taken_folder_stops_before_the_first_step(framework, tmp_path):
 
 
 def test_lightning_several_optimizers(lightning, tmp_path):
-    """Assert that each has a folder, and the loss of its own closure, or NaN: no other loss is known to be its."""
+    """Assert that each optimizer has a folder, and the loss of its own closure or NaN."""
 
     def training_step(module, batch, index):
         module.automatic_optimization = False
@@ -269,7 +270,7 @@ def test_lightning_several_optimizers(lightning, tmp_path):
 
 
 def test_lightning_without_optimizer(lightning, tmp_path):
-    """Assert that a training without any optimizer is told to leave the callback away."""
+    """Assert that a training without an optimizer is refused, with advice."""
     module = lightning_module(Layer(), lambda parameters: [])
     module.automatic_optimization = False
     with pytest.raises(InputError, match="no optimizer"):
@@ -277,7 +278,7 @@ def test_lightning_without_optimizer(lightning, tmp_path):
 
 
 def test_lightning_closure_called_again(lightning, tmp_path):
-    """Assert that of a step which evaluates several losses, the one noted is that at the weights it starts from."""
+    """Assert that if a step evaluates several losses, that at the step's first weights is recorded."""
     layer, callback = Layer(), lightning_callback(tmp_path / "run")
     lbfgs = partial(torch.optim.LBFGS, lr=0.1, max_iter=3)
     train_with_lightning(tmp_path, layer, callback, make=lbfgs)
@@ -287,8 +288,7 @@ def test_lightning_closure_called_again(lightning, tmp_path):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_lightning_scaled_losses(lightning, tmp_path, accumulate):
-    """Assert that with a gradient scaler the loss is the unscaled one, and a step that it skips is no step: neither
-    here, nor when the run goes on and Lightning has counted it."""
+    """Assert that a scaler does not change losses, and its skipped steps are none, also resumed."""
     from lightning.pytorch.plugins.precision import MixedPrecision
 
     class Overflowing(Layer):
@@ -310,7 +310,7 @@ def test_lightning_scaled_losses(lightning, tmp_path, accumulate):
 
 
 def test_transformers_training_without_an_end(transformers, tmp_path):
-    """Assert that outside of ``with`` a failed training stays "running", and the next one ends it and goes on."""
+    """Assert that without ``with`` a failed training stays running until the next training ends it."""
     layer = Layer(RuntimeError("at the fourth"))
     trainer = hugging_face_trainer(tmp_path, layer, trainer_callback(tmp_path / "run", resume=True))
     training_step = trainer.training_step
@@ -326,7 +326,7 @@ def test_transformers_training_without_an_end(transformers, tmp_path):
 
 
 def test_transformers_step_numbers_are_not_guessed(transformers, tmp_path):
-    """Assert that a second training, which the Trainer counts from 0, does not overwrite the first one's rows."""
+    """Assert that a second training, counted from 0, does not overwrite the first one's rows."""
     trainer = hugging_face_trainer(tmp_path, Layer(), trainer_callback(tmp_path / "run", resume=True), make=sgd)
     trainer.train()
     with pytest.raises(InputError, match="give step="):
@@ -335,7 +335,7 @@ def test_transformers_step_numbers_are_not_guessed(transformers, tmp_path):
 
 
 def test_transformers_loss_of_ones_own(transformers, tmp_path):
-    """Assert that the loss is the one that a Trainer of one's own computes, not the model's."""
+    """Assert that the loss is the one that the user's own Trainer computes, not the model's."""
 
     class Doubling(transformers.Trainer):
         def compute_loss(self, *args, **kwargs):
@@ -347,7 +347,7 @@ def test_transformers_loss_of_ones_own(transformers, tmp_path):
 
 
 def test_transformers_callback_without_a_trainer(transformers, tmp_path):
-    """Assert that driven by something else, the callback records, and the losses it is not told are NaN."""
+    """Assert that without a Trainer the callback records, and losses are NaN."""
     layer, callback = Layer(), trainer_callback(tmp_path / "run")
     optimizer = sgd(layer.parameters())
     callback.on_train_begin(None, transformers.TrainerState(), None, model=layer, optimizer=optimizer)
@@ -375,7 +375,7 @@ def test_missing_package(monkeypatch, make, missing, advice):
 
 @pytest.mark.parametrize("installed", [False, True])
 def test_lightning_under_its_other_name(monkeypatch, installed):
-    """Assert that the callback is one of ``pytorch_lightning`` where only that is installed, or in use."""
+    """Assert that the callback is one of ``pytorch_lightning`` if only that is installed or in use."""
     other = ModuleType("pytorch_lightning")
     other.Callback = type("Callback", (), {})
     monkeypatch.setitem(sys.modules, "pytorch_lightning", other)
@@ -387,7 +387,7 @@ def test_lightning_under_its_other_name(monkeypatch, installed):
 
 
 def test_broken_package(monkeypatch, tmp_path):
-    """Assert that a package which is there and lacks something itself is not called missing."""
+    """Assert that a package that is installed, but lacks another package, is not called missing."""
     (tmp_path / "transformers.py").write_text("import not_there_at_all")
     monkeypatch.delitem(sys.modules, "transformers", raising=False)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,6 @@
-"""One recording of two processes (DDP, fully_shard) against that of one; and no probe holds up a process."""
+"""A recording of two processes (DDP, fully_shard) equals that of one, and no probe delays a
+process.
+"""
 
 import json
 
@@ -38,14 +40,15 @@ from two_processes import seen_by_each
 
 pytestmark = pytest.mark.slow  # two processes start and train
 
-# 12 float64 steps of weights of order 1 whose gradients are summed in halves, an eps or two in each step; the sparsity,
-# cosines and angles made of them lose a digit or two.
+# Relative difference after 12 float64 steps, whose gradients are summed in halves: an eps or two in
+# each step. Sparsity, cosines and angles lose one or two digits more.
 SUMMED_IN_HALVES = 1e-12
-# An angle's sine and a deviation are roots of a difference of squares: where that is 0, as of one weight, √eps is left.
+# An angle's sine and a standard deviation are roots of a difference of squares. Where the
+# difference is 0, as for a single weight, √eps is left.
 ROOT_OF_EPS = 1e-7
 # A norm over one of two shards, or with replicas counted twice, is wrong by more than this.
 WRONG_SUM = 0.05
-# What is made of sums over the weights, so that it is unknown where a shard is missing.
+# Quantities that are made from sums over the weights, so that they are unknown without a shard.
 OF_ALL_SHARDS = (
     "theta_norm",
     "gradient_norm",
@@ -77,7 +80,7 @@ def recorded(found):
 
 @pytest.fixture(scope="module")
 def seen(found):
-    """What a process saw of a case."""
+    """What a process saw in a case."""
     tables = [{Case(*case): result for case, result in ranks["cases"]} for ranks in found[1]]
     return lambda case, rank=0: tables[rank][case]
 
@@ -105,7 +108,7 @@ def assert_same(run, expected, names=None):
 
 @named(AGREEING)
 def test_two_processes_record_as_one(recorded, seen, alone, case):
-    """Assert that every quantity of every step, parameter and group is that of one process on the whole batch."""
+    """Assert that every quantity at every level equals that of one process on the whole batch."""
     run, expected = recorded(case), alone(case.optimizer)
     np.testing.assert_array_equal(run.step, np.arange(1, STEPS + 1))
     assert run.attrs["status"] == "finished" and run.attrs["processes"] == WORLD
@@ -118,7 +121,7 @@ def test_two_processes_record_as_one(recorded, seen, alone, case):
 
 @named(GATHERED)
 def test_quantities_are_those_of_the_whole_tensors(recorded, seen, case):
-    """Assert that norms, cosines and v̄ are those that numpy finds in the gathered weights, gradients and states."""
+    """Assert that norms, cosines and v̄ are numpy's for the gathered weights, gradients and states."""
     run, whole = recorded(case), {key: np.array(values) for key, values in seen(case).items() if key != "failure"}
     before, after, g = whole["theta"][:-1], whole["theta"][1:], whole["gradient"]
     update, m, v, count = after - before, whole["exp_avg"][1:], whole["exp_avg_sq"][1:], whole["step"][1:]
@@ -141,23 +144,27 @@ def test_quantities_are_those_of_the_whole_tensors(recorded, seen, case):
 
 @named(WRONG)
 def test_a_wrong_sum_would_show(recorded, alone, case):
-    """Assert that norms are wrong when replicas count twice, or only the shards of the writer."""
+    """Assert that negative control: norms are wrong if replicas count twice, or only the writer's
+    shards.
+    """
     ratio = recorded(case).theta_norm / alone(case.optimizer).theta_norm
     assert (np.abs(ratio - 1) > WRONG_SUM).all()
 
 
 @named(ALONE + BROKEN)
 def test_training_goes_on_as_without_a_probe(seen, case):
-    """Assert that whatever befalls a probe, the weights are bit for bit those of a run without one."""
+    """Assert that whatever happens to a probe, the weights are bit for bit those without a probe."""
     (bare,) = (other for other in BARE if other.layout == case.layout)
     for rank in range(WORLD):
         assert seen(case, rank)["weights"] == seen(bare, rank)["weights"]
-    assert seen(case)["polls"] == 0  # nothing was waited for at the end
+    assert seen(case)["polls"] == 0  # the end did not wait
 
 
 @named(ALONE)
 def test_probe_on_one_process_only(recorded, alone, case):
-    """Assert that with a probe on rank 0 only all is known but the others' loss, and what needs their shards."""
+    """Assert that a probe on rank 0 only does not know the others' loss and what needs their
+    shards.
+    """
     run, expected = recorded(case), alone(case.optimizer)
     assert run.attrs["status"] == "finished" and run.sizes["step"] == STEPS
     assert json.loads(run.attrs["incomplete_because"]) == ["process 1: no probe was attached with this path"]
@@ -173,13 +180,15 @@ def test_probe_on_one_process_only(recorded, alone, case):
 
 @named([case for case in BROKEN if case.what.endswith("on rank 1")])
 def test_a_probe_that_ends_early_elsewhere(recorded, seen, alone, case):
-    """Assert that rows are whole until a probe on rank 1 fails or is left, and say then what is unknown and why."""
+    """Assert that after a probe on rank 1 fails or detaches, values that need it are NaN, with a
+    reason.
+    """
     run, expected = recorded(case), alone(case.optimizer)
     reason = "OutOfLuckError()" if "raises" in case.what else "OSError: no such luck"
     assert run.attrs["status"] == "finished" and run.sizes["step"] == STEPS and seen(case)["failure"] is None
     (sentence,) = json.loads(run.attrs["incomplete_because"])
     assert sentence == f"process 1: the recording there failed: {reason}"
-    reached = HALF if "raises" in case.what else HALF - 1  # the row that was not yet handed over is lost
+    reached = HALF if "raises" in case.what else HALF - 1  # the last row was not sent
     assert_same(run.isel(step=slice(reached)), expected.isel(step=slice(reached)))
     if case.layout == "DDP":
         assert_same(run, expected, set(expected.data_vars) - {"loss"})
@@ -190,7 +199,7 @@ def test_a_probe_that_ends_early_elsewhere(recorded, seen, alone, case):
 
 @named([case for case in BROKEN if case.what in ("fails on rank 0", "store breaks")])
 def test_a_probe_that_fails_on_the_writer(recorded, seen, case):
-    """Assert that run.json says why, that no row is dropped, and that the probe of the other process ends, too."""
+    """Assert that if the writer's probe fails, no row is dropped, and the other probe ends, too."""
     run = recorded(case)
     assert run.sizes["step"] == HALF and np.isfinite(run.lr).all()
     assert run.attrs["status"] == "failed: OSError: no such luck"
@@ -199,7 +208,9 @@ def test_a_probe_that_fails_on_the_writer(recorded, seen, case):
 
 
 def test_a_probe_that_comes_late(recorded, alone):
-    """Assert that rows before a shard's first are unknown in part, Σv that AdamS keeps for all shards excepted."""
+    """Assert that rows before a late shard are unknown, except for Σv, which AdamS keeps for all
+    shards.
+    """
     run, expected = recorded(LATE), alone(LATE.optimizer)
     late = [name for name in expected.data_vars if name not in ("loss",) and not name.startswith("distance")]
     assert_same(run.isel(step=slice(HALF, None)), expected.isel(step=slice(HALF, None)), late)
@@ -210,7 +221,9 @@ def test_a_probe_that_comes_late(recorded, alone):
 
 
 def test_resumed_recording(recorded, alone):
-    """Assert that a sharded run is gone on with at its step; the distance is unknown from there on, with the reason."""
+    """Assert that a sharded run is resumed, and its distance is unknown from then on, with a
+    reason.
+    """
     run, expected = recorded(RESUMED), alone(RESUMED.optimizer)
     np.testing.assert_array_equal(run.step, expected.step)
     assert_same(run, expected, [name for name in expected.data_vars if not name.startswith("distance")])
@@ -219,7 +232,7 @@ def test_resumed_recording(recorded, alone):
 
 
 def test_l2_of_adam_is_not_followed(recorded, alone):
-    """Assert that R of Adam's L2, which one process follows, is unknown of shards, with the reason."""
+    """Assert that R of Adam's L2, which one process follows, is unknown for shards, with a reason."""
     run = recorded(UNFOLLOWED)
     assert run.decay_rate.isnull().all() and np.isfinite(alone(UNFOLLOWED.optimizer).decay_rate).all()
     assert "not followed where parameters are sharded" in run.attrs["decay_unknown_because"]
@@ -227,7 +240,9 @@ def test_l2_of_adam_is_not_followed(recorded, alone):
 
 
 def test_recordings_of_one_process_each(recorded, alone):
-    """Assert that with distributed=False each process writes a run of its own, with the loss of its half."""
+    """Assert that with distributed=False each process writes its own run, with the loss of its
+    half.
+    """
     one, other = (recorded(ON_ITS_OWN, str(rank)) for rank in range(WORLD))
     expected = alone(ON_ITS_OWN.optimizer)
     for run in (one, other):
@@ -239,7 +254,7 @@ def test_recordings_of_one_process_each(recorded, alone):
 
 @named(COUNTED)
 def test_a_probe_adds_no_collective(seen, case):
-    """Assert that steps have as many collectives with a probe as without, the first two apart, where AdamS starts."""
+    """Assert that steps have as many collectives with a probe as without, apart from the first two."""
     for rank in range(WORLD):
         counts = seen(case, rank)["collectives"]
         assert counts[HALF // 2 : HALF] == counts[HALF + HALF // 2 :]
@@ -247,13 +262,13 @@ def test_a_probe_adds_no_collective(seen, case):
 
 
 def test_only_one_process_touches_the_disk(found):
-    """Assert that rank 1 opens, makes and removes nothing in any common run folder, and rank 0 does."""
+    """Assert that only rank 0 opens, makes and removes files in a common run folder."""
     one, other = (ranks["touched"] for ranks in found[1])
     assert len(one) > len(AGREEING) and not other
 
 
 def test_what_cannot_be_met_is_refused_in_words(found):
-    """Assert that of sharded parameters single recordings, snapshots and a trajectory are refused, and say why."""
+    """Assert that single recordings, snapshots and a trajectory of sharded parameters are refused."""
     one, other = (ranks["refusals"] for ranks in found[1])
     assert one[:3] == other[:3]
     for said, words in zip(one, ("distributed=False", "snapshots = 2", "trajectory = True"), strict=False):
@@ -269,7 +284,7 @@ def test_two_processes_record_in_memory(seen, alone):
 
 
 def test_a_flattened_parameter_is_refused(tmp_path):
-    """Assert that a parameter of torch's FullyShardedDataParallel, whose plain tensor hides its shards, is refused."""
+    """Assert that a parameter of FullyShardedDataParallel, which hides its shards, is refused."""
     from torch.distributed.fsdp._common_utils import _set_fsdp_flattened
 
     weight = torch.nn.Parameter(torch.ones(2))

@@ -1,4 +1,6 @@
-"""The store between processes, and the writer that waits for parts: here both processes are played by one."""
+"""The store through which processes exchange rows, and the writer that waits for them; one process
+plays both.
+"""
 
 import math
 from collections import Counter
@@ -24,7 +26,7 @@ WRITER, OTHER = 0, 1
 
 @pytest.fixture
 def store(monkeypatch):
-    """The one store, with keys of all recordings."""
+    """The store, with the keys of all recordings."""
     shared = HashStore()
     monkeypatch.setattr(exchange, "_store", lambda prefix: PrefixStore(prefix, shared))
     return shared
@@ -32,7 +34,7 @@ def store(monkeypatch):
 
 @pytest.fixture
 def attached(store, monkeypatch):
-    """Attaches a process to a path, as if it were this one."""
+    """Attaches a process to a path, as if this were that process."""
     counts = {WRITER: Counter(), OTHER: Counter()}
 
     def attach(rank, path="run"):
@@ -49,11 +51,11 @@ def rows(*steps, loss=0.5, width=1):
 
 @pytest.mark.parametrize("width", [1, 5000, 100_000])
 def test_rows_arrive_as_they_were(width):
-    """Assert that rows come back bit for bit, NaN and −0 too, in entries that no store refuses."""
+    """Assert that rows come back bit for bit, also NaN and −0, in entries that a store accepts."""
     steps, values = np.arange(5, 45, 2), np.random.default_rng(0).normal(size=(20, width))
     values[0, 0], values[1, 0] = math.nan, -0.0
     entries = list(packed(steps, {"theta_theta": values, "loss": values[:, :1]}))
-    assert all(len(entry) <= exchange.MOST_BYTES + 1000 for entry in entries)  # and its line of JSON
+    assert all(len(entry) <= exchange.MOST_BYTES + 1000 for entry in entries)  # with a line of JSON
     blocks = [unpacked(entry) for entry in entries]
     np.testing.assert_array_equal(np.concatenate([steps for steps, _ in blocks]), steps)
     for name, expected in {"theta_theta": values, "loss": values[:, :1]}.items():
@@ -61,13 +63,13 @@ def test_rows_arrive_as_they_were(width):
 
 
 def test_a_row_too_large_for_the_store_is_refused():
-    """Assert that a row which would break the store's connection is refused in words."""
+    """Assert that a row that would break the store's connection is refused."""
     with pytest.raises(InputError, match="too large to exchange"):
         list(packed(*rows(1, width=exchange.MOST_BYTES // 8)))
 
 
 def test_entries_are_taken_in_order_and_leave_the_store(store, attached):
-    """Assert that what is not there is None, that each entry is taken once, and that the end comes after the last."""
+    """Assert that each entry is taken once and in order, and the end comes after the last entry."""
     other, writer = attached(OTHER), attached(WRITER)
     assert writer.take(OTHER) is None and not writer.is_here(OTHER) and writer.ended(OTHER) is None
     other.announce()
@@ -78,11 +80,13 @@ def test_entries_are_taken_in_order_and_leave_the_store(store, attached):
     assert [writer.take(OTHER)[0].tolist() for _ in range(2)] == [[1, 2], [3]]
     assert writer.take(OTHER) is None and writer.ended(OTHER) == "finished"
     writer.clear(OTHER)
-    assert store.num_keys() == 1  # how many have announced themselves
+    assert store.num_keys() == 1  # the number of announced processes
 
 
 def test_nothing_piles_up_in_the_store(store, attached):
-    """Assert that a process ends its recording when the writer takes nothing, and when it has ended its own."""
+    """Assert that a process stops recording if the writer takes no rows, or has ended its
+    recording.
+    """
     other = attached(OTHER)
     for step in range(exchange.MOST_UNREAD):
         other.post(*rows(step))
@@ -105,14 +109,16 @@ def test_attachments_do_not_mix(attached):
 
 
 def test_a_group_without_a_store_is_refused():
-    """Assert that without a process group's store a common recording is refused, and what is possible is said."""
+    """Assert that without a process group's store a common recording is refused, with advice."""
     with pytest.raises(InputError, match="distributed=False"):
         Exchange("run")
 
 
 @pytest.fixture
 def collecting(attached, monkeypatch):
-    """A writer that collects, with what it has written; ``holders`` hold the only parameter."""
+    """A writer that collects, and the rows that it has written; ``holders`` hold the only
+    parameter.
+    """
 
     def make(holders=(WRITER, OTHER)):
         written, notes = [], {}
@@ -138,7 +144,7 @@ def collecting(attached, monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A time that passes only in sleep."""
+    """A clock that advances only in sleep."""
     seen = SimpleNamespace(now=0.0)
     seen.monotonic = lambda: seen.now
     seen.sleep = lambda seconds: setattr(seen, "now", seen.now + seconds)
@@ -147,7 +153,7 @@ def clock(monkeypatch):
 
 
 def test_rows_wait_for_the_other_shard(collecting, attached):
-    """Assert that rows are written, in order and added up, when the other process has reported them, and not before."""
+    """Assert that rows are added up and written in order once the other process has reported them."""
     one, written, _ = collecting()
     one.write(*rows(1, 2), set())
     other = attached(OTHER)
@@ -162,7 +168,7 @@ def test_rows_wait_for_the_other_shard(collecting, attached):
 
 
 def test_what_waits_is_bounded(collecting, clock):
-    """Assert that where a shard's process never comes, the oldest rows are written as unknown in time."""
+    """Assert that the oldest rows are written as unknown if a shard's process never comes."""
     one, written, notes = collecting()
     for step in range(gather.MOST_HELD + 3):
         one.write(*rows(step), set())
@@ -175,7 +181,7 @@ def test_what_waits_is_bounded(collecting, clock):
 
 @pytest.mark.parametrize(("status", "seconds"), [("finished", gather.SECONDS), ("interrupted", 0), ("failed: x", 0)])
 def test_the_end_waits_for_a_process_that_is_there_but_not_for_ever(collecting, attached, clock, status, seconds):
-    """Assert that a normal end waits a bounded time for one that has announced itself, and any other end not at all."""
+    """Assert that only a normal end waits for an announced process, and for a bounded time."""
     one, written, notes = collecting()
     attached(OTHER).announce()
     one.write(*rows(1), set())
@@ -186,7 +192,7 @@ def test_the_end_waits_for_a_process_that_is_there_but_not_for_ever(collecting, 
 
 
 def test_ctrl_c_ends_the_waiting_with_all_rows(collecting, attached, clock):
-    """Assert that who interrupts the wait at the end has every row on disk, and the run noted as interrupted."""
+    """Assert that Ctrl-C during the wait at the end leaves every row on disk, and the status."""
     one, written, notes = collecting()
     attached(OTHER).announce()
     one.write(*rows(1), set())
@@ -205,7 +211,7 @@ def test_ctrl_c_ends_the_waiting_with_all_rows(collecting, attached, clock):
     [(1.0, 3.0, 2.0), (1.0, math.nan, 1.0), (math.nan, 3.0, 3.0), (math.nan, math.nan, math.nan)],
 )
 def test_mean_loss(collecting, attached, own, others, mean):
-    """Assert that the loss is the mean over the processes that note one, whoever they are."""
+    """Assert that the loss is the mean over the processes that observe a loss."""
     one, written, _ = collecting(holders=(WRITER,))
     other = attached(OTHER)
     other.announce()
@@ -215,7 +221,7 @@ def test_mean_loss(collecting, attached, own, others, mean):
 
 
 def test_a_loss_that_diverges_is_not_left_out(collecting, attached):
-    """Assert that where a process has noted losses, one that is not a number makes the mean not a number."""
+    """Assert that the mean loss is NaN if the loss of a process that observes losses is NaN."""
     one, written, _ = collecting(holders=(WRITER,))
     other = attached(OTHER)
     other.announce()
@@ -227,7 +233,7 @@ def test_a_loss_that_diverges_is_not_left_out(collecting, attached):
 
 
 def test_other_quantities_elsewhere_make_a_sum_unknown(collecting, attached):
-    """Assert that a sum of which the other process does not report its part is never recorded as whole."""
+    """Assert that a sum is unknown if the other process does not record its part of it."""
     one, written, notes = collecting()
     (steps, columns), other = rows(1), attached(OTHER)
     other.announce()

@@ -1,4 +1,4 @@
-"""A step that calls the step of its base class: torch calls its hooks at both, and it is one step all the same."""
+"""A step that calls the step of its base class is one step, although torch calls its hooks at both."""
 
 import contextlib
 
@@ -9,21 +9,24 @@ import torch
 from swd_dynamics.probe import Probe, steps
 from swd_dynamics.probe.steps import StepHooks
 
-LR = 1.75  # of the loss θ²/2, whose gradient is θ: a step is 2(2θ − 1.75θ) = θ/2
-LR_OF_CLOSURE = 0.875  # the closure is evaluated at 2θ: 2(2θ − .875·2θ) = θ/2
+LR = 1.75  # with the loss θ²/2 the gradient is θ, and a step gives 2(2θ − 1.75θ) = θ/2
+LR_OF_CLOSURE = 0.875  # the closure is evaluated at 2θ: a step gives 2(2θ − .875·2θ) = θ/2
 THETA = [64.0, 32.0, 16.0]
 UPDATE = [32.0, 16.0, 8.0]  # the inner steps are 112, 56, 28
 
 
 class Refused(Exception):
-    """What a step raises."""
+    """The error that a step raises."""
 
 
 def classes():
-    """Gradient descent, and one that doubles the weight before and after it; new, as torch marks those it has seen."""
+    """Gradient descent, and a subclass that doubles the weight before and after the step.
+
+    They are made here, because torch marks a class once it has an object.
+    """
 
     class Descent(torch.optim.Optimizer):
-        refusals = 0  # how many of the next steps raise
+        refusals = 0  # the number of next steps that raise
 
         def __init__(self, parameters, lr=LR):
             super().__init__(parameters, {"lr": lr})
@@ -56,7 +59,7 @@ def weight():
 
 
 def nested(lr=LR):
-    """An optimizer at whose step torch calls each hook twice."""
+    """An optimizer in whose step torch calls each hook twice."""
     base, derived = classes()
     base([weight()])
     return derived([weight()], lr)
@@ -77,7 +80,7 @@ def train(optimizer, steps):
 
 @pytest.fixture(params=["memory", "disk"])
 def probe_of(request, tmp_path):
-    """Makes a probe of either kind."""
+    """Makes a probe that records in memory or in a run folder."""
     where = () if request.param == "memory" else (tmp_path / "run",)
     return lambda optimizer, **options: Probe(optimizer, *where, **options)
 
@@ -88,7 +91,7 @@ def values(probe, name):
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_hooks_are_called_once(depth):
-    """Assert that torch calls its own hooks at every level of a step, and these are called at the outermost alone."""
+    """Assert that torch calls its hooks at every level, and the probe's at the outermost only."""
     kind, _ = classes()
     for _ in range(depth - 1):
         kind([weight()])
@@ -106,7 +109,7 @@ def test_hooks_are_called_once(depth):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_nested_step_is_one_row(probe_of, when):
-    """Assert that steps are numbered one by one, with the weights and the loss that the outermost step has."""
+    """Assert that steps have no gaps, and the weights and the loss of the outermost step."""
     optimizer = nested()
     with probe_of(optimizer) as probe:
         for _ in THETA:
@@ -124,7 +127,7 @@ def test_a_nested_step_is_one_row(probe_of, when):
 
 @pytest.mark.parametrize("observed", [False, True])
 def test_a_closure_of_a_nested_step(probe_of, observed):
-    """Assert that gradient and loss are those of the closure, where the inner step evaluates it."""
+    """Assert that gradient and loss are those of the closure, which the inner step calls."""
     optimizer = nested(LR_OF_CLOSURE)
 
     def closure():
@@ -144,7 +147,7 @@ def test_a_closure_of_a_nested_step(probe_of, observed):
 
 
 def test_every_nth_nested_step(tmp_path):
-    """Assert that of nested steps, too, those after 2, 4, … are measured, and the parameters kept."""
+    """Assert that every second nested step is measured, and the parameters after it are kept."""
     optimizer = nested()
     with Probe(optimizer, tmp_path / "run", every=2, snapshots=4) as probe:
         train(optimizer, 5)
@@ -154,7 +157,7 @@ def test_every_nth_nested_step(tmp_path):
 
 
 def test_steps_begin_to_be_nested(probe_of):
-    """Assert that a run goes on step by step when the first object of the base class is made in it."""
+    """Assert that a run has no gap when the first object of the base class is made during it."""
     base, derived = classes()
     optimizer = derived([weight()])
     with probe_of(optimizer) as probe:
@@ -166,7 +169,7 @@ def test_steps_begin_to_be_nested(probe_of):
 
 
 def test_an_inner_step_that_raised(probe_of):
-    """Assert that a step which takes its inner step again, as it raised, is one row."""
+    """Assert that a step that repeats its inner step, because that raised, is one row."""
     base, derived = classes()
     base([weight()])
 
@@ -187,7 +190,7 @@ def test_an_inner_step_that_raised(probe_of):
 
 
 def test_an_inner_step_given_up(probe_of):
-    """Assert that a step which goes on without its inner step, as it raised, is one row, and so is the next."""
+    """Assert that a step that continues after its inner step raised is one row, like the next."""
     base, derived = classes()
     base([weight()])
 
@@ -202,13 +205,15 @@ def test_an_inner_step_given_up(probe_of):
             optimizer.refusals = refusals
             train(optimizer, 1)
     assert values(probe, "step") == [1, 2, 3]
-    assert values(probe, "theta_norm") == [64, 32, 128]  # in the second only doubled, twice
+    assert values(probe, "theta_norm") == [64, 32, 128]  # the second step only doubles, twice
     assert values(probe, "update_norm") == [32, 96, 64]
 
 
 @pytest.mark.parametrize("where", ["in the handler", "later"])
 def test_a_nested_step_that_raised(probe_of, where):
-    """Assert that after a nested step which raised the next step is a new one, though the error is still handled."""
+    """Assert that the step after a nested step that raised is a new one, while its error is
+    handled.
+    """
     optimizer = nested()
     with probe_of(optimizer) as probe:
         train(optimizer, 1)
@@ -219,13 +224,13 @@ def test_a_nested_step_that_raised(probe_of, where):
             if where == "in the handler":
                 train(optimizer, 1)
         train(optimizer, 2)
-    started = [64, 64, 32, 16] if where == "in the handler" else [64, 64, 32]  # the refused step doubled 32
+    started = [64, 64, 32, 16] if where == "in the handler" else [64, 64, 32]  # doubles 32
     assert values(probe, "theta_norm") == started
     assert values(probe, "update_norm") == [theta / 2 for theta in started]
 
 
 def test_a_step_that_a_method_of_the_optimizer_takes_again(probe_of):
-    """Assert that a step taken again by a method of the optimizer that is no step is a new one."""
+    """Assert that a step that another method of the optimizer repeats is a new step."""
     _, derived = classes()
 
     class Fitted(derived):
@@ -243,7 +248,7 @@ def test_a_step_that_a_method_of_the_optimizer_takes_again(probe_of):
 
 
 def test_a_step_inside_the_step_of_another_optimizer(probe_of):
-    """Assert that two steps in a step of another optimizer are two rows, and so they are after one that raised."""
+    """Assert that two steps inside another optimizer's step are two rows, also after one raised."""
     base, _ = classes()
     optimizer = base([weight()], lr=0.5)
 
@@ -263,7 +268,7 @@ def test_a_step_inside_the_step_of_another_optimizer(probe_of):
 
 
 def test_nested_steps_under_a_scaler_and_a_scheduler(probe_of):
-    """Assert that a step which a scaler and a scheduler have wrapped is one row, and one that a scaler skips none."""
+    """Assert that a step wrapped by a scaler and a scheduler is one row, a skipped one none."""
     optimizer = nested()
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -280,7 +285,7 @@ def test_nested_steps_under_a_scaler_and_a_scheduler(probe_of):
 
 
 def test_a_probe_attached_in_a_nested_step(probe_of):
-    """Assert that of a step in the middle of which the probe is attached there is no row."""
+    """Assert that a step is not a row if the probe is attached during the step."""
     optimizer = nested(LR_OF_CLOSURE)
     probe = probe_of(optimizer)
 
@@ -296,7 +301,7 @@ def test_a_probe_attached_in_a_nested_step(probe_of):
 
 
 def test_only_after_a_step_that_raised_the_stack_is_searched(probe_of, monkeypatch):
-    """Assert that steps which are not nested cost no search of the stack, and one that raised costs one."""
+    """Assert that only the step after a step that raised searches the stack, and only once."""
     searches = []
     monkeypatch.setattr(steps, "_is_inside_step", lambda *_: searches.append(None))
     kind, _ = classes()
@@ -312,7 +317,7 @@ def test_only_after_a_step_that_raised_the_stack_is_searched(probe_of, monkeypat
 
 
 def test_a_hook_that_raised():
-    """Assert that no hook is called after a step whose hook before it raised, though a step around it caught that."""
+    """Assert that no hook follows a step before which a hook raised, even if the error is caught."""
     base, derived = classes()
     base([weight()])
     calls = []

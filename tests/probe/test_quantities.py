@@ -12,8 +12,10 @@ from swd_dynamics.probe import Probe
 from swd_dynamics.probe.quantities import QUANTITIES, SETS, SUMS, Quantity, chosen
 from swd_dynamics.tables import UnknownName
 
-SAME = 1e-12  # the same float64 numbers, in another order
-IN_FLOAT32 = 2e-6  # sums of float32 numbers that are right to eight digits, and a root or a quotient of them
+SAME = 1e-12  # relative difference of float64 sums whose terms are added in another order
+# Relative error of a root or a quotient of sums of float32 numbers, which are right to seven
+# digits.
+IN_FLOAT32 = 2e-6
 
 OPTIMIZERS = {
     "SGD": lambda groups: torch.optim.SGD(groups, lr=0.1, weight_decay=0.1),
@@ -30,7 +32,7 @@ each_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMI
 
 
 def at_levels(values, of_group):
-    """What a formula gives for each parameter, each group and everything, from flat vectors of each parameter."""
+    """The arguments of a formula for each parameter, each group and all weights, from flat vectors."""
     groups = [[value for value, group in zip(values, of_group, strict=True) if group == g] for g in (0, 1)]
     return {
         "_parameter": list(values),
@@ -48,7 +50,7 @@ def cos(a, b):
 
 
 def angle(a, b):
-    """In the plane of both: exact, however small (Kahan)."""
+    """The angle between two vectors, exact however small it is (Kahan)."""
     x, y = a * norm(b), b * norm(a)
     return 2 * math.atan2(norm(x - y), norm(x + y))
 
@@ -71,7 +73,7 @@ BY_HAND = {
 
 
 def watch(net, optimizer, steps, flat):
-    """What each step did to each parameter: lists of (θ, g, θ′, m, v, θ₀), float64 and flat."""
+    """What each step did to each parameter: lists of (θ, g, θ′, m, v, θ₀), flat and in float64."""
     history, start = [], [flat(p) for p in net.parameters()]
     for _ in range(steps):
         optimizer.zero_grad()
@@ -95,7 +97,7 @@ def flat(tensor):
 @each_optimizer
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float64, SAME), (torch.float32, IN_FLOAT32)])
 def test_quantities_by_hand(network, tmp_path, make, dtype, allowed):
-    """Assert that each quantity is what float64 gives by hand, at every level, in every step."""
+    """Assert that each quantity equals its formula in float64, at every level and in every step."""
     net = network(dtype=dtype)
     optimizer = make(net.groups(lr=0.03))
     with Probe(optimizer, tmp_path / "run", model=net, quantities="dynamics") as probe:
@@ -133,7 +135,7 @@ def test_rates_of_all_weights_are_those_of_each(network, make):
 
 
 def test_v_bar(network, tmp_path):
-    """Assert that v̄ is the mean over all weights of all groups, each corrected for its bias by its own β₂."""
+    """Assert that v̄ is the mean of v̂ over the weights of all groups, each with its own β₂."""
     net = network()
     optimizer = torch.optim.AdamW(net.groups(betas=(0.9, 0.5)), lr=0.1)
     with Probe(optimizer, tmp_path / "run", quantities=["v_bar", "effective_lr"]) as probe:
@@ -146,7 +148,7 @@ def test_v_bar(network, tmp_path):
 
 
 class Normalised(torch.optim.Optimizer):
-    """Keeps whatever a test calls the second moment, and counts its steps if the test wants it."""
+    """Keeps what a test calls the second moment, and counts its steps if the test asks for it."""
 
     def __init__(self, parameters, moment, counts):
         super().__init__(parameters, {"lr": 0.1})
@@ -163,7 +165,7 @@ class Normalised(torch.optim.Optimizer):
     [(torch.tensor([2.0, 4.0]), 3.0), (torch.tensor(4.0), math.nan), ([4.0, 4.0], math.nan)],
 )
 def test_second_moment_of_each_weight(moment, mean, counts):
-    """Assert that v is averaged where it has one entry for each weight, and is unknown elsewhere."""
+    """Assert that v is averaged if it has one entry for each weight, and is unknown otherwise."""
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = Normalised([weight], moment, counts)
     with Probe(optimizer) as probe:
@@ -172,7 +174,7 @@ def test_second_moment_of_each_weight(moment, mean, counts):
 
 
 def test_a_parameter_without_weights_counts_for_nothing():
-    """Assert that a tensor without entries leaves R of Adam's L2, its mean and its spread as they are."""
+    """Assert that a tensor without entries does not change R of Adam's L2, nor its mean and spread."""
     runs = []
     for shapes in ([(2,)], [(2,), (0, 3)]):
         parameters = [torch.nn.Parameter(torch.ones(shape, dtype=torch.float64)) for shape in shapes]
@@ -188,7 +190,7 @@ def test_a_parameter_without_weights_counts_for_nothing():
 
 @pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-9, 1e-12])
 def test_tiny_angles(tmp_path, size):
-    """Assert that an angle of 10⁻¹² is found with all its digits, where its cosine is 1 to all digits."""
+    """Assert that an angle of 10⁻¹² is found with all its digits, although its cosine rounds to 1."""
     weight = torch.nn.Parameter(torch.tensor([1.0, 0.0], dtype=torch.float64))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     with Probe(optimizer, tmp_path / "run") as probe:
@@ -199,7 +201,7 @@ def test_tiny_angles(tmp_path, size):
 
 @pytest.mark.slow
 def test_long_tensors_in_float32(tmp_path):
-    """Assert that sums over a million float32 weights are right to a few digits of theirs."""
+    """Assert that sums over a million float32 weights are right to almost all digits of float32."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(1000, 1003, generator=generator))
     optimizer = torch.optim.AdamW([weight], lr=1e-3)
@@ -215,7 +217,7 @@ def test_long_tensors_in_float32(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_half_precision_and_strides(tmp_path, dtype):
-    """Assert that half precision is widened before it is summed, and a transposed parameter is read as it lies."""
+    """Assert that half precision is widened before sums, and a transposed parameter is read right."""
     weight = torch.nn.Parameter(torch.randn(30, 40, generator=torch.Generator().manual_seed(0)).to(dtype).t())
     optimizer = torch.optim.SGD([weight], lr=0.5, momentum=0.5)
     old = flat(weight)
@@ -229,7 +231,7 @@ def test_half_precision_and_strides(tmp_path, dtype):
 
 
 def test_a_quantity_of_ones_own(network, tmp_path):
-    """Assert that a quantity added by a user in a few lines is recorded at every level."""
+    """Assert that a quantity that a user adds in a few lines is recorded at every level."""
     relative = Quantity(
         "relative_update", "‖Δθ‖/‖θ‖", ("update_update", "theta_theta"), lambda moved, before: (moved / before) ** 0.5
     )
@@ -245,7 +247,9 @@ def test_a_quantity_of_ones_own(network, tmp_path):
 
 
 def test_table_and_sets():
-    """Assert that the table's names are their quantities', that sets name known ones and that every sum is used."""
+    """Assert that each quantity has its own name in the table, sets are known, and every sum is
+    used.
+    """
     assert all(name == quantity.name for name, quantity in QUANTITIES.items())
     assert set(SETS["minimal"]) < set(SETS["default"]) < set(SETS["dynamics"]) == set(QUANTITIES)
     used = {need for quantity in QUANTITIES.values() for need in quantity.needs}

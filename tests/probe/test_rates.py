@@ -1,4 +1,4 @@
-"""R and η_eff: read where published, stated or derived for torch's own, unknown elsewhere."""
+"""R and η_eff: read where an optimizer publishes them, derived for torch's own, unknown elsewhere."""
 
 import json
 import math
@@ -11,13 +11,13 @@ from swd_dynamics.optim import AdamS
 from swd_dynamics.probe import Probe, record
 from swd_dynamics.tensors.known import KNOWN, Known
 
-EXACT_FORMULA = 1e-14  # the same float64 expression evaluated in another order
+EXACT_FORMULA = 1e-14  # relative difference of a float64 formula evaluated in another order
 
 AMSGRAD = {"lr": 1e-2, "weight_decay": 0.1, "amsgrad": True}
 
 
 class Publishing(torch.optim.Optimizer):
-    """Gradient descent that tells its decay rate, as far as a test wants it to."""
+    """Gradient descent that publishes what a test wants it to publish."""
 
     def __init__(self, parameters, lr, told):
         super().__init__(parameters, {"lr": lr})
@@ -43,7 +43,7 @@ def vector(*values):
 
 
 def test_published_rates_are_read():
-    """Assert that what an optimizer publishes in its groups is recorded bit for bit."""
+    """Assert that the rates that an optimizer publishes in its groups are recorded bit for bit."""
     weight = vector(1.0, 2.0)
     run = one_step(Publishing([weight], 0.1, {"decay_rate": 0.1 / 3, "effective_lr": 0.7}), weight)
     assert run.decay_rate.item() == run.decay_rate_max.item() == 0.1 / 3
@@ -53,7 +53,7 @@ def test_published_rates_are_read():
 
 
 def test_what_is_published_is_no_argument():
-    """Assert that rates published before the probe came are not taken for arguments of the optimizer."""
+    """Assert that rates published before the probe came are not arguments of the optimizer."""
     weight = vector(1.0)
     optimizer = Publishing([weight], 0.1, {"decay_rate": 0.1, "effective_lr": 0.7})
     optimizer.step()
@@ -64,7 +64,7 @@ def test_what_is_published_is_no_argument():
     "told", [{"decay_rate": None, "effective_lr": 1.0}, {"effective_lr": 1.0}, {"decay_rate": 0.1}]
 )
 def test_half_published_rates_are_unknown(told):
-    """Assert that a missing or meaningless publication gives NaN and a reason, not a guess."""
+    """Assert that a missing or meaningless publication gives NaN and a reason."""
     weight = vector(1.0)
     run = one_step(Publishing([weight], 0.1, told), weight)
     assert math.isnan(run.decay_ratio.item())
@@ -73,7 +73,7 @@ def test_half_published_rates_are_unknown(told):
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_unknown_optimizer_has_unknown_decay(network, weight_decay):
-    """Assert that RMSprop's decay is NaN, that the recording says so, and that everything else is recorded."""
+    """Assert that R of RMSprop is NaN with a reason, and everything else is recorded."""
     net = network()
     run = record(torch.optim.RMSprop(net.parameters(), weight_decay=weight_decay), net.loss, 3, quantities="dynamics")
     for name in ("decay_rate", "decay_rate_weight", "decay_rate_min", "decay_rate_std", "decay_ratio", "effective_lr"):
@@ -83,7 +83,7 @@ def test_unknown_optimizer_has_unknown_decay(network, weight_decay):
 
 
 def test_a_subclass_is_not_taken_for_its_parent():
-    """Assert that a class derived from torch's AdamW, which may do anything, is unknown."""
+    """Assert that R of a subclass of torch's AdamW, which may do anything, is unknown."""
     weight = vector(1.0)
     assert one_step(type("Mine", (torch.optim.AdamW,), {})([weight]), weight).attrs["decay_unknown_because"]
 
@@ -91,7 +91,7 @@ def test_a_subclass_is_not_taken_for_its_parent():
 @pytest.mark.parametrize("extra", [{}, {"amsgrad": True}, {"maximize": True}])
 @pytest.mark.parametrize("by_adam", [False, True])
 def test_decoupled_decay_is_stated(network, extra, by_adam):
-    """Assert that AdamW, by either of its names in torch, has R = ηλ exactly at every step and for every weight."""
+    """Assert that AdamW, under both names in torch, has exactly R = ηλ for every weight and step."""
     net = network()
     kind, more = (torch.optim.Adam, {"decoupled_weight_decay": True}) if by_adam else (torch.optim.AdamW, {})
     run = record(kind(net.parameters(), lr=1e-2, weight_decay=0.3, **extra, **more), net.loss, 5, quantities="dynamics")
@@ -109,12 +109,12 @@ def test_effective_learning_rate_of_sgd(extra, effective):
     weight = vector(1.0)
     run = one_step(torch.optim.SGD([weight], lr=0.1, weight_decay=0.5, **extra), weight)
     assert run.effective_lr.item() == pytest.approx(effective, rel=EXACT_FORMULA)
-    assert run.decay_rate.item() == 0.1 * 0.5  # on the first step, whatever the momentum
+    assert run.decay_rate.item() == 0.1 * 0.5  # in the first step, for every momentum
     assert run.decay_ratio.item() == pytest.approx(0.05 / effective, rel=EXACT_FORMULA)
 
 
 def test_momentum_without_limit_has_no_effective_learning_rate():
-    """Assert that β = 1 gives an unknown η_eff and a reason."""
+    """Assert that η_eff is unknown for β = 1, with a reason."""
     weight = vector(1.0)
     run = one_step(torch.optim.SGD([weight], lr=0.1, momentum=1.0), weight)
     assert math.isnan(run.effective_lr.item())
@@ -123,7 +123,7 @@ def test_momentum_without_limit_has_no_effective_learning_rate():
 
 @pytest.mark.parametrize("arguments", [{}, AMSGRAD])
 def test_effective_learning_rate_of_adam_averages_over_all_groups(network, arguments):
-    """Assert that η_eff = η/√v̄, with one v̄ over the weights of all groups, each bias-corrected with its own β₂."""
+    """Assert that η_eff = η/√v̄ with one v̄ of all groups, each corrected by its own β₂."""
     net = network()
     adam = torch.optim.Adam(net.groups(lr=0.5, betas=(0.8, 0.6)), **arguments)
     run = record(adam, net.loss, 4)
@@ -134,7 +134,7 @@ def test_effective_learning_rate_of_adam_averages_over_all_groups(network, argum
 
 
 def test_vanishing_gradients_have_infinite_effective_learning_rate():
-    """Assert that η_eff is infinite at v̄ = 0, and R/η_eff 0, without an error."""
+    """Assert that η_eff is infinite and R/η_eff is 0 at v̄ = 0, without an error."""
     weight = vector(0.0)
     run = one_step(torch.optim.AdamW([weight]), weight, gradient=0.0)
     assert run.effective_lr.item() == math.inf
@@ -142,7 +142,7 @@ def test_vanishing_gradients_have_infinite_effective_learning_rate():
 
 
 def test_two_groups_decay_each_in_its_own_way(network):
-    """Assert that learning rate and weight decay of each group reach its own weights, and the spread shows both."""
+    """Assert that each group has its own η and λ, and the spread of R shows both groups."""
     net = network()
     sgd = torch.optim.SGD(net.groups(lr=0.2, weight_decay=0.0), lr=0.1, weight_decay=0.5)
     run = record(sgd, net.loss, 3, quantities="dynamics")
@@ -156,7 +156,7 @@ def test_two_groups_decay_each_in_its_own_way(network):
 
 
 def test_parameters_that_sit_out_do_not_decay():
-    """Assert that a parameter without gradient has R = 0 and no part in the mean, also where R is published."""
+    """Assert that a parameter without a gradient has R = 0 and is not in the mean of R."""
     moving, still = vector(1.0), vector(2.0, 3.0)
     for optimizer in (
         torch.optim.AdamW([moving, still], lr=0.1, weight_decay=0.5),
@@ -169,7 +169,7 @@ def test_parameters_that_sit_out_do_not_decay():
 
 
 def test_a_parameter_that_moves_without_gradient_is_unknown():
-    """Assert that nothing is claimed about a parameter that was moved though it had no gradient."""
+    """Assert that R of a parameter that moved without a gradient is unknown."""
     weight = vector(1.0)
     sgd = torch.optim.SGD([weight], lr=0.1)
     sgd.register_step_post_hook(lambda *_: weight.data.add_(1))
@@ -218,7 +218,7 @@ def test_a_step_of_nobody_subtracts_nothing():
 
 
 def test_what_another_optimizer_published_is_not_believed():
-    """Assert that rates left in the groups by an AdamS are not taken for those of the AdamW that loaded them."""
+    """Assert that rates that an AdamS has left do not count for the AdamW that loads its state."""
     weight = vector(1.0, 2.0)
     weight.grad = torch.ones_like(weight)
     old = AdamS([weight], lr=0.1, weight_decay=0.1)
@@ -230,7 +230,7 @@ def test_what_another_optimizer_published_is_not_believed():
 
 
 def test_another_optimizer_is_one_entry(monkeypatch):
-    """Assert that one entry teaches the probe RMSprop: η_eff = η/(√v̄(1 − β)), and R = 0 without decay."""
+    """Assert that one entry teaches the probe RMSprop: η_eff = η/(√v̄(1 − β)), R = 0."""
     entry = Known(
         second_moments=("square_avg",),
         beta2=lambda group: 0.0,

@@ -1,4 +1,4 @@
-"""Whole runs, what made them, and recordings on disk."""
+"""Whole runs: how they end, and what made them."""
 
 import json
 import platform
@@ -19,7 +19,7 @@ def run(network):
 
 
 def test_run_is_the_plain_loop(network, run):
-    """Assert that record trains as a loop written out does, and notes the loss of every step."""
+    """Assert that record trains as a plain loop does, and records the loss of every step."""
     net = network()
     optimizer = torch.optim.Adam(net.groups(lr=0.03), lr=0.1, weight_decay=0.1)
     first = net.loss().item()
@@ -30,7 +30,7 @@ def test_run_is_the_plain_loop(network, run):
 
 
 def test_loss_is_given_the_number_of_steps_taken(network):
-    """Assert that the loss sees 0 on the first step, so that it can choose its minibatch."""
+    """Assert that the loss function gets 0 in the first step, so that it can choose its minibatch."""
     net, seen = network(), []
 
     def loss(k):
@@ -42,7 +42,7 @@ def test_loss_is_given_the_number_of_steps_taken(network):
 
 
 def test_divergence_of_the_weights_is_a_result():
-    """Assert that a run whose weights overflow stops at that step, records it, and says so."""
+    """Assert that a run stops at the step in which its weights overflow, and records that step."""
     weight = torch.nn.Parameter(torch.ones(1))
     run = record(torch.optim.SGD([weight], lr=1e38), lambda k: weight.sum(), 10)  # the largest float32 is 3.4e38
     assert run.attrs["diverged_at_step"] == 4
@@ -51,7 +51,7 @@ def test_divergence_of_the_weights_is_a_result():
 
 
 def test_divergence_of_the_loss_is_a_result():
-    """Assert that a run stops where its loss is no longer finite, and names the step that led there."""
+    """Assert that a run stops when its loss is not finite, and names the step before."""
     weight = torch.nn.Parameter(torch.ones(1))
     run = record(torch.optim.SGD([weight], lr=10.0), lambda k: weight.square().sum() / (0.0 if k == 3 else 1.0), 10)
     assert run.attrs["diverged_at_step"] == 3
@@ -60,7 +60,7 @@ def test_divergence_of_the_loss_is_a_result():
 
 
 def test_interrupt_keeps_what_was_recorded(network):
-    """Assert that Ctrl-C ends the run with the steps so far."""
+    """Assert that Ctrl-C ends the run and keeps the steps so far."""
     net = network()
 
     def loss(k):
@@ -75,20 +75,20 @@ def test_interrupt_keeps_what_was_recorded(network):
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, "many"])
 def test_number_of_steps_is_checked(network, steps):
-    """Assert that a number of steps that is none is refused with its value."""
+    """Assert that a number of steps that is not a whole number from 1 is refused and shown."""
     net = network()
     with pytest.raises(InputError, match=f"steps = {steps!r}"):
         record(torch.optim.SGD(net.parameters()), net.loss, steps)
 
 
 def test_loss_without_a_gradient_is_refused(network):
-    """Assert that a loss which is a plain number is refused in words."""
+    """Assert that a loss that is a plain number is refused."""
     with pytest.raises(InputError, match="must be a tensor"):
         record(torch.optim.SGD(network().parameters()), lambda k: 1.0, 2)
 
 
 def test_recording_knows_what_made_it(run):
-    """Assert that optimizer, arguments, seed, data, device, dtype and versions are in the attributes, flat."""
+    """Assert that the attributes say what made the recording, as text and numbers."""
     attributes = run.attrs
     assert (attributes["optimizer"], attributes["optimizer_module"]) == ("Adam", "torch.optim.adam")
     arguments = json.loads(attributes["optimizer_arguments"])
@@ -108,7 +108,7 @@ def test_recording_knows_what_made_it(run):
     ("kind", "momentum", "count"), [("Adam", {}, 5), ("SGD", {}, 0), ("SGD", {"momentum": 0.9}, -1)]
 )
 def test_steps_before_the_recording(network, kind, momentum, count):
-    """Assert that steps taken before are counted where the optimizer counts, and −1 where it only shows them."""
+    """Assert that earlier steps are counted by the optimizer, or are −1 if it only has a state."""
     net = network()
     optimizer = getattr(torch.optim, kind)(net.parameters(), lr=0.01, **momentum)
     assert Probe(optimizer).dataset().attrs["steps_before"] == 0

@@ -1,4 +1,4 @@
-"""Every weight and gradient in a run folder: the same numbers as in memory, on disk while the run goes on."""
+"""Trajectories, in memory and in a run folder: the same numbers, and on disk during the run."""
 
 import json
 import math
@@ -32,7 +32,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("quantities", ["minimal", "dynamics"])
 def test_a_recording_is_the_same_wherever_it_is_kept(network, path, name, dtype, quantities):
-    """Assert that a probe's dataset, in memory or not, is what the run folder opens as, and that it replays."""
+    """Assert that a recording in memory equals the recording in a run folder, and both replay."""
     runs = []
     for where in (None, path):
         net = network(dtype)
@@ -41,12 +41,12 @@ def test_a_recording_is_the_same_wherever_it_is_kept(network, path, name, dtype,
     held, kept = runs
     xarray.testing.assert_identical(held, kept.load())
     xarray.testing.assert_identical(open_recording(path).load().drop_attrs(), held.drop_attrs())
-    if dtype != torch.bfloat16:  # whose rounding is coarser than the float32 it is kept in
+    if dtype != torch.bfloat16:  # it rounds more coarsely than the float32 in which it is recorded
         assert replay(recorded_rule(name, kept), kept).passed
 
 
 def test_rows_are_on_disk_before_the_end(network, path, monkeypatch):
-    """Assert that a trajectory can be read while it is written, up to the last rows that were acknowledged."""
+    """Assert that a trajectory can be read while it is written, up to the last acknowledged row."""
     monkeypatch.setattr(buffer, "SECONDS", 0.0)
     net = network()
     optimizer = OPTIMIZERS["AdamW"](net.parameters())
@@ -57,7 +57,7 @@ def test_rows_are_on_disk_before_the_end(network, path, monkeypatch):
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
 def test_state_that_comes_after_the_first_rows_is_named(network, path, where):
-    """Assert that state which first appears after rows were written is named as not recorded."""
+    """Assert that state that first appears after rows were written is named as not recorded."""
     net = network()
     optimizer = OPTIMIZERS["AdamW"](net.parameters())
     with Probe(optimizer, None if where == "memory" else path, trajectory=True) as probe:
@@ -76,31 +76,6 @@ def test_a_trajectory_too_wide_for_a_run_folder_is_refused_before_training(path)
     with pytest.raises(InputError, match=r"1001000 weights is not allowed: .* trajectory=False"):
         record(torch.optim.SGD([weight], lr=0.1), lambda k: weight.sum(), 3, path=path)
     assert not path.exists()
-
-
-def test_a_buffer_of_long_rows_is_short():
-    """Assert that the rows held before they are written take a bounded memory, a single row excepted."""
-    for row_bytes in (80, 8 * 10**5, 8 * 10**6, 8 * 10**8):
-        held = buffer.Buffer({}, torch.device("cpu"), row_bytes)
-        assert held.rows == 1 or held.rows * row_bytes <= buffer.MOST_BYTES
-
-
-def test_a_voided_step_used_no_gradient(network, path):
-    """Assert that gradients come without a scaler's factor, and as 0 where the scaler voided the step."""
-    net = network()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, fused=True)
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    with Probe(optimizer, path, trajectory=True):
-        for factor in (1.0, math.inf):
-            optimizer.zero_grad()
-            scaler.scale(net.loss() * factor).backward()
-            scaler.step(optimizer)
-            scaler.update()
-    other = network()
-    other.loss().backward()
-    gradient = open_recording(path)["gradient"].values
-    np.testing.assert_array_equal(gradient[0], torch.cat([p.grad.reshape(-1) for p in other.parameters()]))
-    assert (gradient[1] == 0).all()
 
 
 def frozen(net, optimizer):
@@ -133,7 +108,7 @@ def clamped(net, optimizer):
     ],
 )
 def test_replay_refuses_what_no_rule_says(network, path, train, words):
-    """Assert that steps not taken with all weights, and weights changed from outside, are refused, not refuted."""
+    """Assert that skipped steps and weights changed between steps are refused, not refuted."""
     net = network()
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, fused=True)
     with Probe(optimizer, path, trajectory=True):
@@ -143,7 +118,7 @@ def test_replay_refuses_what_no_rule_says(network, path, train, words):
 
 
 def test_what_is_not_whole_is_refused(network, path, tmp_path):
-    """Assert that a trajectory with a gap, a damaged one, and one of every second step are refused in words."""
+    """Assert that a trajectory with a gap, a damaged one, and one of every second step are refused."""
     net = network()
     optimizer = OPTIMIZERS["AdamW"](net.parameters())
     with pytest.raises(InputError, match="every = 2 is not allowed: a trajectory"):
@@ -168,7 +143,7 @@ def test_what_is_not_whole_is_refused(network, path, tmp_path):
 
 @pytest.mark.parametrize("index", [0, -1, slice(None), slice(1, 3), slice(None, None, -2), slice(3, 1), [0, 2]])
 def test_weights_are_read_as_they_are_indexed(network, path, index):
-    """Assert that rows of θ, the start included, are the same whether all of θ is read or these rows alone."""
+    """Assert that some rows of θ are the same whether they or all of θ are read."""
     net = network()
     record(OPTIMIZERS["AdamW"](net.parameters()), net.loss, 3, path=path)
     whole = open_recording(path).theta.values
@@ -177,7 +152,7 @@ def test_weights_are_read_as_they_are_indexed(network, path, index):
 
 
 def test_a_lost_start_is_found_when_it_is_used(network, path):
-    """Assert that without its snapshot of the start a run opens, and θ is refused when its first row is read."""
+    """Assert that a run without its start opens, and θ is refused when its start is read."""
     net = network()
     record(OPTIMIZERS["AdamW"](net.parameters()), net.loss, 3, path=path)
     shutil.rmtree(path / "snapshots")
@@ -188,7 +163,7 @@ def test_a_lost_start_is_found_when_it_is_used(network, path):
 
 
 def test_the_commit_is_noted(tmp_path, monkeypatch):
-    """Assert that run.json can name the commit, whether files were changed since, and that there is none."""
+    """Assert that run.json names the commit and whether files have changed, or says there is none."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert provenance.git_commit() == "none"

@@ -1,4 +1,6 @@
-"""A run killed at any moment, a hundred times: what was acknowledged is there, and nothing that was not recorded."""
+"""A run killed at any moment, a hundred times: acknowledged rows are there, and no row was
+invented.
+"""
 
 import json
 import os
@@ -22,9 +24,12 @@ pytestmark = pytest.mark.slow  # each writer starts a Python that imports
 
 KILLS, TRAININGS_KILLED = 100, 50
 PARTS = 8
-LONGEST = 0.06  # seconds until a writer is killed: about twice what it needs to take up the run, many appends
+# Seconds until a writer is killed, at most: twice what it needs to resume the run, and many
+# appends. With half of it, writers are killed before they append.
+LONGEST = 0.06
 
-# Starts once and forks a writer for each line it is given, since importing takes longer than a writer lives.
+# This program starts once and forks a writer for each line of its input, because importing takes
+# longer than a writer lives.
 SERVER = r"""
 import os, sys
 
@@ -69,7 +74,7 @@ for line in sys.stdin:
     say("gone", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
-# The same for a training that is recorded by a probe: before step k the weight is k and the loss k/2.
+# The same for a training that a probe records. Before step k the weight is k and the loss is k/2.
 TRAINING_SERVER = r"""
 import os, sys
 import torch
@@ -94,7 +99,7 @@ def train(run, taken, snapshots, steps):
                 probe.flush()
                 say("has", probe.steps)
 
-train(sys.argv[1] + "-before", 0, 1, 2)  # torch imports much on the first step
+train(sys.argv[1] + "-before", 0, 1, 2)  # because torch imports modules in its first step
 for line in sys.stdin:
     child = os.fork()
     if not child:
@@ -127,13 +132,16 @@ def serving(program, run):
 
 
 def heard(server):
-    """What the server or its writer says next; it says nothing more when it has failed, which its stderr tells."""
+    """The next words of the server or its writer.
+
+    There are none after a failure, which its stderr explains.
+    """
     word, number = server.stdout.readline().split()
     return word, int(number)
 
 
 def acknowledged_until_killed(server, writer, cut, wait, taken_up=False):
-    """Let a writer run until it is killed; every number of rows it acknowledged."""
+    """Let a writer run until it is killed; returns every number of rows that it acknowledged."""
     print(writer, cut, file=server.stdin, flush=True)
     word, pid = heard(server)
     assert word == "pid"
@@ -147,7 +155,7 @@ def acknowledged_until_killed(server, writer, cut, wait, taken_up=False):
 
 
 def check(recording, writers):
-    """Assert that every row has the content of its step, from the writer that recorded it last."""
+    """Assert that every row has the contents of its step, from the writer that recorded it last."""
     steps = np.arange(recording.sizes["step"])
     parts = steps[:, None] + np.arange(PARTS)
     np.testing.assert_array_equal(recording.step, steps)
@@ -158,25 +166,26 @@ def check(recording, writers):
 
 
 def watch(folder, watched, seconds):
-    """Read what another process is writing, again and again; notes how many rows there were each time."""
+    """Read what another process is writing, again and again; notes the number of rows each time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
             recording = open_recording(folder)
             check(recording, recording.writer)
             watched.append(recording.sizes["step"])
-        except InputError as error:  # cut between opening and reading, which the reader notices
+        except InputError as error:  # rows were dropped between opening and reading
             assert "open it again" in str(error)
 
 
 def test_no_acknowledged_row_is_lost(server, tmp_path):
-    """Assert that a hundred kills at random moments lose no acknowledged row, show no fill value, and stop no resume.
+    """Assert that a hundred kills at random moments lose no acknowledged row and stop no resume.
 
-    Every third writer first cuts the run, as a job restarted from an older checkpoint does. Every fourth is read while
-    it writes. The time runs from when a writer begins, or, for every second one, from when it has taken up the run.
+    Every third writer first drops rows, as a job restarted from an older checkpoint does. Every
+    fourth run is read while it is written. The time until the kill is counted from when a writer
+    begins, or, for every second writer, from when it has resumed the run.
     """
     folder, generator, watched = tmp_path / "run", np.random.default_rng(2), []
-    acknowledged_until_killed(server, 0, -1, lambda: heard(server))  # makes the run, however slow the machine is
+    acknowledged_until_killed(server, 0, -1, lambda: heard(server))  # makes the run
     recorded, restarts = read_committed(folder)
     writers = np.zeros(recorded, int)
     for writer in range(1, KILLS):
@@ -197,7 +206,7 @@ def test_no_acknowledged_row_is_lost(server, tmp_path):
 
 
 def test_a_dead_writers_lock_does_not_block(server, tmp_path):
-    """Assert that a killed run still says it is running, that its lock file is there, and that it is gone on with."""
+    """Assert that a killed run still has the status running and its lock file, and can be resumed."""
     acknowledged_until_killed(server, 0, -1, lambda: heard(server))
     recording = open_recording(tmp_path / "run")
     assert recording.attrs["status"] == "running"
@@ -210,13 +219,14 @@ def test_a_dead_writers_lock_does_not_block(server, tmp_path):
 
 
 def test_no_acknowledged_step_of_a_training_is_lost(training_server, tmp_path):
-    """Assert that fifty kills of a training lose no step that the probe has flushed, and that each restart goes on.
+    """Assert that fifty kills of a training lose no step that was flushed, and that each restart
+    continues.
 
-    Every third restart takes up an older step, as a job does whose checkpoint is older than its recording. Snapshots
-    are whole or not there.
+    Every third restart begins at an older step, as a job does whose checkpoint is older than its
+    recording. Snapshots are complete or absent.
     """
     folder, generator, last, recorded = tmp_path / "run", np.random.default_rng(4), 0, 0
-    assert heard(training_server) == ("has", 0)  # it has tried itself
+    assert heard(training_server) == ("has", 0)  # from the training that it runs first
     for kill in range(TRAININGS_KILLED):
         taken = int(generator.integers(last + 1)) if kill % 3 == 2 else last
         wait = partial(time.sleep, generator.uniform(0, LONGEST))

@@ -1,4 +1,4 @@
-"""Damaged and crafted run folders: one clear error or what is still there, never a crash, a hang or a full memory."""
+"""Damaged and forged run folders: one clear error or the undamaged rest, never a crash or a hang."""
 
 import json
 import os
@@ -21,8 +21,9 @@ from swd_dynamics.recording.writer import RunFolder
 
 CASES = 600
 ROWS = 50
-MOST_MEMORY = 400 * 2**20  # what all cases together may add to the process: some copies of run.json as large as allowed
-LONGEST = 10  # seconds for one case, which takes milliseconds, on a machine that is busy
+# Bytes that all cases together may add to the process: some copies of the largest allowed run.json.
+MOST_MEMORY = 400 * 2**20
+LONGEST = 10  # seconds for one case, which takes milliseconds on a machine that is not busy
 VARIABLES = {
     "loss": (("step",), "float64", "training loss"),
     "lr": (("step", "group"), "float32", "learning rate"),
@@ -34,7 +35,7 @@ MADE_BY = {"optimizer": "SGD", "parameter_names": ["a", "b", "c"], "parameter_gr
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A small run, which is never touched."""
+    """A small run, which is never changed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     with RunFolder.create(folder, VARIABLES, MADE_BY, SIZES) as run:
         steps = np.arange(ROWS)
@@ -53,7 +54,7 @@ def folder(whole, tmp_path):
 
 
 def edited(file, *path, to):
-    """Change a value of a JSON file, given where it is."""
+    """Change a value of a JSON file, given the keys that lead to it."""
     content = json.loads(file.read_text())
     inner = content
     for key in path[:-1]:
@@ -63,14 +64,14 @@ def edited(file, *path, to):
 
 
 def replaced_by_link(path):
-    """Move something out of the run folder and leave a link to it."""
+    """Move a file out of the run folder and put a link to it in its place."""
     outside = path.parents[len(path.parts) - 1 - path.parts.index("run")] / f"outside-{path.name}"
     path.rename(outside)
     path.symlink_to(outside)
 
 
 def everything(folder):
-    """All that can be read of a run."""
+    """Everything that can be read of a run."""
     return open_recording(folder).load(), {step: load_snapshot(folder, step) for step in snapshots(folder)}
 
 
@@ -124,7 +125,7 @@ RUN_DAMAGES = {
 
 @pytest.mark.parametrize("damage", RUN_DAMAGES)
 def test_damaged_description(folder, damage):
-    """Assert that whatever is wrong with run.json is one InputError that says what."""
+    """Assert that each damage to run.json is one InputError that names the damage."""
     change, words = RUN_DAMAGES[damage]
     change(folder / "run.json")
     with pytest.raises(InputError, match=words):
@@ -132,14 +133,14 @@ def test_damaged_description(folder, damage):
 
 
 def test_unused_sizes_allocate_nothing(folder):
-    """Assert that a size that no variable has is passed over."""
+    """Assert that a size that no variable has is ignored."""
     edited(folder / "run.json", "sizes", "bomb", to=10**15)
     assert "bomb" not in open_recording(folder).dims
 
 
 @pytest.mark.parametrize("committed", [-1, ROWS + 10**4, 10**9, 10**18, 10**400, 1.5, True, None, "5", [5], {}])
 def test_damaged_count(folder, committed):
-    """Assert that a number of rows that cannot be is refused before anything is allocated for it."""
+    """Assert that an impossible number of rows is refused before memory is allocated for it."""
     edited(folder / "scalars.zarr" / "zarr.json", "attributes", "committed", to=committed)
     with pytest.raises(InputError, match="is damaged"):
         open_recording(folder)
@@ -147,7 +148,7 @@ def test_damaged_count(folder, committed):
 
 @pytest.mark.parametrize("committed", [ROWS + 1, 4096])
 def test_rows_that_were_never_recorded(folder, committed):
-    """Assert that fill values are not shown as rows when the count says there were more."""
+    """Assert that fill values are not shown as rows if the count is too large."""
     edited(folder / "scalars.zarr" / "zarr.json", "attributes", "committed", to=committed)
     with pytest.raises(InputError, match="must rise from 0"):
         open_recording(folder)
@@ -188,7 +189,7 @@ ARRAY_EDITS = {
 
 @pytest.mark.parametrize("edit", ARRAY_EDITS)
 def test_damaged_array(folder, edit):
-    """Assert that an array that is described in any other way than run.json declares never reaches zarr."""
+    """Assert that an array whose description differs from run.json never reaches zarr."""
     path, value = ARRAY_EDITS[edit]
     edited(folder / "scalars.zarr" / "lr" / "zarr.json", *path, to=value)
     with pytest.raises(InputError, match=r"lr(/zarr\.json)? is damaged"):
@@ -206,7 +207,7 @@ FILES, FOLDERS = ["lr/zarr.json", "lr/c.0.0", "zarr.json"], ["lr", "step", ""]
     ],
 )
 def test_damaged_parts(folder, part, act):
-    """Assert that a part of the rows that is gone, of another kind or size, or leads out of the folder is named."""
+    """Assert that a file of rows that is missing, a link, or of another kind or size is named."""
     target = folder / "scalars.zarr" / part
     if act == "link":
         replaced_by_link(target)
@@ -221,7 +222,7 @@ def test_damaged_parts(folder, part, act):
 
 
 def test_bytes_that_are_no_truth_values(folder):
-    """Assert that a byte which is neither true nor false is found out."""
+    """Assert that a byte that is neither true nor false is refused."""
     file = folder / "scalars.zarr" / "moved" / "c.0.0"
     file.write_bytes(b"\x02" + file.read_bytes()[1:])
     with pytest.raises(InputError, match="moved is damaged"):
@@ -254,7 +255,7 @@ SNAPSHOT_DAMAGES = {
 
 @pytest.mark.parametrize("damage", SNAPSHOT_DAMAGES)
 def test_damaged_snapshot(folder, damage):
-    """Assert that a damaged snapshot is one InputError that names it, and that another one is still read."""
+    """Assert that a damaged snapshot is one InputError that names it, and other snapshots are read."""
     (folder / "snapshots" / "step-0000000007.safetensors").write_bytes(SNAPSHOT_DAMAGES[damage])
     with pytest.raises(InputError, match=r"step-0000000007\.safetensors is damaged"):
         load_snapshot(folder, 7)
@@ -262,7 +263,7 @@ def test_damaged_snapshot(folder, damage):
 
 
 def test_snapshots_elsewhere(folder):
-    """Assert that snapshots which are a link to another place are refused."""
+    """Assert that a link in place of the folder of snapshots is refused."""
     replaced_by_link(folder / "snapshots")
     with pytest.raises(InputError, match="not a link"):
         snapshots(folder)
@@ -270,7 +271,7 @@ def test_snapshots_elsewhere(folder):
 
 @pytest.mark.parametrize("damage", ["run.json", "scalars.zarr/zarr.json", "scalars.zarr/lr/zarr.json"])
 def test_damaged_run_is_not_gone_on_with(folder, damage):
-    """Assert that resume refuses a damaged run and lets go of it."""
+    """Assert that resume refuses a damaged run and does not lock it."""
     (folder / damage).write_text('{"a": 1')
     for _ in range(2):
         with pytest.raises(InputError, match="is damaged"):
@@ -295,7 +296,7 @@ WORDS = [
 
 
 def damaged(content, choose):
-    """The content of a file after one of many mishaps."""
+    """The contents of a file after one of many accidents."""
     content, at = bytearray(content), choose.randrange(len(content) + 1)
     mishap = choose.choice(["flip", "flip", "cut", "insert", "word", "word", "repeat", "zeros", "drop"])
     if mishap == "flip":
@@ -317,7 +318,7 @@ def damaged(content, choose):
 
 
 def check_outcome(folder, recording, parameters):
-    """Assert that what is read of a damaged run is of the right kind, or that it is refused."""
+    """Assert that what is read of a damaged run has the right type, or that the run is refused."""
     try:
         found, snapshots_found = everything(folder)
     except InputError:
@@ -332,7 +333,7 @@ def check_outcome(folder, recording, parameters):
 
 @pytest.mark.slow
 def test_random_damage(whole, folder):
-    """Assert that a run damaged at random is refused, or read as far as the damage cannot be noticed, and quickly."""
+    """Assert that a run damaged at random is refused, or read without the damage, and quickly."""
     choose, outcomes = random.Random(5), []
     recording, parameters = everything(whole)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""The reader of a run folder: what a recording looks like, snapshots, exports, and folders of older versions."""
+"""The reader of a run folder: labels, lazy values, snapshots, exports, and older folders."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ def rows(count=ROWS):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run that was closed; every tenth step was recorded."""
+    """A run that was closed, in which every tenth step was recorded."""
     path = tmp_path_factory.mktemp("runs") / "run"
     with RunFolder.create(path, VARIABLES, MADE_BY, {"group": 2, "parameter": 3}) as run:
         run.append(rows())
@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
 
 
 def test_recording_is_labelled(folder):
-    """Assert that a recording has its steps, parameters and groups as coordinates, and every variable its meaning."""
+    """Assert that steps, parameters and groups are coordinates, and every variable has a long name."""
     recording = open_recording(folder)
     np.testing.assert_array_equal(recording.step, 10 * np.arange(ROWS))
     assert recording.parameter.values.tolist() == MADE_BY["parameter_names"]
@@ -71,7 +71,9 @@ def test_recording_is_labelled(folder):
 
 
 def test_attributes_are_flat(folder):
-    """Assert that all of run.json is in the attributes, as text and numbers that any file format holds."""
+    """Assert that all of run.json is in the attributes, as text and numbers that any file format
+    holds.
+    """
     attributes = open_recording(folder).attrs
     assert attributes["swd_dynamics_recording"] == 2
     assert (attributes["optimizer"], attributes["seed"], attributes["status"]) == ("AdamS", 3, "finished")
@@ -101,14 +103,14 @@ def test_attributes_are_flat(folder):
     ids=str,
 )
 def test_lazy_rows_are_indexed_like_arrays(folder, key):
-    """Assert that what is read through any index is what the whole array has there."""
+    """Assert that reading with any index gives the same values as the whole array."""
     whole = xarray.DataArray(rows()["cube"].astype(np.float32), dims=("step", "group", "parameter"))
     found = open_recording(folder).cube.drop_vars(["step", "group", "parameter", "parameter_group"]).isel(key)
     xarray.testing.assert_equal(found, whole.isel(key))
 
 
 def test_values_are_read_when_they_are_used(folder, tmp_path):
-    """Assert that opening reads no values, and that a file lost meanwhile is an error and not a row of NaN."""
+    """Assert that opening reads no values, and a file that is lost then is an error."""
     shutil.copytree(folder, tmp_path / "run")
     recording = open_recording(tmp_path / "run")
     for file in (tmp_path / "run" / "scalars.zarr" / "loss").glob("c.*"):
@@ -126,7 +128,7 @@ def test_opened_recording_can_be_sent_to_a_worker(folder):
 
 
 def test_axes_without_names_are_numbered(tmp_path):
-    """Assert that a run which names no parameters has them numbered."""
+    """Assert that the parameters of a run without names are numbered."""
     with RunFolder.create(tmp_path / "run", VARIABLES, {}, {"group": 1, "parameter": 2}):
         pass
     recording = open_recording(tmp_path / "run")
@@ -146,14 +148,14 @@ def test_axes_without_names_are_numbered(tmp_path):
     ],
 )
 def test_labels_must_fit(tmp_path, key, labels):
-    """Assert that names or groups that are not one for each parameter are refused before the run is begun."""
+    """Assert that names or groups that do not fit the parameters are refused before a run begins."""
     with pytest.raises(InputError, match=f"made_by's {key} must be a list of 3 entries, each"):
         RunFolder.create(tmp_path / "run", VARIABLES, {key: labels}, {"group": 1, "parameter": 3})
     assert not (tmp_path / "run").exists()
 
 
 def test_second_version_is_read(tmp_path):
-    """Assert that a run recorded by the first program that wrote version 2 has the values it had."""
+    """Assert that a run recorded by the first program of version 2 has its values."""
     with zipfile.ZipFile(SAMPLES / "version-2" / "run.zip") as archive:
         archive.extractall(tmp_path / "run")
     recording = open_recording(tmp_path / "run")
@@ -183,7 +185,7 @@ def test_second_version_is_read(tmp_path):
 
 
 def test_snapshots_are_listed_and_mapped(folder):
-    """Assert that snapshots are listed by step, and loaded without copying them into memory."""
+    """Assert that snapshots are listed by step, and loading one does not copy it into memory."""
     assert list(snapshots(folder)) == [10, 20]
     loaded = load_snapshot(folder, 20)
     np.testing.assert_array_equal(loaded["first.weight"], np.full((2, 2), 20))
@@ -194,7 +196,7 @@ def test_snapshots_are_listed_and_mapped(folder):
 
 
 def test_other_files_are_no_snapshots(folder, tmp_path):
-    """Assert that files of other names, links and folders among the snapshots are passed over."""
+    """Assert that files of other names, links and folders among the snapshots are ignored."""
     shutil.copytree(folder, tmp_path / "run")
     among = tmp_path / "run" / "snapshots"
     (among / "step-0000000030.safetensors").symlink_to(among / "step-0000000010.safetensors")
@@ -206,7 +208,7 @@ def test_other_files_are_no_snapshots(folder, tmp_path):
 
 
 def test_export_to_netcdf_loses_nothing(folder, tmp_path):
-    """Assert that the netCDF file is the recording, with names, types and attributes."""
+    """Assert that the netCDF file equals the recording, with names, types and attributes."""
     with xarray.open_dataset(export(folder, tmp_path / "run.nc"), engine="h5netcdf") as exported:
         xarray.testing.assert_identical(exported.load(), open_recording(folder).load())
     assert [file.name for file in tmp_path.iterdir()] == ["run.nc"]
@@ -227,14 +229,14 @@ def test_export_to_a_table(folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["run.txt", "run", "nowhere/run.nc", "nowhere/run.csv"])
 def test_exports_that_cannot_be_written(folder, tmp_path, name):
-    """Assert that a file of another kind, or in no folder, is refused by name."""
+    """Assert that a file of another kind, or in a folder that does not exist, is refused."""
     with pytest.raises(InputError, match=f"{name}"):
         export(folder, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
 def test_failed_export_leaves_the_older_one(folder, tmp_path):
-    """Assert that an export that fails in the middle leaves the file that was there."""
+    """Assert that an export that fails does not change the older file."""
     shutil.copytree(folder, tmp_path / "run")
     with RunFolder.resume(tmp_path / "run", VARIABLES, MADE_BY, {"group": 2, "parameter": 3}) as run:
         run.note(odd="\ud800")

@@ -1,4 +1,4 @@
-"""A recording in text."""
+"""The summary of a recording as text."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from swd_dynamics.recording.summary import BLOCKS, UNKNOWN, sparkline, summary
 
 @pytest.mark.parametrize("count", [1, 5, 32, 33, 1000])
 def test_a_sparkline_is_no_longer_than_its_width(count):
-    """Assert that a course takes a letter for each step up to the width, rising from the lowest to the highest."""
+    """Assert that a course has at most as many letters as its width, from lowest to highest."""
     drawn = sparkline(np.arange(count))
     assert len(drawn) == min(count, 32)
     assert list(drawn) == sorted(drawn, key=BLOCKS.index)
@@ -18,13 +18,13 @@ def test_a_sparkline_is_no_longer_than_its_width(count):
 
 @pytest.mark.parametrize("strange", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_a_dot(strange):
-    """Assert that steps without a finite value are dots, and that they do not bend the others."""
+    """Assert that steps without a finite value are dots, and do not change the other letters."""
     assert sparkline(np.array([0.0, strange, 1.0])) == BLOCKS[0] + UNKNOWN + BLOCKS[-1]
     assert sparkline(np.array([strange])) == UNKNOWN
 
 
 def test_round_off_is_no_course():
-    """Assert that a quantity that moves by round-off only stands still."""
+    """Assert that a quantity that changes by round-off only is drawn as constant."""
     assert sparkline(np.array([0.1, 0.1 * (1 + 1e-15), 0.1])) == 3 * BLOCKS[0]
 
 
@@ -38,5 +38,5 @@ def test_each_group_has_its_line():
 
 
 def test_a_recording_without_steps():
-    """Assert that a run that has not begun is shown as such."""
+    """Assert that the summary of a run without steps says that there are none."""
     assert "no steps yet" in summary(xarray.Dataset({"loss": ("step", np.empty(0))}, {"step": np.empty(0, int)}))

@@ -1,4 +1,4 @@
-"""The largest eigenvalues of the Hessian: against dense Hessians and closed forms, and what they leave untouched."""
+"""The largest eigenvalues of the Hessian, compared with dense Hessians and closed forms."""
 
 import copy
 
@@ -12,15 +12,19 @@ from swd_dynamics.tasks import tanh_network
 from swd_dynamics.tensors import Curvature, preconditioner_of
 from swd_dynamics.tensors.curvature import top_eigenpairs
 
-FINE = 1e-6  # tolerance of the solver, whose square, over a relative gap of 1e-2 or more, is below the next line
-DENSE = 1e-8  # relative to the largest eigenvalue: what an iterated one may differ from the dense Hessian's
-EXACT = 1e-12  # a few dozen operations in float64 on numbers of order 1 to 100
-SINGLE = 1e-5  # a few dozen operations in float32, whose eps is 1.2e-7
+# Tolerance of the solver. Its square, divided by a relative gap of 1e-2 or more, is below DENSE.
+FINE = 1e-6
+# Difference of an iterated eigenvalue from the dense Hessian's, relative to the largest eigenvalue.
+DENSE = 1e-8
+EXACT = 1e-12  # relative error of a few dozen operations in float64 on numbers from 1 to 100
+SINGLE = 1e-5  # relative error of a few dozen operations in float32, whose eps is 1.2e-7
 
 
 @pytest.fixture(scope="module")
 def task():
-    """The digits network 64-8-10, 610 weights, a little trained: its Hessian has negative eigenvalues."""
+    """The digits network 64-8-10 with 610 weights, after some steps: its Hessian has negative
+    eigenvalues.
+    """
     task = tanh_network((8,), samples=200)
     train(task, torch.optim.SGD(task.model.parameters(), lr=0.1, momentum=0.9), 20)
     return task
@@ -41,7 +45,7 @@ def quadratic(spectrum, dtype=torch.float64):
 
 
 def rotated(spectrum):
-    """The same with the eigenvectors in general position."""
+    """The same with eigenvectors in general position."""
     theta = torch.nn.Parameter(torch.ones(len(spectrum), dtype=torch.float64))
     generator = torch.Generator().manual_seed(1)
     axes = torch.linalg.qr(torch.randn(len(spectrum), len(spectrum), generator=generator, dtype=torch.float64))[0]
@@ -55,7 +59,7 @@ def largest(hessian, k):
 
 @pytest.mark.parametrize("k", [1, 3, 8])
 def test_equals_the_dense_hessian(task, k):
-    """Assert that the k largest eigenvalues are those of the dense Hessian of the digits network."""
+    """Assert that the k largest eigenvalues are those of the digits network's dense Hessian."""
     expected = largest(task.hessian(task.theta), k)
     found = Curvature(lambda: task.loss(0), task.model.parameters(), k, tolerance=FINE).eigenvalues()
     np.testing.assert_allclose(found, expected, rtol=0, atol=DENSE * expected[0])
@@ -71,7 +75,9 @@ def test_equals_the_dense_hessian(task, k):
     ],
 )
 def test_equals_the_dense_preconditioned_hessian(kind, arguments):
-    """Assert that with an optimizer of Adam's kind they are those of the dense D⁻¹H, D read off its state."""
+    """Assert that with an optimizer like Adam they are those of the dense D⁻¹H, with D from its
+    state.
+    """
     task = tanh_network((8,), samples=200, batch_size=50)
     optimizer = kind(task.model.parameters(), lr=0.01, **arguments)
     train(task, optimizer, 20)
@@ -91,14 +97,14 @@ def test_equals_the_dense_preconditioned_hessian(kind, arguments):
     [
         [5.0, 5.0, 5.0, *[1.0] * 30],  # equal
         [5.0, 5.0 - 1e-6, 5.0 - 2e-6, *np.linspace(-1, 1, 50)],  # close
-        [2.0, 0.0, -1.0, *np.linspace(-9, -8, 60)],  # the largest are not those of largest modulus
+        [2.0, 0.0, -1.0, *np.linspace(-9, -8, 60)],  # the largest eigenvalues are not the largest in modulus
         [-1.0, -1.0, -2.0, -3.0],  # none is positive
         [0.0] * 5,
         [3.0, 2.0, 1.0],  # as many as there are weights
     ],
 )
 def test_known_spectrum(make, spectrum):
-    """Assert that equal, close, negative and zero eigenvalues of a quadratic are all found, every time."""
+    """Assert that equal, close, negative and zero eigenvalues of a quadratic are all found."""
     theta, loss = make(spectrum)
     curvature = Curvature(loss, [theta], 3, tolerance=FINE)
     for _ in ("cold", "warm", "warm"):
@@ -107,7 +113,7 @@ def test_known_spectrum(make, spectrum):
 
 
 def test_residuals_and_vectors(task):
-    """Assert that the eigenvectors are orthonormal, and the residuals what they are said to be."""
+    """Assert that the eigenvectors are orthonormal, and the residuals are ‖Hv − λv‖."""
     found = Curvature(lambda: task.loss(0), task.model.parameters()).spectrum()
     vectors, hessian = found.vectors.numpy(), task.hessian(task.theta)
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(3), rtol=0, atol=EXACT)
@@ -117,7 +123,7 @@ def test_residuals_and_vectors(task):
 
 
 def test_warm_start_takes_fewer_products(task):
-    """Assert that along a run each later point takes fewer products than from a cold start, for the same values."""
+    """Assert that each later point of a run takes fewer products than a cold start."""
     moving = task.fresh()
     optimizer = torch.optim.SGD(moving.model.parameters(), lr=0.05)
     warm = Curvature(lambda: moving.loss(0), moving.model.parameters())
@@ -132,7 +138,7 @@ def test_warm_start_takes_fewer_products(task):
 
 
 def test_products_are_counted():
-    """Assert that as many products are reported as are made, and no more than are allowed."""
+    """Assert that the reported number of products is the real one, and within the limit."""
     calls = []
 
     def product(vector):
@@ -146,7 +152,7 @@ def test_products_are_counted():
 
 
 def test_subspace_is_cut_back():
-    """Assert that a spectrum without gaps, which takes more products than vectors are kept, is still found."""
+    """Assert that a spectrum without gaps is found, although the subspace is cut on the way."""
     spectrum = np.linspace(0, 1, 300)
     theta, loss = rotated(spectrum)
     found = Curvature(loss, [theta], 2, tolerance=FINE, max_products=2000).spectrum()
@@ -155,7 +161,7 @@ def test_subspace_is_cut_back():
 
 
 def test_an_eigenvalue_that_overtakes_from_elsewhere_is_found():
-    """Assert that a direction orthogonal to the last eigenvectors is found when it becomes the sharpest."""
+    """Assert that an orthogonal direction is found when its eigenvalue becomes the largest."""
     theta = torch.nn.Parameter(torch.ones(50, dtype=torch.float64))
     h = torch.linspace(0, 1, 50, dtype=torch.float64)
     h[:3] = torch.tensor([5.0, 4.0, 3.0])
@@ -166,7 +172,7 @@ def test_an_eigenvalue_that_overtakes_from_elsewhere_is_found():
 
 
 def test_not_converged_is_nan():
-    """Assert that what the allowed products do not find is NaN, with a lower bound beside it, and found with more."""
+    """Assert that an eigenvalue is NaN, with a lower bound, until the allowed products suffice."""
     spectrum = np.linspace(0, 1, 100) ** 2
     theta, loss = rotated(spectrum)
     curvature = Curvature(loss, [theta], 2, max_products=12)
@@ -179,7 +185,7 @@ def test_not_converged_is_nan():
 
 
 def test_the_same_every_time(task):
-    """Assert that two of the same make give the same numbers bit by bit, and a second call the same eigenvalues."""
+    """Assert that two equal objects give equal numbers, and a second call the same eigenvalues."""
     pair = [Curvature(lambda: task.loss(0), task.model.parameters(), tolerance=FINE) for _ in range(2)]
     first, second = ([curvature.eigenvalues() for _ in range(2)] for curvature in pair)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -187,13 +193,13 @@ def test_the_same_every_time(task):
 
 
 def test_training_is_left_as_it_is(network):
-    """Assert that weights, gradients, random state and what requires a gradient stay, even if the loss has dropout."""
+    """Assert that weights, gradients and random states do not change, even if the loss has dropout."""
     net = network()
     net.loss().backward()
     parameters = list(net.parameters())
     before = copy.deepcopy([(p.detach(), p.grad, p.requires_grad) for p in parameters])
     state = torch.get_rng_state()
-    with torch.no_grad():  # it needs a graph all the same
+    with torch.no_grad():  # the eigenvalues need a graph even here
         Curvature(lambda: net.loss() + torch.dropout(net.first.weight, 0.5, True).square().sum(), parameters).spectrum()
     assert torch.equal(torch.get_rng_state(), state)
     for parameter, (theta, gradient, requires) in zip(parameters, before, strict=True):
@@ -203,7 +209,7 @@ def test_training_is_left_as_it_is(network):
 
 
 def test_frozen_parameters_are_left_out(task):
-    """Assert that the Hessian is that of the parameters that require a gradient, also when they are others later."""
+    """Assert that the Hessian is that of the parameters that require a gradient at that time."""
     moved = task.fresh()
     first, *others = moved.model.parameters()
     curvature = Curvature(lambda: moved.loss(0), moved.model.parameters(), tolerance=FINE)
@@ -216,7 +222,7 @@ def test_frozen_parameters_are_left_out(task):
 
 
 def test_parameters_without_part_in_the_loss():
-    """Assert that unused weights, and weights the loss is linear in, add zeros to the spectrum."""
+    """Assert that weights that are unused or enter linearly add zeros to the spectrum."""
     theta, loss = quadratic([3.0, -1.0])
     unused, linear = (torch.nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
     found = Curvature(lambda: loss() + linear.sum(), [unused, theta, linear], 5, tolerance=FINE).eigenvalues()
@@ -226,7 +232,9 @@ def test_parameters_without_part_in_the_loss():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_nan(bad):
-    """Assert that a loss or a Hessian that is not finite gives NaN, and the next finite point its eigenvalues."""
+    """Assert that a loss or Hessian that is not finite gives NaN, and the next point its
+    eigenvalues.
+    """
     theta, loss = quadratic([3.0, 2.0, 1.0])
     factor = torch.ones((), dtype=torch.float64)
     scaled = Curvature(lambda: factor * loss(), [theta], 2)
@@ -239,7 +247,9 @@ def test_what_is_not_finite_is_nan(bad):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_narrow_dtypes(dtype):
-    """Assert that eigenvalues come in float64 from parameters of any dtype, as exact as products in it are."""
+    """Assert that eigenvalues are float64 for parameters of any dtype, and as exact as its
+    products.
+    """
     theta, loss = quadratic([8.0, 4.0, 2.0, *[0.5] * 20], dtype)
     eps = torch.finfo(dtype).eps
     found = Curvature(loss, [theta], 2, tolerance=max(SINGLE, 10 * eps)).eigenvalues()
@@ -249,7 +259,11 @@ def test_narrow_dtypes(dtype):
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, AdamS])
 def test_preconditioner_closed_form(kind):
-    """Assert that after gradients 3 and 4 with β₂ = ½, v̂ = (9/4 + 16/2)/(3/4), with AMSGrad after 4 and 0 8/(3/4)."""
+    """Assert that D is √v̂ + ε with the closed form of v̂.
+
+    After gradients 3 and 4 with β₂ = ½, v̂ = (9/4 + 16/2)/(3/4); with AMSGrad after 4 and 0,
+    8/(3/4).
+    """
     for amsgrad, gradients, held in ((False, (3.0, 4.0), 10.25), (True, (4.0, 0.0), 8.0)):
         weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
         optimizer = kind([weight], lr=0.1, betas=(0.9, 0.5), eps=0.25, amsgrad=amsgrad)
@@ -261,7 +275,7 @@ def test_preconditioner_closed_form(kind):
 
 
 def test_preconditioner_of_parameters_in_another_order():
-    """Assert that D comes in the order asked for, each weight with its own group's ε, and ∞ where no step was taken."""
+    """Assert that D has the given order, each group's own ε, and ∞ where no step was taken."""
     a, b, c = (torch.nn.Parameter(torch.ones(n)) for n in (1, 2, 1))
     adam = torch.optim.Adam([{"params": [a], "eps": 1.0}, {"params": [b, c], "eps": 2.0}])
     assert preconditioner_of(adam).isnan().all()
@@ -271,7 +285,9 @@ def test_preconditioner_of_parameters_in_another_order():
 
 
 def test_weights_that_do_not_move_have_no_curvature():
-    """Assert that D⁻¹H is NaN before Adam's first step, and leaves out what has taken none while others have."""
+    """Assert that D⁻¹H is NaN before Adam's first step, and later leaves out weights without a
+    step.
+    """
     theta, loss = quadratic([3.0, 3.0])
     still, other = quadratic([50.0])
     adam = torch.optim.Adam([still, theta], eps=0.5)
@@ -284,7 +300,7 @@ def test_weights_that_do_not_move_have_no_curvature():
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, SGDS, AdaiS])
 def test_isotropic_optimizers_leave_the_hessian_as_it_is(kind):
-    """Assert that an optimizer with one learning rate for all weights has no D, and H itself is used."""
+    """Assert that an optimizer with one learning rate for all weights has no D, and H is used."""
     theta, loss = quadratic([3.0, 2.0, 1.0])
     optimizer = kind([theta], lr=0.1)
     assert preconditioner_of(optimizer) is None
@@ -292,12 +308,12 @@ def test_isotropic_optimizers_leave_the_hessian_as_it_is(kind):
 
 
 class Subclass(torch.optim.Adam):
-    """Might do anything."""
+    """A subclass, which may do anything."""
 
 
 @pytest.mark.parametrize("kind", [torch.optim.RMSprop, torch.optim.NAdam, Subclass])
 def test_an_unknown_optimizer_is_refused(kind):
-    """Assert that an optimizer whose D is not known is refused by name, when it is given."""
+    """Assert that an optimizer whose D is not known is refused by name."""
     theta, loss = quadratic([3.0, 2.0, 1.0])
     with pytest.raises(InputError, match=rf"{kind.__name__} is not known: .*Adam, AdamW, .*AdamS"):
         Curvature(loss, [theta], optimizer=kind([theta]))
@@ -333,14 +349,14 @@ def test_bad_input_is_refused():
     ],
 )
 def test_a_bad_loss_is_refused(loss, message):
-    """Assert that a loss that is not one number, or has no graph, is refused when it is met."""
+    """Assert that a loss that is not one number, or has no graph, is refused."""
     theta, _ = quadratic([3.0, 2.0, 1.0])
     with pytest.raises(InputError, match=message):
         Curvature(lambda: loss(theta), [theta]).eigenvalues()
 
 
 def test_a_second_call_at_the_same_point_is_short():
-    """Assert that a second call at the same point is done sooner than the first, the noise notwithstanding."""
+    """Assert that a second call at the same point takes fewer products, despite the noise."""
     theta, loss = rotated([*np.linspace(0, 1, 100), 4.0, 6.0, 9.0])
     curvature = Curvature(loss, [theta])
     cold, again = curvature.spectrum(), curvature.spectrum()

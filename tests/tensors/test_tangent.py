@@ -1,4 +1,4 @@
-"""The tangent response against a black box: torch's own optimizer, run from θ and from θ moved."""
+"""The tangent response compared with a black box: torch's own optimizer, run from θ and from θ + δ."""
 
 import copy
 import math
@@ -10,11 +10,14 @@ import torch
 from swd_dynamics.probe import Probe
 from swd_dynamics.tensors.tangent import sgd_response, unit_change
 
-LINEAR = 1e-11  # SGD is linear in θ, so runs a unit apart differ by round-off only: 5e-13 was seen where δ crosses zero
-DIFFERENCE = 1e-5  # half the distance of two Adam runs: truncation goes with its square, round-off with its inverse
-CENTRAL = 3e-10  # a central difference at that distance: round-off 1e-16/1e-5, a few times over; 1e-11 was seen
-SETTLED = 1e-12  # after a few thousand steps the smaller root has died out and only round-off is left
-ENVELOPE = 5e-3  # ln|δ| over its number of steps, 3000: what the phase of the oscillation may add
+# Error of R from two SGD runs one unit apart. SGD is linear in θ, so that only round-off is left;
+# 5e-13 was seen where δ crosses 0.
+LINEAR = 1e-11
+# Half the distance of two Adam runs. Truncation grows with its square, round-off with its inverse.
+DIFFERENCE = 1e-5
+CENTRAL = 3e-10  # error of that central difference: a few times 1e-16/1e-5; 1e-11 was seen
+SETTLED = 1e-12  # error after a few thousand steps, when the smaller root has died out
+ENVELOPE = 5e-3  # what the phase of the oscillation may add to ln|δ| divided by 3000 steps
 
 STEPS = 40
 SGD = {
@@ -34,7 +37,9 @@ ADAM = {
 
 
 def stream(seed=0, n=6):
-    """A start and a fixed stream of gradients whose scale moves, so that AMSGrad's maximum is met and left."""
+    """A start, and a fixed stream of gradients whose scale changes, so that AMSGrad's maximum
+    matters.
+    """
     generator = torch.Generator().manual_seed(seed)
     scale = 1 + torch.sin(torch.arange(STEPS, dtype=torch.float64) / 4)[:, None]
     noise = torch.randn((STEPS, n), generator=generator, dtype=torch.float64)
@@ -42,7 +47,9 @@ def stream(seed=0, n=6):
 
 
 def trajectory(kind, arguments, theta, gradients, moved=0.0, memory=None):
-    """Weights after each step of a real run from ``theta + moved``, shape (steps + 1, n); lr drops midway."""
+    """Weights after each step of a real run from ``theta + moved``, (steps + 1, n); lr drops
+    midway.
+    """
     weight = torch.nn.Parameter(theta + moved)
     optimizer = kind([weight], **arguments)
     if memory is not None:
@@ -57,7 +64,7 @@ def trajectory(kind, arguments, theta, gradients, moved=0.0, memory=None):
 
 
 def recorded(kind, arguments, theta, gradients, memory=None):
-    """The decay rate of each weight that the probe records on the same run."""
+    """The decay rate of each weight that the probe records in the same run."""
     weight = torch.nn.Parameter(theta.clone())
     optimizer = kind([weight], **arguments)
     if memory is not None:
@@ -71,7 +78,7 @@ def recorded(kind, arguments, theta, gradients, memory=None):
 
 
 def measured(kind, arguments, theta, gradients, difference, memory=None):
-    """1 − δ′/δ between two real runs, ``difference`` to either side."""
+    """1 − δ′/δ between two real runs, which start ``difference`` to either side of θ."""
     runs = (trajectory(kind, arguments, theta, gradients, side * difference, memory) for side in (1, -1))
     change = np.subtract(*runs)
     return 1 - change[1:] / change[:-1]
@@ -79,7 +86,7 @@ def measured(kind, arguments, theta, gradients, difference, memory=None):
 
 @pytest.mark.parametrize("name", SGD)
 def test_sgd_responds_as_the_black_box(name):
-    """Assert that the recorded R of SGD with L2 is the response of a real run to a change of its start."""
+    """Assert that the recorded R of SGD with L2 is the response of a real run to a perturbation."""
     arguments = {"lr": 0.1, "weight_decay": 0.2, **SGD[name]}
     black_box = measured(torch.optim.SGD, arguments, *stream(), difference=0.5)
     np.testing.assert_allclose(recorded(torch.optim.SGD, arguments, *stream()), black_box, rtol=0, atol=LINEAR)
@@ -87,7 +94,9 @@ def test_sgd_responds_as_the_black_box(name):
 
 @pytest.mark.parametrize("name", ADAM)
 def test_adam_responds_as_the_black_box(name):
-    """Assert that the recorded R of Adam with L2 is the response of a real run, at every step and for every weight."""
+    """Assert that the recorded R of Adam with L2 is a real run's response, for every step and
+    weight.
+    """
     arguments = {"lr": 0.01, "weight_decay": 0.3, **ADAM[name]}
     black_box = measured(torch.optim.Adam, arguments, *stream(), difference=DIFFERENCE)
     ours = recorded(torch.optim.Adam, arguments, *stream())
@@ -97,7 +106,7 @@ def test_adam_responds_as_the_black_box(name):
 
 @pytest.mark.parametrize(("kind", "extra"), [(torch.optim.SGD, {"momentum": 0.9}), (torch.optim.Adam, {})])
 def test_control_without_decay_responds_by_nothing(kind, extra):
-    """Assert that without weight decay neither the black box nor the recording sees any decay."""
+    """Assert that negative control: without weight decay both find R = 0."""
     arguments = {"lr": 0.01, "weight_decay": 0.0, **extra}
     black_box = measured(kind, arguments, *stream(), difference=DIFFERENCE)
     np.testing.assert_allclose(black_box, 0, rtol=0, atol=CENTRAL)
@@ -108,7 +117,9 @@ def test_control_without_decay_responds_by_nothing(kind, extra):
     ("kind", "extra"), [(torch.optim.SGD, {"momentum": 0.9, "dampening": 0.5}), (torch.optim.Adam, {})]
 )
 def test_response_of_a_run_already_under_way(kind, extra):
-    """Assert that a probe attached in mid-run records the response to a change of θ made there."""
+    """Assert that a probe attached during a run records the response to a perturbation at that
+    step.
+    """
     arguments = {"lr": 0.01, "weight_decay": 0.3, **extra}
     theta, gradients = stream()
     weight = torch.nn.Parameter(theta.clone())
@@ -122,7 +133,7 @@ def test_response_of_a_run_already_under_way(kind, extra):
 
 
 def test_sgd_momentum_settles_at_the_larger_root():
-    """Assert that R goes from ηλ on the first step to 1 − the larger root of z² − (1 + β − ηλ)z + β."""
+    """Assert that R goes from ηλ to 1 − the larger root of z² − (1 + β − ηλ)z + β."""
     lr, decay, beta = 0.01, 0.1, 0.9
     group = {"lr": lr, "weight_decay": decay, "momentum": beta, "dampening": 0.0, "nesterov": False}
     trace = 1 + beta - lr * decay
@@ -134,7 +145,10 @@ def test_sgd_momentum_settles_at_the_larger_root():
 
 
 def test_oscillating_response_stays_finite():
-    """Assert that beyond ηλ = (1 − √β)² the response oscillates in an envelope √β and R stays finite, however long."""
+    """Assert that R stays finite, however long, where the response oscillates.
+
+    Beyond ηλ = (1 − √β)² the perturbation oscillates in an envelope √β.
+    """
     rates = rates_of({"lr": 1.0, "weight_decay": 0.7, "momentum": 0.5, "dampening": 0.0, "nesterov": False}, 3000)
     assert np.isfinite(rates).all()
     assert (rates > 1).any()
@@ -142,14 +156,14 @@ def test_oscillating_response_stays_finite():
 
 
 def test_response_through_exact_zero_stays_finite():
-    """Assert that R stays finite when a change is taken back to exactly zero and returns through the memory."""
+    """Assert that R stays finite when a perturbation becomes exactly 0 and returns through m."""
     rates = rates_of({"lr": 1.0, "weight_decay": 1.0, "momentum": 0.5, "dampening": 0.0, "nesterov": False}, 50)
     assert rates[0] == 1
     assert np.isfinite(rates).all()
 
 
 def test_weight_at_rest_with_no_second_moment():
-    """Assert that where v̂ = 0 the response is what m alone gives, ηλ/ε, and finite."""
+    """Assert that R is ηλ/ε, which is what m alone gives, where v̂ = 0."""
     weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     adam = torch.optim.Adam([weight], lr=0.5, weight_decay=0.25, eps=0.5)
     with Probe(adam, trajectory=True) as probe:
@@ -159,7 +173,7 @@ def test_weight_at_rest_with_no_second_moment():
 
 
 def test_decay_switched_off_lives_on_in_the_momentum():
-    """Assert that R does not drop to 0 at once when weight decay is switched off: the momentum still holds λθ."""
+    """Assert that R is not 0 at once after λ = 0, because the momentum still contains λθ."""
     weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
     sgd = torch.optim.SGD([weight], lr=0.25, momentum=0.5, weight_decay=1.0)
     with Probe(sgd, trajectory=True) as probe:
