@@ -161,9 +161,12 @@ class Probe:
         """The sink with which this process contributes to one recording of several processes."""
         name = "memory" if self.path is None else str(self.path)
         if self.writes:
-            summed = lambda: self._instruments.measurement.summed  # noqa: E731
-            return Collector(sink, self.layout, name, summed)
+            return Collector(sink, self.layout, name, self._summed)
         return Contributor(self.optimizer, self.layout, name, SUMMED)
+
+    def _summed(self) -> frozenset[str]:
+        """The columns that are sums over the weights of this process."""
+        return self._instruments.measurement.summed
 
     def __enter__(self) -> "Probe":
         return self.attach()
