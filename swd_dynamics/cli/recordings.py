@@ -112,13 +112,9 @@ def record(
     if len(chosen.theta) <= FEW_WEIGHTS:
         torch.set_num_threads(1)
     given = {
-        "weight_decay": weight_decay,
-        "momentum": momentum,
-        "dampening": dampening,
-        "nesterov": nesterov,
-        "betas": betas,
-        "eps": eps,
-    }
+        "weight_decay": weight_decay, "momentum": momentum, "dampening": dampening,
+        "nesterov": nesterov, "betas": betas, "eps": eps,
+    }  # fmt: skip
     arguments: dict[str, Any] = {"lr": lr, **_said(given)}
     try:
         made = make(chosen.model.parameters(), **arguments)
@@ -128,21 +124,12 @@ def record(
     planned = _schedule(schedule, lr, steps, warmup, shape)
     if out.exists():
         raise InputError(f"{out} exists already, and nothing is overwritten: give another folder")
+    scheduler = torch.optim.lr_scheduler.LambdaLR(made, lambda k: planned(k) / lr)
     recording = run(
-        made,
-        chosen.loss,
-        steps,
-        path=out,
-        progress=True,
-        model=chosen.model,
-        seed=seed,
-        data=chosen.description,
-        scheduler=torch.optim.lr_scheduler.LambdaLR(made, lambda k: planned(k) / lr),
-        quantities=quantities,
-        every=every,
-        snapshots=snapshots,
-        trajectory=trajectory,
-    )
+        made, chosen.loss, steps, path=out, progress=True, scheduler=scheduler,
+        model=chosen.model, seed=seed, data=chosen.description,
+        quantities=quantities, every=every, snapshots=snapshots, trajectory=trajectory,
+    )  # fmt: skip
     print(_outcome(f"{optimizer} on {task}", recording, out))
     failed = str(recording.attrs["status"]).startswith("failed")
     return 130 if recording.attrs["interrupted"] else int(failed)
