@@ -99,7 +99,11 @@ class Known:
 
 
 def _first(state: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    return next((state[key] for key in keys if state.get(key) is not None), None)
+    for key in keys:
+        value = state.get(key)
+        if value is not None:
+            return value
+    return None
 
 
 def _sgd_gain(group: Group) -> float:
