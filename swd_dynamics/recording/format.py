@@ -1,8 +1,8 @@
 """The format of a run folder: what it may contain, and the checks before anything is read.
 
-format.md describes the format on one page. Nobody knows who wrote a folder: nothing is allocated,
-opened or given to zarr before it was found to be exactly what the module
-:mod:`~swd_dynamics.recording.writer` writes.
+format.md describes the format on one page. Nobody knows who wrote a folder: nothing is allocated or
+opened before it was found to be exactly what the module :mod:`~swd_dynamics.recording.writer`
+writes.
 """
 
 import json
@@ -104,6 +104,18 @@ class Column:
     def on_disk(self, rows: np.ndarray) -> bytes:
         """Rows as bytes of a chunk's file."""
         return rows.astype(np.dtype(self.dtype).newbyteorder("<"), order="C", copy=False).tobytes()
+
+    def from_disk(self, raw: bytes) -> np.ndarray:
+        """Rows from the bytes of a chunk file.
+
+        Examples
+        --------
+        >>> column = declared({"lr": (("step", "group"), "float64", "η")}, {"group": 2})["lr"]
+        >>> column.from_disk(column.on_disk(np.array([[0.5, 0.25]])))
+        array([[0.5 , 0.25]])
+        """
+        flat = np.frombuffer(raw, np.dtype(self.dtype).newbyteorder("<"))
+        return flat.reshape(-1, *self.sizes)
 
     def empty_chunk(self) -> bytes:
         """A chunk in which nothing was recorded."""

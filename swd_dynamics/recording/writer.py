@@ -1,8 +1,8 @@
 """The writer of a run folder: a run on disk while it runs, and whole after a kill at any moment.
 
-Nothing here uses torch or an optimizer. zarr reads the chunks but does not write them, because zarr
-writes a chunk that is not full again as a whole. Here rows are written after the acknowledged rows
-in the same file, so that acknowledged rows are never touched. Compared with zarr's own append that
+Nothing here uses torch or an optimizer. The chunks are those of zarr, but zarr does not write them,
+because zarr writes a chunk that is not full again as a whole. Here rows are written after the
+acknowledged rows in the same file, so that acknowledged rows are never touched. Compared with zarr's own append that
 takes a thirtieth of the time for blocks of 10 rows, and a seventh for blocks of 1000
 (tests/benchmarks/test_run_folder.py).
 """
