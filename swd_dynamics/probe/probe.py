@@ -251,16 +251,14 @@ class Probe:
         self._awaits_loss = False
 
     def require_room(self, steps: int) -> None:
-        """Refuse a trajectory of so many steps if it is too large for memory, or its rows for a run folder."""
+        """Refuse a trajectory of so many steps if it is too large for memory or a run folder."""
         weights, most = self.layout.weights, self._most_values
         norms_only = "trajectory=False records norms and rates only"
         if not self._trajectory:
             return
         if self.path is not None and weights > MAX_ROW_VALUES:
-            raise InputError(
-                f"a trajectory of {weights} weights is not allowed: a row of a run folder has at most"
-                f" {MAX_ROW_VALUES} values; {norms_only}"
-            )
+            limit = f"a row of a run folder has at most {MAX_ROW_VALUES} values; {norms_only}"
+            raise InputError(f"a trajectory of {weights} weights is not allowed: {limit}")
         if self.path is None and steps * weights > most:
             raise InputError(
                 f"a trajectory of {steps} steps × {weights} weights = {steps * weights} values"
