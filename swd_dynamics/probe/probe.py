@@ -129,7 +129,9 @@ class Probe:
         self.snapshots = None if snapshots is None else whole_number("snapshots", snapshots, 1)
         self._given = None if step is None else whole_number("step", step, 0)
         if trajectory and self.every != 1:
-            raise InputError(f"every = {every} is not allowed: a trajectory has all steps")
+            raise InputError(
+                f"every = {every} is not allowed: a trajectory has all steps; give trajectory=False or every=1"
+            )
         if path is None and (snapshots is not None or resume):
             raise InputError("snapshots and resume need a run folder: give the probe a path")
         whole = {"snapshots": snapshots, "trajectory": trajectory or None}
