@@ -23,9 +23,6 @@ LEAST_ROWS, MOST_ROWS = 16, 1024
 # Seconds that a row may wait for the host. A killed process loses the rows of that time; half of it
 # writes the rows of slow steps twice as often.
 SECONDS = 2.0
-# Number of sets of columns whose indices stay on the device. A run has a few such sets; if it has
-# more than this number, the indices are sent to the device again and again.
-PATTERNS = 16
 
 
 class Buffer:
@@ -62,7 +59,6 @@ class Buffer:
         self.device = device
         self.there: Tensor | None = None  # made when the first tensor is put
         self.is_there = np.zeros((self.rows, self.width), bool)
-        self._indices: dict[tuple[int, ...], Tensor] = {}
         self.filled, self.taken_at = 0, time.monotonic()
 
     @property
@@ -74,16 +70,21 @@ class Buffer:
     def put(
         self,
         step: int,
-        row: Mapping[str, Sequence[float | Tensor | None]],
+        row: Mapping[str, Sequence[float | Tensor | None] | Tensor],
         vectors: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Keep a row. Columns and vectors that the row does not have are NaN."""
         here, self.filled = self.filled, self.filled + 1
         self.steps[here] = step
         line: list[float | Tensor | None] = [None] * self.width
+        columns = {name: _column(entries) for name, entries in row.items()}
         for name, entries in row.items():
-            line[self.where[name]] = entries
+            if columns[name] is None:
+                line[self.where[name]] = entries
         self._fill(here, slice(0, self.width), line)
+        for name, column in columns.items():
+            if column is not None:
+                self._keep_there(here, self.where[name], column)
         for name, vector in vectors.items():
             if name not in self._vectors:
                 self._vectors[name] = vector.new_full((self.rows, len(vector)), math.nan)
@@ -121,21 +122,25 @@ class Buffer:
             self.host[row, where] = entries  # None becomes NaN
             return
         self.host[row, where] = [None if isinstance(entry, Tensor) else entry for entry in entries]
-        self.is_there[row, columns] = True
-        self._keep_there(row, columns, [entry for entry in entries if isinstance(entry, Tensor)])
+        for column, entry in zip(columns, [e for e in entries if isinstance(e, Tensor)], strict=True):
+            self._keep_there(row, slice(column, column + 1), entry.reshape(1))
 
-    def _keep_there(self, row: int, columns: list[int], values: list[Tensor]) -> None:
+    def _keep_there(self, row: int, where: slice, values: Tensor) -> None:
+        """Copy numbers into a row on the device of the tensors, by one kernel and without waiting."""
         if self.there is None:
+            if self.device.type == "cpu":  # the model was moved after the buffer was made
+                self.device = values.device
             shape, dtype = (self.rows, self.width), widest(self.device)
             self.there = torch.zeros(shape, dtype=dtype, device=self.device)
-        to = self.device, self.there.dtype
-        there = [value.detach().to(*to, non_blocking=True).reshape(()) for value in values]
-        self.there[row].index_copy_(0, self._index(columns), torch.stack(there))
+        self.is_there[row, where] = True
+        self.there[row, where].copy_(values.detach(), non_blocking=True)
 
-    def _index(self, columns: list[int]) -> Tensor:
-        key = tuple(columns)
-        if len(self._indices) > PATTERNS:  # which entries are tensors may change from step to step
-            self._indices.clear()
-        if key not in self._indices:
-            self._indices[key] = torch.tensor(columns, device=self.device)
-        return self._indices[key]
+
+def _column(entries: Sequence[float | Tensor | None] | Tensor) -> Tensor | None:
+    """A column as one tensor, if all of its entries are on one device; else None."""
+    if isinstance(entries, Tensor):
+        return entries
+    tensors = [entry for entry in entries if isinstance(entry, Tensor)]
+    if len(tensors) < 2 or len(tensors) < len(entries) or len({tensor.device for tensor in tensors}) > 1:
+        return None
+    return torch.stack([tensor.detach().reshape(()) for tensor in tensors])

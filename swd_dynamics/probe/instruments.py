@@ -18,7 +18,7 @@ from swd_dynamics.probe.measure import (
 from swd_dynamics.probe.rates import Rates
 from swd_dynamics.probe.trajectory import MOST_VECTORS, flat_rates, vector_dtype
 from swd_dynamics.tensors.known import known
-from swd_dynamics.tensors.sums import Entry
+from swd_dynamics.tensors.sums import Column
 from swd_dynamics.tensors.weights import Layout
 
 # Attributes of a recording: why a decay rate is NaN, and which state of the optimizer is left out.
@@ -89,7 +89,7 @@ class Instruments:
         """Measure the gradients that the step will use."""
         self.measurement.at_gradient()
 
-    def after(self) -> dict[str, list[Entry]]:
+    def after(self) -> dict[str, Column]:
         """The columns of the step just taken, except its loss."""
         theta = self.measurement.theta if self.rates.needs_theta else None
         rates = self.rates.after(self.measurement.took, theta)

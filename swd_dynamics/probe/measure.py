@@ -10,6 +10,7 @@ from swd_dynamics.probe.trajectory import CHANGED, changed_outside, flat, states
 from swd_dynamics.tensors.known import Known
 from swd_dynamics.tensors.sharding import local, part
 from swd_dynamics.tensors.sums import (
+    Column,
     Entry,
     changes,
     copied,
@@ -111,7 +112,7 @@ class Measurement:
         self.start: list[Tensor] | None = None  # θ₀, if the distance from θ₀ is recorded
         self.theta: list[Tensor] | None = None  # a copy of θ before the step
         self._now: frozenset[str] = frozenset()  # the columns of this step
-        self._row: dict[str, list[Entry]] = {}
+        self._row: dict[str, Column] = {}
 
     @property
     def summed(self) -> frozenset[str]:
@@ -142,7 +143,7 @@ class Measurement:
         self._row, self._now = {}, self.columns if recorded else COSTLESS
         theta = [local(parameter) for parameter in self.layout.parameters]
         if keep_theta or "update_update" in self._now:
-            self.theta = self.theta or [torch.empty_like(parameter) for parameter in theta]
+            self.theta = self.theta or [_kept_copy(parameter) for parameter in theta]
             self._row["theta_theta"] = copied(theta, self.theta)
         elif "theta_theta" in self._now:
             self._row["theta_theta"] = squares(theta)
@@ -166,11 +167,12 @@ class Measurement:
         self._row["lr"] = [_entry(group.get("lr")) for group in groups]
         self._row["beta2"] = [_entry(self.known.beta2(group)) for group in groups]
 
-    def after(self) -> dict[str, list[Entry]]:
+    def after(self) -> dict[str, Column]:
         """The columns of the step that was just taken, without its loss and its rates."""
         theta = [local(parameter) for parameter in self.layout.parameters]
         if "update_update" in self._now and self.theta is not None:
-            self._row |= zip(CHANGE, changes(self.theta, theta), strict=True)
+            found = changes(self.theta, theta, self._row["theta_theta"])
+            self._row |= zip(CHANGE, found, strict=True)
         self._row |= self._momenta()
         if "v" in self._now:
             self._row["v"] = self._second_moments()
@@ -185,7 +187,7 @@ class Measurement:
             self.left_out |= left_out
         return {name: entries for name, entries in self._row.items() if name in self._now}
 
-    def _momenta(self) -> dict[str, list[Entry]]:
+    def _momenta(self) -> dict[str, Column]:
         if not self._now & {"momentum_momentum", "gradient_momentum"}:
             return {}
         pairs = zip(self._states(), self.layout.parameters, strict=True)
@@ -201,7 +203,7 @@ class Measurement:
         found = (part(parameter.grad, parameter) for parameter in self.layout.parameters)
         return [each if each is None or not each.is_sparse else each.to_dense() for each in found]
 
-    def _second_moments(self) -> list[Entry]:
+    def _second_moments(self) -> Column:
         """Σv of each parameter; None where it has no v."""
         states_ = self._states()
         summed = [state.get(SECOND_MOMENT_SUM) for state in states_]
@@ -209,8 +211,10 @@ class Measurement:
             None if known is not None else _like(self.known.second_moment(state), parameter)
             for known, state, parameter in zip(summed, states_, self.layout.parameters, strict=True)
         ]
-        pairs = zip(summed, totals(held), strict=True)
-        return [_entry(known) if known is not None else new for known, new in pairs]
+        new = totals(held)
+        if all(known is None for known in summed):
+            return new
+        return [_entry(known) if known is not None else other for known, other in zip(summed, new, strict=True)]
 
     def _states(self) -> list[dict]:
         return [self.optimizer.state.get(parameter, {}) for parameter in self.layout.parameters]
@@ -221,6 +225,12 @@ def _like(moment: object, parameter: Tensor) -> Tensor | None:
     if not isinstance(moment, Tensor) or moment.shape != parameter.shape:
         return None
     return part(moment, parameter)
+
+
+def _kept_copy(parameter: Tensor) -> Tensor:
+    """Room for a copy. On an accelerator the change of half-precision weights is computed in it."""
+    wide = parameter.device.type != "cpu" and parameter.element_size() < 4
+    return torch.empty_like(parameter, dtype=torch.float32 if wide else parameter.dtype)
 
 
 def _entry(value: object) -> Entry:

@@ -1,8 +1,9 @@
 """Sums over the weights of each parameter, computed where the tensors are and not waited for.
 
 Each sum has one entry for each parameter. On the CPU, where reading a number costs nothing, the
-entry is a float; otherwise it is a tensor of shape () that stays on its device. None stands for a
-tensor that does not exist.
+entries are floats, and None stands for a tensor that does not exist. On one accelerator they are a
+column, a tensor that stays there (:mod:`~swd_dynamics.tensors.device_sums`). On several devices they
+are tensors of shape (), each on its device.
 
 On the CPU numpy sums pieces that fit into the processor's cache, on one thread. torch's own
 reductions use all of its threads, and where another process keeps a core busy, a reduction waits up
@@ -15,12 +16,15 @@ about 1e-6 in float32, whatever the number of weights.
 # torch's foreach functions are private by name only.
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from swd_dynamics.tensors import device_sums
+from swd_dynamics.tensors.device_sums import are_together, widest
 
 # Number of weights in a piece on the CPU: 512 KiB of float64, which fit into the cache of a core.
 # Twice as many are read from memory twice; half as many double the calls of numpy.
@@ -29,11 +33,12 @@ PIECE = 2**16
 # become 0. With 1e-30 the sum over a piece could be wrong in its fourth digit; with a larger number
 # more sums are computed twice.
 LEAST = 1e-24
-# Number of weights in a piece on an accelerator. It bounds the memory for a difference, and for
-# widening half precision, to 128 MiB; half as many double the number of kernels.
+# Number of weights in a piece where parameters are on several devices. It bounds the memory for a
+# difference, and for widening half precision, to 128 MiB; half as many double the number of kernels.
 PIECE_ON_DEVICE = 2**24
 
 Entry = float | Tensor | None
+Column = list[Entry] | Tensor  # an entry for each parameter; a tensor if they are on one accelerator
 Tensors = Sequence[Tensor | None]
 Vector = Any  # one-dimensional: an array on the CPU, otherwise a tensor
 
@@ -41,12 +46,12 @@ Vector = Any  # one-dimensional: an array on the CPU, otherwise a tensor
 class Changes(NamedTuple):
     """What a step did to each parameter: Σ(Δθ)², −Σθ·Δθ, and the number of weights that moved."""
 
-    squares: list[Entry]
-    along: list[Entry]
-    moved: list[Entry]
+    squares: Column
+    along: Column
+    moved: Column
 
 
-def products(left: Tensors, right: Tensors) -> list[Entry]:
+def products(left: Tensors, right: Tensors) -> Column:
     """Σab of each pair.
 
     Examples
@@ -54,11 +59,13 @@ def products(left: Tensors, right: Tensors) -> list[Entry]:
     >>> products([torch.tensor([3.0, 4.0]), None], [torch.tensor([1.0, 2.0]), torch.ones(1)])
     [11.0, None]
     """
+    if are_together([*left, *right]):
+        return device_sums.products(left, right)
     pairs = zip(left, right, strict=True)
     return [None if a is None or b is None else _product(a, b) for a, b in pairs]
 
 
-def moments(momenta: Tensors, gradients: Tensors) -> tuple[list[Entry], list[Entry]]:
+def moments(momenta: Tensors, gradients: Tensors) -> tuple[Column, Column]:
     """Σm² and Σg·m of each parameter; m is read once.
 
     Examples
@@ -66,6 +73,8 @@ def moments(momenta: Tensors, gradients: Tensors) -> tuple[list[Entry], list[Ent
     >>> moments([torch.tensor([3.0, 4.0])], [torch.tensor([1.0, 2.0])])
     ([25.0], [11.0])
     """
+    if are_together(momenta) and are_together([*momenta, *gradients]):
+        return device_sums.moments(momenta, gradients)
     found = [_moment(m, g) for m, g in zip(momenta, gradients, strict=True)]
     return [square for square, _ in found], [product for _, product in found]
 
@@ -80,7 +89,7 @@ def _moment(m: Tensor | None, g: Tensor | None) -> tuple[Any, Any]:
     return square, product
 
 
-def squares(tensors: Tensors) -> list[Entry]:
+def squares(tensors: Tensors) -> Column:
     """Σa² of each tensor.
 
     Examples
@@ -88,10 +97,12 @@ def squares(tensors: Tensors) -> list[Entry]:
     >>> squares([torch.tensor([3.0, 4.0])])
     [25.0]
     """
-    return _norms(tensors, _square, 2, lambda norms: torch._foreach_mul(norms, norms))
+    if are_together(tensors):
+        return device_sums.squares(tensors)
+    return [None if tensor is None else _square(tensor) for tensor in tensors]
 
 
-def totals(tensors: Tensors) -> list[Entry]:
+def totals(tensors: Tensors) -> Column:
     """Σa of each tensor, whose entries must not be negative.
 
     Examples
@@ -99,32 +110,41 @@ def totals(tensors: Tensors) -> list[Entry]:
     >>> totals([torch.tensor([3.0, 4.0])])
     [7.0]
     """
-    return _norms(tensors, _total, 1, lambda norms: norms)
+    if are_together(tensors):
+        return device_sums.norms(tensors, 1)
+    return [None if tensor is None else _total(tensor) for tensor in tensors]
 
 
-def _total(tensor: Tensor) -> float:
-    return sum(float(piece.sum()) for piece in _pieces(tensor))
+def _total(tensor: Tensor) -> Any:
+    pieces = (piece.sum() for piece in _pieces(tensor))
+    return sum(piece if isinstance(piece, Tensor) else float(piece) for piece in pieces)
 
 
-def changes(before: Sequence[Tensor], after: Sequence[Tensor]) -> Changes:
-    """What a step did. Only a piece of the difference is in memory at a time.
+def changes(before: Sequence[Tensor], after: Sequence[Tensor], old: Column) -> Changes:
+    """What a step did, where ``old`` is Σθ² before. Only a piece of the difference is in memory at a time.
+
+    On an accelerator ``before`` is overwritten.
 
     Examples
     --------
-    >>> changes([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 2.0])])
+    >>> changes([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 2.0])], old=[25.0])
     Changes(squares=[4.0], along=[8.0], moved=[1.0])
     """
+    if isinstance(old, Tensor):
+        return Changes(*device_sums.changes(before, after, old))
     found = [_change(old, new) for old, new in zip(before, after, strict=True)]
     return Changes(*([entries[i] for entries in found] for i in range(3)))
 
 
-def distances(start: Sequence[Tensor], now: Sequence[Tensor]) -> list[Entry]:
+def distances(start: Sequence[Tensor], now: Sequence[Tensor]) -> Column:
     """Σ(θ − θ₀)² of each parameter. Only a piece of the difference is in memory at a time."""
+    if are_together([*start, *now]):
+        return device_sums.distances(start, now)
     pairs = zip(start, now, strict=True)
     return [sum(_dot(d, d) for d in (a - b for a, b in _pairs(old, new))) for old, new in pairs]
 
 
-def copied(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> list[Entry]:
+def copied(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> Column:
     """Σa² of each tensor, which is copied in the same pass.
 
     Examples
@@ -133,6 +153,8 @@ def copied(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> list[Entry]:
     >>> copied([torch.tensor([3.0, 4.0])], [into]), into
     ([25.0], tensor([3., 4.]))
     """
+    if are_together(tensors):
+        return device_sums.copied(tensors, into)
     if not all(_is_array(tensor) and tensor.is_contiguous() for tensor in (*tensors, *into)):
         torch._foreach_copy_(list(into), list(tensors))
         return squares(tensors)
@@ -145,15 +167,6 @@ def _copied(tensor: Tensor, target: Tensor) -> float:
         np.copyto(place, piece)
         total += _dot(piece, piece)
     return total
-
-
-def _norms(tensors: Tensors, one: Callable, order: int, finish: Callable) -> list[Entry]:
-    """One reduction of every tensor: on the CPU one after another, otherwise all norms together."""
-    present = [tensor for tensor in tensors if tensor is not None]
-    if not present or present[0].device.type == "cpu":
-        return [None if tensor is None else one(tensor) for tensor in tensors]
-    found = iter(finish(torch._foreach_norm(present, order, dtype=widest(present[0].device))))
-    return [None if tensor is None else next(found) for tensor in tensors]
 
 
 def _change(old: Tensor, new: Tensor) -> tuple[Any, Any, Any]:
@@ -210,8 +223,3 @@ def _nonzeros(difference: Vector) -> Any:
     if isinstance(difference, np.ndarray):  # as whole numbers: four times as fast (test_sums.py)
         return float(np.count_nonzero(difference.view(f"i{difference.itemsize}")))
     return torch.count_nonzero(difference).to(widest(difference.device))
-
-
-def widest(device: torch.device) -> torch.dtype:
-    """float64, or float32 on a device without float64."""
-    return torch.float32 if device.type == "mps" else torch.float64

@@ -60,4 +60,4 @@ def test_count_of_changes(benchmark, capsys):
     taken = benchmark.pedantic(times_in_turns, args=(functions, ROUNDS), rounds=1)
     with capsys.disabled():
         print(f"\n{WEIGHTS} weights, float32", *comparison(taken, "as whole numbers"), sep="\n")
-    assert changes([before], [after]).moved == [WEIGHTS / 2]
+    assert changes([before], [after], squares([before])).moved == [WEIGHTS / 2]
