@@ -178,7 +178,12 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         return list(parts.values())
 
     def _check_graph_capture(self) -> None:
-        """Let torch warn or refuse where a step is captured into a CUDA graph without ``capturable``."""
+        """Let torch warn or refuse where a step is captured into a CUDA graph without ``capturable``.
+
+        A graph can hold every step of an optimizer that has no such argument, as torch's SGD.
+        """
+        if "capturable" not in self.defaults:
+            return
         for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
             if hasattr(self, name):
                 return getattr(self, name)()

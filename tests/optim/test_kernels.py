@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from no_waiting import never_waits
 from optim.conformance import KERNELS
 from optimizer_runs import OPTIMIZERS, ROUND_OFF, largest_difference, take_steps, weights
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -207,13 +208,10 @@ def test_on_a_gpu_no_step_waits_for_the_device(name, kernel):
     take_steps(optimizer, there, 3)
     for tensor in there:
         tensor.grad = torch.zeros_like(tensor)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waits():
         for tensor, other in zip(there, here, strict=True):
             tensor.grad.copy_(other.grad.to("cuda", non_blocking=True), non_blocking=True)
         optimizer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert largest_difference(here, [tensor.cpu() for tensor in there]) < ROUND_OFF
 
 
@@ -235,5 +233,6 @@ def test_a_cuda_graph_replays_the_step(kernel):
             other.grad.copy_(tensor.grad)
         plain.step()
         graph.replay()
-    assert largest_difference(here, [tensor.cpu() for tensor in there]) < ROUND_OFF
+    allowed = ROUND_OFF if kernel == "fused" else COMPILED  # foreach corrects the bias as a compiled step does
+    assert largest_difference(here, [tensor.cpu() for tensor in there]) < allowed
     assert float(captured.param_groups[0]["decay_rate"]) == pytest.approx(plain.param_groups[0]["decay_rate"])

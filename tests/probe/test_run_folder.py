@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from no_waiting import never_waits
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import AdamS
@@ -246,16 +247,13 @@ def test_cuda_never_waits_and_records_as_the_cpu_does(network, path, tmp_path, m
         optimizer = make(net.groups(lr=0.03))
         with Probe(optimizer, tmp_path / device, model=net, quantities="dynamics") as probe:
             net.train(optimizer, 2)
-            torch.cuda.set_sync_debug_mode("error" if device == "cuda" else "default")
-            try:
+            with never_waits(device):
                 for _ in range(8):
                     optimizer.zero_grad()
                     loss = net.loss()
                     loss.backward()
                     probe.observe(loss=loss)
                     optimizer.step()
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
         assert probe.failure is None
         runs.append(probe.dataset())
     on_cpu, on_cuda = runs
