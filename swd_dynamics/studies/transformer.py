@@ -156,8 +156,9 @@ class Witness:
 
 
 def in_float64(tensor: Tensor) -> Tensor:
-    """A copy in float64, on the host."""
-    return tensor.detach().cpu().to(torch.float64, copy=True)
+    """A copy in float64, on the same device; on the host if the device has no float64."""
+    there = tensor.detach().cpu() if tensor.device.type == "mps" else tensor.detach()
+    return there.to(torch.float64, copy=True)
 
 
 def own_step(group: dict[str, Any], state: dict[str, Tensor]) -> Tensor:
