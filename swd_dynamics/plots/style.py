@@ -130,7 +130,8 @@ def write_figure(figure: Figure, stem: Path) -> list[Path]:
             figure.savefig(png, metadata={"Software": None})
             figure.savefig(svg, metadata={"Date": None})
     except OSError as error:
-        raise InputError(f"cannot write {png}: {error.strerror or error}; give another path") from error
+        reason = f"{png.parent} is a file" if isinstance(error, FileExistsError) else error.strerror or error
+        raise InputError(f"cannot write {png}: {reason}; give another path") from error
     return [png, svg]
 
 
