@@ -93,7 +93,7 @@ class Curvature:
         *,
         optimizer: torch.optim.Optimizer | None = None,
         tolerance: float = 1e-4,
-        max_products: int = 500,
+        max_products: int = 1000,
         seed: int = 0,
     ):
         if not callable(loss):
@@ -108,7 +108,10 @@ class Curvature:
         self.random = torch.Generator().manual_seed(whole_number("seed", seed, 0))
         self.last: Tensor | None = None  # eigenvectors, shape (k, n)
         self._divisor(self._trained())  # refuses wrong arguments now, not during training
-        self.max_products = whole_number("max_products", max_products, self.k)
+        self.max_products = whole_number("max_products", max_products, 1)
+        if self.max_products < self.k:
+            seen = f"max_products = {max_products} is too few for k = {self.k} eigenvalues"
+            raise InputError(f"{seen}: give a smaller k, or max_products ≥ {self.k}")
 
     def eigenvalues(self) -> Tensor:
         """λ₁ ≥ … ≥ λ_k at the present weights, float64 on the CPU.

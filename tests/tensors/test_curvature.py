@@ -331,6 +331,7 @@ def test_bad_input_is_refused():
         ({"tolerance": 0}, "tolerance = 0"),
         ({"tolerance": 1e-16}, "tolerance = 1e-16 is finer .* 2.2e-15"),
         ({"max_products": 2}, "max_products = 2 .* ≥ 3"),
+        ({"max_products": 2.5}, "max_products = 2.5"),
         ({"seed": -1}, "seed = -1"),
         ({"k": 4, "max_products": 3}, "k = 4 is more than the 3 weights"),
         ({"parameters": []}, "none of the 0 parameters requires a gradient"),
