@@ -1,12 +1,15 @@
 """The command line: what a user types, what comes back, and how mistakes read."""
 
+import errno
 import math
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -185,6 +188,20 @@ MISTAKES = {
     "record --optimizer Adam --task quadratic --steps 3 --out x --every 2 --trajectory": "every = 2",
     "record --optimizer Adam --task quadratic --steps 3 --out x --quantities all": "unknown set of quantities 'all'",
     "record --optimizer Adam --task quadratic --steps 3 --out /dev/null/x": "cannot make a run",
+    "record --optimizer Adam --task quadratic --steps 2.9 --out x": "2.9",
+    "record --optimizer Adam --task quadratic --steps 1e3 --out x": "1e3",
+    f"record --optimizer Adam --task quadratic --steps {10**30} --out x": "steps",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --seed 1.5": "1.5",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --warmup -3": "warmup = -3",
+    "record --optimizer SGD --task quadratic --steps 3 --out x --schedule step --step-size 1.5": "1.5",
+    f"record --optimizer Adam --task quadratic --steps 3 --out {'x' * 300}": "too long",
+    f"show {'x' * 300}": "no run",
+    f"plot {'x' * 300} --quantity loss": "no run",
+    f"export {'x' * 300} --to run.csv": "no run",
+    f"replay {'x' * 300} --as Adam": "no run",
+    f"atlas --out {'x' * 300}": "too long",
+    "atlas --jobs 1.5": "1.5",
+    "verify torch.optim:SGD --as SGD --steps 10.5": "10.5",
     "nonsense": "nonsense",
 }
 
@@ -198,6 +215,56 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, capsys, tmp_path, monkey
     assert captured.err.count("\n") == 1
     assert captured.err.startswith("swd-dynamics: ") and MISTAKES[command] in captured.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("out", ["", "file/figure", "x" * 300, "figure.pdf"])
+def test_a_figure_that_cannot_be_written_is_one_line(recorded, out, tmp_path, capsys, monkeypatch):
+    """Assert that an impossible path of a figure is one line, exit code 2, and leaves nothing behind."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["plot", str(recorded), "--quantity", "loss", "--out", out]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize(
+    ("command", "written"),
+    [("plot RUN --quantity loss --out new.png", ["new.png", "new.svg"]), ("export RUN --to new.csv", ["new.csv"])],
+)
+def test_files_are_overwritten_only_on_request(recorded, command, written, tmp_path, capsys, monkeypatch):
+    """Assert that plot and export refuse files that exist, by name, and write them with --overwrite."""
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(recorded) if word == "RUN" else word for word in command.split()]
+    (tmp_path / written[-1]).write_text("precious")
+    assert main(arguments) == 2
+    assert written[-1] in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == written[-1:]
+    assert (tmp_path / written[-1]).read_text() == "precious"
+    assert main([*arguments, "--overwrite"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
+    assert (tmp_path / written[-1]).stat().st_size > 1000
+
+
+def test_whole_numbers_are_read_as_they_were_typed():
+    """Assert that no command lets cyclopts round: every whole number has the strict converter."""
+    for name in (name for name in app if not name.startswith("-")):
+        hints = get_type_hints(app[name].default_command, include_extras=True)
+        hints.pop("return")
+        bare = [hint for hint in hints.values() if get_origin(hint) is not Annotated]
+        assert not any(hint is int or int in get_args(hint) for hint in bare), name
+
+
+@pytest.mark.parametrize("reason", [PermissionError(errno.EACCES, "Permission denied", "run"), OSError("disk")])
+def test_what_the_system_refuses_is_one_line(reason, capsys, monkeypatch):
+    """Assert that an error of the operating system in any command is one line and exit code 2."""
+
+    def refuses(*_):
+        raise reason
+
+    monkeypatch.setattr("swd_dynamics.recording.open_recording", refuses)
+    assert main(["show", "run"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and str(reason.strerror or reason) in said
 
 
 def test_nothing_is_overwritten(recorded, capsys):
@@ -286,6 +353,28 @@ def test_a_reader_may_stop_reading():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("closed", "code", "said"),
+    [(">&-", 0, b""), (">&- 2>&-", 0, b""), ("<&- >/dev/null", 0, b""), (">/dev/full", 2, b"No space left on device")],
+)
+def test_what_is_printed_may_go_nowhere(closed, code, said):
+    """Assert that a closed stream is like /dev/null, and a full disk behind it one line."""
+    command = f"{sys.executable} -m swd_dynamics studies {closed}"
+    ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, check=False)
+    assert ended.returncode == code
+    assert said in ended.stderr and ended.stderr.count(b"\n") == bool(said)
+
+
+@pytest.mark.slow
+def test_letters_that_cannot_be_encoded_are_printed():
+    """Assert that formulas are printed where the encoding has no Greek letters, each as its code."""
+    command = [sys.executable, "-m", "swd_dynamics", "derive", "SGD", "--what", "equations"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    printed = subprocess.run(command, capture_output=True, env=environment, check=True).stdout
+    assert rb"\u03b8" in printed  # θ
 
 
 def test_a_name_with_dots_names_its_own_figure(recorded, tmp_path):

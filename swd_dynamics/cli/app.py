@@ -1,8 +1,11 @@
 """The program, and what its commands share."""
 
-from typing import Literal
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, Token
 
 from swd_dynamics.errors import InputError
 
@@ -16,6 +19,17 @@ app = App(
 Device = Literal["auto", "cpu", "cuda"]
 
 
+def whole(_, tokens: Sequence[Token]) -> int:
+    """A whole number as it was typed. cyclopts would round 2.9 to 3 without a word."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise InputError(f"{tokens[0].value} is not a whole number") from None
+
+
+Whole = Annotated[int, Parameter(converter=whole)]
+
+
 def chosen_device(device: Device) -> str:
     """Where to train; refused if it is not there."""
     import torch
@@ -24,3 +38,11 @@ def chosen_device(device: Device) -> str:
     if device == "cuda" and not available:
         raise InputError("--device cuda: torch sees no CUDA device here; take cpu or auto")
     return "cuda" if available and device != "cpu" else "cpu"
+
+
+def refuse_existing(files: Iterable[Path], overwrite: bool) -> None:
+    """Refuse files that are there already, unless they may be overwritten."""
+    there = [str(file) for file in files if os.path.lexists(file)]
+    if there and not overwrite:
+        what = f"{' and '.join(there)} {'exists' if len(there) == 1 else 'exist'} already"
+        raise InputError(f"{what}, and nothing is overwritten: give another name, or add --overwrite")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from swd_dynamics.cli.app import app
+from swd_dynamics.cli.app import Whole, app
 from swd_dynamics.errors import InputError
 
 
@@ -18,8 +18,8 @@ def verify(
     as_: Annotated[str, Parameter(name="--as")],
     args: str | None = None,
     allow: list[str] | None = None,
-    steps: int = 200,
-    seed: int = 0,
+    steps: Whole = 200,
+    seed: Whole = 0,
 ) -> int:
     """Compare every step of an optimizer with its rule. Exits with 1 if a step is wrong, and with 2 if none was taken.
 
@@ -80,7 +80,7 @@ def audit(optimizer: str, *, args: str = "") -> None:
 
 @app.command
 def atlas(
-    *, package: str = "torch.optim", jobs: int = 2, limit: float = 20.0, out: Path = Path("figures/atlas")
+    *, package: str = "torch.optim", jobs: Whole = 2, limit: float = 20.0, out: Path = Path("figures/atlas")
 ) -> int:
     """Audit every optimizer of a package. Prints a table, and writes it as a figure, CSV and JSON.
 

@@ -1,12 +1,13 @@
 """Commands for real runs: record, replay, show, plot, export."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from swd_dynamics.cli.app import Device, app, chosen_device
+from swd_dynamics.cli.app import Device, Whole, app, chosen_device, refuse_existing
 from swd_dynamics.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def record(
     *,
     optimizer: str,
     task: str,
-    steps: int,
+    steps: Whole,
     out: Path,
     lr: float = 0.01,
     weight_decay: float | None = None,
@@ -32,15 +33,15 @@ def record(
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     schedule: str = "constant",
-    warmup: int = 0,
-    step_size: int | None = None,
+    warmup: Whole = 0,
+    step_size: Whole | None = None,
     gamma: float | None = None,
     lr_min: float | None = None,
     quantities: str = "default",
-    every: int = 1,
-    snapshots: int | None = None,
+    every: Whole = 1,
+    snapshots: Whole | None = None,
     trajectory: bool = False,
-    seed: int = 0,
+    seed: Whole = 0,
     device: Device = "auto",
 ) -> int:
     """Train a task with a real optimizer and record every step into a run folder.
@@ -103,10 +104,12 @@ def record(
     """
     import torch
 
+    from swd_dynamics.checks import whole_number
     from swd_dynamics.optim import OPTIMIZERS
     from swd_dynamics.probe import record as run
     from swd_dynamics.tasks import TASKS
 
+    steps = whole_number("steps", steps, 1, sys.maxsize)
     make = OPTIMIZERS[optimizer]
     chosen = TASKS[task](seed=seed, device=chosen_device(device))
     if len(chosen.theta) <= FEW_WEIGHTS:
@@ -147,6 +150,7 @@ def _schedule(
     warmup: int,
     arguments: dict[str, Any],
 ) -> Callable[[int], float]:
+    from swd_dynamics.checks import whole_number
     from swd_dynamics.rules.schedule import SCHEDULES, Warmup
 
     lasting = {"steps": steps} if name == "cosine" else {}
@@ -154,7 +158,7 @@ def _schedule(
         planned = SCHEDULES[name](lr, **lasting, **arguments)
     except TypeError as error:
         raise InputError(f"--schedule {name} cannot be made with {arguments}: {error}") from None
-    return Warmup(planned, warmup) if warmup else planned
+    return Warmup(planned, warmup) if whole_number("warmup", warmup) else planned
 
 
 def _outcome(what: str, recording: "xarray.Dataset", out: Path) -> str:
@@ -223,7 +227,13 @@ def show(run: Path) -> None:
 
 
 @app.command
-def plot(run: Path, *, quantity: list[str], out: Path | None = None) -> None:
+def plot(
+    run: Path,
+    *,
+    quantity: list[str],
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> None:
     """Draw recorded quantities over the steps.
 
     Example:
@@ -240,18 +250,22 @@ def plot(run: Path, *, quantity: list[str], out: Path | None = None) -> None:
     out
         Path of the figure without its ending; it is written as PNG and SVG. By default the figure
         is written next to the run folder, and its name begins with the folder's name.
+    overwrite
+        Write even if there are files of these names.
     """
     from swd_dynamics.plots import recording, write_figure
+    from swd_dynamics.plots.style import figure_paths
     from swd_dynamics.recording import open_recording
 
     figure = recording(open_recording(run), *quantity)
     name = f"{run.resolve().name}-{'-'.join(quantity)}"
-    written = write_figure(figure, out or run.resolve().with_name(name))
-    print(f"Wrote {', '.join(map(str, written))}")
+    stem = run.resolve().with_name(name) if out is None else out
+    refuse_existing(figure_paths(stem), overwrite)
+    print(f"Wrote {', '.join(map(str, write_figure(figure, stem)))}")
 
 
 @app.command
-def export(run: Path, *, to: Path) -> None:
+def export(run: Path, *, to: Path, overwrite: bool = False) -> None:
     """Write a recording as one file: netCDF (.nc), or a table (.csv) with a line for each step.
 
     Example:
@@ -264,7 +278,10 @@ def export(run: Path, *, to: Path) -> None:
         A run folder.
     to
         Path of the file. Its ending, .nc or .csv, decides the format.
+    overwrite
+        Write even if there is a file of this name.
     """
     from swd_dynamics.recording import export as write
 
+    refuse_existing([to], overwrite)
     print(f"Wrote {write(run, to)}")

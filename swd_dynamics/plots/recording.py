@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots.style import LOOKS, house_style, measured, with_remark
@@ -20,6 +21,10 @@ MOST_MARKERS = 60  # markers on one line, the other steps are fine points; doubl
 # the outline of a noisy line becomes coarse; doubled, drawing takes twice as long and looks the same.
 STRETCHES = 1000
 SAME_MODE: tuple[dict, ...] = ({}, {"markerfacecolor": "white"}, {"marker": "x"}, {"marker": "+"})  # of several runs
+# Values of a run that diverged. The sizes of larger ones overflow when matplotlib makes an axis, and they are drawn at
+# this height; at a tenth of it, values that could be drawn are not. Infinite values are not drawn.
+HIGHEST = 1e307
+WIDE = 1e250  # beyond this or its inverse matplotlib's own margins and ticks of a logarithmic axis may overflow
 USUAL = ("loss", "decay_ratio")  # drawn when no quantity is named
 
 
@@ -111,6 +116,8 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
     values = {title: run[name].values.astype(float).ravel() for title, run in runs.items()}
     _scale(axes, np.concatenate(list(values.values())))
     unknown = [_why_unknown(runs[title], name, title) for title, seen in values.items() if np.isnan(seen).all()]
+    infinite = [title for title, seen in values.items() if np.isinf(seen).any() and not np.isfinite(seen).any()]
+    unknown += [f"{title}: not finite" for title in infinite]
     axes.text(
         0.5, 0.5, "\n".join(unknown), transform=axes.transAxes, ha="center", va="center", color="#555555", wrap=True
     )
@@ -141,6 +148,7 @@ def _why_unknown(run: "xarray.Dataset", name: str, title: str) -> str:
 def _draw(axes, run: "xarray.Dataset", name: str, mode: str, title: str, again: int, turn: float) -> None:
     variable = run[name]
     courses = variable.values.astype(float).reshape(len(variable), int(np.prod(variable.shape[1:])))
+    courses = np.where(np.isfinite(courses), courses.clip(-HIGHEST, HIGHEST), np.nan)
     for i in range(min(courses.shape[1], MOST_LINES)):
         style: dict[str, Any] = measured(mode, label=title, markersize=4)
         if courses.shape[1] > 1:
@@ -167,8 +175,24 @@ def _scale(axes, values: np.ndarray) -> None:
     """Make the axis logarithmic if no value is negative and the largest is far above the smallest positive value."""
     known = values[np.isfinite(values)]
     positive = known[known > 0]
-    if len(positive) and (known >= 0).all() and positive.max() > 30 * positive.min():
+    if not len(positive) or (known < 0).any() or positive.max() / 30 <= positive.min():
+        return
+    low, high = positive.min(), min(positive.max(), HIGHEST)
+    if low < 1 / WIDE or high > WIDE:
+        _fit_decades(axes, low, high)
+    else:
         axes.set_yscale("log")
+
+
+def _fit_decades(axes, low: float, high: float) -> None:
+    """A logarithmic axis of whole decades, with ticks that do not overflow."""
+    first = max(np.floor(np.log10(low)), -323)  # 10^−324 is 0
+    decades = 10.0 ** np.arange(first, np.ceil(np.log10(high)) + 1)
+    axes.set_autoscaley_on(False)
+    axes.set_yscale("log")
+    axes.set_ylim(min(low, decades[0]), decades[-1])
+    axes.yaxis.set_major_locator(FixedLocator(decades[:: max(1, len(decades) // 6)].tolist()))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _mode(run: "xarray.Dataset") -> str:

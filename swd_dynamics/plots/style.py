@@ -10,6 +10,7 @@ from typing import NamedTuple
 import matplotlib.style
 from matplotlib.figure import Figure
 
+from swd_dynamics.errors import InputError
 from swd_dynamics.tables import Table
 
 
@@ -108,18 +109,45 @@ def write_figure(figure: Figure, stem: Path) -> list[Path]:
     Parameters
     ----------
     figure : matplotlib Figure
-    stem : path without extension; dots in the name are kept
+    stem : path without extension (one of .png or .svg is taken off); other dots in the name are kept
+
+    Raises
+    ------
+    InputError
+        If the files cannot be written, the name is empty, or it ends like another kind of picture.
 
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     [path.name for path in write_figure(Figure(figsize=(1, 1)), Path(folder) / "empty")]
+    ...     [path.name for path in write_figure(Figure(figsize=(1, 1)), Path(folder) / "empty.png")]
     ['empty.png', 'empty.svg']
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    png, svg = (stem.with_name(stem.name + ending) for ending in (".png", ".svg"))
-    with house_style():
-        figure.savefig(png, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None})
+    png, svg = figure_paths(stem)
+    try:
+        png.parent.mkdir(parents=True, exist_ok=True)
+        with house_style():
+            figure.savefig(png, metadata={"Software": None})
+            figure.savefig(svg, metadata={"Date": None})
+    except OSError as error:
+        reason = f"{png.parent} is a file" if isinstance(error, FileExistsError) else error.strerror or error
+        raise InputError(f"cannot write {png}: {reason}; give another path") from error
     return [png, svg]
+
+
+def figure_paths(stem: Path) -> tuple[Path, Path]:
+    """The paths of a figure's PNG and SVG, from its path without an ending or with one of the two.
+
+    Examples
+    --------
+    >>> [path.name for path in figure_paths(Path("lr0.01.svg"))]
+    ['lr0.01.png', 'lr0.01.svg']
+    """
+    ending = stem.suffix.lower()
+    if ending in (".png", ".svg"):
+        stem = stem.with_suffix("")
+    elif ending.removeprefix(".") in Figure().canvas.get_supported_filetypes():
+        raise InputError(f"a figure is written as .png and .svg, not as {ending}: give a name without an ending")
+    if stem.name in ("", ".."):
+        raise InputError(f"{str(stem)!r} has no name for a figure: give a path like figures/run, without an ending")
+    return stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")

@@ -111,7 +111,9 @@ class Quantity:
 
 
 def _cosine(product: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return np.clip(product / np.sqrt(left) / np.sqrt(right), -1, 1)
+    cosine = np.clip(product / np.sqrt(left) / np.sqrt(right), -1, 1)
+    # A sum of squares that overflowed says nothing about an angle, and a quotient by it is 0.
+    return np.where(np.isinf(left) | np.isinf(right), np.nan, cosine)
 
 
 def _angle(
@@ -127,6 +129,10 @@ def _angle(
 
 def _rms(total: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.sqrt(total / weights)
+
+
+def _fraction(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.where(np.isinf(whole), np.nan, np.sqrt(part / whole))
 
 
 def _mean(total: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -227,7 +233,7 @@ _ALL = (
         "decay_fraction",
         "R‖θ‖/‖Δθ‖, of the update that is decay",
         ("decay_decay", "update_update"),
-        _rms,
+        _fraction,
     ),
     Quantity(
         "update_sparsity",

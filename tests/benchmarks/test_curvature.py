@@ -21,7 +21,9 @@ TOLERANCE = 1e-4  # ‖Hv − λv‖ relative to λ, ARPACK's criterion
 STRICTER = 0.6  # ours is relative to λ₁: so much smaller a tolerance asks for at least as much, while λ₃ > 0.6·λ₁
 AGREE = 1e-5  # of eigenvalues relative to λ₁: tolerance² over the relative gap, 1e-3 at the narrowest; 1e-6 was seen
 POINTS, EVERY = 10, 10  # the points along the run, and the steps of SGD between them
-FASTER = {"float32": 5, "float64": 4}  # 5.1–6.6 and 4.5–6.6 were seen: arithmetic weighs more in ours
+CHECKED = 1.5  # our products by eigsh's: ours end with a check that nothing was overlooked; 1.3 to 1.43 were seen
+# 3.9 was seen for float32. Without our final check, for which theirs has no counterpart, 5 and 4 were.
+FASTER = {"float32": 3, "float64": 2.5}
 ROUNDS = 3  # the shortest counts, since others may use the machine
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -141,7 +143,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_solver_apart_from_the_product(benchmark, capsys, dtype):
-    """Assert that on the same product our solver finds what eigsh finds, with fewer products, and print the times."""
+    """Assert that on the same product our solver finds what eigsh finds, and print products and times."""
     torch.set_num_threads(1)
     task, weights = run(DTYPES[dtype])
     solvers = {
@@ -157,7 +159,7 @@ def test_solver_apart_from_the_product(benchmark, capsys, dtype):
     values, products, _ = found["ours"]
     for name in list(solvers)[1:]:
         assert_same(values, found[name][0])
-        assert products < found[name][1]
+        assert products < CHECKED * found[name][1]
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # curvlinops' forward mode

@@ -1,12 +1,13 @@
 """Recordings, drawn: the lines, their colours, and the arguments that are refused."""
 
+import matplotlib
 import numpy as np
 import pytest
 import xarray
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots import COLOURS, recording
-from swd_dynamics.plots.style import LOOKS
+from swd_dynamics.plots.style import LOOKS, figure_png
 
 STEPS = np.arange(1, 4)
 
@@ -95,3 +96,54 @@ def test_what_cannot_be_drawn_says_so(recorded, names, said):
     """Assert that a wrong name, a variable without steps, and an argument that is not a recording are refused."""
     with pytest.raises(InputError, match=said):
         recording(recorded, *names)
+
+
+GROWTH = np.geomspace(1e-3, 1e304, 50)
+
+
+@pytest.mark.parametrize(
+    ("loss", "lowest", "highest"),
+    [
+        (GROWTH, 1e-3, 1e304),
+        ([*GROWTH, np.inf], 1e-3, 1e304),
+        (-GROWTH, -1e304, -1e-3),
+        (GROWTH * (-1) ** np.arange(50), -1e304, GROWTH[-2]),
+        (np.full(5, 1e304), 1e304, 1e304),
+        (np.geomspace(1e-320, 1e-300, 20), 1e-320, 1e-300),
+        (np.geomspace(5e-324, 1e307, 60), 5e-324, 1e307),
+        ([1.0, np.nan, 1e305], 1.0, 1e305),
+    ],
+    ids=["to 1e304", "then infinite", "negative", "of both signs", "constant", "tiny", "all floats", "two points"],
+)
+def test_a_run_that_diverged_is_drawn(loss, lowest, highest):
+    """Assert that values up to the largest floats are inside the axis, with finite ticks, and raise no warning."""
+    steps = np.arange(1, len(loss) + 1)
+    figure = recording(xarray.Dataset({"loss": ("step", loss)}, {"step": steps}, {"optimizer": "SGD"}), "loss")
+    assert figure_png(figure)
+    axes = figure.axes[0]
+    drawn = axes.lines[-1].get_ydata()
+    # The extremes are real points of the line, up to the rounding of geomspace.
+    np.testing.assert_allclose([np.nanmin(drawn), np.nanmax(drawn)], [lowest, highest], rtol=1e-12)
+    low, high = axes.get_ylim()
+    assert low <= np.nanmin(drawn) and np.nanmax(drawn) <= high
+    assert np.isfinite(axes.get_yticks()).all()
+
+
+def test_the_largest_floats_are_drawn_at_the_top():
+    """Assert that a value at which an axis would overflow is drawn at 1e307, and infinite values are said."""
+    made = xarray.Dataset({"loss": ("step", [1.7e308] * 3)}, {"step": STEPS}, {"optimizer": "SGD"})
+    figure = recording(made, "loss")
+    assert figure_png(figure)
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [1e307] * 3
+    infinite = recording(run("SGD", loss=("step", [np.inf] * 3)), "loss").axes[0]
+    assert "SGD: not finite" in [text.get_text() for text in infinite.texts]
+
+
+@pytest.mark.parametrize("loss", [[4.0, 2.0, 1.0], [1.0, 1e4, 1e9]])
+def test_latex_is_not_needed(loss):
+    """Assert that the user's text.usetex does not make figures need LaTeX, also outside of the house style."""
+    with matplotlib.rc_context({"text.usetex": True}):
+        figure = recording(run("SGD", loss=("step", loss)), "loss")
+        assert figure_png(figure)
+    texts = figure.findobj(matplotlib.text.Text)
+    assert texts and not any(text.get_usetex() for text in texts)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.optim import AdaiS, AdamS
+from swd_dynamics.optim import SGDS, AdaiS, AdamS
 from swd_dynamics.probe import Probe
 from swd_dynamics.probe.quantities import QUANTITIES, SETS, SUMS, Quantity, chosen
 from swd_dynamics.tables import UnknownName
@@ -244,6 +244,24 @@ def test_a_quantity_of_ones_own(network, tmp_path):
         expected = run[f"update_norm{level}"] / run[f"theta_norm{level}"]
         np.testing.assert_allclose(run[f"relative_update{level}"], expected, rtol=SAME)
     assert run.relative_update.attrs["long_name"] == "‖Δθ‖/‖θ‖"
+
+
+def test_what_overflowed_is_not_a_number():
+    """Assert that a cosine and a fraction of a run that diverged are NaN where Σ(Δθ)² is infinite,
+    not 0. One step before, with θ = 1e150 and Δθ = −2e153, they are the real ones.
+    """
+    weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    sgd = SGDS([weight], lr=0.5, weight_decay=0.25, momentum=0.0)
+    with Probe(sgd, quantities=["cos_theta_update", "decay_fraction"]) as probe:
+        for gradient in (4e153, 4e200):
+            weight.data.fill_(1e150)
+            weight.grad = torch.full_like(weight, gradient)
+            sgd.step()
+    recorded = probe.dataset()
+    cosine, fraction = recorded["cos_theta_update"].values, recorded["decay_fraction"].values
+    assert cosine[0] == -1 and np.isnan(cosine[1])
+    decay = 0.5 * 0.25 * 1e150  # R = ηλ without momentum
+    np.testing.assert_allclose(fraction, [decay / (0.5 * 4e153 + decay), np.nan], rtol=1e-12)
 
 
 def test_table_and_sets():

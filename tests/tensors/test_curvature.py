@@ -1,5 +1,6 @@
 """The largest eigenvalues of the Hessian, compared with dense Hessians and closed forms."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -10,7 +11,7 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.optim import SGDS, AdaiS, AdamS
 from swd_dynamics.tasks import tanh_network
 from swd_dynamics.tensors import Curvature, preconditioner_of
-from swd_dynamics.tensors.curvature import top_eigenpairs
+from swd_dynamics.tensors.eigenpairs import top_eigenpairs
 
 # Tolerance of the solver. Its square, divided by a relative gap of 1e-2 or more, is below DENSE.
 FINE = 1e-6
@@ -330,14 +331,22 @@ def test_bad_input_is_refused():
         ({"tolerance": 0}, "tolerance = 0"),
         ({"tolerance": 1e-16}, "tolerance = 1e-16 is finer .* 2.2e-15"),
         ({"max_products": 2}, "max_products = 2 .* ≥ 3"),
+        ({"max_products": 2.5}, "max_products = 2.5"),
         ({"seed": -1}, "seed = -1"),
-        ({"parameters": []}, "the 0 weights"),
+        ({"k": 4, "max_products": 3}, "k = 4 is more than the 3 weights"),
+        ({"parameters": []}, "none of the 0 parameters requires a gradient"),
+        ({"parameters": [theta.detach()]}, "none of the 1 parameters requires a gradient"),
+        ({"parameters": torch.nn.Linear(2, 1)}, "parameters = Linear .* model.parameters()"),
+        ({"parameters": torch.nn.Linear(2, 1).named_parameters()}, "parameter 0 is a tuple"),
+        ({"parameters": {"weight": theta}}, "parameter 0 is a str"),
+        ({"parameters": 3}, "parameters = int"),
+        ({"loss": theta.sum()}, "loss = Tensor .* a function"),
         ({"parameters": [theta, single]}, "parameter 1 is a Parameter of torch.float32"),
         ({"optimizer": torch.optim.Adam([single])}, "parameter 0 does not belong to the Adam"),
     ]
     for arguments, message in cases:
         with pytest.raises(InputError, match=message):
-            Curvature(loss, **{"parameters": [theta], **arguments})
+            Curvature(**{"loss": loss, "parameters": [theta], **arguments})
 
 
 @pytest.mark.parametrize(
@@ -361,3 +370,139 @@ def test_a_second_call_at_the_same_point_is_short():
     curvature = Curvature(loss, [theta])
     cold, again = curvature.spectrum(), curvature.spectrum()
     assert again.products < cold.products
+
+
+# Ten eigenvalues closer to each other than a short search can tell apart, and forty far below.
+CLUSTER = [*(1 + 0.001 * i for i in range(10)), *[0.1] * 40]
+PAIRS = [1.0, 1.0, 2.0, 2.0, 3.0, 3.001, 3.002, 3.003, *np.linspace(-0.5, 0.5, 200)]
+REPEATED = [*[1.0] * 6, *[0.999] * 3, *[0.1] * 100, *[0.0] * 20]
+
+
+@pytest.mark.parametrize(("spectrum", "k"), [(CLUSTER, 4), (PAIRS, 3), (REPEATED, 8)])
+def test_no_eigenvalue_of_a_tight_cluster_is_skipped(spectrum, k):
+    """Assert that from each of 40 starts the k largest eigenvalues are found, and none in between
+    is skipped. Without the final check 2 to 100 % of the starts skip one.
+    """
+    for seed in range(40):
+        theta, loss = quadratic(spectrum)
+        curvature = Curvature(loss, [theta], k, seed=seed)
+        atol = curvature.tolerance * max(spectrum)
+        found = curvature.eigenvalues()
+        np.testing.assert_allclose(found, sorted(spectrum)[::-1][:k], rtol=0, atol=atol)
+
+
+def test_no_eigenvalue_is_skipped_when_their_order_changes():
+    """Assert that the eigenvalues are found again at each point of a run that shuffles a cluster.
+
+    When only the last eigenvectors are followed, a third of these points skip an eigenvalue.
+    """
+    rng = np.random.default_rng(0)
+    spectrum = np.array(CLUSTER)
+    theta, h = torch.nn.Parameter(torch.ones(50, dtype=torch.float64)), torch.from_numpy(spectrum)
+    curvature = Curvature(lambda: (h * theta**2).sum() / 2, [theta], 4)
+    for _ in range(40):
+        found = curvature.eigenvalues()
+        np.testing.assert_allclose(found, np.sort(spectrum)[::-1][:4], rtol=0, atol=1.1e-4)
+        spectrum[:10] = rng.permutation(spectrum[:10])
+
+
+def test_a_check_that_does_not_end_is_nan():
+    """Assert that eigenvalues are NaN if the products suffice for the search, but not for the
+    final check.
+    """
+    theta, loss = quadratic(CLUSTER)
+    needed = Curvature(loss, [theta], 4).spectrum().products
+    assert Curvature(loss, [theta], 4, max_products=needed + 1).eigenvalues().isfinite().all()
+    assert Curvature(loss, [theta], 4, max_products=needed - 2).eigenvalues().isnan().all()
+
+
+def test_tied_weights_count_once():
+    """Assert that a parameter that is listed twice, and one given without a list, is one block."""
+    theta, loss = quadratic([1.0, 4.0, 9.0])
+    for parameters in ([theta, theta], theta, iter([theta])):
+        np.testing.assert_allclose(Curvature(loss, parameters).eigenvalues(), [9, 4, 1], rtol=EXACT)
+    adam = torch.optim.Adam([theta], eps=1.0)
+    theta.grad = torch.ones_like(theta)
+    adam.step()  # D = |g| + ε = 2
+    found = Curvature(loss, [theta, theta], 1, optimizer=adam).eigenvalues()
+    np.testing.assert_allclose(found, [4.5], rtol=EXACT)
+
+
+def test_parameters_that_the_loss_does_not_use_are_refused():
+    """Assert that parameters without any part in the loss, and copies of parameters, are refused."""
+    theta, loss = quadratic([1.0, 4.0, 9.0])
+    other = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    for parameters in ([other], list(theta), [other, *theta], [theta, theta * 1]):
+        with pytest.raises(InputError):
+            Curvature(loss, parameters, 1).eigenvalues()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "unit", "rtol"),
+    [
+        (torch.float32, 1e-24, SINGLE),
+        (torch.float32, 1e-34, SINGLE),
+        (torch.float32, 1e30, SINGLE),
+        (torch.float64, 1e-250, DENSE),
+        (torch.float64, 1e250, DENSE),
+    ],
+)
+def test_tiny_and_huge_curvature(dtype, unit, rtol):
+    """Assert that eigenvalues whose squares underflow or overflow are found like others."""
+    h = unit * torch.tensor([5.0, 3.0, 1.0, *[0.1] * 30], dtype=torch.float64)
+    theta = torch.nn.Parameter(torch.ones(33, dtype=dtype))
+    curvature = Curvature(lambda: (h.to(dtype) * theta**2).sum() / 2, [theta], 2, tolerance=SINGLE)
+    for _ in ("cold", "warm"):
+        np.testing.assert_allclose(curvature.eigenvalues() / unit, [5, 3], rtol=rtol)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "unit", "tolerance"),
+    [(torch.float32, 1e-43, 1e-3), (torch.float16, 1e-6, 0.02)],
+)
+def test_curvature_that_underflows_is_nan(dtype, unit, tolerance):
+    """Assert that eigenvalues of which the dtype holds less than the tolerance are NaN."""
+    h = (unit * torch.tensor([5.0, 3.0, 1.0, *[0.1] * 30])).to(dtype)
+    theta = torch.nn.Parameter(torch.ones(33, dtype=dtype))
+    curvature = Curvature(lambda: (h * theta**2).sum() / 2, [theta], 2, tolerance=tolerance)
+    assert curvature.eigenvalues().isnan().all()
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.inference_mode,
+        torch.no_grad,
+        lambda: torch.device("meta"),
+    ],
+    ids=["autocast", "inference mode", "no_grad", "default device"],
+)
+def test_what_is_on_around_changes_nothing(around):
+    """Assert that the eigenvalues in autocast and other contexts are those outside of them."""
+    task = tanh_network((8,), samples=200, dtype=torch.float32)
+    found = []
+    for context in (contextlib.nullcontext, around):
+        curvature = Curvature(lambda: task.loss(0), task.model.parameters())
+        with context():
+            found += [curvature.eigenvalues(), curvature.eigenvalues()]
+    np.testing.assert_array_equal(found[2:], found[:2])
+
+
+def test_products_that_are_not_symmetric_are_not_believed():
+    """Assert that a loss in bfloat16 gives what its rounding allows, and NaN for finer tolerances."""
+    task = tanh_network((8,), samples=200, dtype=torch.float32)
+    expected = largest(task.hessian(task.theta), 3)
+
+    def rounded():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return task.loss(0)
+
+    found = Curvature(rounded, task.model.parameters(), max_products=200).spectrum()
+    assert not found.converged.any()
+    coarse = 10 * torch.finfo(torch.bfloat16).eps
+    np.testing.assert_allclose(found.values, expected, rtol=coarse)
+    vectors = found.vectors.double().numpy()
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(3), rtol=0, atol=SINGLE)
+    found = Curvature(rounded, task.model.parameters(), tolerance=coarse).eigenvalues()
+    np.testing.assert_allclose(found, expected, rtol=coarse)
