@@ -59,17 +59,24 @@ def varied_gradients(shapes: Iterable[Shape], steps: int, seed: int = 0, scale: 
     return stream
 
 
-def steady_gradients(n: int) -> tuple[NDArray, NDArray]:
-    """A start θ, shape (n,), with |θ| from .1 to .3; and gradients, shape (STEPS, n), of mean 0.
+def steady_gradients(n: int, pace: int = 1) -> tuple[NDArray, NDArray]:
+    """A start θ, shape (n,), with |θ| from .1 to .3; and gradients, shape (pace·STEPS, n), of mean 0.
 
     Where :func:`impulses` has an impulse the gradient is 0, so that an impulse does not change second moments to
     first order.
+
+    Parameters
+    ----------
+    n : int
+        The number of weights.
+    pace : int
+        Multiplies all numbers of steps, for an optimizer with a long memory.
     """
     random = np.random.default_rng(SEED + 2)
     theta = random.uniform(0.1, 0.3, n) * random.choice([-1.0, 1.0], n)
-    gradients = random.standard_normal((STEPS, n)) * gradient_scales(n)
-    gradients[DROP:] /= 10
-    for k, impulse in impulses(n).items():
+    gradients = random.standard_normal((pace * STEPS, n)) * gradient_scales(n)
+    gradients[pace * DROP :] /= 10
+    for k, impulse in impulses(n, pace).items():
         gradients[k, impulse != 0] = 0.0
     return theta, gradients
 
@@ -79,12 +86,13 @@ def gradient_scales(n: int) -> NDArray:
     return np.random.default_rng(SEED).permutation(np.geomspace(*SCALES, n))
 
 
-def impulses(n: int) -> dict[int, NDArray]:
+def impulses(n: int, pace: int = 1) -> dict[int, NDArray]:
     """For the PARTS steps that begin LEAD steps before DROP, HALVED and END: an impulse for each weight, shape (n,).
 
     Each step gives an impulse to another part of the weights, in proportion to their gradients' scales, and 0 to
-    all others.
+    all others. ``pace`` multiplies the numbers of steps, except PARTS.
     """
     part, scales = np.arange(n) % PARTS, gradient_scales(n)
     falls = {DROP: 1.0, HALVED: 0.1, END: 0.1}
-    return {end - LEAD + i: fall * scales * (part == i) for end, fall in falls.items() for i in range(PARTS)}
+    starts = {pace * (end - LEAD): fall for end, fall in falls.items()}
+    return {start + i: fall * scales * (part == i) for start, fall in starts.items() for i in range(PARTS)}
