@@ -108,7 +108,8 @@ class Phase(NamedTuple):
 
     def of(self, weights: NDArray) -> "Phase":
         """The same phase, of some of the weights."""
-        return Phase(*(values[weights] for values in self[:-1]), self.noise)
+        arrays = {name: getattr(self, name)[weights] for name in self._fields if name != "noise"}
+        return self._replace(**arrays)
 
 
 @dataclass(frozen=True)

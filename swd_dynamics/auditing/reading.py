@@ -163,7 +163,7 @@ def _has_any(response: "MeasuredResponse", of_weights: NDArray) -> NDArray:
     return np.array([bool(np.any(part)) for part in _by_shape(response.shapes, of_weights)])
 
 
-def _without_decay(response: "MeasuredResponse", moved: NDArray, alive: NDArray) -> dict[str, list[tuple[int, ...]]]:
+def _without_decay(response: "MeasuredResponse", moved: NDArray, alive: NDArray) -> dict[str, Any]:
     """The shapes of the parameters that move and do not decay, and of those that never move."""
     each = list(zip(response.shapes, moved, _has_any(response, alive), strict=True))
     return {
