@@ -4,7 +4,7 @@ The varied stream has whatever a step may treat differently: large and small gra
 steady stream has constant statistics, so that rates can be averaged over many steps.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from swd_dynamics.bench.drive import SEED, Shape, sizes_of
 # The varied stream.
 SIZES = (1.0, 30.0, 0.01, 3.0, 0.3, 100.0)  # of all gradients, in one stretch of steps after another
 SMALLEST = 1e-5  # the smallest weight's gradients relative to the largest's: with 1 instead, ε would hardly show
+LARGE_SIZES = (1.0, 0.1, 30.0, 1e3, 3e4, 1.0)  # so that gradients clipped at 1000, by value or by norm, are seen
+NEGLIGIBLE = 1e-16  # of the smallest weight's gradients in that stream: √v̂ is below any ε there, and above it elsewhere
 ZEROS = 0.1  # the share of gradients that are exactly 0, after the first step
 
 # The steady stream, in steps: gradients fall to a tenth at DROP, and η to a half at HALVED.
@@ -27,7 +29,14 @@ STEPS = END + FOLLOWED - LEAD
 SCALES = (0.1, 10.0)  # of the gradients of single weights: spread evenly in the logarithm between the two
 
 
-def varied_gradients(shapes: Iterable[Shape], steps: int, seed: int = 0, scale: float = 1.0) -> NDArray:
+def varied_gradients(
+    shapes: Iterable[Shape],
+    steps: int,
+    seed: int = 0,
+    scale: float = 1.0,
+    sizes_in_time: Sequence[float] = SIZES,
+    smallest: float = SMALLEST,
+) -> NDArray:
     """Large and small gradients, of constant and of changing sign, with zeros, and a tensor that is 0 for a while.
 
     Parameters
@@ -36,6 +45,10 @@ def varied_gradients(shapes: Iterable[Shape], steps: int, seed: int = 0, scale: 
         Of the tensors, at least two. The gradients of the second are 0 for some steps. The first step has no zeros.
     scale : float
         Multiplies all gradients.
+    sizes_in_time : sequence of float
+        The sizes of all gradients in one stretch of steps after another.
+    smallest : float
+        The smallest weight's gradients, relative to the largest's.
 
     Returns
     -------
@@ -49,10 +62,10 @@ def varied_gradients(shapes: Iterable[Shape], steps: int, seed: int = 0, scale: 
     """
     sizes = sizes_of(shapes)
     n, random = sum(sizes), np.random.default_rng(seed)
-    stretch = np.arange(steps) // max(2, steps // len(SIZES)) % len(SIZES)
-    drift, smallness = random.normal(size=n), random.permutation(np.geomspace(SMALLEST, 1, n))
+    stretch = np.arange(steps) // max(2, steps // len(sizes_in_time)) % len(sizes_in_time)
+    drift, smallness = random.normal(size=n), random.permutation(np.geomspace(smallest, 1, n))
     noise = random.normal(size=(steps, n)) + drift
-    stream = scale * np.array(SIZES)[stretch][:, None] * smallness * noise
+    stream = scale * np.array(sizes_in_time)[stretch][:, None] * smallness * noise
     stream[1:][random.random((steps - 1, n)) < ZEROS] = 0.0
     silent = slice(steps // 3, steps // 3 + min(10, max(1, steps // 6)))
     stream[silent, sizes[0] : sizes[0] + sizes[1]] = 0.0
