@@ -16,7 +16,7 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.rules.directions.sgd import SGD, HeavyBall, Nesterov, sgd_family
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.verdict import Verdict, judge
-from swd_dynamics.verification.coverage import exercised, not_tested, record_scenarios
+from swd_dynamics.verification.coverage import Exercised, exercised, not_tested, record_scenarios
 from swd_dynamics.verification.near_rules import NEAR_RULES, AlteredRule, NearRule
 from swd_dynamics.verification.round_off import allowed_round_off
 
@@ -41,7 +41,8 @@ def verify(
 
     The optimizer is put through the scenarios of :data:`swd_dynamics.bench.scenarios.SCENARIOS`, in float64. The
     gradients are fixed beforehand: large and small, of changing sign, with zeros. There is one parameter group first,
-    then two groups with their own η and λ on a schedule. Every step is compared as in
+    then two groups with their own η and λ on a schedule, then large weights and gradients, tensors of up to four
+    dimensions and a λ that makes R large, in half as many steps. Every step is compared as in
     :func:`~swd_dynamics.crosscheck.replay.replay`, from the optimizer's own θ. Where the steps differ, the rule is
     tried with the optimizer's own numbers (η, λ, β, ε, … of its parameter group), then the near rules of
     :data:`~swd_dynamics.verification.near_rules.NEAR_RULES`, and pairs of near rules. A change of the rule is the
@@ -54,7 +55,8 @@ def verify(
     rule : UpdateRule
         With one η and one λ, the numbers that the factory gives the optimizer.
     steps : int
-        Of each scenario, 2 to 100 000.
+        Of each scenario, 2 to 100 000. Where bias corrections last longer than 200 steps, as with β₂ = .999, more
+        steps test more: what comes after them is not seen.
     seed : int
         Of the weights and the gradients.
     allow : str or sequence of str
@@ -67,8 +69,9 @@ def verify(
         :func:`~swd_dynamics.verification.round_off.allowed_round_off`); ``measured`` is the largest error in units of
         what is allowed. Else refuted: ``first_departure`` is the first wrong step (from 1) in any scenario, ``cause``
         a change of the rule that explains all steps, or "unknown". Inconclusive, with the reason as ``cause``, if the
-        optimizer cannot be driven. Evidence: ``departure``, ``allowed`` and ``recording``, dictionaries over the
-        scenarios.
+        optimizer cannot be driven, or if no step moves the weights by a thousand times what rounding can explain.
+        ``why`` says what was not tested. Evidence: ``departure``, ``allowed`` and ``recording``, dictionaries over
+        the scenarios; where no step is wrong also ``exercised``, the largest numbers that occurred.
 
     Raises
     ------
@@ -244,33 +247,46 @@ def _verdict(rule: UpdateRule, driven: list[Comparison], own: OwnNumbers | None)
     name, steps = driven[0].recording.attrs["optimizer"], sum(len(each.departure) for each in driven)
     wrong = [each for each in driven if each.first is not None]
     earliest = min(wrong, key=lambda each: each.first or 0, default=None)
+    seen = None if wrong else exercised([each.altered for each in driven], [each.recording for each in driven])
     verdict = judge(
         f"verify {name}",
         f"{name} takes the steps of {rule.name}: {steps} steps in {len(driven)} scenarios",
         predicted=0.0,
         measured=max(float(each.excess.max(initial=0.0)) for each in driven),
         allowed=1.0,
-        why=" ".join(_sentences(rule, driven, earliest, own)).removesuffix("."),
+        why=" ".join(_sentences(rule, driven, earliest, own, seen)).removesuffix("."),
         first_departure=earliest and earliest.first,
         evidence={
             "departure": {each.scenario: each.departure for each in driven},
             "allowed": {each.scenario: each.allowed for each in driven},
             "recording": {each.scenario: each.recording for each in driven},
+            **({"exercised": seen} if seen else {}),
         },
     )
     if wrong:
         cause = own.said if own and own.explains else likely_cause(driven)
         return replace(verdict, status="refuted", cause=cause)
     raised = dict.fromkeys(each.recording.attrs["raised"] for each in driven if not _is_large(each))
-    reasons = "; ".join(filter(None, raised))
-    moves = max(each.moves for each in driven)
-    if not reasons and moves < RESOLVED:
-        reasons = f"the weights move by at most {moves:.2g} times what rounding can explain: any other rule would do so"
+    reasons = "; ".join(filter(None, raised)) or _unresolved(driven)
     return replace(verdict, status="inconclusive", cause=reasons) if reasons else verdict
 
 
+def _unresolved(driven: Sequence[Comparison]) -> str:
+    """Why the steps are too small to tell the rule from others; nothing if they are large enough."""
+    moves = max(each.moves for each in driven)
+    if moves < RESOLVED:
+        return f"the weights move by at most {moves:.2g} times what rounding can explain: any other rule would do so"
+    if all(each.is_explained([NEAR_RULES["ascent"]]) for each in driven):
+        return "only the weight decay moves the weights by more than rounding: with any gradients they do the same"
+    return ""
+
+
 def _sentences(
-    rule: UpdateRule, driven: list[Comparison], earliest: Comparison | None, own: OwnNumbers | None
+    rule: UpdateRule,
+    driven: list[Comparison],
+    earliest: Comparison | None,
+    own: OwnNumbers | None,
+    seen: Exercised | None,
 ) -> Iterator[str]:
     """What was measured, and what a reader of the verdict should know besides."""
     largest = max(float(each.excess.max(initial=0.0)) for each in driven)
@@ -293,13 +309,13 @@ def _sentences(
         yield "The weight decay is 0, so that the place where it enters was not tested."
     for empty in filter(None, (each.recording.attrs.get("empty", "") for each in driven)):
         yield f"With a tensor that has no weights: {empty}."
-    if earliest is not None:
+    if seen is None:
         return
     if any(each.recording.attrs["raised"] and _is_large(each) for each in driven):
         yield f"Large numbers were not tested: {driven[-1].recording.attrs['raised']}."
     if all(each.is_explained([NEAR_RULES["no-decay"]]) for each in driven):
         yield "The weight decay is too small to be seen, so that the place where it enters was not tested."
-    yield not_tested(exercised([each.altered for each in driven], [each.recording for each in driven]), rule)
+    yield not_tested(seen, rule)
 
 
 def likely_cause(driven: Sequence[Comparison]) -> str:
