@@ -23,7 +23,8 @@ NOT_TRIED = "other types than float64, sparse gradients, and parameters without 
 class Exercised(NamedTuple):
     """The largest numbers that occurred in the scenarios of a verification.
 
-    theta, gradient, decay_rate : float — |θ|, |g| and R
+    theta, gradient : float — |θ| and |g|
+    decay_rate : float — R in the last scenario, which has the largest
     dimensions : int — of a tensor
     steps : int — of one scenario
     """
@@ -64,16 +65,12 @@ def _ended(recording: "xarray.Dataset") -> str:
     return recording.attrs["raised"] or (f"the weights diverge at step {diverged}" if diverged >= 0 else "")
 
 
-def exercised(altered: "Sequence[AlteredRule]", recordings: "Sequence[xarray.Dataset]") -> Exercised:
-    """The largest numbers that occurred, R by each scenario's rule."""
-    rates = [
-        decay_rates(each.rule, recording["gradient"].values)
-        for each, recording in zip(altered, recordings, strict=True)
-    ]
+def exercised(last: "AlteredRule", recordings: "Sequence[xarray.Dataset]") -> Exercised:
+    """The largest numbers that occurred; R by the rule of the last scenario."""
     return Exercised(
         theta=_largest(recording["theta"].values for recording in recordings),
         gradient=_largest(recording["gradient"].values for recording in recordings),
-        decay_rate=_largest(rates),
+        decay_rate=_largest([decay_rates(last.rule, recordings[-1]["gradient"].values)]),
         dimensions=max(recording.attrs["dimensions"] for recording in recordings),
         steps=max(recording.sizes["step"] for recording in recordings),
     )

@@ -16,14 +16,18 @@ DOUBLE_EPS = float(np.finfo(float).eps)
 
 
 def allowed_round_off(
-    rule: AlteredRule, theta: np.ndarray, gradients: np.ndarray, own: Sequence[np.ndarray]
+    rule: AlteredRule,
+    theta: np.ndarray,
+    gradients: np.ndarray,
+    own: Sequence[np.ndarray],
+    departure: np.ndarray,
 ) -> np.ndarray:
     """How far two ways of computing a rule's steps in float64 may differ, relative to ‖θ‖.
 
     The limit is 8·eps·√k, as in a replay. Where a rule is ill-conditioned it is more, as 1 − βᵏ has few good digits if
     β is close to 1: eight times the change of a step whose betas, memory and gradient are off by one unit in the last
-    place; or eight times the round-off of the rule itself, which is its difference to the same rule in extended
-    precision (where the machine has extended precision).
+    place. If that does not suffice, it is eight times the round-off of the rule itself, which is its difference to the
+    same rule in extended precision (where the machine has extended precision).
 
     Parameters
     ----------
@@ -31,17 +35,19 @@ def allowed_round_off(
     gradients : array, shape (steps, n)
     own : sequence of array
         The rule's own steps with these gradients, in float64.
+    departure : array, shape (steps,)
+        How far they are from θ, relative to ‖θ‖.
 
     Returns
     -------
     array, shape (steps,)
     """
     shaken = rule.with_direction(Shaken(one_ulp_lower(rule.rule.direction), np.random.default_rng(0)))
-    lost = np.maximum(
-        _differences(own, own_steps(shaken, theta, gradients), theta),
-        _differences(own, _extended_steps(rule, theta, gradients, own), theta),
-    )
-    return np.maximum(allowed_departure(len(gradients), DOUBLE_EPS), ROUND_OFFS * lost)
+    lost = _differences(own, own_steps(shaken, theta, gradients), theta)
+    allowed = np.maximum(allowed_departure(len(gradients), DOUBLE_EPS), ROUND_OFFS * lost)
+    if (departure <= allowed).all():
+        return allowed
+    return np.maximum(allowed, ROUND_OFFS * _differences(own, _extended_steps(rule, theta, gradients, own), theta))
 
 
 def _differences(own: Sequence[np.ndarray], others: Iterable[np.ndarray], theta: np.ndarray) -> np.ndarray:

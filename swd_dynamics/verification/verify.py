@@ -171,7 +171,7 @@ def _compared(rule: UpdateRule, recording, allowed: Sequence[NearRule]) -> Compa
     theta, gradients = recording["theta"].values, recording["gradient"].values
     own = list(own_steps(altered, theta, gradients))
     departure = np.array([departure_of(after, theta, k) for k, after in enumerate(own)])
-    return Comparison(recording, altered, departure, allowed_round_off(altered, theta, gradients, own))
+    return Comparison(recording, altered, departure, allowed_round_off(altered, theta, gradients, own, departure))
 
 
 class OwnNumbers(NamedTuple):
@@ -247,7 +247,7 @@ def _verdict(rule: UpdateRule, driven: list[Comparison], own: OwnNumbers | None)
     name, steps = driven[0].recording.attrs["optimizer"], sum(len(each.departure) for each in driven)
     wrong = [each for each in driven if each.first is not None]
     earliest = min(wrong, key=lambda each: each.first or 0, default=None)
-    seen = None if wrong else exercised([each.altered for each in driven], [each.recording for each in driven])
+    seen = None if wrong else exercised(driven[-1].altered, [each.recording for each in driven])
     verdict = judge(
         f"verify {name}",
         f"{name} takes the steps of {rule.name}: {steps} steps in {len(driven)} scenarios",
