@@ -226,3 +226,76 @@ class NeedsMore(Optimizer):
 
     def __init__(self, params, horizon):
         super().__init__(params, {"horizon": horizon})
+
+
+class RelativeDecay(Odd):
+    """Decoupled decay that depends on how η changes, not on how large it is: R = λ·η/η₀."""
+
+    def __init__(self, params, lr=0.01, weight_decay=0.001):
+        super().__init__(params, lr, weight_decay)
+        self.first = lr
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta * (1 - decay * lr / self.first)
+
+
+class SkipsVectors(torch.optim.AdamW):
+    """AdamW that never moves a vector."""
+
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = p.grad if p.ndim > 1 else None
+        super().step()
+
+
+class Unmoved(Odd):
+    """R = .955·ηλ; v begins at 1 and barely moves, and its η_eff is .955 η for all weights together."""
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta * (1 - 0.955 * lr * decay)
+
+    def pull(self, theta, gradient):
+        start = torch.linspace(0.5, 1.5, theta.numel(), dtype=theta.dtype).reshape(theta.shape).square()
+        v = self.state[theta].setdefault("v", start)
+        return gradient / v.lerp_(gradient.square(), 1e-7).sqrt()
+
+
+class Estimating(Odd):
+    """Decoupled decay, R = ηλd, with a step size d that grows with the distance from the start, as Prodigy's."""
+
+    def __init__(self, params, lr=1.0, weight_decay=0.1):
+        super().__init__(params, lr, weight_decay)
+        self.param_groups[0]["d"] = 1e-3
+        self.starts = [p.detach().clone() for p in self.param_groups[0]["params"]]
+
+    @torch.no_grad()
+    def step(self):
+        (group,) = self.param_groups
+        d = group["d"]
+        for p, start in zip(group["params"], self.starts, strict=True):
+            group["d"] += 1e-5 * float((p - start).norm())
+            p.mul_(1 - group["lr"] * group["weight_decay"] * d).sub_(group["lr"] * d * p.grad)
+
+
+def in_float32(kind):
+    """An optimizer class that takes its steps with copies of the weights in float32."""
+
+    class Rounded(Optimizer):
+        def __init__(self, params, lr=0.01, weight_decay=0.1, **arguments):
+            super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+            self.copies = [torch.nn.Parameter(p.detach().float()) for p in self.param_groups[0]["params"]]
+            self.inner = kind(self.copies, lr=lr, weight_decay=weight_decay, **arguments)
+
+        @torch.no_grad()
+        def step(self):
+            (group,), (inner,) = self.param_groups, self.inner.param_groups
+            inner["lr"], inner["weight_decay"] = group["lr"], group["weight_decay"]
+            for p, copy in zip(group["params"], self.copies, strict=True):
+                copy.copy_(p)
+                copy.grad = p.grad.float()
+            self.inner.step()
+            for p, copy in zip(group["params"], self.copies, strict=True):
+                p.copy_(copy)
+
+    return Rounded

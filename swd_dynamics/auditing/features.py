@@ -7,8 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# A decay rate below this is round-off: 30·eps / 1e-4 = 7e-11, with weights that grow to 30 and a perturbation of 1e-4.
-NOTHING = 1e-10
 # Relative difference of rates that count as equal. A mean over all weights changes by 1 % where 1 % of the weights are
 # left out, so that half as much would tell rates apart that are equal.
 SAME_RATE = 0.02
@@ -20,6 +18,7 @@ SAME_RATIO = 0.05
 RESIDUE = 0.2
 MOSTLY = 90.0  # percent of the weights that must agree; a step that divides by a norm leaves outliers among the others
 NONLINEAR = 0.05  # relative difference of the rates of δ and δ/2; a smooth step has about δ/θ = 5e-4
+LATE = "the effect of a gradient lasts longer than it was followed"  # why η_eff is unknown
 
 
 def quantiles(rates: NDArray) -> NDArray:
@@ -36,6 +35,7 @@ class Phase(NamedTuple):
     effective_lr : η_eff, NaN where it is unknown
     nominal : ηλ
     weight_decay : λ
+    noise : float — a decay rate below this is round-off
     """
 
     decay_rate: NDArray
@@ -43,6 +43,7 @@ class Phase(NamedTuple):
     effective_lr: NDArray
     nominal: NDArray
     weight_decay: NDArray
+    noise: float
 
     @property
     def isotropic(self) -> np.float64:
@@ -62,15 +63,27 @@ class Phase(NamedTuple):
             return quantiles((self.decay_rate / self.nominal)[None])[0, 0]
 
     @property
+    def share(self) -> np.float64:
+        """The median of R/λ."""
+        with np.errstate(all="ignore"):
+            return quantiles((self.decay_rate / self.weight_decay)[None])[0, 0]
+
+    @property
+    def gains(self) -> NDArray:
+        """η_eff/η of each weight; NaN where it is unknown."""
+        with np.errstate(all="ignore"):
+            return self.effective_lr * self.weight_decay / self.nominal
+
+    @property
     def ratio_over_decay(self) -> np.float64:
         """The median of R/λ, divided by the isotropic η_eff."""
         with np.errstate(all="ignore"):
-            return quantiles((self.decay_rate / self.weight_decay)[None])[0, 0] / self.isotropic
+            return self.share / self.isotropic
 
     @property
     def residue(self) -> float:
         """A median of R up to this value may be a remainder of the control's response."""
-        return NOTHING + RESIDUE * float(np.nan_to_num(quantiles(np.abs(self.control)[None])[0, 0]))
+        return self.noise + RESIDUE * float(np.nan_to_num(quantiles(np.abs(self.control)[None])[0, 0]))
 
     @property
     def differs(self) -> bool:
@@ -85,7 +98,7 @@ class Phase(NamedTuple):
     @property
     def uniform(self) -> bool:
         """Whether R, or R/ηλ, is above 0 and equal for nearly all weights."""
-        return bool(self.typical > NOTHING and (self.equals(self.typical) or self.equals(self.unit * self.nominal)))
+        return bool(self.typical > self.noise and (self.equals(self.typical) or self.equals(self.unit * self.nominal)))
 
     def equals(self, rate: "float | NDArray", tolerance: float = SAME_RATE) -> bool:
         """Whether nearly all weights have this R."""
@@ -95,7 +108,8 @@ class Phase(NamedTuple):
 
     def of(self, weights: NDArray) -> "Phase":
         """The same phase, of some of the weights."""
-        return Phase(*(values[weights] for values in self))
+        arrays = {name: getattr(self, name)[weights] for name in self._fields if name != "noise"}
+        return self._replace(**arrays)
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,11 @@ class AuditFeatures:
     lr, weight_decay : float — of the first group with λ ≠ 0; NaN where the optimizer has none
     still : bool — whether no weight moved
     oscillates : bool — whether perturbations of most weights change their sign; R is then that of the envelope
+    held : bool — whether perturbations die out so quickly that they were renewed before each step
     coarse : the types of its state that hold fewer digits than the weights
+    rounded : str — the type to which it rounds the weights, if that is shorter than float64
+    ascends : bool — whether its steps follow the gradient upwards
+    noise : float — a decay rate below this is round-off
     phases : dict — "first step", "settled", "gradients / 10", "lr / 2"; of the weights that decay
     memory, delay : float
         The decay that comes after a perturbation was undone, in steps of decay: its size, and with its sign.
@@ -117,9 +135,13 @@ class AuditFeatures:
     joins_gradient : bool — whether the run is the same with λ = 0 and λθ added to the gradients
     by_hand : bool
         Whether the run is the same with λ = 0 and weights multiplied by 1 − ηλ, before or after each step.
+    follows : str
+        The name of a number x of the parameter groups, adapted by the optimizer, so that the run is the same with
+        λ = 0 and weights multiplied by 1 − ηλx; or nothing.
     proportional : bool — whether the decay of the first step is R times the weight
     by_parameter : pairs of the shape of a parameter and its median R, once settled
-    undecayed : shapes of the parameters whose weights do not decay
+    undecayed : shapes of the parameters whose weights move and do not decay
+    unmoved : shapes of the parameters that never move
     unfollowed : str — why η_eff is unknown, or nothing
     diverged : int or None — the step, from 0, after which weights were not finite
     """
@@ -128,7 +150,11 @@ class AuditFeatures:
     weight_decay: float
     still: bool
     oscillates: bool
+    held: bool
     coarse: Sequence[str]
+    rounded: str
+    ascends: bool
+    noise: float
     phases: dict[str, Phase]
     memory: float
     delay: float
@@ -140,9 +166,11 @@ class AuditFeatures:
     displaced: bool
     joins_gradient: bool
     by_hand: bool
+    follows: str
     proportional: bool
     by_parameter: Sequence[tuple[tuple[int, ...], float]]
     undecayed: Sequence[tuple[int, ...]]
+    unmoved: Sequence[tuple[int, ...]]
     unfollowed: str
     diverged: int | None
 
@@ -154,7 +182,7 @@ class AuditFeatures:
     @property
     def responds(self) -> bool:
         """Whether R is above round-off in any phase."""
-        return any(np.abs(np.nan_to_num(phase.decay_rate)).max() > NOTHING for phase in self.phases.values())
+        return any(np.abs(np.nan_to_num(phase.decay_rate)).max() > self.noise for phase in self.phases.values())
 
     @property
     def ratios(self) -> NDArray:
@@ -166,3 +194,19 @@ class AuditFeatures:
     def ratio_over_decay(self) -> float:
         """R/η_eff divided by λ, the median of the later phases."""
         return float(np.median([phase.ratio_over_decay for phase in self.later.values()]))
+
+    @property
+    def tells_stable(self) -> bool:
+        """Whether R ∝ η_eff could be told from R ∝ η in these runs.
+
+        Either η_eff/η changes from phase to phase, by more than ratios may differ that count as equal; or the step is
+        linear in the gradient, with one η_eff/η for all weights.
+        """
+        gains = np.array([phase.gains for phase in self.later.values()])
+        typical = np.array([quantiles(row[None])[0, 0] for row in gains])
+        if not np.isfinite(typical).all():
+            return False
+        linear = np.abs(gains / typical[:, None] - 1) <= SAME_RATIO
+        known = np.isfinite(gains)
+        changes = np.ptp(typical) > 2 * SAME_RATIO * np.median(typical)
+        return bool(changes or 100 * np.mean(linear[known]) >= MOSTLY)

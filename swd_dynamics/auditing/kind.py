@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swd_dynamics.auditing.features import (
+    LATE,
     NONLINEAR,
-    NOTHING,
     SAME_RATE,
     SAME_RATIO,
     AuditFeatures,
+    Phase,
     quantiles,
 )
 
@@ -34,9 +35,12 @@ def kind_of(features: AuditFeatures) -> tuple[Kind, tuple[str, ...]]:
     decoupled
         With λ = 0 and weights multiplied by 1 − ηλ before or after each step the optimizer takes the same steps; or
         R = ηλ for every weight, in every phase (first steps may be without decay). In an optimizer without memory and
-        preconditioner the decay is then stable decay and L2 as well. R = c·ηλ is decoupled in other units.
+        preconditioner the decay is then stable decay and L2 as well. R = c·ηλ is decoupled in other units; with
+        R = λ·η/η₀, where η₀ is the first η, it is independent decay; R = ηλx follows a step size x that the optimizer
+        adapts.
     stable
-        R/η_eff is one constant for all weights, whatever the scale of the gradients and η are, and R is not ηλ.
+        R/η_eff is one constant for all weights, whatever the scale of the gradients and η are, and R is not ηλ. If
+        η_eff/η differs between weights, it must also change from phase to phase, so that R ∝ η_eff can be seen.
     other
         The decay is none of these, or could not be measured: the reasons say what was seen.
     """
@@ -56,7 +60,7 @@ def _nothing(features: AuditFeatures) -> Found | None:
     if features.responds or features.displaced:
         return None
     idle = max(np.abs(np.nan_to_num(phase.control)).max() for phase in features.phases.values())
-    if idle > NOTHING:
+    if idle > features.noise:
         said = "a perturbation of the weights behaves as with λ = 0, where it changes by up to"
         return "none", (f"{said} {idle:.1g} of its size in a step",)
     known = not np.isnan(features.weight_decay)
@@ -67,7 +71,7 @@ def _nothing(features: AuditFeatures) -> Found | None:
 def _l2(features: AuditFeatures) -> Found | None:
     """Decay that joins the gradient."""
     simple = all(phase.equals(phase.nominal) for phase in features.phases.values())
-    if not features.joins_gradient or simple:
+    if not features.joins_gradient or simple or features.follows:
         return None
     said = []
     if features.memory > REMEMBERED:
@@ -82,7 +86,7 @@ def _unclear(features: AuditFeatures) -> Found | None:
     if np.isnan(features.weight_decay):
         said = "no control is possible: there is no weight_decay to set to 0, and a perturbation is not constant"
     elif not features.responds:
-        said = f"weight_decay moves the weights, but R < {NOTHING:g}: nonlinear, or too weak to be measured"
+        said = f"weight_decay moves the weights, but R < {features.noise:.1g}: nonlinear, or too weak to be measured"
     elif features.mismatch > NONLINEAR and not features.coarse:
         said = f"nonlinear: the rates of δ and δ/2 differ by {features.mismatch:.0%}"
     else:
@@ -92,6 +96,11 @@ def _unclear(features: AuditFeatures) -> Found | None:
 
 def _by_hand(features: AuditFeatures) -> Found | None:
     """Decoupled decay, in any optimizer."""
+    if features.follows:
+        x = features.follows
+        said = f"R = ηλ·{x} with the {x!r} of its parameter groups, which it adapts: with λ = 0 and the weights"
+        also = ("here the same as L2",) if features.joins_gradient else ()
+        return "decoupled", (f"{said} multiplied by 1 − ηλ·{x} in each step the steps are the same", *also)
     units = np.array([phase.unit for phase in features.later.values()])
     if not features.by_hand or not (np.abs(units - 1) <= COUPLED).all():
         return None
@@ -101,34 +110,66 @@ def _by_hand(features: AuditFeatures) -> Found | None:
 
 def _same(features: AuditFeatures) -> tuple[str, ...]:
     """The other kinds that decoupled decay is as well: where η_eff = η, and where nothing transforms the gradient."""
-    is_stable = _constant(features.ratios, SAME_RATIO) and abs(features.ratio_over_decay - 1) <= SAME_RATIO
+    is_stable = features.tells_stable and _constant(features.ratios, SAME_RATIO)
+    is_stable = is_stable and abs(features.ratio_over_decay - 1) <= SAME_RATIO
     same = ["stable decay"] * is_stable + ["L2"] * features.joins_gradient
     return (f"here the same as {' and '.join(same)}",) if same else ()
 
 
 def _uniform(features: AuditFeatures) -> Found | None:
     """Decoupled or stable decay: the same R for all weights, without memory."""
-    first = features.phases["first step"]
-    late = np.abs(np.nan_to_num(first.decay_rate)).max() <= NOTHING
-    readable = {name: phase for name, phase in features.later.items() if np.isfinite(phase.typical)}
-    phases = readable if late else {"first step": first, **readable}
-    remembers = features.memory > REMEMBERED
-    if remembers or len(readable) < 2 or not all(phase.uniform for phase in phases.values()):
+    phases, late = _uniform_phases(features)
+    if not phases:
         return None
     when = "later phase" if late else "phase"
     but = ("the first step has no decay",) if late else ()
     units = np.array([phase.unit for phase in phases.values()])
     unit, ratio = float(np.median(units)), features.ratio_over_decay
-    stable, decoupled = _constant(features.ratios, SAME_RATIO), _constant(units, SAME_RATE)
-    is_stable = stable and abs(ratio - 1) <= SAME_RATIO
+    stable = features.tells_stable and _constant(features.ratios, SAME_RATIO)
+    decoupled, is_stable = _constant(units, SAME_RATE), stable and abs(ratio - 1) <= SAME_RATIO
     if decoupled and abs(unit - 1) <= SAME_RATE:
         return "decoupled", (f"R = ηλ for every weight, in every {when}", *but, *_same(features))
     if decoupled and not is_stable:
-        return "decoupled", (f"R = {unit:.3g}·ηλ for every weight, in every {when}: decoupled in other units", *but)
+        return "decoupled", (f"R = {_in_units(features, unit)} for every weight, in every {when}", *but)
     if stable:
         of_decay = "λ" if is_stable else f"{ratio:.3g} λ"
         return "stable", (f"R/η_eff = {of_decay} for every weight, also when the gradients and η change", *but)
     return None
+
+
+def _uniform_phases(features: AuditFeatures) -> tuple[dict[str, Phase], bool]:
+    """The phases, if R is the same for all weights in each, without memory; and whether the first step is omitted.
+
+    The first step is omitted if it has no decay.
+    """
+    first = features.phases["first step"]
+    late = np.abs(np.nan_to_num(first.decay_rate)).max() <= features.noise
+    readable = {name: phase for name, phase in features.later.items() if np.isfinite(phase.typical)}
+    phases = readable if late else {"first step": first, **readable}
+    remembers = features.memory > REMEMBERED
+    if remembers or len(readable) < 2 or not all(phase.uniform for phase in phases.values()):
+        return {}, late
+    return phases, late
+
+
+def needs_longer_runs(features: AuditFeatures) -> bool:
+    """Whether decay may be stable, but the effect of a gradient lasts too long for that to be seen in these runs."""
+    settled_anyway = features.diverged is not None or features.joins_gradient or bool(features.follows)
+    if features.unfollowed != LATE or settled_anyway:
+        return False
+    phases, _ = _uniform_phases(features)
+    return bool(phases) and _nothing(features) is None and any(abs(p.unit - 1) > SAME_RATE for p in phases.values())
+
+
+def _in_units(features: AuditFeatures, unit: float) -> str:
+    """c·ηλ in words; and λ·η/η₀, if R depends on how η changes and not on how large it is."""
+    said, share = f"{unit:.3g}·ηλ", float(features.phases["settled"].share)
+    follows = abs(features.lr_exponent) <= EXPONENT
+    if follows or abs(share - 1) <= SAME_RATE:
+        factor = "" if abs(share - 1) <= SAME_RATE else f"{share:.3g}·"
+        independent = f"{factor}λ·η/η₀ with the first η as η₀ (independent decay)"
+        return independent if follows else f"{said} = {independent}"
+    return f"{said} (decoupled in other units)"
 
 
 def _range(features: AuditFeatures) -> str:
@@ -143,7 +184,9 @@ def _ratio(features: AuditFeatures) -> list[str]:
         return [f"R/η_eff changes from {course}: not stable"]
     unit = features.ratio_over_decay
     same = abs(unit - 1) <= SAME_RATIO
-    return [] if same else [f"R/η_eff = {unit:.3g} λ is constant too: stable in other units"]
+    return (
+        [] if same or not features.tells_stable else [f"R/η_eff = {unit:.3g} λ is constant too: stable in other units"]
+    )
 
 
 def _constant(values: NDArray, tolerance: float) -> bool:
@@ -154,7 +197,8 @@ def _remembered(features: AuditFeatures) -> str:
     """What the memory does after a perturbation was undone."""
     if not features.delay >= 0.5:
         return "perturb the weights and undo it: an effect remains in the optimizer state"
-    steps = f"{features.delay:.2g} steps"
+    steps = f"{features.delay:.2g}"
+    steps += " step" if steps == "1" else " steps"
     return f"perturb the weights and undo it: the effect lasts about {steps}, because momentum remembers it"
 
 
@@ -162,21 +206,34 @@ def _remains(features: AuditFeatures) -> tuple[str, ...]:
     """What was seen of a decay that is none of the kinds."""
     units = [phase.unit for phase in features.phases.values() if np.isfinite(phase.unit)]
     said = [f"R/ηλ is {', '.join(f'{unit:.3g}' for unit in units)} from phase to phase"]
-    shares = [rate for _, rate in features.by_parameter]
-    if max(shares) - min(shares) > SAME_RATIO * max(shares):
-        said.append("R is " + ", ".join(f"{rate:.2g} on shape {shape}" for shape, rate in features.by_parameter))
+    by_parameter = [(shape, rate) for shape, rate in features.by_parameter if np.isfinite(rate)]
+    rates = np.array([rate for _, rate in by_parameter])
+    if len(rates) > 1 and np.ptp(rates) > max(SAME_RATIO * np.abs(rates).max(), features.phases["settled"].residue):
+        said.append("R is " + ", ".join(f"{rate:.3g} on shape {shape}" for shape, rate in by_parameter))
     elif features.phases["settled"].differs:
         said.append(_range(features))
     if features.memory > REMEMBERED:
         said.append(_remembered(features))
+    if _uniform_phases(features)[0] and _constant(features.ratios, SAME_RATIO):
+        said.append("R/η_eff is constant, but η_eff/η is too: whether R follows η_eff cannot be seen")
     return tuple(said)
 
 
 def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
     """What is worth knowing besides the kind."""
-    if kind == "none" or features.still:
+    if features.still:
         return ()
     said = []
+    if features.unmoved:
+        said.append(f"parameters of shape {', '.join(map(str, features.unmoved))} never move")
+    if features.rounded:
+        said.append(f"its steps are rounded to {features.rounded}, so that R < {features.noise:.1g} cannot be seen")
+    if kind == "none":
+        return tuple(said)
+    if features.ascends:
+        said.append("its steps follow the gradient upwards")
+    if features.held:
+        said.append("a perturbation of the weights dies out within a few steps; it was renewed before each step")
     if features.oscillates:
         said.append("a perturbation of the weights oscillates; R is the rate of its envelope")
     if features.coarse:
@@ -191,11 +248,13 @@ def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
         said.append(f"a weight does not decay in {features.idle:.0%} of the steps")
     if any(phase.grows for phase in features.phases.values()):
         said.append("R < 0 in a phase: a perturbation of the weights grows")
-    if kind == "decoupled" and np.isfinite(features.ratios).all():
+    if kind == "decoupled" and not features.follows and np.isfinite(features.ratios).all():
         said += _ratio(features)
     if features.unfollowed:
         so = "" if kind == "L2" else ", so that stable decay cannot be recognised"
         said.append(f"η_eff is unknown{so}: {features.unfollowed}")
+    if kind == "decoupled" and (features.follows or abs(features.lr_exponent) <= EXPONENT):
+        return tuple(said)  # the reason says how R follows η
     for symbol, exponent in (("η", features.lr_exponent), ("λ", features.decay_exponent)):
         if abs(exponent - 1) > EXPONENT:
             said.append(f"R ∝ {symbol}^{exponent:.2f}")

@@ -28,7 +28,7 @@ from swd_dynamics.bench.drive import (
     sizes_of,
 )
 from swd_dynamics.bench.settings import decay_of, numbers_of
-from swd_dynamics.bench.streams import HALVED, STEPS, steady_gradients
+from swd_dynamics.bench.streams import HALVED, steady_gradients
 from swd_dynamics.errors import InputError
 
 MIXED: Sequence[Shape] = ((6, 4), (8,))
@@ -57,6 +57,7 @@ class Bench:
     stated : for each group, η and every λ as the factory sets them
     group_of : the group of each parameter
     lr, decay : float — factors of η and λ
+    pace : int — multiplies all numbers of steps
     """
 
     factory: Factory
@@ -65,6 +66,7 @@ class Bench:
     group_of: Sequence[int]
     lr: float = 1.0
     decay: float = 1.0
+    pace: int = 1
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -74,7 +76,7 @@ class Bench:
     @cached_property
     def stream(self) -> tuple[NDArray, NDArray]:
         """The start and the gradients of every run."""
-        return steady_gradients(sum(self.sizes))
+        return steady_gradients(sum(self.sizes), self.pace)
 
     @property
     def stated_of_weights(self) -> tuple[NDArray, NDArray]:
@@ -108,7 +110,7 @@ class Bench:
 
     def run(
         self,
-        steps: int = STEPS,
+        steps: int | None = None,
         *,
         move: NDArray | float = 0.0,
         push: Mapping[int, NDArray] | None = None,
@@ -116,16 +118,17 @@ class Bench:
     ) -> Track:
         """One run.
 
+        steps : all of the stream, or fewer
         move : added to θ before the optimizer is made
         push : for some steps, what is added to the gradient
-        actions : done before some steps; without an action of its own, η is halved before step HALVED
+        actions : done before some steps; without an action of its own, η is halved before step pace·HALVED
         """
         theta, gradients = self.stream
         gradients = gradients[:steps].copy()
         for k, impulse in (push or {}).items():
             gradients[k] += impulse
         parameters = parameters_of(theta + move, self.shapes)
-        action_before = {HALVED: halve_lr, **(actions or {})}.get
+        action_before = {self.pace * HALVED: halve_lr, **(actions or {})}.get
         with same_random_numbers():
             optimizer = self.build(parameters)
             before, after = zip(*drive(optimizer, parameters, gradients, action_before), strict=True)
@@ -137,7 +140,7 @@ class Bench:
             group.update(dict.fromkeys(numbers.keys() - {"lr"}, 0.0))
 
 
-def bench_for(factory: Factory) -> Bench:
+def bench_for(factory: Factory, pace: int = 1) -> Bench:
     """A bench with a matrix and a vector, or with matrices alone if the optimizer takes no step with a vector.
 
     Raises
@@ -148,7 +151,7 @@ def bench_for(factory: Factory) -> Bench:
     reasons = []
     for shapes in (MIXED, MATRICES):
         try:
-            bench = _bench(factory, shapes)
+            bench = replace(_bench(factory, shapes), pace=pace)
             bench.run(2)
         except InputError as error:
             reasons.append(error)
@@ -201,6 +204,17 @@ def moved_by(change: Sequence[Tensor]) -> Action:
     def act(_, parameters: Sequence[Parameter]) -> None:
         for parameter, part in zip(parameters, change, strict=True):
             parameter.add_(part)
+
+    return act
+
+
+def set_to(theta: Sequence[Tensor]) -> Action:
+    """Action: set the weights, given as one tensor for each parameter."""
+
+    @torch.no_grad()
+    def act(_, parameters: Sequence[Parameter]) -> None:
+        for parameter, value in zip(parameters, theta, strict=True):
+            parameter.copy_(value)
 
     return act
 

@@ -4,35 +4,33 @@ All runs get the same gradients, whatever their weights are. So two runs differ 
 gradient, η or λ. The differences are returned as arrays; :mod:`swd_dynamics.auditing` says what they mean.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from swd_dynamics.bench.adapted import adapted_numbers, shrunk_by_number
 from swd_dynamics.bench.drive import SEED, Action, Factory, Shape, parameters_of
-from swd_dynamics.bench.interventions import Bench, Track, bench_for, moved_by, multiplied_by
+from swd_dynamics.bench.impulses import effective_lr_of, effective_lrs_of
+from swd_dynamics.bench.interventions import Bench, Track, bench_for, moved_by, multiplied_by, set_to
+from swd_dynamics.bench.precision import sizes_for, unit_round_off
 from swd_dynamics.bench.settings import coarse_state
-from swd_dynamics.bench.streams import DROP, END, FOLLOWED, HALVED, LEAD, PARTS, STEPS, impulses
+from swd_dynamics.bench.streams import DROP, END, HALVED
 
-# δ, a perturbation of θ, which is .1 to .3 at first. Ten times as much would show that a step is curved in θ; a tenth
-# would lose a digit of δ′/δ to round-off.
-PERTURBATION = 1e-4
-RENEWED: Sequence[int] = (
-    300,
-    490,
-)  # steps at which θ is perturbed again, since the first perturbation may have died out
+# All numbers of steps below are multiplied by the pace of a measurement, except the periods of WINDOW.
+RENEWED: Sequence[int] = (300, 490)  # where θ is perturbed again, since the first perturbation may have died out
 BRIEF = 100  # steps of the runs that are compared with the base run at its beginning only
 COMPARED = slice(40, BRIEF)  # steps of brief runs that are compared: .9^40 = 1.5 % of a momentum's start is left
 UNDONE = 120  # the step before which a perturbation is undone
 AFTERWARDS = 60  # steps for which the effect of an undone perturbation is followed: .9^60 = .2 % of it come later
-IMPULSE = 1e-4  # in units of the gradients' scale: moves second moments by 1e-8; half as much doubles the round-off
-LARGE_IMPULSE = 1e-2  # large enough for state of 8 bits to change
-# The largest factor, in a tenth of the steps followed, by which a tail that an exponential describes shrinks. It is
-# .82 for a momentum of .99. A tail that shrinks less is a drift.
-SLOWEST = 0.8
-ROUNDING = 1e-12  # a change of a weight that is round-off, with weights that grow to 30: 30·eps = 7e-15, many times
+ENOUGH = 10  # steps of a window that must be readable for a rate
+FADED = 0.1  # the share of the weights that may be unreadable in a window: they are left out of its median
+# The share of δ below which a perturbation has died out: round-off of weights of order 1, in float64, is 1e-6 of such a
+# perturbation, 1e-5 of a decay rate of .1.
+READABLE = 1e-6
+ROUNDINGS = 8.0  # in a step: the round-off of a decay rate is this many units of the largest weight, divided by δ
 WINDOW = 120  # steps over which rates are averaged: whole periods of 2, 3, 4, 5, 6, 8, 10 or 12 steps
 WINDOWS = {
     "settled": slice(DROP - WINDOW, DROP),
@@ -62,6 +60,12 @@ class MeasuredResponse:
     shapes : tuples — of its parameters
     lr, weight_decay : array, shape (n,) — of each weight's group; NaN where the group has none
     coarse : tuple of str — the types of its state that hold fewer digits than the weights
+    pace : int — multiplies all numbers of steps
+    unit : float — the unit round-off of its weights: 2⁻⁵³, or more if it rounds them to a shorter type
+    size : float — of δ in each weight
+    held : bool
+        Whether θ + δ was set anew before each step, because δ dies out within the windows in which rates are measured.
+    ascends : bool — whether the steps follow the gradient upwards
     base : Track — the base run, in which nothing was changed
     moved, halved, other : Track
         The base run subtracted from the runs that start at θ + δ, at θ + δ/2, and at θ + δ with other signs. The
@@ -70,16 +74,19 @@ class MeasuredResponse:
         As ``moved``, with λ = 0 in both runs; None where the optimizer has no λ.
     displaced : Track or None — the run with λ = 0 subtracted from the base run
     joined : Track or None
-        A brief run with λ = 0 gets gradients g + λθ, with the θ of the base run, which is subtracted from it. The
-        difference is 0 for L2.
+        A brief run with λ = 0 gets gradients g + λθ (g − λθ if it ascends), with the θ of the base run, which is
+        subtracted from it. The difference is 0 for L2.
     shrunk : array, shape (2, n), or None
         In two brief runs with λ = 0 the weights are multiplied by 1 − ηλ, before each step or after each step: the
         largest distances from the base run. One of them is 0 for decoupled decay.
+    followed : dict
+        As ``shrunk``, shape (n,), with R = ηλx and a number x of the parameter groups that the optimizer adapts; over
+        the names of such numbers.
     half_lr, half_decay : Track or None — as ``moved``, with η or λ halved in both runs; brief
     echo, control_echo : Echo — the control with λ = 0 throughout
     effective_lr : array, shape (phases, n)
         How far a unit of gradient moves each weight in the end, with λ = 0.
-    hard_pushed : array, shape (n,) — the same in the first phase, from impulses a hundred times as large
+    hard_pushed : array, shape (n,) — the same in the first phase, from much larger impulses
     unfinished : array, shape (phases, n) — the share of ``effective_lr`` that comes after the steps followed
     """
 
@@ -88,6 +95,11 @@ class MeasuredResponse:
     lr: NDArray
     weight_decay: NDArray
     coarse: tuple[str, ...]
+    pace: int
+    unit: float
+    size: float
+    held: bool
+    ascends: bool
     base: Track
     moved: Track
     halved: Track
@@ -96,6 +108,7 @@ class MeasuredResponse:
     displaced: Track | None
     joined: Track | None
     shrunk: NDArray | None
+    followed: dict[str, NDArray]
     half_lr: Track | None
     half_decay: Track | None
     echo: Echo
@@ -104,8 +117,37 @@ class MeasuredResponse:
     hard_pushed: NDArray
     unfinished: NDArray
 
+    @property
+    def readable(self) -> float:
+        """The smallest perturbation whose change in a step can be read."""
+        return readable_of(self.size, self.unit)
 
-def measure_response(factory: Factory) -> MeasuredResponse:
+    @property
+    def noise(self) -> float:
+        """A decay rate below this is round-off."""
+        finite = np.abs(self.base.before[np.isfinite(self.base.before)])
+        return ROUNDINGS * self.unit * float(finite.max(initial=0.0)) / self.size
+
+    def windows(self) -> dict[str, slice]:
+        """The steps of each later phase over which rates are averaged."""
+        return {name: times(window, self.pace) for name, window in WINDOWS.items()}
+
+    def compared(self) -> slice:
+        """The steps of brief runs that are compared."""
+        return times(COMPARED, self.pace)
+
+
+def readable_of(size: float, unit: float) -> float:
+    """The smallest perturbation whose change in a step can be read, of a δ of this size in weights of order 1."""
+    return max(READABLE * size, READABLE**-0.5 * unit)
+
+
+def times(steps: slice, pace: int) -> slice:
+    """A range of steps with its ends multiplied."""
+    return slice(pace * steps.start, pace * steps.stop)
+
+
+def measure_response(factory: Factory, pace: int = 1) -> MeasuredResponse:
     """Run an optimizer a dozen times on one stream of gradients, each time with something changed.
 
     The gradients are those of :func:`~swd_dynamics.bench.streams.steady_gradients`: they fall to a tenth at step DROP,
@@ -116,6 +158,8 @@ def measure_response(factory: Factory) -> MeasuredResponse:
     ----------
     factory : callable (parameters, **changed arguments) → torch.optim.Optimizer
         A class, or ``functools.partial`` of a class; a function of the parameters alone is enough.
+    pace : int
+        Multiplies all numbers of steps, for an optimizer with a long memory.
 
     Raises
     ------
@@ -134,9 +178,7 @@ def measure_response(factory: Factory) -> MeasuredResponse:
     >>> bool(np.allclose(response.effective_lr[0], 0.5))
     True
     """
-    bench = bench_for(factory)
-    signs = np.random.default_rng(SEED + 1).choice([-1.0, 1.0], size=(2, sum(bench.sizes)))
-    move, other = PERTURBATION * signs
+    bench = bench_for(factory, pace)
     free, (lr, decay) = bench.times(decay=0.0), bench.stated_of_weights
     names, coarse = set(), set()
 
@@ -146,107 +188,131 @@ def measure_response(factory: Factory) -> MeasuredResponse:
 
     base = bench.run(actions={BRIEF: look})
     undecayed = free.run() if bench.has_decay else None
-    moved = _moved(bench, base, move)
-    control = _moved(free, undecayed, move) if undecayed else None
-    unperturbed = bench.run(UNDONE + AFTERWARDS, actions={UNDONE: bench.without_decay})
-    effective_lr, unfinished = _effective_lrs(free, undecayed or base)
+    unit = _unit(base, undecayed)
+    sizes = sizes_for(unit)
+    signs = np.random.default_rng(SEED + 1).choice([-1.0, 1.0], size=(2, sum(bench.sizes)))
+    move, other = (Perturbation(sizes.move * sign) for sign in signs)
+    moved = move.followed(bench, base)
+    held = _dies_out(moved, pace, readable_of(sizes.move, unit))
+    if held:
+        move, other = replace(move, held=True), replace(other, held=True)
+        moved = move.followed(bench, base)
+    control = move.followed(free, undecayed) if undecayed else None
+    unperturbed = bench.run(pace * (UNDONE + AFTERWARDS), actions={pace * UNDONE: bench.without_decay})
+    effective_lr, unfinished = effective_lrs_of(free, undecayed or base, sizes.impulse, unit)
+    ascends = bool(np.mean(effective_lr[0] < 0) > 0.5)
     return MeasuredResponse(
         name=names.pop(),
         shapes=bench.shapes,
         lr=lr,
         weight_decay=decay,
         coarse=tuple(sorted(coarse)),
+        pace=pace,
+        unit=unit,
+        size=sizes.move,
+        held=held,
+        ascends=ascends,
         base=base,
         moved=moved,
-        halved=_moved(bench, base, move / 2, BRIEF),
-        other=_moved(bench, base, other, BRIEF),
+        halved=replace(move, change=move.change / 2).followed(bench, base, BRIEF),
+        other=other.followed(bench, base, BRIEF),
         control=control,
         displaced=base.minus(undecayed) if undecayed else None,
-        joined=_joined(free, base, np.nan_to_num(decay)) if undecayed else None,
+        joined=_joined(free, base, (-1.0 if ascends else 1.0) * np.nan_to_num(decay)) if undecayed else None,
         shrunk=_shrunk(free, base, 1 - lr * np.nan_to_num(decay)) if undecayed else None,
-        half_lr=_moved_briefly(bench.times(lr=0.5), move) if np.isfinite(lr).all() else None,
-        half_decay=_moved_briefly(bench.times(decay=0.5), move) if bench.has_decay else None,
-        echo=_echo(bench, unperturbed, move, moved),
-        control_echo=_echo(free, undecayed, move, control) if undecayed and control else None,
+        followed=_followed(bench, free, base, moved, lr * np.nan_to_num(decay)) if undecayed else {},
+        half_lr=move.followed_briefly(bench.times(lr=0.5)) if np.isfinite(lr).all() else None,
+        half_decay=move.followed_briefly(bench.times(decay=0.5)) if bench.has_decay else None,
+        echo=_echo(bench, base, unperturbed, move, moved),
+        control_echo=_echo(free, undecayed, undecayed, move, control) if undecayed and control else None,
         effective_lr=effective_lr,
-        hard_pushed=_effective_lr(free, undecayed or base, DROP, LARGE_IMPULSE)[0],
+        hard_pushed=effective_lr_of(free, undecayed or base, DROP, sizes.large_impulse, unit)[0],
         unfinished=unfinished,
     )
 
 
-def _moved(bench: Bench, base: Track, move: NDArray, steps: int = STEPS) -> Track:
-    """The run from θ + δ, with ``base`` subtracted."""
-    again = dict.fromkeys(RENEWED, moved_by(parameters_of(move, bench.shapes)))
-    return bench.run(steps, move=move, actions=again).minus(base)
+@dataclass(frozen=True)
+class Perturbation:
+    """What is added to θ, shape (n,): at the start and at a few later steps, or ``held`` at every step."""
+
+    change: NDArray
+    held: bool = False
+
+    def followed(self, bench: Bench, base: Track, steps: int | None = None) -> Track:
+        """The run from θ + δ, with ``base`` subtracted; ``steps`` are multiplied by the pace."""
+        steps = len(base.before) if steps is None else bench.pace * steps
+        return bench.run(steps, move=self.change, actions=self.actions(bench, base, steps)).minus(base)
+
+    def followed_briefly(self, bench: Bench) -> Track:
+        """The brief run from θ + δ, with this bench's own base run subtracted."""
+        return self.followed(bench, bench.run(bench.pace * BRIEF), BRIEF)
+
+    def actions(self, bench: Bench, base: Track, steps: int) -> dict[int, Action]:
+        """What perturbs θ again in a run of so many steps; η is halved at step HALVED in any case."""
+        if not self.held:
+            again = moved_by(parameters_of(self.change, bench.shapes))
+            return dict.fromkeys((bench.pace * k for k in RENEWED), again)
+        theta = base.before + self.change
+        renewed = (k for k in range(1, steps) if k != bench.pace * HALVED)
+        return {k: set_to(parameters_of(theta[k], bench.shapes)) for k in renewed}
 
 
-def _moved_briefly(bench: Bench, move: NDArray) -> Track:
-    """The brief run from θ + δ, with this bench's own base run subtracted."""
-    return _moved(bench, bench.run(BRIEF), move, BRIEF)
+def _unit(*runs: Track | None) -> float:
+    """The unit round-off of the weights that were moved."""
+    kept = []
+    for run in runs:
+        if run is not None:
+            kept.append(run.after[:, np.any(run.after != run.before[0], axis=0)].reshape(-1))
+    return unit_round_off(np.concatenate(kept))
+
+
+def _dies_out(moved: Track, pace: int, readable: float) -> bool:
+    """Whether the perturbations of many weights die out before rates can be read in every window."""
+    if not (np.abs(moved.before[0]) > readable).all():
+        return False
+    ends = [pace * (window.start + ENOUGH) for window in WINDOWS.values()]
+    faded = np.mean(~(np.abs(moved.before[ends]) > readable), axis=1)
+    return bool(np.max(faded) > FADED)
 
 
 def _joined(bench: Bench, base: Track, decay: NDArray) -> Track:
     """The brief run with λθ added to the gradients, with ``base`` subtracted."""
+    steps = bench.pace * BRIEF
     with np.errstate(over="ignore"):  # of a run that diverged
-        push = decay * base.before[:BRIEF]
-    return bench.run(BRIEF, push=dict(enumerate(push))).minus(base)
+        push = decay * base.before[:steps]
+    return bench.run(steps, push=dict(enumerate(push))).minus(base)
 
 
 def _shrunk(bench: Bench, base: Track, factors: NDArray) -> NDArray:
     """The largest distances from ``base`` if weights are multiplied by factors, before or after each step."""
-    actions = dict.fromkeys(range(BRIEF), multiplied_by(parameters_of(factors, bench.shapes)))
-    before_steps = bench.run(BRIEF, actions=actions).minus(base).after
+    steps = bench.pace * BRIEF
+    actions = dict.fromkeys(range(steps), multiplied_by(parameters_of(factors, bench.shapes)))
+    before_steps = bench.run(steps, actions=actions).minus(base).after
     del actions[0]
-    after_steps = bench.run(BRIEF, actions=actions).minus(base).before[1:]
+    after_steps = bench.run(steps, actions=actions).minus(base).before[1:]
     return np.array([np.abs(before_steps).max(axis=0), np.abs(after_steps).max(axis=0)])
 
 
-def _echo(bench: Bench, unperturbed: Track, move: NDArray, moved: Track) -> Echo:
-    """A run whose perturbation is undone, compared with the run ``unperturbed``."""
-    remembered = moved.after[UNDONE - 1]
-    subtracted = moved.before[UNDONE - 1] - remembered
+def _followed(bench: Bench, free: Bench, base: Track, moved: Track, rates: NDArray) -> dict[str, NDArray]:
+    """The largest distances from ``base`` if R = ηλx follows a number x that the optimizer adapts."""
+    with np.errstate(all="ignore"):
+        factor = float(np.nanmedian((1 - moved.after[0] / moved.before[0]) / rates))
+    numbers = adapted_numbers(bench, bench.pace * BRIEF, factor)
+    return {name: shrunk_by_number(free, base, rates, course) for name, course in numbers.items()}
+
+
+def _echo(bench: Bench, base: Track, unperturbed: Track, move: Perturbation, moved: Track) -> Echo:
+    """A run whose perturbation is undone, compared with the run ``unperturbed``; until then it is as in ``moved``."""
+    end, steps = bench.pace * UNDONE, bench.pace * (UNDONE + AFTERWARDS)
+    remembered = moved.after[end - 1]
+    subtracted = moved.before[end - 1] - remembered
     undone = moved_by(parameters_of(-remembered, bench.shapes))
 
     def undo(optimizer, parameters) -> None:
         bench.without_decay(optimizer, parameters)
         undone(optimizer, parameters)
 
-    heard = bench.run(UNDONE + AFTERWARDS, move=move, actions={UNDONE: undo}).minus(unperturbed)
+    until = move.actions(bench, base, end)
+    heard = bench.run(steps, move=move.change, actions=until | {end: undo}).minus(unperturbed)
     with np.errstate(all="ignore"):
         return Echo(heard.after[-1] / remembered, subtracted / remembered)
-
-
-def _effective_lrs(bench: Bench, base: Track) -> tuple[NDArray, NDArray]:
-    """η_eff of each phase and weight, and its share that comes later. The second phase is followed with constant η."""
-    constant = {HALVED: lambda *_: None}
-    steady = bench.run(HALVED - LEAD + PARTS + FOLLOWED, actions=constant)
-    found = [
-        _effective_lr(bench, base, DROP),
-        _effective_lr(bench, steady, HALVED, actions=constant),
-        _effective_lr(bench, base, END),
-    ]
-    total, missing = zip(*found, strict=True)
-    return np.array(total), np.array(missing)
-
-
-def _effective_lr(
-    bench: Bench,
-    base: Track,
-    end: int,
-    strength: float = IMPULSE,
-    actions: Mapping[int, Action] | None = None,
-) -> tuple[NDArray, NDArray]:
-    """η_eff of each weight in the phase that ends at step ``end``, and its share that comes after the steps followed.
-
-    The later share is that of an exponential tail, which goes on to shrink as it did in the last tenth of the steps.
-    """
-    start, tenth = end - LEAD, FOLLOWED // 10
-    all_impulses = impulses(sum(bench.sizes))
-    push = {k: strength * all_impulses[k] for k in range(start, start + PARTS)}
-    shift = -bench.run(start + FOLLOWED, push=push, actions=actions).minus(base).after
-    late, later = shift[-1 - tenth] - shift[-1 - 2 * tenth], shift[-1] - shift[-1 - tenth]
-    with np.errstate(all="ignore"):
-        ratio = np.minimum(np.abs(later / late), SLOWEST)
-        missing = np.abs(later / shift[-1]) * ratio / (1 - ratio)
-        effective_lr = shift[-1] / sum(push.values())
-    return effective_lr, np.where(np.abs(later) > ROUNDING, missing, 0.0)

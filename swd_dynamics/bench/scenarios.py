@@ -27,7 +27,7 @@ from swd_dynamics.bench.drive import (
 )
 from swd_dynamics.bench.interventions import lr_set_to
 from swd_dynamics.bench.settings import coarse_state, is_coarse, numbers_of, type_of
-from swd_dynamics.bench.streams import varied_gradients
+from swd_dynamics.bench.streams import LARGE_SIZES, NEGLIGIBLE, SIZES, SMALLEST, varied_gradients
 from swd_dynamics.errors import InputError
 from swd_dynamics.tensors.groups import arguments
 from swd_dynamics.tensors.weights import layout_of
@@ -43,6 +43,8 @@ class Scenario:
     shapes : tuple — for each parameter group, the shapes of its tensors
     lr, weight_decay : tuple of float — for each group, a power of 2 that multiplies the optimizer's own number
     scale : float — multiplies all gradients
+    start : float — multiplies the first weights, which are of order 1
+    sizes, smallest : of the gradients, see :func:`~swd_dynamics.bench.streams.varied_gradients`
     scheduled : bool — whether the learning rates change from step to step
     same_tensors : bool — whether gradients are written into the same tensors again, or come in new tensors
     """
@@ -54,6 +56,9 @@ class Scenario:
     scale: float = 1.0
     scheduled: bool = False
     same_tensors: bool = False
+    start: float = 1.0
+    sizes: tuple[float, ...] = SIZES
+    smallest: float = SMALLEST
 
     @property
     def all_shapes(self) -> tuple[Shape, ...]:
@@ -65,6 +70,15 @@ class Scenario:
         name = f"{self.name}, in one group"
         return replace(self, name=name, shapes=(self.all_shapes,), lr=(1.0,), weight_decay=(1.0,))
 
+    def without_empty_tensors(self) -> "Scenario":
+        """The same scenario for an optimizer that cannot take a tensor without weights."""
+        shapes = tuple(tuple(shape for shape in group if 0 not in shape) for group in self.shapes)
+        return replace(self, name=f"{self.name}, no tensor empty", shapes=shapes)
+
+    def gradients(self, steps: int, seed: int) -> NDArray:
+        """The gradients of all weights, shape (steps, n)."""
+        return varied_gradients(self.all_shapes, steps, seed, self.scale, self.sizes, self.smallest)
+
     def schedule(self, k: int) -> float:
         """The factor of the learning rates in the step that follows ``k`` steps."""
         return 0.6 + 0.4 * cos(2 * pi * k / 13) if self.scheduled else 1.0
@@ -73,6 +87,16 @@ class Scenario:
 SCENARIOS = (
     Scenario("one group", (((4, 3), (5,), ()),)),
     Scenario("two groups on a schedule", (((4, 3),), ((5,), ())), (1.0, 2.0), (1.0, 0.5), 0.01, True, True),
+)
+# Weights beyond any clamp or norm that a library sets, gradients beyond any clipping, and other shapes of tensors.
+LARGE = Scenario(
+    "large numbers in 0 to 4 dimensions",
+    (((2, 3, 2), (5,), (0,)), ((2, 2, 1, 2), ())),
+    (1.0, 1.0),
+    (1.0, 1.0),
+    start=100.0,
+    sizes=LARGE_SIZES,
+    smallest=NEGLIGIBLE,
 )
 
 
@@ -95,7 +119,8 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
     xarray.Dataset
         ``theta`` (iterate, weight) and ``gradient`` (step, weight), with the coordinates of a recorded run;
         ``lr_factor`` (step, weight) and ``weight_decay_factor`` (weight), which multiply the optimizer's own numbers.
-        In ``attrs``: ``optimizer``, ``scenario``, ``ungrouped`` (1 if the factory takes no groups), ``raised`` (the
+        In ``attrs``: ``optimizer``, ``scenario``, ``dimensions`` (of the tensor that has the
+        most), ``ungrouped`` (1 if the factory takes no groups), ``raised`` (the
         error that ended the run, or nothing), ``diverged_at_step`` (−1: never), where the run ended; as JSON
         ``optimizer_arguments`` (a list over the groups, before the first step) and ``in_lower_precision`` (η and
         state that the optimizer keeps with fewer digits than the weights have, and their types).
@@ -113,7 +138,7 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
     ((4, 18), (3, 18), -1)
     """
     parameters = _parameters(scenario, seed)
-    gradients = varied_gradients(scenario.all_shapes, steps, seed, scenario.scale)
+    gradients = scenario.gradients(steps, seed)
     with same_random_numbers():
         possible, optimizer = _prepared(factory, scenario, parameters)
         theta, raised = [weights_of(parameters)], ""
@@ -135,6 +160,7 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
     return _dataset(optimizer, possible, np.array(theta), gradients).assign_attrs(
         optimizer=type(optimizer).__qualname__,
         scenario=possible.name,
+        dimensions=max(parameter.ndim for parameter in parameters),
         ungrouped=int(len(possible.shapes) < len(scenario.shapes)),
         raised=raised,
         diverged_at_step=len(theta) - 1 if has_diverged(theta[-1]) else -1,
@@ -161,9 +187,9 @@ def has_diverged(theta: NDArray) -> bool:
 
 
 def _parameters(scenario: Scenario, seed: int) -> list[Parameter]:
-    """Weights of order 1."""
+    """Weights of order ``scenario.start``."""
     shapes = scenario.all_shapes
-    start = np.random.default_rng([seed, 1]).normal(size=sum(sizes_of(shapes)))
+    start = scenario.start * np.random.default_rng([seed, 1]).normal(size=sum(sizes_of(shapes)))
     return parameters_of(start, shapes)
 
 

@@ -45,6 +45,21 @@ def decay_of(numbers: Mapping[str, float]) -> float:
     return next(filter(None, decays), decays[0] if decays else np.nan)
 
 
+def real_number(value: Any) -> float | None:
+    """An entry of a parameter group as a number, None unless it is a finite real number; a count is not.
+
+    Examples
+    --------
+    >>> real_number(torch.tensor(0.5)), real_number(3), real_number((0.5, 0.25))
+    (0.5, None, None)
+    """
+    is_real = isinstance(value, float) or (
+        isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
+    )
+    number = float(value) if is_real else np.nan
+    return number if np.isfinite(number) else None
+
+
 def coarse_state(optimizer: Optimizer, parameters: Sequence[Parameter]) -> dict[str, str]:
     """The names of the state that is kept for each weight with fewer digits than the weight, and its types.
 

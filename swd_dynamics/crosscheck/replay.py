@@ -67,13 +67,23 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
         predicted=0.0,
         measured=worst,
         allowed=1.0,
-        why=f"departures in units of {ROUND_OFFS:g}·eps·√k: two orders of evaluation differ in their last digits",
+        why=f"departures in units of {ROUND_OFFS:g}·eps·√k: two orders of evaluation differ in their last digits"
+        + _unseen(rule, len(gradients)),
         first_departure=int(np.argmax(outside)) + 1 if outside.any() else None,
         evidence={"departure": departure, "allowed": allowed},
     )
     if np.isfinite(worst):
         return verdict
     return replace(verdict, status="refuted", cause="the rule's own steps are not finite")
+
+
+def _unseen(rule: UpdateRule, steps: int) -> str:
+    """What a replay of one learning rate and one weight decay cannot see, in words."""
+    lr = rule.lr_at(0)
+    constant = not rule.has_schedule or all(np.array_equal(lr, rule.lr_at(k)) for k in range(1, steps))
+    alike = all(np.all(np.equal(values, np.ravel(values)[0])) for values in (lr, rule.weight_decay))
+    unseen = ["groups"] * alike + ["schedules"] * constant
+    return f"; faults with {' or '.join(unseen)} cannot be seen in this run" if unseen else ""
 
 
 class Stepping(Protocol):
@@ -101,8 +111,13 @@ def own_steps(rule: Stepping, theta: np.ndarray, gradients: np.ndarray) -> Itera
 def departures(rule: Stepping, theta: np.ndarray, gradients: np.ndarray) -> Iterator[float]:
     """departure(k) of :func:`replay`, one step after another, 0 where neither result is finite."""
     for k, own in enumerate(own_steps(rule, theta, gradients)):
-        both_left = not np.isfinite(_norms(np.array([own, theta[k + 1]]))).any()
-        yield 0.0 if both_left else relative(own, theta[k + 1], theta, k)
+        yield departure_of(own, theta, k)
+
+
+def departure_of(own: np.ndarray, theta: np.ndarray, k: int) -> float:
+    """The departure of one step: of the rule's own weights after it from the recorded ones."""
+    both_left = not np.isfinite(_norms(np.array([own, theta[k + 1]]))).any()
+    return 0.0 if both_left else relative(own, theta[k + 1], theta, k)
 
 
 def relative(one: np.ndarray, other: np.ndarray, theta: np.ndarray, k: int) -> float:

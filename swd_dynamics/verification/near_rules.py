@@ -154,14 +154,14 @@ def _mean_within(labels: str) -> Callable[[AlteredRule], Callable]:
     """A mean over each tensor or each group, as a value of each of its weights."""
 
     def average(altered: AlteredRule) -> Callable:
-        index = getattr(altered, labels)
+        _, index = np.unique(getattr(altered, labels), return_inverse=True)
         return lambda v: (np.bincount(index, v) / np.bincount(index))[index]
 
     return average
 
 
 def _mean_of_means(altered: AlteredRule) -> Callable:
-    index = altered.tensor
+    _, index = np.unique(altered.tensor, return_inverse=True)  # a tensor without weights has no mean
     return lambda v: mean(np.bincount(index, v) / np.bincount(index))
 
 
@@ -224,6 +224,7 @@ NEAR_RULES = Table(
         "eps-inside": NearRule("ε is inside the square root", "ε", _adam(eps_at="inside")),
         "eps-before-correction": NearRule("ε is added before v is bias-corrected", "ε", _adam(eps_at="before")),
         "no-eps": NearRule("there is no ε", "ε", _adam(eps_at="none")),
+        "eps-maximum": NearRule("ε is a lower bound: the step is divided by max(√v̂, ε)", "ε", _adam(eps_at="maximum")),
         "no-correction": NearRule("the bias correction of both moments is missing", "correction", _adam(corrects="")),
         "no-correction-of-m": NearRule("the bias correction of m is missing", "correction", _adam(corrects="v")),
         "no-correction-of-v": NearRule("the bias correction of v is missing", "correction", _adam(corrects="m")),

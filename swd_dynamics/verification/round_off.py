@@ -1,5 +1,6 @@
 """How far rounding alone may move a step, measured by shaking the last digits of a rule's numbers."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from math import nextafter
 from typing import Any
@@ -7,34 +8,65 @@ from typing import Any
 import numpy as np
 
 from swd_dynamics.crosscheck.replay import ROUND_OFFS, allowed_departure, own_steps, relative
+from swd_dynamics.errors import InputError
 from swd_dynamics.rules.direction import Direction
 from swd_dynamics.verification.near_rules import AlteredRule
 
 DOUBLE_EPS = float(np.finfo(float).eps)
 
 
-def allowed_round_off(rule: AlteredRule, theta: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+def allowed_round_off(
+    rule: AlteredRule,
+    theta: np.ndarray,
+    gradients: np.ndarray,
+    own: Sequence[np.ndarray],
+    departure: np.ndarray,
+) -> np.ndarray:
     """How far two ways of computing a rule's steps in float64 may differ, relative to ‖θ‖.
 
     The limit is 8·eps·√k, as in a replay. Where a rule is ill-conditioned it is more, as 1 − βᵏ has few good digits if
     β is close to 1: eight times the change of a step whose betas, memory and gradient are off by one unit in the last
-    place.
+    place. If that does not suffice, it is eight times the round-off of the rule itself, which is its difference to the
+    same rule in extended precision (where the machine has extended precision).
 
     Parameters
     ----------
     theta : array, shape (steps + 1, n)
     gradients : array, shape (steps, n)
+    own : sequence of array
+        The rule's own steps with these gradients, in float64.
+    departure : array, shape (steps,)
+        How far they are from θ, relative to ‖θ‖.
 
     Returns
     -------
     array, shape (steps,)
     """
     shaken = rule.with_direction(Shaken(one_ulp_lower(rule.rule.direction), np.random.default_rng(0)))
-    pairs = zip(own_steps(rule, theta, gradients), own_steps(shaken, theta, gradients), strict=True)
-    lost = np.array([relative(one, other, theta, k) for k, (one, other) in enumerate(pairs)])
-    return np.maximum(
-        allowed_departure(len(gradients), DOUBLE_EPS), ROUND_OFFS * np.where(np.isfinite(lost), lost, 0.0)
-    )
+    lost = _differences(own, own_steps(shaken, theta, gradients), theta)
+    allowed = np.maximum(allowed_departure(len(gradients), DOUBLE_EPS), ROUND_OFFS * lost)
+    if (departure <= allowed).all():
+        return allowed
+    return np.maximum(allowed, ROUND_OFFS * _differences(own, _extended_steps(rule, theta, gradients, own), theta))
+
+
+def _differences(own: Sequence[np.ndarray], others: Iterable[np.ndarray], theta: np.ndarray) -> np.ndarray:
+    """The difference of each pair of steps, relative to ‖θ‖; 0 where it is not finite."""
+    pairs = zip(own, others, strict=True)
+    found = np.array([relative(one, other, theta, k) for k, (one, other) in enumerate(pairs)])
+    return np.where(np.isfinite(found), found, 0.0)
+
+
+def _extended_steps(
+    rule: AlteredRule, theta: np.ndarray, gradients: np.ndarray, own: Sequence[np.ndarray]
+) -> Sequence[np.ndarray]:
+    """The rule's steps in extended precision; its ``own`` in float64 if its direction computes with float64 alone."""
+    try:
+        extended = rule.with_direction(with_numbers(rule.rule.direction, np.longdouble))
+        steps = own_steps(extended, theta.astype(np.longdouble), gradients.astype(np.longdouble))
+        return [after.astype(float) for after in steps]
+    except (InputError, TypeError, ValueError):  # as numpy's linear algebra raises
+        return own
 
 
 @dataclass(frozen=True)
@@ -79,11 +111,17 @@ def one_ulp_lower(direction: Any) -> Any:
     0.8999999999999999
     """
 
-    def lower(value):
+    return with_numbers(direction, lambda value: nextafter(value, 0.0) if 0 < value < 1 else value)
+
+
+def with_numbers(direction: Any, change: Callable[[float], Any]) -> Any:
+    """The direction with each of its floating-point numbers changed; an object that is not a dataclass unchanged."""
+
+    def changed(value):
         if isinstance(value, tuple):
-            return tuple(map(lower, value))
-        return nextafter(value, 0.0) if isinstance(value, float) and 0 < value < 1 else value
+            return tuple(map(changed, value))
+        return change(value) if isinstance(value, float) else value
 
     if not is_dataclass(direction) or isinstance(direction, type):
         return direction
-    return replace(direction, **{field.name: lower(getattr(direction, field.name)) for field in fields(direction)})
+    return replace(direction, **{field.name: changed(getattr(direction, field.name)) for field in fields(direction)})

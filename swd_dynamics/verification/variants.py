@@ -57,7 +57,8 @@ class AdamVariant:
     amsgrad : "no", "before" or "after" — a maximum of v is kept, taken before or after the bias correction
     corrects : str — which moments the bias correction reaches: "mv", "m", "v" or ""
     stored : str — the moments whose bias correction is written back into the memory
-    eps_at : where ε stands: √v̂ + ε ("outside"), √(v̂ + ε) ("inside"), √v + ε before the correction ("before"), nowhere
+    eps_at : where ε stands: √v̂ + ε ("outside"), √(v̂ + ε) ("inside"), √v + ε before the correction ("before"),
+        max(√v̂, ε) ("maximum"), nowhere ("none")
     mean_eps_at : where ε stands in η_eff: nowhere ("none"), √v̄ + ε ("outside"), √(v̄ + ε) ("inside")
     mean_corrected : bool — whether v̄ is a mean of v̂, not of v
     average : callable — the mean over all weights, or a mean over each tensor or group
@@ -68,7 +69,7 @@ class AdamVariant:
     amsgrad: Literal["no", "before", "after"] = "no"
     corrects: str = "mv"
     stored: str = ""
-    eps_at: Literal["outside", "inside", "before", "none"] = "outside"
+    eps_at: Literal["outside", "inside", "before", "maximum", "none"] = "outside"
     mean_eps_at: Literal["none", "outside", "inside"] = "none"
     mean_corrected: bool = True
     average: Callable = mean
@@ -105,7 +106,8 @@ class AdamVariant:
         v = memory.v if self.amsgrad == "no" else memory.v_max
         bias = self._bias("v", step.k) if "v" in self.corrects else 1.0
         roots = {"outside": lambda: sqrt(v / bias) + self.eps, "inside": lambda: sqrt(v / bias + self.eps),
-                 "before": lambda: (sqrt(v) + self.eps) / sqrt(bias), "none": lambda: sqrt(v / bias)}  # fmt: skip
+                 "before": lambda: (sqrt(v) + self.eps) / sqrt(bias),
+                 "maximum": lambda: maximum(sqrt(v / bias), self.eps), "none": lambda: sqrt(v / bias)}  # fmt: skip
         return m / roots[self.eps_at]()
 
     def effective_lr(self, memory, step):

@@ -13,7 +13,7 @@ from swd_dynamics import audit
 from swd_dynamics.__main__ import main
 from swd_dynamics.auditing.audit import interpreted
 from swd_dynamics.auditing.kind import kind_of
-from swd_dynamics.auditing.reading import step_rates
+from swd_dynamics.auditing.rates import Reader
 from swd_dynamics.bench.response import measure_response
 from swd_dynamics.bench.streams import DROP
 from swd_dynamics.errors import InputError
@@ -51,6 +51,19 @@ CASES = {
     "matrices": (odd_optimizers.MatrixDecay, "decoupled"),
     "still": (odd_optimizers.Still, "other"),
     "runaway": (odd_optimizers.Runaway, "other"),
+    "SGDS, quick": (partial(SGDS, lr=0.1, momentum=0.75, weight_decay=0.5), "stable"),
+    "SGDS, beyond 1": (partial(SGDS, lr=0.1, momentum=0.75, weight_decay=3.0), "stable"),
+    "AdamW, quick": (partial(torch.optim.AdamW, lr=0.1, weight_decay=10.0), "decoupled"),
+    "SGD, quick": (partial(torch.optim.SGD, lr=0.1, weight_decay=5.0), "decoupled"),
+    "AdamW, weak": (partial(torch.optim.AdamW, lr=1e-6, weight_decay=1e-4), "decoupled"),
+    "AdamW in float32": (partial(odd_optimizers.in_float32(torch.optim.AdamW), **ARGUMENTS), "decoupled"),
+    "SGDS in float32": (partial(odd_optimizers.in_float32(SGDS), **MOMENTUM), "stable"),
+    "SGD, momentum, uphill": (partial(torch.optim.SGD, maximize=True, **MOMENTUM), "L2"),
+    "SGDS, uphill": (partial(SGDS, maximize=True, **MOMENTUM), "stable"),
+    "relative": (odd_optimizers.RelativeDecay, "decoupled"),
+    "vectors stay": (partial(odd_optimizers.SkipsVectors, **ARGUMENTS), "decoupled"),
+    "v barely moves": (odd_optimizers.Unmoved, "decoupled"),
+    "estimating": (odd_optimizers.Estimating, "decoupled"),
 }
 WORDS = {
     "SGD": "the same as stable decay and L2",
@@ -67,6 +80,14 @@ WORDS = {
     "matrices": "shape (8,) do not decay",
     "still": "no weight moved",
     "runaway": "diverged",
+    "SGDS, quick": "renewed before each step",
+    "SGD, quick": "the same as stable decay and L2",
+    "SGDS in float32": "rounded to float32",
+    "SGDS, uphill": "follow the gradient upwards",
+    "relative": "R = λ·η/η₀",
+    "vectors stay": "shape (8,) never move",
+    "v barely moves": "R = 0.955·ηλ",
+    "estimating": "R = ηλ·d",
 }
 
 
@@ -85,6 +106,48 @@ def audits():
 
 def settled(found, column="R"):
     return found.to_dict()["phases"]["settled"][column]
+
+
+QUICK = {  # R = ηλ/(1 − β) of SGDS, and R = ηλ
+    "SGDS, quick": 0.1 * 0.5 / 0.25,
+    "SGDS, beyond 1": 0.1 * 3.0 / 0.25,
+    "AdamW, quick": 1.0,
+    "SGD, quick": 0.5,
+}
+
+
+@pytest.mark.parametrize(("name", "rate"), QUICK.items())
+def test_quick_decay_has_its_rate_in_every_phase(audits, name, rate):
+    """Assert that R is known in every phase although a perturbation lasts a few steps, at R = 1 a single one."""
+    rates = [row[0] for row in audits(name).rows.values()]
+    assert rates == pytest.approx([rate, rate, rate, rate / 2], abs=READ)
+
+
+def test_a_weak_decay_is_not_idle(audits):
+    """Assert that R = ηλ = 1e-10 is above the round-off of weights that stay small, and acts in every step."""
+    found = audits("AdamW, weak")
+    assert found.features.idle == 0
+    assert found.rows["settled"][5] == pytest.approx(1.0, rel=1e-2)  # round-off is 1e-12, R 1e-10
+
+
+def test_rounding_to_float32_is_read_through(audits):
+    """Assert that R = ηλ/(1−β), η_eff = η/(1−β) and R/η_eff = λ are within 1 % where weights have 24 bits."""
+    rate, _, _, effective_lr, ratio, _ = audits("SGDS in float32").rows["settled"]
+    assert (rate, effective_lr, ratio) == pytest.approx((LR * DECAY / 0.1, LR / 0.1, DECAY), rel=0.01)
+
+
+def test_a_constant_preconditioner_is_not_taken_for_stable_decay(audits):
+    """Assert that R/η_eff = λ throughout does not make decay stable if v, and so η_eff/η, hardly moves."""
+    features = audits("v barely moves").features
+    assert features.ratio_over_decay == pytest.approx(1, abs=0.05) and not features.tells_stable
+
+
+@pytest.mark.parametrize("rates", [(-2e-3, -2.01e-3), (1e-14, 3e-14), (1e-3, 1.01e-3)])
+def test_equal_rates_are_not_listed_as_different(audits, rates):
+    """Assert that rates of parameters that differ by 1 %, or by round-off, are not told apart, of either sign."""
+    features = audits("sign").features
+    alike = replace(features, by_parameter=[((6, 4), rates[0]), ((8,), rates[1])])
+    assert "on shape" not in "; ".join(kind_of(alike)[1])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -164,11 +227,11 @@ def test_groups_with_two_decays():
 
 @pytest.mark.slow
 def test_stable_or_not_needs_a_whole_impulse():
-    """Assert that SGDS is stable with momentum .97, and that with .99 its η_eff is unknown, and so is its kind."""
-    found = audit(partial(SGDS, momentum=0.97, **ARGUMENTS))
+    """Assert that SGDS is stable with momentum .99, and that with .999 its η_eff is unknown, and so is its kind."""
+    found = audit(partial(SGDS, momentum=0.99, **ARGUMENTS))
     assert found.kind == "stable"
     assert [row[4] for row in list(found.rows.values())[1:]] == pytest.approx([DECAY] * 3, rel=WINDOWED)
-    said = "; ".join(audit(partial(SGDS, momentum=0.99, **ARGUMENTS)).reasons)
+    said = "; ".join(audit(partial(SGDS, momentum=0.999, **ARGUMENTS)).reasons)
     assert "η_eff is unknown, so that stable decay cannot be recognised" in said and ": not stable" not in said
     assert "nan" not in said
 
@@ -228,7 +291,7 @@ def test_what_has_died_out_is_unknown():
     """Assert that R is not read from a change that round-off has overtaken."""
     response = measure_response(partial(torch.optim.SGD, **ARGUMENTS))
     faded = response.moved._replace(before=response.moved.before * 1e-9)
-    assert np.isnan(step_rates(faded)).all()
+    assert np.isnan(Reader(response.readable, enough=10).steps(faded)).all()
 
 
 def test_it_prints_and_writes(audits):

@@ -282,7 +282,7 @@ def test_an_optimizer_may_take_no_groups():
     verdict = verify(lambda params: TakesNoGroups(params, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
     assert verdict.passed
     driven = verdict.evidence["recording"]
-    assert [recording.attrs["ungrouped"] for recording in driven.values()] == [0, 1]
+    assert [recording.attrs["ungrouped"] for recording in driven.values()] == [0, 1, 1]
     assert "takes no parameter groups" in verdict.why
     assert "weight decay is 0" in verdict.why
 
