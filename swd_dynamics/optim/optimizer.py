@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.optim.moments import WEIGHT, kept_dtype
-from swd_dynamics.optim.parts import Part, Scaling
-from swd_dynamics.optim.second_moment import SUM
-from swd_dynamics.tensors.sharding import local
+from swd_dynamics.optim.moments import at_least_float32
+from swd_dynamics.optim.parts import Part, Scaling, readable
+from swd_dynamics.optim.second_moment import SUM, Marks, exact
+from swd_dynamics.tensors.sharding import local, sum_over_shards
 
 
 class StableDecayOptimizer(torch.optim.Optimizer, ABC):
@@ -28,7 +28,9 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
     * ``group["effective_lr"]``: η_eff, the distance by which a unit of gradient moves a weight in the end.
 
     Both are floats where all parameters are on the CPU. Elsewhere they may be tensors of shape (), because
-    reading a number would hold up the device. A parameter without gradient skips the step: neither its
+    reading a number would hold up the device. In half precision rounding may take more or less than λη_eff, or nothing:
+    R is then what it took. Where decay and step are rounded together, as one sum, R is λη_eff: in AdaiS, in SGD without
+    momentum, and in torch's fused AdamW on the CPU. A parameter without gradient skips the step: neither its
     weights nor its state change.
 
     A new member gives two methods:
@@ -37,6 +39,12 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
        arguments, with an :class:`~swd_dynamics.errors.InputError`.
     2. ``update(parts, scaling)`` takes the step, and calls :meth:`publish` once for every group.
     """
+
+    wide: tuple[str, ...] = ()  # state with a number for each weight, in float32 at least
+
+    def __init__(self, params: Any, defaults: dict[str, Any]):
+        self._marks: Marks = {}
+        super().__init__(params, defaults)
 
     @abstractmethod
     def check_group(self, group: dict[str, Any]) -> None: ...
@@ -74,6 +82,7 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read groups that lack some arguments, too: those of an older version, or of one of torch's optimizers."""
         super().__setstate__(state)
+        self._marks = {}
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -85,9 +94,8 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state: of this optimizer, of torch's own of the same family, or of one of another dtype.
 
-        torch casts everything that it loads to the parameter's dtype. Two pieces of state keep their own:
-        the sums from which v̄ is computed stay in float64, and the weights of AdaiS's first moment in
-        float32 at least.
+        torch casts everything that it loads to the parameter's dtype. Not so here: the sums from which v̄ is
+        computed stay in float64, and the moments of AdaiS in float32 at least.
 
         Raises
         ------
@@ -111,10 +119,9 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         for name, parameter in zip(saved, own, strict=True):
             kept = state_dict["state"].get(name, {})
             if isinstance(kept.get(SUM), Tensor):
-                self.state[parameter][SUM] = kept[SUM].to(parameter.device, copy=True)
-            if WEIGHT in kept:
-                dtype = kept_dtype(parameter, WEIGHT)
-                self.state[parameter][WEIGHT] = kept[WEIGHT].to(parameter.device, dtype, copy=True)
+                self.state[parameter][SUM] = kept[SUM].to(parameter.device)
+            for key in set(self.wide) & set(kept):
+                self.state[parameter][key] = kept[key].to(parameter.device, at_least_float32(parameter))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -184,17 +191,41 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
                 return getattr(self, name)()
 
 
-def readable(value: Any) -> Any:
-    """A number if the tensor is on the CPU and the step is not compiled; else the tensor itself.
+def shrink_apart(parts: list[Part]) -> None:
+    """θ ← (1 − R)θ, apart from the step. In half precision R becomes what rounding has left of it.
 
-    Examples
-    --------
-    >>> readable(torch.tensor(0.5))
-    0.5
+    That is 1 − ‖θ‖/‖θ before‖ over the weights of the group that take the step. Rounding may leave nothing: bfloat16
+    has no number between 1 and 1 − 2⁻⁸.
     """
-    if isinstance(value, Tensor) and value.device.type == "cpu" and not torch.compiler.is_compiling():
-        return value.item()
-    return value
+    rounded = [part for part in parts if part.in_half_precision and not is_zero(part.group["decay_rate"])]
+    before = [_squared_norms(part) for part in rounded]
+    for part in parts:
+        shrink(part.parameters, part.group["decay_rate"])
+    if not rounded:
+        return
+    after = [_squared_norms(part) for part in rounded]
+    sums = sum_over_shards(before + after, 2 * [part.parameters for part in rounded])
+    totals = [(part.group, sums[i].sum(), sums[i + len(rounded)].sum()) for i, part in enumerate(rounded)]
+    for group in {id(group): group for group, _, _ in totals}.values():
+        old, new = (sum(total[i] for total in totals if total[0] is group) for i in (1, 2))
+        group["decay_rate"] = readable(_left(group["decay_rate"], old, new))
+
+
+def _left(decay_rate: Any, old: Any, new: Any) -> Tensor:
+    """What rounding has left of R, from ‖θ‖² before and after; R itself where the weights are zero or not finite."""
+    wanted = torch.as_tensor(decay_rate, dtype=old.dtype).to(old.device, non_blocking=True)
+    left = 1 - torch.copysign((new / old).sqrt(), 1 - wanted)
+    return torch.where(left.isfinite(), left, wanted)
+
+
+def _squared_norms(part: Part) -> Tensor:
+    weights = [local(parameter) for parameter in part.parameters]
+    return torch.stack(torch._foreach_norm(weights, 2, dtype=exact(weights[0]))).square()
+
+
+def is_zero(decay_rate: Any) -> bool:
+    """Whether R is the number 0. A tensor is not read."""
+    return not isinstance(decay_rate, Tensor) and decay_rate == 0
 
 
 def shrink(parameters: list[Tensor], decay_rate: Any) -> None:
@@ -208,6 +239,8 @@ def shrink(parameters: list[Tensor], decay_rate: Any) -> None:
     tensor([3., 6.])
     """
     weights = [local(parameter) for parameter in parameters]
+    if is_zero(decay_rate):
+        return
     if not isinstance(decay_rate, Tensor):
         torch._foreach_mul_(weights, 1 - decay_rate)
         return

@@ -10,8 +10,8 @@ from torch.optim.sgd import sgd
 
 from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
-from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
-from swd_dynamics.optim.parts import Part, Scaling
+from swd_dynamics.optim.optimizer import StableDecayOptimizer, is_zero, shrink_apart
+from swd_dynamics.optim.parts import Part, Scaling, readable
 
 BUFFER = "momentum_buffer"
 
@@ -68,14 +68,15 @@ class SGDFamily(StableDecayOptimizer):
         """Take the step."""
         for group in self.param_groups:
             effective = effective_lr(readable(group["lr"]), group["momentum"], group["dampening"])
-            rate = scaling.unless_refused(self.decay_ratio(group) * effective, otherwise=0.0)
+            ratio = readable(self.decay_ratio(group))
+            rate = 0.0 if is_zero(ratio) else scaling.unless_refused(ratio * effective, otherwise=0.0)
             self.publish(group, effective, rate)
+        shrink_apart([part for part in parts if part.group["momentum"] != 0])
         for part in parts:
             if part.group["momentum"] == 0:
                 # Without momentum L2 is decoupled decay: torch's kernel shrinks the weights in the same pass.
                 descend(part, [], scaling, self.decay_ratio(part.group))
                 continue
-            shrink(part.parameters, part.group["decay_rate"])
             for some in alike(part):
                 descend_with_momentum(some, scaling)
 

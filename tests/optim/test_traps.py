@@ -55,8 +55,6 @@ def test_a_hook_may_change_what_is_loaded():
         tensor.grad = torch.full_like(tensor, gradient)
     optimizer.step()
     saved = copy.deepcopy(optimizer.state_dict())
-    for state in saved["state"].values():
-        state[SUM] = torch.tensor(state[SUM], dtype=torch.float64)  # as on an accelerator
     other = AdamS(weights(2, 2))
 
     def swapped(_, given):
@@ -149,7 +147,7 @@ def test_a_count_that_is_a_plain_number():
 
 def test_scaled_gradients_may_be_huge():
     """Assert that a scale under which Σg² leaves float32 does not reach v̄."""
-    assert sums_of_squares([torch.full((9,), 1e20)], huge=True).item() == pytest.approx(9e40, rel=1e-6)
+    assert sums_of_squares([torch.full((9,), 1e20)]).item() == pytest.approx(9e40, rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 2)])
