@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.checks import check, check_pair
+from swd_dynamics.optim.decay import shrink
 from swd_dynamics.optim.moments import start_at_zero
-from swd_dynamics.optim.optimizer import StableDecayOptimizer, shrink
+from swd_dynamics.optim.optimizer import StableDecayOptimizer
 from swd_dynamics.optim.parts import Part, Scaling, readable
 from swd_dynamics.optim.second_moment import exact, mark, next_mean_second_moment
 
@@ -130,7 +131,7 @@ class AdaiS(StableDecayOptimizer):
             v_mean = math.inf  # v̂/v̄ = 0, also where v̄ is not a number
         for group in self.param_groups:
             lr = readable(group["lr"])
-            self.publish(group, lr, group["weight_decay"] * lr)
+            self.publish(group, lr, readable(group["weight_decay"]) * lr)
         for part in parts:
             for piece in pieces(part):
                 descend(piece, v_mean)
@@ -160,7 +161,8 @@ def descend(part: Part, v_mean: float | Tensor) -> None:
 
     # 1 − β₁ = clip(β₀v̂/v̄, ε, 1), never by subtraction: in float32 1 − .999 has lost four digits.
     fresh = list(torch._foreach_mul(v, beta0))
-    torch._foreach_div_(fresh, [_bias_correction(beta2, step) * v_mean for step in steps])
+    means: list[Any] = [_bias_correction(beta2, step) * v_mean for step in steps]
+    torch._foreach_div_(fresh, means)
     torch._foreach_clamp_min_(fresh, part.group["eps"])
     torch._foreach_clamp_max_(fresh, 1)
 

@@ -8,10 +8,15 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from swd_dynamics.checks import check, check_pair
+from swd_dynamics.errors import InputError
+from swd_dynamics.optim.decay import is_zero, shrink_apart
+from swd_dynamics.optim.layout import aligned
 from swd_dynamics.optim.moments import start_at_zero
-from swd_dynamics.optim.optimizer import StableDecayOptimizer, is_zero, shrink_apart
+from swd_dynamics.optim.optimizer import StableDecayOptimizer, on_accelerator
 from swd_dynamics.optim.parts import Part, Scaling, readable
 from swd_dynamics.optim.second_moment import mark, next_mean_second_moment
+
+NAMES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 class AdamS(StableDecayOptimizer):
@@ -64,7 +69,7 @@ class AdamS(StableDecayOptimizer):
     weights of one process.
 
     After a gradient that is not finite, v̄ is not finite any more: from then on there is no decay, and η_eff shows why.
-    A gradient that is finite, however large, does no such harm.
+    A finite gradient, however large, does no such harm, except with AMSGrad, whose maximum may overflow.
 
     A checkpoint of torch.optim.AdamW contains AdamW's λ, in its groups: set AdamS's own λ after loading it.
 
@@ -73,8 +78,8 @@ class AdamS(StableDecayOptimizer):
 
     State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), with AMSGrad ``max_exp_avg_sq``, as
     torch.optim.AdamW's, whose ``state_dict`` can be loaded; and ``exp_avg_sq_sum``, the sum of v over the parameter's
-    weights, one float64 number. The sum follows v where the state is edited, loaded or shared; an edit through ``.data``
-    is not seen.
+    weights, one float64 number. The sum follows v where the state is edited, loaded or shared; an edit through
+    ``.data`` is not seen.
 
     Source: Xie, Sato & Sugiyama 2020, 2011.11152; Kingma & Ba 2015, 1412.6980; Reddi, Kale & Kumar 2018, 1904.09237.
 
@@ -127,12 +132,13 @@ class AdamS(StableDecayOptimizer):
         check("weight_decay", group["weight_decay"], "[0, inf)")
         if group["max_decay_rate"] is not None:
             check("max_decay_rate", group["max_decay_rate"], "(0, inf]")
+        if group["foreach"] and on_accelerator(group["lr"]) and not group["capturable"]:
+            raise InputError("foreach=True takes a tensor on an accelerator for lr with capturable=True only: add that")
 
     def update(self, parts: list[Part], scaling: Scaling) -> None:
         """Take the step: compute v̄, then the decay rate of each group, then run torch's kernel."""
         for part in parts:
-            names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if part.group["amsgrad"] else 2]
-            start_at_zero(part, names)
+            start_at_zero(part, NAMES if part.group["amsgrad"] else NAMES[:2])
         idle = self.idle()
         v_mean = next_mean_second_moment(parts, idle, scaling, self._marks)
         for group in self.param_groups:
@@ -156,6 +162,7 @@ def shrinks_alone(part: Part) -> bool:
 
 def descend(part: Part, decay_rate: float, scaling: Scaling) -> None:
     """torch's own step of AdamW, with R for its ηλ."""
+    part = aligned(part, NAMES)
     group, lr = part.group, readable(part.group["lr"])
     adamw(
         part.parameters,

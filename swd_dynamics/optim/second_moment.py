@@ -20,7 +20,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from swd_dynamics.optim.parts import Part, Scaling, readable
+from swd_dynamics.optim.parts import Part, Scaling
 from swd_dynamics.tensors.sharding import local, sum_over_shards
 
 SUM = "exp_avg_sq_sum"
@@ -33,27 +33,15 @@ ROUNDINGS = 16
 
 
 class Mark(NamedTuple):
-    """A tensor of the state as a step left it, and how often it had been written to by then."""
+    """v and S as a step left them, and how often each had been written to by then."""
 
-    tensor: ref
-    versions: tuple[int, int]
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> "Mark":
-        return cls(ref(tensor), _versions(tensor))
-
-    def still(self, value: Any) -> bool:
-        """Whether a piece of state is this tensor, and nobody has written to it since."""
-        return value is self.tensor() and value is not None and _versions(value) == self.versions
+    v: ref
+    v_version: int
+    total: ref
+    total_version: int
 
 
-def _versions(tensor: Tensor) -> tuple[int, int]:
-    """How often a tensor has been written to: a DTensor, and the tensor in it. Inference tensors do not count."""
-    inner = getattr(tensor, "_local_tensor", tensor)
-    return (0, 0) if inner.is_inference() else (tensor._version, inner._version)
-
-
-Marks = dict[Tensor, tuple[Mark, Mark]]  # of each parameter: v's and S's
+Marks = dict[int, Mark]  # by the id of the parameter
 
 
 def next_mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scaling, marks: Marks) -> float | Tensor:
@@ -75,20 +63,19 @@ def next_mean_second_moment(taking: list[Part], idle: list[Part], scaling: Scali
     Returns
     -------
     float or Tensor, shape ()
-        A number if all parameters are on the CPU, else a tensor on the first accelerator; 0 without parameters.
+        A number if all parameters are on the CPU, else a tensor on an accelerator; 0 without parameters.
     """
     _reconcile(taking + idle, marks)
     news = [(_maxima if _amsgrad(part) else _squares)(part, scaling) for part in taking]
     for part, new in zip(taking, sum_over_shards(news, [part.parameters for part in taking]), strict=True):
         _advance(part, new, scaling)
     shares = [_v_hat_sum(part, ahead=1) for part in taking] + [_v_hat_sum(part, ahead=0) for part in idle]
-    if not shares:
-        return 0.0
-    devices = [total.device for total, _ in shares]
-    there = next((device for device in devices if device.type != "cpu"), devices[0])
-    total = sum(total.to(there, non_blocking=True) for total, _ in shares)
-    weights = sum(count.to(there, non_blocking=True) if isinstance(count, Tensor) else count for _, count in shares)
-    return readable(total / weights)
+    # Numbers stay numbers: as tensors on a device they would make it wait, and break the capture of a graph.
+    there = next((total.device for total, _ in shares if isinstance(total, Tensor)), None)
+    total, weights = (
+        sum(share[i].to(there) if isinstance(share[i], Tensor) else share[i] for share in shares) for i in (0, 1)
+    )
+    return total / weights if there or weights else 0.0
 
 
 def mark(parts: list[Part], marks: Marks) -> None:
@@ -97,8 +84,18 @@ def mark(parts: list[Part], marks: Marks) -> None:
     if torch.compiler.is_compiling():
         return
     for part in parts:
+        key = _key(part)
         for parameter, state in zip(part.parameters, part.states, strict=True):
-            marks[parameter] = Mark.of(state[_key(part)]), Mark.of(state[SUM])
+            v, total = state[key], state[SUM]
+            marks[id(parameter)] = Mark(ref(v), _version(v), ref(total), _version(total))
+
+
+def _version(tensor: Any) -> int:
+    """How often a tensor has been written to: a DTensor, and the tensor in it."""
+    try:
+        return tensor._version if type(tensor) is Tensor else tensor._version + tensor._local_tensor._version
+    except (AttributeError, RuntimeError):  # not a tensor, or an inference tensor, which does not count
+        return -1
 
 
 def _reconcile(parts: list[Part], marks: Marks) -> None:
@@ -125,11 +122,12 @@ def _doubtful(part: Part, marks: Marks) -> tuple[Part, Tensor] | None:
     if torch.compiler.is_compiling() or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
         # A compiled or captured step sees no versions: the comparison becomes part of the graph.
         return part, torch.zeros(len(part.states), dtype=torch.bool, device=device)
-    where, edited = [], []
+    where, edited, key = [], [], _key(part)
     for i, (parameter, state) in enumerate(zip(part.parameters, part.states, strict=True)):
-        v, total = marks.get(parameter, (None, None))
-        same_total = total is not None and total.still(state.get(SUM))
-        if not (same_total and v is not None and v.still(state[_key(part)])):
+        v, total, last = state[key], state.get(SUM), marks.get(id(parameter))
+        same_v = last is not None and last.v() is v and last.v_version == _version(v)
+        same_total = last is not None and last.total() is total and last.total_version == _version(total)
+        if not (same_v and same_total):
             where.append(i)
             edited.append(same_total)
     if not where:
@@ -151,24 +149,34 @@ def _totals(part: Part) -> Tensor:
     return torch.stack([v.sum(dtype=exact(v)) for v in held])
 
 
-def _v_hat_sum(part: Part, ahead: int) -> tuple[Tensor, Any]:
+def _v_hat_sum(part: Part, ahead: int) -> tuple[Any, Any]:
     """Σv̂ over the weights of all parameters, and the number of weights; v̂ is that after ``ahead`` more steps.
 
     A parameter that has taken no step yet, because a scaler refused its first one, does not count.
     """
-    sums, steps = torch.stack(part.state(SUM)), torch.stack(part.state("step"))
-    counts = steps.to(sums.device, sums.dtype, non_blocking=True) + ahead
-    corrections = torch.where(counts > 0, 1 - part.group["betas"][1] ** counts, torch.inf)
+    beta2, steps, sums = part.group["betas"][1], part.state("step"), torch.stack(part.state(SUM))
     weights = sum(map(Tensor.numel, part.parameters))
-    # Parameters that skip the step come one by one.
+    if part.on_host:
+        counts = [step.item() + ahead for step in steps]
+        if not all(counts):  # parameters that skip the step come one by one
+            return 0.0, 0
+        return sum(value / (1 - beta2**count) for value, count in zip(sums.tolist(), counts, strict=True)), weights
+    counts = torch.stack(steps).to(sums.dtype) + ahead
+    corrections = torch.where(counts > 0, 1 - beta2**counts, torch.inf).to(sums.device, non_blocking=True)
     return (sums / corrections).sum(), weights if ahead else weights * corrections.isfinite().all()
 
 
 def _advance(part: Part, new: Tensor, scaling: Scaling) -> None:
     """Update every S to the step about to be taken; in place, because a captured graph knows its address."""
-    old, beta2 = torch.stack(part.state(SUM)), part.group["betas"][1]
-    sums = new if _amsgrad(part) else beta2 * old + (1 - beta2) * new
-    torch._foreach_copy_(part.state(SUM), list(scaling.unless_refused(sums, otherwise=old).unbind()))
+    sums, beta2, amsgrad = part.state(SUM), part.group["betas"][1], _amsgrad(part)
+    if part.on_host and not amsgrad and scaling.found_inf is None:
+        torch._foreach_mul_(sums, beta2)
+        torch._foreach_add_(sums, ((1 - beta2) * new).tolist())
+        return
+    advanced = new if amsgrad else torch.stack(sums).mul_(beta2).add_(new, alpha=1 - beta2)
+    if scaling.found_inf is not None:
+        advanced = scaling.unless_refused(advanced, otherwise=torch.stack(sums))
+    torch._foreach_copy_(sums, list(advanced.unbind()))
 
 
 def _amsgrad(part: Part) -> bool:
@@ -213,16 +221,16 @@ def sums_of_squares(tensors: list[Tensor]) -> Tensor:
 
 def _sum_of_squares(flat: Tensor) -> float:
     """Σg² of a vector in float32 where that is enough: in float64 where the squares are too large for it."""
-    total = _dot(flat, torch.promote_types(flat.dtype, torch.float32))
+    total = _dot(flat, torch.float64 if flat.dtype == torch.float64 else torch.float32)
     return total if math.isfinite(total) else _dot(flat, torch.float64)
 
 
 def _dot(flat: Tensor, dtype: torch.dtype) -> float:
     """Σg² of a vector: row by row if it is long, and piece by piece if it needs a wider dtype."""
+    if flat.dtype == dtype and flat.numel() <= LONGEST_DOT:
+        return torch.dot(flat, flat).item()
     if flat.dtype != dtype:
         return sum(_dot(piece.to(dtype), dtype) for piece in flat.split(LONGEST_DOT))
-    if flat.numel() <= LONGEST_DOT:
-        return torch.dot(flat, flat).item()
     rows, rest = flat.split([flat.numel() - flat.numel() % ROW, flat.numel() % ROW])
     norms = torch.linalg.vector_norm(rows.view(-1, ROW), dim=1)
     return _dot(norms, dtype) + _dot(rest, dtype)

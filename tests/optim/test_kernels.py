@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import SGDS, AdaiS, AdamS
-from swd_dynamics.optim.optimizer import shrink
+from swd_dynamics.optim.decay import shrink
 
 # In a compiled step torch's Adam corrects the bias in its step count's float32.
 COMPILED = 1e-5
