@@ -14,7 +14,7 @@ from swd_dynamics.optim.decay import shrink
 from swd_dynamics.optim.moments import start_at_zero
 from swd_dynamics.optim.optimizer import StableDecayOptimizer
 from swd_dynamics.optim.parts import Part, Scaling, readable
-from swd_dynamics.optim.second_moment import exact, mark, next_mean_second_moment
+from swd_dynamics.optim.second_moment import mark, next_mean_second_moment, sum_dtype
 
 NAMES = ("exp_avg", "exp_avg_sq", "exp_avg_weight")
 
@@ -184,4 +184,4 @@ def descend(part: Part, v_mean: float | Tensor) -> None:
 def _bias_correction(beta2: float, step: Tensor) -> float | Tensor:
     """1 − β₂ᵏ: with a tensor for k in v̄'s precision, since 1 − .99ᵏ in the count's float32 is 1e-7 off."""
     count = readable(step)
-    return 1 - beta2 ** (count.to(exact(count)) if isinstance(count, Tensor) else count)
+    return 1 - beta2 ** (count.to(sum_dtype(count)) if isinstance(count, Tensor) else count)

@@ -10,7 +10,7 @@ from torch.optim.adamw import adamw
 from swd_dynamics.checks import check, check_pair
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim.decay import is_zero, shrink_apart
-from swd_dynamics.optim.layout import aligned
+from swd_dynamics.optim.layout import in_same_order
 from swd_dynamics.optim.moments import start_at_zero
 from swd_dynamics.optim.optimizer import StableDecayOptimizer, on_accelerator
 from swd_dynamics.optim.parts import Part, Scaling, readable
@@ -162,7 +162,7 @@ def shrinks_alone(part: Part) -> bool:
 
 def descend(part: Part, decay_rate: float, scaling: Scaling) -> None:
     """torch's own step of AdamW, with R for its ηλ."""
-    part = aligned(part, NAMES)
+    part = in_same_order(part, NAMES)
     group, lr = part.group, readable(part.group["lr"])
     adamw(
         part.parameters,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.optim.parts import Part, readable
-from swd_dynamics.optim.second_moment import exact
+from swd_dynamics.optim.second_moment import sum_dtype
 from swd_dynamics.tensors.sharding import local, sum_over_shards
 
 
@@ -44,14 +44,15 @@ def _added(one: Tensor, other: Tensor) -> Tensor:
 
 def _left(decay_rate: Any, old: Any, new: Any) -> Tensor:
     """What rounding has left of R, from ‖θ‖² before and after; R itself where the weights are zero or not finite."""
-    wanted = torch.as_tensor(decay_rate, dtype=old.dtype).to(old.device, non_blocking=True)
-    left = 1 - torch.copysign((new / old).sqrt(), 1 - wanted)
-    return torch.where(left.isfinite(), left, wanted)
+    if not isinstance(decay_rate, Tensor):  # filled there, because no captured graph may copy from the host
+        decay_rate = torch.full((), decay_rate, dtype=old.dtype, device=old.device)
+    left = 1 - torch.copysign((new / old).sqrt(), 1 - decay_rate)
+    return torch.where(left.isfinite(), left, decay_rate)
 
 
 def _squared_norms(part: Part) -> Tensor:
     weights = [local(parameter) for parameter in part.parameters]
-    return torch.stack(torch._foreach_norm(weights, 2, dtype=exact(weights[0]))).square()
+    return torch.stack(torch._foreach_norm(weights, 2, dtype=sum_dtype(weights[0]))).square()
 
 
 def is_zero(decay_rate: Any) -> bool:

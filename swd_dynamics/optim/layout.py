@@ -32,7 +32,7 @@ def _is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def aligned(part: Part, names: tuple[str, ...]) -> Part:
+def in_same_order(part: Part, names: tuple[str, ...]) -> Part:
     """A part whose gradients and state lie in memory as the parameters do; what does not is copied.
 
     Without it torch's fused kernels on the CPU would add the gradient of one weight to another.

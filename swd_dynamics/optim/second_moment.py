@@ -93,7 +93,8 @@ def mark(parts: list[Part], marks: Marks) -> None:
 def _version(tensor: Any) -> int:
     """How often a tensor has been written to: a DTensor, and the tensor in it."""
     try:
-        return tensor._version if type(tensor) is Tensor else tensor._version + tensor._local_tensor._version
+        inner = tensor if type(tensor) is Tensor else getattr(tensor, "_local_tensor", tensor)
+        return tensor._version + inner._version
     except (AttributeError, RuntimeError):  # not a tensor, or an inference tensor, which does not count
         return -1
 
@@ -146,7 +147,7 @@ def _explained(part: Part, sums: Tensor) -> Tensor:
 def _totals(part: Part) -> Tensor:
     """Σv of each parameter, over the weights that are here."""
     held = (local(state[_key(part)]) for state in part.states)
-    return torch.stack([v.sum(dtype=exact(v)) for v in held])
+    return torch.stack([v.sum(dtype=sum_dtype(v)) for v in held])
 
 
 def _v_hat_sum(part: Part, ahead: int) -> tuple[Any, Any]:
@@ -198,7 +199,7 @@ def _maxima(part: Part, scaling: Scaling) -> Tensor:
     for gradient, state in zip(part.gradients, part.states, strict=True):
         unscaled = scaling.unscaled(local(gradient), power=1)
         v = local(state["exp_avg_sq"]).mul(beta2).addcmul_(unscaled, unscaled, value=1 - beta2)
-        sums.append(torch.maximum(v, local(state["max_exp_avg_sq"]), out=v).sum(dtype=exact(v)))
+        sums.append(torch.maximum(v, local(state["max_exp_avg_sq"]), out=v).sum(dtype=sum_dtype(v)))
     return torch.stack(sums)
 
 
@@ -212,7 +213,7 @@ def sums_of_squares(tensors: list[Tensor]) -> Tensor:
     >>> sums_of_squares([torch.tensor([3.0, 4.0]), torch.ones(2, 2)])
     tensor([25.,  4.], dtype=torch.float64)
     """
-    dtype = exact(tensors[0])
+    dtype = sum_dtype(tensors[0])
     if tensors[0].device.type == "cpu" and not torch.compiler.is_compiling():  # the dot product is faster there
         flat = [tensor if tensor.dim() == 1 else tensor.reshape(-1) for tensor in tensors]
         return torch.tensor([_sum_of_squares(vector) for vector in flat], dtype=dtype, device="cpu")
@@ -236,6 +237,6 @@ def _dot(flat: Tensor, dtype: torch.dtype) -> float:
     return _dot(norms, dtype) + _dot(rest, dtype)
 
 
-def exact(tensor: Tensor) -> torch.dtype:
+def sum_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype of sums and of v̄: float64, where the device has it."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64

@@ -11,7 +11,7 @@ from torch.optim.sgd import sgd
 from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim.decay import is_zero, shrink_apart
-from swd_dynamics.optim.layout import aligned
+from swd_dynamics.optim.layout import in_same_order
 from swd_dynamics.optim.optimizer import StableDecayOptimizer
 from swd_dynamics.optim.parts import Part, Scaling, readable
 
@@ -77,7 +77,7 @@ class SGDFamily(StableDecayOptimizer):
         shrink_apart([part for part, ratio in zip(parts, in_kernel, strict=True) if not ratio])
         for part, ratio in zip(parts, in_kernel, strict=True):
             if part.group["momentum"] == 0:
-                descend(aligned(part, ()), [], scaling, ratio)
+                descend(in_same_order(part, ()), [], scaling, ratio)
                 continue
             for some in alike(part):
                 descend_with_momentum(some, scaling)
@@ -102,7 +102,7 @@ def alike(part: Part) -> list[Part]:
 
 def descend_with_momentum(part: Part, scaling: Scaling) -> None:
     """torch's own step of SGD; the new momentum buffers go into the optimizer state."""
-    part = aligned(part, (BUFFER,))
+    part = in_same_order(part, (BUFFER,))
     buffers = [state.get(BUFFER) for state in part.states]
     is_new = buffers[0] is None
     descend(part, buffers, scaling)

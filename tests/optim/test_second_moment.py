@@ -88,7 +88,7 @@ def test_a_hundred_thousand_steps():
     for _ in range(2000):
         optimizer.step()
     assert abs(float(optimizer.state[theta]["exp_avg_sq"]) - 1) > 0.2
-    (part,), squares = optimizer._parts(optimizer.param_groups[0]), torch.ones(1, dtype=torch.float64)
+    (part,), squares = optimizer._parts(optimizer.param_groups[0], []), torch.ones(1, dtype=torch.float64)
     for _ in range(10**5 - 2000):
         _advance(part, squares, Scaling())
     assert abs(optimizer.state[theta][SUM] / (1 - 0.999**10**5) - 1) < MANY
