@@ -15,6 +15,7 @@ from swd_dynamics.optim.moments import start_at_zero
 from swd_dynamics.optim.optimizer import StableDecayOptimizer
 from swd_dynamics.optim.parts import Part, Scaling, readable
 from swd_dynamics.optim.second_moment import mark, next_mean_second_moment, sum_dtype
+from swd_dynamics.tensors.sharding import local
 
 NAMES = ("exp_avg", "exp_avg_sq", "exp_avg_weight")
 
@@ -178,7 +179,8 @@ def descend(part: Part, v_mean: float | Tensor) -> None:
     else:
         torch._foreach_addcdiv_(thetas, m, weights, value=-lr)
     if any(theta is not parameter for theta, parameter in zip(thetas, part.parameters, strict=True)):
-        torch._foreach_copy_(part.parameters, thetas)  # rounds to half precision
+        # Rounds to half precision. There is no such operation for DTensors, but for the tensors in them.
+        torch._foreach_copy_([local(parameter) for parameter in part.parameters], [local(theta) for theta in thetas])
 
 
 def _bias_correction(beta2: float, step: Tensor) -> float | Tensor:

@@ -93,8 +93,8 @@ def mark(parts: list[Part], marks: Marks) -> None:
 def _version(tensor: Any) -> int:
     """How often a tensor has been written to: a DTensor, and the tensor in it."""
     try:
-        inner = tensor if type(tensor) is Tensor else getattr(tensor, "_local_tensor", tensor)
-        return tensor._version + inner._version
+        own = tensor._version
+        return own if type(tensor) is Tensor else own + getattr(tensor, "_local_tensor", tensor)._version
     except (AttributeError, RuntimeError):  # not a tensor, or an inference tensor, which does not count
         return -1
 
