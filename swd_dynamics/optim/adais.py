@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.checks import check, check_pair
-from swd_dynamics.optim.moments import WEIGHT, start_at_zero
-from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
-from swd_dynamics.optim.parts import Part, Scaling
-from swd_dynamics.optim.second_moment import next_mean_second_moment
+from swd_dynamics.optim.decay import shrink
+from swd_dynamics.optim.moments import start_at_zero
+from swd_dynamics.optim.optimizer import StableDecayOptimizer
+from swd_dynamics.optim.parts import Part, Scaling, readable
+from swd_dynamics.optim.second_moment import mark, next_mean_second_moment, sum_dtype
+from swd_dynamics.tensors.sharding import local
 
-NAMES = ("exp_avg", "exp_avg_sq", WEIGHT)
+NAMES = ("exp_avg", "exp_avg_sq", "exp_avg_weight")
 
 
 class AdaiS(StableDecayOptimizer):
@@ -66,9 +68,11 @@ class AdaiS(StableDecayOptimizer):
     A parameter without gradient skips the step. If it ever had a gradient, its v̂, with its own count of steps, stays in
     v̄; else it has no v̂ and does not count.
 
-    State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``exp_avg_weight`` (1 − Πβ₁ per weight, in
-    float32 at least) and ``exp_avg_sq_sum`` (the sum of v over its weights, one float64 number). That is three numbers
-    for each weight, half as much again as Adam: β₁ differs from weight to weight, and so does its product.
+    State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``exp_avg_weight`` (1 − Πβ₁ per weight) and
+    ``exp_avg_sq_sum`` (the sum of v over its weights, one float64 number). That is three numbers for each weight, half
+    as much again as Adam: β₁ differs from weight to weight, and so does its product. The three are in float32 at least:
+    in half precision they would stand still at shares as small as ε, and v would underflow. A step rounds to half
+    precision once, decay and gradient together.
 
     Source: Xie, Sato & Sugiyama 2020, 2011.11152; Xie et al. 2022, 2006.15815.
 
@@ -83,6 +87,8 @@ class AdaiS(StableDecayOptimizer):
     >>> theta.tolist(), optimizer.param_groups[0]["decay_rate"]
     ([1.25, -1.25], 0.125)
     """
+
+    wide = NAMES
 
     def __init__(
         self,
@@ -117,18 +123,20 @@ class AdaiS(StableDecayOptimizer):
     def update(self, parts: list[Part], scaling: Scaling) -> None:
         """Take the step: first compute v̄, then update all weights."""
         for part in parts:
-            start_at_zero(part, NAMES)
-        v_mean = next_mean_second_moment(parts, self.idle(), scaling)
+            start_at_zero(part, NAMES, wide=True)
+        idle = self.idle()
+        v_mean = next_mean_second_moment(parts, idle, scaling, self._marks)
         if isinstance(v_mean, Tensor):
             v_mean = torch.where(v_mean > 0, v_mean, torch.inf)
         elif not v_mean > 0:
             v_mean = math.inf  # v̂/v̄ = 0, also where v̄ is not a number
         for group in self.param_groups:
             lr = readable(group["lr"])
-            self.publish(group, lr, group["weight_decay"] * lr)
+            self.publish(group, lr, readable(group["weight_decay"]) * lr)
         for part in parts:
             for piece in pieces(part):
                 descend(piece, v_mean)
+        mark(parts + idle, self._marks)
 
 
 def pieces(part: Part) -> list[Part]:
@@ -145,14 +153,17 @@ def descend(part: Part, v_mean: float | Tensor) -> None:
     v_mean = v_mean.to(part.parameters[0].device) if isinstance(v_mean, Tensor) else v_mean
     steps, m, v, weights = (part.state(name) for name in ("step", *NAMES))
     gradients = list(torch._foreach_neg(part.gradients)) if part.group["maximize"] else part.gradients
+    gradients = [gradient.to(moment.dtype) for gradient, moment in zip(gradients, m, strict=True)]
+    thetas = [parameter.to(moment.dtype) for parameter, moment in zip(part.parameters, m, strict=True)]
 
     torch._foreach_add_(steps, 1)
     torch._foreach_mul_(v, beta2)
     torch._foreach_addcmul_(v, gradients, gradients, value=1 - beta2)
 
-    # 1 − β₁ = clip(β₀v̂/v̄, ε, 1), never by subtraction: in bfloat16 1 − .999 is 0.
+    # 1 − β₁ = clip(β₀v̂/v̄, ε, 1), never by subtraction: in float32 1 − .999 has lost four digits.
     fresh = list(torch._foreach_mul(v, beta0))
-    torch._foreach_div_(fresh, [(1 - beta2 ** readable(step)) * v_mean for step in steps])
+    means: list[Any] = [_bias_correction(beta2, step) * v_mean for step in steps]
+    torch._foreach_div_(fresh, means)
     torch._foreach_clamp_min_(fresh, part.group["eps"])
     torch._foreach_clamp_max_(fresh, 1)
 
@@ -161,9 +172,18 @@ def descend(part: Part, v_mean: float | Tensor) -> None:
     torch._foreach_add_(rest, 1)
     torch._foreach_addcmul_(weights, rest, fresh)
 
-    shrink(part.parameters, part.group["decay_rate"])
+    shrink(thetas, part.group["decay_rate"])
     if isinstance(lr, Tensor):
         corrections = torch._foreach_div(weights, lr)
-        torch._foreach_addcdiv_(part.parameters, m, corrections, value=-1)
+        torch._foreach_addcdiv_(thetas, m, corrections, value=-1)
     else:
-        torch._foreach_addcdiv_(part.parameters, m, weights, value=-lr)
+        torch._foreach_addcdiv_(thetas, m, weights, value=-lr)
+    if any(theta is not parameter for theta, parameter in zip(thetas, part.parameters, strict=True)):
+        # Rounds to half precision. There is no such operation for DTensors, but for the tensors in them.
+        torch._foreach_copy_([local(parameter) for parameter in part.parameters], [local(theta) for theta in thetas])
+
+
+def _bias_correction(beta2: float, step: Tensor) -> float | Tensor:
+    """1 − β₂ᵏ: with a tensor for k in v̄'s precision, since 1 − .99ᵏ in the count's float32 is 1e-7 off."""
+    count = readable(step)
+    return 1 - beta2 ** (count.to(sum_dtype(count)) if isinstance(count, Tensor) else count)

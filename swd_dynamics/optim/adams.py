@@ -8,10 +8,15 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from swd_dynamics.checks import check, check_pair
+from swd_dynamics.errors import InputError
+from swd_dynamics.optim.decay import is_zero, shrink_apart
+from swd_dynamics.optim.layout import in_same_order
 from swd_dynamics.optim.moments import start_at_zero
-from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
-from swd_dynamics.optim.parts import Part, Scaling
-from swd_dynamics.optim.second_moment import next_mean_second_moment
+from swd_dynamics.optim.optimizer import StableDecayOptimizer, on_accelerator
+from swd_dynamics.optim.parts import Part, Scaling, readable
+from swd_dynamics.optim.second_moment import mark, next_mean_second_moment
+
+NAMES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 class AdamS(StableDecayOptimizer):
@@ -64,6 +69,7 @@ class AdamS(StableDecayOptimizer):
     weights of one process.
 
     After a gradient that is not finite, v̄ is not finite any more: from then on there is no decay, and η_eff shows why.
+    A finite gradient, however large, does no such harm, except with AMSGrad, whose maximum may overflow.
 
     A checkpoint of torch.optim.AdamW contains AdamW's λ, in its groups: set AdamS's own λ after loading it.
 
@@ -72,7 +78,8 @@ class AdamS(StableDecayOptimizer):
 
     State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), with AMSGrad ``max_exp_avg_sq``, as
     torch.optim.AdamW's, whose ``state_dict`` can be loaded; and ``exp_avg_sq_sum``, the sum of v over the parameter's
-    weights, one float64 number.
+    weights, one float64 number. The sum follows v where the state is edited, loaded or shared; an edit through
+    ``.data`` is not seen.
 
     Source: Xie, Sato & Sugiyama 2020, 2011.11152; Kingma & Ba 2015, 1412.6980; Reddi, Kale & Kumar 2018, 1904.09237.
 
@@ -125,27 +132,38 @@ class AdamS(StableDecayOptimizer):
         check("weight_decay", group["weight_decay"], "[0, inf)")
         if group["max_decay_rate"] is not None:
             check("max_decay_rate", group["max_decay_rate"], "(0, inf]")
+        if group["foreach"] and on_accelerator(group["lr"]) and not group["capturable"]:
+            raise InputError("foreach=True takes a tensor on an accelerator for lr with capturable=True only: add that")
 
     def update(self, parts: list[Part], scaling: Scaling) -> None:
         """Take the step: compute v̄, then the decay rate of each group, then run torch's kernel."""
         for part in parts:
-            names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if part.group["amsgrad"] else 2]
-            start_at_zero(part, names)
-        v_mean = next_mean_second_moment(parts, self.idle(), scaling)
+            start_at_zero(part, NAMES if part.group["amsgrad"] else NAMES[:2])
+        idle = self.idle()
+        v_mean = next_mean_second_moment(parts, idle, scaling, self._marks)
         for group in self.param_groups:
             effective_lr = _effective_lr(readable(group["lr"]), v_mean)
-            rate = limited(group["weight_decay"] * effective_lr, v_mean, group["max_decay_rate"])
-            self.publish(group, effective_lr, scaling.unless_refused(rate, otherwise=0.0))
-        for part in parts:
-            descend(part, scaling)
+            self.publish(group, effective_lr, _decay_rate(group, effective_lr, v_mean, scaling))
+        alone = [shrinks_alone(part) for part in parts]
+        in_kernel = [0.0 if apart else part.group["decay_rate"] for part, apart in zip(parts, alone, strict=True)]
+        shrink_apart([part for part, apart in zip(parts, alone, strict=True) if apart])
+        for part, rate in zip(parts, in_kernel, strict=True):
+            descend(part, rate, scaling)
+        mark(parts + idle, self._marks)
 
 
-def descend(part: Part, scaling: Scaling) -> None:
-    """torch's own step of AdamW, with R for its ηλ. The kernel takes no tensor for λ: then R is applied before."""
-    group, rate, lr = part.group, part.group["decay_rate"], readable(part.group["lr"])
-    if isinstance(rate, Tensor):
-        shrink(part.parameters, rate)
-        rate = 0.0
+def shrinks_alone(part: Part) -> bool:
+    """Whether the decay is a multiplication before torch's kernel.
+
+    The kernel takes no tensor for λ, and in half precision only the fused one rounds decay and step together.
+    """
+    return isinstance(part.group["decay_rate"], Tensor) or (part.in_half_precision and not part.group["fused"])
+
+
+def descend(part: Part, decay_rate: float, scaling: Scaling) -> None:
+    """torch's own step of AdamW, with R for its ηλ."""
+    part = in_same_order(part, NAMES)
+    group, lr = part.group, readable(part.group["lr"])
     adamw(
         part.parameters,
         part.gradients,
@@ -162,10 +180,19 @@ def descend(part: Part, scaling: Scaling) -> None:
         beta1=group["betas"][0],
         beta2=group["betas"][1],
         lr=lr,
-        weight_decay=rate / lr if rate else 0.0,
+        weight_decay=decay_rate / lr if decay_rate else 0.0,
         eps=group["eps"],
         maximize=group["maximize"],
     )
+
+
+def _decay_rate(group: dict[str, Any], effective_lr: Any, v_mean: Any, scaling: Scaling) -> Any:
+    """R of a group: 0 without decay, and where the gradient scaler refuses the step."""
+    weight_decay = readable(group["weight_decay"])
+    if is_zero(weight_decay):
+        return 0.0
+    rate = limited(weight_decay * effective_lr, v_mean, group["max_decay_rate"])
+    return scaling.unless_refused(rate, otherwise=0.0)
 
 
 def _effective_lr(lr: float | Tensor, v_mean: float | Tensor) -> float | Tensor:

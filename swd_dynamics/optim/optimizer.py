@@ -1,7 +1,4 @@
-"""What all optimizers of this folder share: the interface of a torch optimizer, and the decay itself."""
-
-# pyright: reportPrivateImportUsage=false
-# torch's own optimizers are built on its foreach functions, which are private by name only.
+"""What all optimizers of this folder share: the interface of a torch optimizer."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,12 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import _device_dtype_check_for_fused
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.optim.moments import WEIGHT, kept_dtype
+from swd_dynamics.optim.layout import why_not_fused
+from swd_dynamics.optim.moments import as_count, at_least_float32
 from swd_dynamics.optim.parts import Part, Scaling
-from swd_dynamics.optim.second_moment import SUM
-from swd_dynamics.tensors.sharding import local
+from swd_dynamics.optim.second_moment import SUM, Marks
+
+# Arguments in the groups of torch's Adam, AdamW and SGD that mean nothing here.
+TORCHS_OWN = {"differentiable", "decoupled_weight_decay"}
 
 
 class StableDecayOptimizer(torch.optim.Optimizer, ABC):
@@ -28,7 +29,9 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
     * ``group["effective_lr"]``: η_eff, the distance by which a unit of gradient moves a weight in the end.
 
     Both are floats where all parameters are on the CPU. Elsewhere they may be tensors of shape (), because
-    reading a number would hold up the device. A parameter without gradient skips the step: neither its
+    reading a number would hold up the device. In half precision rounding may take more or less than λη_eff, or nothing:
+    R is then what it took. Where decay and step are rounded together, as one sum, R is λη_eff: in AdaiS, in SGD without
+    momentum, and in torch's fused AdamW on the CPU. A parameter without gradient skips the step: neither its
     weights nor its state change.
 
     A new member gives two methods:
@@ -37,6 +40,13 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
        arguments, with an :class:`~swd_dynamics.errors.InputError`.
     2. ``update(parts, scaling)`` takes the step, and calls :meth:`publish` once for every group.
     """
+
+    wide: tuple[str, ...] = ()  # state with a number for each weight, in float32 at least
+
+    def __init__(self, params: Any, defaults: dict[str, Any]):
+        self._marks: Marks = {}
+        self._accepted: dict[int, list[Any]] = {}  # the arguments of each group that were checked last
+        super().__init__(params, defaults)
 
     @abstractmethod
     def check_group(self, group: dict[str, Any]) -> None: ...
@@ -67,54 +77,86 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
     def _check(self, group: dict[str, Any]) -> None:
         if group.get("fused") and group.get("foreach"):
             raise InputError("fused and foreach cannot both be True: choose one of torch's kernels")
-        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
-            raise InputError(f"lr has the shape {tuple(group['lr'].shape)}: a tensor for it must hold one number")
+        if group.get("differentiable"):
+            raise InputError(
+                "differentiable=True is not allowed: these steps cannot be differentiated; set it to False"
+            )
+        for name in self.defaults:
+            _check_tensors(name, group[name])
         self.check_group(group)
+        for parameter in group["params"] if group.get("fused") else []:
+            if reason := why_not_fused(parameter):
+                raise InputError(f"fused=True is not allowed here: {reason}; omit fused, or take foreach=True")
+
+    def _check_again(self) -> None:
+        """Refuse arguments that were set out of their range since the last step, before anything moves.
+
+        What lies on an accelerator is not read.
+        """
+        for i, group in enumerate(self.param_groups):
+            values = [0.0 if on_accelerator(group[name]) else group[name] for name in self.defaults]
+            accepted = self._accepted.get(i, [])
+            if len(values) == len(accepted) and all(map(_same, values, accepted)):
+                continue
+            self._check({**group, **dict(zip(self.defaults, values, strict=True))})
+            self._accepted[i] = values
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read groups that lack some arguments, too: those of an older version, or of one of torch's optimizers."""
         super().__setstate__(state)
+        self._marks, self._accepted = {}, {}
+        self.defaults.pop("differentiable", None)  # torch adds this default
         for group in self.param_groups:
+            for name in TORCHS_OWN & set(group):
+                if not (name == "differentiable" and group[name]):  # that is refused
+                    del group[name]
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
-        for kept in self.state.values():
-            if "step" in kept and not isinstance(kept["step"], Tensor):
-                kept["step"] = torch.tensor(float(kept["step"]))
+            for parameter in group["params"]:
+                kept = self.state.get(parameter, {})
+                if "step" in kept:
+                    kept["step"] = as_count(kept["step"], parameter, group)
 
-    @torch._disable_dynamo
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state: of this optimizer, of torch's own of the same family, or of one of another dtype.
 
-        torch casts everything that it loads to the parameter's dtype. Two pieces of state keep their own:
-        the sums from which v̄ is computed stay in float64, and the weights of AdaiS's first moment in
-        float32 at least.
+        torch casts everything that it loads to the parameter's dtype. Not so here: the sums from which v̄ is
+        computed stay in float64, and the moments of AdaiS in float32 at least.
 
         Raises
         ------
         InputError
-            If an argument that was loaded is outside its range, or does not suit the parameters.
+            If an argument that was loaded is outside its range, or does not suit the parameters; then the
+            optimizer is as it was.
         """
+        before = self.state, self.param_groups
         seen: list[dict[str, Any]] = []  # the state as the user's hooks for loading have changed it
-        watch = self.register_load_state_dict_pre_hook(lambda _, given: seen.append(given))
+        hooks = (
+            self.register_load_state_dict_pre_hook(lambda _, given: seen.append(given)),
+            self.register_load_state_dict_post_hook(lambda _: self._settle(seen[-1]), prepend=True),
+        )
         try:
             super().load_state_dict(state_dict)
+        except Exception:
+            self.state, self.param_groups = before
+            raise
         finally:
-            watch.remove()
-        self._restore(seen[-1])
-        for group in self.param_groups:
-            self._check(group)
+            for hook in hooks:
+                hook.remove()
 
-    def _restore(self, state_dict: dict[str, Any]) -> None:
-        """Restore the digits of the pieces of state that torch has cast."""
+    def _settle(self, state_dict: dict[str, Any]) -> None:
+        """Restore the digits of the pieces of state that torch has cast, and refuse arguments out of range."""
         saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         own = chain.from_iterable(group["params"] for group in self.param_groups)
         for name, parameter in zip(saved, own, strict=True):
             kept = state_dict["state"].get(name, {})
             if isinstance(kept.get(SUM), Tensor):
-                self.state[parameter][SUM] = kept[SUM].to(parameter.device, copy=True)
-            if WEIGHT in kept:
-                dtype = kept_dtype(parameter, WEIGHT)
-                self.state[parameter][WEIGHT] = kept[WEIGHT].to(parameter.device, dtype, copy=True)
+                self.state[parameter][SUM] = kept[SUM].to(parameter.device)
+            for key in set(self.wide) & set(kept):
+                self.state[parameter][key] = kept[key].to(parameter.device, at_least_float32(parameter))
+        for group in self.param_groups:
+            self._check(group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -135,16 +177,18 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
             with torch.enable_grad():
                 loss = closure()
         self._check_graph_capture()
-        parts = [part for group in self.param_groups for part in self._parts(group)]
+        if not torch.compiler.is_compiling():
+            self._check_again()
+        new: list[tuple[Tensor, dict[str, Any]]] = []
+        parts = [part for group in self.param_groups for part in self._parts(group, new)]
         scaling = Scaling.of(self)
-        if not scaling.on_host:
-            self.update(parts, scaling)
-        elif not scaling.found_inf:
-            self.update(parts, scaling._replace(found_inf=None))
-        else:
+        if scaling.on_host and scaling.found_inf:
             for group in self.param_groups:
                 group["decay_rate"] = 0.0
                 group.setdefault("effective_lr", math.nan)
+            return loss
+        self.update(parts, scaling._replace(found_inf=None) if scaling.on_host else scaling)
+        self.state.update((parameter, state) for parameter, state in new if state)
         return loss
 
     def publish(self, group: dict[str, Any], effective_lr: Any, decay_rate: Any) -> None:
@@ -160,21 +204,31 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
             if parameter.grad is None and self.state.get(parameter)
         ]
 
-    def _parts(self, group: dict[str, Any]) -> list[Part]:
-        """The parameters of a group that have a gradient, in one part for each device."""
+    def _parts(self, group: dict[str, Any], new: list[tuple[Tensor, dict[str, Any]]]) -> list[Part]:
+        """The parameters of a group that have a gradient, in one part for each device.
+
+        Those without state yet are appended to ``new``, each with the dict that may become its state.
+        """
         parts: dict[torch.device, Part] = {}
         for parameter in group["params"]:
             gradient = parameter.grad
             if gradient is None:
                 continue
-            if gradient.is_sparse:
+            if gradient.layout != torch.strided:
                 raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
             if gradient.is_complex():
                 raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
-            part = parts.get(parameter.device) or parts.setdefault(parameter.device, Part(group, [], [], []))
+            part = parts.get(parameter.device)
+            if part is None:
+                part = parts[parameter.device] = Part(group, [], [], [])
+                if group.get("fused"):
+                    _device_dtype_check_for_fused(parameter)
             part.parameters.append(parameter)
             part.gradients.append(gradient)
-            part.states.append(self.state[parameter])
+            state = self.state.get(parameter)
+            if state is None:
+                new.append((parameter, state := {}))
+            part.states.append(state)
         return list(parts.values())
 
     def _check_graph_capture(self) -> None:
@@ -189,37 +243,22 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
                 return getattr(self, name)()
 
 
-def readable(value: Any) -> Any:
-    """A number if the tensor is on the CPU and the step is not compiled; else the tensor itself.
-
-    Examples
-    --------
-    >>> readable(torch.tensor(0.5))
-    0.5
-    """
-    if isinstance(value, Tensor) and value.device.type == "cpu" and not torch.compiler.is_compiling():
-        return value.item()
-    return value
+def _check_tensors(name: str, value: Any) -> None:
+    """Refuse tensors where a step needs Python numbers; lr and weight_decay may be tensors of one number."""
+    for each in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(each, Tensor) and name not in ("lr", "weight_decay"):
+            raise InputError(
+                f"{name} = {value} contains a tensor: give Python numbers; only lr and weight_decay may be one"
+            )
+        if isinstance(each, Tensor) and each.numel() != 1:
+            raise InputError(f"{name} has the shape {tuple(each.shape)}: a tensor for it must hold one number")
 
 
-def shrink(parameters: list[Tensor], decay_rate: Any) -> None:
-    """θ ← (1 − R)θ on one device, by a number or a tensor of shape ().
+def on_accelerator(value: Any) -> bool:
+    """Whether reading a value would make the host wait."""
+    return isinstance(value, Tensor) and value.device.type != "cpu"
 
-    Examples
-    --------
-    >>> theta = torch.tensor([4.0, 8.0])
-    >>> shrink([theta], 0.25)
-    >>> theta
-    tensor([3., 6.])
-    """
-    weights = [local(parameter) for parameter in parameters]
-    if not isinstance(decay_rate, Tensor):
-        torch._foreach_mul_(weights, 1 - decay_rate)
-        return
-    decay_rate = decay_rate.to(weights[0].device)
-    precise = [theta for theta in weights if theta.element_size() >= 4]
-    if precise:
-        torch._foreach_mul_(precise, 1 - decay_rate)
-    for theta in weights:
-        if theta.element_size() < 4:  # rounded to half precision, 1 − R would be 1; R itself keeps its digits
-            theta.addcmul_(theta, -decay_rate)
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether an argument is what it was; a tensor counts as changed, since its number may be."""
+    return not isinstance(value, Tensor) and not isinstance(other, Tensor) and bool(value == other)

@@ -6,6 +6,19 @@ import torch
 from torch import Tensor
 
 
+def readable(value: Any) -> Any:
+    """A number if the tensor is on the CPU and the step is not compiled; else the tensor itself.
+
+    Examples
+    --------
+    >>> readable(torch.tensor(0.5))
+    0.5
+    """
+    if isinstance(value, Tensor) and value.device.type == "cpu" and not torch.compiler.is_compiling():
+        return value.item()
+    return value
+
+
 class Part(NamedTuple):
     """The parameters of one group and one device that have a gradient and take the step; all real and dense.
 
@@ -24,14 +37,19 @@ class Part(NamedTuple):
         """Whether numbers may be read: on the CPU nothing waits for them. A compiled step must stay in tensors."""
         return self.parameters[0].device.type == "cpu" and not torch.compiler.is_compiling()
 
+    @property
+    def in_half_precision(self) -> bool:
+        """Whether any parameter is in half precision."""
+        return any(parameter.element_size() < 4 for parameter in self.parameters)
+
     def state(self, name: str) -> list[Any]:
         """One piece of state of each parameter."""
         return [state[name] for state in self.states]
 
     def subset(self, where: list[int]) -> "Part":
         """Some of the parameters."""
-        parameters, gradients = ([tensors[i] for i in where] for tensors in (self.parameters, self.gradients))
-        return Part(self.group, parameters, gradients, [self.states[i] for i in where])
+        gradients = [self.gradients[i] for i in where] if self.gradients else []
+        return Part(self.group, [self.parameters[i] for i in where], gradients, [self.states[i] for i in where])
 
 
 class Scaling(NamedTuple):

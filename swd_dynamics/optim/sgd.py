@@ -10,8 +10,10 @@ from torch.optim.sgd import sgd
 
 from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
-from swd_dynamics.optim.optimizer import StableDecayOptimizer, readable, shrink
-from swd_dynamics.optim.parts import Part, Scaling
+from swd_dynamics.optim.decay import is_zero, shrink_apart
+from swd_dynamics.optim.layout import in_same_order
+from swd_dynamics.optim.optimizer import StableDecayOptimizer
+from swd_dynamics.optim.parts import Part, Scaling, readable
 
 BUFFER = "momentum_buffer"
 
@@ -51,7 +53,7 @@ class SGDFamily(StableDecayOptimizer):
     def decay_ratio(self, group: dict[str, Any]) -> float: ...
 
     def check_group(self, group: dict[str, Any]) -> None:
-        """Refuse arguments outside their range, and parameters for which torch's fused kernel is wrong."""
+        """Refuse arguments outside their range, and parameters for which torch's fused SGD is wrong."""
         check("lr", group["lr"], "[0, inf)")
         check("momentum", group["momentum"], "[0, 1)")
         check("dampening", group["dampening"], "[0, 1)")
@@ -61,23 +63,32 @@ class SGDFamily(StableDecayOptimizer):
                 f"nesterov needs momentum in (0, 1) and dampening = 0, not {group['momentum']} and {group['dampening']}"
             )
         for parameter in group["params"] if group["fused"] else []:
-            if reason := why_not_fused(parameter):
+            if reason := why_not_fused_sgd(parameter):
                 raise InputError(f"fused=True is not allowed here: {reason}; omit fused, or take foreach=True")
 
     def update(self, parts: list[Part], scaling: Scaling) -> None:
         """Take the step."""
         for group in self.param_groups:
             effective = effective_lr(readable(group["lr"]), group["momentum"], group["dampening"])
-            rate = scaling.unless_refused(self.decay_ratio(group) * effective, otherwise=0.0)
+            ratio = readable(self.decay_ratio(group))
+            rate = 0.0 if is_zero(ratio) else scaling.unless_refused(ratio * effective, otherwise=0.0)
             self.publish(group, effective, rate)
-        for part in parts:
+        in_kernel = [self._decay_in_kernel(part.group) for part in parts]
+        shrink_apart([part for part, ratio in zip(parts, in_kernel, strict=True) if not ratio])
+        for part, ratio in zip(parts, in_kernel, strict=True):
             if part.group["momentum"] == 0:
-                # Without momentum L2 is decoupled decay: torch's kernel shrinks the weights in the same pass.
-                descend(part, [], scaling, self.decay_ratio(part.group))
+                descend(in_same_order(part, ()), [], scaling, ratio)
                 continue
-            shrink(part.parameters, part.group["decay_rate"])
             for some in alike(part):
                 descend_with_momentum(some, scaling)
+
+    def _decay_in_kernel(self, group: dict[str, Any]) -> float:
+        """The λ with which torch's kernel shrinks the weights itself: L2 without momentum is decoupled decay.
+
+        The kernel takes no tensor for it.
+        """
+        ratio = readable(self.decay_ratio(group))
+        return 0.0 if group["momentum"] or isinstance(ratio, Tensor) else ratio
 
 
 def alike(part: Part) -> list[Part]:
@@ -91,6 +102,7 @@ def alike(part: Part) -> list[Part]:
 
 def descend_with_momentum(part: Part, scaling: Scaling) -> None:
     """torch's own step of SGD; the new momentum buffers go into the optimizer state."""
+    part = in_same_order(part, (BUFFER,))
     buffers = [state.get(BUFFER) for state in part.states]
     is_new = buffers[0] is None
     descend(part, buffers, scaling)
@@ -103,10 +115,12 @@ def descend_with_momentum(part: Part, scaling: Scaling) -> None:
 
 def descend(part: Part, buffers: list[Tensor | None], scaling: Scaling, weight_decay: float = 0.0) -> None:
     """torch's own step of SGD."""
-    group = part.group
+    group, gradients = part.group, part.gradients
+    if group["nesterov"] and not group["fused"] and takes_foreach(part):  # that kernel adds βm to them in place
+        gradients = [gradient.clone() for gradient in gradients]
     sgd(
         part.parameters,
-        part.gradients,
+        gradients,
         buffers,
         foreach=group["foreach"],
         fused=group["fused"],
@@ -121,7 +135,13 @@ def descend(part: Part, buffers: list[Tensor | None], scaling: Scaling, weight_d
     )
 
 
-def why_not_fused(parameter: Tensor) -> str:
+def takes_foreach(part: Part) -> bool:
+    """Whether torch takes its foreach kernel; by default on accelerators."""
+    foreach = part.group["foreach"]
+    return part.parameters[0].device.type != "cpu" if foreach is None else foreach
+
+
+def why_not_fused_sgd(parameter: Tensor) -> str:
     """Why torch's fused SGD is wrong for a parameter; empty where it is right."""
     if hasattr(parameter, "to_local"):
         return "torch's fused SGD takes no sharded parameters"

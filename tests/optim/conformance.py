@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from optim.by_design import DIFFERENT
 from optimizer_runs import OPTIMIZERS, largest_difference, take_steps, weights
 from tolerances import round_off
 
@@ -193,6 +194,17 @@ def written() -> str:
     for row in rows():
         optimizer, kernel, witness, allowed = row.name
         lines.append(f"| {optimizer} | {kernel} | {witness} | {row.measure():.1g}{row.unit} | {allowed} |")
+    lines += [
+        "",
+        "## What is different from torch by design",
+        "",
+        "`tests/optim/test_as_torch.py` states torch's generic tests of optimizers for SGDS, AdamS and AdaiS, with",
+        "torch's own arguments. They hold, except for these, which `tests/optim/by_design.py` tries out.",
+        "",
+        "| what | torch | here | why |",
+        "|---|---|---|---|",
+        *(f"| {each.what} | {' | '.join(each.measured())} | {each.why} |" for each in DIFFERENT),
+    ]
     return "\n".join(lines) + "\n"
 
 

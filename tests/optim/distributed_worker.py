@@ -36,6 +36,7 @@ OPTIMIZERS = {
     "AdaiS foreach": (AdaiS, FOREACH),
 }
 MESHES = {"FSDP": (2,), "HSDP 1x2": (1, 2), "HSDP 2x1": (2, 1)}  # of two dimensions: replicated x sharded
+EDITED = "edited in half precision"  # v is quartered in mid-run; each process sees the whole batch
 RESUMED = {"from shards": {}, "from a whole": {"full_state_dict": True, "cpu_offload": True}}
 MUTANTS = {
     "sums of this process": lambda partial, _: partial,
@@ -63,6 +64,7 @@ AGREEING = [
     *(Case(name, "FSDP", "without sums") for name in WITH_MEAN),
 ]
 RESUMING = [Case(name, "FSDP", what) for name in SOME for what in RESUMED]
+HALF = [Case(name, layout, EDITED) for name in ("SGDS foreach", "AdamS", "AdaiS") for layout in ("DDP", "FSDP")]
 WRONG = [
     *(Case(name, layout, "sums of this process") for name in WITH_MEAN[:2] for layout in ("FSDP", "HSDP 1x2")),
     *(Case(name, "HSDP 2x1", "sums over all processes") for name in WITH_MEAN[:2]),
@@ -105,7 +107,8 @@ def distributed(network, layout, unused):
 
 def start(case):
     """The network, and an optimizer with two groups of different λ and η."""
-    model = distributed(Network(), case.layout, unused=case.what == "skipping")
+    network = Network().bfloat16() if case.what == EDITED else Network()
+    model = distributed(network, case.layout, unused=case.what == "skipping")
     optimizer_class, arguments = OPTIMIZERS[case.optimizer]
     matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == which] for which in (True, False))
     groups = [{"params": matrices, "lr": 0.02, "weight_decay": 0.5}, {"params": vectors, "weight_decay": 0.1}]
@@ -114,6 +117,8 @@ def start(case):
 
 def half(batch, case):
     """What this process sees of a batch."""
+    if case.what == EDITED:
+        return batch.bfloat16()
     return batch.chunk(WORLD)[dist.get_rank()] if case.layout else batch
 
 
@@ -155,6 +160,9 @@ def train(case):
         if step == STEPS // 2 and case.what == "without sums":  # as in a checkpoint of torch's Adam
             for state in optimizer.state.values():
                 del state[second_moment.SUM]
+        if step == STEPS // 2 and case.what == EDITED:
+            for state in optimizer.state.values():
+                state.get("exp_avg_sq", torch.zeros(1)).mul_(0.25)
         random = torch.Generator().manual_seed(step)
         x, y = (torch.randn(BATCH, size, generator=random, dtype=torch.float64) for size in (5, 3))
         with_shortcut = case.what != "skipping" or step % 3 > 0  # at step 0 it has never had a gradient
@@ -184,7 +192,7 @@ def main(rank, folder):
     store = (folder / "store").as_uri()
     dist.init_process_group("gloo", store, rank=rank, world_size=WORLD, timeout=timedelta(seconds=60))
     right, results = second_moment.sum_over_shards, []
-    for case in AGREEING + RESUMING + WRONG:
+    for case in AGREEING + RESUMING + HALF + WRONG:
         second_moment.sum_over_shards = MUTANTS.get(case.what, right)
         try:
             results.append([case, train(case)])

@@ -3,12 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from optim.by_design import DIFFERENT, TORCH
 from optim.conformance import TABLE, flat, rows
 
 from swd_dynamics import optim
 
 # Agreement with values printed to 15 digits, after up to 100 steps of round-off.
 PRINTED = 1e-13
+
+
+def table(which):
+    """The rows of one of the tables in the documentation."""
+    paragraphs = [text for text in TABLE.read_text(encoding="utf-8").split("\n\n") if text.startswith("|")]
+    return [line.strip("| ").split(" | ") for line in paragraphs[which].splitlines()[2:]]
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: " | ".join(row.name))
@@ -19,11 +26,23 @@ def test_is_what_it_should_be(row):
 
 def test_the_table_lists_what_is_tested():
     """Assert that the table in the documentation has these comparisons and no others, and none exceeded."""
-    lines = [line.strip("| ").split(" | ") for line in TABLE.read_text(encoding="utf-8").splitlines() if "|" in line]
-    entries = lines[2:]
+    entries = table(0)
     assert [(*entry[:3], entry[4]) for entry in entries] == [row.name for row in rows()]
     for entry, row in zip(entries, rows(), strict=True):
         assert float(entry[3].removesuffix(row.unit)) <= row.allowed
+
+
+@pytest.mark.parametrize("difference", DIFFERENT, ids=lambda each: each.what)
+def test_is_different_by_design(difference):
+    """Assert what comes of it with this package's optimizer, and with torch's where its version is the table's."""
+    torchs, ours = difference.measured()
+    assert ours == difference.outcomes[1]
+    assert torchs == difference.outcomes[0] or not torch.__version__.startswith(TORCH)
+
+
+def test_the_table_lists_every_difference():
+    """Assert that the table in the documentation has these differences and no others."""
+    assert table(1) == [[each.what, *each.outcomes, each.why] for each in DIFFERENT]
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 from optim import distributed_worker
-from optim.distributed_worker import AGREEING, RESUMED, RESUMING, STEPS, WRONG, Case, train
+from optim.distributed_worker import AGREEING, HALF, RESUMED, RESUMING, STEPS, WRONG, Case, train
 from two_processes import seen_by_each
 
 # 16 float64 steps of weights of order 1 whose gradients are summed in halves: an eps or two in each step, and room for
 # the order in which another machine sums.
 SUMMED_IN_HALVES = 1e-13
+# Weights in bfloat16, of at most 4, whose gradients are halved, rounded and added: a unit in the last place or two.
+HALF_PRECISION = 4 * 2.0**-7
+# Such weights round to other shares of R: by a hundredth of a unit in the last place in the norm of some hundred.
+ROUNDED_RATE = 1e-3
 # A v̄ that is wrong by a tenth moves the weights by more than this within the steps.
 WRONG_MEAN = 1e-3
 
@@ -54,6 +58,16 @@ def test_two_processes_train_as_one(results, case):
     assert one == other
     expected = alone(case.optimizer, "plain" if case.what == "without sums" else case.what)
     assert max(differences(one, expected)) < SUMMED_IN_HALVES
+
+
+@named(HALF)
+def test_half_precision_in_two_processes(results, case):
+    """Assert that bfloat16 weights, and R as rounding left it, are those of one process, also after v was edited."""
+    one, other = (found[case] for found in results)
+    assert one == other
+    expected = alone(case.optimizer, case.what)
+    assert np.abs(np.array(one["weights"]) - expected["weights"]).max() <= HALF_PRECISION
+    assert np.abs(np.array(one["decay_rate"]) - expected["decay_rate"]).max() <= ROUNDED_RATE
 
 
 @named(RESUMING)

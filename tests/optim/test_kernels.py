@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import SGDS, AdaiS, AdamS
-from swd_dynamics.optim.optimizer import shrink
+from swd_dynamics.optim.decay import shrink
 
 # In a compiled step torch's Adam corrects the bias in its step count's float32.
 COMPILED = 1e-5
@@ -148,7 +148,7 @@ def test_a_compiled_step(name):
     step = torch.compile(compiled.step, backend="eager")
     for k, taken in enumerate([compiled.step, step, step, step, compiled.step]):
         for mine, other in zip(reference, tensors, strict=True):
-            mine.grad = torch.full_like(mine, k - 1.5)
+            mine.grad = torch.randn(mine.shape, generator=torch.Generator().manual_seed(k), dtype=mine.dtype)
             other.grad = mine.grad.clone()
         plain.step()
         taken()
@@ -187,7 +187,7 @@ def test_memory_is_adamws(kernel):
         held[optimizer_class] = sum(
             value.numel() for value in optimizer.state[theta].values() if torch.is_tensor(value)
         )
-    assert held[AdamS] == held[torch.optim.AdamW]
+    assert held[AdamS] == held[torch.optim.AdamW] + 1
     assert allocated[AdamS] - allocated[torch.optim.AdamW] < 1000  # bytes; θ has 360 000
 
 

@@ -196,7 +196,7 @@ def test_goes_on_from_a_checkpoint_of_torchs_own(ours, torchs, arguments, fused)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @every_optimizer
 def test_a_checkpoint_in_another_dtype(make, dtype):
-    """Assert that a float64 run goes on in lower precision with the same decay rate: v̄ does not lose its digits."""
+    """Assert that a float64 run goes on in lower precision with the same η_eff: v̄ does not lose its digits."""
     tensors = weights((4, 3), 5)
     optimizer = make(tensors)
     take_steps(optimizer, tensors, 5)
@@ -207,7 +207,7 @@ def test_a_checkpoint_in_another_dtype(make, dtype):
         parameter.grad = torch.ones_like(parameter)  # a number of every dtype
     optimizer.step()
     restored.step()
-    rates = [each.param_groups[0]["decay_rate"] for each in (optimizer, restored)]
+    rates = [each.param_groups[0]["effective_lr"] for each in (optimizer, restored)]
     low_v = isinstance(optimizer, AdamS) and optimizer.defaults["amsgrad"]  # its maximum is read from v itself
     assert rates[1] == pytest.approx(rates[0], rel=torch.finfo(dtype).eps if low_v else ROUND_OFF)
     assert all(tensor.dtype == dtype and tensor.isfinite().all() for tensor in low)

@@ -1,4 +1,4 @@
-"""v̄ by recursion: against sums over v, over a million steps, in low precision, at gradients that vanish."""
+"""v̄ by recursion: against sums over v, over many steps, in low precision, at gradients that vanish."""
 
 import math
 
@@ -14,8 +14,8 @@ from swd_dynamics.optim.second_moment import LONGEST_DOT, ROW, SUM, _advance, su
 
 # A float32 sum over a hundred thousand squares, in the order in which the processor takes them.
 FLOAT32_SUM = 1e-5
-# A million roundings of either sign, each to half an eps of float64.
-MILLION = math.sqrt(1e6) * torch.finfo(torch.float64).eps
+# A hundred thousand roundings of either sign, each to half an eps of float64.
+MANY = math.sqrt(1e5) * torch.finfo(torch.float64).eps
 
 
 def mean_of_v_hat(optimizer):
@@ -80,18 +80,18 @@ def test_sums_of_squares_of_any_layout(dtype):
 
 
 @pytest.mark.slow
-def test_a_million_steps():
-    """Assert that v̄ is right after a million steps with |g| = 1; a bfloat16 v is 20 % off after two thousand."""
+def test_a_hundred_thousand_steps():
+    """Assert that v̄ is right after many steps with |g| = 1, while a bfloat16 v is 20 % off after two thousand."""
     theta = torch.zeros(1, dtype=torch.bfloat16, requires_grad=True)
     theta.grad = torch.ones(1, dtype=torch.bfloat16)
     optimizer = AdamS([theta], lr=0.0, foreach=False)
     for _ in range(2000):
         optimizer.step()
     assert abs(float(optimizer.state[theta]["exp_avg_sq"]) - 1) > 0.2
-    (part,), squares = optimizer._parts(optimizer.param_groups[0]), torch.ones(1, dtype=torch.float64)
-    for _ in range(10**6 - 2000):
+    (part,), squares = optimizer._parts(optimizer.param_groups[0], []), torch.ones(1, dtype=torch.float64)
+    for _ in range(10**5 - 2000):
         _advance(part, squares, Scaling())
-    assert abs(optimizer.state[theta][SUM] / (1 - 0.999**10**6) - 1) < MILLION
+    assert abs(optimizer.state[theta][SUM] / (1 - 0.999**10**5) - 1) < MANY
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-160, 1e-12])
