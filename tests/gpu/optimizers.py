@@ -7,6 +7,7 @@ graph can hold it.
 """
 
 import json
+from collections import Counter
 from functools import partial
 
 import torch
@@ -82,7 +83,8 @@ def launches(tensors, make):
         torch.cuda.synchronize()
     names = [event.name for event in profiler.events() if event.device_type.name == "CUDA"]
     copies = [name for name in names if name.startswith("Mem")]
-    return {"kernels": len(names) - len(copies), "copies": len(copies)}
+    often = {name[:80]: count for name, count in Counter(names).most_common(3)}
+    return {"kernels": len(names) - len(copies), "copies": len(copies), "most_often": often}
 
 
 def waits(tensors, make):
