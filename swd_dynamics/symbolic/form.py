@@ -6,7 +6,7 @@ import sympy
 from sympy import Expr, Rational, Symbol
 
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.notation import PerWeight
+from swd_dynamics.symbolic.notation import Letter, PerWeight
 
 # Symbols of small numbers. Where the sign of a sum is in question they count as 1/1000, and all other symbols as 1/2.
 SMALL = ("eta", "lambda", "epsilon")
@@ -15,8 +15,8 @@ SMALL = ("eta", "lambda", "epsilon")
 def tidy(expression: Expr) -> Expr:
     """The same expression, collected by the rates of change, with each coefficient as one fraction."""
     rates = (notation.total_dot, notation.gradient_dot, notation.theta_dot)
-    masks = {part: PerWeight(f"mask{i}") for i, part in enumerate(expression.atoms(notation.mean))}
-    size, sign = Symbol("size", positive=True), Symbol("sign", positive=True)
+    masks = {part: PerWeight(f"mask {i}") for i, part in enumerate(expression.atoms(notation.mean))}
+    size, sign = Letter("size", positive=True), Letter("sign", positive=True)
     parts = {sympy.Abs(notation.total): size, sympy.sign(notation.total): sign, notation.total: sign * size}
     plain = sympy.expand(expression.xreplace(masks).xreplace(parts))
     collected = sympy.collect(plain, (*rates, *masks.values()), evaluate=False)

@@ -7,7 +7,6 @@ the value at which it comes to rest.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, cast
 
 import sympy
@@ -18,10 +17,8 @@ from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated, substituted
 from swd_dynamics.symbolic.form import by_curvature, one_minus
 from swd_dynamics.symbolic.modified import affine
-from swd_dynamics.symbolic.notation import PerWeight, exact, lettered, primed
+from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, primed, symbols_of, z
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
-
-z: Any = Symbol("z")  # Any: sympy annotates generators as strings and numbers only
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def derived_from_map(
     return derivation.with_numbers(values, numbers)
 
 
-@lru_cache(maxsize=256)
+@cached
 def find_linear_map(rule: UpdateRule) -> LinearMap:
     """The linear map of a rule whose hyperparameters are symbols."""
     traced = trace(rule)
@@ -152,8 +149,8 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
         Matrix([primed(s) for s in state]),
         mapped.xreplace(frozen_roots),
     )
-    letters = frozenset().union(*(sympy.sympify(value).free_symbols for value in vars(rule.decay).values()))
-    return LinearMap(state, matrix, constant, frozen_roots, conditions, letters, (*trace_steps(traced), matrix_step))
+    letters, steps = frozenset(symbols_of(rule.decay)), (*trace_steps(traced), matrix_step)
+    return LinearMap(state, matrix, constant, frozen_roots, conditions, letters, steps)
 
 
 def _names(symbols) -> str:
@@ -189,7 +186,7 @@ def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Exp
         raise NotDerivable(
             f"a mean over weights couples them, {coupled[0]}: a linear map of one weight needs it frozen"
         )
-    mean_roots = {mean: Symbol(f"root_{i}", positive=True) for i, mean in enumerate(sorted(means, key=str))}
+    mean_roots = {mean: Letter(f"root_{i}", positive=True) for i, mean in enumerate(sorted(means, key=str))}
     held = held.map(lambda e: e.xreplace({mean: root**2 for mean, root in mean_roots.items()}))
     back = {root: sympy.sqrt(PerWeight(symbol.name, positive=True)) for symbol, root in roots.items()}
     back |= {root: sympy.sqrt(mean.xreplace(back)) for mean, root in mean_roots.items()}
@@ -217,8 +214,9 @@ def _rest_point(symbol: Symbol, expression: Expr) -> Expr:
 
 
 def characteristic(matrix: Matrix) -> sympy.Poly:
-    """The characteristic polynomial of a matrix, in z."""
-    return sympy.Poly(matrix.charpoly(z).as_expr(), z)
+    """The characteristic polynomial of a matrix, in z, up to a factor that has no z."""
+    in_own_letter = cast(Expr, matrix.charpoly().as_expr(z))  # charpoly(z) would rename a z that is in the matrix too
+    return sympy.Poly(sympy.numer(sympy.together(in_own_letter)), z)
 
 
 def roots(polynomial: sympy.Poly) -> tuple[Expr, ...]:

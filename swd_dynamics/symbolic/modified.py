@@ -7,7 +7,6 @@ is a symbol, so the derivation needs no Hessian: to evaluate the flow, put in th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -17,10 +16,10 @@ from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derived, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus, tidy
-from swd_dynamics.symbolic.notation import PerWeight, exact, lettered, maximum, primed
+from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, maximum, primed
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
-_s = Symbol("s", real=True)  # the distance along a change of symbols, with respect to which expressions are derived
+_s = Letter("s", real=True)  # the distance along a change of symbols, with respect to which expressions are derived
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,7 +104,7 @@ def modified_equation(rule: UpdateRule) -> ModifiedEquation:
     return _derive(letters).with_numbers(values, exact(values))
 
 
-@lru_cache(maxsize=256)
+@cached
 def _derive(rule: UpdateRule) -> ModifiedEquation:
     traced = trace(rule)
     settled = long_run(traced)
@@ -183,7 +182,7 @@ def along(expression, change: Mapping[Any, Any]) -> Any:
 
     A mean changes by the mean of the change.
     """
-    signs = {part: PerWeight(f"sign{i}", real=True) for i, part in enumerate(expression.atoms(sympy.sign))}
+    signs = {part: PerWeight(f"sign {i}", real=True) for i, part in enumerate(expression.atoms(sympy.sign))}
     moved = expression.xreplace(signs).xreplace({symbol: symbol + _s * rate for symbol, rate in change.items()})
     return sympy.diff(moved, _s).subs(_s, 0).xreplace({mask: part for part, mask in signs.items()})
 

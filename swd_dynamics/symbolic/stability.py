@@ -13,7 +13,8 @@ from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
 from swd_dynamics.symbolic.form import SMALL, by_curvature, one_minus
-from swd_dynamics.symbolic.linear import LinearMap, characteristic, derived_from_map, radicals, roots, z
+from swd_dynamics.symbolic.linear import LinearMap, characteristic, derived_from_map, radicals, roots
+from swd_dynamics.symbolic.notation import z
 
 # Number of sample points at which it is decided which of several boundaries comes first. A boundary that is the first
 # for a share p of all values is missed with probability (1−p)²⁴, 8 % for p = 1/10. With half as many points it is 28 %,
@@ -71,7 +72,7 @@ def long_run_decay_rate(rule: UpdateRule) -> Derivation:
 
 def _stability(found: LinearMap, numbers: dict):
     h = notation.curvature
-    polynomial = sympy.Poly(sympy.numer(sympy.together(found.matrix.charpoly(z).as_expr())), z)
+    polynomial = characteristic(found.matrix)
     done = "The characteristic polynomial of that matrix, up to a factor"
     steps = [stated(done, Symbol("p"), polynomial.as_expr())]
     boundaries: list[Expr] = []
@@ -114,8 +115,8 @@ def _first_boundaries(matrix: Matrix, boundaries: list[Expr], numbers: dict) -> 
     h = notation.curvature
     symbols = sorted((matrix.free_symbols | {s for b in boundaries for s in b.free_symbols}) - {h}, key=str)
     is_open = any(symbol not in numbers for symbol in symbols)
-    entries = sympy.lambdify([h, *symbols], matrix)
-    values = [sympy.lambdify(symbols, boundary) for boundary in boundaries]
+    entries = sympy.lambdify([h, *symbols], matrix, dummify=True)
+    values = [sympy.lambdify(symbols, boundary, dummify=True) for boundary in boundaries]
     generator = np.random.default_rng(0)
     seen: dict[int, None] = {}
     tried = 0
