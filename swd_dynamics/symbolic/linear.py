@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import sympy
-from sympy import Expr, Matrix, Symbol
+from sympy import Expr, Matrix, Rational, Symbol
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
@@ -19,6 +19,10 @@ from swd_dynamics.symbolic.form import by_curvature, one_minus
 from swd_dynamics.symbolic.modified import affine
 from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, primed, symbols_of, z
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
+
+# Number of entries of the state up to which results are derived in symbols. With 4 that takes seconds, with 6 minutes,
+# and the formulas fill pages: the numbers that are known are put in first.
+READABLE = 3
 
 
 @dataclass(frozen=True)
@@ -130,11 +134,12 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
     state = (notation.theta, *active)
     after = [settled.update.xreplace(new), *(new[primed(symbol)] for symbol in active)]
     after = Matrix([expression.xreplace({notation.total: total}) for expression in after])
-    matrix = after.jacobian(state).applyfunc(by_curvature)
-    if matrix.free_symbols & set(state):
+    slopes = after.jacobian(state)
+    if slopes.free_symbols & set(state) and slopes.applyfunc(sympy.cancel).free_symbols & set(state):
         raise NotDerivable(
             f"with {_frozen_names(frozen_roots) or 'nothing'} frozen the step is still not linear in {_names(state)}"
         )
+    matrix = slopes.applyfunc(by_curvature)
     constant = after.subs(dict.fromkeys(state, 0)).applyfunc(by_curvature)
     frozen = _frozen_names(frozen_roots)
     unreached = _names(s for s in settled.memory if s not in active and s.name not in frozen.split(", "))
@@ -165,9 +170,9 @@ def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Exp
     """The trace with a frozen preconditioner, the memory that still moves, and the roots √v and √v̄ of its new symbols.
 
     A frozen entry of the memory is written as the square of a symbol, and so is a mean of frozen entries: with a symbol
-    for √v, all that follows is rational algebra.
+    for √v, all that follows is rational algebra. A root of anything else that stands still gets a symbol too.
     """
-    settled = _hold_squares(settled)
+    settled = _hold_sizes(_hold_squares(settled))
     entries = dict(zip(settled.memory, settled.remembered, strict=True))
     frozen = {symbol for symbol, expression in entries.items() if expression == symbol}
     resting: dict[Symbol, Expr] = {s: s for s in frozen}
@@ -188,8 +193,14 @@ def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Exp
         )
     mean_roots = {mean: Letter(f"root_{i}", positive=True) for i, mean in enumerate(sorted(means, key=str))}
     held = held.map(lambda e: e.xreplace({mean: root**2 for mean, root in mean_roots.items()}))
-    back = {root: sympy.sqrt(PerWeight(symbol.name, positive=True)) for symbol, root in roots.items()}
+    back: dict[Symbol, Any] = {r: sympy.sqrt(PerWeight(symbol.name, positive=True)) for symbol, r in roots.items()}
     back |= {root: sympy.sqrt(mean.xreplace(back)) for mean, root in mean_roots.items()}
+    still = {power for e in (held.decay_rate, held.move, *held.remembered) for power in _irrational(e, moving)}
+    letters = {power: Letter(f"root {i}", positive=True) for i, power in enumerate(sorted(still, key=str))}
+    held = held.map(
+        lambda e: e.replace(lambda part: _root_of(part) in letters, lambda part: letters[_root_of(part)] ** part.exp.p)
+    )
+    back |= {letter: power.xreplace(back) for power, letter in letters.items()}
     return held, active, back
 
 
@@ -206,11 +217,46 @@ def _hold_squares(settled: Trace) -> Trace:
     return settled
 
 
+def _irrational(expression: Any, moving: set[Symbol]) -> set[Expr]:
+    """The outermost positive roots in an expression of what stands still."""
+    root = _root_of(expression)
+    if root is not None and not expression.free_symbols & moving:
+        return {root} if root.is_positive else set()
+    return set().union(*(_irrational(part, moving) for part in expression.args))
+
+
+def _root_of(expression: Any) -> Any:
+    """√x for √x, 1/√x and √x³; None for what has no root in it."""
+    if isinstance(expression, sympy.Pow) and expression.exp.is_Rational and not expression.exp.is_Integer:
+        return sympy.Pow(expression.base, Rational(1, cast(Rational, expression.exp).q))
+    return None
+
+
+def _hold_sizes(settled: Trace) -> Trace:
+    """The trace with every other entry constant that hears of sizes alone: −G and −m for G and m change nothing.
+
+    AdaBelief's v, which follows (G − m′)², is such an entry.
+    """
+    entries = dict(zip(settled.memory, settled.remembered, strict=True))
+    moving = {notation.theta, notation.total, *settled.memory} - {s for s, e in entries.items() if e == s}
+    for symbol, expression in entries.items():
+        heard = moving & expression.free_symbols - {symbol}
+        turned = expression.xreplace({other: -other for other in heard})
+        if heard and sympy.expand(turned - expression) == 0:
+            settled = settled.map(lambda e, held={expression: symbol}: e.xreplace(held))
+    return settled
+
+
 def _rest_point(symbol: Symbol, expression: Expr) -> Expr:
     solutions = sympy.solve(expression - symbol, symbol)
     if len(solutions) != 1:
         raise NotDerivable(f"the memory entry {symbol.name} has {len(solutions)} rest points; one is needed")
     return solutions[0]
+
+
+def with_numbers_if_large(matrix: Matrix, known: dict) -> Matrix:
+    """A matrix in symbols, or with the known numbers where formulas in symbols would fill pages."""
+    return matrix if matrix.rows <= READABLE else matrix.xreplace(known)
 
 
 def characteristic(matrix: Matrix) -> sympy.Poly:
@@ -222,7 +268,7 @@ def characteristic(matrix: Matrix) -> sympy.Poly:
 def roots(polynomial: sympy.Poly) -> tuple[Expr, ...]:
     """The roots of a polynomial in radicals, factor by factor; NotDerivable where there are none."""
     found: list[Expr] = []
-    for factor, times in sympy.factor_list(sympy.numer(sympy.together(polynomial.as_expr())), z)[1]:
+    for factor, times in sympy.factor_list(polynomial.as_expr(), z)[1]:
         of_factor = radicals(sympy.Poly(factor, z))
         if len(of_factor) != sympy.degree(factor, z):
             raise NotDerivable(f"the characteristic polynomial {factor} has no roots in radicals")
