@@ -86,7 +86,8 @@ def linear_map(rule: UpdateRule) -> Derivation:
 def eigenvalues(rule: UpdateRule) -> Derivation:
     """The eigenvalues of the linear map on f = ½h(θ−θ*)², as a tuple of expressions in h.
 
-    Raises NotDerivable where the characteristic polynomial has no roots in radicals.
+    Raises NotDerivable where the roots of the characteristic polynomial have no formula in radicals that can be read:
+    that is from the fourth degree on.
 
     Examples
     --------
@@ -95,8 +96,8 @@ def eigenvalues(rule: UpdateRule) -> Derivation:
     (1 - h/2,)
     """
 
-    def derive(found: LinearMap, _):
-        polynomial = characteristic(found.matrix)
+    def derive(found: LinearMap, numbers: dict):
+        polynomial = characteristic(with_numbers_if_large(found.matrix, numbers))
         step = stated("The characteristic polynomial of that matrix vanishes", polynomial.as_expr(), 0)
         return {"z": roots(polynomial)}, (step,)
 
@@ -181,7 +182,8 @@ def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Exp
         if symbol not in frozen and not others - frozen - {symbol}:
             resting[symbol] = _rest_point(symbol, expression)
     roots = {symbol: PerWeight(f"root_{symbol.name}", positive=True) for symbol in frozen}
-    changes = {**resting, **{symbol: root**2 for symbol, root in roots.items()}}
+    squares = {symbol: root**2 for symbol, root in roots.items()}
+    changes = {symbol: value.xreplace(squares) for symbol, value in resting.items()}
     changes |= {primed(symbol): value for symbol, value in changes.items()}
     held = settled.map(lambda e: e.xreplace(changes))
     means = {mean for e in (held.decay_rate, held.move, *held.remembered) for mean in e.atoms(notation.mean)}
@@ -228,7 +230,8 @@ def _irrational(expression: Any, moving: set[Symbol]) -> set[Expr]:
 def _root_of(expression: Any) -> Any:
     """√x for √x, 1/√x and √x³; None for what has no root in it."""
     if isinstance(expression, sympy.Pow) and expression.exp.is_Rational and not expression.exp.is_Integer:
-        return sympy.Pow(expression.base, Rational(1, cast(Rational, expression.exp).q))
+        base, power = cast(Expr, sympy.factor(expression.base)), cast(Rational, expression.exp)
+        return sympy.Pow(base, Rational(1, power.q))
     return None
 
 
@@ -266,23 +269,28 @@ def characteristic(matrix: Matrix) -> sympy.Poly:
 
 
 def roots(polynomial: sympy.Poly) -> tuple[Expr, ...]:
-    """The roots of a polynomial in radicals, factor by factor; NotDerivable where there are none."""
+    """The roots of a polynomial in radicals, factor by factor; NotDerivable where they have no formula."""
     found: list[Expr] = []
     for factor, times in sympy.factor_list(polynomial.as_expr(), z)[1]:
         of_factor = radicals(sympy.Poly(factor, z))
         if len(of_factor) != sympy.degree(factor, z):
-            raise NotDerivable(f"the characteristic polynomial {factor} has no roots in radicals")
+            raise NotDerivable(
+                f"the factor {factor} of the characteristic polynomial has no short formula for its roots: give numbers"
+                " to linear_map, and take them from the matrix"
+            )
         found += of_factor * times
     return tuple(found)
 
 
 def radicals(polynomial: sympy.Poly) -> list[Expr]:
-    """The roots of a polynomial as expressions; fewer than its degree where a root has no radicals."""
+    """The roots of a polynomial as expressions; fewer than its degree where they have no formula that can be read."""
+    if polynomial.degree() > 3 and polynomial.free_symbols_in_domain:  # Ferrari's formula takes minutes and pages
+        return []
     if polynomial.degree() > 2:
         return sympy.roots(polynomial, multiple=True)
     _, *rest = (cast(Expr, sympy.factor(c / polynomial.LC())) for c in polynomial.all_coeffs())
-    if len(rest) == 1:
-        return [one_minus(sympy.factor(-rest[0]))]
+    if len(rest) < 2:
+        return [one_minus(sympy.factor(-c)) for c in rest]
     half, product = one_minus(sympy.factor(-rest[0] / 2)), one_minus(rest[1])
     root = sympy.sqrt(half**2 - product)
     return [half + root, half - root]

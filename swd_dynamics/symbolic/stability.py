@@ -105,7 +105,7 @@ def _stability(found: LinearMap, numbers: dict):
     boundaries: dict[Expr, None] = {}
     unsolved: list[Expr] = []
     for done, condition in conditions.items():
-        edges, without_formula = _roots_in(condition, 4 if is_open else 2)
+        edges, without_formula = _roots_in(condition, 3 if is_open else 2)
         steps += [stated(f"Jury: {done}", h, edge) for edge in edges]
         steps += [stated(f"Jury: {done}, a polynomial in h", factor, 0) for factor in without_formula]
         if not edges and not without_formula:

@@ -161,6 +161,53 @@ class AdaBelief(EpsInside):
         return m_hat / (sqrt(v_hat) + self.eps)
 
 
+@dataclass(frozen=True)
+class RMSprop:
+    """Heavy ball on g/(√v + ε), as torch's RMSprop with momentum."""
+
+    alpha: Any
+    momentum: Any
+    eps: Any
+
+    def rest(self, theta):
+        return Moments(0 * theta, 0 * theta)
+
+    def remember(self, memory, step):
+        v = self.alpha * memory.v + (1 - self.alpha) * step.gradient * step.gradient
+        return Moments(self.momentum * memory.m + step.gradient / (sqrt(v) + self.eps), v)
+
+    def move(self, memory, step):
+        return memory.m
+
+    def effective_lr(self, memory, step):
+        return step.lr / ((1 - self.momentum) * sqrt(mean(memory.v)))
+
+
+@dataclass(frozen=True)
+class AdaDelta:
+    """A preconditioner in the numerator too, which follows the squares of the moves.
+
+    Source: Zeiler 2012, 1212.5701.
+    """
+
+    rho: Any
+    eps: Any
+
+    def rest(self, theta):
+        return Moments(0 * theta, 0 * theta)
+
+    def remember(self, memory, step):
+        v = self.rho * memory.v + (1 - self.rho) * step.gradient * step.gradient
+        move = sqrt(memory.m + self.eps) / sqrt(v + self.eps) * step.gradient
+        return Moments(self.rho * memory.m + (1 - self.rho) * move * move, v)
+
+    def move(self, memory, step):
+        return sqrt(memory.m + self.eps) / sqrt(memory.v + self.eps) * step.gradient
+
+    def effective_lr(self, memory, step):
+        return step.lr
+
+
 class PlainMomentum:
     """Heavy ball as a plain class, with the name of the curvature for its β and for its memory."""
 

@@ -6,6 +6,7 @@ import sympy
 from symbolic.algebra import equal, eta, g, h, lam, root, root_mean, theta, theta_star
 from symbolic.odd_directions import (
     AdaBelief,
+    AdaDelta,
     Averages,
     Delayed,
     EpsInside,
@@ -13,6 +14,7 @@ from symbolic.odd_directions import (
     PlainDecay,
     PlainMomentum,
     PowerDecay,
+    RMSprop,
     SlottedDecay,
     UnfrozenMomentum,
 )
@@ -20,6 +22,7 @@ from symbolic.odd_directions import (
 from swd_dynamics.rules import CATALOG, L2, SGD, Decoupled, HeavyBall, Stable, UpdateRule
 from swd_dynamics.symbolic import (
     NotDerivable,
+    eigenvalues,
     fixed_point,
     lettered,
     long_run_decay_rate,
@@ -71,6 +74,33 @@ def test_adabelief(decay):
     rest = sympy.sqrt(EPS / (1 - R(999, 1000)))
     expected = -g / (rest + EPS) - (theta / rest / 10 if decay else 0)
     assert sympy.simplify(modified_equation(rule).first - expected) == 0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_momentum_behind_a_root(sign):
+    """Assert F₁ of RMSprop with momentum as worked out by hand, for gradients of either sign.
+
+    u = g/(|g|+ε) has u̇ = εġ/(|g|+ε)² and, by the lag of v, u₁ = α|g|ġ/((1−α)(|g|+ε)²). F₀ is −u/(1−β), and F₁ is
+    −(u₁ − βu̇/(1−β))/(1−β) + ½u̇/(1−β).
+    """
+    alpha, momentum, eps, size = R(9, 10), R(1, 2), R(1, 10), R(2)
+    equation = modified_equation(UpdateRule(0.1, RMSprop(0.9, 0.5, 0.1)))
+    turn, lag = (part / (size + eps) ** 2 for part in (eps, alpha * size / (1 - alpha)))
+    second = (-lag + momentum * turn / (1 - momentum) + turn / 2) / (1 - momentum)
+    at = {g: sign * size, notation.gradient_dot: 3}
+    assert equation.first.subs(at) == -sign * size / (size + eps) / (1 - momentum)
+    assert equation.second.subs(at) == 3 * second
+
+
+def test_two_preconditioners():
+    """Assert that frozen AdaDelta, whose two means of squares rest at one value, is gradient descent: h < 2/η."""
+    assert stability_limit(UpdateRule(0.1, AdaDelta(0.9, 1e-6))).value == 20
+
+
+def test_eigenvalues_without_a_short_formula():
+    """Assert that the eigenvalues of four entries, which have Ferrari's formula at best, are refused."""
+    with pytest.raises(NotDerivable):
+        eigenvalues(UpdateRule(0.1, THREE))
 
 
 @pytest.mark.parametrize("kind", [PlainMomentum, UnfrozenMomentum, FrozenMomentum])
