@@ -16,7 +16,8 @@ def check(name: str, value, interval: str) -> None:
     name : str
         What the message calls it.
     value : number, array, tensor or sympy expression
-        Every entry of an array must lie inside. A sympy expression passes, because its symbols say what they may be.
+        Every entry of an array must lie inside. A sympy number is a number like any other; an expression with symbols
+        is refused only where sympy knows that it lies outside, as a negative symbol for a positive number.
     interval : str
         In mathematical notation: ``"[0, 1)"``, ``"(0, inf)"``.
 
@@ -31,9 +32,11 @@ def check(name: str, value, interval: str) -> None:
     Traceback (most recent call last):
     swd_dynamics.errors.InputError: momentum = 1.2 is not allowed: it must lie in (0, 1)
     """
-    if hasattr(value, "free_symbols"):  # sympy's
-        return
     low, high = (float(end) for end in interval[1:-1].split(","))
+    if getattr(value, "free_symbols", None):  # sympy's
+        if _lies_outside(value, interval, low, high):
+            raise InputError(f"{name} = {value} is not allowed: it must lie in {interval}")
+        return
     numbers = _numbers(value)
     if numbers is None:
         raise InputError(f"{name} = {value!r} is not a number: it must lie in {interval}")
@@ -43,6 +46,17 @@ def check(name: str, value, interval: str) -> None:
     if not inside.all():
         seen = value if numbers.ndim == 0 else numbers[~inside][0]
         raise InputError(f"{name} = {seen} is not allowed: it must lie in {interval}")
+
+
+def _lies_outside(expression, interval: str, low: float, high: float) -> bool:
+    """Whether sympy knows from the assumptions of its symbols that an expression lies outside an interval."""
+    if expression.is_extended_real is False:
+        return True
+    if not expression.is_extended_real:  # a symbol without assumptions may be anything
+        return False
+    below = expression < low if interval[0] == "[" else expression <= low
+    above = expression > high if interval[-1] == "]" else expression >= high
+    return True in (below, above)  # a comparison that sympy cannot decide is neither True nor False
 
 
 def _numbers(value) -> np.ndarray | None:

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import sympy
 import torch
 
-from swd_dynamics.checks import whole_number
+from swd_dynamics.checks import check, whole_number
 from swd_dynamics.errors import InputError
+from swd_dynamics.rules import UpdateRule
+from swd_dynamics.rules.directions import sgd_family
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3)], ids=repr)
@@ -37,3 +40,42 @@ def test_a_whole_number_out_of_range(value, allowed, said):
     with pytest.raises(InputError) as caught:
         whole_number("n", value, **allowed)
     assert str(caught.value) == said
+
+
+SYMBOL = sympy.Symbol("a", positive=True)
+OUTSIDE = [
+    sympy.Rational(3, 2),
+    sympy.Integer(-1),
+    sympy.sqrt(2),
+    sympy.oo,
+    sympy.nan,
+    sympy.I,
+    sympy.zoo,
+    -SYMBOL,
+    1 + SYMBOL,
+    sympy.Symbol("b", negative=True),
+    sympy.Symbol("i", imaginary=True),
+]
+
+
+@pytest.mark.parametrize("value", OUTSIDE, ids=str)
+def test_sympys_numbers_are_numbers(value):
+    """Assert that a sympy number outside of [0, 1) is refused, and an expression that sympy knows to lie outside."""
+    with pytest.raises(InputError) as caught:
+        check("momentum", value, "[0, 1)")
+    assert f"momentum = {value}" in str(caught.value).replace("Rational(3, 2)", "3/2")
+
+
+@pytest.mark.parametrize(
+    "value", [sympy.Rational(1, 2), sympy.Integer(0), sympy.sqrt(2) / 2, SYMBOL, 1 - SYMBOL], ids=str
+)
+def test_sympys_numbers_inside_pass(value):
+    """Assert that a sympy number inside of [0, 1) passes, and an expression that may lie there."""
+    check("momentum", value, "[0, 1)")
+
+
+def test_a_momentum_of_sympys_zero_is_no_momentum():
+    """Assert that sympy's 0 is torch's momentum=0: gradient descent."""
+    assert sgd_family(momentum=sympy.Integer(0)) == sgd_family()
+    with pytest.raises(InputError):
+        UpdateRule(sympy.Integer(-1), sgd_family())

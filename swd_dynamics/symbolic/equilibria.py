@@ -1,14 +1,17 @@
 """Where a rule comes to rest."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 import sympy
+from sympy import Expr
+from sympy.polys.matrices.exceptions import DMNonInvertibleMatrixError
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.derivation import Derivation, stated
+from swd_dynamics.symbolic.derivation import Derivation, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus
-from swd_dynamics.symbolic.linear import find_linear_map
+from swd_dynamics.symbolic.linear import LinearMap, find_linear_map, with_numbers_if_large
 from swd_dynamics.symbolic.notation import exact, lettered
 
 
@@ -33,8 +36,7 @@ def fixed_point(rule: UpdateRule) -> Derivation:
     """
     letters, values = lettered(rule)
     found = find_linear_map(letters)
-    rest = (sympy.eye(len(found.state)) - found.matrix).LUsolve(found.constant)
-    theta = one_minus(sympy.factor(rest[0])).xreplace(found.roots)
+    theta = one_minus(sympy.factor(_at_rest(found, exact(values)))).xreplace(found.roots)
     identity = sympy.eye(len(found.state))
     balance = sympy.MatMul(identity - found.matrix, sympy.Matrix(found.state), evaluate=False)
     steps = (
@@ -49,3 +51,16 @@ def fixed_point(rule: UpdateRule) -> Derivation:
     derivation = Derivation("The fixed point on f = ½h(θ−θ*)²", {"θ": theta}, steps, found.conditions)
     numbers = derivation.with_numbers(values, exact(values))
     return replace(numbers, results={"θ": sympy.factor(numbers.value)})
+
+
+def _at_rest(found: LinearMap, known: dict) -> Expr:
+    """θ where state = matrix·state + constant, by rational functions: with other expressions elimination has no end."""
+    system = (sympy.eye(len(found.state)) - found.matrix).row_join(found.constant)
+    domain: Any = with_numbers_if_large(system, known).to_DM(field=True)
+    try:
+        rest = domain[:, :-1].lu_solve(domain[:, -1:])
+    except DMNonInvertibleMatrixError:
+        raise NotDerivable(
+            "the rule has no single fixed point: some direction of its state stays where it is put"
+        ) from None
+    return cast(Expr, rest.to_Matrix()[0])

@@ -7,21 +7,22 @@ the value at which it comes to rest.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, cast
 
 import sympy
-from sympy import Expr, Matrix, Symbol
+from sympy import Expr, Matrix, Rational, Symbol
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated, substituted
 from swd_dynamics.symbolic.form import by_curvature, one_minus
 from swd_dynamics.symbolic.modified import affine
-from swd_dynamics.symbolic.notation import PerWeight, exact, lettered, primed
+from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, primed, symbols_of, z
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
-z: Any = Symbol("z")  # Any: sympy annotates generators as strings and numbers only
+# Number of entries of the state up to which results are derived in symbols. With 4 that takes seconds, with 6 minutes,
+# and the formulas fill pages: the numbers that are known are put in first.
+READABLE = 3
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def linear_map(rule: UpdateRule) -> Derivation:
 def eigenvalues(rule: UpdateRule) -> Derivation:
     """The eigenvalues of the linear map on f = ½h(θ−θ*)², as a tuple of expressions in h.
 
-    Raises NotDerivable where the characteristic polynomial has no roots in radicals.
+    Raises NotDerivable where the roots of the characteristic polynomial have no formula in radicals that can be read:
+    that is from the fourth degree on.
 
     Examples
     --------
@@ -94,8 +96,8 @@ def eigenvalues(rule: UpdateRule) -> Derivation:
     (1 - h/2,)
     """
 
-    def derive(found: LinearMap, _):
-        polynomial = characteristic(found.matrix)
+    def derive(found: LinearMap, numbers: dict):
+        polynomial = characteristic(with_numbers_if_large(found.matrix, numbers))
         step = stated("The characteristic polynomial of that matrix vanishes", polynomial.as_expr(), 0)
         return {"z": roots(polynomial)}, (step,)
 
@@ -122,7 +124,7 @@ def derived_from_map(
     return derivation.with_numbers(values, numbers)
 
 
-@lru_cache(maxsize=256)
+@cached
 def find_linear_map(rule: UpdateRule) -> LinearMap:
     """The linear map of a rule whose hyperparameters are symbols."""
     traced = trace(rule)
@@ -133,11 +135,12 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
     state = (notation.theta, *active)
     after = [settled.update.xreplace(new), *(new[primed(symbol)] for symbol in active)]
     after = Matrix([expression.xreplace({notation.total: total}) for expression in after])
-    matrix = after.jacobian(state).applyfunc(by_curvature)
-    if matrix.free_symbols & set(state):
+    slopes = after.jacobian(state)
+    if slopes.free_symbols & set(state) and slopes.applyfunc(sympy.cancel).free_symbols & set(state):
         raise NotDerivable(
             f"with {_frozen_names(frozen_roots) or 'nothing'} frozen the step is still not linear in {_names(state)}"
         )
+    matrix = slopes.applyfunc(by_curvature)
     constant = after.subs(dict.fromkeys(state, 0)).applyfunc(by_curvature)
     frozen = _frozen_names(frozen_roots)
     unreached = _names(s for s in settled.memory if s not in active and s.name not in frozen.split(", "))
@@ -152,8 +155,8 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
         Matrix([primed(s) for s in state]),
         mapped.xreplace(frozen_roots),
     )
-    letters = frozenset().union(*(sympy.sympify(value).free_symbols for value in vars(rule.decay).values()))
-    return LinearMap(state, matrix, constant, frozen_roots, conditions, letters, (*trace_steps(traced), matrix_step))
+    letters, steps = frozenset(symbols_of(rule.decay)), (*trace_steps(traced), matrix_step)
+    return LinearMap(state, matrix, constant, frozen_roots, conditions, letters, steps)
 
 
 def _names(symbols) -> str:
@@ -168,9 +171,9 @@ def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Exp
     """The trace with a frozen preconditioner, the memory that still moves, and the roots √v and √v̄ of its new symbols.
 
     A frozen entry of the memory is written as the square of a symbol, and so is a mean of frozen entries: with a symbol
-    for √v, all that follows is rational algebra.
+    for √v, all that follows is rational algebra. A root of anything else that stands still gets a symbol too.
     """
-    settled = _hold_squares(settled)
+    settled = _hold_sizes(_hold_squares(settled))
     entries = dict(zip(settled.memory, settled.remembered, strict=True))
     frozen = {symbol for symbol, expression in entries.items() if expression == symbol}
     resting: dict[Symbol, Expr] = {s: s for s in frozen}
@@ -179,7 +182,8 @@ def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Exp
         if symbol not in frozen and not others - frozen - {symbol}:
             resting[symbol] = _rest_point(symbol, expression)
     roots = {symbol: PerWeight(f"root_{symbol.name}", positive=True) for symbol in frozen}
-    changes = {**resting, **{symbol: root**2 for symbol, root in roots.items()}}
+    squares = {symbol: root**2 for symbol, root in roots.items()}
+    changes = {symbol: value.xreplace(squares) for symbol, value in resting.items()}
     changes |= {primed(symbol): value for symbol, value in changes.items()}
     held = settled.map(lambda e: e.xreplace(changes))
     means = {mean for e in (held.decay_rate, held.move, *held.remembered) for mean in e.atoms(notation.mean)}
@@ -189,10 +193,16 @@ def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Exp
         raise NotDerivable(
             f"a mean over weights couples them, {coupled[0]}: a linear map of one weight needs it frozen"
         )
-    mean_roots = {mean: Symbol(f"root_{i}", positive=True) for i, mean in enumerate(sorted(means, key=str))}
+    mean_roots = {mean: Letter(f"root_{i}", positive=True) for i, mean in enumerate(sorted(means, key=str))}
     held = held.map(lambda e: e.xreplace({mean: root**2 for mean, root in mean_roots.items()}))
-    back = {root: sympy.sqrt(PerWeight(symbol.name, positive=True)) for symbol, root in roots.items()}
+    back: dict[Symbol, Any] = {r: sympy.sqrt(PerWeight(symbol.name, positive=True)) for symbol, r in roots.items()}
     back |= {root: sympy.sqrt(mean.xreplace(back)) for mean, root in mean_roots.items()}
+    still = {power for e in (held.decay_rate, held.move, *held.remembered) for power in _irrational(e, moving)}
+    letters = {power: Letter(f"root {i}", positive=True) for i, power in enumerate(sorted(still, key=str))}
+    held = held.map(
+        lambda e: e.replace(lambda part: _root_of(part) in letters, lambda part: letters[_root_of(part)] ** part.exp.p)
+    )
+    back |= {letter: power.xreplace(back) for power, letter in letters.items()}
     return held, active, back
 
 
@@ -209,6 +219,37 @@ def _hold_squares(settled: Trace) -> Trace:
     return settled
 
 
+def _irrational(expression: Any, moving: set[Symbol]) -> set[Expr]:
+    """The outermost positive roots in an expression of what stands still."""
+    root = _root_of(expression)
+    if root is not None and not expression.free_symbols & moving:
+        return {root} if root.is_positive else set()
+    return set().union(*(_irrational(part, moving) for part in expression.args))
+
+
+def _root_of(expression: Any) -> Any:
+    """√x for √x, 1/√x and √x³; None for what has no root in it."""
+    if isinstance(expression, sympy.Pow) and expression.exp.is_Rational and not expression.exp.is_Integer:
+        base, power = cast(Expr, sympy.factor(expression.base)), cast(Rational, expression.exp)
+        return sympy.Pow(base, Rational(1, power.q))
+    return None
+
+
+def _hold_sizes(settled: Trace) -> Trace:
+    """The trace with every other entry constant that hears of sizes alone: −G and −m for G and m change nothing.
+
+    AdaBelief's v, which follows (G − m′)², is such an entry.
+    """
+    entries = dict(zip(settled.memory, settled.remembered, strict=True))
+    moving = {notation.theta, notation.total, *settled.memory} - {s for s, e in entries.items() if e == s}
+    for symbol, expression in entries.items():
+        heard = moving & expression.free_symbols - {symbol}
+        turned = expression.xreplace({other: -other for other in heard})
+        if heard and sympy.expand(turned - expression) == 0:
+            settled = settled.map(lambda e, held={expression: symbol}: e.xreplace(held))
+    return settled
+
+
 def _rest_point(symbol: Symbol, expression: Expr) -> Expr:
     solutions = sympy.solve(expression - symbol, symbol)
     if len(solutions) != 1:
@@ -216,29 +257,40 @@ def _rest_point(symbol: Symbol, expression: Expr) -> Expr:
     return solutions[0]
 
 
+def with_numbers_if_large(matrix: Matrix, known: dict) -> Matrix:
+    """A matrix in symbols, or with the known numbers where formulas in symbols would fill pages."""
+    return matrix if matrix.rows <= READABLE else matrix.xreplace(known)
+
+
 def characteristic(matrix: Matrix) -> sympy.Poly:
-    """The characteristic polynomial of a matrix, in z."""
-    return sympy.Poly(matrix.charpoly(z).as_expr(), z)
+    """The characteristic polynomial of a matrix, in z, up to a factor that has no z."""
+    in_own_letter = cast(Expr, matrix.charpoly().as_expr(z))  # charpoly(z) would rename a z that is in the matrix too
+    return sympy.Poly(sympy.numer(sympy.together(in_own_letter)), z)
 
 
 def roots(polynomial: sympy.Poly) -> tuple[Expr, ...]:
-    """The roots of a polynomial in radicals, factor by factor; NotDerivable where there are none."""
+    """The roots of a polynomial in radicals, factor by factor; NotDerivable where they have no formula."""
     found: list[Expr] = []
-    for factor, times in sympy.factor_list(sympy.numer(sympy.together(polynomial.as_expr())), z)[1]:
+    for factor, times in sympy.factor_list(polynomial.as_expr(), z)[1]:
         of_factor = radicals(sympy.Poly(factor, z))
         if len(of_factor) != sympy.degree(factor, z):
-            raise NotDerivable(f"the characteristic polynomial {factor} has no roots in radicals")
+            raise NotDerivable(
+                f"the factor {factor} of the characteristic polynomial has no short formula for its roots: give numbers"
+                " to linear_map, and take them from the matrix"
+            )
         found += of_factor * times
     return tuple(found)
 
 
 def radicals(polynomial: sympy.Poly) -> list[Expr]:
-    """The roots of a polynomial as expressions; fewer than its degree where a root has no radicals."""
+    """The roots of a polynomial as expressions; fewer than its degree where they have no formula that can be read."""
+    if polynomial.degree() > 3 and polynomial.free_symbols_in_domain:  # Ferrari's formula takes minutes and pages
+        return []
     if polynomial.degree() > 2:
         return sympy.roots(polynomial, multiple=True)
     _, *rest = (cast(Expr, sympy.factor(c / polynomial.LC())) for c in polynomial.all_coeffs())
-    if len(rest) == 1:
-        return [one_minus(sympy.factor(-rest[0]))]
+    if len(rest) < 2:
+        return [one_minus(sympy.factor(-c)) for c in rest]
     half, product = one_minus(sympy.factor(-rest[0] / 2)), one_minus(rest[1])
     root = sympy.sqrt(half**2 - product)
     return [half + root, half - root]

@@ -7,7 +7,6 @@ is a symbol, so the derivation needs no Hessian: to evaluate the flow, put in th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -17,10 +16,12 @@ from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derived, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus, tidy
-from swd_dynamics.symbolic.notation import PerWeight, exact, lettered, maximum, primed
+from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, maximum, primed
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
-_s = Symbol("s", real=True)  # the distance along a change of symbols, with respect to which expressions are derived
+_s = Letter("s", real=True)  # the distance along a change of symbols, with respect to which expressions are derived
+
+INFINITE = (sympy.zoo, sympy.oo, -sympy.oo, sympy.nan)
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,7 +106,7 @@ def modified_equation(rule: UpdateRule) -> ModifiedEquation:
     return _derive(letters).with_numbers(values, exact(values))
 
 
-@lru_cache(maxsize=256)
+@cached
 def _derive(rule: UpdateRule) -> ModifiedEquation:
     traced = trace(rule)
     settled = long_run(traced)
@@ -115,11 +116,10 @@ def _derive(rule: UpdateRule) -> ModifiedEquation:
     rates0 = {symbol: along(memory0[symbol], moving) for symbol in fast}
     memory1 = _first_correction(settled, memory0, rates0, fast)
     new0 = {primed(symbol): memory0[symbol] for symbol in settled.memory}
-    first = settled.displacement.xreplace(new0)
-    if first.has(notation.lr):  # a memory that sums η·G, whose move divides by η
-        first = sympy.cancel(first)
+    first, rest = _in_orders(settled.displacement.xreplace(new0), settled)
     shift = {primed(symbol): memory1[symbol] for symbol in fast}
-    lag = along(settled.displacement, shift).xreplace(new0)
+    lag, _ = _in_orders(along(settled.displacement, shift).xreplace(new0), settled)
+    lag += rest
     turn = along(first, moving)
     second = lag - turn / 2
 
@@ -131,7 +131,7 @@ def _derive(rule: UpdateRule) -> ModifiedEquation:
         title="The modified equation  dθ/dt = F₀ + η·F₁",
         results={"F₀": shown(first), "F₁": shown(second)},
         steps=(*trace_steps(traced), *_explain(memory0, memory1, first, lag, turn, second)),
-        assumptions=_assumptions(settled, constants, second),
+        assumptions=_assumptions(settled, constants, second, rest),
         memory={symbol: (shown(memory0[symbol]), shown(memory1.get(symbol, S.Zero))) for symbol in settled.memory},
         constants=starts,
         starting=starts | {s: shown(memory0[s] + notation.lr * lags[s]) for s in fast},
@@ -183,7 +183,7 @@ def along(expression, change: Mapping[Any, Any]) -> Any:
 
     A mean changes by the mean of the change.
     """
-    signs = {part: PerWeight(f"sign{i}", real=True) for i, part in enumerate(expression.atoms(sympy.sign))}
+    signs = {part: PerWeight(f"sign {i}", real=True) for i, part in enumerate(expression.atoms(sympy.sign))}
     moved = expression.xreplace(signs).xreplace({symbol: symbol + _s * rate for symbol, rate in change.items()})
     return sympy.diff(moved, _s).subs(_s, 0).xreplace({mask: part for part, mask in signs.items()})
 
@@ -223,12 +223,34 @@ def _starting_values(traced, memory0, lags, constants, shown) -> dict[Symbol, Ex
     return starts
 
 
-def _assumptions(settled: Trace, constants, second: Expr) -> tuple[str, ...]:
+def _in_orders(expression: Any, settled: Trace) -> tuple[Expr, Expr]:
+    """The coefficients of η⁰ and η¹ of (θ′ − θ)/η, or of a part of it.
+
+    A memory that sums η·G has an η that its move divides out. A decay that is not in proportion to η leaves one: of
+    R = λη² the part λη, which is of the next order; of R = λ the part λ/η, which has no limit.
+    """
+    lr = settled.lr_letter
+    if not expression.has(lr):
+        return expression, S.Zero
+    expression = sympy.cancel(expression)
+    if not expression.has(lr):
+        return expression, S.Zero
+    first, rest = expression.subs(lr, 0), expression.diff(lr).subs(lr, 0)
+    if first.has(*INFINITE) or rest.has(*INFINITE):
+        raise NotDerivable(
+            f"(θ′ − θ)/η = {expression} has no expansion F₀ + η·F₁ as η = {lr} → 0. If a decay rate R does not shrink"
+            " with the learning rate, at a constant learning rate Decoupled(weight_decay=R/lr) is the same map"
+        )
+    return first, rest
+
+
+def _assumptions(settled: Trace, constants, second: Expr, rest: Expr) -> tuple[str, ...]:
     divided = any(p.exp.is_negative and p.base.has(notation.total) for p in second.atoms(sympy.Pow))
     kinked = divided or second.has(sympy.Abs) or settled.has(sympy.sign)
     return (
         "the memory's constants stay fixed as η → 0 (the memory is fast) and it is on its slow manifold",
         "the learning rate is constant",
+        *(["what a step does beyond proportion to η counts in the order of η that it has"] if rest != 0 else []),
         *(["g is not 0, where the formula has a kink or a pole"] if kinked else []),
         *settled.conditions,
         *(f"{symbol.name} stands still" for symbol in constants),

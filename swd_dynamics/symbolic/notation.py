@@ -1,7 +1,10 @@
 """The one table of symbols: code says ``lr`` and ``momentum``, formulas say η and β."""
 
 import dataclasses
-from typing import Any, cast
+from collections.abc import Callable
+from copy import copy
+from functools import lru_cache, update_wrapper
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import sympy
@@ -10,6 +13,19 @@ from sympy.core.function import AppliedUndef
 
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.rules.update import UpdateRule
+
+Result = TypeVar("Result")
+
+
+class Letter(Symbol):
+    """A symbol of the derivations themselves. It differs from a user's symbol of the same name."""
+
+    __slots__ = ()
+
+    @classmethod
+    def class_key(cls):
+        """Among the symbols of users in a product and in a sum, by name."""
+        return Symbol.class_key()
 
 
 class PerWeight(Symbol):
@@ -31,10 +47,14 @@ gradient_dot = PerWeight("gdot", real=True)
 total = PerWeight("G", real=True, nonzero=True)  # the gradient with what L2 adds to it
 total_dot = PerWeight("Gdot", real=True)
 curvature = PerWeight("h", positive=True)
-lr = Symbol("eta", positive=True)
+lr = Letter("eta", positive=True)
 lr_share = PerWeight("s", positive=True)  # a weight's learning rate, in units of the largest
-k = Symbol("k", integer=True, positive=True)
-decay_rate = Symbol("R", real=True)
+k = Letter("k", integer=True, positive=True)
+decay_rate = Letter("R", real=True)
+z: Any = Letter("z")  # the argument of a characteristic polynomial; Any: sympy annotates generators as strings
+
+GRADIENTS = (theta, theta_dot, gradient, gradient_dot, total, total_dot)  # no entry of a memory may be called so
+SHOWN = (*GRADIENTS, theta_star, curvature, lr, k, decay_rate, z)  # what a formula may show beside the rule's own
 
 HYPERPARAMETERS = {
     "lr": "eta",
@@ -56,9 +76,9 @@ class mean(sympy.Function):
     def eval(cls, x):
         if isinstance(x, sympy.Add):
             return sympy.Add(*(cls(term) for term in x.args))
-        same, varying = x.as_independent(PerWeight, as_Add=False)
-        if varying == 1:
+        if not x.has(PerWeight):
             return x
+        same, varying = x.as_independent(PerWeight, as_Add=False)
         return None if same == 1 else same * cls(varying)
 
     def _eval_derivative(self, s):  # the derivative along a flow, where s is one number
@@ -141,8 +161,13 @@ LAWLESS = (matmul, transpose, norm)  # known by name only: no derivative, no mea
 
 
 def with_laws(expression) -> sympy.Expr:
-    """The expression with the opaque words of :mod:`swd_dynamics.arithmetic` as functions that know their laws."""
-    return sympy.sympify(expression).replace(
+    """The expression with the opaque words of :mod:`swd_dynamics.arithmetic` as functions that know their laws.
+
+    A float in the code of a rule is the decimal that was written there: .9 is 9/10.
+    """
+    expression = sympy.sympify(expression)
+    decimals = {number: sympy.Rational(repr(float(number))) for number in expression.atoms(sympy.Float)}
+    return expression.xreplace(decimals).replace(
         lambda e: isinstance(e, AppliedUndef) and e.func.__name__ in LAWS,
         lambda e: LAWS[e.func.__name__](*e.args),
     )
@@ -164,12 +189,32 @@ def latex(expression, **options) -> str:
     return sympy.latex(expression, symbol_names={theta_star: r"\theta^{*}", **primes}, **options)
 
 
+class cached(Generic[Result]):
+    """A function of a rule whose results are kept, for rules that cannot change: the parts are frozen dataclasses."""
+
+    def __init__(self, function: Callable[[UpdateRule], Result]):
+        self.function, self.kept = function, lru_cache(maxsize=256)(function)
+        self.cache_clear = self.kept.cache_clear
+        update_wrapper(self, function)
+
+    def __call__(self, rule: UpdateRule) -> Result:
+        return self.kept(rule) if _is_frozen(rule.direction) and _is_frozen(rule.decay) else self.function(rule)
+
+
+def _is_frozen(part: Any) -> bool:
+    try:
+        hash(part)
+    except TypeError:  # a field is a list or an array
+        return False
+    return dataclasses.is_dataclass(part) and getattr(part, "__dataclass_params__").frozen  # noqa: B009 - undeclared
+
+
 def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, Any]]:
     """The rule with a symbol for every number in it, and the number of each symbol.
 
     A zero stays a zero: without dampening there is no τ. A sympy expression stays as it is, and so does a value that is
     not a float, because an int or a bool is structure. A schedule becomes a symbol, and an array becomes a symbol with
-    a value for every weight.
+    a value for every weight. No symbol has the name of a symbol of the user's, or of one that a derivation shows.
 
     Examples
     --------
@@ -181,9 +226,33 @@ def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, Any]]:
     {eta: 0.1, beta: 0.9, lambda: 0.05}
     """
     values: dict[Symbol, Any] = {}
-    letter = _letter_lr(rule, values)
-    direction = _letter_fields(rule.direction, values)
-    return UpdateRule(letter, direction, _letter_fields(rule.decay, values)), values
+    lr_letter = _letter_lr(rule, values)
+    letters = _Letters(values, {symbol.name for symbol in (*SHOWN, *values, *own_symbols(rule))})
+    direction, decay = letters.of_fields(rule.direction), letters.of_fields(rule.decay)
+    return UpdateRule(lr_letter, direction, decay), values
+
+
+def hyperparameters(part) -> dict[str, Any]:
+    """The hyperparameters of a direction or a decay by name: the fields of a dataclass, or any object's attributes."""
+    if dataclasses.is_dataclass(part):
+        return {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
+    return dict(getattr(part, "__dict__", {}))
+
+
+def symbols_of(part) -> set[Symbol]:
+    """The symbols in the hyperparameters of a direction or a decay, also of a direction that wraps another."""
+    found: set[Symbol] = set()
+    for value in hyperparameters(part).values():
+        for entry in value if isinstance(value, tuple | list) else (value,):
+            found |= entry.free_symbols if is_symbolic(entry) else set()
+            found |= symbols_of(entry) if dataclasses.is_dataclass(entry) else set()
+    return found
+
+
+def own_symbols(rule: UpdateRule) -> set[Symbol]:
+    """The symbols in a rule's learning rate and hyperparameters."""
+    of_lr = rule.lr.free_symbols if is_symbolic(rule.lr) else set()
+    return {*of_lr, *symbols_of(rule.direction), *symbols_of(rule.decay)}
 
 
 def _letter_lr(rule: UpdateRule, values: dict[Symbol, Any]):
@@ -198,47 +267,55 @@ def _letter_lr(rule: UpdateRule, values: dict[Symbol, Any]):
     return lr * lr_share
 
 
-def _letter_fields(part, values: dict[Symbol, Any]) -> Any:
-    if not dataclasses.is_dataclass(part) or isinstance(part, type):
-        return part
-    letters = {}
-    for field in dataclasses.fields(part):
-        value, names = getattr(part, field.name), _names(part, field.name)
-        if isinstance(value, tuple | list):
-            names = names if isinstance(names, tuple) else tuple(f"{names}_{i + 1}" for i in range(len(value)))
-            letters[field.name] = tuple(_letter(name, v, values) for name, v in zip(names, value, strict=True))
+@dataclasses.dataclass(frozen=True)
+class _Letters:
+    """The symbols for a rule's numbers: the number of each, and the names that are taken."""
+
+    values: dict[Symbol, Any]
+    taken: set[str]
+
+    def of_fields(self, part: Any) -> Any:
+        """A direction or a decay with a symbol for each of its numbers."""
+        letters = {name: self._of_field(part, name, value) for name, value in hyperparameters(part).items()}
+        if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            return dataclasses.replace(part, **letters)
+        twin = copy(part)
+        getattr(twin, "__dict__", {}).update(letters)
+        return twin
+
+    def _of_field(self, part, field: str, value):
+        names = HYPERPARAMETERS.get(f"{type(part).__name__}.{field}", HYPERPARAMETERS.get(field, field))
+        if not isinstance(value, tuple | list):
+            return self._of(names if isinstance(names, str) else field, value)
+        if isinstance(names, str) or len(names) != len(value):
+            stem = names if isinstance(names, str) else names[0].split("_")[0]
+            names = [f"{stem}_{i}" for i in range(1, len(value) + 1)]
+        return tuple(self._of(name, entry) for name, entry in zip(names, value, strict=True))
+
+    def _of(self, name: str, value):
+        if isinstance(value, float | np.floating):
+            if value == 0 or not np.isfinite(value):
+                return 0 if value == 0 else value
+            symbol = Symbol(self._free(name), positive=bool(value > 0), negative=bool(value < 0))
+        elif isinstance(value, np.ndarray) or type(value).__name__ == "Tensor":
+            value = _array(value)
+            sign = {"nonnegative": True} if (value >= 0).all() else {"real": True}
+            symbol = PerWeight(self._free(name), **sign)
         else:
-            letters[field.name] = _letter(names, value, values)
-    return dataclasses.replace(part, **letters)
+            return value
+        self.values[symbol] = value
+        self.taken.add(symbol.name)
+        return symbol
 
-
-def _names(part, field: str):
-    return HYPERPARAMETERS.get(f"{type(part).__name__}.{field}", HYPERPARAMETERS.get(field, field))
-
-
-def _letter(name: str, value, values: dict[Symbol, Any]):
-    if isinstance(value, float | np.floating) and value == 0:
-        return 0
-    name = _free_name(name, values)
-    if isinstance(value, float | np.floating):
-        symbol = Symbol(name, positive=True)
-    elif isinstance(value, np.ndarray) or type(value).__name__ == "Tensor":
-        symbol = PerWeight(name, nonnegative=True)
-    else:
-        return value
-    values[symbol] = _array(value) if isinstance(symbol, PerWeight) else value
-    return symbol
+    def _free(self, name: str) -> str:
+        """The name, with a number if it is taken, as by a field of that name in the direction and in the decay."""
+        numbered = (f"{name}_{i}" for i in range(2, len(self.taken) + 3))
+        return next(free for free in (name, *numbered) if free not in self.taken)
 
 
 def _array(value: Any) -> np.ndarray:
     """An array of numbers, also from a torch tensor on any device."""
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=float)
-
-
-def _free_name(name: str, values: dict[Symbol, Any]) -> str:
-    """The name, with a number if it is taken: the direction and the decay may have fields of one name."""
-    taken = {symbol.name for symbol in values}
-    return next(free for free in (name, *(f"{name}_{i}" for i in range(2, len(taken) + 3))) if free not in taken)
 
 
 def exact(values: dict[Symbol, Any]) -> dict[Symbol, sympy.Expr]:

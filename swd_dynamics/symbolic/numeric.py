@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -15,7 +14,7 @@ from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import NotDerivable
 from swd_dynamics.symbolic.linear import find_linear_map
 from swd_dynamics.symbolic.modified import ModifiedEquation, along, modified_equation
-from swd_dynamics.symbolic.notation import lettered
+from swd_dynamics.symbolic.notation import cached, lettered
 
 Array = NDArray[np.float64]
 
@@ -125,7 +124,10 @@ def numeric_linear_map(rule: UpdateRule) -> Callable[[Array], Array]:
     if rule.has_schedule:
         raise InputError("a rule with a schedule is another map at every step: give a number for lr")
     slope = sympy.Matrix(found.matrix.diff(notation.curvature))
-    parts = sympy.lambdify(list(values), [found.at_zero_curvature().tolist(), slope.tolist()])
+    if unknown := found.matrix.free_symbols - {notation.curvature, *values}:
+        names = ", ".join(map(str, unknown))
+        raise InputError(f"{names} is a symbol: a map in numbers needs numbers (or arrays) for all hyperparameters")
+    parts = sympy.lambdify(list(values), [found.at_zero_curvature().tolist(), slope.tolist()], dummify=True)
     constants, slopes = parts(*values.values())
 
     def at(hessian: Array) -> Array:
@@ -160,7 +162,7 @@ def _expressions(equation: ModifiedEquation) -> list[sympy.Expr]:
     return [equation.first, equation.second_in_rates, *equation.starting.values(), *equation.constants.values()]
 
 
-@lru_cache(maxsize=64)
+@cached
 def _compile(rule: UpdateRule) -> dict[str, Callable]:
     equation = modified_equation(rule)
     if notation.lr in equation.first.free_symbols | equation.second_in_rates.free_symbols:
@@ -172,7 +174,7 @@ def _compile(rule: UpdateRule) -> dict[str, Callable]:
     def compiled(arguments, expression):
         # lambdify gives new names to symbols and subexpressions, and notation.mean would read them as single numbers
         expression = sympy.sympify(expression).replace(notation.mean, sympy.Function("mean"))
-        return sympy.lambdify(arguments, expression, modules=[{"mean": np.mean}, "numpy"], cse=True)
+        return sympy.lambdify(arguments, expression, modules=[{"mean": np.mean}, "numpy"], cse=True, dummify=True)
 
     return {
         "first": compiled([*point, held, letters], equation.first),

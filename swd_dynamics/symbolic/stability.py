@@ -3,39 +3,64 @@
 Both are read off the characteristic polynomial of the linear map of :mod:`swd_dynamics.symbolic.linear`.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import sympy
-from sympy import Expr, Matrix, Symbol
+from sympy import Expr, Matrix, Rational, Symbol
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
 from swd_dynamics.symbolic.form import SMALL, by_curvature, one_minus
-from swd_dynamics.symbolic.linear import LinearMap, characteristic, derived_from_map, radicals, roots, z
+from swd_dynamics.symbolic.jury import complex_value, critical, in_rationals, stable_intervals
+from swd_dynamics.symbolic.linear import (
+    LinearMap,
+    characteristic,
+    derived_from_map,
+    radicals,
+    roots,
+    with_numbers_if_large,
+)
+from swd_dynamics.symbolic.notation import curvature as h
+from swd_dynamics.symbolic.notation import z
 
 # Number of sample points at which it is decided which of several boundaries comes first. A boundary that is the first
 # for a share p of all values is missed with probability (1−p)²⁴, 8 % for p = 1/10. With half as many points it is 28 %,
 # and twice as many points take twice as long.
 SAMPLES = 24
 
+# Number of points that are drawn for one that is kept: a point at which no curvature is stable says nothing. Values
+# that are stable for a share of 2 % of all draws are found with probability 98 %; with half as many draws, 86 %.
+DRAWS = 8
+
+# How far, relative to its size, a formula for a boundary may be from the boundary that was isolated exactly. A formula
+# with cube roots loses half of the 15 digits of a number at worst; boundaries nearer to each other than this are one.
+SAME = 1e-7
+
+OSCILLATES = "R is complex{where}: θ then oscillates as it shrinks"
+UNSTABLE = "the rule is unstable at every small curvature{where}: look at its decay and at its memory's constants"
+
 
 def stability_limit(rule: UpdateRule) -> Derivation:
-    """The largest curvature h at which the rule is still stable on f = ½h(θ−θ*)², from the Jury conditions.
+    """The curvature h at which a rule on f = ½h(θ−θ*)² first becomes unstable as h grows from 0, by Jury's conditions.
 
     Returns
     -------
     Derivation
-        ``.value``: an expression, ∞ if every curvature is stable. If the values of symbols decide which condition is
-        violated first, the conditions are compared at random sample values, and ``.assumptions`` says so. If the first
-        condition differs between samples, the result is the minimum of all limits that came first at some sample.
+        ``.value``: an expression, ∞ if every curvature is stable. Where it has no formula, it is a root of a polynomial
+        that ``float`` evaluates. A rule that is stable again at some larger h has that said in ``.assumptions``. If the
+        values of symbols decide which condition is violated first, the conditions are compared at random sample values,
+        and ``.assumptions`` says so. If the first condition differs between samples, the result is the minimum of all
+        limits that came first at some sample.
 
     Raises
     ------
     NotDerivable
         If, for the numbers given, the rule is unstable even at arbitrarily small curvature: its decay alone is
-        unstable.
+        unstable. Or if the limit is a root without a formula, of a polynomial whose coefficients are symbols.
 
     Notes
     -----
@@ -56,7 +81,8 @@ def stability_limit(rule: UpdateRule) -> Derivation:
 def long_run_decay_rate(rule: UpdateRule) -> Derivation:
     """The fraction R by which one step shrinks a perturbation of θ, in the long run, at zero curvature.
 
-    R = 1 − z for the eigenvalue z that tends to 1 as the decay vanishes. A complex R means that θ oscillates.
+    R = 1 − z for the eigenvalue z of largest modulus among those that a perturbation of θ excites. A complex R means
+    that θ oscillates, and an R above 1 that θ changes its sign at every step.
 
     Examples
     --------
@@ -70,100 +96,174 @@ def long_run_decay_rate(rule: UpdateRule) -> Derivation:
 
 
 def _stability(found: LinearMap, numbers: dict):
-    h = notation.curvature
-    polynomial = sympy.Poly(sympy.numer(sympy.together(found.matrix.charpoly(z).as_expr())), z)
+    known = _numbers(found, numbers)
+    is_open = bool(found.matrix.free_symbols - {h, *known})
+    polynomial = characteristic(with_numbers_if_large(found.matrix, known))
+    conditions = critical(polynomial)
     done = "The characteristic polynomial of that matrix, up to a factor"
     steps = [stated(done, Symbol("p"), polynomial.as_expr())]
-    boundaries: list[Expr] = []
-    for done, condition in _critical(polynomial).items():
-        edges = [edge for edge in _roots_in(condition, h) if edge.is_nonpositive is not True]
+    boundaries: dict[Expr, None] = {}
+    unsolved: list[Expr] = []
+    for done, condition in conditions.items():
+        edges, without_formula = _roots_in(condition, 3 if is_open else 2)
         steps += [stated(f"Jury: {done}", h, edge) for edge in edges]
-        if not edges:
+        steps += [stated(f"Jury: {done}, a polynomial in h", factor, 0) for factor in without_formula]
+        if not edges and not without_formula:
             steps.append(DerivationStep(f"Jury: {done}: at no h > 0", by_curvature(condition)))
-        boundaries += [edge for edge in edges if edge not in boundaries]
-    first, samples = _first_boundaries(found.matrix, boundaries, numbers)
-    if len(boundaries) > 1 and samples:
-        steps.append(DerivationStep(f"which boundary comes first was decided at {samples} sample points", None))
-    if not first:
-        return {"h_max": sympy.oo}, tuple(steps)
-    return {"h_max": first[0] if len(first) == 1 else sympy.Min(*first, evaluate=False)}, tuple(steps)
+        boundaries |= dict.fromkeys(edges)
+        unsolved += without_formula
+    is_only = len(boundaries) == 1 and not unsolved
+    jury = _Jury(polynomial, tuple(conditions.values()), tuple(boundaries), is_only)
+    first, said = jury.at_samples(found, known) if is_open else jury.at(known)
+    steps += [DerivationStep(sentence, None) for sentence in said]
+    limit = sympy.Min(*first, evaluate=False) if len(first) > 1 else first[0]
+    return {"h_max": limit}, tuple(steps)
 
 
-def _critical(polynomial: sympy.Poly) -> dict[str, Expr]:
-    """Jury's critical conditions: as h grows from stability, one of them vanishes first as a root leaves the circle."""
-    coefficients = polynomial.all_coeffs()  # from zⁿ down to z⁰
-    n = len(coefficients) - 1
-    upper = Matrix(n - 1, n - 1, lambda i, j: coefficients[j - i] if j >= i else 0)
-    lower = Matrix(n - 1, n - 1, lambda i, j: coefficients[2 * n - 2 - i - j] if i + j >= n - 2 else 0)
-    conditions = {
-        "a root leaves at z = 1 where p(1) = 0": polynomial.eval(1),
-        "a root leaves at z = −1 where p(−1) = 0": polynomial.eval(-1),
-        "a pair of complex roots leaves where this determinant vanishes": (upper - lower).det(),
-    }
-    return {done: cast(Expr, sympy.factor(condition)) for done, condition in conditions.items()}
+def _numbers(found: LinearMap, numbers: dict) -> dict[Symbol, Any]:
+    """The number of each symbol that has one, also of a root of hyperparameters."""
+    roots_too = {letter: value.xreplace(numbers) for letter, value in found.roots.items()}
+    return numbers | {letter: value for letter, value in roots_too.items() if not value.free_symbols}
 
 
-def _roots_in(condition: Expr, h: Symbol) -> list[Expr]:
+def _roots_in(condition: Expr, degree: int) -> tuple[list[Expr], list[Expr]]:
+    """The roots in h that may be positive, and the factors whose roots have no formula, or are of a higher degree."""
+    edges: list[Expr] = []
+    without_formula = []
     numerator = sympy.numer(sympy.together(condition))
-    factors = [factor for factor, _ in sympy.factor_list(numerator)[1] if factor.has(h)]
-    return [one_minus(root) for factor in factors for root in radicals(sympy.Poly(factor, h))]
+    for factor, _ in sympy.factor_list(numerator, h)[1] if numerator.has(h) else ():
+        polynomial = sympy.Poly(factor, h)
+        found = radicals(polynomial) if polynomial.degree() <= degree else []
+        if len(found) == polynomial.degree():
+            edges += [edge for edge in map(one_minus, found) if edge.is_nonpositive is not True]
+        else:
+            without_formula.append(factor)
+    return edges, without_formula
 
 
-def _first_boundaries(matrix: Matrix, boundaries: list[Expr], numbers: dict) -> tuple[list[Expr], int]:
-    """The boundaries at which stability is lost first, and at how many sample points of the open symbols."""
-    h = notation.curvature
-    symbols = sorted((matrix.free_symbols | {s for b in boundaries for s in b.free_symbols}) - {h}, key=str)
-    is_open = any(symbol not in numbers for symbol in symbols)
-    entries = sympy.lambdify([h, *symbols], matrix)
-    values = [sympy.lambdify(symbols, boundary) for boundary in boundaries]
-    generator = np.random.default_rng(0)
-    seen: dict[int, None] = {}
-    tried = 0
-    for _ in range(SAMPLES if is_open else 1):
-        point = [float(numbers[s]) if s in numbers else _sample(s, generator) for s in symbols]
+@dataclass(frozen=True)
+class _Jury:
+    """Jury's conditions of a characteristic polynomial, and the formulas for the h at which they vanish."""
 
-        def is_unstable(curvature, point=point):
-            return np.abs(np.linalg.eigvals(np.array(entries(curvature, *point), dtype=float))).max() > 1
+    polynomial: sympy.Poly
+    conditions: tuple[Expr, ...]
+    boundaries: tuple[Expr, ...]
+    is_only: bool  # whether there is one boundary, so that one sample shows it
 
-        sampled = [(value(*point), i) for i, value in enumerate(values)]
-        edges = sorted((float(v), i) for v, i in sampled if np.isreal(v) and v > 0)
-        if is_unstable((edges[0][0] if edges else 1.0) / 2):
-            continue
-        tried += 1
-        for j, (edge, i) in enumerate(edges):
-            beyond = (edge + edges[j + 1][0]) / 2 if j + 1 < len(edges) else 2 * edge
-            if is_unstable(beyond):
-                seen[i] = None
+    def at(self, point: dict) -> tuple[list[Expr], list[str]]:
+        """The limit where all symbols have numbers, and in which sense it is one."""
+        stable = self._stable_intervals(point)
+        if not stable:
+            raise NotDerivable(UNSTABLE.format(where=""))
+        limit = stable[0][1]
+        again = [f"between {sympy.N(low, 6)} and {sympy.N(high, 6)}" for low, high in stable[1:]]
+        said = [f"the rule is stable again at h {' and '.join(again)}: the limit is the first one"] if again else []
+        return [limit if limit is sympy.oo else self._formula(limit, point) or sympy.N(limit, 15)], said
+
+    def at_samples(self, found: LinearMap, known: dict) -> tuple[list[Expr], list[str]]:
+        """The formulas of the limits that come first at some sample of the open symbols, and what is to be said."""
+        generator = np.random.default_rng(0)
+        symbols = sorted(found.matrix.free_symbols - {h, *known}, key=str)
+        first: dict[Expr, None] = {}
+        tried = again = never = 0
+        for draw in range(DRAWS * SAMPLES):
+            any_size = 2 * draw >= DRAWS * SAMPLES
+            if tried == SAMPLES or (tried and any_size) or (first and self.is_only):
                 break
-    if not tried:
-        raise NotDerivable(
-            "the rule is unstable at every small curvature: look at its decay and at its memory's constants"
-        )
-    return [boundaries[i] for i in seen], tried if is_open else 0
+            point = known | {symbol: _sample(symbol, found, any_size, generator) for symbol in symbols}
+            stable = self._stable_intervals(point)
+            tried, again = tried + bool(stable), again + (len(stable) > 1)
+            if stable and stable[0][1] is sympy.oo:
+                never += 1
+            elif stable:
+                first[self._formula_in_symbols(stable[0][1], point)] = None
+        if not tried:
+            raise NotDerivable(UNSTABLE.format(where=f" at each of {DRAWS * SAMPLES} sample points"))
+        said = [f"which boundary comes first was decided at {tried} sample points"] if len(self.boundaries) > 1 else []
+        said += [f"at {again} of {tried} sample points the rule is stable again at some larger h"] if again else []
+        said += [f"at {never} of {tried} sample points every h is stable"] if first and never else []
+        return list(first) or [sympy.oo], said
+
+    def _stable_intervals(self, point: dict) -> list[tuple[Expr, Expr]]:
+        """The intervals of h in which the rule is stable, if it is stable at small h."""
+        polynomial = sympy.Poly(in_rationals(self.polynomial.as_expr().xreplace(point), z, h), z)
+        conditions = [in_rationals(cast(Expr, condition.xreplace(point)), h) for condition in self.conditions]
+        stable = stable_intervals(polynomial, conditions)
+        return stable if stable and stable[0][0] == 0 else []
+
+    def _formula(self, limit: Expr, point: dict) -> Expr | None:
+        """The boundary that has this value."""
+        number = float(limit)
+        apart = {edge: abs(complex_value(cast(Expr, edge.xreplace(point))) - number) for edge in self.boundaries}
+        nearest = min(apart, key=lambda edge: apart[edge], default=None)
+        return nearest if nearest is not None and apart[nearest] <= SAME * number else None
+
+    def _formula_in_symbols(self, limit: Expr, point: dict) -> Expr:
+        formula = self._formula(limit, point)
+        if formula is None:
+            raise NotDerivable("the limit is a root of a polynomial that has no formula: give numbers for the symbols")
+        return formula
 
 
-def _sample(symbol: Any, generator: np.random.Generator) -> float:
-    """A plausible value: small learning rates and decays, and numbers between 0 and 1 for all other symbols."""
+def _sample(symbol: Any, found: LinearMap, any_size: bool, generator: np.random.Generator) -> Any:
+    """A plausible value: small learning rates and decays, a root √v of any size, and other symbols between 0 and 1.
+
+    Where nothing is stable at such values, the other symbols may have any size too.
+    """
     if symbol.name in SMALL:
-        return 10 ** generator.uniform(-4, -0.5)
-    return generator.uniform(0.05, 0.98)
+        value = 10 ** generator.uniform(-4, -0.5)
+    elif symbol in found.roots or any_size:
+        value = 10 ** generator.uniform(-4, 4)
+    else:
+        value = generator.uniform(0.05, 0.98)
+    return Rational(f"{-value if symbol.is_negative else value:.4g}")
 
 
 def _long_run(found: LinearMap, numbers: dict):
-    polynomial = characteristic(found.at_zero_curvature())
-    symbols = sorted(polynomial.free_symbols_in_domain, key=str)
-    generator = np.random.default_rng(0)
-    point = {s: numbers.get(s, _sample(s, generator)) for s in symbols}
-    point |= dict.fromkeys(found.decay_symbols, 1e-9)  # a decay so small that its root is the nearest to 1
-    slow = min(roots(polynomial), key=lambda root: abs(complex(root.subs(point).evalf()) - 1))
-    step = stated(
-        "At h = 0 the characteristic polynomial vanishes; R = 1 − z for the root near 1", polynomial.as_expr(), 0
-    )
+    known = _numbers(found, numbers)
+    matrix = found.at_zero_curvature()
+    is_open = bool(matrix.free_symbols - {*known})
+    polynomial = _excited(with_numbers_if_large(matrix, known))
+    done = "At h = 0 the characteristic polynomial vanishes, up to factors that a perturbation of θ does not excite"
+    step = stated(f"{done}; R = 1 − z for its root of largest modulus", polynomial.as_expr(), 0)
+    if not is_open and polynomial.degree() > 2:  # formulas with cube roots would lose half of their digits
+        numbered = in_rationals(polynomial.as_expr().xreplace(known), z).sqf_part()
+        slow = sympy.N(_largest(numbered.nroots(n=50, maxsteps=500), {}), 15)
+        said = [DerivationStep(OSCILLATES.format(where=""), None)] if slow.is_real is False else []
+        return {"R": 1 - slow}, (step, *_to_first_order(polynomial, found.decay_symbols), *said)
+    slow = _largest(roots(polynomial), _sample_of_small_decay(found, known) if is_open else known)
     powers: Any = slow.atoms(sympy.Pow)
     if not any(power.exp.is_Rational and power.exp.q > 1 for power in powers):
         return {"R": one_minus(sympy.factor(1 - slow))}, (step,)
-    said = DerivationStep("R is complex where the root is of a negative number: θ then oscillates as it shrinks", None)
-    return {"R": 1 - slow}, (step, *_to_first_order(polynomial, found.decay_symbols), said)
+    said = [DerivationStep(OSCILLATES.format(where=" where the root is of a negative number"), None)]
+    said += [DerivationStep("of the roots, the one that is the largest where the decay is small", None)] * is_open
+    return {"R": 1 - slow}, (step, *_to_first_order(polynomial, found.decay_symbols), *said)
+
+
+def _excited(matrix: Matrix) -> sympy.Poly:
+    """The characteristic polynomial without the roots of modes that begin and end outside θ.
+
+    After k steps θ = 1 has become the entry Aᵏ₁₁, whose generating function is det(z − B)/det(z − A), where B is A
+    without its first row and column. What cancels in it is not excited.
+    """
+    whole, rest = characteristic(matrix), sympy.Poly(1, z)
+    if matrix.rows > 1:
+        rest = characteristic(cast(Matrix, matrix[1:, 1:]))
+    return sympy.Poly(sympy.denom(sympy.cancel(rest.as_expr() / whole.as_expr())), z)
+
+
+def _sample_of_small_decay(found: LinearMap, known: dict) -> dict:
+    """Numbers for all symbols with which the root of the decay is the largest one."""
+    generator = np.random.default_rng(0)
+    symbols = sorted(found.matrix.free_symbols - {*known}, key=str)
+    small = dict.fromkeys(found.decay_symbols, Rational(1, 10**30))
+    return {symbol: _sample(symbol, found, False, generator) for symbol in symbols} | known | small
+
+
+def _largest(candidates: Sequence[Expr], point: dict) -> Expr:
+    """The root of largest modulus, the first of those that have it."""
+    size = {root: sympy.Abs(sympy.N(root.xreplace(point), 50)) for root in candidates}
+    return max(size, key=lambda root: sympy.N(size[root], 40))
 
 
 def _to_first_order(polynomial: sympy.Poly, decay_symbols) -> list[DerivationStep]:
@@ -171,7 +271,7 @@ def _to_first_order(polynomial: sympy.Poly, decay_symbols) -> list[DerivationSte
     p = polynomial.as_expr()
     undecayed = dict.fromkeys(decay_symbols, 0) | {z: 1}
     steps = []
-    for letter in decay_symbols:
+    for letter in decay_symbols & p.free_symbols:
         slope = (p.diff(letter) / p.diff(z)).subs(undecayed)
         rate = one_minus(sympy.factor(slope)) * letter
         steps.append(stated("To first order in the decay", notation.decay_rate, rate))

@@ -1,7 +1,7 @@
 """A rule read as equations: its step is taken once with symbols in the place of numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -13,13 +13,17 @@ from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
 from swd_dynamics.symbolic.notation import (
+    GRADIENTS,
     LAWLESS,
+    SHOWN,
     PerWeight,
+    cached,
     clip,
     decayed,
     exact,
     lettered,
     maximum,
+    own_symbols,
     primed,
     with_laws,
 )
@@ -49,9 +53,14 @@ class Trace:
     conditions: tuple[str, ...] = ()
 
     @property
+    def lr_letter(self) -> Symbol:
+        """η of the time t = ηk: the symbol of the learning rate, of the largest one where weights differ in it."""
+        return self.lr if isinstance(self.lr, Symbol) else notation.lr
+
+    @property
     def displacement(self) -> Expr:
         """(θ′ − θ)/η in θ, G and the primed memory; where weights differ in η, the largest η divides."""
-        unit = self.lr if isinstance(self.lr, Symbol) else notation.lr
+        unit = self.lr_letter
         if unit not in self.lr.free_symbols:
             raise NotDerivable(f"lr = {self.lr} is not one symbol: t = ηk needs lr to be a symbol or a number")
         return -self.decay_rate / unit * notation.theta - self.lr / unit * self.move
@@ -71,7 +80,7 @@ class Trace:
         return any(e.has(*kinds) for e in (*self.remembered, self.decay_rate, self.move))
 
 
-@lru_cache(maxsize=256)
+@cached
 def trace(rule: UpdateRule) -> Trace:
     """The step of a rule whose hyperparameters are symbols, at a step k later than the first."""
     direction = rule.direction
@@ -81,8 +90,8 @@ def trace(rule: UpdateRule) -> Trace:
             f"{_name(direction.rest)} gave {rest!r}: a direction's memory is a NamedTuple, if need be an empty one"
         )
     names = getattr(rest, "_fields", tuple(f"m_{i + 1}" for i in range(len(rest))))
-    if taken := {"theta", "g", "G"} & {*names}:
-        raise NotDerivable(f"the memory entry {taken.pop()} has the symbol of θ, g or G: rename it")
+    if taken := {symbol.name for symbol in GRADIENTS} & {*names}:
+        raise NotDerivable(f"the memory entry {taken.pop()} has the symbol of θ, g, G or a rate of these: rename it")
     memory = tuple(PerWeight(name, real=True) for name in names)
     kind: Any = type(rest)
     held = kind(*memory) if hasattr(rest, "_fields") else memory
@@ -101,6 +110,7 @@ def trace(rule: UpdateRule) -> Trace:
         remembered=tuple(with_laws(entry) for entry in remembered),
         decay_rate=with_laws(rate),
         move=with_laws(_call(direction.move, new, step)),
+        conditions=_of_one_name(rule, names),
     )
     if traced.map(without_bias).has(notation.k):
         raise NotDerivable(
@@ -108,6 +118,13 @@ def trace(rule: UpdateRule) -> Trace:
             " write a bias correction as 1 - decayed(beta, step.k), so that its limit is known"
         )
     return traced
+
+
+def _of_one_name(rule: UpdateRule, memory: Sequence[str]) -> tuple[str, ...]:
+    """What tells a rule's own symbols from those of the derivation that look the same."""
+    shown = {symbol.name for symbol in SHOWN} | {*memory}
+    own = {s.name for s in own_symbols(rule) if type(s) is Symbol and s.name in shown}
+    return tuple(f"a hyperparameter of the rule is called {name} too: it is another {name}" for name in sorted(own))
 
 
 def _call(method, *symbols):
@@ -142,7 +159,7 @@ def long_run(traced: Trace) -> Trace:
         clip: "the clip is inactive (between its kinks)",
         sympy.sign: "no sign changes (between its kinks)",
     }
-    conditions = tuple(text for law, text in said.items() if traced.has(law))
+    conditions = (*traced.conditions, *(text for law, text in said.items() if traced.has(law)))
 
     def settle(expression):
         expression = without_bias(expression)
@@ -185,5 +202,5 @@ def equations(rule: UpdateRule) -> Derivation:
     traced = trace(letters)
     new = dict(zip(map(primed, traced.memory), traced.remembered, strict=True))
     whole = traced.update.xreplace(new).xreplace({notation.total: traced.total})
-    result = Derivation(f"One step: {rule.name}", {"θ′": whole}, trace_steps(traced))
+    result = Derivation(f"One step: {rule.name}", {"θ′": whole}, trace_steps(traced), traced.conditions)
     return result.with_numbers(values, exact(values))

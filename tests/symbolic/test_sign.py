@@ -131,12 +131,13 @@ def test_a_direction_that_sees_theta_in_numbers():
     assert inside.first(*at, ()) == pytest.approx(outside.first(*at, ()))
 
 
-def test_a_flow_in_numbers_needs_lr_to_cancel():
-    """Assert that a direction whose flow depends on η itself has a formula, and no flow in numbers."""
-    rule = UpdateRule(0.1, Scaled(0.5, 0.3))
-    assert equal(modified_equation(UpdateRule(eta, Scaled(beta, lam))).first, -eta * g)
-    with pytest.raises(NotDerivable, match="depends on η"):
-        numeric_equation(rule)
+def test_a_move_in_proportion_to_lr_is_of_the_next_order():
+    """Assert that a move of η·g has the flow dθ/dt = η·(−g), in which F₀ is 0, and the same in numbers."""
+    equation = modified_equation(UpdateRule(eta, Scaled(beta, lam)))
+    assert equation.first == 0
+    assert equal(equation.second, -g)
+    second = numeric_equation(UpdateRule(0.1, Scaled(0.5, 0.3))).second
+    assert second(*[np.array([2.0])] * 4, ()).tolist() == [-2.0]
 
 
 def test_a_memory_that_never_forgets_has_no_flow():

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.direction import Direction
@@ -123,7 +122,7 @@ class Nesterov:
 def sgd_family(momentum=0.0, dampening=0.0, nesterov=False) -> Direction:
     """torch.optim.SGD's directions: with momentum 0 dampening does nothing, and Nesterov takes none."""
     check("momentum", momentum, "[0, 1)")
-    if is_symbolic(momentum) or np.any(momentum != 0):
+    if np.any(momentum != 0):
         if not nesterov:
             return HeavyBall(momentum, dampening)
         if dampening == 0:
