@@ -1,7 +1,8 @@
 """Solutions of a flow, with an estimate of the solver's error."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +12,27 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.tables import nearest
 
 Array = NDArray[np.float64]
-METHODS = ("LSODA", "DOP853", "RK45", "RK23", "Radau", "BDF")
-# Times the largest |z| at the start, or 1 if that is larger: a flow that grows so far diverges. Without a bound, a
-# solver would take ever smaller steps towards the pole; a thousandth of it would refuse flows that return.
-RUNAWAY = 1e6
+METHODS = ("automatic", "DOP853", "Radau", "LSODA", "RK45", "RK23", "BDF")
+EXPLICIT = ("DOP853", "RK45", "RK23")  # they reject a trial step that is not finite, and try a shorter step
+# Evaluations of the field for each step of the optimizer, and besides, before a flow counts as stiff. A flow whose
+# optimizer is stable needs some 4 for each step (gradient descent) to 40 (momentum .9) of DOP853; with a tenth, such
+# flows would go to Radau, which is slower there, and with ten times as many a stiff flow would keep its user waiting.
+PER_STEP, BESIDES = 50, 10_000
+PATIENCE = 100  # times as many evaluations, after which any other method gives up
+# Of weights: an implicit method factorises a matrix with a row and a column for each, here of 32 MB. With ten times as
+# many weights a factorisation would take minutes, and a flow has hundreds.
+MOST_STIFF = 500
+# Absolute size of a number that counts as infinite: its square, which v holds, is still finite.
+INFINITE = 1e100
+GREW = 1e3  # times the size at the start: where the solver gave up, a solution that grew less did not diverge
 
 
 class FlowDiverged(InputError):
-    """The solution left every bound, or the solver gave up; the message says where.
+    """The solution left every bound, or the solver gave up; the message and ``step`` say where.
+
+    Attributes
+    ----------
+    step : float — the optimizer's step k up to which the flow could be followed
 
     Examples
     --------
@@ -28,8 +42,20 @@ class FlowDiverged(InputError):
     >>> from swd_dynamics.rules import SGD, UpdateRule
     >>> Flow(UpdateRule(0.1, SGD()), lambda theta: -(theta**3)).solve([1.0], steps=10)
     Traceback (most recent call last):
-    swd_dynamics.flows.ode.FlowDiverged: the flow diverged: past 1e+06 times its start at step 5 of 10
+    swd_dynamics.flows.ode.FlowDiverged: the flow diverged at step 5 of 10: it had grown to ... times its start
     """
+
+    def __init__(self, message: str, step: float):
+        super().__init__(message)
+        self.step = step
+
+
+class _GaveUp(Exception):
+    """The evaluations of the field are used up, at this step."""
+
+    def __init__(self, step: float):
+        super().__init__(step)
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -70,8 +96,41 @@ class Solution:
         return f"Solution({ends}, {of}, solver error {self.solver_error:.1g})"
 
 
-def integrate(field: Callable, start: Array, at: Array, method: str, tolerance: float) -> Array:
-    """The solution of dz/dκ = field(κ, z) from ``start`` at the points ``at``, shape (len(at), len(start)).
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a flow on which the field is smooth in time: dz/ds = field(s, z).
+
+    field : callable (s, array, shape (m,)) → array, shape (m,)
+    at : array, shape (points,) — where the solution is wanted, increasing; the first and the last are the ends
+    steps : array, shape (points,) — the optimizer's step counts there, for messages
+    jacobian : callable (s, z) → array, shape (m, m), or None — ∂field/∂z, by finite differences if None
+    """
+
+    field: Callable[[float, Array], Array]
+    at: Array
+    steps: Array
+    jacobian: Callable[[float, Array], Array] | None = None
+
+
+def solve_twice(
+    stretches: Sequence[Stretch], start: Array, sizes: Array, method: str, tolerance: float
+) -> tuple[Array, Array]:
+    """The solution at all points of the stretches, and again at a hundred times the tolerance.
+
+    Parameters
+    ----------
+    stretches : sequence of Stretch
+        Each begins where the previous stretch ends.
+    start : array, shape (m,)
+    sizes : array, shape (m,)
+        The usual size of each entry, to which the absolute tolerance is relative.
+    method : str
+        A method of :func:`scipy.integrate.solve_ivp`, or ``"automatic"``: DOP853, and Radau where a flow is stiff.
+    tolerance : float
+
+    Returns
+    -------
+    tuple of two arrays, shape (points, m)
 
     Raises
     ------
@@ -80,22 +139,81 @@ def integrate(field: Callable, start: Array, at: Array, method: str, tolerance: 
     """
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; known: {', '.join(nearest(str(method), METHODS))}")
-    scale = max(float(np.abs(start).max(initial=0.0)), 1.0)
+    solutions = []
+    for tol in (100 * tolerance, tolerance):
+        z, parts = start, []
+        for stretch in stretches:
+            if method == "automatic":
+                part, method = _automatic(stretch, z, sizes, tol)
+            else:
+                part = _patiently(stretch, z, sizes, method, tol)
+            parts.append(part[1:])
+            z = part[-1]
+        solutions.append(np.concatenate([start[None], *parts]))
+    coarse, fine = solutions
+    return fine, coarse
 
-    def bounded(step, z):
-        if np.isnan(z).any():
+
+def _automatic(stretch: Stretch, start: Array, sizes: Array, tolerance: float) -> tuple[Array, str]:
+    """The solution by DOP853, or by Radau where the flow is stiff, and the method to go on with."""
+    few = BESIDES + PER_STEP * len(stretch.at)
+    try:
+        return _solve(stretch, start, sizes, "DOP853", tolerance, few), "automatic"
+    except _GaveUp as stiff:
+        if len(start) > MOST_STIFF:
             raise FlowDiverged(
-                f"the flow is not a number from step {step:g} of {at[-1]:g} on: look at the gradient there"
-            )
-        if np.abs(z).max(initial=0.0) > RUNAWAY * scale:
-            raise FlowDiverged(f"the flow diverged: past {RUNAWAY:g} times its start at step {step:g} of {at[-1]:g}")
-        return field(step, z)
+                f"the flow of {len(start)} numbers is stiff at step {stiff.step:g} of {stretch.steps[-1]:g}, as flows"
+                f" are where a preconditioned gradient nears 0: follow at most {MOST_STIFF} numbers, fewer steps, or a"
+                " larger eps; or insist with method='Radau'",
+                stiff.step,
+            ) from None
+    return _patiently(stretch, start, sizes, "Radau", tolerance), "Radau"
 
-    with np.errstate(over="ignore", invalid="ignore"):
+
+def _patiently(stretch: Stretch, start: Array, sizes: Array, method: str, tolerance: float) -> Array:
+    """The solution by any method, with so many evaluations that a method that needs more is the wrong one."""
+    try:
+        return _solve(stretch, start, sizes, method, tolerance, PATIENCE * (BESIDES + PER_STEP * len(stretch.at)))
+    except _GaveUp as end:
+        raise FlowDiverged(
+            f"{method} gave up at step {end.step:g} of {stretch.steps[-1]:g}: the flow is too stiff for it, or not"
+            " smooth; take method='automatic' or 'Radau', or a larger tolerance",
+            end.step,
+        ) from None
+
+
+def _solve(stretch: Stretch, start: Array, sizes: Array, method: str, tolerance: float, evaluations: int) -> Array:
+    """The solution at the points of a stretch, shape (points, m), with at most so many evaluations of the field."""
+    at, steps = stretch.at, stretch.steps
+    explicit = method in EXPLICIT
+    seen = {"evaluations": 0, "step": float(steps[0]), "size": 0.0}
+
+    def bounded(s, z):
+        seen["evaluations"] += 1
+        seen["step"] = float(np.interp(s, at, steps))
+        if seen["evaluations"] > evaluations:
+            raise _GaveUp(seen["step"])
+        size = float(np.abs(z).max(initial=0.0))
+        if not explicit and not size <= INFINITE:
+            raise _diverged(size, start, seen["step"], steps[-1])
+        seen["size"] = size if np.isfinite(size) else seen["size"]
+        return stretch.field(s, z)
+
+    options: Any = {"jac": stretch.jacobian} if method in ("Radau", "BDF") else {}
+    with np.errstate(all="ignore"):
         solved = solve_ivp(
-            bounded, (at[0], at[-1]), start, method=method, t_eval=at, rtol=tolerance, atol=tolerance * scale / 100
+            bounded, (at[0], at[-1]), start, method, at, rtol=tolerance, atol=tolerance * sizes / 100, **options
         )
     if not solved.success or solved.y.shape[1] < len(at) or not np.isfinite(solved.y).all():
-        reached = float(solved.t[-1]) if len(solved.t) else float(at[0])
-        raise FlowDiverged(f"the flow could not be followed past step {reached:g} of {at[-1]:g}: {solved.message}")
+        raise _diverged(seen["size"], start, seen["step"], steps[-1])
     return solved.y.T
+
+
+def _diverged(size: float, start: Array, step: float, last: float) -> FlowDiverged:
+    grew = size / max(float(np.abs(start).max(initial=0.0)), 1.0)
+    where = f"step {step:.4g} of {last:g}"
+    if np.isnan(size):
+        return FlowDiverged(f"the flow is not a number from {where} on: look at the gradient there", step)
+    if grew > GREW:
+        return FlowDiverged(f"the flow diverged at {where}: it had grown to {grew:.0e} times its start", step)
+    return FlowDiverged(f"the flow could not be followed past {where}: look at the gradient there", step)
