@@ -69,7 +69,7 @@ class Clock:
     def times(self) -> Array:
         """∫η dk from 0 to each whole step, shape (steps + 1,), for one learning rate for all weights."""
         if not self.rule.has_schedule:
-            return float(np.max(self.rule.lr)) * np.arange(self.steps + 1)
+            return float(np.max(self.rule.lr)) * np.arange(self.steps + 1, dtype=float)
         over = [self._integral(k) for k in range(self.steps)]
         return np.concatenate([[0.0], np.cumsum(over)])
 
@@ -78,18 +78,23 @@ class Clock:
         """The whole steps between which the learning rate is smooth, with both ends."""
         ends = {0, self.steps}
         if self.rule.has_schedule:
-            halves = np.array([self._within(j / 2) for j in range(2 * self.steps)]).reshape(2 * self.steps, -1)
+            halves = np.array([self.at(j / 2) for j in range(2 * self.steps)]).reshape(2 * self.steps, -1)
             bends = np.abs(np.diff(halves, 2, axis=0)).max(axis=1, initial=0.0) > BEND * halves.max()
             for j in np.flatnonzero(bends) + 1:
                 ends |= {int(j) // 2, (int(j) + 1) // 2}
         return sorted(ends)
+
+    def at(self, k: float) -> Any:
+        """η at any time before the end of the last step; within a step that the schedule does not define, its own."""
+        whole = int(k)
+        return self._whole[whole] if self._held[whole] else self.rule.lr_at(k)
 
     def between(self, first: int, last: int) -> UpdateRule:
         """The rule with a schedule that is continuous on [first, last]: at the end it has the limit from the left."""
         if not self.rule.has_schedule:
             return self.rule
         latest = nextafter(last, first)
-        return replace(self.rule, lr=lambda k: self._within(min(max(k, first), latest)))
+        return replace(self.rule, lr=lambda k: self.at(min(max(k, first), latest)))
 
     @cached_property
     def _whole(self) -> list[Array]:
@@ -108,11 +113,6 @@ class Clock:
         first, after, middle = values
         jumps = bool((np.abs(after - first) > 0.01 * np.maximum(np.abs(first), np.abs(after))).any())
         return jumps or not np.isfinite(middle).all()
-
-    def _within(self, k: float) -> Any:
-        """η at a time before the last step's end."""
-        whole = int(k)
-        return self._whole[whole] if self._held[whole] else self.rule.lr_at(k)
 
     def _integral(self, k: int) -> float:
         if self._held[k]:
