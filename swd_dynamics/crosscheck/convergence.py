@@ -179,20 +179,23 @@ def _late(distance: Array) -> int:
 def _judged(found: Terms, share: float, largest: float, seen: float, detects: float) -> tuple[Status, str | None]:
     """The status; and where nothing can be concluded, the cause and what to do.
 
-    Nothing is concluded where a wrong F would not have left a lower term that is certain, or the leading term is not
-    known. The order is too low if the lower term is certainly more than a share of the leading term, and too high if
-    both terms are certainly the smaller part of the distance.
+    The order is too low if the lower term is certainly more than a share of the leading term; where η is so large that
+    a wrong F might not have been seen, only if the lower term is certainly the larger one. The order is too high if
+    both terms are certainly the smaller part of the distance. It is right if neither is so, the leading term is known,
+    and a wrong F would have left a lower term that is certain.
     """
-    too_high = found.lower + found.leading + found.uncertain < (1 - MOST) * found.whole
-    if seen > detects or (2 * found.uncertain > found.leading and not too_high):
-        if found.noise > found.uncertain / 2:
-            return "inconclusive", "the solver's error is too large: lower its tolerance, or take larger learning rates"
-        excess = max(1.2 * seen / detects, 4 * found.uncertain / max(found.leading, found.uncertain), 2)
-        halved = largest / 2 ** ceil(log2(excess))
-        return "inconclusive", f"η is not small enough to tell the orders apart: take halvings from η = {halved:.2g}"
-    if too_high or found.certainly_lower > share * (found.leading + found.uncertain):
+    blind = seen > detects
+    if found.certainly_lower > (1 if blind else share) * (found.leading + found.uncertain):
         return "refuted", None
-    return "confirmed", None
+    if not blind and found.lower + found.leading + found.uncertain < (1 - MOST) * found.whole:
+        return "refuted", None
+    if not blind and 2 * found.uncertain <= found.leading:
+        return "confirmed", None
+    if found.noise > found.uncertain / 2:
+        return "inconclusive", "the solver's error is too large: lower its tolerance, or take larger learning rates"
+    excess = max(4 * found.uncertain / max(found.leading, found.uncertain), 1.2 * seen / detects if blind else 2)
+    halved = largest / 2 ** ceil(log2(excess))
+    return "inconclusive", f"η is not small enough to tell the orders apart: take halvings from η = {halved:.2g}"
 
 
 @dataclass(frozen=True)
