@@ -131,8 +131,8 @@ class Flow:
         t : float, optional
             Time to cover, t = ηk, in place of ``steps`` (the nearest whole number of steps).
         method : str
-            A method of :func:`scipy.integrate.solve_ivp`, or ``"automatic"``: DOP853, and Radau where the flow is
-            stiff, as that of Adam is near a minimum.
+            A method of :func:`scipy.integrate.solve_ivp`, or ``"automatic"``: DOP853, and LSODA or Radau where the
+            flow is stiff, as that of Adam is near a minimum.
         tolerance : float
             Relative tolerance. The solution is computed a second time at a hundred times the tolerance; the
             difference of the two is the solver's error.

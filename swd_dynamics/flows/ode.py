@@ -14,13 +14,15 @@ from swd_dynamics.tables import nearest
 Array = NDArray[np.float64]
 METHODS = ("automatic", "DOP853", "Radau", "LSODA", "RK45", "RK23", "BDF")
 EXPLICIT = ("DOP853", "RK45", "RK23")  # they reject a trial step that is not finite, and try a shorter step
-# Evaluations of the field for each step of the optimizer, and besides, before a flow counts as stiff. A flow whose
-# optimizer is stable needs some 4 for each step (gradient descent) to 40 (momentum .9) of DOP853; with a tenth, such
-# flows would go to Radau, which is slower there, and with ten times as many a stiff flow would keep its user waiting.
-PER_STEP, BESIDES = 50, 10_000
-PATIENCE = 100  # times as many evaluations, after which any other method gives up
-# Of weights: an implicit method factorises a matrix with a row and a column for each, here of 32 MB. With ten times as
-# many weights a factorisation would take minutes, and a flow has hundreds.
+# The methods of "automatic" in the order in which they are tried, each with the evaluations of the field that it may
+# use for each step of the optimizer. DOP853 is the most exact, and stable gradient descent needs 4 evaluations a step.
+# LSODA suits moderately stiff flows, as those with momentum, and Radau those with kinks. With half as many evaluations
+# flows change their method without need; with twice as many, stiff flows keep their user waiting.
+PATIENCE, BESIDES = 5000, 10_000  # for each step, of any other method; and besides, of every method
+AUTOMATIC = (("DOP853", 5), ("LSODA", 50), ("Radau", PATIENCE))
+LARGE = (("DOP853", 50),)
+# Numbers: an implicit method factorises a matrix with a row for each, some fifty times for every weight that passes its
+# minimum. With 300 weights a flow of Adam takes half a minute, and with 1000 ten.
 MOST_STIFF = 500
 # Absolute size of a number that counts as infinite: its square, which v holds, is still finite.
 INFINITE = 1e100
@@ -125,7 +127,8 @@ def solve_twice(
     sizes : array, shape (m,)
         The usual size of each entry, to which the absolute tolerance is relative.
     method : str
-        A method of :func:`scipy.integrate.solve_ivp`, or ``"automatic"``: DOP853, and Radau where a flow is stiff.
+        A method of :func:`scipy.integrate.solve_ivp`, or ``"automatic"``: DOP853, and LSODA or Radau where a
+        flow is stiff.
     tolerance : float
 
     Returns
@@ -139,14 +142,13 @@ def solve_twice(
     """
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; known: {', '.join(nearest(str(method), METHODS))}")
+    automatic = AUTOMATIC if len(start) <= MOST_STIFF else LARGE
+    methods = automatic if method == "automatic" else ((method, PATIENCE),)
     solutions = []
     for tol in (100 * tolerance, tolerance):
         z, parts = start, []
         for stretch in stretches:
-            if method == "automatic":
-                part, method = _automatic(stretch, z, sizes, tol)
-            else:
-                part = _patiently(stretch, z, sizes, method, tol)
+            part, methods = _first_that_can(methods, stretch, z, sizes, tol)
             parts.append(part[1:])
             z = part[-1]
         solutions.append(np.concatenate([start[None], *parts]))
@@ -154,32 +156,31 @@ def solve_twice(
     return fine, coarse
 
 
-def _automatic(stretch: Stretch, start: Array, sizes: Array, tolerance: float) -> tuple[Array, str]:
-    """The solution by DOP853, or by Radau where the flow is stiff, and the method to go on with."""
-    few = BESIDES + PER_STEP * len(stretch.at)
+def _first_that_can(
+    methods: tuple[tuple[str, int], ...], stretch: Stretch, start: Array, sizes: Array, tolerance: float
+) -> tuple[Array, tuple[tuple[str, int], ...]]:
+    """The solution by the first method that comes to the end, and that method with those after it."""
+    (method, each), *others = methods
     try:
-        return _solve(stretch, start, sizes, "DOP853", tolerance, few), "automatic"
-    except _GaveUp as stiff:
-        if len(start) > MOST_STIFF:
-            raise FlowDiverged(
-                f"the flow of {len(start)} numbers is stiff at step {stiff.step:g} of {stretch.steps[-1]:g}, as flows"
-                f" are where a preconditioned gradient nears 0: follow at most {MOST_STIFF} numbers, fewer steps, or a"
-                " larger eps; or insist with method='Radau'",
-                stiff.step,
-            ) from None
-    return _patiently(stretch, start, sizes, "Radau", tolerance), "Radau"
-
-
-def _patiently(stretch: Stretch, start: Array, sizes: Array, method: str, tolerance: float) -> Array:
-    """The solution by any method, with so many evaluations that a method that needs more is the wrong one."""
-    try:
-        return _solve(stretch, start, sizes, method, tolerance, PATIENCE * (BESIDES + PER_STEP * len(stretch.at)))
+        return _solve(stretch, start, sizes, method, tolerance, BESIDES + each * len(stretch.at)), methods
     except _GaveUp as end:
-        raise FlowDiverged(
-            f"{method} gave up at step {end.step:g} of {stretch.steps[-1]:g}: the flow is too stiff for it, or not"
-            " smooth; take method='automatic' or 'Radau', or a larger tolerance",
-            end.step,
-        ) from None
+        if not others:
+            raise _too_stiff(method, len(start), end.step, stretch.steps[-1]) from None
+    except FlowDiverged:
+        if method != "LSODA" or not others:  # which can fail at a kink
+            raise
+    return _first_that_can(tuple(others), stretch, start, sizes, tolerance)
+
+
+def _too_stiff(method: str, n: int, step: float, last: float) -> FlowDiverged:
+    remedy = "take method='automatic' or 'Radau', or a larger tolerance"
+    if n > MOST_STIFF:
+        remedy = f"follow at most {MOST_STIFF} numbers, fewer steps, or a larger eps; or insist with method='Radau'"
+    return FlowDiverged(
+        f"{method} gave up at step {step:.4g} of {last:g}: a flow of {n} numbers is stiff there, as flows are where a"
+        f" preconditioned gradient nears 0; {remedy}",
+        step,
+    )
 
 
 def _solve(stretch: Stretch, start: Array, sizes: Array, method: str, tolerance: float, evaluations: int) -> Array:
@@ -199,6 +200,9 @@ def _solve(stretch: Stretch, start: Array, sizes: Array, method: str, tolerance:
         seen["size"] = size if np.isfinite(size) else seen["size"]
         return stretch.field(s, z)
 
+    with np.errstate(all="ignore"):
+        if not np.isfinite(stretch.field(at[0], start)).all():
+            raise _diverged(np.nan, start, float(steps[0]), steps[-1])
     options: Any = {"jac": stretch.jacobian} if method in ("Radau", "BDF") else {}
     with np.errstate(all="ignore"):
         solved = solve_ivp(
