@@ -1,19 +1,27 @@
-"""Does a flow follow the iterates to the order it claims? The slope of their distance as η is halved."""
+"""Does a flow follow the iterates to the order it claims? The terms of their distance, as η is halved."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import ceil, log2
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from swd_dynamics.checks import check, whole_number
+from swd_dynamics.crosscheck.richardson import Terms, largest_share, terms
 from swd_dynamics.errors import InputError
-from swd_dynamics.flows.flow import Flow
+from swd_dynamics.flows import AssumptionFailed, FlowDiverged, Solution
+from swd_dynamics.flows.clock import Clock
+from swd_dynamics.flows.flow import LATE, Flow
 from swd_dynamics.rules.update import State, UpdateRule
-from swd_dynamics.verdict import Verdict, judge
+from swd_dynamics.verdict import Status, Verdict
 
-# The largest error of the solver, as a fraction of the distance that is measured. It moves a slope by less than .01;
-# twice as much would move it by .02 of the .05 that are allowed, half as much would ask more of the solver.
-NEGLIGIBLE = 0.01
+Array = NDArray[np.float64]
+EPS = float(np.finfo(float).eps)
+# Of the whole distance at the smallest η: the terms above or below the two that are judged decide if they are so large
+# a part. With much less, the next term of a right flow could be taken for a higher order.
+MOST = 0.75
 
 
 def rule_iterates(rule: UpdateRule, state: State, gradient: Callable, steps: int) -> np.ndarray:
@@ -45,6 +53,7 @@ def convergence_order(
     t: float,
     lrs: Sequence[float],
     allowed: float = 0.05,
+    detects: float = 0.05,
     expected: float | None = None,
     iterates: Callable[[UpdateRule, State, Callable, int], np.ndarray] = rule_iterates,
     name: str = "order",
@@ -52,18 +61,26 @@ def convergence_order(
 ) -> Verdict:
     """The order at which a flow follows the iterates it models.
 
+    The distance of iterates and flow is a series in η. A flow of order p has none of the terms below η^p, and a wrong
+    F₁ leaves a term of order η in a flow of order 2. Richardson's extrapolation over the halvings separates the two
+    terms η^(p−1) and η^p, and says how well each is known.
+
     Parameters
     ----------
     flow : Flow
-        Its rule's learning rate is replaced by each of ``lrs`` in turn.
+        Its rule is followed at each of ``lrs`` in turn. Where the weights have different learning rates, the largest
+        of them is meant; where the rule has a schedule, the first. A schedule keeps its course in time: at half the
+        learning rate every value holds for twice as many steps.
     theta0 : array, shape (n,)
     t : float
-        Time covered, t = ηk. The memory starts on its slow manifold and the step count is large, so that there is no
-        transient.
+        Time covered, t = ηk (of a schedule: with its first η). The memory starts on its slow manifold and the step
+        count is large, so that there is no transient.
     lrs : sequence of float
         At least five learning rates, each half the previous learning rate.
     allowed : float
-        How far the slope may lie from the expected order.
+        How far the order may lie from the expected order.
+    detects : float
+        The largest relative error of F₁ that a confirmed verdict may have missed; at order 1, of F₀.
     expected : float, optional
         The flow's own order if not given (1 for "state").
     iterates : callable (rule, state, gradient, steps) → array, shape (steps + 1, n)
@@ -74,17 +91,21 @@ def convergence_order(
     Returns
     -------
     Verdict
-        ``measured`` is the least-squares slope of log max_k‖θ_k − θ(ηk)‖ over log η. Inconclusive where the solver's
-        own error is not below a hundredth of the smallest distance. Evidence: ``lr``, ``error``, ``solver_error``.
+        ``measured`` is the order at the smallest η: p − 1 + log₂((2 + x)/(1 + x)), where x is the size of the term
+        η^(p−1), relative to the term η^p. Inconclusive, with a cause that says which η to take, where ``lrs`` are not
+        small enough to tell the terms apart, the solver's error is too large, or an error of ``detects`` could not
+        have been seen. Evidence: ``lr``, ``error`` (max_k‖θ_k − θ(ηk)‖), ``solver_error``, and ``smallest_seen``, the
+        smallest relative error of F₁ (at order 1, of F₀) that would have been refuted.
 
     Raises
     ------
     InputError
-        If ``lrs`` are fewer than five or not halvings.
+        If ``lrs`` are fewer than five or not halvings, or t is less than a step.
 
     Notes
     -----
-    Source: backward error analysis, Hairer, Lubich & Wanner 2006, ch. IX.
+    Source: backward error analysis and Richardson's extrapolation, Hairer, Lubich & Wanner 2006, ch. IX; Hairer,
+    Nørsett & Wanner 1993, II.9.
 
     Examples
     --------
@@ -93,42 +114,143 @@ def convergence_order(
     >>> from swd_dynamics.rules import SGD
     >>> flow = Flow(UpdateRule(0.1, SGD()), lambda theta: theta)
     >>> verdict = convergence_order(flow, [1.0], t=1.0, lrs=[2.0**-k for k in range(4, 9)])
-    >>> verdict.status, round(verdict.measured, 1)
+    >>> verdict.status, round(verdict.measured, 3)
     ('confirmed', 1.0)
     """
     lr = np.asarray(lrs, dtype=float)
     if len(lr) < 5 or not np.allclose(lr[:-1] / lr[1:], 2):
         raise InputError(f"lrs = {lr.tolist()} is not allowed: give at least five, each half the one before")
+    check("t", t, "(0, inf)")
+    check("allowed", allowed, "(0, 1)")
+    check("detects", detects, "(0, inf)")
     order = expected if expected is not None else (1 if flow.order == "state" else flow.order)
-    pairs = [_distance(replace(flow, rule=replace(flow.rule, lr=each)), theta0, t, iterates, solver) for each in lr]
-    error, solver_error = map(np.array, zip(*pairs, strict=True))
-    known = bool((solver_error <= NEGLIGIBLE * error).all() and error.min() > 0)
-    slope = float(np.polyfit(np.log(lr), np.log(error), 1)[0]) if known else float("nan")
-    verdict = judge(
-        name,
-        f"The order-{flow.order} flow is followed with an error of order {'η' if order == 1 else f'η^{order:g}'}",
-        predicted=order,
-        measured=slope,
-        allowed=allowed,
-        why=f"slope over {len(lr) - 1} halvings from η = {lr[0]:g}: what is left of the next order",
-        evidence={"lr": lr, "error": error, "solver_error": solver_error},
+    steps = whole_number("the steps in t at the largest of lrs", round(t / lr[0]), least=1)
+    said: dict[str, Any] = {
+        "name": name,
+        "claim": f"The order-{flow.order} flow is followed with an error of order {_power(order)}",
+        "predicted": float(order),
+        "allowed": float(allowed),
+    }
+    runs: list[_Run] = []
+    for i, each in enumerate(lr):
+        try:
+            runs.append(_run(flow, theta0, each, steps * 2**i, 2**i, iterates, solver))
+        except (FlowDiverged, AssumptionFailed) as failed:
+            return _open(said, f"at η = {each:g} {failed}")
+        if not np.isfinite(runs[-1].error):
+            return _open(said, f"the steps diverged at η = {each:g}: take smaller ones")
+    error, solver_error, noise = np.array([(run.error, run.solver_error, run.noise) for run in runs]).T
+    late = _late(runs[-1].distance)
+    distances = [run.distance[late:] for run in runs]
+    found = terms(lr, distances, noise, order)
+    below = terms(lr, distances, noise, order - 1)  # a wrong F₀ in a flow of order 2
+    share, unit = largest_share(allowed), _effect(flow, runs[-1], lr[-1], order, theta0, solver)
+    seen = (share * (found.leading + found.uncertain) + 2 * found.uncertain) / unit
+    far_too_low = below.certainly_lower > MOST * below.whole
+    status, cause = ("refuted", None) if far_too_low else _judged(found, share, lr[0], seen, detects)
+    return Verdict(
+        **said,
+        measured=(below if far_too_low else found).measured,
+        why=f"an F{'₁' if order == 2 else '₀'} off by {seen:.1g} of itself would be refuted, at η = {lr[-1]:.2g}",
+        status=status,
+        cause=cause,
+        evidence={"lr": lr, "error": error, "solver_error": solver_error, "smallest_seen": seen},
     )
-    return verdict if known else replace(verdict, cause=_unknown_because(lr, error))
 
 
-def _unknown_because(lr: np.ndarray, error: np.ndarray) -> str:
-    if not np.isfinite(error).all():
-        return f"the steps diverged at η = {lr[~np.isfinite(error)][0]:g}: take smaller ones"
-    return "the solver's own error is not negligible: lower its tolerance" if error.min() > 0 else "the two coincide"
+def _open(said: dict[str, Any], cause: str) -> Verdict:
+    """The verdict where there are no distances."""
+    return Verdict(**said, measured=float("nan"), why="no distance to judge", status="inconclusive", cause=cause)
 
 
-def _distance(flow: Flow, theta0, t: float, iterates, solver) -> tuple[float, float]:
-    """Largest distance between iterates and flow, and the solver's own error."""
-    solution = flow.solve(theta0, t=t, **solver)
-    state = flow.starting_state(theta0)
+def _power(order: float) -> str:
+    return "η" if order == 1 else f"η^{order:g}"
+
+
+def _late(distance: Array) -> int:
+    """The first time that counts: half the time at which the smallest η has its largest distance.
+
+    The starting memory is right to the order of the flow. What is left of its transient fades with the number of steps
+    and is not a series in η, so that the times at which the transient is fading do not count.
+    """
+    return int(np.linalg.norm(distance, axis=1).argmax()) // 2
+
+
+def _judged(found: Terms, share: float, largest: float, seen: float, detects: float) -> tuple[Status, str | None]:
+    """The status; and where nothing can be concluded, the cause and what to do.
+
+    The order is too low if the lower term is certainly more than a share of the leading term; where η is so large that
+    a wrong F might not have been seen, only if the lower term is certainly the larger one. The order is too high if
+    both terms are certainly the smaller part of the distance. It is right if neither is so, the leading term is known,
+    and a wrong F would have left a lower term that is certain.
+    """
+    blind = seen > detects
+    if found.certainly_lower > (1 if blind else share) * (found.leading + found.uncertain):
+        return "refuted", None
+    if not blind and found.lower + found.leading + found.uncertain < (1 - MOST) * found.whole:
+        return "refuted", None
+    if not blind and 2 * found.uncertain <= found.leading:
+        return "confirmed", None
+    if found.noise > found.uncertain / 2:
+        return "inconclusive", "the solver's error is too large: lower its tolerance, or take larger learning rates"
+    excess = max(4 * found.uncertain / max(found.leading, found.uncertain), 1.2 * seen / detects if blind else 2)
+    halved = largest / 2 ** ceil(log2(excess))
+    return "inconclusive", f"η is not small enough to tell the orders apart: take halvings from η = {halved:.2g}"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Iterates and flow at one learning rate.
+
+    distance : array, shape (times, n) — θ_k − θ(ηk) at the times of the largest learning rate's steps
+    error : float — the largest distance at any step
+    solver_error, noise : float — of the flow; of the flow and the iterates together
+    """
+
+    solution: Solution
+    distance: Array
+    error: float
+    solver_error: float
+    noise: float
+
+
+def _run(flow: Flow, theta0, lr: float, steps: int, every: int, iterates: Callable, solver: dict) -> _Run:
+    flow = replace(flow, rule=_at_rate(flow.rule, lr, steps))
+    solution = flow.solve(theta0, steps=steps, **solver)
+    rule, state = flow.rule, flow.starting_state(theta0)
     if flow.order == "state":
-        state = flow.rule.start(state.theta)
-    steps = len(solution.steps) - 1
-    theta = iterates(flow.rule, state, flow.gradient, steps)
+        state = rule.start(state.theta)
+    elif rule.has_schedule:
+        rule = replace(rule, lr=lambda k: flow.rule.lr(k - LATE))
+    theta = iterates(rule, state, flow.gradient, steps)
     with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.linalg.norm(theta - solution.theta, axis=1).max()), solution.solver_error
+        apart = theta - solution.theta
+        error = float(np.linalg.norm(apart, axis=1).max())
+        round_off = EPS * np.sqrt(steps) * float(np.linalg.norm(theta, axis=1).max())
+    return _Run(solution, apart[every::every], error, solution.solver_error, solution.solver_error + round_off)
+
+
+def _at_rate(rule: UpdateRule, lr: float, steps: int) -> UpdateRule:
+    """The rule at another learning rate; groups keep their shares, and a schedule keeps its course in time."""
+    if not rule.has_schedule:
+        each = lr * (np.asarray(rule.lr) / np.max(rule.lr)) if np.ndim(rule.lr) else lr
+        return replace(rule, lr=each)
+    check("the schedule's first learning rate", rule.lr_at(0), "(0, inf)")
+    factor = lr / float(rule.lr_at(0))
+    course = Clock(rule, ceil(steps * factor) + 1)
+    return replace(rule, lr=lambda k: factor * course.at(factor * k))
+
+
+def _effect(flow: Flow, finest: _Run, lr: float, order: float, theta0, solver: dict) -> float:
+    """How far F₁ as a whole moves the weights at the smallest η (at order 1: F₀); NaN if not at all, or not known."""
+    theta, time = finest.solution.theta, finest.solution.time
+    if order == 1:
+        speed = np.gradient(theta, finest.solution.steps, axis=0)
+        pace = np.gradient(time, finest.solution.steps)
+        moved = time[:, None] * speed / np.where(pace > 0, pace, np.inf)[:, None]
+    elif order == 2 and flow.order == 2:
+        without = replace(flow, order=1, rule=_at_rate(flow.rule, lr, len(theta) - 1))
+        moved = theta - without.solve(theta0, steps=len(theta) - 1, **solver).theta
+    else:
+        return float("nan")
+    return float(np.linalg.norm(moved, axis=1).max()) or float("nan")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from swd_dynamics.checks import check, whole_number
 from swd_dynamics.errors import InputError
-from swd_dynamics.flows.ode import Solution, integrate
+from swd_dynamics.flows.assumptions import check_clips, check_maxima
+from swd_dynamics.flows.clock import Clock
+from swd_dynamics.flows.ode import Solution, Stretch, solve_twice
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.symbolic import NumericEquation, numeric_equation
 
@@ -68,6 +71,15 @@ class Flow:
     equation: NumericEquation | None = None
 
     def __post_init__(self):
+        if not isinstance(self.rule, UpdateRule):
+            raise InputError(
+                f"rule = {self.rule!r} is not an UpdateRule: give one, as CATALOG['SGD'](lr=0.1) or"
+                " UpdateRule(0.1, SGD())"
+            )
+        if not callable(self.gradient):
+            raise InputError(
+                f"gradient = {self.gradient!r} is not a function: give gradient(theta), an array like theta"
+            )
         if self.order not in (1, 2, "state"):
             raise InputError(f"order = {self.order!r} is not allowed: it must be 1, 2 or 'state'")
         if self.order == 2 and self.hvp is None:
@@ -106,8 +118,8 @@ class Flow:
         *,
         steps: int | None = None,
         t: float | None = None,
-        method="LSODA",
-        tolerance=1e-12,
+        method: str = "automatic",
+        tolerance: float = 1e-12,
     ) -> Solution:
         """Follow the flow from θ₀ for a number of steps, or for a time.
 
@@ -119,7 +131,8 @@ class Flow:
         t : float, optional
             Time to cover, t = ηk, in place of ``steps`` (the nearest whole number of steps).
         method : str
-            A method of :func:`scipy.integrate.solve_ivp`.
+            A method of :func:`scipy.integrate.solve_ivp`, or ``"automatic"``: DOP853, and LSODA or Radau where the
+            flow is stiff, as that of Adam is near a minimum.
         tolerance : float
             Relative tolerance. The solution is computed a second time at a hundred times the tolerance; the
             difference of the two is the solver's error.
@@ -134,26 +147,31 @@ class Flow:
             If not exactly one of ``steps`` and ``t`` is given, θ₀ is not a finite vector, or ``gradient`` or ``hvp``
             does not return a finite vector of the shape of θ₀.
         FlowDiverged
-            If the solution grows without bound.
+            If the solution grows without bound, or the solver gives up.
+        AssumptionFailed
+            If, at order 1 or 2, a maximum rises that the flow holds constant; or, at order 2, a clip is active.
         """
         theta = self._checked(theta0)
         check("tolerance", tolerance, "(0, 1)")
-        at = np.arange(self.count_steps(steps=steps, t=t) + 1, dtype=float)
-        start, constants = theta, ()
+        clock = Clock(self.rule, self.count_steps(steps=steps, t=t))
+        at = np.arange(clock.steps + 1, dtype=float)
         if self.order == "state":
             start = np.concatenate([theta, *self.rule.start(theta).memory])
+            stretches = [self._state_stretch(clock, *ends) for ends in pairwise(clock.breaks)]
+            sizes = self._sizes(start, len(theta), clock)
+            fine, coarse = solve_twice(stretches, start, sizes, method, tolerance)
         else:
-            constants = self.constants(theta)
-
-        def change(k, z):
-            return self._change(z, k, constants)
-
-        fine, coarse = (integrate(change, start, at, method, tol) for tol in (tolerance, 100 * tolerance))
+            times, first, index = np.unique(clock.times, return_index=True, return_inverse=True)
+            stretch = self._weights_stretch(times, at[first], self.constants(theta))
+            sizes = self._sizes(theta, len(theta), clock)
+            fine, coarse = (part[index] for part in solve_twice([stretch], theta, sizes, method, tolerance))
+            check_maxima(self.constants, at, fine)
+            if self.order == 2:
+                check_clips(self.rule, self.gradient, at, fine)
         n = len(theta)
         error = float(np.linalg.norm(fine[:, :n] - coarse[:, :n], axis=1).max())
         memory = tuple(fine[:, i : i + n] for i in range(n, fine.shape[1], n))
-        lrs = [self.lr_at(k) for k in at[:-1]]
-        return Solution(at, np.concatenate([[0.0], np.cumsum(lrs)]), fine[:, :n], memory, error)
+        return Solution(at, np.concatenate([[0.0], np.cumsum(clock.lrs)]), fine[:, :n], memory, error)
 
     def field(self, at: ArrayLike, k: float = 0, constants: Constants | None = None) -> Array:
         """The right-hand side of the differential equation at a point: dθ/dt, or for order "state" d(θ, m)/dt.
@@ -185,9 +203,9 @@ class Flow:
         [-3.5, 10.0]
         """
         at = np.asarray(at, dtype=float)
-        if constants is None:
-            constants = () if self.order == "state" else self.constants(at)
-        return self._change(at, k, constants) / self.lr_at(k)
+        if self.order == "state":
+            return self._change(at, k, self.rule) / self.lr_at(k)
+        return self._velocity(at, self.constants(at) if constants is None else constants)
 
     def constants(self, theta: ArrayLike) -> Constants:
         """The entries of the memory that are constant along the flow (maxima), for a run that starts at θ.
@@ -305,19 +323,48 @@ class Flow:
         theta_dot = self.modified_equation.first(theta, gradient, held)
         return gradient, theta_dot, self.hvp(theta, theta_dot) if self.hvp else zero
 
-    def _change(self, at: Array, k: float, constants: Constants) -> Array:
-        """The change in one step, dz/dk = η·dz/dt."""
-        if self.order == "state":
-            state = self.state_at(at, k + AFTER_SEEDING)
-            after = self.rule(state, self.gradient(state.theta))
-            return np.concatenate([after.theta, *after.memory]) - at
-        lr, gradient = self.lr_at(k), self.gradient(at)
-        first = self.modified_equation.first(at, gradient, constants)
+    def _weights_stretch(self, times: Array, steps: Array, constants: Constants) -> Stretch:
+        """dθ/dt over the whole time: F₀ and F₁ do not depend on η, so that a schedule only stretches the time."""
+
+        def jacobian(_, theta):
+            gradient, product = self.gradient(theta), self._needed_hvp
+            units = np.eye(len(theta))
+            turn = self.modified_equation.turn
+            return np.column_stack([turn(theta, gradient, unit, product(theta, unit), constants) for unit in units])
+
+        derived = self.order == 1 and self.hvp is not None
+        return Stretch(lambda _, theta: self._velocity(theta, constants), times, steps, jacobian if derived else None)
+
+    def _state_stretch(self, clock: Clock, first: int, last: int) -> Stretch:
+        """d(θ, m)/dk between two steps between which the learning rate is smooth."""
+        rule, at = clock.between(first, last), np.arange(first, last + 1, dtype=float)
+        return Stretch(lambda k, z: self._change(z, k, rule), at, at)
+
+    def _sizes(self, start: Array, n: int, clock: Clock) -> Array:
+        """The usual size of each number: the largest of θ, or of its memory entry, at the start and after a step."""
+        moved = start + (self._change(start, 0.0, clock.between(0, 1)) if self.order == "state" else 0)
+        largest = np.maximum(np.abs(start), np.abs(moved)).reshape(-1, n).max(axis=1, initial=0.0)
+        return np.repeat(np.where(largest > 0, largest, 1.0), n)
+
+    def _velocity(self, theta: Array, constants: Constants) -> Array:
+        """F₀, or F₀ + ηF₁ with the learning rate that order 2 needs to be constant."""
+        gradient = self.gradient(theta)
+        first = self.modified_equation.first(theta, gradient, constants)
         if self.order == 1:
-            return lr * first
+            return first
+        rates = first, self._needed_hvp(theta, first)
+        return first + self.lr_at(0) * self.modified_equation.second(theta, gradient, *rates, constants)
+
+    @property
+    def _needed_hvp(self) -> Callable[[Array, Array], Array]:
         assert self.hvp is not None  # __post_init__ refuses order 2 without an hvp
-        rates = first, self.hvp(at, first)
-        return lr * (first + lr * self.modified_equation.second(at, gradient, *rates, constants))
+        return self.hvp
+
+    def _change(self, at: Array, k: float, rule: UpdateRule) -> Array:
+        """The change of weights and memory in one step."""
+        state = self.state_at(at, k + AFTER_SEEDING)
+        after = rule(state, self.gradient(state.theta))
+        return np.concatenate([after.theta, *after.memory]) - at
 
 
 def _check_answer(name: str, function, theta: Array, *more: Array) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +28,9 @@ class Linearisation:
     Parameters
     ----------
     flow : Flow
+    reach : number or array, optional
+        How far the arguments of the flow's field can change before the field ceases to be nearly linear; for
+        differences, see :func:`~swd_dynamics.flows.differences.differences`.
 
     Examples
     --------
@@ -40,6 +44,7 @@ class Linearisation:
     """
 
     flow: Flow
+    reach: Any = None
 
     def of_field(self, at: ArrayLike, along: ArrayLike, k: float = 0, constants: Constants | None = None) -> Array:
         """J·v, the derivative of :meth:`Flow.field` at a point along a vector v.
@@ -69,14 +74,14 @@ class Linearisation:
             step = self.of_step(flow.state_at(at).theta)
             if step is not None:
                 return (step @ along - along) / flow.lr_at(k)
-            return differences(lambda z: flow.field(z, k), at, along)
+            return differences(lambda z: flow.field(z, k), at, along, self.reach)
         kept = flow.constants(at) if constants is None else constants
         equation, gradient = flow.modified_equation, flow.gradient(at)
         first = equation.turn(at, gradient, along, self.hessian_times(at, along), kept)
         if flow.order == 1:
             return first
         if np.linalg.norm(equation.first(at, gradient, kept)) > AT_REST * np.linalg.norm(first):
-            return differences(lambda theta: flow.field(theta, k, kept), at, along)
+            return differences(lambda theta: flow.field(theta, k, kept), at, along, self.reach)
         second = equation.second(at, gradient, first, self.hessian_times(at, first), kept)
         return first + flow.lr_at(k) * second
 
@@ -119,8 +124,12 @@ class Linearisation:
         >>> linear.hessian_times(np.zeros(2), np.array([1.0, 2.0])).round(8).tolist()
         [3.0, 6.0]
         """
-        hvp = self.flow.hvp
-        return hvp(theta, vector) if hvp else differences(self.flow.gradient, theta, vector)
+        if self.flow.hvp is not None:
+            return self.flow.hvp(theta, vector)
+        reach = (
+            self.reach if np.ndim(self.reach) == 0 else self.reach[: len(theta)]
+        )  # of a state, the weights come first
+        return differences(self.flow.gradient, theta, vector, reach)
 
     @cached_property
     def _linear_map(self) -> Callable[[Array], Array] | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import root
 
 from swd_dynamics.planes.nullclines import DIP, Nullcline, bracketed
@@ -12,10 +12,11 @@ from swd_dynamics.planes.nullclines import DIP, Nullcline, bracketed
 Array = NDArray[np.float64]
 Pair = tuple[Nullcline, Nullcline]
 
-# Of the usual speed: a point where the field is slower is a fixed point. A field that only touches zero is quadratic
-# there, and a search ends at about this speed: a tenth would miss such points, and ten times would accept near misses.
+# Of each component's usual size: a point where both are smaller is a fixed point. A field that only touches zero is
+# quadratic there, and a search ends at about this speed: a tenth would miss such points, and ten times would accept
+# near misses.
 REST = 1e-7
-# Of the usual speed: a component that is smaller counts as zero at a vertex of the other component's nullcline. The
+# Of its usual size: a component that is smaller counts as zero at a vertex of the other component's nullcline. The
 # vertices are exact to round-off, so that half serves too; at REST, slow stretches would count as lines.
 ON_LINE = 1e-9
 # Cells of the grid: two searches that end closer together found the same point. Where the field only touches zero,
@@ -129,7 +130,7 @@ class FixedLine:
         return "repelling" if (self.rates > 0).all() else "neither"
 
 
-def kind(eigenvalues: NDArray[np.complex128], accuracy: float = 0.0, usual: float = 0.0) -> str:
+def kind(eigenvalues: NDArray[np.complex128], errors: ArrayLike = 0.0, accuracy: float = 0.0) -> str:
     """The name of a fixed point by its two eigenvalues.
 
     A *node* has real eigenvalues of one sign, a *focus* a complex pair, both ``"stable …"`` or ``"unstable …"``; a
@@ -140,11 +141,10 @@ def kind(eigenvalues: NDArray[np.complex128], accuracy: float = 0.0, usual: floa
     Parameters
     ----------
     eigenvalues : array of complex, shape (2,)
+    errors : number or array, shape (2,)
+        Error of each eigenvalue: an eigenvalue or a real part that is smaller counts as zero.
     accuracy : float
-        Relative error of the Jacobian: a smaller real part counts as zero. Two equal eigenvalues are known only to the
-        square root of it.
-    usual : float
-        The usual size of an eigenvalue; where both are smaller, ``accuracy`` is relative to the usual size.
+        Relative error of the Jacobian: two equal eigenvalues are known only to the square root of it.
 
     Examples
     --------
@@ -154,10 +154,10 @@ def kind(eigenvalues: NDArray[np.complex128], accuracy: float = 0.0, usual: floa
     if not np.isfinite(eigenvalues).all():
         return "no linearisation"
     size, real = np.abs(eigenvalues), np.real(eigenvalues)
-    if size.min() <= accuracy * max(size.max(), usual):
+    if (size <= errors).any():
         return "degenerate"
     turns = np.abs(np.imag(eigenvalues)).max() > np.sqrt(accuracy) * size.max()
-    if turns and np.abs(real).max() <= accuracy * size.max():
+    if turns and (np.abs(real) <= errors).all():
         return "centre"
     if real.min() * real.max() < 0:
         return "saddle"
@@ -172,7 +172,7 @@ class Search:
     jacobian : callable (point) → array, shape (2, 2)
     multipliers : callable (point) → array of complex or None
     accuracy : float — relative error of the Jacobian
-    speed : float — the usual length of the field
+    usual : array, shape (2,) — the usual size of each component of the field
     cell : array, shape (2,) — the sides of a cell of the grid
     window : array, shape (2, 2) — the lower and the upper corner
     """
@@ -181,7 +181,7 @@ class Search:
     jacobian: Callable[[Array], Array]
     multipliers: Callable[[Array], NDArray[np.complex128] | None]
     accuracy: float
-    speed: float
+    usual: Array
     cell: Array
     window: Array
 
@@ -215,7 +215,7 @@ class Search:
 
     def _stretches(self, line: Array, other: int) -> Iterator[Array]:
         """The stretches of at least three vertices at which the other component is zero."""
-        zero = np.abs(self._values(line, other)) <= ON_LINE * self.speed
+        zero = np.abs(self._values(line, other)) <= ON_LINE * self.usual[other]
         edges = np.flatnonzero(np.diff(np.concatenate([[0], zero.astype(int), [0]])))
         for first, last in edges.reshape(-1, 2):
             if last - first > 2:
@@ -245,8 +245,11 @@ class Search:
         """The zero near a guess, by Powell's hybrid of Newton's method; None if the search ends elsewhere."""
         if not np.isfinite(self.field(guess)).all():
             return None
-        solved = root(self.field, guess, jac=self.jacobian, tol=1e-15).x
-        speeds = [np.linalg.norm(self.field(at)) for at in (guess, solved)]
+        scale = self.usual
+        solved = root(
+            lambda at: self.field(at) / scale, guess, jac=lambda at: self.jacobian(at) / scale[:, None], tol=1e-15
+        ).x
+        speeds = [np.linalg.norm(self.field(at) / scale) for at in (guess, solved)]
         best = solved if np.nan_to_num(speeds[1], nan=np.inf) < speeds[0] else guess
         margin = SAME_POINT * self.cell
         inside = (best >= self.window[0] - margin).all() and (best <= self.window[1] + margin).all()
@@ -255,7 +258,7 @@ class Search:
     def _is_zero(self, at: Array) -> bool:
         """Whether the field is slow here, or steep with a zero within a Newton step of a billionth of a cell."""
         field, jacobian = self.field(at), self.jacobian(at)
-        if np.linalg.norm(field) <= REST * self.speed:
+        if np.linalg.norm(field / self.usual) <= REST:
             return True
         if not np.isfinite(jacobian).all() or np.linalg.det(jacobian) == 0:
             return False
@@ -272,6 +275,23 @@ class Search:
         known = np.isfinite(jacobian).all()
         eigenvalues = np.linalg.eigvals(jacobian).astype(complex) if known else np.full(2, np.nan + 0j)
         multipliers = self.multipliers(at)
-        usual = self.speed / float((self.window[1] - self.window[0]).max())
-        name = kind(eigenvalues, self.accuracy, usual)
+        name = kind(eigenvalues, self._errors(jacobian, eigenvalues) if known else 0.0, self.accuracy)
         return FixedPoint(at, np.sort_complex(eigenvalues), name, multipliers, jacobian)
+
+    def _errors(self, jacobian: Array, eigenvalues: NDArray[np.complex128]) -> Array:
+        """The error of each eigenvalue to first order, |l|ᵀE|r|/|lᵀr|, from the errors E of the Jacobian's entries.
+
+        A row of the Jacobian is known relative to its own component of the field, and a column to its own coordinate:
+        the error of an entry is ``accuracy`` times what the component usually changes by over the window, or times the
+        largest change in its row. Where two eigenvalues are nearly equal, the formula has no meaning, and the whole
+        error counts for both.
+        """
+        sides = self.window[1] - self.window[0]
+        changes = np.maximum(np.abs(jacobian * sides).max(axis=1), self.usual)
+        entries = self.accuracy * changes[:, None] / sides
+        vectors = np.linalg.eig(jacobian)[1]
+        largest = float(np.linalg.norm(entries))
+        if abs(np.linalg.det(vectors)) <= np.sqrt(self.accuracy):
+            return np.full(2, largest)
+        errors = np.einsum("ki,ij,jk->k", np.abs(np.linalg.inv(vectors)), entries, np.abs(vectors))
+        return np.minimum(errors, largest) if np.isfinite(errors).all() else np.full(2, largest)

@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 # Of the usual speed: a component that is smaller counts as zero. Halved, the round-off of a component that is zero
 # everywhere would be traced as nullclines; doubled, nothing changes but a strip of that width.
 SMALLEST = 8 * float(np.finfo(float).eps)
+REACH = 0.25  # of the window: the scale on which a field is taken to vary, for derivatives by differences
+FAINT = 1e-12  # of the usual speed: the least usual size of a component; below lies the round-off of longer sums
 SHIFTS = (0.618, 0.764)  # of a cell, in x and y: they keep the nodes off round numbers, at which many nullclines lie
 OUT = 1e-6  # of the usual speed: a fixed point of a slice is one of the whole field if less points out of the slice
 
@@ -166,7 +168,9 @@ def phase_plane(
     nodes = whole_number("nodes", nodes, least=8, most=1000)
     centre = _centre(origin, directions, window)
     first = starts[0] if len(starts) and directions is None else centre
-    plane = cut(system(of if flow is None else flow, first), centre, directions)
+    reach = REACH * (window[1] - window[0])
+    reach = reach if directions is None else float(reach.min())
+    plane = cut(system(of if flow is None else flow, first, reach), centre, directions)
     _check_answer(plane, window.mean(axis=0))
     found = _computed(plane, window, nodes)
     if not len(starts):
@@ -188,7 +192,8 @@ def _computed(plane: Slice, window: Array, nodes: int) -> PhasePlane:
     lines = _nullclines(plane, x, y, values, speed)
     cell = np.array([x[2] - x[1], y[2] - y[1]])
     accuracy = plane.system.accuracy
-    search = Search(plane.field, plane.jacobian, plane.multipliers, accuracy, speed, cell, window)
+    usual = _usual(values, speed)
+    search = Search(plane.field, plane.jacobian, plane.multipliers, accuracy, usual, cell, window)
     fixed_lines = search.lines(lines)
     fixed_points = search.points(lines, fixed_lines)
     out = _left_out(plane, x, y) if plane.is_slice else 0.0
@@ -207,6 +212,13 @@ def _computed(plane: Slice, window: Array, nodes: int) -> PhasePlane:
         what=plane.system.what + (", on a slice" if plane.is_slice else ""),
         notes=tuple(_notes(plane, speeds, lines, out)),
     )
+
+
+def _usual(values: Array, speed: float) -> Array:
+    """The usual size of each component, which may differ by many orders: the median where a component is not zero."""
+    sizes = [np.abs(values[..., i]) for i in (0, 1)]
+    moving = [size[np.isfinite(size) & (size > SMALLEST * speed)] for size in sizes]
+    return np.array([max(float(np.median(m)), FAINT * speed) if len(m) else speed for m in moving])
 
 
 def _nullclines(plane: Slice, x: Array, y: Array, values: Array, speed: float) -> tuple[Nullcline, Nullcline]:

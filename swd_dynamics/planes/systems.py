@@ -69,9 +69,10 @@ class System(Protocol):
 
 @dataclass(frozen=True)
 class PlainField:
-    """Any field of two variables, a callable (x, y) → (dx/dt, dy/dt)."""
+    """Any field of two variables, a callable (x, y) → (dx/dt, dy/dt), that varies on the scale ``reach``."""
 
     function: Callable[[float, float], Any]
+    reach: Any = None
     labels = ("x", "y")
     alike = False
     what = "The field"
@@ -85,7 +86,7 @@ class PlainField:
         return value
 
     def tangent(self, at: Array, along: Array) -> Array:
-        return differences(self.field, at, along)
+        return differences(self.field, at, along, self.reach)
 
     def multipliers(self, at: Array) -> None:
         return None
@@ -97,6 +98,7 @@ class WeightsField:
 
     flow: Flow
     start: Array
+    reach: Any = None
     labels = ("θ₁", "θ₂")
     alike = True
     accuracy = DERIVED
@@ -112,7 +114,7 @@ class WeightsField:
 
     @cached_property
     def linear(self) -> Linearisation:
-        return Linearisation(self.flow)
+        return Linearisation(self.flow, self.reach)
 
     @cached_property
     def _constants(self) -> Constants:
@@ -139,6 +141,7 @@ class StateField:
     """
 
     flow: Flow
+    reach: Any = None
     alike = False
     what = "The flow of a weight and its momentum"
     notes = ()
@@ -158,7 +161,7 @@ class StateField:
 
     @cached_property
     def linear(self) -> Linearisation:
-        return Linearisation(self.flow)
+        return Linearisation(self.flow, self.reach)
 
     @property
     def _rest(self) -> Any:
@@ -186,8 +189,11 @@ def _multipliers(linear: Linearisation, theta: Array) -> NDArray[np.complex128] 
     return np.linalg.eigvals(step).astype(complex)
 
 
-def system(of, start: Array) -> System:
+def system(of, start: Array, reach: Any = None) -> System:
     """The field behind a flow or a callable (x, y) → (dx/dt, dy/dt).
+
+    ``reach`` is the scale on which the field varies, one number or a number for each coordinate: derivatives by
+    differences are taken over a small part of it.
 
     Raises
     ------
@@ -197,10 +203,10 @@ def system(of, start: Array) -> System:
     """
     if isinstance(of, Flow):
         _check_gradient(of, start[:1] if of.order == "state" else start)
-        return StateField(of) if of.order == "state" else WeightsField(of, start)
+        return StateField(of, reach) if of.order == "state" else WeightsField(of, start, reach)
     if not callable(of):
         raise InputError(f"{of!r} is not a field: give a Flow, a rule with its gradient, or a function (x, y) → (u, v)")
-    return PlainField(of)
+    return PlainField(of, reach)
 
 
 def _check_gradient(flow: Flow, at: Array) -> None:

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from aggregated_momentum import AggregatedMomentum
+from crosscheck.random_problems import random_problem
 
 from swd_dynamics.crosscheck import convergence_order
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows import Flow
-from swd_dynamics.rules import CATALOG, Stable, UpdateRule
+from swd_dynamics.rules import CATALOG, SGD, Cosine, Stable, StepDecay, UpdateRule
 from swd_dynamics.symbolic import numeric_equation
 from swd_dynamics.verdict import must_be_refuted
 
@@ -90,9 +91,128 @@ def test_the_state_flow_is_of_first_order():
 def test_a_loose_solver_is_inconclusive():
     """Assert that nothing is concluded where the solver's own error is of the size of what is measured."""
     lrs, t = lrs_and_time("AdamS")
-    verdict = convergence_order(Flow(RULES["AdamS"], gradient, hvp, 2), START, t=t, lrs=lrs, tolerance=1e-5)
+    verdict = convergence_order(
+        Flow(RULES["AdamS"], gradient, hvp, 2), START, t=t, lrs=lrs, method="RK23", tolerance=1e-3
+    )
     assert verdict.status == "inconclusive"
     assert "solver" in verdict.cause
+
+
+HEAVY = Flow(CATALOG["SGD"](lr=0.1, momentum=0.9), lambda theta: theta, lambda theta, vector: vector, 2)
+
+
+def off_by(flow, factor):
+    """The flow with its second-order term too large by a factor."""
+    right = flow.modified_equation
+    return replace(flow, equation=replace(right, second=lambda *where: factor * right.second(*where)))
+
+
+def test_heavy_ball_at_large_learning_rates():
+    """Assert that at rates at which ηF₁ is up to 1.5 of F₀, the right flow is confirmed and one off by 5 % refuted.
+
+    A least-squares slope over all rates gives 1.945 for the right flow and 2.035 for the wrong flow.
+    """
+    lrs = [2.0**-k for k in range(6, 11)]
+    right, wrong = (convergence_order(flow, [1.0], t=1.0, lrs=lrs) for flow in (HEAVY, off_by(HEAVY, 1.05)))
+    assert (right.status, wrong.status) == ("confirmed", "refuted")
+    assert right.evidence["smallest_seen"] <= 0.05
+
+
+@pytest.mark.parametrize("factor", [1.3, 3.0])
+def test_the_smallest_error_that_is_seen(factor):
+    """Assert that an F₁ off by more than ``smallest_seen`` is refuted, and far less than that is confirmed."""
+    lrs = [2.0**-k for k in range(9, 14)]
+    seen = convergence_order(HEAVY, [1.0], t=1.0, lrs=lrs).evidence["smallest_seen"]
+    assert 1e-4 < seen < 1e-2
+    larger, smaller = (off_by(HEAVY, 1 + seen * times) for times in (factor, 1 / (10 * factor)))
+    assert convergence_order(larger, [1.0], t=1.0, lrs=lrs).status == "refuted"
+    assert convergence_order(smaller, [1.0], t=1.0, lrs=lrs).status == "confirmed"
+
+
+def test_rates_that_are_not_small_enough_are_inconclusive():
+    """Assert that where the modified equation makes no sense yet the verdict is open, and says from where it does."""
+    verdict = convergence_order(HEAVY, [1.0], t=1.0, lrs=[2.0**-k for k in range(4, 9)])
+    assert verdict.status == "inconclusive"
+    advised = float(verdict.cause.split("η = ")[-1])
+    assert advised < 2.0**-4
+    taken = [advised / 2**i for i in range(5)]
+    assert convergence_order(HEAVY, [1.0], t=1.0, lrs=taken).status == "confirmed"
+
+
+def test_an_order_that_is_too_high_is_refuted():
+    """Assert that a flow of order 2 is not said to be of order 1, and one with a wrong F₁ is."""
+    lrs = [2.0**-k for k in range(9, 14)]
+    right, wrong = (convergence_order(flow, [1.0], t=1.0, lrs=lrs, expected=1) for flow in (HEAVY, off_by(HEAVY, 0.5)))
+    assert (right.status, wrong.status) == ("refuted", "confirmed")
+    assert abs(right.measured - 2) <= 0.05
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.05])
+@pytest.mark.parametrize("order", [1, 2])
+def test_groups_keep_their_learning_rates(order, factor):
+    """Assert that the order is that of the rule with its own learning rates, one for every weight.
+
+    The flow whose last weight has a learning rate that is 5 % too large is refuted.
+    """
+    shares = np.array([1.0, 0.5, 0.25, 0.7, 0.1])
+    own = CATALOG["SGDS"](lr=shares, momentum=0.5, weight_decay=0.1)
+    wrong = CATALOG["SGDS"](lr=shares * [1, 1, 1, 1, factor], momentum=0.5, weight_decay=0.1)
+    flow = Flow(own, gradient, hvp, order, equation=numeric_equation(wrong))
+    verdict = convergence_order(flow, START, t=0.3, lrs=[0.02 / 2**i for i in range(5)])
+    assert verdict.status == ("confirmed" if factor == 1 else "refuted")
+    assert verdict.evidence["lr"][0] == 0.02
+
+
+@pytest.mark.parametrize("schedule", [Cosine(0.01, steps=60), StepDecay(0.01, step_size=20, gamma=0.5)], ids=repr)
+def test_a_schedule_keeps_its_course_in_time(schedule):
+    """Assert that a flow of order 1 follows a schedule to first order, and the distances are those of the closed form.
+
+    On f = ½θ² gradient descent is at Π(1 − η_k) and its flow at exp(−∫η).
+    """
+    flow = Flow(UpdateRule(schedule, SGD()), lambda theta: theta)
+    lrs = [0.04 / 2**i for i in range(5)]
+    verdict = convergence_order(flow, [1.0], t=0.6, lrs=lrs)
+    assert verdict.passed, verdict
+    assert abs(verdict.measured - 1) <= 1e-3
+    factor = lrs[-1] / schedule(0)
+    rates = np.array([factor * schedule(factor * k) for k in range(240)])
+    fine = factor * np.array([schedule(factor * (k + (j + 0.5) / 100)) for k in range(240) for j in range(100)]) / 100
+    flowed = np.exp(-np.cumsum(fine)[99::100])
+    assert verdict.evidence["error"][-1] == pytest.approx(np.abs(np.cumprod(1 - rates) - flowed).max(), rel=1e-5)
+
+
+def test_a_flow_that_cannot_be_followed_leaves_the_order_open():
+    """Assert that where an assumption of the derivation fails, the verdict is inconclusive and says which."""
+    rises = Flow(CATALOG["AMSGrad"](), lambda theta: -theta)
+    verdict = convergence_order(rises, [1.0], t=0.5, lrs=[0.05 / 2**i for i in range(5)])
+    assert verdict.status == "inconclusive"
+    assert "maximum" in verdict.cause
+
+
+def right_and_wrong(seeds):
+    """The statuses of the right flows of order 1 and 2 on random problems, and of F₁ off by 5 %."""
+    right, wrong = [], []
+    for seed in seeds:
+        problem = random_problem(seed)
+        for order in (1, 2):
+            flow = Flow(problem.rule, problem.gradient, problem.hvp, order)
+            right.append(convergence_order(flow, problem.start, t=problem.t, lrs=problem.lrs).status)
+        wrong.append(convergence_order(off_by(flow, 1.05), problem.start, t=problem.t, lrs=problem.lrs).status)
+    return right, wrong
+
+
+def test_a_few_random_problems():
+    """Assert that of one random problem of each family the right flows are confirmed and the wrong flows refuted."""
+    right, wrong = right_and_wrong(range(5))
+    assert (set(right), set(wrong)) == ({"confirmed"}, {"refuted"})
+
+
+@pytest.mark.slow
+def test_benchmark_of_random_problems():
+    """Assert that of right flows at least 95 % are confirmed, and of flows whose F₁ is off by 5 % as many refuted."""
+    right, wrong = right_and_wrong(range(60))
+    assert right.count("confirmed") >= 0.95 * len(right)
+    assert wrong.count("refuted") >= 0.95 * len(wrong)
 
 
 @pytest.mark.parametrize("lrs", [[0.1, 0.05, 0.025, 0.0125], [0.1, 0.05, 0.03, 0.02, 0.01]])

@@ -103,6 +103,54 @@ def test_degenerate_fixed_points(field):
     assert np.abs(point.point).max() <= DEGENERATE
 
 
+SMALL = 1e-6
+FAST = {
+    "a function": (lambda x, y: (-np.sin(x / SMALL), -np.sin(y / SMALL)), {}),
+    "a rule": (UpdateRule(LR, SGD()), {"gradient": lambda theta: np.sin(theta / SMALL)}),
+}
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_field_that_varies_on_the_scale_of_a_small_window(name):
+    """Assert that −sin(10⁶x) is stable at 0, with the rate −10⁶, in a window of that size."""
+    of, given = FAST[name]
+    (point,) = phase_plane(of, **given, x=(-SMALL, SMALL), y=(-SMALL, SMALL)).fixed_points
+    assert point.kind == "stable node"
+    assert np.abs(point.eigenvalues * SMALL + 1).max() <= DIFFERENCES
+
+
+def test_a_small_window_far_from_the_origin():
+    """Assert that at 10⁸ the rates are found in a window of 2, where a number is known to 10⁻⁸ only."""
+    window = (1e8 - 1, 1e8 + 1)
+    (point,) = phase_plane(lambda x, y: (1e8 - x, 2e8 - 2 * y), x=window, y=window).fixed_points
+    assert point.kind == "stable node"
+    assert np.abs(point.eigenvalues - (-2, -1)).max() <= 1e-4  # 1e-8 over a step of ∛(eps·1e8) = 3e-3, and twice that
+
+
+STEEP = np.array([1e8, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("of", "given"),
+    [
+        (lambda x, y: (-1e8 * x, -y), {}),
+        (UpdateRule(1e-9, SGD()), {"gradient": lambda theta: STEEP * theta}),
+        (
+            UpdateRule(1e-9, SGD()),
+            {"gradient": lambda theta: STEEP * theta, "hvp": lambda theta, vector: STEEP * vector},
+        ),
+    ],
+    ids=["a function", "a rule", "a rule with hvp"],
+)
+def test_components_of_very_different_size(of, given):
+    """Assert that rates of 10⁸ and 1 have one fixed point, a stable node with these rates, and no line of them."""
+    plane = phase_plane(of, **given)
+    assert plane.fixed_lines == ()
+    (point,) = plane.fixed_points
+    assert point.kind == "stable node"
+    assert np.abs(point.eigenvalues / (-1e8, -1) - 1).max() <= DIFFERENCES
+
+
 def test_a_near_miss_is_no_fixed_point():
     """Assert that nullclines that pass each other at a hundred-thousandth of the usual speed do not meet."""
     assert phase_plane(lambda x, y: (y - x * x, y + 1e-5)).fixed_points == ()
