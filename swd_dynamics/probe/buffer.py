@@ -126,6 +126,8 @@ class Buffer:
 
     def _keep_there(self, row: int, columns: list[int], values: list[Tensor]) -> None:
         if self.there is None:
+            if self.device.type == "cpu":  # the model was moved after the buffer was made
+                self.device = values[0].device
             shape, dtype = (self.rows, self.width), widest(self.device)
             self.there = torch.zeros(shape, dtype=dtype, device=self.device)
         to = self.device, self.there.dtype

@@ -14,6 +14,7 @@ from swd_dynamics.tensors.groups import PUBLISHED
 from swd_dynamics.tensors.known import Taken, class_name, known
 from swd_dynamics.tensors.sums import Entry, products
 from swd_dynamics.tensors.tangent import Change, unit_change
+from swd_dynamics.tensors.versions import version
 from swd_dynamics.tensors.weights import Layout
 
 UNKNOWN = math.nan
@@ -42,7 +43,7 @@ class Published:
         self._group = group
         self.is_written = False
         self._before = {name: group[name] for name in PUBLISHED if name in group}
-        self._versions = {name: _version(value) for name, value in self._before.items()}
+        self._versions = {name: version(value) for name, value in self._before.items()}
         self._during = {name: _equal_object(value) for name, value in self._before.items()}
         group.update(self._during)
 
@@ -50,7 +51,7 @@ class Published:
         """Compare the group with what it was before the step, and put that back."""
         for name in PUBLISHED:
             value = self._group.get(name)
-            if value is not self._during.get(name) or _version(value) != self._versions.get(name):
+            if value is not self._during.get(name) or version(value) != self._versions.get(name):
                 self.is_written = True
             elif name in self._before:
                 self._group[name] = self._before[name]
@@ -62,12 +63,6 @@ def _equal_object(value: Any) -> Any:
         return value if value.requires_grad else value.detach()
     is_number = isinstance(value, float | int) and not isinstance(value, bool)
     return value * 1.0 if is_number else value
-
-
-def _version(value: Any) -> int | None:
-    """The number of times that a tensor was written."""
-    is_counted = isinstance(value, Tensor) and not value.is_inference()
-    return value._version if is_counted else None
 
 
 class Rates:
@@ -243,8 +238,7 @@ class Rates:
         group, kind = self.optimizer.param_groups[g], class_name(self.optimizer)
         if not all(each in group for each in PUBLISHED):
             return self._unknown(
-                f"{kind} is neither torch's SGD, Adam or AdamW nor publishes decay_rate and"
-                " effective_lr"
+                f"{kind} is neither torch's SGD, Adam or AdamW nor publishes decay_rate and effective_lr"
             )
         if not self._published[g].is_written:
             here = "writes neither of them in this step: another optimizer may have left them"

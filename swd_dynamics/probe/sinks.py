@@ -113,8 +113,7 @@ class Contents:
     @property
     def sizes(self) -> dict[str, int]:
         """The length of every dimension except ``step``."""
-        groups, parameters = self.optimizer.param_groups, self.layout.parameters
-        sizes = {"group": len(groups), "parameter": len(parameters)}
+        sizes = {"group": self.layout.group_count, "parameter": len(self.layout.parameters)}
         return sizes | ({"weight": self.layout.weights} if self.trajectory else {})
 
     @property

@@ -57,6 +57,7 @@ class StepHooks:
         self._before, self._after = before, after
         self._is_pending = self._is_nested = False
         self._optimizer = optimizer
+        optimizer._patch_step_function()  # some classes do not call the constructor that does it
         pre, post = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
         self._handles = [
             optimizer.register_step_pre_hook(self._begin),

@@ -291,7 +291,7 @@ def test_a_schedule_inside_the_step(registered):
     """Assert that lr, R and η_eff are those the step used if a hook after it sets the next lr."""
     weight = vector(1.0)
     optimizer = torch.optim.SGD([weight], lr=1.0, weight_decay=0.25)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: float(k))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, float)
     probe = Probe(optimizer)
     if registered == "before":
         optimizer.register_step_post_hook(lambda *_: schedule.step())
