@@ -66,7 +66,7 @@ class Probe:
     quantities : str or iterable of (str or Quantity)
         A set, ``"minimal"``, ``"default"`` or ``"dynamics"``, or quantities by name or your own.
         Quantities made from Δθ need one copy of the parameters, and the distance from the start
-        needs another one; "minimal" needs none.
+        needs another one; cos(g, m) one of the gradients if steps write into them. "minimal": none.
     every : int
         Steps n, 2n, 3n, … are measured. Each other step costs one call.
     trajectory : bool

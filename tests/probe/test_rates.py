@@ -31,6 +31,13 @@ class Publishing(torch.optim.Optimizer):
             group.update(self.told)
 
 
+class Still(torch.optim.Optimizer):
+    """Moves no weight, and needs no η."""
+
+    def step(self, closure=None):
+        pass
+
+
 class Moving(torch.optim.SGD):
     """torch's SGD, whose step moves a weight by 1 even if the weight has no gradient."""
 
@@ -243,6 +250,20 @@ def test_what_another_optimizer_published_is_not_believed():
     new.load_state_dict(old.state_dict())
     new.param_groups[0]["lr"] = 0.02
     assert one_step(new, weight).decay_rate.item() == 0.02 * 0.1
+
+
+@pytest.mark.parametrize("trajectory", [False, True])
+def test_a_hyperparameter_that_is_called_decay_rate(trajectory):
+    """Assert that Adafactor's decay_rate is an argument, not R, and its lr = None an unknown η."""
+    weight, told = vector(1.0), {"lr": None, "decay_rate": -0.8}
+    optimizer = Still([weight], told)
+    with Probe(optimizer, trajectory=trajectory) as probe:
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    run = probe.dataset()
+    assert probe.failure is None and np.isnan(run.decay_rate).all()
+    assert np.isnan(run.lr).all()
+    assert json.loads(run.attrs["optimizer_arguments"]) == [told]
 
 
 def test_what_was_published_before_the_step_is_not_believed():
