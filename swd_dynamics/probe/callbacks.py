@@ -148,12 +148,14 @@ class _Run:
         self.probes = []
         for k, optimizer in enumerate(inner):
             uncounted = len(inner) == 1 and steps > 0 and steps_before(optimizer) <= 0
-            known = {"model": model, "step": steps if uncounted else None}
+            known: dict[str, Any] = {"model": model, "step": steps if uncounted else None}
             if goes_on and not steps:
                 # A retry, or a second training, which a Trainer counts from 0.
                 known["step"] = before[k].steps
-            resume = {"resume": True} if goes_on else {}
-            probe = Probe(optimizer, self._folder(k, len(inner)), **known | self.options | resume)
+            options = known | self.options
+            if goes_on:
+                options["resume"] = True
+            probe = Probe(optimizer, self._folder(k, len(inner)), **options)
             self.probes.append(self._ending.enter_context(probe))
 
     def _folder(self, k: int, optimizers: int) -> Path:

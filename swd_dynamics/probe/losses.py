@@ -119,7 +119,8 @@ class Losses:
 def _counted(loss: Any) -> int | None:
     """What autograd had counted when a loss was computed; None if the loss does not say it."""
     node = loss.grad_fn if isinstance(loss, Tensor) else None
-    return node._sequence_nr() if hasattr(node, "_sequence_nr") else None
+    count = getattr(node, "_sequence_nr", None)
+    return None if count is None else count()
 
 
 def _counted_now() -> int | None:

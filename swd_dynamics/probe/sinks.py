@@ -193,8 +193,9 @@ class Contents:
             If there are rows, the optimizer does not count its steps, and nothing else says their
             number.
         """
-        if given is not None or seen is not None:
-            return seen if given is None else given
+        told = seen if given is None else given
+        if told is not None:
+            return told
         counted = steps_before(self.optimizer)
         if counted > 0 and known is not None:
             return known.resumed_at(counts_of(self.optimizer, self.layout.parameters))

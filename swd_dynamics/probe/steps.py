@@ -1,5 +1,8 @@
 """The steps of an optimizer as torch announces them: by hooks, and by a step's closure."""
 
+# pyright: reportPrivateImportUsage=false
+# torch marks the steps of its own optimizers in the same way; only the decorator's name is private.
+
 import os
 import sys
 from collections.abc import Callable
