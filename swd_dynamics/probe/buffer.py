@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -114,6 +115,16 @@ class Buffer:
         for name, vectors in self._vectors.items():
             columns[name] = vectors[:count].numpy(force=True).copy()
         return self.steps[:count].copy(), columns
+
+    @contextmanager
+    def taken(self) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """All rows as :meth:`take` returns them; they stay in the buffer if using them fails."""
+        filled = self.filled
+        try:
+            yield self.take()
+        except Exception:
+            self.filled = filled
+            raise
 
     def _fill(self, row: int, where: slice, entries: Sequence[float | Tensor | None]) -> None:
         columns = [where.start + i for i, entry in enumerate(entries) if isinstance(entry, Tensor)]

@@ -34,6 +34,9 @@ def lightning_callback(path: str | os.PathLike, **options: Any) -> Any:
     optimization Lightning does not know which loss belongs to which step: the loss is that of the
     closure if ``step`` is given a closure, and NaN otherwise.
 
+    A second ``fit`` with the same callback has new optimizers, and a run folder of its own, whose
+    name ends in ``_2``, unless ``resume=True``.
+
     Parameters
     ----------
     path : str or path
@@ -71,7 +74,10 @@ def trainer_callback(path: str | os.PathLike, **options: Any) -> Any:
     """A callback of the Hugging Face Trainer that records the run.
 
     ``Trainer(…, callbacks=[trainer_callback("run")])`` records every training of that trainer. With
-    ``resume=True`` and ``train(resume_from_checkpoint=…)`` the recording continues.
+    ``resume=True`` and ``train(resume_from_checkpoint=…)`` the recording continues. It also goes on
+    with the same optimizer in a second ``train``, or in the next try of ``auto_find_batch_size``;
+    with another optimizer, as ``model_init`` makes it, a training has a run folder of its own, whose
+    name ends in ``_2``, ``_3``, …
 
     The loss is what the trainer's ``training_step`` returned, summed over the batches of
     accumulated gradients. It is the number that the trainer averages for its logs, but for every
@@ -122,6 +128,7 @@ class _Run:
     def __init__(self, path: str | os.PathLike, options: dict[str, Any]):
         self.path, self.options = Path(path), options
         self.probes: list[Any] = []
+        self._folders = 0  # the number of folders that were recorded into
         self._ending = ExitStack()
 
     def _begin(
@@ -133,14 +140,29 @@ class _Run:
         self._end(KeyboardInterrupt())  # an earlier run that has not ended
         if not optimizers:
             raise InputError("the trainer has no optimizer to record: omit this callback")
+        inner, before = [unwrapped(optimizer) for optimizer in optimizers], self.probes
+        goes_on = bool(before) and all(
+            probe.optimizer is optimizer for probe, optimizer in zip(before, inner, strict=False)
+        )
+        self._folders += not goes_on
         self.probes = []
-        for k, wrapped in enumerate(optimizers):
-            optimizer = unwrapped(wrapped)
-            path = self.path if len(optimizers) == 1 else self.path / f"optimizer_{k}"
-            uncounted = len(optimizers) == 1 and steps > 0 and steps_before(optimizer) <= 0
-            known = {"model": model, "step": steps if uncounted else None}
-            probe = Probe(optimizer, path, **known | self.options)
+        for k, optimizer in enumerate(inner):
+            uncounted = len(inner) == 1 and steps > 0 and steps_before(optimizer) <= 0
+            known: dict[str, Any] = {"model": model, "step": steps if uncounted else None}
+            if goes_on and not steps:
+                # A retry, or a second training, which a Trainer counts from 0.
+                known["step"] = before[k].steps
+            options = known | self.options
+            if goes_on:
+                options["resume"] = True
+            probe = Probe(optimizer, self._folder(k, len(inner)), **options)
             self.probes.append(self._ending.enter_context(probe))
+
+    def _folder(self, k: int, optimizers: int) -> Path:
+        """The folder of an optimizer; trainings with other optimizers have folders of their own."""
+        is_first = self._folders == 1 or self.options.get("resume", False)
+        path = self.path if is_first else Path(f"{self.path}_{self._folders}")
+        return path if optimizers == 1 else path / f"optimizer_{k}"
 
     def _end(self, error: BaseException | None = None) -> None:
         self._ending.__exit__(None if error is None else type(error), error, None)

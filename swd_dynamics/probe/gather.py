@@ -14,6 +14,7 @@ from torch import Tensor
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.exchange import Exchange
 from swd_dynamics.probe.sinks import Columns, FolderSink, MemorySink, Notes
+from swd_dynamics.recording.format import in_words
 from swd_dynamics.tensors.groups import steps_before
 from swd_dynamics.tensors.sharding import WRITER, local, shares, world
 from swd_dynamics.tensors.weights import Layout
@@ -62,6 +63,7 @@ class Collector:
         self._exchange: Exchange | None = None
         self._senders: list[_Sender] = []
         self._held: deque[tuple[np.ndarray, Columns]] = deque()
+        self._last = -1  # the last step of which rows were given
         self._notes: Mapping[str, set[str]] = {}
         self._missing: dict[str, set[int]] = {}  # why rows are missing, and the processes they miss
         self._noted: list[str] = []
@@ -74,10 +76,11 @@ class Collector:
         parameters = self._layout.parameters
         self._senders = [_Sender(exchange, rank, shares(parameters, rank)) for rank in others]
         self._held.clear()
+        self._last = -1
         try:
             return self._writer.open(resume, given, seen)
         except BaseException as error:
-            self._exchange.end(f"failed: {error!r}"[:1000])
+            self._exchange.end(f"failed: {in_words(error)}"[:1000])
             raise
 
     def start(self, taken: int) -> list[Tensor] | None:
@@ -97,7 +100,9 @@ class Collector:
     def write(self, steps: np.ndarray, columns: Columns, notes: Notes) -> None:
         """Keep some rows until the other processes have reported, and write the complete ones."""
         self._notes = notes
-        self._held.append((steps, columns))
+        if steps[-1] > self._last:  # otherwise they are given again, after an error
+            self._held.append((steps, columns))
+            self._last = int(steps[-1])
         self._receive()
         while self._held and (len(self._held) > MOST_HELD or self._is_settled(self._held[0][0])):
             self._release()
@@ -128,7 +133,7 @@ class Collector:
             self._last_rows(wait=status == "finished")
             self._release_all()
         except BaseException as error:
-            failed = f"failed: {type(error).__name__}: {error}"[:1000]
+            failed = f"failed: {in_words(error)}"[:1000]
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else failed
             raise
         finally:
@@ -187,8 +192,9 @@ class Collector:
 
     def _release(self) -> None:
         """Write the oldest block with the other processes' rows that have arrived."""
-        steps, columns = self._held.popleft()
+        steps, columns = self._held[0]
         self._writer.write(steps, self._merged(steps, columns), self._notes)
+        self._held.popleft()
         reasons = sorted(map(_sentence, self._missing, self._missing.values()))
         if reasons != self._noted:
             self._noted = reasons
@@ -322,7 +328,8 @@ class Contributor:
         self._exchange = Exchange(self.name)
         self._exchange.announce()
         counted = steps_before(self.optimizer)
-        return given if given is not None else counted if counted > 0 else seen or 0
+        known = [number for number in (given, seen) if number is not None]
+        return known[0] if known else max(counted, 0)
 
     def start(self, taken: int) -> list[Tensor]:
         """θ₀ of this process's weights."""

@@ -21,8 +21,10 @@ from swd_dynamics.tensors.known import known
 from swd_dynamics.tensors.sums import Column
 from swd_dynamics.tensors.weights import Layout
 
-# Attributes of a recording: why a decay rate is NaN, and which state of the optimizer is left out.
+# Attributes of a recording: why a decay rate or a cosine is NaN, and which state of the optimizer is
+# left out.
 UNKNOWN_DECAY, STATE_LEFT_OUT = "decay_unknown_because", "state_not_recorded"
+UNKNOWN_COSINE = "cos_gradient_momentum_unknown_because"
 
 
 class Instruments:
@@ -63,8 +65,12 @@ class Instruments:
 
     @property
     def notes(self) -> dict[str, set[str]]:
-        """What is noted about the recorded steps: why R is unknown, and which state is left out."""
-        return {UNKNOWN_DECAY: self.rates.reasons, STATE_LEFT_OUT: self.measurement.left_out}
+        """What is noted about the recorded steps: why values are unknown, which state is left out."""
+        return {
+            UNKNOWN_DECAY: self.rates.reasons,
+            UNKNOWN_COSINE: self.measurement.used.reasons,
+            STATE_LEFT_OUT: self.measurement.left_out,
+        }
 
     def take_up(self, last: Callable[[str], np.ndarray | None]) -> None:
         """Continue after the last recorded row.
@@ -104,7 +110,7 @@ class Instruments:
         """An empty buffer for the rows."""
         counts = {
             OF_PARAMETER: len(self.layout.parameters),
-            OF_GROUP: len(self.optimizer.param_groups),
+            OF_GROUP: self.layout.group_count,
             OF_STEP: 1,
         }
         widths = {}

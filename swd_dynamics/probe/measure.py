@@ -1,11 +1,13 @@
 """What is measured in one step: sums over each parameter's weights, before and after the step."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from swd_dynamics.probe.gradients import UsedGradients
 from swd_dynamics.probe.trajectory import CHANGED, changed_outside, flat, states, used_gradient
 from swd_dynamics.tensors.known import Known
 from swd_dynamics.tensors.sharding import local, part
@@ -41,6 +43,7 @@ SUMMED = frozenset(OF_PARAMETER) - set(NOT_SUMMED)
 COSTLESS = frozenset(["had_gradient", "rate", *OF_GROUP, *OF_STEP]) - {CHANGED[0]}
 
 CHANGE = ("update_update", "update_along", "moved")
+MOMENTA = frozenset(["momentum_momentum", "gradient_momentum"])
 SECOND_MOMENT = ("v", "state_step")
 BY_WEIGHT = ("rate_rate", "rate_min", "rate_max", "decay_decay")
 # The columns from which each sum of quantities.SUMS is made, besides COSTLESS.
@@ -111,6 +114,7 @@ class Measurement:
         self.left_out: set[str] = set()  # keys of the state that a trajectory leaves out
         self.start: list[Tensor] | None = None  # θ₀, if the distance from θ₀ is recorded
         self.theta: list[Tensor] | None = None  # a copy of θ before the step
+        self.used = UsedGradients(known.writes_gradients(g) for g in optimizer.param_groups)
         self._now: frozenset[str] = frozenset()  # the columns of this step
         self._row: dict[str, Column] = {}
 
@@ -143,13 +147,14 @@ class Measurement:
         self._row, self._now = {}, self.columns if recorded else COSTLESS
         theta = [local(parameter) for parameter in self.layout.parameters]
         if keep_theta or "update_update" in self._now:
-            self.theta = self.theta or [_kept_copy(parameter) for parameter in theta]
+            self.theta = _copies_for(theta, self.theta)
             self._row["theta_theta"] = copied(theta, self.theta)
         elif "theta_theta" in self._now:
             self._row["theta_theta"] = squares(theta)
         if CHANGED[0] in self._now:
             before = flat(theta, self.layout)
-            self._row[CHANGED[0]] = [changed_outside(before, self.vectors["theta"])]
+            last = self.vectors["theta"].to(before.device)
+            self._row[CHANGED[0]] = [changed_outside(before, last)]
 
     def at_gradient(self) -> None:
         """Measure the gradients that the step will use."""
@@ -163,6 +168,8 @@ class Measurement:
             self.vectors["gradient"] = used_gradient(gradient, scale, found_inf)
         if "gradient_gradient" in self._now:
             self._row["gradient_gradient"] = squares(gradients)
+        if MOMENTA & self._now:
+            self.used.keep(gradients if scale is None else [])
         groups = self.optimizer.param_groups
         self._row["lr"] = [_entry(group.get("lr")) for group in groups]
         self._row["beta2"] = [_entry(self.known.beta2(group)) for group in groups]
@@ -179,6 +186,8 @@ class Measurement:
         if "state_step" in self._now:
             self._row["state_step"] = [_entry(state.get("step")) for state in self._states()]
         if self.start is not None and "distance_distance" in self._now:
+            pairs = zip(self.start, theta, strict=True)
+            self.start = [start.to(now.device) for start, now in pairs]  # the model may have moved
             self._row["distance_distance"] = distances(self.start, theta)
         if self.trajectory:
             found, left_out = states(self.optimizer, self.layout)
@@ -188,16 +197,20 @@ class Measurement:
         return {name: entries for name, entries in self._row.items() if name in self._now}
 
     def _momenta(self) -> dict[str, Column]:
-        if not self._now & {"momentum_momentum", "gradient_momentum"}:
+        if not MOMENTA & self._now:
             return {}
         pairs = zip(self._states(), self.layout.parameters, strict=True)
         momenta = [_like(self.known.momentum(state), parameter) for state, parameter in pairs]
-        gradients = self._gradients()
+        if self._row["scale"][0] is None:
+            known = self._row.get("gradient_gradient")  # of the same gradients
+            squared, along = moments(momenta, self.used.taken(), known)
+            return {"momentum_momentum": squared, "gradient_momentum": along}
+        gradients = self._gradients()  # which the step may have unscaled in place
         squared, along = moments(momenta, gradients)
-        row = {"momentum_momentum": squared, "gradient_momentum": along}
-        if self._row["scale"][0] is not None:  # the step may have unscaled the gradients in place
-            row["gradient_after"] = squares(gradients)
-        return row
+        after = squares(gradients)
+        return {
+            "momentum_momentum": squared, "gradient_momentum": along, "gradient_after": after
+        }  # fmt: skip
 
     def _gradients(self) -> list[Tensor | None]:
         found = (part(parameter.grad, parameter) for parameter in self.layout.parameters)
@@ -220,17 +233,33 @@ class Measurement:
         return [self.optimizer.state.get(parameter, {}) for parameter in self.layout.parameters]
 
 
+def _copies_for(theta: Sequence[Tensor], copies: Sequence[Tensor] | None) -> list[Tensor]:
+    """Tensors for a copy of θ: those of the last copy, except where a parameter was cast or moved."""
+    pairs = zip(theta, copies or [None] * len(theta), strict=True)
+    return [copy if _is_for(copy, each) else _new_copy(each) for each, copy in pairs]
+
+
+def _is_for(copy: Tensor | None, theta: Tensor) -> TypeGuard[Tensor]:
+    if copy is None or copy.device != theta.device or copy.shape != theta.shape:
+        return False
+    return copy.dtype is _dtype_of_copy(theta)
+
+
+def _new_copy(theta: Tensor) -> Tensor:
+    return torch.empty_like(theta, dtype=_dtype_of_copy(theta))
+
+
+def _dtype_of_copy(theta: Tensor) -> torch.dtype:
+    """float32 for half precision on an accelerator, where the change of θ is computed in the copy."""
+    is_wide = theta.device.type == "cpu" or theta.element_size() >= 4
+    return theta.dtype if is_wide else torch.float32
+
+
 def _like(moment: object, parameter: Tensor) -> Tensor | None:
     """A moment of the weights here, if its shape is that of the parameter; else None."""
     if not isinstance(moment, Tensor) or moment.shape != parameter.shape:
         return None
     return part(moment, parameter)
-
-
-def _kept_copy(parameter: Tensor) -> Tensor:
-    """Room for a copy. On an accelerator the change of half-precision weights is computed in it."""
-    wide = parameter.device.type != "cpu" and parameter.element_size() < 4
-    return torch.empty_like(parameter, dtype=torch.float32 if wide else parameter.dtype)
 
 
 def _entry(value: object) -> Entry:

@@ -1,9 +1,7 @@
 """The probe attaches to any torch optimizer and records what each step did."""
 
-import math
 import os
-import sys
-import warnings
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -17,15 +15,20 @@ from torch import Tensor
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.buffer import Buffer
+from swd_dynamics.probe.counts import NOTE, Counted, counts_of
 from swd_dynamics.probe.gather import Collector, Contributor, is_common
 from swd_dynamics.probe.instruments import Instruments
+from swd_dynamics.probe.losses import Losses
 from swd_dynamics.probe.measure import SUMMED
 from swd_dynamics.probe.provenance import made_by
 from swd_dynamics.probe.quantities import Quantity, chosen
 from swd_dynamics.probe.sinks import Contents, FolderSink, MemorySink, Sink
 from swd_dynamics.probe.steps import StepHooks, closure_of, watched
-from swd_dynamics.recording.format import MAX_ROW_VALUES, status_after
-from swd_dynamics.tensors.sharding import WRITER, shares, world
+from swd_dynamics.probe.trajectory import check_room
+from swd_dynamics.probe.warned import UNSEEN, warn
+from swd_dynamics.recording.format import in_words, status_after
+from swd_dynamics.tensors.sharding import WRITER, local, shares, world
+from swd_dynamics.tensors.versions import version
 from swd_dynamics.tensors.weights import layout_of, unwrapped
 
 # Steps × weights of a trajectory in memory. Its five variables of float64 then take 2 GB; twice as
@@ -63,7 +66,7 @@ class Probe:
     quantities : str or iterable of (str or Quantity)
         A set, ``"minimal"``, ``"default"`` or ``"dynamics"``, or quantities by name or your own.
         Quantities made from Δθ need one copy of the parameters, and the distance from the start
-        needs another one; "minimal" needs none.
+        needs another one; cos(g, m) one of the gradients if steps write into them. "minimal": none.
     every : int
         Steps n, 2n, 3n, … are measured. Each other step costs one call.
     trajectory : bool
@@ -129,15 +132,13 @@ class Probe:
         self.snapshots = None if snapshots is None else whole_number("snapshots", snapshots, 1)
         self._given = None if step is None else whole_number("step", step, 0)
         if trajectory and self.every != 1:
-            raise InputError(
-                f"every = {every} is not allowed: a trajectory has all steps; give trajectory=False or every=1"
-            )
+            advice = "a trajectory has all steps; give trajectory=False or every=1"
+            raise InputError(f"every = {every} is not allowed: {advice}")
         if path is None and (snapshots is not None or resume):
             raise InputError("snapshots and resume need a run folder: give the probe a path")
         whole = {"snapshots": snapshots, "trajectory": trajectory or None}
         common = is_common(distributed, self.layout, whole)
-        # If false, another process keeps the rows.
-        self.writes = not common or world()[0] == WRITER
+        self.writes = not common or world()[0] == WRITER  # if false, another process keeps the rows
         measures = self.writes or shares(self.layout.parameters, world()[0]).any()
         needs = {need for quantity in self.quantities for need in quantity.needs if measures}
         self._instruments = Instruments(optimizer, self.layout, needs, trajectory and self.writes)
@@ -152,10 +153,14 @@ class Probe:
         self._sink: Sink = self._common(sink) if common else sink
         self._buffer = Buffer({}, torch.device("cpu"))
         self._hooks: StepHooks | None = None
-        self._is_measuring = self._in_closure = self._gradient_seen = False
-        self._has_stepped = self._awaits_loss = False
-        self._loss: Tensor | float = math.nan
-        self._loss_comes_after: bool | None = None
+        self._is_measuring = self._gradient_seen = self._has_stepped = False
+        self._losses = Losses(self._amend)
+        self._lock = threading.RLock()  # dataset() may be called from another thread
+        self._process: int | None = None  # the process that attached the probe
+        self._begun, self._in_step = 0, False
+        self._written: list[int | None] = []  # versions of the parameters when the probe was attached
+        # What a recording says of the optimizer's counts, and what they were at the last detachment.
+        self._counted = self._left = Counted(0, [None] * len(self.layout.parameters))
         self.steps = 0  # the number of the last step, counting the steps taken before
         self.resume, self.failure = resume, None
 
@@ -185,7 +190,9 @@ class Probe:
         if self._hooks is not None:
             raise InputError("this probe is attached already: detach it first")
         self.require_room(self._sink.rows + 1)
-        seen = self.steps if self._has_stepped else None
+        counts = counts_of(self.optimizer, self.layout.parameters)
+        is_known = self._has_stepped and self._given is None
+        seen = self._left.resumed_at(counts) if is_known else None
         self.steps = self._sink.open(self.resume, self._given, seen)
         try:
             self._begin()
@@ -201,8 +208,9 @@ class Probe:
             self._instruments.measurement.start = self._sink.start(self.steps)
         self._instruments.take_up(lambda name: self._sink.last(name, self.steps))
         self._buffer = self._instruments.buffer()
-        self._is_measuring, self._in_closure, self._awaits_loss = False, False, False
-        self.failure = None
+        self._losses.attach()
+        self._is_measuring, self._in_step, self.failure = False, False, None
+        self._process, self._begun, self._written = os.getpid(), self.steps, self._versions()
         self._hooks = StepHooks(self.optimizer, self._before_step, self._after_step)
 
     def detach(self, status: str = "finished") -> None:
@@ -210,17 +218,36 @@ class Probe:
 
         ``status`` is "finished", "interrupted", or "failed: …" with the reason.
         """
-        if self._hooks is not None:
-            self._hooks.remove()
-        self._hooks, self._given, self.resume = None, None, True
+        if self._hooks is None:
+            return
+        self._hooks.remove()
+        self._given, self.resume, self._in_step = None, True, False
         self._guarded(self.flush)
-        self._guarded(lambda: self._sink.close(status))
+        self._hooks, self._left = None, self._counted
+        if self.failure is None:
+            counts = counts_of(self.optimizer, self.layout.parameters)
+            self._left = Counted(self.steps, counts)
+        if os.getpid() == self._process:
+            self._guarded(lambda: self._end(status))
+
+    def _end(self, status: str) -> None:
+        if reasons := self._losses.reasons:
+            self._sink.note(loss_unknown_because=reasons)
+        self._sink.close(status)
+        if self.steps == self._begun and self._written != self._versions():
+            warn(UNSEEN.format(kind=type(self.optimizer).__name__))
+
+    def _versions(self) -> list[int | None]:
+        """How often each parameter was written."""
+        return [version(local(parameter)) for parameter in self.layout.parameters]
 
     def observe(self, *, loss: Tensor | float, of: Literal["next", "last"] | None = None) -> None:
         """Note the loss of a step; no tensor is waited for. A step without a loss has the loss NaN.
 
+        Call it once for each step: if gradients are accumulated over several batches, with the mean
+        of their losses. Of several losses before a step the last counts, after a step the first.
         The loss of the last step is lost if :meth:`flush` or :meth:`dataset` has already written
-        its row.
+        its row. How many rows have no loss is noted at the end, in ``loss_unknown_because``.
 
         Parameters
         ----------
@@ -229,73 +256,77 @@ class Probe:
         of : {"next", "last"}, optional
             The step that the loss belongs to: the next one, or the one that was just taken. By
             default every loss belongs to the next step if ``observe`` was first called before a
-            step, and to the last step otherwise. In a closure the loss belongs to the step that
-            calls the closure; if the closure is called several times, its first loss counts.
+            step, and to the last step otherwise. Under a gradient scaler, which may skip the first
+            steps, say "last" if you observe numbers after the step; a tensor shows by its gradient
+            that it belongs to the last step. In a closure the loss belongs to the step that calls
+            the closure; if the closure is called several times, its first loss counts.
 
         Raises
         ------
         InputError
             If the loss is not one number, or ``of`` is something else.
         """
-        value = _loss_value(loss)
         if of not in ("next", "last", None):
             raise InputError(f"of = {of!r} is not allowed: it must be 'next' or 'last'")
-        if self._in_closure:
-            self._loss = self._loss if self._gradient_seen else value
-            return
-        if self._loss_comes_after is None and of is None:
-            self._loss_comes_after = self._has_stepped
-        if of == "next" or (of is None and not self._loss_comes_after):
-            self._loss = value
-        elif self._awaits_loss and self._buffer.filled:  # the last row is that of the last step
-            self._guarded(lambda: self._buffer.amend("loss", value))
-        # A second loss has no row: it belongs to a step that a scaler did not call.
-        self._awaits_loss = False
+        with self._lock:
+            self._losses.observe(loss, of)
+
+    def _amend(self, loss: Tensor | float) -> bool:
+        """Replace the loss of the last row, unless the row is written already."""
+        if not self._buffer.filled:
+            return False
+        self._guarded(lambda: self._buffer.amend("loss", loss))
+        return True
 
     def require_room(self, steps: int) -> None:
         """Refuse a trajectory of so many steps if it is too large for memory or a run folder."""
-        weights, most = self.layout.weights, self._most_values
-        norms_only = "trajectory=False records norms and rates only"
-        if not self._trajectory:
-            return
-        if self.path is not None and weights > MAX_ROW_VALUES:
-            limit = f"a row of a run folder has at most {MAX_ROW_VALUES} values; {norms_only}"
-            raise InputError(f"a trajectory of {weights} weights is not allowed: {limit}")
-        if self.path is None and steps * weights > most:
-            raise InputError(
-                f"a trajectory of {steps} steps × {weights} weights = {steps * weights} values"
-                f" exceeds max_trajectory_values = {most}: {norms_only}"
-            )
+        if self._trajectory:
+            check_room(self.layout, steps, self._most_values, self.path is not None)
 
     def flush(self) -> None:
         """Write the rows that are still on the device. In a run folder they are then safe."""
+        # The rows that a forked process has are those of its parent.
+        if self._hooks is not None and os.getpid() == self._process:
+            with self._lock:
+                self._flush()
+
+    def _flush(self) -> None:
         if self._buffer.filled:
-            self._sink.write(*self._buffer.take(), self._instruments.notes)
+            with self._buffer.taken() as rows:
+                self._sink.write(*rows, self._instruments.notes)
+        optimizer, parameters = self.optimizer, self.layout.parameters
+        if not (self._in_step or self._counted.agrees(self.steps, optimizer, parameters)):
+            self._counted = Counted(self.steps, counts_of(optimizer, parameters))
+            self._sink.note(**{NOTE: self._counted._asdict()})
 
     def note(self, **facts: Any) -> None:
-        """Add facts about the run to the recording's attributes.
+        """Add facts about the run to the recording's attributes, during the run or after it.
 
         Raises
         ------
         InputError
-            If the probe is not attached.
+            If the probe was never attached.
         """
+        if self._process is None:
+            raise InputError("this probe has no recording yet: attach it first")
         if self._hooks is None:
-            raise InputError("this probe is not attached: note facts during the run")
-        self._guarded(lambda: self._sink.note(**facts))
+            self._sink.note(**facts)
+        else:
+            self._guarded(lambda: self._sink.note(**facts))
 
     def dataset(self) -> xarray.Dataset:
         """All rows so far, as :func:`swd_dynamics.open_recording` returns them; at any time."""
-        self._guarded(self.flush)
-        return self._sink.dataset()
+        with self._lock:
+            self._guarded(self.flush)
+            return self._sink.dataset()
 
     def _guarded(self, action: Callable[[], Any]) -> Any:
         """Call something that may fail. A failure ends the recording and not the training."""
         try:
-            with np.errstate(all="ignore"):  # a run that diverges is recorded as it is
+            with self._lock, np.errstate(all="ignore"):  # a run that diverges is recorded as it is
                 return action() if self.failure is None else None
         except Exception as error:
-            self._fail(f"{type(error).__name__}: {error}"[:1000])
+            self._fail(in_words(error))
 
     def _fail(self, reason: str) -> None:
         with suppress(Exception):  # earlier rows are recorded, unless writing them is what failed
@@ -307,7 +338,7 @@ class Probe:
         except Exception:  # a full disk, for example
             reason += " (and run.json could not be written)"
         where = "" if self.path is None else f" into {self.path}"
-        _warn(f"the probe stopped recording{where}, but the training continues: {reason}")
+        warn(f"the probe stopped recording{where}, but the training continues: {reason}")
 
     @torch.no_grad()
     def _before_step(self, optimizer: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -323,12 +354,10 @@ class Probe:
     def _begin_step(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         if self._buffer.is_due:
             self.flush()  # not earlier, because the last row waited for its loss until now
-        self.steps, self._has_stepped = self.steps + 1, True
+        self.steps, self._has_stepped, self._in_step = self.steps + 1, True, True
         self._is_measuring = self.steps % self.every == 0
-        self._gradient_seen, self._awaits_loss = False, False
-        if self._in_closure:  # the last step raised an error, so that its closure's loss has no row
-            self._loss = math.nan
-        self._in_closure = closure_of(args, kwargs) is not None
+        self._gradient_seen = False
+        self._losses.begin(in_closure=closure_of(args, kwargs) is not None)
         if not self._is_seen:
             return None
         self.layout.check_unchanged(self.optimizer)
@@ -347,8 +376,7 @@ class Probe:
     def _at_gradient(self, loss: Any) -> None:
         self._instruments.at_gradient()
         self._gradient_seen = True
-        if loss is not None and not self._loss_comes_after and not isinstance(self._loss, Tensor):
-            self._loss = _loss_value(loss) if math.isnan(self._loss) else self._loss
+        self._losses.at_gradient(loss)
 
     @property
     def _is_seen(self) -> bool:
@@ -356,10 +384,10 @@ class Probe:
         return self._is_measuring or self._instruments.rates.follows
 
     def _end_step(self) -> None:
-        self._in_closure = False
         if self._is_seen:
             self._measure()
-        self._loss = math.nan
+        self._losses.end()
+        self._in_step = False
         if self.snapshots is not None and self.steps % self.snapshots == 0:
             self._sink.snapshot(self.steps)
 
@@ -369,31 +397,4 @@ class Probe:
         row = self._instruments.after()
         if self._is_measuring:
             vectors = self._instruments.measurement.vectors
-            self._buffer.put(self.steps, {**row, "loss": [self._loss]}, vectors)
-            self._awaits_loss = True
-
-
-def as_number(loss: Tensor | float) -> float:
-    """A loss as a float, detached; refused if it is not one number."""
-    try:
-        return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
-    except (TypeError, ValueError, RuntimeError):
-        is_tensor = isinstance(loss, Tensor)
-        seen = f"a tensor of shape {tuple(loss.shape)}" if is_tensor else repr(loss)
-        raise InputError(f"the loss must be one number, not {seen}") from None
-
-
-def _loss_value(loss: Any) -> Tensor | float:
-    """A loss that can be kept without waiting for it; refused if it is not one number."""
-    if not isinstance(loss, Tensor) or loss.device.type == "cpu":
-        return as_number(loss)
-    is_number = loss.numel() == 1 and not loss.is_complex()
-    return loss.detach().reshape(()) if is_number else as_number(loss)
-
-
-def _warn(message: str) -> None:
-    """Warn, but do not raise where warnings are errors."""
-    try:
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
-    except RuntimeWarning:
-        print(message, file=sys.stderr)
+            self._buffer.put(self.steps, {**row, "loss": [self._losses.recorded()]}, vectors)

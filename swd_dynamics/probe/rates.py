@@ -5,6 +5,7 @@ No step waits for an accelerator, and nothing is guessed: an unknown value is Na
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,55 @@ from swd_dynamics.tensors.groups import PUBLISHED
 from swd_dynamics.tensors.known import Taken, class_name, known
 from swd_dynamics.tensors.sums import Entry, products
 from swd_dynamics.tensors.tangent import Change, unit_change
+from swd_dynamics.tensors.versions import version
 from swd_dynamics.tensors.weights import Layout
 
 UNKNOWN = math.nan
+
+
+class Published:
+    """Whether a step writes R or η_eff into a parameter group.
+
+    They may be in the group without being published: a checkpoint of another optimizer leaves them
+    there, and a hyperparameter may be called ``decay_rate``. During the step each of them is replaced
+    by an equal object, so that the same number, written again, is noticed.
+
+    Examples
+    --------
+    >>> group = {"decay_rate": 0.5, "effective_lr": 2.0}
+    >>> untouched = Published(group)
+    >>> untouched.end()
+    >>> written = Published(group)
+    >>> group["decay_rate"] = 0.5
+    >>> written.end()
+    >>> untouched.is_written, written.is_written
+    (False, True)
+    """
+
+    def __init__(self, group: dict):
+        self._group = group
+        self.is_written = False
+        self._before = {name: group[name] for name in PUBLISHED if name in group}
+        self._versions = {name: version(value) for name, value in self._before.items()}
+        self._during = {name: _equal_object(value) for name, value in self._before.items()}
+        group.update(self._during)
+
+    def end(self) -> None:
+        """Compare the group with what it was before the step, and put that back."""
+        for name in PUBLISHED:
+            value = self._group.get(name)
+            if value is not self._during.get(name) or version(value) != self._versions.get(name):
+                self.is_written = True
+            elif name in self._before:
+                self._group[name] = self._before[name]
+
+
+def _equal_object(value: Any) -> Any:
+    """The same number as a new object, which shares the memory of a tensor; else the value."""
+    if isinstance(value, Tensor):
+        return value if value.requires_grad else value.detach()
+    is_number = isinstance(value, float | int) and not isinstance(value, bool)
+    return value * 1.0 if is_number else value
 
 
 class Rates:
@@ -27,7 +74,8 @@ class Rates:
     fraction is followed from step to step. With SGD it is one number for each parameter. With Adam
     it differs from weight to weight, which takes as long as several steps and is done only if
     ``by_weight``. An optimizer of another class is believed if it publishes both ``decay_rate`` and
-    ``effective_lr`` in its groups. Otherwise R and η_eff are NaN, and ``reasons`` say why.
+    ``effective_lr`` in its groups, and writes at least one of them in the step. Otherwise R and
+    η_eff are NaN, and ``reasons`` say why. All other arguments are those that the step began with.
 
     Examples
     --------
@@ -36,6 +84,7 @@ class Rates:
     >>> weight = torch.nn.Parameter(torch.ones(1))
     >>> sgd = torch.optim.SGD([weight], lr=0.5, momentum=0.75)
     >>> rates = Rates(sgd, Layout((weight,), (0,), ("w",)), by_weight=False)
+    >>> rates.before()
     >>> row = rates.after([True], None)
     >>> row["effective_lr"], row["rate"]
     ([2.0], [0.0])
@@ -50,6 +99,8 @@ class Rates:
         self.changes: dict[int, Change] = {}
         # R of each parameter in the last step: a number, or a tensor of the parameter's shape.
         self.of_weights: list[Entry] = []
+        self._groups: list[dict] = []  # the arguments with which the step began
+        self._published: list[Published] = []
 
     @property
     def follows(self) -> bool:
@@ -64,7 +115,11 @@ class Rates:
         return self.by_weight and self.known.by_weight and self.follows
 
     def before(self) -> None:
-        """Note which parameters have no momentum buffer yet."""
+        """Note the arguments of the step, and which parameters have no momentum buffer yet."""
+        groups = self.optimizer.param_groups
+        self._groups = [dict(group) for group in groups]
+        if self.known.is_decoupled is None:
+            self._published = [Published(group) for group in groups]
         if self.follows and not self.known.by_weight:
             self.first = [self.known.momentum(state) is None for state in self._states()]
 
@@ -84,14 +139,15 @@ class Rates:
             ``rate``, ``memory`` and ``effective_lr``; and, filled where R differs from weight to
             weight, ``rate_rate``, ``decay_decay``, ``rate_min`` and ``rate_max``.
         """
+        for published in self._published:
+            published.end()
         seen: dict[tuple, Entry] = {}
         self.of_weights = [self._rate(i, taken, theta, seen) for i, taken in enumerate(took)]
         before = [None] * len(took) if theta is None else theta
         moments = [_moments(*pair) for pair in zip(self.of_weights, before, strict=True)]
         names = ("rate", "rate_rate", "decay_decay", "rate_min", "rate_max")
         rows = dict(zip(names, map(list, zip(*moments, strict=True)), strict=True))
-        groups = self.optimizer.param_groups
-        effective_lr = [self._effective_lr(group) for group in groups]
+        effective_lr = [self._effective_lr(g) for g in range(len(self._groups))]
         return {**rows, "memory": self._memory(), "effective_lr": effective_lr}
 
     def take_up(self, memory: Sequence[float]) -> None:
@@ -121,11 +177,11 @@ class Rates:
         return [change and float(change.m / change.theta) for change in found]
 
     def _rate(self, i: int, taken: bool, theta: Sequence[Tensor] | None, seen: dict) -> Entry:
-        group = self.optimizer.param_groups[self.layout.groups[i]]
         if not taken:
             return 0.0
         if self.known.is_decoupled is None:
-            return self._published(group, "decay_rate")
+            return self._published_in(self.layout.groups[i], "decay_rate")
+        group = self._groups[self.layout.groups[i]]
         if not self._remembers(group) and i not in self.changes:
             return group["lr"] * group["weight_decay"]
         return self._followed(i, group, theta, seen)
@@ -164,10 +220,11 @@ class Rates:
         self.changes[i] = response.change
         return response.rate
 
-    def _effective_lr(self, group: dict) -> Entry:
-        """η_eff; for an optimizer that divides by √v̂, η_eff·√v̄."""
+    def _effective_lr(self, g: int) -> Entry:
+        """η_eff of a group; for an optimizer that divides by √v̂, η_eff·√v̄."""
         if self.known.is_decoupled is None:
-            return self._published(group, "effective_lr")
+            return self._published_in(g, "effective_lr")
+        group = self._groups[g]
         gain = UNKNOWN if self.known.gain is None else self.known.gain(group)
         if self.known.gain is None:
             name = class_name(self.optimizer)
@@ -177,12 +234,15 @@ class Rates:
             self._unknown(f"no effective learning rate exists: {why}")
         return group["lr"] * gain if not _is_here(group["lr"]) else float(group["lr"]) * gain
 
-    def _published(self, group: dict, name: str) -> Entry:
+    def _published_in(self, g: int, name: str) -> Entry:
+        group, kind = self.optimizer.param_groups[g], class_name(self.optimizer)
         if not all(each in group for each in PUBLISHED):
             return self._unknown(
-                f"{class_name(self.optimizer)} is neither torch's SGD, Adam or AdamW nor publishes"
-                " decay_rate and effective_lr"
+                f"{kind} is neither torch's SGD, Adam or AdamW nor publishes decay_rate and effective_lr"
             )
+        if not self._published[g].is_written:
+            here = "writes neither of them in this step: another optimizer may have left them"
+            return self._unknown(f"{kind} has decay_rate and effective_lr in its groups, but {here}")
         value = group[name]
         if isinstance(value, Tensor) and value.numel() == 1 and not _is_here(value):
             return value.detach().reshape(())

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
-from swd_dynamics.probe.probe import Probe, as_number
+from swd_dynamics.probe.losses import as_number
+from swd_dynamics.probe.probe import Probe
 from swd_dynamics.tables import nearest
 
 

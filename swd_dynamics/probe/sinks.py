@@ -10,6 +10,7 @@ import xarray
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
+from swd_dynamics.probe.counts import Counted, counts_of, noted
 from swd_dynamics.probe.instruments import STATE_LEFT_OUT, UNKNOWN_DECAY
 from swd_dynamics.probe.quantities import Quantity
 from swd_dynamics.probe.reduce import Block
@@ -52,7 +53,7 @@ class Sink(Protocol):
        are sets of sentences or names, by the attribute that they go into. When ``write`` returns,
        the rows are as safe as this sink can make them.
     5. ``snapshot(step)`` keeps the parameters as they are now.
-    6. ``note(**facts)`` adds facts about the run.
+    6. ``note(**facts)`` adds facts about the run, also after ``close``.
     7. ``close(status)`` ends the recording, until it is opened again.
     8. ``dataset()`` returns all rows that were written, and ``rows`` is their number.
     9. Each of these may raise. Then the probe stops recording, and the training continues.
@@ -113,8 +114,7 @@ class Contents:
     @property
     def sizes(self) -> dict[str, int]:
         """The length of every dimension except ``step``."""
-        groups, parameters = self.optimizer.param_groups, self.layout.parameters
-        sizes = {"group": len(groups), "parameter": len(parameters)}
+        sizes = {"group": self.layout.group_count, "parameter": len(self.layout.parameters)}
         return sizes | ({"weight": self.layout.weights} if self.trajectory else {})
 
     @property
@@ -176,8 +176,16 @@ class Contents:
         is_known = taken > 0 or given is not None
         return {**self.describe(), **({"steps_before": taken} if is_known else {})}
 
-    def steps_taken(self, recorded: int, given: int | None, seen: int | None) -> int:
+    def steps_taken(
+        self,
+        recorded: int,
+        given: int | None,
+        seen: int | None,
+        known: Counted | None = None,
+    ) -> int:
         """How many steps were taken before a recording that has ``recorded`` rows is opened.
+
+        ``known`` is a number of steps that the recording has noted, with the optimizer's counts.
 
         Raises
         ------
@@ -185,16 +193,19 @@ class Contents:
             If there are rows, the optimizer does not count its steps, and nothing else says their
             number.
         """
+        told = seen if given is None else given
+        if told is not None:
+            return told
         counted = steps_before(self.optimizer)
-        if given is not None or counted > 0:
-            return counted if given is None else given
-        if recorded and seen is None:
+        if counted > 0 and known is not None:
+            return known.resumed_at(counts_of(self.optimizer, self.layout.parameters))
+        if recorded and counted <= 0:
             raise InputError(
                 f"{type(self.optimizer).__name__} has taken no step, or does not count its steps:"
                 " to resume the run, load the optimizer's state and give step=, the number of steps"
                 " taken before"
             )
-        return seen or 0
+        return max(counted, 0)
 
     def copies(self) -> list[Tensor]:
         """A copy of every parameter."""
@@ -296,6 +307,7 @@ class FolderSink:
         self._noted: dict[str, list[str]] = {}
 
     def open(self, resume: bool, given: int | None, seen: int | None) -> int:
+        self.path = self.path.absolute()  # the program may change its working folder
         variables, sizes = self._contents.variables, self._contents.sizes
         if not (resume and (self.path / RUN).exists()):
             taken = self._contents.steps_taken(0, given, seen)
@@ -306,7 +318,8 @@ class FolderSink:
             variables |= self._contents.states(read_description(self.path)[1])
         run = RunFolder.resume(self.path, variables, self._contents.describe(), sizes)
         try:
-            taken = self._contents.steps_taken(run.committed, given, seen)
+            known = noted(run.notes, len(self._contents.layout.parameters))
+            taken = self._contents.steps_taken(run.committed, given, seen, known)
             run.truncate(taken + 1)
             if not run.committed:
                 run.begin_again(self._contents.made_by(taken, given))
@@ -345,10 +358,10 @@ class FolderSink:
             if not states.keys() <= self._opened.columns.keys():
                 self._opened.declare(states)
         rows = self._contents.rows(columns, notes, self._opened.columns)
-        self._opened.append({"step": steps, **rows})
-        if self._noted != self._contents.notes:
+        if self._noted != self._contents.notes:  # before the rows, which are safe after append
+            self._opened.note(**self._contents.notes)
             self._noted = self._contents.notes
-            self._opened.note(**self._noted)
+        self._opened.append({"step": steps, **rows})
 
     def snapshot(self, step: int) -> None:
         layout = self._contents.layout
@@ -360,7 +373,10 @@ class FolderSink:
         return 0 if self._run is None else self._run.committed
 
     def note(self, **facts: Any) -> None:
-        self._opened.note(**facts)
+        if self._run is None:
+            RunFolder.note_in(self.path, facts)
+        else:
+            self._run.note(**facts)
 
     def close(self, status: str) -> None:
         run, self._run = self._run, None

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swd_dynamics.recording.format import STATE
+from swd_dynamics.errors import InputError
+from swd_dynamics.recording.format import MAX_ROW_VALUES, STATE
 from swd_dynamics.tensors.sums import Entry
 from swd_dynamics.tensors.weights import Layout
 
@@ -53,6 +54,20 @@ def state_variable(name: str, layout: Layout) -> tuple[tuple[str, ...], str, str
     dtype = str(vector_dtype(layout)).removeprefix("torch.")
     meaning = f"the optimizer's state {name.removeprefix(STATE)!r} after the step"
     return ("step", "weight"), dtype, meaning
+
+
+def check_room(layout: Layout, steps: int, most: int, on_disk: bool) -> None:
+    """Refuse a trajectory of so many steps if it is too large for memory or a run folder."""
+    weights = layout.weights
+    norms_only = "trajectory=False records norms and rates only"
+    if on_disk and weights > MAX_ROW_VALUES:
+        limit = f"a row of a run folder has at most {MAX_ROW_VALUES} values; {norms_only}"
+        raise InputError(f"a trajectory of {weights} weights is not allowed: {limit}")
+    if not on_disk and steps * weights > most:
+        raise InputError(
+            f"a trajectory of {steps} steps × {weights} weights = {steps * weights} values"
+            f" exceeds max_trajectory_values = {most}: {norms_only}"
+        )
 
 
 def flat(tensors: Sequence[Tensor | None], layout: Layout) -> Tensor:

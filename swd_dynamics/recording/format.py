@@ -10,7 +10,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,10 +263,27 @@ def _refuse_difference(folder: Path, what: str, old: Any, new: Any) -> None:
 
 
 def status_after(error: BaseException | None) -> str:
-    """How a run ended: finished without an error, interrupted by Ctrl-C, or failed."""
-    if error is None:
+    """How a run ended: finished without an error, interrupted by Ctrl-C, or failed.
+
+    ``sys.exit()`` and ``sys.exit(0)`` are how a program ends without an error.
+    """
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return "finished"
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error!r}"[:1000]
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return f"failed: {_text_or_name(error, repr)}"[:1000]
+
+
+def in_words(error: BaseException) -> str:
+    """What an error says, also if its own text cannot be made."""
+    return f"{type(error).__name__}: {_text_or_name(error, str)}"[:1000]
+
+
+def _text_or_name(error: BaseException, text: Callable[[BaseException], str]) -> str:
+    try:
+        return text(error)
+    except Exception:
+        return f"{type(error).__name__}, whose text cannot be made"
 
 
 def read_json(file: Path) -> dict[str, Any]:

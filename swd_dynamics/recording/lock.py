@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from reprlib import repr as short
 from typing import BinaryIO
+from weakref import WeakSet
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.recording.format import LOCK, RUN, UNFINISHED, on_disk
@@ -14,6 +15,21 @@ try:
     import fcntl
 except ImportError:  # Windows does not have it: there a second writer is not noticed
     fcntl = None
+
+
+# The lock files that this process holds open. A forked process has them open, too, and the system
+# keeps a lock while any process has its file open: a child would block the run after its parent died.
+_HELD: WeakSet[BinaryIO] = WeakSet()
+
+
+def _let_go() -> None:
+    """Close the lock files in a forked process, which unlocks nothing: the parent writes on."""
+    for handle in list(_HELD):
+        handle.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def check_free(folder: Path) -> None:
@@ -32,6 +48,8 @@ def check_free(folder: Path) -> None:
 
 def locked(folder: Path) -> BinaryIO:
     """The open lock file. The system releases the lock when the process ends, however it ends.
+
+    Processes that are forked while it is open do not keep the lock.
 
     Raises
     ------
@@ -52,11 +70,12 @@ def locked(folder: Path) -> BinaryIO:
     handle.truncate(0)
     handle.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
     handle.flush()
+    _HELD.add(handle)
     return handle
 
 
 def unlock(handle: BinaryIO) -> None:
-    """Release the lock, even if processes that were forked during the run have the file open."""
+    """Release the lock, even if another process has the file open."""
     with suppress(OSError):
         if fcntl is not None:
             fcntl.flock(handle, fcntl.LOCK_UN)

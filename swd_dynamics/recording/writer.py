@@ -9,7 +9,7 @@ takes a thirtieth of the time for blocks of 10 rows, and a seventh for blocks of
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, BinaryIO
@@ -20,7 +20,6 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.recording.format import (
     CHUNK_ROWS,
     MAKING,
-    MAX_ROWS,
     METADATA,
     RUN,
     RUNNING,
@@ -41,8 +40,8 @@ from swd_dynamics.recording.format import (
 )
 from swd_dynamics.recording.lock import check_free, locked, unlock
 from swd_dynamics.recording.reader import axis_names, check_column, read_rows
+from swd_dynamics.recording.rows import checked_rows
 from swd_dynamics.recording.snapshots import snapshot_name, snapshots
-from swd_dynamics.tables import nearest
 
 # Number of resumptions that run.json lists. Without a bound run.json would grow without end; twice
 # as many make it longer by some 20 kB.
@@ -143,11 +142,30 @@ class RunFolder:
             undo.pop_all()
         return run
 
+    @classmethod
+    def note_in(cls, path: str | os.PathLike, facts: Mapping[str, Any]) -> None:
+        """Add facts to a run that has ended, as :meth:`note` does; nothing else changes.
+
+        Raises
+        ------
+        InputError
+            If there is no run, it is damaged, or a process is writing it.
+        """
+        folder = Path(path)
+        with on_disk("note facts in", folder), closing(locked(folder)) as lock:
+            description, columns = read_description(folder)
+            cls(folder, columns, description, lock).note(**facts)
+
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, _) -> None:
         self.close(status_after(error))
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """The facts that were added to run.json."""
+        return self._description["notes"]
 
     def declare(self, variables: Mapping[str, Any]) -> None:
         """Record more variables, name → (dims, dtype, long_name), with the run's dimensions.
@@ -184,7 +202,7 @@ class RunFolder:
             acknowledged rows stay, and the same rows may be appended again.
         """
         self._check_open()
-        blocks = self._blocks(rows)
+        blocks = checked_rows(rows, self.columns, self._last_step, self.committed)
         count = len(blocks["step"])
         if not count:
             return
@@ -212,8 +230,11 @@ class RunFolder:
         with on_disk("drop rows of the run in", self.folder):
             if kept < self.committed:
                 self.restarts += 1
+                dropped = self.committed - kept
                 self._commit(kept)  # before anything is overwritten
                 self._find_last_step()
+                *earlier, last = self._description["resumed"] or [{"committed": self.committed}]
+                self._describe(resumed=[*earlier, last | {"dropped": dropped}])
             for taken, file in snapshots(self.folder).items():
                 if taken >= step:
                     file.unlink()
@@ -322,28 +343,6 @@ class RunFolder:
         last = self.last("step")
         self._last_step = -1 if last is None else int(last)
 
-    def _blocks(self, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The rows of every variable, checked."""
-        for name in rows:
-            if name not in self.columns:
-                known = ", ".join(nearest(name, self.columns))
-                raise InputError(f"unknown variable {name!r}; recorded are {known}")
-        if np.ndim(rows.get("step", 0)) != 1:
-            seen = short(rows.get("step"))
-            raise InputError(f"step is {seen}: a block of rows needs the number of every step")
-        count, columns = len(rows["step"]), self.columns.items()
-        blocks = {name: _block(column, rows.get(name), count) for name, column in columns}
-        steps = blocks["step"]
-        if np.any(np.diff(steps, prepend=self._last_step) < 1):
-            raise InputError(
-                f"steps {short(steps.tolist())} do not rise from the last recorded step,"
-                f" {self._last_step}: each step is recorded once; truncate(step) drops recorded"
-                " steps"
-            )
-        if self.committed + len(steps) > MAX_ROWS:
-            raise InputError(f"a run has at most {MAX_ROWS} rows: record every n-th step only")
-        return blocks
-
     def _write(self, column: Column, block: np.ndarray) -> None:
         """Write rows after the committed rows, which stay whole if the process is killed."""
         done = 0
@@ -378,18 +377,3 @@ class RunFolder:
         group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
         write_json(self.folder / SCALARS / METADATA, group)
         self.committed = rows
-
-
-def _block(column: Column, value: Any, count: int) -> np.ndarray:
-    shape = (count, *column.sizes)
-    if value is None and column.dtype.startswith("float"):
-        return np.full(shape, np.nan, column.dtype)
-    array = np.asarray(value)
-    if array.shape != shape or not np.can_cast(array.dtype, column.dtype, "same_kind"):
-        raise InputError(
-            f"variable {column.name!r}: an array of {array.dtype}, shape {array.shape}, cannot be"
-            f" recorded as {column.dtype}, shape {shape} ({', '.join(column.dims)})"
-        )
-    # A number beyond float32 is recorded as infinite, because a run that diverges is a result.
-    with np.errstate(over="ignore"):
-        return array.astype(column.dtype)

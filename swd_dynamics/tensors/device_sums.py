@@ -92,12 +92,16 @@ def products(left: Tensors, right: Tensors) -> Tensor:
     return (_of_pairs(left, right, torch._foreach_add) - _of_pairs(left, right, torch._foreach_sub)) / 4
 
 
-def moments(momenta: Tensors, gradients: Tensors) -> tuple[Tensor, Tensor]:
-    """Columns of Σm² and Σg·m = (Σ(m + g)² − Σm² − Σg²)/2. At least one m must exist."""
+def moments(momenta: Tensors, gradients: Tensors, known: object = None) -> tuple[Tensor, Tensor]:
+    """Columns of Σm² and Σg·m = (Σ(m + g)² − Σm² − Σg²)/2. At least one m must exist.
+
+    ``known`` is the column of Σg², if it is known.
+    """
     squared, together = squares(momenta), _of_pairs(momenta, gradients, torch._foreach_add)
     if all(gradient is None for gradient in gradients):
         return squared, together
-    return squared, (together - squared - squares(gradients)) / 2
+    apart = known if isinstance(known, Tensor) else squares(gradients)
+    return squared, (together - squared - apart) / 2
 
 
 def distances(start: Sequence[Tensor], now: Sequence[Tensor]) -> Tensor:

@@ -12,9 +12,17 @@ def arguments(group: dict) -> dict[str, Any]:
     """A parameter group's arguments, as JSON can hold them.
 
     Without the parameters, and without the results of a step that an optimizer publishes in its
-    groups.
+    groups. A single one of these names is a hyperparameter.
+
+    Examples
+    --------
+    >>> arguments({"params": [], "lr": 0.5, "decay_rate": -0.8})
+    {'lr': 0.5, 'decay_rate': -0.8}
+    >>> arguments({"params": [], "lr": 0.5, "decay_rate": 0.1, "effective_lr": 0.5})
+    {'lr': 0.5}
     """
-    omitted = ("params", *PUBLISHED)
+    published = PUBLISHED if all(name in group for name in PUBLISHED) else ()
+    omitted = ("params", *published)
     return {name: _as_json(value) for name, value in group.items() if name not in omitted}
 
 

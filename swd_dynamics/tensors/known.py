@@ -65,6 +65,9 @@ class Known:
         The tangent response of L2 (:mod:`~swd_dynamics.tensors.tangent`), for groups that remember.
     by_weight : bool
         Whether the response differs from weight to weight.
+    writes_gradients : callable (group) → bool or None
+        Whether a step writes into the gradients. None if that is not known: then the probe keeps a
+        copy of the gradients in the first step, and in the others only if that step wrote.
 
     Examples
     --------
@@ -83,6 +86,7 @@ class Known:
     remembers: Callable[[Group], bool] = lambda group: False
     response: Callable[[Change, Group, Taken], Response] | None = None
     by_weight: bool = False
+    writes_gradients: Callable[[Group], bool | None] = lambda group: None
 
     @property
     def keeps_memory(self) -> bool:
@@ -113,12 +117,22 @@ def _sgd_gain(group: Group) -> float:
     return (1 - float(group["dampening"])) / (1 - beta) if beta < 1 else math.nan
 
 
+def _in_nesterov(group: Group) -> bool | None:
+    """Not known with Nesterov's momentum: torch's foreach kernel writes where nothing decays."""
+    return None if group["nesterov"] else False
+
+
+def _never(group: Group) -> bool:
+    return False
+
+
 _SGD = Known(
     momenta=("momentum_buffer",),
     gain=_sgd_gain,
     is_decoupled=lambda group: False,
     remembers=lambda group: float(group["momentum"]) != 0,
     response=lambda change, group, taken: sgd_response(change, group, taken.first),
+    writes_gradients=_in_nesterov,
 )
 _ADAM = Known(
     momenta=("exp_avg",),
@@ -134,6 +148,12 @@ _ADAM = Known(
         taken.gradient,
     ),
     by_weight=True,
+    writes_gradients=_never,
+)
+_PUBLISHING_SGD = Known(
+    momenta=("momentum_buffer",),
+    second_moments=(),
+    writes_gradients=_in_nesterov,
 )
 UNKNOWN = Known()
 
@@ -142,10 +162,10 @@ KNOWN: dict[str, Known] = {
     "torch.optim.adam.Adam": _ADAM,
     "torch.optim.adamw.AdamW": replace(_ADAM, is_decoupled=lambda group: True),
     # These publish their own R and η_eff.
-    "swd_dynamics.optim.sgdw.SGDW": Known(momenta=("momentum_buffer",), second_moments=()),
-    "swd_dynamics.optim.sgds.SGDS": Known(momenta=("momentum_buffer",), second_moments=()),
-    "swd_dynamics.optim.adams.AdamS": Known(momenta=("exp_avg",), divides=True),
-    "swd_dynamics.optim.adais.AdaiS": Known(momenta=("exp_avg",)),
+    "swd_dynamics.optim.sgdw.SGDW": _PUBLISHING_SGD,
+    "swd_dynamics.optim.sgds.SGDS": _PUBLISHING_SGD,
+    "swd_dynamics.optim.adams.AdamS": Known(momenta=("exp_avg",), divides=True, writes_gradients=_never),
+    "swd_dynamics.optim.adais.AdaiS": Known(momenta=("exp_avg",), writes_gradients=_never),
 }
 
 

@@ -65,8 +65,8 @@ def products(left: Tensors, right: Tensors) -> Column:
     return [None if a is None or b is None else _product(a, b) for a, b in pairs]
 
 
-def moments(momenta: Tensors, gradients: Tensors) -> tuple[Column, Column]:
-    """Σm² and Σg·m of each parameter; m is read once.
+def moments(momenta: Tensors, gradients: Tensors, known: Column | None = None) -> tuple[Column, Column]:
+    """Σm² and Σg·m of each parameter; m is read once. ``known`` is Σg², if it is known.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def moments(momenta: Tensors, gradients: Tensors) -> tuple[Column, Column]:
     ([25.0], [11.0])
     """
     if are_together(momenta) and are_together([*momenta, *gradients]):
-        return device_sums.moments(momenta, gradients)
+        return device_sums.moments(momenta, gradients, known)
     found = [_moment(m, g) for m, g in zip(momenta, gradients, strict=True)]
     return [square for square, _ in found], [product for _, product in found]
 

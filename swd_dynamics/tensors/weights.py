@@ -1,7 +1,8 @@
 """The order of all weights: which parameter tensor and which parameter group each belongs to."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,18 @@ from torch import Tensor
 from swd_dynamics.errors import InputError
 from swd_dynamics.tensors.sharding import is_sharded
 
+# Classes that wrap an optimizer and call its step with nothing before or after it that moves a
+# weight. An entry that does move weights would hide these moves from a recording.
+WRAPPERS = frozenset(
+    [
+        "accelerate.optimizer.AcceleratedOptimizer",
+        "lightning.pytorch.core.optimizer.LightningOptimizer",
+        "lightning.fabric.wrappers._FabricOptimizer",
+        "pytorch_lightning.core.optimizer.LightningOptimizer",
+        "lightning_fabric.wrappers._FabricOptimizer",
+    ]
+)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -19,6 +32,8 @@ class Layout:
     parameters : tuple of Tensor — the optimizer's own tensors, not copies
     groups : tuple of int — the group of each parameter
     names : tuple of str — from the model, or ``parameter_0``, …
+    group_count : int — the number of groups; by default no group after the last parameter's
+    shapes : tuple of Size — the shape of each parameter when the layout was made
 
     Examples
     --------
@@ -30,6 +45,13 @@ class Layout:
     parameters: tuple[Tensor, ...]
     groups: tuple[int, ...]
     names: tuple[str, ...]
+    group_count: int = 0
+    shapes: tuple[torch.Size, ...] = field(init=False)
+
+    def __post_init__(self):
+        count = max([self.group_count, *(group + 1 for group in self.groups)])
+        object.__setattr__(self, "group_count", count)
+        object.__setattr__(self, "shapes", tuple(each.shape for each in self.parameters))
 
     @property
     def is_sharded(self) -> bool:
@@ -39,7 +61,7 @@ class Layout:
     @property
     def sizes(self) -> list[int]:
         """The number of weights of each parameter."""
-        return [parameter.numel() for parameter in self.parameters]
+        return [math.prod(shape) for shape in self.shapes]
 
     @property
     def weights(self) -> int:
@@ -69,31 +91,52 @@ class Layout:
         return {
             "parameter": np.arange(len(self.groups)),
             "parameter_group": ("parameter", np.asarray(self.groups)),
-            "group": np.arange(max(self.groups) + 1),
+            "group": np.arange(self.group_count),
         }
 
     def check_unchanged(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse an optimizer whose parameters have changed since the probe was attached."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if [*map(id, parameters)] != [*map(id, self.parameters)]:
-            seen = "the optimizer's parameters have changed since the probe was attached"
-            raise InputError(f"{seen}: attach a new probe")
+        """Refuse an optimizer whose parameters or groups have changed since the layout was made."""
+        groups = optimizer.param_groups
+        parameters = [p for group in groups for p in group["params"]]
+        is_same = [*map(id, parameters)] == [*map(id, self.parameters)]
+        if not is_same or len(groups) != self.group_count:
+            what = "parameters" if not is_same else "parameter groups"
+        elif any(p.shape != shape for p, shape in zip(parameters, self.shapes, strict=True)):
+            what = "parameters' shapes"
+        else:
+            return
+        seen = f"the optimizer's {what} have changed since the probe was attached"
+        raise InputError(f"{seen}: attach a new probe with a folder of its own")
 
 
 def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer whose ``step`` calls torch's hooks; Accelerate, Fabric and Lightning wrap it.
+    """The optimizer whose steps are recorded: the one given, or the one in a known wrapper.
+
+    The wrappers of ``WRAPPERS`` only pass a step on. Any other optimizer that holds an optimizer,
+    such as Lookahead, takes steps of its own, which are recorded.
 
     Raises
     ------
     InputError
         If there is no such optimizer.
     """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
+    while _is_wrapper(optimizer):
+        optimizer = optimizer.optimizer
     if not isinstance(optimizer, torch.optim.Optimizer):
         name = type(optimizer).__name__
-        raise InputError(f"a probe attaches to a torch.optim.Optimizer, not to {name}")
+        inner = isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer)
+        advice = f": give the optimizer inside the {name}" if inner else ""
+        raise InputError(f"a probe attaches to a torch.optim.Optimizer, not to {name}{advice}")
+    if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        seen = f"{type(optimizer).__name__} has no hooks, because it does not call Optimizer.__init__"
+        raise InputError(f"{seen}: give the optimizer inside it, or let it call Optimizer.__init__")
     return optimizer
+
+
+def _is_wrapper(optimizer: Any) -> bool:
+    # Lightning and Fabric make a class of their own for each wrapped optimizer.
+    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(optimizer).__mro__}
+    return not kinds.isdisjoint(WRAPPERS) and hasattr(optimizer, "optimizer")
 
 
 def layout_of(
@@ -121,7 +164,7 @@ def layout_of(
     groups = tuple(i for i, group in enumerate(optimizer.param_groups) for _ in group["params"])
     for i, parameter in enumerate(parameters):
         _check_recordable(f"parameter {i}", parameter, sharded)
-    return Layout(parameters, groups, _names(parameters, model))
+    return Layout(parameters, groups, _names(parameters, model), len(optimizer.param_groups))
 
 
 def _check_recordable(name: str, parameter: Tensor, sharded: bool) -> None:

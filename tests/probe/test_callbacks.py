@@ -325,13 +325,48 @@ def test_transformers_training_without_an_end(transformers, tmp_path):
     np.testing.assert_array_equal(run.loss, layer.losses)
 
 
-def test_transformers_step_numbers_are_not_guessed(transformers, tmp_path):
-    """Assert that a second training, counted from 0, does not overwrite the first one's rows."""
-    trainer = hugging_face_trainer(tmp_path, Layer(), trainer_callback(tmp_path / "run", resume=True), make=sgd)
+@pytest.mark.parametrize("make", [sgd, adamw])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_training_goes_on(transformers, tmp_path, make, resume):
+    """Assert that a second training with the same optimizer, counted from 0, goes on in the run."""
+    layer, callback = Layer(), trainer_callback(tmp_path / "run", resume=resume)
+    trainer = hugging_face_trainer(tmp_path, layer, callback, make=make)
     trainer.train()
-    with pytest.raises(InputError, match="give step="):
-        trainer.train()
-    assert open_recording(tmp_path / "run").sizes["step"] == 2 * BATCHES
+    trainer.train()
+    run = open_recording(tmp_path / "run")
+    assert run.step.values.tolist() == list(range(1, 4 * BATCHES + 1))
+    np.testing.assert_array_equal(run.loss, layer.losses)
+
+
+def test_a_training_with_another_optimizer(transformers, tmp_path):
+    """Assert that a training with another optimizer has a folder of its own."""
+    callback = trainer_callback(tmp_path / "run")
+    for _ in range(2):
+        hugging_face_trainer(tmp_path, Layer(), callback, make=adamw).train()
+    for name in ("run", "run_2"):
+        run = open_recording(tmp_path / name)
+        assert run.sizes["step"] == 2 * BATCHES and run.attrs["status"] == "finished"
+
+
+def test_transformers_look_for_a_batch_size(transformers, tmp_path):
+    """Assert that a try with a smaller batch size goes on in the recording of the first try."""
+
+    class FailsOnce(Layer):
+        def forward(self, x, labels):
+            try:
+                return super().forward(x, labels)
+            except RuntimeError:
+                self.error = None
+                raise
+
+    layer = FailsOnce(RuntimeError("CUDA out of memory."))
+    trainer = hugging_face_trainer(tmp_path, layer, trainer_callback(tmp_path / "run"))
+    trainer.args.auto_find_batch_size = True
+    trainer.train()
+    run = open_recording(tmp_path / "run")
+    assert run.attrs["status"] == "finished"
+    np.testing.assert_array_equal(run.step, np.arange(1, run.sizes["step"] + 1))
+    assert run.sizes["step"] > 3 + 2 * BATCHES  # smaller batches are more steps
 
 
 def test_transformers_loss_of_ones_own(transformers, tmp_path):

@@ -1,7 +1,10 @@
 """Whatever happens to the probe, the training continues."""
 
 import json
+import sys
+import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -113,3 +116,152 @@ def test_bad_input_is_refused_in_words(network, path):
         Probe(optimizer, path).attach()
     with pytest.raises(InputError, match="holds another run"):
         Probe(torch.optim.SGD(net.parameters()), path, resume=True, step=1).attach()
+
+
+class Unspeakable(Exception):
+    """An error whose text cannot be made."""
+
+    def __repr__(self):
+        raise ValueError("no words")
+
+    __str__ = __repr__
+
+
+def test_an_error_whose_text_cannot_be_made(network, path, monkeypatch):
+    """Assert that an error without a text ends the run, or the probe, like any other."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters())
+    with pytest.raises(Unspeakable), Probe(optimizer, path):
+        net.train(optimizer, 2)
+        raise Unspeakable
+    assert described(path)["status"].startswith("failed: Unspeakable")
+    with Probe(optimizer, path, resume=True) as probe:
+        monkeypatch.setattr(probe, "_end_step", lambda: fails_with(Unspeakable()))
+        with pytest.warns(RuntimeWarning, match="Unspeakable"):
+            net.train(optimizer, 1)
+
+
+def fails_with(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [(0, "finished"), (None, "finished"), (1, "failed: SystemExit(1)"), ("x", "failed: SystemExit('x')")],
+)
+def test_a_program_that_exits(network, path, code, status):
+    """Assert that sys.exit(0) in a run is no failure, and another code is one."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters())
+    with pytest.raises(SystemExit), Probe(optimizer, path):
+        net.train(optimizer, 2)
+        sys.exit(code)
+    assert described(path)["status"] == status
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize("size", [0, 2])
+def test_a_group_that_is_added(path, where, size):
+    """Assert that a group added in mid-run, also an empty one, ends the recording with all rows."""
+    first, *rest = (torch.nn.Parameter(torch.ones(3)) for _ in range(1 + size))
+    optimizer = torch.optim.AdamW([first])
+    with Probe(optimizer, None if where == "memory" else path, trajectory=True) as probe:
+        for k in range(10):
+            if k == 9:
+                optimizer.add_param_group({"params": rest})
+            first.grad = torch.ones(3)
+            if k < 9:
+                optimizer.step()
+        with pytest.warns(RuntimeWarning, match="have changed since the probe was attached"):
+            optimizer.step()
+    run = probe.dataset()
+    assert run.step.values.tolist() == list(range(1, 10))
+    assert np.isfinite(run.update_norm).all()
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_an_empty_group(path, where):
+    """Assert that an optimizer whose last group is empty is recorded."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([{"params": [weight]}, {"params": [], "lr": 0.5}])
+    with Probe(optimizer, None if where == "memory" else path) as probe:
+        weight.grad = torch.ones(3)
+        optimizer.step()
+    run = probe.dataset()
+    assert run.sizes["group"] == 2 and run.lr.values.tolist() == [[0.001, 0.5]]
+
+
+def test_a_parameter_of_another_shape(path):
+    """Assert that a parameter that gets another shape ends the recording, and rows stay right."""
+    weight = torch.nn.Parameter(torch.full((4,), 0.5))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    with Probe(optimizer, path) as probe:
+        for size in (4, 4, 9):
+            weight.data = torch.full((size,), 0.5)
+            weight.grad = torch.ones(size)
+            if size == 4:
+                optimizer.step()
+        with pytest.warns(RuntimeWarning, match="shapes have changed"):
+            optimizer.step()
+    assert probe.dataset().theta_rms.values.tolist() == [0.5, 0.5]
+
+
+def test_rows_that_could_not_be_written_are_written_later(network, path, monkeypatch):
+    """Assert that rows stay after a flush that the disk refused, and the run ends finished."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters())
+    append = RunFolder.append
+    with Probe(optimizer, path) as probe:
+        net.train(optimizer, 2)
+        monkeypatch.setattr(RunFolder, "append", fails)
+        with pytest.raises(OSError, match="no space left"):
+            probe.flush()
+        monkeypatch.setattr(RunFolder, "append", append)
+        net.train(optimizer, 1)
+    run = open_recording(path)
+    assert run.step.values.tolist() == [1, 2, 3] and run.attrs["status"] == "finished"
+    assert np.isfinite(run.gradient_norm).all()
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_a_dataset_for_another_thread(network, path, where):
+    """Assert that rows can be read in one thread while another trains."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters())
+    with Probe(optimizer, None if where == "memory" else path) as probe:
+        thread = threading.Thread(target=net.train, args=(optimizer, 300))
+        thread.start()
+        while thread.is_alive():
+            probe.dataset()
+    assert probe.failure is None
+    assert probe.dataset().step.values.tolist() == list(range(1, 301))
+
+
+def test_a_run_without_steps_is_said(path):
+    """Assert that a probe warns if weights moved and it saw no step of its optimizer."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    outer, inner = (torch.optim.SGD([weight], lr=0.1) for _ in range(2))
+    with Probe(outer):
+        pass  # nothing moves, so there is nothing to say
+    with pytest.warns(RuntimeWarning, match="saw no step of this SGD"), Probe(outer, path):
+        weight.grad = torch.ones(3)
+        inner.step()
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_facts_are_noted_after_the_run(network, path, where):
+    """Assert that facts can be noted before and after the end of a run, and not before it begins."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters())
+    probe = Probe(optimizer, None if where == "memory" else path)
+    with pytest.raises(InputError, match="attach"):
+        probe.note(a=1)
+    with probe:
+        net.train(optimizer, 1)
+        probe.note(a=1, b=1)
+    probe.note(b=2)
+    run = probe.dataset()
+    assert (run.attrs["a"], run.attrs["b"], run.attrs["status"]) == (1, 2, "finished")
+    with probe:
+        net.train(optimizer, 1)
+    assert probe.dataset().sizes["step"] == 2

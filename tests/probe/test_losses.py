@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe import Probe, record
+from swd_dynamics.probe.losses import as_number
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -162,3 +164,137 @@ def test_a_second_loss_has_no_row(network, path):
                 optimizer.step()
             probe.observe(loss=float(k))
     np.testing.assert_array_equal(probe.dataset().loss, [0, 1, 3])
+
+
+@pytest.mark.parametrize("skipped", [1, 2])
+@pytest.mark.parametrize("every", [1, 2])
+def test_losses_after_steps_of_which_a_scaler_skips_the_first(path, skipped, every):
+    """Assert that losses observed after their steps are in their rows if the first had no step.
+
+    With f = Σθ² and η = .1 each step multiplies θ by .8: the losses are 3·.64ᵏ.
+    """
+    weight = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    sgd, losses = torch.optim.SGD([weight], lr=0.1), []
+    with Probe(sgd, path, every=every) as probe:
+        for k in range(6):
+            sgd.zero_grad()
+            loss = weight.square().sum()
+            loss.backward()
+            if k >= skipped:
+                sgd.step()
+                losses.append(3 * 0.64 ** (k - skipped))
+            probe.observe(loss=loss)
+    run = probe.dataset()
+    np.testing.assert_allclose(run.loss, losses[every - 1 :: every], rtol=1e-14)
+    assert "loss_unknown_because" not in run.attrs
+
+
+def test_losses_before_steps_of_which_a_scaler_skips_the_first(path):
+    """Assert that losses observed before their steps stay there if the first had no step."""
+    weight = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    sgd = torch.optim.SGD([weight], lr=0.1)
+    with Probe(sgd, path) as probe:
+        for k in range(4):
+            sgd.zero_grad()
+            loss = weight.square().sum()
+            probe.observe(loss=loss)
+            loss.backward()
+            if k > 0:
+                sgd.step()
+    np.testing.assert_allclose(probe.dataset().loss, [3, 3 * 0.64, 3 * 0.64**2], rtol=1e-14)
+
+
+def test_a_number_that_may_be_the_next_steps_is_said(path):
+    """Assert that numbers observed after steps, of which the first was skipped, are called unsure."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    sgd = torch.optim.SGD([weight], lr=0.1)
+    reasons = []
+    for of in (None, "last"):
+        with Probe(sgd, path and path / str(of)) as probe:
+            for k in range(3):
+                weight.grad = torch.ones(1)
+                if k > 0:
+                    sgd.step()
+                probe.observe(loss=float(k), of=of)
+        run = probe.dataset()
+        reasons.append("loss_unknown_because" in run.attrs)
+    assert reasons == [True, False]
+    assert run.loss.values.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("observed", "missing"), [([], 3), ([0], 2), ([0, 1, 2], 0)])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_forgotten_loss_is_said(network, path, observed, missing, when):
+    """Assert that a run notes how many of its rows have no loss, and nothing if all have one."""
+    net = network()
+    sgd = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Probe(sgd, path) as probe:
+        for k in range(3):
+            if when == "before" and k in observed:
+                probe.observe(loss=math.nan, of="next")
+            net.train(sgd, 1)
+            if when == "after" and k in observed:
+                probe.observe(loss=math.nan, of="last")
+    why = probe.dataset().attrs.get("loss_unknown_because", "")
+    assert (f"{missing} of 3 rows" in why) == (missing > 0)
+
+
+@pytest.mark.parametrize(("when", "kept"), [("before", 2.0), ("after", 1.0)])
+def test_which_of_several_losses_counts(path, when, kept):
+    """Assert that of several losses the last before a step counts, or the first after the step."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    sgd = torch.optim.SGD([weight], lr=0.1)
+    with Probe(sgd, path) as probe:
+        for _ in range(3):
+            weight.grad = torch.ones(1)
+            for loss in (1.0, 2.0) if when == "before" else ():
+                probe.observe(loss=loss)
+            sgd.step()
+            for loss in (1.0, 2.0) if when == "after" else ():
+                probe.observe(loss=loss)
+    assert probe.dataset().loss.values.tolist() == [kept] * 3
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        0.5,
+        np.float32(0.5),
+        np.array(0.5),
+        np.array([0.5]),
+        np.array([[0.5]], np.float16),
+        torch.tensor([[0.5]], dtype=torch.bfloat16),
+        Fraction(1, 2),
+    ],
+)
+def test_one_number_in_any_form(loss):
+    """Assert that a loss may be any object that holds one real number."""
+    assert as_number(loss) == 0.5
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "0.5",
+        b"0.5",
+        "nan",
+        None,
+        True,
+        np.True_,
+        0.5 + 0j,
+        np.complex128(0.5),
+        np.array([0.5 + 1j]),
+        np.array("0.5"),
+        np.array([0.5], object),
+        np.ones(2),
+        [0.5],
+        torch.tensor(0.5 + 1j),
+        torch.tensor(True),
+        torch.empty(0),
+        10**400,
+    ],
+)
+def test_what_is_not_one_number_is_refused(loss):
+    """Assert that a text, a complex number, a truth value and several numbers are no loss."""
+    with pytest.raises(InputError, match="one number"):
+        as_number(loss)

@@ -111,21 +111,6 @@ def test_state_that_is_gone_is_nan(network):
     np.testing.assert_array_equal(found.any("weight"), [True, False])
 
 
-def test_facts_are_noted_during_a_run(network):
-    """Assert that a fact is refused before and after a run, which stays finished."""
-    net = network()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    probe = Probe(optimizer)
-    with pytest.raises(InputError, match="not attached"):
-        probe.note(task="noise")
-    with probe:
-        probe.note(task="noise")
-    with pytest.raises(InputError, match="not attached"):
-        probe.note(task="another")
-    attributes = probe.dataset().attrs
-    assert (attributes["task"], attributes["status"]) == ("noise", "finished")
-
-
 @each_optimizer
 @pytest.mark.parametrize("variant", ["foreach", "fused"])
 def test_variants_record_the_same(network, make, variant):

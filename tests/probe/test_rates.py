@@ -31,6 +31,33 @@ class Publishing(torch.optim.Optimizer):
             group.update(self.told)
 
 
+class Still(torch.optim.Optimizer):
+    """Moves no weight, and needs no η."""
+
+    def step(self, closure=None):
+        pass
+
+
+class Moving(torch.optim.SGD):
+    """torch's SGD, whose step moves a weight by 1 even if the weight has no gradient."""
+
+    moves = True
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step()
+        if self.moves:
+            self.param_groups[0]["params"][0].add_(1)
+
+
+@pytest.fixture
+def moving(monkeypatch):
+    """A weight and its optimizer of the class Moving, with the rates of torch's SGD."""
+    monkeypatch.setitem(KNOWN, f"{__name__}.Moving", KNOWN["torch.optim.sgd.SGD"])
+    weight = vector(1.0)
+    return weight, Moving([weight], lr=0.1)
+
+
 def one_step(optimizer, weight, gradient=1.0):
     with Probe(optimizer, trajectory=True, quantities="dynamics") as probe:
         weight.grad = torch.full_like(weight, gradient)
@@ -168,11 +195,9 @@ def test_parameters_that_sit_out_do_not_decay():
         assert run.decay_rate.item() == run.decay_rate_min.item() == 0.05
 
 
-def test_a_parameter_that_moves_without_gradient_is_unknown():
+def test_a_parameter_that_moves_without_gradient_is_unknown(moving):
     """Assert that R of a parameter that moved without a gradient is unknown."""
-    weight = vector(1.0)
-    sgd = torch.optim.SGD([weight], lr=0.1)
-    sgd.register_step_post_hook(lambda *_: weight.data.add_(1))
+    _, sgd = moving
     with Probe(sgd, trajectory=True) as probe:
         sgd.step()
     run = probe.dataset()
@@ -181,15 +206,13 @@ def test_a_parameter_that_moves_without_gradient_is_unknown():
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
-def test_a_reason_stays(tmp_path, where):
+def test_a_reason_stays(tmp_path, where, moving):
     """Assert that the reason for an unknown R stays when later rows have none."""
-    moved = vector(1.0)
-    sgd = torch.optim.SGD([moved], lr=0.1)
-    hook = sgd.register_step_post_hook(lambda *_: moved.data.add_(1))
+    moved, sgd = moving
     with Probe(sgd, None if where == "memory" else tmp_path / "run") as probe:
         sgd.step()
         probe.flush()
-        hook.remove()
+        sgd.moves = False
         moved.grad = torch.ones_like(moved)
         sgd.step()
     reasons = json.loads(probe.dataset().attrs["decay_unknown_because"])
@@ -227,6 +250,101 @@ def test_what_another_optimizer_published_is_not_believed():
     new.load_state_dict(old.state_dict())
     new.param_groups[0]["lr"] = 0.02
     assert one_step(new, weight).decay_rate.item() == 0.02 * 0.1
+
+
+@pytest.mark.parametrize("trajectory", [False, True])
+def test_a_hyperparameter_that_is_called_decay_rate(trajectory):
+    """Assert that Adafactor's decay_rate is an argument, not R, and its lr = None an unknown η."""
+    weight, told = vector(1.0), {"lr": None, "decay_rate": -0.8}
+    optimizer = Still([weight], told)
+    with Probe(optimizer, trajectory=trajectory) as probe:
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    run = probe.dataset()
+    assert probe.failure is None and np.isnan(run.decay_rate).all()
+    assert np.isnan(run.lr).all()
+    assert json.loads(run.attrs["optimizer_arguments"]) == [told]
+
+
+def test_what_was_published_before_the_step_is_not_believed():
+    """Assert that R and η_eff that a step leaves as they were are unknown, and stay in the group."""
+    weight = vector(1.0)
+    optimizer = Publishing([weight], 0.1, {})
+    left = {"decay_rate": 0.25, "effective_lr": 0.5}
+    optimizer.param_groups[0].update(left)
+    run = one_step(optimizer, weight)
+    assert np.isnan(run.decay_rate).all() and np.isnan(run.effective_lr).all()
+    assert "in this step" in run.attrs["decay_unknown_because"]
+    for name, value in left.items():
+        assert optimizer.param_groups[0][name] is value
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, int, torch.tensor])
+def test_the_same_rate_published_again_is_believed(kind):
+    """Assert that an optimizer that publishes the same object in every step is believed."""
+    weight = vector(1.0)
+    optimizer = Publishing([weight], 0.1, {"decay_rate": kind(1), "effective_lr": kind(3)})
+    with Probe(optimizer) as probe:
+        for _ in range(3):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+    np.testing.assert_array_equal(probe.dataset().decay_rate, [1, 1, 1])
+    np.testing.assert_array_equal(probe.dataset().effective_lr.values.ravel(), [3, 3, 3])
+
+
+def test_a_rate_written_in_place_is_believed():
+    """Assert that an optimizer that publishes by filling its own tensors is believed."""
+
+    class Filling(Publishing):
+        def step(self, closure=None):
+            super().step()
+            self.rate.fill_(0.25)
+
+    weight = vector(1.0)
+    optimizer = Filling([weight], 0.1, {})
+    optimizer.rate = torch.tensor(0.125)
+    optimizer.param_groups[0].update(decay_rate=optimizer.rate, effective_lr=torch.tensor(1.0))
+    assert one_step(optimizer, weight).decay_rate.item() == 0.25
+
+
+@pytest.mark.parametrize("registered", ["before", "after"])
+def test_a_schedule_inside_the_step(registered):
+    """Assert that lr, R and η_eff are those the step used if a hook after it sets the next lr."""
+    weight = vector(1.0)
+    optimizer = torch.optim.SGD([weight], lr=1.0, weight_decay=0.25)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, float)
+    probe = Probe(optimizer)
+    if registered == "before":
+        optimizer.register_step_post_hook(lambda *_: schedule.step())
+    with probe:
+        if registered == "after":
+            optimizer.register_step_post_hook(lambda *_: schedule.step())
+        for _ in range(3):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+    run = probe.dataset()
+    np.testing.assert_array_equal(run.lr.values.ravel(), [0, 1, 2])
+    np.testing.assert_array_equal(run.effective_lr.values.ravel(), [0, 1, 2])
+    np.testing.assert_array_equal(run.decay_rate, [0, 0.25, 0.5])
+
+
+def test_a_schedule_in_the_step_of_a_known_class(monkeypatch):
+    """Assert that R and η_eff are those the step used if the step itself sets the next lr."""
+
+    class Scheduled(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step()
+            self.param_groups[0]["lr"] += 1
+
+    monkeypatch.setitem(KNOWN, f"{__name__}.{Scheduled.__qualname__}", KNOWN["torch.optim.sgd.SGD"])
+    weight = vector(1.0)
+    optimizer = Scheduled([weight], lr=1.0, weight_decay=0.25)
+    with Probe(optimizer) as probe:
+        for _ in range(2):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+    np.testing.assert_array_equal(probe.dataset().effective_lr.values.ravel(), [1, 2])
+    np.testing.assert_array_equal(probe.dataset().decay_rate, [0.25, 0.5])
 
 
 def test_another_optimizer_is_one_entry(monkeypatch):

@@ -135,21 +135,6 @@ def test_very_small_and_very_large_numbers(path):
         assert run[name].item() == pytest.approx(expected, rel=1e-6), name  # float32
 
 
-def test_a_wrapped_optimizer_is_unwrapped(network, path):
-    """Assert that the inner optimizer is recorded if it is wrapped as by Accelerate and Fabric."""
-
-    class Wrapper(torch.optim.Optimizer):
-        def __init__(self, optimizer):
-            self.optimizer = optimizer
-
-    net = network()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
-    with Probe(Wrapper(optimizer), path) as probe:
-        net.train(optimizer, 1)
-    assert np.isfinite(probe.dataset().decay_rate).all()
-    assert Probe(Wrapper(optimizer)).optimizer is optimizer
-
-
 def test_two_parameters_of_one_name_are_refused(network, path):
     """Assert that two parameters with the same name are refused."""
     model = torch.nn.Module()

@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import signal
+import time
 
 import pytest
 from written_runs import assert_holds, block, contents
@@ -72,3 +74,49 @@ def test_lock_that_is_a_link_is_not_followed(begin, tmp_path):
     with pytest.raises(InputError, match="cannot make a run in"):
         begin()
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process can be forked on Unix only")
+def test_a_dead_writer_does_not_lock(begin):
+    """Assert that a run can be continued after its writer was killed while a child of it lives."""
+    begin().close()
+    reading, writing = os.pipe()
+    writer = os.fork()
+    if not writer:
+        run = begin(how=RunFolder.resume)
+        run.append(block(0, 3))
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        os.write(writing, str(child).encode())
+        time.sleep(60)
+        os._exit(0)
+    child = int(os.read(reading, 20))
+    os.kill(writer, signal.SIGKILL)
+    os.waitpid(writer, 0)
+    try:
+        begin(how=RunFolder.resume).append(block(3, 1))
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process can be forked on Unix only")
+def test_a_forked_child_does_not_write(begin):
+    """Assert that a child cannot write its parent's run, and leaves the parent's lock alone."""
+    run = begin()
+    run.append(block(0, 1))
+    child = os.fork()
+    if not child:
+        try:
+            run.append(block(1, 1))
+        except InputError:
+            run.close()
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with pytest.raises(InputError, match="is being written by"):
+        begin(how=RunFolder.resume)
+    run.append(block(1, 1))
+    run.close()
+    assert_holds(run.folder, block(0, 2))

@@ -12,7 +12,7 @@ import zarr
 from written_runs import MADE_BY, SIZES, VARIABLES, assert_holds, block
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.recording import writer
+from swd_dynamics.recording import rows as checked
 from swd_dynamics.recording.format import CHUNK_ROWS, MAX_JSON
 from swd_dynamics.recording.reader import open_recording
 from swd_dynamics.recording.snapshots import load_snapshot, snapshots
@@ -250,7 +250,7 @@ def test_variables_are_declared_before_the_first_row(begin):
 
 def test_rows_of_a_run_are_bounded(begin, monkeypatch):
     """Assert that a run is full at the number of rows that a reader accepts."""
-    monkeypatch.setattr(writer, "MAX_ROWS", 5)
+    monkeypatch.setattr(checked, "MAX_ROWS", 5)
     run = begin()
     run.append(block(0, 5))
     with pytest.raises(InputError, match="at most 5 rows"):
