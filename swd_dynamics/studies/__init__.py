@@ -16,6 +16,7 @@ MODULES.update(
         "stability": "stability",
         "drop-in": "drop_in",
         "transformer": "transformer",
+        "gpu": "gpu",
     }
 )
 

@@ -29,6 +29,8 @@ SGD_ARGUMENTS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.02}
 ADAM_ARGUMENTS = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-3, "weight_decay": 0.05}
 ADAI_ARGUMENTS = {"lr": 0.1, "betas": (0.1, 0.99), "eps": 1e-3, "weight_decay": 0.05}
 ARGUMENTS = {"SGD": SGD_ARGUMENTS, "Adam": ADAM_ARGUMENTS, "AMSGrad": ADAM_ARGUMENTS, "Adai": ADAI_ARGUMENTS}
+# √v̄ is ten and more times larger on the quadratic than on the network: so λ is, too, where R is λη/√v̄.
+LARGER = {("quadratic", "AdamS"): 10.0, ("quadratic", "AMSGradS"): 10.0}
 # bfloat16 has eight binary digits: a change of the weights by less than 2⁻⁹ is lost. So that a decay, and an error of
 # one hundredth of it, can be seen there at all, R is a few hundredths in these runs, and ε is as large as √v.
 COARSE = {"AdamW": {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-2, "weight_decay": 5.0},
@@ -75,10 +77,10 @@ class ReferenceRun:
     @property
     def method(self) -> Method:
         """The run's rule and optimizer, with their arguments."""
-        if self.dtype == "bfloat16":
-            return Method(self.name, COARSE[self.name])
         (given,) = (ARGUMENTS[family] for family in ARGUMENTS if self.name in names_of(family))
-        return Method(self.name, given)
+        given = COARSE[self.name] if self.dtype == "bfloat16" else given
+        weight_decay = given["weight_decay"] * LARGER.get((self.task, self.name), 1.0)
+        return Method(self.name, given | {"weight_decay": weight_decay})
 
     def recorded(self, device: str, steps: int = STEPS) -> xarray.Dataset:
         """The run, recorded on a device: θ, g and state, and what made them."""
@@ -107,6 +109,13 @@ def _kept(recording: xarray.Dataset, dtype: str) -> xarray.Dataset:
         sparse = {name: recording[name][STATE_EVERY - 1 :: STATE_EVERY].rename(step="state_after") for name in states}
         kept = kept.drop_vars(states).assign(sparse)
     return kept.drop_vars(["weight", "weight_parameter", "iterate", "step", "group"])  # they count from 0 or 1
+
+
+def committed_runs() -> Path | None:
+    """The committed file: beside this one if the package is installed, among the tests in a checkout; None if none."""
+    installed = Path(__file__).with_name("reference") / "gpu_runs.nc"
+    checkout = Path(__file__).parents[2] / "tests" / "reference" / "gpu" / "runs.nc"
+    return next((path for path in (installed, checkout) if path.exists()), None)
 
 
 def write(path: Path, recordings: dict[str, xarray.Dataset]) -> None:

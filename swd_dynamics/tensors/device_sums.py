@@ -39,30 +39,30 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def norms(tensors: Tensors, order: int) -> Tensor:
+def column_of_norms(tensors: Tensors, order: int) -> Tensor:
     """The 1- or 2-norm of each tensor, as a column. At least one tensor must exist.
 
     Examples
     --------
-    >>> norms([torch.tensor([3.0, 4.0]), None], 2)
+    >>> column_of_norms([torch.tensor([3.0, 4.0]), None], 2)
     tensor([5., nan], dtype=torch.float64)
     """
     found = _norms([tensor for tensor in tensors if tensor is not None], order)
     return _column(found, [tensor is not None for tensor in tensors], found[0].device)
 
 
-def squares(tensors: Tensors) -> Tensor:
+def column_of_squares(tensors: Tensors) -> Tensor:
     """Σa² of each tensor, as a column. At least one tensor must exist."""
-    return norms(tensors, 2).square()
+    return column_of_norms(tensors, 2).square()
 
 
-def copied(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> Tensor:
+def copied_together(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> Tensor:
     """Σa² of each tensor, which is copied into another tensor."""
     torch._foreach_copy_(list(into), list(tensors))
-    return squares(tensors)
+    return column_of_squares(tensors)
 
 
-def changes(before: Sequence[Tensor], after: Sequence[Tensor], old: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def columns_of_changes(before: Sequence[Tensor], after: Sequence[Tensor], old: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Columns of what a step did: Σ(Δθ)², −Σθ·Δθ with θ before the step, and the number of weights that moved.
 
     ``old`` is the column of Σθ² before the step. ``before`` is overwritten, so that no memory is needed for Δθ; it has
@@ -71,40 +71,41 @@ def changes(before: Sequence[Tensor], after: Sequence[Tensor], old: Tensor) -> t
     Examples
     --------
     >>> before, after = [torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 2.0])]
-    >>> [column.tolist() for column in changes(before, after, squares(before))]
+    >>> [column.tolist() for column in columns_of_changes(before, after, column_of_squares(before))]
     [[4.0], [8.0], [1.0]]
     """
-    new, difference = squares(after), list(before)
+    new, difference = column_of_squares(after), list(before)
     torch._foreach_sub_(difference, list(after))
-    moves = squares(difference)
+    moves = column_of_squares(difference)
     torch._foreach_sign_(difference)
-    return moves, (moves + old - new) / 2, norms(difference, 1)
+    return moves, (moves + old - new) / 2, column_of_norms(difference, 1)
 
 
-def products(left: Tensors, right: Tensors) -> Tensor:
+def column_of_products(left: Tensors, right: Tensors) -> Tensor:
     """Σab = (Σ(a + b)² − Σ(a − b)²)/4 of each pair, as a column. At least one tensor must exist.
 
     Examples
     --------
-    >>> products([torch.tensor([3.0, 4.0]), None], [torch.tensor([1.0, 2.0]), torch.ones(1)]).round(decimals=12)
+    >>> found = column_of_products([torch.tensor([3.0, 4.0]), None], [torch.tensor([1.0, 2.0]), torch.ones(1)])
+    >>> found.round(decimals=12)
     tensor([11., nan], dtype=torch.float64)
     """
     return (_of_pairs(left, right, torch._foreach_add) - _of_pairs(left, right, torch._foreach_sub)) / 4
 
 
-def moments(momenta: Tensors, gradients: Tensors, known: object = None) -> tuple[Tensor, Tensor]:
+def columns_of_moments(momenta: Tensors, gradients: Tensors, known: object = None) -> tuple[Tensor, Tensor]:
     """Columns of Σm² and Σg·m = (Σ(m + g)² − Σm² − Σg²)/2. At least one m must exist.
 
     ``known`` is the column of Σg², if it is known.
     """
-    squared, together = squares(momenta), _of_pairs(momenta, gradients, torch._foreach_add)
+    squared, together = column_of_squares(momenta), _of_pairs(momenta, gradients, torch._foreach_add)
     if all(gradient is None for gradient in gradients):
         return squared, together
-    apart = known if isinstance(known, Tensor) else squares(gradients)
+    apart = known if isinstance(known, Tensor) else column_of_squares(gradients)
     return squared, (together - squared - apart) / 2
 
 
-def distances(start: Sequence[Tensor], now: Sequence[Tensor]) -> Tensor:
+def column_of_distances(start: Sequence[Tensor], now: Sequence[Tensor]) -> Tensor:
     """Σ(θ − θ₀)² of each parameter, as a column."""
     return _of_pairs(start, now, torch._foreach_sub)
 

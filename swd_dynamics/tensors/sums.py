@@ -60,7 +60,7 @@ def products(left: Tensors, right: Tensors) -> Column:
     [11.0, None]
     """
     if are_together([*left, *right]):
-        return device_sums.products(left, right)
+        return device_sums.column_of_products(left, right)
     pairs = zip(left, right, strict=True)
     return [None if a is None or b is None else _product(a, b) for a, b in pairs]
 
@@ -74,7 +74,7 @@ def moments(momenta: Tensors, gradients: Tensors, known: Column | None = None) -
     ([25.0], [11.0])
     """
     if are_together(momenta) and are_together([*momenta, *gradients]):
-        return device_sums.moments(momenta, gradients, known)
+        return device_sums.columns_of_moments(momenta, gradients, known)
     found = [_moment(m, g) for m, g in zip(momenta, gradients, strict=True)]
     return [square for square, _ in found], [product for _, product in found]
 
@@ -98,7 +98,7 @@ def squares(tensors: Tensors) -> Column:
     [25.0]
     """
     if are_together(tensors):
-        return device_sums.squares(tensors)
+        return device_sums.column_of_squares(tensors)
     return [None if tensor is None else _square(tensor) for tensor in tensors]
 
 
@@ -111,7 +111,7 @@ def totals(tensors: Tensors) -> Column:
     [7.0]
     """
     if are_together(tensors):
-        return device_sums.norms(tensors, 1)
+        return device_sums.column_of_norms(tensors, 1)
     return [None if tensor is None else _total(tensor) for tensor in tensors]
 
 
@@ -131,7 +131,7 @@ def changes(before: Sequence[Tensor], after: Sequence[Tensor], old: Column) -> C
     Changes(squares=[4.0], along=[8.0], moved=[1.0])
     """
     if isinstance(old, Tensor):
-        return Changes(*device_sums.changes(before, after, old))
+        return Changes(*device_sums.columns_of_changes(before, after, old))
     found = [_change(old, new) for old, new in zip(before, after, strict=True)]
     return Changes(*([entries[i] for entries in found] for i in range(3)))
 
@@ -139,7 +139,7 @@ def changes(before: Sequence[Tensor], after: Sequence[Tensor], old: Column) -> C
 def distances(start: Sequence[Tensor], now: Sequence[Tensor]) -> Column:
     """Σ(θ − θ₀)² of each parameter. Only a piece of the difference is in memory at a time."""
     if are_together([*start, *now]):
-        return device_sums.distances(start, now)
+        return device_sums.column_of_distances(start, now)
     pairs = zip(start, now, strict=True)
     return [sum(_dot(d, d) for d in (a - b for a, b in _pairs(old, new))) for old, new in pairs]
 
@@ -154,7 +154,7 @@ def copied(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> Column:
     ([25.0], tensor([3., 4.]))
     """
     if are_together(tensors):
-        return device_sums.copied(tensors, into)
+        return device_sums.copied_together(tensors, into)
     if not all(_is_array(tensor) and tensor.is_contiguous() for tensor in (*tensors, *into)):
         torch._foreach_copy_(list(into), list(tensors))
         return squares(tensors)

@@ -53,7 +53,7 @@ def transformer(device, miniature):
     return model, loss
 
 
-MODELS = {"convolutional network": (convolutional, 20, 8), "transformer": (transformer, 4, 8)}
+MODELS = {"convolutional network": (convolutional, 20, 6), "transformer": (transformer, 4, 6)}
 
 
 def observer(name, optimizer, model, folder):

@@ -24,6 +24,7 @@ PANELS = {
     "stability": 4,
     "drop-in": 2,
     "transformer": 2,
+    "gpu": 3,
 }
 
 every_study = pytest.mark.parametrize("name", MODULES)

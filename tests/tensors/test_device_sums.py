@@ -45,7 +45,7 @@ def few_weights_together(monkeypatch):
 def test_sums_of_one_list(dtype):
     """Assert that Σa² and Σ|a| are numpy's, in float64 whatever the dtype."""
     given = tensors(dtype, 0)
-    squares, totals = device_sums.squares(given), device_sums.norms(given, 1)
+    squares, totals = device_sums.column_of_squares(given), device_sums.column_of_norms(given, 1)
     np.testing.assert_allclose(squares, column(lambda a: (a**2).sum(), exact(given)), rtol=1e-13)
     np.testing.assert_allclose(totals, column(lambda a: abs(a).sum(), exact(given)), rtol=1e-13)
 
@@ -58,19 +58,21 @@ def test_sums_of_pairs(dtype, few_weights_together):
     rounded = 1e-12 if dtype == torch.float64 else 2e-7
     scale = column(lambda x, y: (x**2).sum() + (y**2).sum(), a, b)
     products = column(lambda x, y: (x * y).sum(), a, b)
-    for found in (device_sums.products(one, other), device_sums.moments(one, other)[1]):
+    for found in (device_sums.column_of_products(one, other), device_sums.columns_of_moments(one, other)[1]):
         assert np.nanmax(np.abs(found.numpy() - products) - rounded * scale) <= 0
         assert found[-1].isnan()
-    np.testing.assert_allclose(device_sums.moments(one, other)[0], column(lambda x: (x**2).sum(), a), rtol=1e-13)
+    np.testing.assert_allclose(
+        device_sums.columns_of_moments(one, other)[0], column(lambda x: (x**2).sum(), a), rtol=1e-13
+    )
     distances = column(lambda x, y: ((x - y) ** 2).sum(), a, b)
-    np.testing.assert_allclose(device_sums.distances(one[:-1], other[:-1]), distances[:-1], rtol=3 * rounded)
+    np.testing.assert_allclose(device_sums.column_of_distances(one[:-1], other[:-1]), distances[:-1], rtol=3 * rounded)
 
 
 def test_a_missing_partner_is_nan(few_weights_together):
     """Assert that a pair without one of its tensors is NaN, also if no pair is complete."""
     one = torch.ones(2)
-    assert device_sums.products([one, None, one], [None, one, one]).isnan().tolist() == [True, True, False]
-    assert device_sums.moments([one], [None])[1].isnan().all()
+    assert device_sums.column_of_products([one, None, one], [None, one, one]).isnan().tolist() == [True, True, False]
+    assert device_sums.columns_of_moments([one], [None])[1].isnan().all()
 
 
 def test_changes_by_few_digits():
@@ -79,7 +81,9 @@ def test_changes_by_few_digits():
     after = theta * (1 - 1e-6 * torch.rand(10**5, generator=torch.Generator().manual_seed(1)))
     after[::2] = theta[::2]
     moved = after.double() - theta.double()
-    squares, along, count = device_sums.changes([theta.clone()], [after], device_sums.squares([theta]))
+    squares, along, count = device_sums.columns_of_changes(
+        [theta.clone()], [after], device_sums.column_of_squares([theta])
+    )
     np.testing.assert_allclose(squares, (moved**2).sum(), rtol=1e-12)
     np.testing.assert_allclose(along, -(theta.double() * moved).sum(), rtol=1e-7)
     assert count.item() == np.count_nonzero(moved)

@@ -1,0 +1,300 @@
+"""Study: the rules replay what a GPU did, to the round-off of its arithmetic."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from xarray import Dataset
+
+from swd_dynamics.crosscheck import recorded_rule, replay
+from swd_dynamics.crosscheck.replay import allowed_departure, departures
+from swd_dynamics.plots import LABELS, MUTED, house_style, measured
+from swd_dynamics.rules import L2, NoDecay
+from swd_dynamics.studies.methods import Method
+from swd_dynamics.studies.reference_runs import ReferenceRun, committed_runs, read, reference_runs
+from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.verdict import Verdict, judge, must_be_refuted
+from swd_dynamics.verification.near_rules import NEAR_RULES, AlteredRule
+from swd_dynamics.verification.single_steps import BFLOAT16, single_steps
+
+CLAIM = "The rules replay what a GPU did, to the round-off of its arithmetic, in float64, float32 and bfloat16."
+SOURCE = "the definitions of arXiv 2011.11152 (SGDS, AdamS, AdaiS), 1711.05101 (AdamW), torch.optim; IEEE 754 rounding"
+
+OFF = 0.01  # an error of λ by one hundredth must be seen in every arithmetic
+GROWTH = 0.05  # in each step: the difference would be two million times as large after 300 steps
+WRONG: dict[str, Callable[[AlteredRule], AlteredRule | None]] = {
+    "λ off by 1 %": lambda rule: off(rule, OFF),
+    "ε in the root": NEAR_RULES["eps-inside"].change,
+    "decay after the step": lambda rule: NEAR_RULES["decay-after"].change(rule) if is_decoupled(rule) else None,
+}
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7}
+PARTING = ("float64", "float32")  # the dtypes in which this machine's CPU repeats the runs
+SHOWN = ("AdamW", "AdamS")
+
+
+def is_decoupled(rule: AlteredRule) -> bool:
+    """Whether the decay is a line of its own in the step: with L2 it is a part of the gradient."""
+    return not isinstance(rule.rule.decay, L2 | NoDecay)
+
+
+class Seen(NamedTuple):
+    """A run of the GPU and the rule that it claims to follow."""
+
+    run: ReferenceRun
+    recording: Dataset
+    rule: AlteredRule
+
+    @property
+    def arithmetic(self) -> str:
+        """The dtype, and in bfloat16 the kernel."""
+        return f"{self.run.dtype} {self.run.kernel}" if self.run.dtype == "bfloat16" else self.run.dtype
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the figure shows.
+
+    Attributes
+    ----------
+    right : dict of (arithmetic, name, task) to float — how far the rule is from the run, in units of what is allowed
+    wrong : dict of (arithmetic, wrong) to array — the same of a wrong rule, for each run whose rule has that line
+    errors : dict of (arithmetic, name) to float — the smallest relative error of λ that shows
+    parting : dict of (dtype, name) to array, shape (steps,) — the difference between CPU and GPU, relative to ‖θ‖
+    card : str — the GPU
+    """
+
+    right: dict[tuple[str, str, str], float]
+    wrong: dict[tuple[str, str], NDArray]
+    errors: dict[tuple[str, str], float]
+    parting: dict[tuple[str, str], NDArray]
+    card: str
+
+
+def measure(setting: Setting) -> Findings:
+    """Replay every committed recording, with right and wrong rules, and repeat some of the runs on the CPU."""
+    path = committed_runs()
+    if path is None:
+        return Findings([_nothing()], None)
+    seen = [_seen(run, read(path, run.key)) for run in reference_runs()]
+    verdicts = [_replayed(each) for each in setting.track(seen, "gpu: replays")]
+    right = {(e.arithmetic, e.run.name, e.run.task): v.measured for e, v in zip(seen, verdicts, strict=True)}
+    shown = [each for each in seen if each.run.task == "network" and each.run.name in SHOWN]
+    errors = {(e.arithmetic, e.run.name): smallest_error(e) for e in setting.track(shown, "gpu: errors of λ")}
+    verdicts += [_smallest_error(*pair, error) for pair, error in errors.items()]
+    wrong: dict[tuple[str, str], NDArray] = {}
+    for arithmetic in dict.fromkeys(each.arithmetic for each in seen):
+        alike = [each for each in seen if each.arithmetic == arithmetic]
+        for name in WRONG:
+            found = _departures_of_wrong(alike, name)
+            wrong[arithmetic, name] = np.array(list(found.values()))
+            verdicts.append(_control(arithmetic, name, found))
+    repeated = [each for each in seen if each.run.task == "network" and each.run.dtype in PARTING]
+    parting = {(e.run.dtype, e.run.name): parted(e) for e in setting.track(repeated, "gpu: the same on the CPU")}
+    for dtype in PARTING:
+        verdicts += _parting(dtype, {name: apart for (of, name), apart in parting.items() if of == dtype})
+    return Findings(verdicts, Found(right, wrong, errors, parting, seen[0].recording.attrs["device_name"]))
+
+
+def _nothing() -> Verdict:
+    why = "no recording made on a GPU is committed: .ci/gpu makes the recordings on a machine that has one"
+    return Verdict("recordings", CLAIM, "some recordings", "none", "any more", why, "inconclusive")
+
+
+def _seen(run: ReferenceRun, recording: Dataset) -> Seen:
+    labels = np.zeros(recording.sizes["weight"], int)  # all weights are in one group; no near rule here needs tensors
+    return Seen(run, recording, AlteredRule(recorded_rule(run.name, recording), labels, labels))
+
+
+def worst(seen: Seen, rule: AlteredRule) -> float:
+    """The largest departure of a rule from a run, in units of what the run's arithmetic allows."""
+    if seen.run.dtype == "bfloat16":
+        found = single_steps(rule, seen.recording, BFLOAT16[seen.run.name, seen.run.kernel])
+        return float(max(found.weights.max(), found.state.max()))
+    theta, gradient = (np.asarray(seen.recording[name], float) for name in ("theta", "gradient"))
+    departure = np.array(list(departures(rule, theta, gradient)))
+    return float((departure / allowed_departure(len(gradient), EPS[seen.run.dtype])).max())
+
+
+def off(rule: AlteredRule, error: float) -> AlteredRule:
+    """The rule with a λ that is too large by a relative error."""
+    decay: Any = rule.rule.decay
+    return rule.with_decay(replace(decay, weight_decay=decay.weight_decay * (1 + error)))
+
+
+def _replayed(seen: Seen) -> Verdict:
+    if seen.run.dtype != "bfloat16":
+        return replay(seen.rule.rule, seen.recording, name=seen.run.key)
+    return judge(
+        seen.run.key,
+        f"Each recorded step of {seen.run.name} is that of {seen.rule.rule.name}, from the weights and the state before"
+        f" it, {seen.recording.sizes['step']} times",
+        predicted=0.0,
+        measured=worst(seen, seen.rule),
+        allowed=1.0,
+        why=f"the weight or piece of state farthest off, in units of what the {seen.run.kernel} kernel may round",
+    )
+
+
+def smallest_error(seen: Seen) -> float:
+    """The smallest relative error of λ, to a tenth of itself, with which the rule departs by more than is allowed."""
+    low, high = EPS["float64"], 1.0
+    while high / low > 1.1:
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if worst(seen, off(seen.rule, middle)) > 1 else (middle, high)
+    return high
+
+
+def _smallest_error(arithmetic: str, name: str, error: float) -> Verdict:
+    return judge(
+        f"smallest error of λ: {name}, {arithmetic}",
+        f"The run of {name} on the network shows an error of λ of 1 % or less",
+        predicted=0.0,
+        measured=error,
+        allowed=OFF,
+        why="λ is raised until the rule departs by more than the arithmetic allows; 1 % must be seen",
+    )
+
+
+def _departures_of_wrong(alike: Iterable[Seen], wrong: str) -> dict[str, float]:
+    """How far a wrong rule is from each run whose rule has the line that is wrong, by the run's key."""
+    changed = [(seen, WRONG[wrong](seen.rule)) for seen in alike]
+    return {seen.run.key: worst(seen, rule) for seen, rule in changed if rule is not None}
+
+
+def _control(arithmetic: str, wrong: str, found: dict[str, float]) -> Verdict:
+    """The run that departs least under a wrong rule."""
+    quietest = min(found, key=lambda key: found[key])
+    false = judge(
+        wrong,
+        f"With {wrong} the rules replay one of {len(found)} runs, or more",
+        predicted=0.0,
+        measured=found[quietest],
+        allowed=1.0,
+        why=f"the run that departs least, {quietest}",
+    )
+    return must_be_refuted(f"control: {wrong}, {arithmetic}", false)
+
+
+def parted(seen: Seen) -> NDArray:
+    """How far the same run on the CPU is from that on the GPU after each step, relative to ‖θ‖."""
+    theta = np.asarray(seen.recording["theta"], float)
+    here = np.asarray(seen.run.recorded("cpu", seen.recording.sizes["step"])["theta"], float)
+    return (np.linalg.norm(here - theta, axis=1) / np.linalg.norm(theta, axis=1))[1:]
+
+
+def first_step(apart: NDArray) -> int:
+    """The number of the first step after which two runs differ; one more than there are steps if none."""
+    return int(np.argmax(apart > 0)) + 1 if apart.any() else len(apart) + 1
+
+
+def growth(apart: NDArray) -> float:
+    """By which share the difference grows in each step, from the first to the last, as a mean; 0 without any."""
+    first = first_step(apart)
+    steps = len(apart) - first
+    return float((apart[-1] / apart[first - 1]) ** (1 / steps) - 1) if steps > 0 else 0.0
+
+
+def _parting(dtype: str, apart: dict[str, NDArray]) -> list[Verdict]:
+    """Two verdicts on the runs of one dtype that were repeated on the CPU."""
+    away = {name: (each / allowed_departure(len(each), EPS[dtype])).max() for name, each in apart.items()}
+    farthest, fastest = max(away, key=lambda name: away[name]), max(apart, key=lambda name: growth(apart[name]))
+    first = min(map(first_step, apart.values()))
+    near = judge(
+        f"CPU beside GPU, {dtype}",
+        f"Each of {len(apart)} runs on the network, repeated on a CPU, stays within round-off of that on the GPU",
+        predicted=0.0,
+        measured=away[farthest],
+        allowed=1.0,
+        why=f"in units of 8·eps·√k, as if nothing amplified the round-off; the farthest is {farthest}",
+        first_departure=first,
+    )
+    grows = judge(
+        f"CPU beside GPU, growth, {dtype}",
+        f"Once the two have parted, the difference grows by less than {100 * GROWTH:g} % in a step",
+        predicted=0.0,
+        measured=growth(apart[fastest]),
+        allowed=GROWTH,
+        why=f"chosen after a pilot run; a chaotic run would exceed it; the fastest is {fastest}",
+    )
+    return [near, grows]
+
+
+# The figure
+
+ROWS = ("float64", "float32", "bfloat16 foreach", "bfloat16 fused")  # from above
+CROSSES = {"λ off by 1 %": "|", "ε in the root": "x", "decay after the step": "+"}
+LINES = {"float64": "-", "float32": "--"}
+
+
+def draw(found: Found | None) -> Figure:
+    """Departures of right and wrong rules; the smallest error of λ that shows; how CPU and GPU part."""
+    with house_style():
+        figure = Figure(figsize=(13, 4.6))
+        axes = figure.subplots(1, 3)
+        if found is None:
+            figure.suptitle("No recording made on a GPU is committed", x=0.01, ha="left")
+            return figure
+        _draw_departures(axes[0], found)
+        _draw_errors(axes[1], found.errors)
+        _draw_parting(axes[2], found.parting)
+        figure.suptitle(
+            f"The rules replay the steps of an {found.card}, to the round-off of its arithmetic", fontsize=12
+        )
+    return figure
+
+
+def mode_of(name: str) -> str:
+    """The decay mode of an entry of the catalogue."""
+    return Method(name, {}).mode
+
+
+def _draw_departures(axes: Axes, found: Found) -> None:
+    for (arithmetic, name, _), departure in found.right.items():
+        style: dict[str, Any] = measured(mode_of(name), markersize=5, alpha=0.7, label=None)
+        axes.plot(departure, ROWS.index(arithmetic), **style)
+    for (arithmetic, wrong), values in found.wrong.items():
+        height = ROWS.index(arithmetic) + 0.18 * (list(CROSSES).index(wrong) + 1)
+        axes.plot(values, np.full(len(values), height), linestyle="none", marker=CROSSES[wrong], color="#555555")
+    axes.axvline(1, color=MUTED, linewidth=1)
+    modes = [Line2D([], [], **measured(mode, label=LABELS[mode])) for mode in ("L2", "decoupled", "stable")]
+    crosses = [Line2D([], [], linestyle="none", marker=m, color="#555555", label=w) for w, m in CROSSES.items()]
+    axes.legend(handles=modes + crosses, fontsize=8, loc="upper right", ncols=2)
+    axes.set(xscale="log", xlim=(1e-3, 1e14), ylim=(3.8, -1.3), xlabel="largest departure / allowed")
+    axes.set(yticks=range(len(ROWS)), yticklabels=ROWS)
+    axes.set(title="Right rules are left of the line, wrong ones right")
+
+
+def _draw_errors(axes: Axes, errors: dict[tuple[str, str], float]) -> None:
+    for (arithmetic, name), error in errors.items():
+        height = ROWS.index(arithmetic) + (0.12 if name == "AdamS" else -0.12)
+        axes.plot(error, height, **measured(mode_of(name), markersize=6, label=None))
+        axes.text(error * 2.5, height, f"{error:.1g}", fontsize=9, va="center")
+    axes.axvline(OFF, color=MUTED, linewidth=1)
+    handles = [Line2D([], [], **measured(mode_of(name), label=name)) for name in SHOWN]
+    axes.legend(handles=handles, fontsize=8, loc="upper right")
+    axes.set(xscale="log", xlim=(1e-14, 1), ylim=(3.6, -0.9), xlabel="smallest relative error of λ that shows")
+    axes.set(yticks=range(len(ROWS)), yticklabels=ROWS, title="Each arithmetic sees an error of λ of 1 %")
+
+
+def _draw_parting(axes: Axes, parting: dict[tuple[str, str], NDArray]) -> None:
+    for (dtype, name), apart in parting.items():
+        if name in ("SGD", *SHOWN):
+            some = np.unique(np.geomspace(1, len(apart), 25).astype(int)) - 1
+            label = name if dtype == "float64" else None
+            style: dict[str, Any] = measured(mode_of(name), linestyle=LINES[dtype], markersize=3, label=label)
+            axes.plot(some + 1, apart[some], linewidth=1, **style)
+    for dtype in PARTING:
+        allowed = allowed_departure(300, EPS[dtype])
+        axes.plot(np.arange(1, 301), allowed, color=MUTED, linewidth=1)
+        axes.text(1.1, 3 * allowed[0], f"8·eps·√k of {dtype}", color="#555555", fontsize=9)
+    axes.set(xscale="log", yscale="log", xlabel="step k", ylabel="‖θ of a CPU − θ of the GPU‖ / ‖θ‖")
+    axes.set(ylim=(1e-18, 1e-4), title="The same runs on a CPU part by round-off")
+    axes.legend(fontsize=8, loc="center right")
+
+
+STUDY = Study("gpu", CLAIM, SOURCE, measure, draw)
