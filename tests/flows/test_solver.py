@@ -1,12 +1,14 @@
 """Flows that are hard to solve: stiff, large, far from where they start, or under a schedule that jumps."""
 
 import tracemalloc
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 from tolerances import SOLVED
 
+from swd_dynamics.errors import InputError
 from swd_dynamics.flows import AssumptionFailed, Flow, FlowDiverged
 from swd_dynamics.flows.ode import MOST_STIFF
 from swd_dynamics.rules import CATALOG, SGD, Adai, AMSGrad, HeavyBall, StepDecay, UpdateRule, Warmup
@@ -156,3 +158,25 @@ def test_a_clip_that_is_active_is_refused_where_it_matters():
     assert raised.value.step == 0
     theta = Flow(*parts, order=1).solve([1.0, 1.0], steps=10).theta[-1]
     assert np.abs(theta - np.exp(-0.1 * h)).max() <= SOLVED
+
+
+@dataclass(frozen=True)
+class Independent:
+    """R = λ, whatever the learning rate."""
+
+    weight_decay: float
+
+    def added_gradient(self, theta):
+        return 0
+
+    def decay_rate(self, lr, effective_lr):
+        return self.weight_decay
+
+
+def test_a_decay_that_is_not_proportional_to_the_learning_rate():
+    """Assert that R = λ has no flow of order 1, as λθ/η has no limit, and that its full state decays as exp(−λk)."""
+    rule = UpdateRule(0.1, SGD(), Independent(0.02))
+    with pytest.raises(InputError):
+        Flow(rule, lambda theta: 0 * theta).solve([1.0], steps=10)
+    theta = Flow(rule, lambda theta: 0 * theta, order="state").solve([1.0], steps=10).theta[:, 0]
+    assert np.abs(theta - np.exp(-0.02 * np.arange(11))).max() <= SOLVED
