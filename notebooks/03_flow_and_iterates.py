@@ -168,8 +168,8 @@ verdicts = [
 sd.Ledger(verdicts)
 
 # %% [markdown]
-# "Measured" is the slope of each row of points below. For this the steps must begin on the slow manifold, or what you
-# measure is how momentum gets there. A flow knows the right momentum for a start; an optimizer begins at rest, with
+# "Measured" is the order that the rows of points below show, extrapolated to small η. For this the steps must begin on
+# the slow manifold, or what you measure is how momentum gets there. A flow knows the right momentum for a start; an optimizer begins at rest, with
 # zero:
 
 # %%

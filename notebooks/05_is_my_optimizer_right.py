@@ -84,7 +84,8 @@ sd.plots.recording(runs, "loss", title="One of the two has a mistake")
 #
 # `verify` takes what makes the optimizer and the rule that it should follow. No network is trained. The optimizer
 # gets gradients that were fixed beforehand, large and small, with zeros in them; first in one parameter group, then in
-# two groups with their own settings, on a schedule. Every step is compared with the rule.
+# two groups with their own settings, on a schedule, then with large weights, large decay rates and tensors of every
+# number of dimensions. Every step is compared with the rule, and what was not tested is said.
 
 # %%
 sd.verify(partial(MyAdamS, **settings), rules["AdamS"])

@@ -77,15 +77,19 @@ class Buffer:
         """Keep a row. Columns and vectors that the row does not have are NaN."""
         here, self.filled = self.filled, self.filled + 1
         self.steps[here] = step
-        line: list[float | Tensor | None] = [None] * self.width
-        columns = {name: _column(entries) for name, entries in row.items()}
-        for name, entries in row.items():
-            if columns[name] is None:
+        if self.there is None and not any(isinstance(entries, Tensor) for entries in row.values()):
+            line: list[float | Tensor | None] = [None] * self.width
+            for name, entries in row.items():
                 line[self.where[name]] = entries
-        self._fill(here, slice(0, self.width), line)
-        for name, column in columns.items():
-            if column is not None:
-                self._keep_there(here, self.where[name], column)
+            self._fill(here, slice(0, self.width), line)  # one conversion for all columns
+        else:
+            self.host[here], self.is_there[here] = math.nan, False
+            for name, entries in row.items():
+                column = _column(entries)
+                if column is None:
+                    self._fill(here, self.where[name], list(entries))
+                else:
+                    self._keep_there(here, self.where[name], column)
         for name, vector in vectors.items():
             if name not in self._vectors:
                 self._vectors[name] = vector.new_full((self.rows, len(vector)), math.nan)

@@ -27,8 +27,9 @@ SOURCE = "the definitions of arXiv 2011.11152 (SGDS, AdamS, AdaiS), 1711.05101 (
 
 OFF = 0.01  # an error of λ by one hundredth must be seen in every arithmetic
 GROWTH = 0.05  # in each step: the difference would be two million times as large after 300 steps
+LAMBDA_OFF = "λ off by 1 %"
 WRONG: dict[str, Callable[[AlteredRule], AlteredRule | None]] = {
-    "λ off by 1 %": lambda rule: off(rule, OFF),
+    LAMBDA_OFF: lambda rule: off(rule, OFF),
     "ε in the root": NEAR_RULES["eps-inside"].change,
     "decay after the step": lambda rule: NEAR_RULES["decay-after"].change(rule) if is_decoupled(rule) else None,
 }
@@ -90,7 +91,9 @@ def measure(setting: Setting) -> Findings:
     for arithmetic in dict.fromkeys(each.arithmetic for each in seen):
         alike = [each for each in seen if each.arithmetic == arithmetic]
         for name in WRONG:
-            found = _departures_of_wrong(alike, name)
+            # The quadratic has too few weights for bfloat16: hardly any of their roundings is near its limit.
+            coarse = name == LAMBDA_OFF and alike[0].run.dtype == "bfloat16"
+            found = _departures_of_wrong([e for e in alike if not coarse or e.run.task == "network"], name)
             wrong[arithmetic, name] = np.array(list(found.values()))
             verdicts.append(_control(arithmetic, name, found))
     repeated = [each for each in seen if each.run.task == "network" and each.run.dtype in PARTING]

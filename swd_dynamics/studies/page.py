@@ -38,7 +38,8 @@ def page(ledger: dict, folder: Path) -> str:
     known = [name for name in studies.MODULES if name in found or _figure(folder, name, "")]
     parts = [WRITTEN, "# What the studies found", _opening(found, folder)]
     for name in [*known, *(name for name in found if name not in studies.MODULES)]:
-        parts += _section(name, found.get(name, []), folder, name in ledger.get("quick", []))
+        card = ledger.get("cards", {}).get(name)
+        parts += _section(name, found.get(name, []), folder, name in ledger.get("quick", []), card)
     return "\n\n".join([*parts, *_atlas(folder)]) + "\n"
 
 
@@ -56,19 +57,21 @@ def _opening(found: dict[str, list[dict]], folder: Path) -> str:
     )
 
 
-def _section(name: str, verdicts: list[dict], folder: Path, quick: bool) -> list[str]:
+def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: str | None) -> list[str]:
     """The paragraphs of one study; only those of the ledger if this version does not have the study."""
     study = studies.load(name) if name in studies.MODULES else None
     claim = [_escape(study.claim), f"Source: {_cited(study.source)}."] if study else ["This version has no such study."]
     parts = [f"## {_escape(name)}", *claim]
     parts += _figure(folder, name, study.claim if study else name)
-    parts.append(f"**{_counts(verdicts)}**{', in the short form' if quick else ''}")
+    how = f"{', in the short form' if quick else ''}{f', trained on an {_escape(card)}' if card else ''}"
+    parts.append(f"**{_counts(verdicts)}**{how}")
     parts += _not_confirmed(verdicts)
     if verdicts:
         parts += ["<details>\n<summary>The verdicts</summary>", _table(verdicts), "</details>"]
     if study:
         place, default = _place(folder), QUICK if quick else "figures"
-        parts.append(_command("reproduce", name, *["--quick"] * quick, *["--out", place] * (place != default)))
+        there = ["--device", "cuda"] * (card is not None)
+        parts.append(_command("reproduce", name, *["--quick"] * quick, *there, *["--out", place] * (place != default)))
     return parts
 
 

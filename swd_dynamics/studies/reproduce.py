@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from swd_dynamics import studies
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots import write_figure
@@ -61,7 +63,7 @@ def reproduce(names: Iterable[str] = (), *, setting: Setting, out: Path, announc
         result.written += write_figure(study.draw(findings.data), out / study.name)
         result.changed += changed_statuses(study.name, findings.verdicts, committed)
         announce(study, findings.verdicts)
-        _enter(ledger, study.name, findings.verdicts, setting.quick)
+        _enter(ledger, study.name, findings.verdicts, setting)
         _write(out / LEDGER, json.dumps(ledger, indent=1, ensure_ascii=False) + "\n")
         write_page(out)
     result.written += [out / LEDGER, out / PAGE]
@@ -110,27 +112,37 @@ def read_ledger(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _stored(path: Path) -> dict:
-    """A ledger from disk, or a new one: the verdicts of each study, and which studies ran in short form."""
+    """A ledger from disk, or a new one: the verdicts of each study, which ran in short form, and which on a GPU."""
     if not path.exists():
-        return {"format": 1, "quick": [], "studies": {}}
+        return {"format": 1, "quick": [], "cards": {}, "studies": {}}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         verdicts = {
             name: [{**v, "name": v["name"], "status": v["status"]} for v in found]
             for name, found in content["studies"].items()
         }
-        return {"format": 1, "quick": list(content.get("quick", [])), "studies": verdicts}
+        cards = {name: str(card) for name, card in content.get("cards", {}).items()}
+        return {"format": 1, "quick": list(content.get("quick", [])), "cards": cards, "studies": verdicts}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is not a ledger of verdicts ({type(error).__name__}: {error}); remove it, or give another --out"
         ) from None
 
 
-def _enter(ledger: dict, study: str, verdicts: list[Verdict], quick: bool) -> None:
+def _enter(ledger: dict, study: str, verdicts: list[Verdict], setting: Setting) -> None:
     """Replace a study's verdicts; the studies stay in the order of MODULES."""
     found = ledger["studies"] | {study: [verdict.record() for verdict in verdicts]}
     ledger["studies"] = {name: found[name] for name in [*studies.MODULES, *found] if name in found}
-    ledger["quick"] = [name for name in ledger["studies"] if (quick if name == study else name in ledger["quick"])]
+    is_quick = {name: name in ledger["quick"] for name in found} | {study: setting.quick}
+    ledger["quick"] = [name for name in ledger["studies"] if is_quick[name]]
+    cards = {name: card for name, card in ledger["cards"].items() if name != study}
+    ledger["cards"] = cards | ({study: _card(setting.device)} if _card(setting.device) else {})
+
+
+def _card(device: str) -> str | None:
+    """The name of a GPU; None for the CPU."""
+    kind = torch.device(device).type
+    return torch.cuda.get_device_name(device) if kind == "cuda" else None if kind == "cpu" else kind
 
 
 def _write(path: Path, text: str) -> None:

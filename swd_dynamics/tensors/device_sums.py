@@ -136,6 +136,8 @@ def _column(found: list[Tensor], are_present: list[bool], device: torch.device) 
 
 def _wide(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Both tensors in one dtype, float32 at least."""
+    if left.dtype is right.dtype and left.element_size() >= 4:
+        return left, right
     dtype = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
     return left.to(dtype), right.to(dtype)
 

@@ -42,12 +42,13 @@ def gathered(out, names):
     """One ledger, one page and all figures of the studies that have ended, in one folder."""
     together = out / "all"
     together.mkdir()
-    ledger = {"format": 1, "quick": [], "studies": {}}
+    ledger = {"format": 1, "quick": [], "cards": {}, "studies": {}}
     for name in names:
         if not (out / name / "verdicts.json").exists():
             continue
         found = json.loads((out / name / "verdicts.json").read_text())
         ledger["quick"] += found["quick"]
+        ledger["cards"] |= found["cards"]
         ledger["studies"] |= found["studies"]
         for figure in [*(out / name).glob("*.png"), *(out / name).glob("*.svg")]:
             figure.rename(together / figure.name)

@@ -244,6 +244,6 @@ def test_cuda_never_waits_and_records_as_the_cpu_does(network, path, tmp_path, m
     on_cpu, on_cuda = runs
     assert on_cuda.attrs["device"] == "cuda"
     for name in on_cpu.data_vars:
-        np.testing.assert_allclose(
-            on_cuda[name], on_cpu[name], rtol=SAME_ARITHMETIC, atol=SAME_ARITHMETIC, err_msg=str(name)
-        )
+        # The deviation of equal rates is the root of a difference that is 0 up to round-off.
+        near = np.sqrt(SAME_ARITHMETIC) if str(name).startswith("decay_rate_std") else SAME_ARITHMETIC
+        np.testing.assert_allclose(on_cuda[name], on_cpu[name], rtol=SAME_ARITHMETIC, atol=near, err_msg=str(name))

@@ -84,6 +84,15 @@ def test_links_lead_somewhere():
     assert [target for target in targets if not (FIGURES / target).is_file()] == []
 
 
+def test_a_study_that_trained_on_a_gpu_says_so(tmp_path):
+    """Assert that the page names the card beside the verdicts, and that the command asks for a GPU."""
+    ledger = {"studies": {"stability": [verdict()], "drop-in": [verdict()]}, "cards": {"stability": "Card 1"}}
+    text = page(ledger, tmp_path)
+    assert text.count("Card 1") == 1
+    assert "\nswd-dynamics reproduce stability --device cuda" in text
+    assert "\nswd-dynamics reproduce drop-in --out" in text
+
+
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("place", ["figures", "figures/quick", "my results", "figures/other", "else/quick"])
 def test_a_command_makes_the_folder_that_it_stands_in(tmp_path, place, quick):
