@@ -169,8 +169,8 @@ sd.Ledger(verdicts)
 
 # %% [markdown]
 # "Measured" is the order that the rows of points below show, extrapolated to small η. For this the steps must begin on
-# the slow manifold, or what you measure is how momentum gets there. A flow knows the right momentum for a start; an optimizer begins at rest, with
-# zero:
+# the slow manifold, or what you measure is how momentum gets there. A flow knows the right momentum for a start; an
+# optimizer begins at rest, with zero:
 
 # %%
 manifold = sd.Flow(rule, gradient, hvp).starting_state(start)
@@ -250,10 +250,11 @@ print("L2 near", plane.fixed_points[-1].place(), "has", plane.fixed_points[-1].d
 # speak of a small deviation from a minimum, and there steps of this size would settle. Of a run that starts far away
 # only its own steps tell.
 #
-# A flow runs away where the loss has no floor. Then you get no numbers that look like a result, but a sentence:
+# Where a loss falls faster and faster, as −¼θ⁴ does, a flow is at infinity after a finite time. Then you get no numbers
+# that look like a result, but a sentence:
 
 # %% tags=["raises-exception"]
-no_floor = sd.Flow(rules["L2"], lambda theta: theta * np.array([1.0, -1.0]))
+no_floor = sd.Flow(rules["L2"], lambda theta: -(theta**3))
 no_floor.solve([1.0, 0.1], steps=100)
 
 # %% [markdown]

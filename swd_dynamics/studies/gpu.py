@@ -36,6 +36,7 @@ WRONG: dict[str, Callable[[AlteredRule], AlteredRule | None]] = {
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7}
 PARTING = ("float64", "float32")  # the dtypes in which this machine's CPU repeats the runs
 SHOWN = ("AdamW", "AdamS")
+DRAWN = ("SGD", *SHOWN)  # the runs whose parting from the CPU is drawn; the short form repeats no others
 
 
 def is_decoupled(rule: AlteredRule) -> bool:
@@ -97,6 +98,8 @@ def measure(setting: Setting) -> Findings:
             wrong[arithmetic, name] = np.array(list(found.values()))
             verdicts.append(_control(arithmetic, name, found))
     repeated = [each for each in seen if each.run.task == "network" and each.run.dtype in PARTING]
+    if setting.quick:
+        repeated = [each for each in repeated if each.run.name in DRAWN]
     parting = {(e.run.dtype, e.run.name): parted(e) for e in setting.track(repeated, "gpu: the same on the CPU")}
     for dtype in PARTING:
         verdicts += _parting(dtype, {name: apart for (of, name), apart in parting.items() if of == dtype})
@@ -286,7 +289,7 @@ def _draw_errors(axes: Axes, errors: dict[tuple[str, str], float]) -> None:
 
 def _draw_parting(axes: Axes, parting: dict[tuple[str, str], NDArray]) -> None:
     for (dtype, name), apart in parting.items():
-        if name in ("SGD", *SHOWN):
+        if name in DRAWN:
             some = np.unique(np.geomspace(1, len(apart), 25).astype(int)) - 1
             label = name if dtype == "float64" else None
             style: dict[str, Any] = measured(mode_of(name), linestyle=LINES[dtype], markersize=3, label=label)

@@ -313,7 +313,7 @@ def _sentences(
         return
     if any(each.recording.attrs["raised"] and _is_large(each) for each in driven):
         yield f"Large numbers were not tested: {driven[-1].recording.attrs['raised']}."
-    if all(each.is_explained([NEAR_RULES["no-decay"]]) for each in driven):
+    if np.any(rule.weight_decay) and all(each.is_explained([NEAR_RULES["no-decay"]]) for each in driven):
         yield "The weight decay is too small to be seen, so that the place where it enters was not tested."
     yield not_tested(seen, rule)
 

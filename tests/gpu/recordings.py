@@ -6,7 +6,7 @@ from swd_dynamics.studies.reference_runs import reference_runs, write
 
 if __name__ == "__main__":
     given = parsed(__doc__)
-    runs = [run for run in reference_runs() if not given.miniature or run.name in ("AdamW", "SGDS")]
+    runs = [run for run in reference_runs() if not given.miniature or run.name == "AdamW"]
     found = {}
     for run in runs:
         found[run.key] = run.recorded(given.device, **({"steps": 50} if given.miniature else {}))

@@ -66,7 +66,7 @@ def packed(folder, archive):
 
 if __name__ == "__main__":
     given = parsed(__doc__)
-    names = ["fixed-points"] if given.miniature else [name for name in MODULES if name != "gpu"]
+    names = ["transformer"] if given.miniature else [name for name in MODULES if name != "gpu"]
     with tempfile.TemporaryDirectory() as folder:
         out, end = Path(folder), time.monotonic() + SECONDS
         running = {name: started(name, out, given.device) for name in names}

@@ -50,7 +50,7 @@ def test_the_files_say_what_was_done(results):
     cost = json.loads((results / "probe.json").read_text())
     assert all(run["default"]["ratio"] > 0 for run in cost["runs"])
     with tarfile.open(results / "studies.tar.gz") as tar:
-        assert {"README.md", "verdicts.json", "fixed-points.png"} <= set(tar.getnames())
+        assert {"README.md", "verdicts.json", "transformer.png"} <= set(tar.getnames())
     assert int(ET.parse(results / "tests.xml").getroot()[0].attrib["tests"]) > 0
 
 

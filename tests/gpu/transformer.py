@@ -10,13 +10,14 @@ from gpu.studies import packed
 from swd_dynamics.plots import write_figure
 from swd_dynamics.studies import Setting, transformer
 
-LARGE = (400, {"batch_size": 32, "width": 512, "layers": 8})  # steps, and the arguments of the task: 25 M weights
+# Steps, and the arguments of the task: 25 M weights, and a few for a rehearsal.
+LARGE = (400, {"batch_size": 32, "width": 512, "layers": 8})
+SMALL = (40, {"batch_size": 2, "width": 8, "layers": 1})
 
 if __name__ == "__main__":
     given = parsed(__doc__)
-    if not given.miniature:
-        transformer.FULL = LARGE
-    findings = transformer.STUDY.measure(Setting(quick=given.miniature, device=given.device))
+    transformer.FULL = SMALL if given.miniature else LARGE
+    findings = transformer.STUDY.measure(Setting(device=given.device))
     with tempfile.TemporaryDirectory() as folder:
         write_figure(transformer.STUDY.draw(findings.data), Path(folder) / "transformer")
         ledger = [verdict.record() for verdict in findings.verdicts]
