@@ -21,6 +21,8 @@ from swd_dynamics.optim import SGDS, AdaiS, AdamS
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.symbolic import long_run_decay_rate
 
+pytestmark = pytest.mark.slow  # drives each optimizer many times
+
 LR, DECAY = 0.01, 0.1
 ARGUMENTS = {"lr": LR, "weight_decay": DECAY}
 MOMENTUM = {"momentum": 0.9, **ARGUMENTS}

@@ -13,6 +13,8 @@ from swd_dynamics.flows import AssumptionFailed, Flow, FlowDiverged
 from swd_dynamics.flows.ode import MOST_STIFF
 from swd_dynamics.rules import CATALOG, SGD, Adai, AMSGrad, HeavyBall, StepDecay, UpdateRule, Warmup
 
+pytestmark = pytest.mark.slow  # solves stiff flows
+
 ADAMW = CATALOG["AdamW"](lr=0.01)
 
 

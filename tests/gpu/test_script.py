@@ -61,6 +61,7 @@ def test_every_test_that_needs_a_gpu_is_found():
     assert "test_script.py" not in names
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_without_a_gpu_one_sentence_says_so(tmp_path):
     """Assert that nothing runs, and nothing is written, where torch sees no CUDA device."""

@@ -13,6 +13,8 @@ from swd_dynamics.plots import COLOURS, phase_plane
 from swd_dynamics.plots.style import LOOKS
 from swd_dynamics.rules import CATALOG
 
+pytestmark = pytest.mark.slow  # draws many figures
+
 RULES = {
     "L2": CATALOG["SGD"](lr=0.05, momentum=0.8, weight_decay=0.5),
     "decoupled": CATALOG["SGDW"](lr=0.05, momentum=0.8, weight_decay=0.5),

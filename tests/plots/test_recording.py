@@ -101,6 +101,7 @@ def test_what_cannot_be_drawn_says_so(recorded, names, said):
 GROWTH = np.geomspace(1e-3, 1e304, 50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "lowest", "highest"),
     [

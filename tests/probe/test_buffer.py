@@ -3,12 +3,14 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from swd_dynamics.probe import Probe, buffer
 from swd_dynamics.recording import open_recording
 
 
+@pytest.mark.slow
 def test_rows_are_written_when_the_buffer_is_full_or_old(network, tmp_path, monkeypatch):
     """Assert that rows are written when the buffer is full, and when a row has waited long."""
     net = network()

@@ -223,6 +223,7 @@ def test_rows_that_could_not_be_written_are_written_later(network, path, monkeyp
     assert np.isfinite(run.gradient_norm).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["memory", "disk"])
 def test_a_dataset_for_another_thread(network, path, where):
     """Assert that rows can be read in one thread while another trains."""

@@ -39,6 +39,7 @@ def test_every_optimizer_ran():
     assert len(runs) == 2 * (2 * len(OPTIMIZERS) + 2 * 2) and len({run.key for run in runs}) == len(runs)
 
 
+@pytest.mark.slow
 def test_the_file_is_the_one_that_is_described():
     """Assert that the checksum beside the recordings is theirs, and that a GPU made them all."""
     path = committed_runs()

@@ -32,6 +32,8 @@ from swd_dynamics.symbolic import (
     stability_limit,
 )
 
+pytestmark = pytest.mark.slow  # derivations that once took minutes
+
 R = sympy.Rational
 EPS = R(1, 10**8)
 THREE = Averages((0.1, 0.5, 0.9), (1.0, 0.5, 2.0))

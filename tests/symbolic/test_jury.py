@@ -102,6 +102,7 @@ def largest_modulus(rule, curvature):
 betas, weights = st.floats(0.05, 0.95), st.floats(-0.5, 2)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     direction=st.builds(Averages, st.tuples(betas, betas, betas), st.tuples(weights, weights, weights)),

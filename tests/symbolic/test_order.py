@@ -101,6 +101,7 @@ every_rule = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @every_rule
 def test_orders_one_and_two(rule):
     """Assert that the error of F₀ is of order 1 and that of F₀ + ηF₁ of order 2, unlike that of F₀ + 1.1ηF₁."""

@@ -25,6 +25,8 @@ from swd_dynamics.symbolic import (
     stability_limit,
 )
 
+pytestmark = pytest.mark.slow  # derives with many names
+
 # A name of ours, and the assumptions with which sympy would take a user's symbol for the one of ours.
 OURS = {
     "z": {},

@@ -17,6 +17,8 @@ from swd_dynamics.symbolic import (
     stability_limit,
 )
 
+pytestmark = pytest.mark.slow  # renders every derivation
+
 DERIVATIONS = [
     equations,
     modified_equation,

@@ -11,6 +11,8 @@ from swd_dynamics.rules import CATALOG, HeavyBall, NoDecay, UpdateRule
 from swd_dynamics.verification import NEAR_RULES, verify
 from swd_dynamics.verification.coverage import decay_rates
 
+pytestmark = pytest.mark.slow  # verifies many optimizers
+
 ARGUMENTS = {"lr": 0.01, "weight_decay": 0.1}
 RULE = CATALOG["AdamW"](**ARGUMENTS)
 

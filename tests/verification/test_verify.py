@@ -43,6 +43,7 @@ COUNTERPARTS = [
 PAPERS = {"max_decay_rate": math.inf}  # AdamS omits a decay that would flip the weights; the paper does not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kernel", "arguments"), COUNTERPARTS, ids=str)
 def test_no_counterpart_is_accused(name, kernel, arguments):
     """Assert that every real optimizer of the catalogue takes the steps of its rule, with every kernel it has."""
@@ -81,7 +82,7 @@ def any_counterpart(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(any_counterpart(), st.integers(0, 2**31))
 def test_no_hyperparameters_make_a_correct_optimizer_look_wrong(counterpart, seed):
     """Assert that whatever the hyperparameters and the gradients, no correct optimizer is accused."""
@@ -157,6 +158,7 @@ STRANGE = ["betas swapped", "gradient clipped", "single precision", "state in si
            "eps doubled"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "fault"), [(rule, fault) for rule in ("AdamW", "AdamS") for fault in STRANGE] + [("SGDS", "gradient kept")]
 )
