@@ -89,10 +89,12 @@ class Departures:
 def single_steps(rule: AlteredRule, recording: "xarray.Dataset", roundings: Roundings) -> Departures:
     """Compare each recorded step with a rule's.
 
-    Three lines of a step are judged, each from its recorded inputs::
+    Two lines of a step are judged, each from its recorded inputs::
 
         m′ = remember(m, g)            m and g as recorded
-        θ′ = (1 − R)θ − η·move(m′)     θ and m′ as recorded; R by the rule's own memory of all gradients
+        θ′ = (1 − R)θ − η·move(m′)     θ as recorded; R by the rule's own memory of all gradients
+
+    m′ is the recorded memory where the kernel steps by what it stored, and else remember(m, g).
 
     Parameters
     ----------
