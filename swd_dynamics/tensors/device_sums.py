@@ -84,25 +84,31 @@ def columns_of_changes(before: Sequence[Tensor], after: Sequence[Tensor], old: T
 def column_of_products(left: Tensors, right: Tensors) -> Tensor:
     """Σab = (Σ(a + b)² − Σ(a − b)²)/4 of each pair, as a column. At least one tensor must exist.
 
+    a ± b is computed in float64, so that one of the two may be far larger than the other.
+
     Examples
     --------
     >>> found = column_of_products([torch.tensor([3.0, 4.0]), None], [torch.tensor([1.0, 2.0]), torch.ones(1)])
     >>> found.round(decimals=12)
     tensor([11., nan], dtype=torch.float64)
     """
-    return (_of_pairs(left, right, torch._foreach_add) - _of_pairs(left, right, torch._foreach_sub)) / 4
+    device = next(tensor.device for tensor in (*left, *right) if tensor is not None)
+    together, apart = (
+        _of_pairs(left, right, combine, widest(device)) for combine in (torch._foreach_add, torch._foreach_sub)
+    )
+    return (together - apart) / 4
 
 
-def columns_of_moments(momenta: Tensors, gradients: Tensors, known: object = None) -> tuple[Tensor, Tensor]:
-    """Columns of Σm² and Σg·m = (Σ(m + g)² − Σm² − Σg²)/2. At least one m must exist.
+def columns_of_moments(momenta: Tensors, gradients: Tensors, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Columns of Σm² and Σg·m. At least one m must exist.
 
-    ``known`` is the column of Σg², if it is known.
+    ``known`` is the column of Σg², if it is known: then Σg·m = (Σ(m + g)² − Σm² − Σg²)/2, where m + g is rounded to
+    float32. Without it the gradients may be scaled, so that m would be lost in that sum: it is taken in float64.
     """
-    squared, together = column_of_squares(momenta), _of_pairs(momenta, gradients, torch._foreach_add)
-    if all(gradient is None for gradient in gradients):
-        return squared, together
-    apart = known if isinstance(known, Tensor) else column_of_squares(gradients)
-    return squared, (together - squared - apart) / 2
+    squared = column_of_squares(momenta)
+    if known is None:
+        return squared, column_of_products(momenta, gradients)
+    return squared, (_of_pairs(momenta, gradients, torch._foreach_add) - squared - known) / 2
 
 
 def column_of_distances(start: Sequence[Tensor], now: Sequence[Tensor]) -> Tensor:
@@ -110,13 +116,13 @@ def column_of_distances(start: Sequence[Tensor], now: Sequence[Tensor]) -> Tenso
     return _of_pairs(start, now, torch._foreach_sub)
 
 
-def _of_pairs(left: Tensors, right: Tensors, combine: Callable) -> Tensor:
-    """Σ(a ± b)² of each pair, as a column."""
+def _of_pairs(left: Tensors, right: Tensors, combine: Callable, least: torch.dtype = torch.float32) -> Tensor:
+    """Σ(a ± b)² of each pair, as a column; a ± b is computed in a dtype that has at least these digits."""
     pairs = list(zip(left, right, strict=True))
     present = [(a, b) for a, b in pairs if a is not None and b is not None]
     found: list[Tensor] = []
     for part in _parts([a for a, _ in present]):
-        lefts, rights = map(list, zip(*(_wide(a, b) for a, b in present[part]), strict=True))
+        lefts, rights = map(list, zip(*(_wide(a, b, least) for a, b in present[part]), strict=True))
         found += _norms(combine(lefts, rights), 2)
     device = next(tensor.device for tensor in (*left, *right) if tensor is not None)
     return _column(found, [a is not None and b is not None for a, b in pairs], device).square()
@@ -134,11 +140,11 @@ def _column(found: list[Tensor], are_present: list[bool], device: torch.device) 
     return torch.stack([next(each) if is_present else missing for is_present in are_present])
 
 
-def _wide(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Both tensors in one dtype, float32 at least."""
-    if left.dtype is right.dtype and left.element_size() >= 4:
+def _wide(left: Tensor, right: Tensor, least: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Both tensors in one dtype."""
+    if left.dtype is right.dtype is least:
         return left, right
-    dtype = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
+    dtype = torch.promote_types(torch.promote_types(left.dtype, right.dtype), least)
     return left.to(dtype), right.to(dtype)
 
 

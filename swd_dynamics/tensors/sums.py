@@ -74,7 +74,7 @@ def moments(momenta: Tensors, gradients: Tensors, known: Column | None = None) -
     ([25.0], [11.0])
     """
     if are_together(momenta) and are_together([*momenta, *gradients]):
-        return device_sums.columns_of_moments(momenta, gradients, known)
+        return device_sums.columns_of_moments(momenta, gradients, known if isinstance(known, Tensor) else None)
     found = [_moment(m, g) for m, g in zip(momenta, gradients, strict=True)]
     return [square for square, _ in found], [product for _, product in found]
 

@@ -52,20 +52,33 @@ def test_sums_of_one_list(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_sums_of_pairs(dtype, few_weights_together):
-    """Assert that Σab, Σm² and Σ(a − b)² are numpy's: a + b is rounded once, in float32 at least."""
+    """Assert that Σab, Σm² and Σ(a − b)² are numpy's; where Σg² is known, m + g is rounded once to float32 or finer."""
     one, other = tensors(dtype, 0), tensors(dtype, 1)
     a, b = exact(one), exact(other)
     rounded = 1e-12 if dtype == torch.float64 else 2e-7
     scale = column(lambda x, y: (x**2).sum() + (y**2).sum(), a, b)
     products = column(lambda x, y: (x * y).sum(), a, b)
-    for found in (device_sums.column_of_products(one, other), device_sums.columns_of_moments(one, other)[1]):
-        assert np.nanmax(np.abs(found.numpy() - products) - rounded * scale) <= 0
+    known = device_sums.column_of_squares(other)
+    for found, near in (
+        (device_sums.column_of_products(one, other), 1e-12),
+        (device_sums.columns_of_moments(one, other)[1], 1e-12),
+        (device_sums.columns_of_moments(one, other, known)[1], rounded),
+    ):
+        assert np.nanmax(np.abs(found.numpy() - products) - near * scale) <= 0
         assert found[-1].isnan()
     np.testing.assert_allclose(
         device_sums.columns_of_moments(one, other)[0], column(lambda x: (x**2).sum(), a), rtol=1e-13
     )
     distances = column(lambda x, y: ((x - y) ** 2).sum(), a, b)
     np.testing.assert_allclose(device_sums.column_of_distances(one[:-1], other[:-1]), distances[:-1], rtol=3 * rounded)
+
+
+def test_a_scaled_gradient_does_not_swallow_the_momentum():
+    """Assert that Σg·m of gradients 2³⁰ times as large as m keeps its digits: a gradient scaler makes them so."""
+    momentum, gradient = (torch.randn(10, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    gradient *= 2.0**30
+    along = device_sums.columns_of_moments([momentum], [gradient])[1]
+    np.testing.assert_allclose(along, [(momentum.double() * gradient.double()).sum()], rtol=1e-6)
 
 
 def test_a_missing_partner_is_nan(few_weights_together):
