@@ -31,8 +31,8 @@ ADAI_ARGUMENTS = {"lr": 0.1, "betas": (0.1, 0.99), "eps": 1e-3, "weight_decay": 
 ARGUMENTS = {"SGD": SGD_ARGUMENTS, "Adam": ADAM_ARGUMENTS, "AMSGrad": ADAM_ARGUMENTS, "Adai": ADAI_ARGUMENTS}
 # √v̄ is ten and more times larger on the quadratic than on the network: so λ is, too, where R is λη/√v̄.
 LARGER = {("quadratic", "AdamS"): 10.0, ("quadratic", "AMSGradS"): 10.0}
-# bfloat16 has eight binary digits: a change of the weights by less than 2⁻⁹ is lost. So that a decay, and an error of
-# one hundredth of it, can be seen there at all, R is a few hundredths in these runs, and ε is as large as √v.
+# bfloat16 has eight binary digits: a change of a weight by less than 2⁻⁹ of it is lost. So that a decay, and an error
+# of one hundredth of it, can be seen there at all, R is about a tenth in these runs, and ε is as large as √v.
 COARSE = {"AdamW": {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-2, "weight_decay": 5.0},
           "AdamS": {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-2, "weight_decay": 0.25}}  # fmt: skip
 

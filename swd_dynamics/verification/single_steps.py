@@ -18,6 +18,7 @@ from swd_dynamics.verification.near_rules import JOINS, AlteredRule
 if TYPE_CHECKING:
     import xarray
 
+LEAST_EXPONENT = -125  # of a normal number, as frexp counts: bfloat16 has float32's
 FLOAT32 = 2.0**-24  # the largest relative change by one rounding to float32, in which bfloat16 kernels compute
 # Roundings to float32 of a sum of the weights, and of the optimizer's own step s: √v, √(1 − β₂ᵏ), their quotient, + ε,
 # η/(1 − β₁ᵏ), · m, the division, and the sum.
@@ -57,8 +58,9 @@ class Roundings:
     steps_by_stored: bool
 
     def half_unit(self, values: np.ndarray) -> np.ndarray:
-        """Half a unit in the last place of some values."""
-        return np.ldexp(0.5, np.frexp(values)[1] - self.digits)
+        """Half a unit in the last place of some values; of 0 and of denormal numbers, half the smallest number."""
+        exponent = np.where(values == 0, LEAST_EXPONENT, np.frexp(values)[1])
+        return np.ldexp(0.5, np.maximum(exponent, LEAST_EXPONENT) - self.digits)
 
 
 # In bfloat16. fused: the weights and the state are stored once, and the step knows the state before that. foreach: √v̂

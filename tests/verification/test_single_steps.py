@@ -31,6 +31,15 @@ def rule(recording):
     return AlteredRule(recorded_rule("AdamW", recording), labels, labels)
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-40, 2.0**-126, 0.99609375, 1.0, 3.0, 2.0**100])
+def test_half_a_unit_is_half_of_torchs_step(value):
+    """Assert that half a unit is half the distance to the next bfloat16 number, also at 0 and below normal numbers."""
+    here = torch.tensor(value, dtype=torch.bfloat16)
+    following = torch.nextafter(here, torch.tensor(torch.inf, dtype=torch.bfloat16))
+    step = following.double() - here.double()
+    assert FUSED.half_unit(np.array([here.double().item()])) == step.item() / 2
+
+
 def test_the_right_rule_is_within_one_rounding(recording, rule):
     """Assert that no weight and no state is farther from the rule than its one rounding, and that one comes close."""
     found = single_steps(rule, recording, FUSED)
