@@ -99,9 +99,10 @@ class Study:
     Examples
     --------
     >>> from swd_dynamics.studies import load
-    >>> print(load("stability"))
-    stability: A run survives up to the curvature that the linear map of its rule allows, decay included, and no
-    further.
+    >>> print(load("stability"))  # doctest: +NORMALIZE_WHITESPACE
+    stability: A run survives up to the curvature that the linear map of its step allows, decay included, and no
+    further. So with momentum L2 allows larger learning rates than stable decay with the same λ and the same rest
+    point.
         source: the Jury conditions (Jury 1964) of the derived linear map; stable decay as in arXiv 2011.11152
     """
 
