@@ -27,6 +27,11 @@ CLAIM = (
     "AdamW clips weights at ±1/λ if their gradients are exact, and shrinks noisy weights the more, the larger √v is."
 )
 SOURCE = "arXiv 2011.11152 (stable decay), 1711.05101 (AdamW), 2404.04454 (its bound 1/λ); AdamS's bound: derived here"
+CAPTION = (
+    "Points are torch runs on f = ½h(θ − θ*)² with h = 1. With exact gradients a step of Adam is a sign, and decay is"
+    " stronger only where λ|θ| is larger than the step. With noisy gradients √v is the noise s, and AdamW comes to rest"
+    " at θ*/(1 + λs/h). Most training lies between these two extremes."
+)
 
 Array = NDArray[np.float64]
 
@@ -289,4 +294,4 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
         ax.plot(x, y, **measured(mode))
 
 
-STUDY = Study("fixed-points", CLAIM, SOURCE, measure, draw)
+STUDY = Study("fixed-points", CLAIM, SOURCE, measure, draw, CAPTION)

@@ -25,6 +25,12 @@ CLAIM = (
     "So with momentum L2 allows larger learning rates than stable decay with the same λ and the same rest point."
 )
 SOURCE = "the Jury conditions (Jury 1964) of the derived linear map; stable decay as in arXiv 2011.11152"
+CAPTION = (
+    "Left: each mark is a torch run of SGD and one of SGDS on f = ½hθ² at one learning rate η and one curvature h."
+    " Right: the factor by which a small perturbation of the optimum grows in each step of real runs. The limit is"
+    " η(h + λ) = 2(1+β) with L2 and η(h + 19λ) = 2(1+β) with SGDS, where 19 is (1+β)/(1−β). So the limits differ little"
+    " where λ is small compared with h. SGDW is SGDS with another λ and is not drawn."
+)
 
 BETA, DECAY = 0.9, 1.0  # on a quadratic the unit of λ is arbitrary: the learning rate changes ηλ
 STILL = 1 - 2.0**-40  # a β₂ that keeps v constant: in all the steps of a run v fades by 2e-10 of itself
@@ -390,4 +396,4 @@ def _mark(axes, text: str, at: tuple[float, float], offset: tuple[float, float],
     axes.annotate(text, at, offset, textcoords="offset points", color=COLOURS[mode], fontweight="bold", **more)
 
 
-STUDY = Study("stability", CLAIM, SOURCE, measure, draw)
+STUDY = Study("stability", CLAIM, SOURCE, measure, draw, CAPTION)
