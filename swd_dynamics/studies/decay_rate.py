@@ -55,12 +55,11 @@ UNLIKE = 0.2  # two training runs: one takes larger steps while v̄ catches up w
 
 
 class RatioCurves(NamedTuple):
-    """R and R/η_eff along a run: percentiles 5, 50 and 95 over the weights, and by the rule.
+    """R/η_eff along a run, as percentiles 5, 50 and 95 over the weights; R and R/η_eff by the rule.
 
     Shapes are (3, steps) and (lines, steps). Where the rule predicts nothing, there are no lines.
     """
 
-    rate: NDArray
     ratio: NDArray
     rate_by_rule: NDArray
     ratio_by_rule: NDArray
@@ -112,10 +111,10 @@ def ratio_curves(name: str, recording: Dataset, third: int, *, known_noise: bool
     if name != "Adam":
         rates, by_rule = stated_rates(rule(name, third), recording)
         rates = responded(rule(name, third), len(lrs)) if name == "SGD" else rates
-        return RatioCurves(ratio * lrs, ratio, rates[None], (rates / by_rule)[None])
+        return RatioCurves(ratio, rates[None], (rates / by_rule)[None])
     ratio = np.quantile(_weight_ratios(recording), [0.05, 0.5, 0.95], axis=1)
     rates, by_rule = frozen(third) if known_noise else (np.empty((0, len(lrs))), lrs)
-    return RatioCurves(ratio * lrs, ratio, rates, rates / by_rule)
+    return RatioCurves(ratio, rates, rates / by_rule)
 
 
 def _weight_ratios(recording: Dataset) -> NDArray:
@@ -294,13 +293,9 @@ def _known_noise(seen: RatioCurves, recording: Dataset, ratio: NDArray, third: i
     fall = seen.rate_by_rule[0, -1] / seen.rate_by_rule[0, third]
     rates, quarter = recording.decay_rate_weight.values, third // 4
     after, before = (rates[end - quarter : end].mean(axis=0) for end in (3 * third, 2 * third))
-    times = np.exp(
-        np.log(after / before).mean()
-    )  # a geometric mean: the weights differ in R, but R falls by one factor
-    claim, why = (
-        "With L2 R/η_eff of a weight is proportional to 1/√v̂",
-        "relative .1, because √v is that of the known noise",
-    )
+    times = np.exp(np.log(after / before).mean())  # a geometric mean, because R falls by a factor
+    claim = "With L2 R/η_eff of a weight is proportional to 1/√v̂"
+    why = "relative .1, because √v is that of the known noise"
     grown = f"With L2 R falls when the loss is multiplied by {FACTOR:g}"
     return [
         judge_relative("Adam: spread", claim, spread, least / most, SAMPLED, why),
@@ -313,13 +308,6 @@ JUDGES = {"SGD": _momentum, "SGDW": _stable, "SGDS": _stable, "Adam": _per_weigh
 
 # The figure
 
-# Task, quantity, and limits of the vertical axis for SGD and for Adam.
-PANELS = [
-    ("digits", "rate", (3e-5, 1e-1), (3e-6, 1e0)),
-    ("digits", "ratio", (5e-2, 3e0), (3e-6, 2e2)),
-    ("quadratic", "ratio", (5e-2, 3e0), (2e-1, 5e2)),
-]
-CALLED = {"SGD": "SGD with momentum", "Adam": "Adam", "digits": "tanh network on digits", "quadratic": "quadratic"}
 RATIO = r"R/η$_{\mathrm{eff}}$"
 TITLES = {"digits": "Adam, tanh network on digits", "quadratic": "Adam, quadratic with known gradient noise"}
 VALUES = {"AdamW": "AdamW: λ√v̄", "AdamS": "AdamS: λ"}

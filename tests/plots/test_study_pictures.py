@@ -40,7 +40,7 @@ def test_decay_rate():
     for where, moving, by_noise in (("digits", falling, one[:0]), ("quadratic", rising, one * [[10.0], [0.5]])):
         for name, ratio, by_rule in (("Adam", spread, by_noise), ("AdamW", moving, moving), ("AdamS", one, one)):
             seen = np.broadcast_to(ratio, (3, 90))
-            curves[where, name] = decay_rate.RatioCurves(seen, seen, by_rule, by_rule)
+            curves[where, name] = decay_rate.RatioCurves(seen, by_rule, by_rule)
     return decay_rate.draw(curves)
 
 

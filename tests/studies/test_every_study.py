@@ -98,7 +98,7 @@ def test_update_rules_marks_what_agrees(measured, drawn):
 
 
 def test_decay_rate_is_drawn_over_decades(drawn):
-    """Assert that R and its ratio have logarithmic axes in all panels."""
+    """Assert that R/η_eff has a logarithmic axis in both panels."""
     assert all(axes.get_yscale() == "log" for axes in drawn("decay-rate").axes)
 
 
