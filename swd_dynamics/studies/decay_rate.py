@@ -309,7 +309,7 @@ JUDGES = {"SGD": _momentum, "SGDW": _stable, "SGDS": _stable, "Adam": _per_weigh
 # The figure
 
 RATIO = r"R/η$_{\mathrm{eff}}$"
-TITLES = {"digits": "Adam, tanh network on digits", "quadratic": "Adam, quadratic with known gradient noise"}
+TITLES = {"digits": "Adam, tanh network on digits", "quadratic": "Adam, quadratic with known noise"}
 VALUES = {"AdamW": "AdamW: λ√v̄", "AdamS": "AdamS: λ"}
 ENDS = ("L2, least noise", "L2, most noise")  # the lines of Adam with L2
 
@@ -319,7 +319,7 @@ def draw(curves: dict[tuple[str, str], RatioCurves]) -> Figure:
     adamw = curves["digits", "AdamW"].ratio[1] / DECAY
     times = f"{float(f'{adamw.max() / adamw.min():.2g}'):,.0f}"
     with house_style():
-        figure = Figure(figsize=(8.4, 4.3))
+        figure = Figure(figsize=(7.4, 4.0))
         for axes, where in zip(figure.subplots(1, 2), TITLES, strict=True):
             _draw_panel(axes, {name: curves[where, name] for name in ("Adam", "AdamW", "AdamS")})
             axes.set(title=TITLES[where], xlabel="step k", ylabel=f"{RATIO}, in units of λ")
@@ -327,8 +327,8 @@ def draw(curves: dict[tuple[str, str], RatioCurves]) -> Figure:
         figure.axes[1].set_ylim(0.25, 250)
         _draw_fall(figure.axes[0], adamw, times)
         figure.suptitle(
-            f"With Adam, only stable decay keeps {RATIO} of every weight at λ: AdamW's falls {times}-fold\n"
-            "while the network learns, and that of L2 differs from weight to weight",
+            f"With Adam, only stable decay keeps {RATIO} of every weight at λ, while AdamW's falls\n"
+            f"{times}-fold as the network learns, and that of L2 differs from weight to weight",
             x=0.01,
             ha="left",
         )
@@ -340,9 +340,8 @@ def _draw_fall(axes: Axes, ratio: NDArray, times: str) -> None:
     k = int(ratio.argmin()) + 1
     arrow = {"arrowstyle": "<->", "color": COLOURS["decoupled"], "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", (0.9 * k, ratio.min()), (0.9 * k, ratio.max()), arrowprops=arrow)
-    blank = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    middle = np.sqrt(ratio.min() * ratio.max())
-    axes.text(0.87 * k, middle, f"÷ {times}", color=COLOURS["decoupled"], ha="right", fontweight="bold", bbox=blank)
+    look = {"color": COLOURS["decoupled"], "fontweight": "bold", "ha": "right", "va": "center"}
+    axes.text(0.87 * k, ratio.max() / 4, f"÷ {times}", bbox={"color": "white", "pad": 1}, **look)
     axes.plot([1, 0.95 * k], [ratio.max()] * 2, ":", color=COLOURS["decoupled"], linewidth=1)
 
 

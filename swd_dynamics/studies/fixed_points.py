@@ -256,7 +256,7 @@ AXES: dict[str, dict] = {
 NOTES = {
     "full_batch": [
         (0.97, 0.95, "decoupled", "AdamW clips at 1/λ = 2"),
-        (0.03, 0.46, "stable", "AdamS clips\nat rms(g)/λ"),
+        (0.03, 0.50, "stable", "AdamS clips\nat rms(g)/λ"),
         (0.55, 0.45, "L2", "Adam with L2\nkeeps 67 %"),
     ],
     "noise": [
@@ -271,7 +271,7 @@ def draw(panels: dict[str, Panel]) -> Figure:
     """Where the weights of Adam come to rest: theory as lines, real runs as points."""
     kept = f"{100 * panels['noise'].points['decoupled'][1][-1]:.0f} %"
     with house_style():
-        figure = Figure(figsize=(8.4, 4.3))
+        figure = Figure(figsize=(7.4, 4.0))
         for ax, (name, panel) in zip(figure.subplots(1, 2), panels.items(), strict=True):
             _draw_panel(ax, panel)
             ax.set(**AXES[name])

@@ -220,7 +220,7 @@ def draw(errors: FlowErrors) -> Figure:
     """How far the network's runs are from the flows, over η, and the ratio of L2's and stable decay's terms in F₁."""
     times = f"{errors.parting[SHOWN]:.0f}"
     with house_style():
-        figure = Figure(figsize=(8.4, 4.3))
+        figure = Figure(figsize=(7.4, 4.0))
         orders, parting = figure.subplots(1, 2)
         _draw_orders(orders, errors)
         _draw_parting(parting, errors.parting, times)
@@ -255,7 +255,7 @@ def _draw_orders(axes, errors: FlowErrors) -> None:
         xlabel="learning rate η (points drawn side by side)", ylabel="largest distance of torch's run from the flow"
     )
     axes.set_title("SGD with momentum, tanh network on digits")
-    axes.legend(loc="upper left", handletextpad=0.2)
+    axes.legend(loc="lower right", handletextpad=0.2)
 
 
 def _draw_parting(axes, ratios: dict[float, float], times: str) -> None:

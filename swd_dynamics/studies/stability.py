@@ -339,7 +339,7 @@ def draw(data: tuple[dict[str, Boundary], dict[str, Edge]]) -> Figure:
     """Where L2 and stable decay diverge: runs of the heavy ball in the (η, ηh) plane, and on the digits."""
     heavy, edges = data
     with house_style():
-        figure = Figure(figsize=(8.4, 4.3))
+        figure = Figure(figsize=(7.4, 4.0))
         plane, digits = figure.subplots(1, 2)
         _draw_plane(plane, heavy["L2"], heavy["stable"])
         times = _draw_digits(digits, edges["L2"], edges["stable"])
@@ -382,7 +382,7 @@ def _draw_digits(axes, l2: Edge, stable: Edge) -> str:
         axes.plot(edge.ratios * edge.predicted, edge.growth, **measured(edge.mode, label=None, markersize=4))
         left, text = edge is l2, f"{LABELS[edge.mode]} diverges\nfrom η = {edge.predicted:.2f}"
         place = {"ha": "right" if left else "left", "va": "bottom"}
-        _mark(axes, text, (edge.predicted, 1), (-8 if left else 14, 4), edge.mode, **place)
+        _mark(axes, text, (edge.predicted, 1), (-8, 48) if left else (14, 4), edge.mode, **place)
     ends = {"xy": (l2.predicted, 0.86), "xytext": (stable.predicted, 0.86)}
     axes.annotate("", **ends, arrowprops={"arrowstyle": "<->", "shrinkA": 0, "shrinkB": 0})
     axes.text((l2.predicted + stable.predicted) / 2, 0.85, f"× {times}", ha="center", va="top", fontweight="bold")
