@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -340,7 +340,7 @@ def _draw_fall(axes: Axes, ratio: NDArray, times: str) -> None:
     k = int(ratio.argmin()) + 1
     arrow = {"arrowstyle": "<->", "color": COLOURS["decoupled"], "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", (0.9 * k, ratio.min()), (0.9 * k, ratio.max()), arrowprops=arrow)
-    look = {"color": COLOURS["decoupled"], "fontweight": "bold", "ha": "right", "va": "center"}
+    look: dict[str, Any] = {"color": COLOURS["decoupled"], "fontweight": "bold", "ha": "right", "va": "center"}
     axes.text(0.87 * k, ratio.max() / 4, f"÷ {times}", bbox={"color": "white", "pad": 1}, **look)
     axes.plot([1, 0.95 * k], [ratio.max()] * 2, ":", color=COLOURS["decoupled"], linewidth=1)
 
