@@ -1,0 +1,124 @@
+"""Sphinx's settings for the site. Its sources are the files of the repository, where they are: nothing is copied.
+
+The command that builds the site is in notebooks/README.md.
+"""
+
+import inspect
+import re
+from itertools import pairwise
+
+import swd_dynamics
+from swd_dynamics.probe.quantities import QUANTITIES, SETS
+
+ENTRIES = ("Attributes", "Parameters", "Returns", "Raises")  # sections of a docstring that list entries
+UNDERLINE = re.compile("-{3,}")
+
+project = "swd_dynamics"
+root_doc = "notebooks/site/index"
+include_patterns = [
+    "notebooks/*.ipynb",
+    "notebooks/site/**.md",
+    "figures/*.md",
+    "figures/gpu/*.md",
+    "swd_dynamics/recording/format.md",
+    "tests/benchmarks/README.md",
+]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx-mathjax-offline",  # formulas are shown without a network
+    "cyclopts.sphinx_ext",
+]
+
+html_theme = "furo"
+html_title = "swd_dynamics"
+html_extra_path = ["front"]  # its index.html leads to the first page
+html_show_copyright = False
+smartquotes = False  # "--quick" keeps its two hyphens
+
+nb_execution_mode = "off"  # the notebooks are committed with their outputs
+nb_render_markdown_format = "myst"  # outputs in Markdown have formulas
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath", "substitution"]
+myst_dmath_double_inline = True
+myst_heading_anchors = 3
+
+autodoc_default_options = {"members": True}
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say the types
+add_module_names = False
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+
+
+def public_names() -> str:
+    """The names of the package as a table, each with its link and the first line of its docstring."""
+    lines = ["| name | |", "|---|---|"]
+    for name in swd_dynamics.__all__:
+        found = getattr(swd_dynamics, name)
+        if not inspect.ismodule(found):
+            said = (inspect.getdoc(found) or "").partition("\n")[0].replace("|", "∣")
+            lines.append(f"| {{py:obj}}`{name} <swd_dynamics.{room_of(name)}.{name}>` | {said} |")
+    return "\n".join(lines)
+
+
+def room_of(name: str) -> str:
+    """The folder that announces a name of the package, or the file that defines it."""
+    found = {room: getattr(swd_dynamics, room) for room in swd_dynamics.__all__}
+    announcing = (room for room, module in found.items() if name in getattr(module, "__all__", ()))
+    return next(announcing, getattr(found[name], "__module__", "").removeprefix("swd_dynamics."))
+
+
+def quantities() -> str:
+    """What a probe records, as a table: each quantity and the smallest set that has it."""
+    lines = ["| quantity | | set |", "|---|---|---|"]
+    for name, quantity in QUANTITIES.items():
+        smallest = next(chosen for chosen, members in SETS.items() if name in members)
+        lines.append(f"| `{name}` | {quantity.long_name} | {smallest} |")
+    return "\n".join(lines)
+
+
+myst_substitutions = {"names": public_names(), "quantities": quantities()}
+
+
+def setup(app):
+    app.connect("missing-reference", documented)
+    app.connect("autodoc-process-docstring", expanded, priority=400)  # before napoleon
+    app.connect("autodoc-skip-member", is_field_of_tuple)
+
+
+def expanded(app, what, name, found, options, lines):
+    """Write the compact sections of a docstring as napoleon expects them.
+
+    An entry ``name : type — text`` becomes two lines, and text that is not indented ends a section of entries. The
+    bars of |x| and the stars of ``**arguments`` become such as Sphinx does not interpret. A table or a dictionary may
+    have no docstring but that of its class, which is left out.
+    """
+    if what == "data" and "\n".join(lines).strip() == (inspect.getdoc(type(found)) or "").strip():
+        lines.clear()
+    section, written = "", []
+    for line, following in pairwise([*lines, ""]):
+        if UNDERLINE.fullmatch(following):
+            section = line
+        elif section in ENTRIES and written[-1] == "" and line[:1].strip():
+            section = "Notes"
+            written += [section, "-----"]
+        is_entry = section in ENTRIES and " : " in line
+        written.append(line.replace("*", r"\*").replace(" — ", "\n    ", 1) if is_entry else line)
+    lines[:] = re.sub(r"\|([^|\s][^|\n]*)\|", r"∣\1∣", "\n".join(written)).split("\n")
+
+
+def documented(app, env, node, shown):
+    """Link a name of the package, or of one of its files, to the folder under which it is documented."""
+    target = node.get("reftarget", "")
+    ending = "." + (target.rpartition(".")[2] if target.startswith("swd_dynamics.") else target)
+    found = sorted((name for name in env.domains.python_domain.objects if name.endswith(ending)), key=len)
+    if found and node.get("refdomain") == "py":
+        python = env.domains.python_domain
+        return python.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, shown)
+
+
+def is_field_of_tuple(app, what, name, found, skip, options):
+    """Omit the fields of named tuples, which the docstring of the class describes."""
+    return True if type(found).__name__ == "_tuplegetter" else None
