@@ -7,6 +7,8 @@ import inspect
 import re
 from itertools import pairwise
 
+from docutils.nodes import Text
+
 import swd_dynamics
 from swd_dynamics.probe.quantities import QUANTITIES, SETS
 
@@ -35,6 +37,8 @@ extensions = [
 html_theme = "furo"
 html_title = "swd_dynamics"
 html_extra_path = ["front"]  # its index.html leads to the first page
+html_static_path = ["style"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 smartquotes = False  # "--quick" keeps its two hyphens
 
@@ -49,7 +53,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say the types
 add_module_names = False
 napoleon_google_docstring = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]
 
 
 def public_names() -> str:
@@ -83,17 +87,18 @@ myst_substitutions = {"names": public_names(), "quantities": quantities()}
 
 
 def setup(app):
+    app.connect("doctree-read", with_dashes)
     app.connect("missing-reference", documented)
     app.connect("autodoc-process-docstring", expanded, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", as_written, priority=600)  # after napoleon
     app.connect("autodoc-skip-member", is_field_of_tuple)
 
 
 def expanded(app, what, name, found, options, lines):
     """Write the compact sections of a docstring as napoleon expects them.
 
-    An entry ``name : type — text`` becomes two lines, and text that is not indented ends a section of entries. The
-    bars of |x| and the stars of ``**arguments`` become such as Sphinx does not interpret. A table or a dictionary may
-    have no docstring but that of its class, which is left out.
+    An entry ``name : type — text`` becomes two lines, in which stars are stars. Text that is not indented ends a
+    section of entries. A table or a dictionary may have no docstring but that of its class, which is left out.
     """
     if what == "data" and "\n".join(lines).strip() == (inspect.getdoc(type(found)) or "").strip():
         lines.clear()
@@ -106,7 +111,24 @@ def expanded(app, what, name, found, options, lines):
             written += [section, "-----"]
         is_entry = section in ENTRIES and " : " in line
         written.append(line.replace("*", r"\*").replace(" — ", "\n    ", 1) if is_entry else line)
-    lines[:] = re.sub(r"\|([^|\s][^|\n]*)\|", r"∣\1∣", "\n".join(written)).split("\n")
+    lines[:] = "\n".join(written).split("\n")
+
+
+def as_written(app, what, name, found, options, lines):
+    """Give a property or a table its own text again, in which napoleon takes the words before a colon for a type.
+
+    The bars of |x| become bars that have no meaning to Sphinx.
+    """
+    if what in ("property", "data") and any(lines):
+        lines[:] = [*inspect.getdoc(found).split("\n"), ""]
+    lines[:] = re.sub(r"\|([^|\s][^|\n]*)\|", r"∣\1∣", "\n".join(lines)).split("\n")
+
+
+def with_dashes(app, doctree):
+    """Write a dash between the name and the meaning of an argument, where Sphinx writes two hyphens."""
+    for text in list(doctree.findall(Text)):
+        if text == " -- ":
+            text.parent.replace(text, Text(" – "))
 
 
 def documented(app, env, node, shown):
