@@ -1,6 +1,6 @@
 """Sphinx's settings for the site. Its sources are the files of the repository, where they are: nothing is copied.
 
-The command that builds the site is in notebooks/README.md.
+The command that builds the site is in README.md beside this file.
 """
 
 import inspect
@@ -25,6 +25,7 @@ include_patterns = [
     "swd_dynamics/recording/format.md",
     "tests/benchmarks/README.md",
 ]
+exclude_patterns = ["notebooks/site/README.md"]
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -117,11 +118,12 @@ def expanded(app, what, name, found, options, lines):
 def as_written(app, what, name, found, options, lines):
     """Give a property or a table its own text again, in which napoleon takes the words before a colon for a type.
 
-    The bars of |x| become bars that have no meaning to Sphinx.
+    The bars of |x| become bars that have no meaning to Sphinx, and the hyphens after an attribute a dash.
     """
     if what in ("property", "data") and any(lines):
         lines[:] = [*inspect.getdoc(found).split("\n"), ""]
-    lines[:] = re.sub(r"\|([^|\s][^|\n]*)\|", r"∣\1∣", "\n".join(lines)).split("\n")
+    text = re.sub(r"\|([^|\s][^|\n]*)\|", r"∣\1∣", "\n".join(lines))
+    lines[:] = re.sub(r"^( *(\* )?\*\*\w.*?) -- ", r"\1 – ", text, flags=re.MULTILINE).split("\n")
 
 
 def with_dashes(app, doctree):
