@@ -8,11 +8,12 @@ import re
 from itertools import pairwise
 
 from docutils.nodes import Text
+from sphinx.ext.napoleon import NumpyDocstring
 
 import swd_dynamics
 from swd_dynamics.probe.quantities import QUANTITIES, SETS
 
-ENTRIES = ("Attributes", "Parameters", "Returns", "Raises")  # sections of a docstring that list entries
+ENTRIES = ("Attributes", "Entries", "Parameters", "Returns", "Raises")  # sections of a docstring that list entries
 UNDERLINE = re.compile("-{3,}")
 
 project = "swd_dynamics"
@@ -54,7 +55,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say the types
 add_module_names = False
 napoleon_google_docstring = False
-napoleon_custom_sections = [("Attributes", "params_style")]
+napoleon_custom_sections = [("Attributes", "params_style"), ("Entries", "params_style")]
 
 
 def public_names() -> str:
@@ -64,6 +65,7 @@ def public_names() -> str:
         found = getattr(swd_dynamics, name)
         if not inspect.ismodule(found):
             said = (inspect.getdoc(found) or "").partition("\n")[0].replace("|", "∣")
+            said = re.sub(r":\w+:(`[^`]+`)", r"\1", said)  # a role of Sphinx is no role in Markdown
             lines.append(f"| {{py:obj}}`{name} <swd_dynamics.{room_of(name)}.{name}>` | {said} |")
     return "\n".join(lines)
 
@@ -90,19 +92,35 @@ myst_substitutions = {"names": public_names(), "quantities": quantities()}
 def setup(app):
     app.connect("doctree-read", with_dashes)
     app.connect("missing-reference", documented)
-    app.connect("autodoc-process-docstring", expanded, priority=400)  # before napoleon
-    app.connect("autodoc-process-docstring", as_written, priority=600)  # after napoleon
+    app.connect("autodoc-process-docstring", before_napoleon, priority=400)  # napoleon has 500
+    app.connect("autodoc-process-docstring", after_napoleon, priority=600)
     app.connect("autodoc-skip-member", is_field_of_tuple)
 
 
-def expanded(app, what, name, found, options, lines):
-    """Write the compact sections of a docstring as napoleon expects them.
+def before_napoleon(app, what, name, found, options, lines):
+    """Expand the compact sections of a docstring, and leave out that of a table if it is only that of its class."""
+    own = "\n".join(lines).strip() != (inspect.getdoc(type(found)) or "").strip()
+    lines[:] = expanded(lines) if own or what != "data" else []
+
+
+def after_napoleon(app, what, name, found, options, lines):
+    """Read a property or a table as a class, since napoleon takes the words before its first colon for a type.
+
+    The bars of |x| become bars without a meaning to Sphinx, and the hyphens after the name of an attribute a dash.
+    """
+    if what in ("property", "data") and any(lines):
+        written = expanded(inspect.getdoc(found).split("\n"))
+        lines[:] = NumpyDocstring(written, app.config, app, "class", name).lines()
+    text = re.sub(r"\|([^|\s][^|\n]*)\|", r"∣\1∣", "\n".join(lines))
+    lines[:] = re.sub(r"(\*\*[^*\n]+\*\*.*?) -- ", r"\1 – ", text).split("\n")
+
+
+def expanded(lines: list[str]) -> list[str]:
+    """The lines of a docstring as napoleon expects them.
 
     An entry ``name : type — text`` becomes two lines, in which stars are stars. Text that is not indented ends a
-    section of entries. A table or a dictionary may have no docstring but that of its class, which is left out.
+    section of entries.
     """
-    if what == "data" and "\n".join(lines).strip() == (inspect.getdoc(type(found)) or "").strip():
-        lines.clear()
     section, written = "", []
     for line, following in pairwise([*lines, ""]):
         if UNDERLINE.fullmatch(following):
@@ -110,20 +128,11 @@ def expanded(app, what, name, found, options, lines):
         elif section in ENTRIES and written[-1] == "" and line[:1].strip():
             section = "Notes"
             written += [section, "-----"]
-        is_entry = section in ENTRIES and " : " in line
-        written.append(line.replace("*", r"\*").replace(" — ", "\n    ", 1) if is_entry else line)
-    lines[:] = "\n".join(written).split("\n")
-
-
-def as_written(app, what, name, found, options, lines):
-    """Give a property or a table its own text again, in which napoleon takes the words before a colon for a type.
-
-    The bars of |x| become bars that have no meaning to Sphinx, and the hyphens after an attribute a dash.
-    """
-    if what in ("property", "data") and any(lines):
-        lines[:] = [*inspect.getdoc(found).split("\n"), ""]
-    text = re.sub(r"\|([^|\s][^|\n]*)\|", r"∣\1∣", "\n".join(lines))
-    lines[:] = re.sub(r"^( *(\* )?\*\*\w.*?) -- ", r"\1 – ", text, flags=re.MULTILINE).split("\n")
+        if section in ENTRIES and " : " in line:
+            end_of_first_line = " : " if section == "Entries" else " — "
+            line = line.replace("*", r"\*").replace(end_of_first_line, "\n    ", 1)  # noqa: PLW2901
+        written += line.split("\n")
+    return written
 
 
 def with_dashes(app, doctree):
