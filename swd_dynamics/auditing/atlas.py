@@ -141,7 +141,8 @@ class Atlas:
             names = f"{len(wrong)} optimizers"
         said = f"{names} {'does' if len(wrong) == 1 else 'do'} not decay as their names say" if wrong else ""
         said = said or "no optimizer contradicts its name"
-        return f"{self.package}: {said},\nand the decay rate R is not ηλ in {others} of the {len(decays)} that have a weight_decay"
+        counted = f"the decay rate R is not ηλ in {others} of the {len(decays)} that have a weight_decay"
+        return f"{self.package}: {said},\nand {counted}"
 
     @property
     def arguments(self) -> str:

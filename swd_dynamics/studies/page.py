@@ -65,6 +65,7 @@ def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: s
     )
     parts = [f"## {as_markdown(name)}", *claim]
     parts += _figure(folder, name, study.claim if study else name)
+    parts += [as_markdown(study.caption)] if study and study.caption else []
     how = f"{', in the short form' if quick else ''}{f', trained on an {as_markdown(card)}' if card else ''}"
     parts.append(f"**{_counts(verdicts)}**{how}")
     parts += _not_confirmed(verdicts)

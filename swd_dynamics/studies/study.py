@@ -81,7 +81,8 @@ class Outcome:
     def _repr_html_(self) -> str:
         picture = b64encode(figure_png(self.figure)).decode()
         image = f'<img alt="figure of {self.study.name}" src="data:image/png;base64,{picture}"/>'
-        return f"{self.study._repr_html_()}<p>{self.ledger.counts}</p>{image}{self.ledger._repr_html_()}"
+        below = f"<p>{escape(self.study.caption)}</p>" if self.study.caption else ""
+        return f"{self.study._repr_html_()}<p>{self.ledger.counts}</p>{image}{below}{self.ledger._repr_html_()}"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Study:
     source : str — where the claim is made
     measure : callable (Setting) → Findings
     draw : callable (data) → Figure — one claim, one figure
+    caption : str — what the figure shows and what it does not show, for its page; empty where the claim says it all
 
     Examples
     --------
@@ -110,6 +112,7 @@ class Study:
     source: str
     measure: Callable[[Setting], Findings]
     draw: Callable[[Any], Figure]
+    caption: str = ""
 
     def run(self, *, quick: bool = True, device: str = "cpu", progress: bool = True) -> Outcome:
         """Run the study. Most studies take less than a minute in the short form, and some minutes in full.

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from itertools import chain
 
 import pytest
 
@@ -244,7 +245,7 @@ def test_a_large_atlas_has_two_panels():
     """Assert that many rows are drawn in two panels, with each row in one of them; and no row, in none."""
     entries = [rated(f"{kind}{i}", kind, settled=2.0) for kind in ("L2", "other", "stable") for i in range(8)]
     named = [[label.get_text() for label in axes.get_yticklabels()] for axes in draw_atlas(entries, "A claim").axes]
-    assert len(named) == 2 and sorted(sum(named, [])) == sorted(entry.name for entry in entries)
+    assert len(named) == 2 and sorted(chain(*named)) == sorted(entry.name for entry in entries)
     assert draw_atlas([rated("Right")], "A claim").axes == []
 
 

@@ -23,8 +23,8 @@ PANELS = {
     "modified-equation": 3,
     "stability": 4,
     "drop-in": 2,
-    "transformer": 2,
-    "gpu": 3,
+    "transformer": 1,
+    "gpu": 2,
 }
 
 every_study = pytest.mark.parametrize("name", MODULES)
@@ -154,7 +154,7 @@ def test_a_rate_that_does_not_follow_the_moments_is_refuted(exchanged):
     drift = 1 + 1e-6 * np.linspace(0, 1, runs["AdamS"].outside.shape[1])
     drifting = {name: seen._replace(outside=seen.outside * drift) for name, seen in runs.items()}
     refuted = {verdict.name for verdict in drop_in.judge_exchange(drifting, found) if verdict.status == "refuted"}
-    assert refuted == {"AdamW: R stands still", "AdamS: R moves as 1/√v̄"}
+    assert refuted == {"AdamW: R is constant", "AdamS: R changes as 1/√v̄"}
 
 
 @pytest.fixture
@@ -200,4 +200,4 @@ def test_a_ratio_that_hardly_moves_is_refuted(trained):
     adamw, adams = trained.data.values()
     tame = np.geomspace(1, 4 / 3, len(adamw.ratio)) * adamw.ratio.mean()
     recorded = adamw.recorded.assign(decay_ratio=("step", tame))
-    assert "AdamW: R/η_eff moves" in refuted([adamw._replace(recorded=recorded), adams])
+    assert "AdamW: R/η_eff changes" in refuted([adamw._replace(recorded=recorded), adams])
