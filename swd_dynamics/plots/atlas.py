@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
 from swd_dynamics.plots.style import COLOURS, LABELS, MARKERS, MUTED, house_style
@@ -52,7 +53,7 @@ def draw_atlas(entries: Sequence[Any], claim: str) -> Figure:
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharex=True)[0], panels, strict=True):
             _draw_panel(axes, panel, tallest)
         keys = figure.legend(handles=_keys(), loc="outside lower left", ncols=3, fontsize=8, alignment="left")
-        keys.set_title(_not_drawn(entries), prop={"size": 8})
+        keys.set_title(_not_drawn(entries), prop=FontProperties(size=8))
     return figure
 
 
