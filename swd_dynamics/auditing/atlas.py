@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -139,10 +140,10 @@ class Atlas:
         names = " and ".join(filter(None, (", ".join(wrong[:-1]), *wrong[-1:])))
         if len(wrong) > NAMED:
             names = f"{len(wrong)} optimizers"
-        said = f"{names} {'does' if len(wrong) == 1 else 'do'} not decay as their names say" if wrong else ""
-        said = said or "no optimizer contradicts its name"
+        do, their = ("does", "its name says") if len(wrong) == 1 else ("do", "their names say")
+        said = f"{names} {do} not decay as {their},\nand" if wrong else "no optimizer contradicts its name,\nbut"
         counted = f"the decay rate R is not ηλ in {others} of the {len(decays)} that have a weight_decay"
-        return f"{self.package}: {said},\nand {counted}"
+        return f"{self.package}: {said} {counted}"
 
     @property
     def arguments(self) -> str:
@@ -152,8 +153,8 @@ class Atlas:
     @property
     def counts(self) -> str:
         """The number of optimizers of each kind."""
-        counted = {kind: sum(entry.kind == kind for entry in self.entries) for kind in (*KINDS, NOT_AUDITED)}
-        return ", ".join(f"{count} {kind}" for kind, count in counted.items() if count)
+        counted = Counter(entry.kind for entry in self.entries)
+        return ", ".join(f"{count} {kind}" for kind, count in counted.items())
 
     @property
     def audited(self) -> bool:

@@ -23,7 +23,8 @@ black box. Its weights are perturbed, and the decay rate R is the fraction of th
   have other reasons for its decay. But a tuned λ cannot be taken over from one optimizer to the other.
 - **L2**: the decay is added to the gradient, so that R differs from weight to weight in adaptive optimizers.
   **Decoupled**: R is ηλ, or a multiple of it, for every weight. **Stable**: R is proportional to the effective learning
-  rate. **Other**: none of these, or it could not be measured.
+  rate. **All the same**: the optimizer has neither momentum nor a preconditioner, so that L2, decoupled and stable
+  decay coincide. **Other**: none of these, or it could not be measured.
 - Each optimizer has the default arguments of its package except η and λ. With other arguments it may be of another
   kind."""
 HEAD = ("optimizer", "R/ηλ", "after the gradients fell to a tenth", "why")

@@ -256,7 +256,7 @@ def draw(found: Found | None) -> Figure:
         _draw_rules(left, found)
         _draw_errors(right, found.errors)
         figure.suptitle(
-            f"The rules reproduce {len(found.right)} runs of an {found.card} up to rounding:\n"
+            f"The rules reproduce {len(found.right)} runs of a GPU ({found.card}) up to rounding:\n"
             f"an error of only {100 * max(found.errors.values()):.2g} % in λ is more than rounding can explain",
             x=0.01,
             ha="left",

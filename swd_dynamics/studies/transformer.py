@@ -323,12 +323,11 @@ def draw(runs: dict[str, RecordedRun]) -> Figure:
 def _mark_change(axes: Axes, ratio: NDArray, after: int) -> None:
     """A bracket from the smallest to the largest ratio after the warm-up, with the factor between them."""
     low, high = int(np.argmin(ratio)), int(np.argmax(ratio))
-    at, peak, steps = after + 1 + low, float(ratio[high]), len(ratio) + after
+    at, peak = after + 1 + low, float(ratio[high])
     axes.plot(np.sort([at, after + 1 + high]), [peak, peak], color="black", linewidth=0.8, linestyle=":")
     ends = {"arrowstyle": "<->", "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", (at, peak), xytext=(at, float(ratio[low])), arrowprops=ends)
-    middle = (peak * float(ratio[low])) ** 0.5
-    axes.text(at + 0.015 * steps, 1.25 * middle, f"× {changed(ratio):.2g} after the warm-up", fontweight="bold")
+    axes.text(at, 1.04 * peak, f"× {changed(ratio):.2g} after the warm-up", fontweight="bold", va="bottom")
 
 
 def _key(name: str, weight_decay: float) -> Line2D:

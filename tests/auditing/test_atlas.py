@@ -135,6 +135,7 @@ def test_nothing_is_written_over_by_nothing(interrupted, monkeypatch, tmp_path, 
         (["--limit", "inf"], "limit = inf is not allowed"),
         (["--out", "file"], "file is not a folder"),
         (["--out", "file/below"], "file is not a folder"),
+        (["--out", "."], "README.md was not written by atlas"),
         (["--package", ""], "cannot be imported: ValueError"),
         (["--package", ".mine"], ".mine cannot be imported: TypeError"),
         (["--package", "breaks_here"], "breaks_here cannot be imported: ZeroDivisionError"),
@@ -146,7 +147,8 @@ def test_mistakes_are_said_before_the_work(arguments, said, monkeypatch, tmp_pat
     monkeypatch.setattr(atlas_module, "_audited", lambda *_: pytest.fail("the work has begun"))
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     monkeypatch.chdir(tmp_path)
-    for name, text in (("breaks_here.py", "1 / 0"), ("leaves_here.py", "raise SystemExit(0)"), ("file", "")):
+    there = {"breaks_here.py": "1 / 0", "leaves_here.py": "raise SystemExit(0)", "file": "", "README.md": "mine"}
+    for name, text in there.items():
         (tmp_path / name).write_text(text)
     assert main(["atlas", *arguments]) == 2
     error = capsys.readouterr().err
