@@ -82,7 +82,7 @@ def audit(optimizer: str, *, args: str = "") -> None:
 def atlas(
     *, package: str = "torch.optim", jobs: Whole = 2, limit: float = 20.0, out: Path = Path("figures/atlas")
 ) -> int:
-    """Audit every optimizer of a package. Prints a table, and writes a figure, CSV, JSON and the page README.md.
+    """Audit every optimizer of a package. Prints a table, and writes it as a figure, CSV and JSON.
 
     Importing the package runs its code. An interrupt (Ctrl-C) writes what was done so far, and exits with 130. If no
     optimizer was audited, nothing is written.

@@ -51,11 +51,11 @@ RECORDED = [name for name in METHODS if name in OPTIMIZERS and name not in {seco
 
 @dataclass(frozen=True)
 class Pairings:
-    """The errors of rules, times what rounding can explain: rows are recorded runs, columns are rules."""
+    """The departures of rules from runs, times what rounding can explain: rows are runs, columns are rules."""
 
     runs: list[str]
     rules: list[str]
-    errors: np.ndarray
+    departure: np.ndarray
 
 
 def measure(setting: Setting) -> Findings:
@@ -87,7 +87,8 @@ def run_of(task: Task, of: Method, steps: int) -> xarray.Dataset:
 
 def _with_row(pairings: Pairings, run_name: str, recording) -> Pairings:
     row = [replay(METHODS[name].rule(), recording).measured for name in pairings.rules]
-    return replace(pairings, runs=[*pairings.runs, run_name], errors=np.vstack([pairings.errors, row]))
+    departure = np.vstack([pairings.departure, np.maximum(row, 1e-3)])
+    return replace(pairings, runs=[*pairings.runs, run_name], departure=departure)
 
 
 def _twins(name: str, task: Task, recording) -> list[Verdict]:
@@ -144,7 +145,7 @@ def nearest_wrong(pairings: Pairings, i: int) -> tuple[float, str]:
     """The wrong rule with the smallest error on a run: the error, times what rounding can explain, and its name."""
     run_name = pairings.runs[i].split(",")[0]
     same = {name for (run, name), changed in TWINS.items() if run == run_name and not changed} | {run_name}
-    return min(pair for pair in zip(pairings.errors[i], pairings.rules, strict=True) if pair[1] not in same)
+    return min(pair for pair in zip(pairings.departure[i], pairings.rules, strict=True) if pair[1] not in same)
 
 
 def _far(pairings: Pairings) -> Verdict:
@@ -189,7 +190,7 @@ def _draw_task(axes: Axes, pairings: Pairings, task: str) -> None:
     names = [pairings.runs[i].split(",")[0] for i in rows]
     for height, (i, run_name) in enumerate(zip(rows, names, strict=True)):
         wrong = nearest_wrong(pairings, i)[0]
-        errors = np.clip(pairings.errors[i], SMALLEST, LARGEST)
+        errors = np.clip(pairings.departure[i], SMALLEST, LARGEST)
         others = errors[errors >= wrong]
         axes.plot(others, [height] * len(others), "|", color="#555555", markersize=9, alpha=0.8)
         axes.plot(errors[pairings.rules.index(run_name)], height, **measured(METHODS[run_name].mode, markersize=7))

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # measures all studies in their short form
 
 COMMITTED = read_ledger(committed_ledger())
 PANELS = {
-    "update-rules": 2,
+    "update-rules": 2,  # the table of pairings and its colour bar
     "decay-rate": 6,
     "fixed-points": 4,
     "modified-equation": 3,
