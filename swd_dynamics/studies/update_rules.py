@@ -34,7 +34,7 @@ CAPTION = (
 # Times what rounding can explain: a wrong rule must be off by more, since it is a different method.
 FAR = 1e6
 TITLES = {"quadratic": "runs on a quadratic", "network-minibatch": "runs of a network on digits"}
-SMALLEST, LARGEST = 1e-3, 1e16  # errors beyond these are drawn at these
+LARGEST = 1e16  # larger errors are drawn at this one
 SGD_ARGUMENTS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.02}
 ADAM_ARGUMENTS = {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.05}
 ADAI_ARGUMENTS = {"lr": 0.1, "betas": (0.1, 0.99), "eps": 1e-3, "weight_decay": 0.05}
@@ -190,7 +190,7 @@ def _draw_task(axes: Axes, pairings: Pairings, task: str) -> None:
     names = [pairings.runs[i].split(",")[0] for i in rows]
     for height, (i, run_name) in enumerate(zip(rows, names, strict=True)):
         wrong = nearest_wrong(pairings, i)[0]
-        errors = np.clip(pairings.departure[i], SMALLEST, LARGEST)
+        errors = np.minimum(pairings.departure[i], LARGEST)
         others = errors[errors >= wrong]
         axes.plot(others, [height] * len(others), "|", color="#555555", markersize=9, alpha=0.8)
         axes.plot(errors[pairings.rules.index(run_name)], height, **measured(METHODS[run_name].mode, markersize=7))
