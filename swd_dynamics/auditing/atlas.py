@@ -13,6 +13,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from io import StringIO
 from pathlib import Path
+from textwrap import shorten, wrap
 from typing import Any
 
 from swd_dynamics.auditing.audit import audit, short
@@ -32,6 +33,7 @@ TORCH_KINDS: dict[str, str | None] = {
     **dict.fromkeys(("adadelta", "adagrad", "adam", "adamax", "asgd", "nadam", "radam", "rmsprop", "sgd"), "L2"),
     **dict.fromkeys(("adafactor", "adamw", "muon"), "decoupled"),
 }
+COLUMNS = 100  # of the table in a terminal
 NAMED = 5  # optimizers that a claim names; with twice as many it would not fit into two lines
 DECOUPLED_NAMES = ("AdamW", "SGDW")  # a name with one of these in it says that the decay is decoupled
 
@@ -93,10 +95,14 @@ class AtlasEntry:
         value = self.found["phases"][phase].get(column) if self.found else None
         return math.nan if value is None or not self.nominal else value / self.nominal
 
-    def rate(self, phase: str) -> float:
-        """R, the median over the weights; NaN where it is unknown."""
-        value = self.found["phases"][phase]["R"] if self.found else None
-        return math.nan if value is None else value
+    def line(self) -> str:
+        """The entry as one line for a terminal."""
+        if not self.found:
+            why = self.reason.rpartition("gradients alone: ")[2]
+            return f"{self.name:22}{self.kind:13}  {shorten(why, COLUMNS - 37, placeholder='…')}"
+        seen = [*(self.ratio(SETTLED, column) for column in ("R", "5 %", "95 %")), self.ratio(FALLEN)]
+        remark = f"  its name says {self.named}" if self.contradicts_name else ""
+        return f"{self.name:22}{self.kind:13}" + "".join(f"{short(ratio):>9}" for ratio in seen) + remark
 
     def row(self) -> dict[str, Any]:
         """The entry as one line of a table."""
@@ -162,12 +168,11 @@ class Atlas:
         return any(entry.found for entry in self.entries)
 
     def __str__(self) -> str:
-        lines = [f"{'':26}{'kind':13}" + "".join(f"{phase:>16}" for phase in PHASES) + "    R/η_eff  why"]
-        for entry in self.entries:
-            rates = "".join(f"{short(entry.rate(phase)):>16}" for phase in PHASES)
-            ratio = short(entry.row()["settled R/η_eff"])
-            lines.append(f"{entry.name:26}{entry.kind:13}{rates}{ratio:>11}  {entry.reasons}")
-        return "\n".join([*lines, f"{self.package}: {self.counts}"])
+        head = ("R/ηλ", "5 %", "95 %", "later")
+        lines = [f"{'':22}{'kind':13}" + "".join(f"{name:>9}" for name in head)]
+        lines += [entry.line() for entry in self.entries]
+        lines.append("R/ηλ: median and range over the weights; later: median after the gradients fell to a tenth")
+        return "\n".join([*lines, *wrap(f"{self.claim}.", COLUMNS), *wrap(f"By kind: {self.counts}", COLUMNS)])
 
     def write(self, folder: Path) -> list[Path]:
         """Write the table as CSV, and everything as JSON, named after the package; return the two paths."""

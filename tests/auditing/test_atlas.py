@@ -230,6 +230,16 @@ def test_the_claim_counts():
     assert "6 optimizers do" in Atlas("mine", {}, many).claim
 
 
+def test_the_table_fits_a_terminal():
+    """Assert that each optimizer has one line of at most 100 columns, with its name's kind where that is wrong."""
+    long = "Long takes no step with gradients alone: " + "too long " * 30
+    text = str(Atlas("mine", {}, (rated("RAdam"), rated("Twice", settled=2.0), AtlasEntry("Long", None, long))))
+    assert max(map(len, text.splitlines())) <= 100
+    rows = {line.split()[0]: line for line in text.splitlines()[1:4]}
+    assert "its name says L2" in rows["RAdam"] and rows["Twice"].split()[1:] == ["decoupled", "2", "1", "1", "1"]
+    assert "too long" in rows["Long"]
+
+
 def test_only_what_differs_is_drawn():
     """Assert that the figure has the rows with R ≠ ηλ and those with a wrong name, and counts all others."""
     differ = [rated("Twice", settled=2.0), rated("RAdam"), rated("New", "a new kind", low=0.5)]
