@@ -16,11 +16,11 @@ INTRODUCTION = """\
 Which optimizers of a package decay differently from what their names and arguments say? Each optimizer is run as a
 black box. Its weights are perturbed, and the decay rate R is the fraction of the perturbation that one step removes.
 
-- Most users expect **R = ηλ**, with η for `lr` and λ for `weight_decay`: so it is in AdamW. The pictures show the
-  optimizers in which R/ηλ is not 1.
-- **A name** says a kind of decay if torch.optim has an optimizer of that name (its documentation says which kind that
-  one has), or if AdamW or SGDW is part of the name, which says *decoupled*. A contradiction is not a fault: a paper may
-  have other reasons for its decay. But a tuned λ cannot be taken over from one optimizer to the other.
+- Most users expect **R = ηλ**, with η for `lr` and λ for `weight_decay`, as in AdamW. The pictures show the optimizers
+  in which R/ηλ is not 1.
+- **A name** says a kind of decay if torch.optim has an optimizer of that name (then it is the kind in torch's
+  documentation), or if AdamW or SGDW is part of the name, which says *decoupled*. A contradiction is not a mistake,
+  because two methods can have the same name. But a λ that was tuned for one of them does not fit the other.
 - **L2**: the decay is added to the gradient, so that R differs from weight to weight in adaptive optimizers.
   **Decoupled**: R is ηλ, or a multiple of it, for every weight. **Stable**: R is proportional to the effective learning
   rate. **All the same**: the optimizer has neither momentum nor a preconditioner, so that L2, decoupled and stable
