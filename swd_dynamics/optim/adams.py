@@ -64,6 +64,9 @@ class AdamS(StableDecayOptimizer):
 
     Notes
     -----
+    Another optimizer is called AdamS too: Zhang, Wang & Chen 2025, 2505.16363, which divides by a root of the squared
+    momentum and has decoupled decay. This one is AdamW with stable decay in the place of decoupled decay.
+
     The weights of other processes count in v̄ if the parameters are DTensors, as ``fully_shard`` and tensor parallelism
     make them. FSDP1, ZeroRedundancyOptimizer and pipeline stages have plain tensors: there v̄ would be the mean over the
     weights of one process.

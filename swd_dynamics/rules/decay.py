@@ -162,4 +162,9 @@ class Stable:
         return self.weight_decay * effective_lr()
 
 
-DECAYS: Table[Any] = Table("decay", none=NoDecay, L2=L2, decoupled=Decoupled, stable=Stable)
+ABOUT = """Where weight decay enters a step: the four modes by name.
+
+UpdateRule(0.1, SGD(), DECAYS["stable"](weight_decay=0.05)), or DECAYS.stable(weight_decay=0.05), sets the mode.
+"""
+
+DECAYS: Table[Any] = Table("decay", ABOUT, none=NoDecay, L2=L2, decoupled=Decoupled, stable=Stable)
