@@ -1,10 +1,12 @@
 """The flow of an optimizer in continuous time: its field at a point, and its solutions."""
 
+from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +15,9 @@ from swd_dynamics.checks import check, whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.assumptions import check_clips, check_maxima
 from swd_dynamics.flows.clock import Clock
+from swd_dynamics.flows.functions import array_function
 from swd_dynamics.flows.ode import Solution, Stretch, solve_twice
+from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.symbolic import NumericEquation, numeric_equation
 
@@ -24,6 +28,7 @@ LATE = 10**7
 # Steps, added to k: a flow has no first step, but a rule may treat its first step in another way (torch seeds the
 # momentum there). Any small number serves; with 0 a flow would begin with the special step.
 AFTER_SEEDING = 1e-9
+FORGOTTEN: Any = None  # in the place of the gradient: a Flow then says what it needs, and not a TypeError
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,10 @@ class Flow:
     ----------
     rule : UpdateRule
         With numbers or arrays for hyperparameters; a schedule at orders 1 and "state".
-    gradient : callable (θ) → g, arrays of shape (n,)
+    gradient : callable (θ) → g, shape (n,)
+        The gradient of the loss. It is called with a numpy array, and may return a torch tensor.
     hvp : callable (θ, vector) → H·vector, optional
-        Hessian-vector product; order 2 needs it.
+        Hessian-vector product, called in the same way; order 2 needs it.
     order : 1, 2 or "state"
     equation : NumericEquation, optional
         The equation to integrate, in place of the equation that is derived from the rule.
@@ -52,7 +58,8 @@ class Flow:
     Raises
     ------
     InputError
-        If the order is none of the three, or order 2 lacks an ``hvp`` or has a schedule.
+        If there is no rule or no gradient, the order is none of the three, or order 2 lacks an ``hvp`` or has a
+        schedule.
 
     Examples
     --------
@@ -65,21 +72,21 @@ class Flow:
     """
 
     rule: UpdateRule
-    gradient: Callable[[Array], Array]
-    hvp: Callable[[Array, Array], Array] | None = None
+    gradient: Callable[[Array], Any] = FORGOTTEN
+    hvp: Callable[[Array, Array], Any] | None = None
     order: Literal[1, 2, "state"] = 1
     equation: NumericEquation | None = None
 
     def __post_init__(self):
-        if not isinstance(self.rule, UpdateRule):
+        as_rule(self.rule)
+        if self.gradient is None:
             raise InputError(
-                f"rule = {self.rule!r} is not an UpdateRule: give one, as CATALOG['SGD'](lr=0.1) or"
-                " UpdateRule(0.1, SGD())"
+                "a flow needs the gradient of a loss besides the rule: Flow(rule, gradient), for example"
+                " Flow(rule, lambda theta: theta) for the loss ½θ²"
             )
-        if not callable(self.gradient):
-            raise InputError(
-                f"gradient = {self.gradient!r} is not a function: give gradient(theta), an array like theta"
-            )
+        object.__setattr__(self, "gradient", array_function("gradient(theta)", self.gradient))
+        if self.hvp is not None:
+            object.__setattr__(self, "hvp", array_function("hvp(theta, vector)", self.hvp))
         if self.order not in (1, 2, "state"):
             raise InputError(f"order = {self.order!r} is not allowed: it must be 1, 2 or 'state'")
         if self.order == 2 and self.hvp is None:
@@ -368,10 +375,7 @@ class Flow:
 
 
 def _check_answer(name: str, function, theta: Array, *more: Array) -> None:
-    try:
-        value = np.asarray(function(theta, *more), dtype=float)
-    except TypeError as error:
-        raise InputError(f"{name} cannot be called so: {error}") from None
+    value = function(theta, *more)
     if value.shape != theta.shape or not np.isfinite(value).all():
         what = f"of shape {value.shape}" if value.shape != theta.shape else f"{value}, which is not finite"
         raise InputError(f"{name} gave an answer {what} at theta0; a finite vector of shape {theta.shape} is needed")

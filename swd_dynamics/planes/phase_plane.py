@@ -1,5 +1,7 @@
 """The phase plane of a field: its nullclines, its fixed points, its orbits and the steps of optimizers."""
 
+from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
+
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +17,8 @@ from swd_dynamics.planes.fixed_points import FixedLine, FixedPoint, Search
 from swd_dynamics.planes.nullclines import Nullcline, nullcline
 from swd_dynamics.planes.slices import Slice, cut
 from swd_dynamics.planes.systems import system
+from swd_dynamics.rules.catalog import Entry
+from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import UpdateRule
 
 Array = NDArray[np.float64]
@@ -273,13 +277,18 @@ def _window(x, y) -> Array:
 
 
 def _flow(of, gradient, hvp) -> Flow | None:
-    if isinstance(of, UpdateRule):
+    if isinstance(of, Flow):
+        if gradient is not None or hvp is not None:
+            raise InputError("gradient and hvp belong to a rule, and a Flow has its own: give only the Flow")
+        return of
+    if isinstance(of, UpdateRule | Entry | str) or not (gradient is None or callable(of)):
+        rule = as_rule(of, "of")
         if gradient is None:
-            raise InputError("a rule needs the gradient of the loss: give gradient(theta)")
-        return Flow(of, gradient, hvp)
+            raise InputError("a rule needs the gradient of the loss: phase_plane(rule, gradient)")
+        return Flow(rule, gradient, hvp)
     if gradient is not None or hvp is not None:
-        raise InputError("gradient and hvp belong to a rule; a Flow has its own, and a function is the field itself")
-    return of if isinstance(of, Flow) else None
+        raise InputError("gradient and hvp belong to a rule, and a function (x, y) → (u, v) is the field itself")
+    return None
 
 
 def _vector(name: str, values: ArrayLike) -> Array:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.differences import differences
 from swd_dynamics.flows.flow import LATE, Constants, Flow
+from swd_dynamics.flows.functions import ArrayFunction
 from swd_dynamics.flows.linearisation import Linearisation
 
 Array = NDArray[np.float64]
@@ -80,7 +81,7 @@ class PlainField:
     accuracy = DIFFERENCES
 
     def field(self, at: Array) -> Array:
-        value = np.array(self.function(*map(float, at)), dtype=float)
+        value = ArrayFunction("the field's function (x, y) → (u, v)", self.function)(*map(float, at))
         if value.shape != (2,):
             raise InputError(f"the field answered with shape {value.shape}: it must give two numbers, (dx/dt, dy/dt)")
         return value
@@ -210,13 +211,8 @@ def system(of, start: Array, reach: Any = None) -> System:
 
 
 def _check_gradient(flow: Flow, at: Array) -> None:
-    if not callable(flow.gradient):
-        raise InputError(f"gradient = {flow.gradient!r} is not a function: give gradient(theta), an array like theta")
-    try:
-        with np.errstate(all="ignore"):
-            shape = np.shape(flow.gradient(at))
-    except TypeError as error:
-        raise InputError(f"gradient(theta) cannot be called so: {error}") from None
+    with np.errstate(all="ignore"):
+        shape = np.shape(flow.gradient(at))
     if shape != at.shape:
         raise InputError(
             f"gradient(theta) answered {at.shape} weights with shape {shape}: of more than two weights a plane is a"
