@@ -1,5 +1,7 @@
 """A quadratic bowl with a given spectrum, with or without gradient noise of known size."""
 
+from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray

@@ -1,5 +1,7 @@
 """A task: a model, the loss of each step's batch, and the full loss with its derivatives at any point."""
 
+from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
+
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -60,7 +62,7 @@ class Task:
         """The loss on the batch of the 0-based ``step``, at the model's present weights, ready for ``backward``."""
         return self.batch_loss(self.model, step)
 
-    def fresh(self) -> "Task":
+    def fresh(self) -> Task:
         """The same task with a copy of the model and its present weights."""
         return replace(self, model=deepcopy(self.model))
 
