@@ -53,7 +53,7 @@ class Flow:
         Hessian-vector product, called in the same way; order 2 needs it.
     order : 1, 2 or "state"
     equation : NumericEquation, optional
-        The equation to integrate, in place of the equation that is derived from the rule.
+        The equation to integrate. By default it is derived from the rule.
 
     Raises
     ------
@@ -95,7 +95,8 @@ class Flow:
             )
         if self.order == 1 and self.rule.has_schedule and np.ndim(self.rule.lr_at(0)) > 0:
             raise InputError(
-                "order 1 follows a schedule of one learning rate, not of one for every weight: take 'state'"
+                "order 1 follows a schedule of one learning rate, but this schedule has one for every weight: take"
+                " order 'state'"
             )
         if self.order == 2 and self.rule.has_schedule:
             raise InputError(
@@ -141,7 +142,7 @@ class Flow:
             A method of :func:`scipy.integrate.solve_ivp`, or ``"automatic"``: DOP853, and LSODA or Radau where the
             flow is stiff, as that of Adam is near a minimum.
         tolerance : float
-            Relative tolerance. The solution is computed a second time at a hundred times the tolerance; the
+            Relative tolerance. The solution is computed a second time at a hundred times the tolerance, and the
             difference of the two is the solver's error.
 
         Returns
@@ -156,7 +157,7 @@ class Flow:
         FlowDiverged
             If the solution grows without bound, or the solver gives up.
         AssumptionFailed
-            If, at order 1 or 2, a maximum rises that the flow holds constant; or, at order 2, a clip is active.
+            If a maximum that the flow holds constant rises (orders 1 and 2), or a clip is active (order 2).
         """
         theta = self._checked(theta0)
         check("tolerance", tolerance, "(0, 1)")
@@ -258,11 +259,11 @@ class Flow:
             count = steps
         elif t is not None and steps is None:
             if self.rule.has_schedule:
-                raise InputError("t = ηk needs one learning rate, and the rule has a schedule: give steps")
+                raise InputError("t = ηk needs one learning rate, but the rule has a schedule: give steps")
             check("t", t, "(0, inf)")
             count = round(t / self.lr_at(0))
         else:
-            raise InputError("give either steps or t, not both and not neither")
+            raise InputError("give either steps or t, and only one of them")
         return whole_number("steps", count, least=1)
 
     def starting_memory(self, theta0: ArrayLike):

@@ -29,7 +29,7 @@ class Iterates:
     ----------
     name : str
     decay : str — the decay mode, a name of :data:`~swd_dynamics.rules.DECAYS`; ``"unknown"`` for any other decay
-    paths : tuple of array, shape (steps + 1, 2) — one from each start; NaN or infinite from where the run blew up
+    paths : tuple of array, shape (steps + 1, 2) — one from each start; NaN or infinite after a run diverged
 
     Examples
     --------

@@ -46,9 +46,9 @@ class PhasePlane:
     iterates : tuple of Iterates
     labels : tuple of str — of the two axes
     alike : bool — whether both axes measure the same quantity
-    left_out : float — the share of a slice's field that points out of the slice, the median over the grid
+    left_out : float — the fraction of a slice's field that points out of the slice, the median over the grid
     what : str — the equation
-    notes : tuple of str — what a reader of the figure must know, in sentences
+    notes : tuple of str — sentences that a reader of the figure needs
 
     Examples
     --------
@@ -243,7 +243,7 @@ def _grid(ends: Array, nodes: int, shift: float) -> Array:
 
 
 def _left_out(plane: Slice, x: Array, y: Array) -> float:
-    """The median share of the field's length that points out of the slice, over every fourth node each way."""
+    """The median fraction of the field's length that points out of the slice, over every fourth node each way."""
     parts = np.array([plane.parts(np.array([a, b])) for a in x[1:-1:4] for b in y[1:-1:4]])
     lengths, out = parts[np.isfinite(parts).all(axis=1) & (parts[:, 0] > 0)].T
     return float(np.median(out / lengths)) if len(lengths) else 0.0
@@ -261,7 +261,7 @@ def _notes(plane: Slice, speeds: Array, lines: tuple[Nullcline, Nullcline], out:
             yield f"d{name}/dt changes sign with a jump, without being zero"
     yield from plane.system.notes
     if plane.is_slice:
-        yield f"a slice: {out:.0%} of the field's length (median) points out of the slice, and is left out"
+        yield f"the plane is a slice: {out:.0%} of the field's length (median) points out of it, and is left out"
 
 
 def _window(x, y) -> Array:
@@ -307,8 +307,8 @@ def _points(start: ArrayLike | None) -> Array:
     points = np.atleast_2d(_vector("start", start))
     if points.ndim != 2 or points.shape[1] != 2:
         raise InputError(
-            f"start has {points.shape[-1]} numbers, and a point of the plane has 2: of more weights a plane is a slice,"
-            " give origin and directions, and a start as (a, b)"
+            f"start has {points.shape[-1]} numbers, and a point of the plane has 2: a plane of more weights is a slice,"
+            " so give origin and directions, and a start as (a, b)"
         )
     return points
 

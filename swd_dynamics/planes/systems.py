@@ -27,7 +27,7 @@ class System(Protocol):
     1. ``labels`` are the names of the two axes, where the plane is not a slice.
     2. ``alike`` says whether both axes measure the same quantity, and a figure gives them the same scale.
     3. ``what`` is the differential equation, or the kind of field, in words.
-    4. ``notes`` are sentences about the field that a reader of the figure must know.
+    4. ``notes`` are sentences about the field that a reader of the figure needs.
     5. ``accuracy`` is the relative error of ``tangent``: ``DERIVED`` or ``DIFFERENCES``.
     6. ``field(at)`` returns dz/dt at a point, an array of the shape of the point. Where the field is not defined, it
        returns NaN or raises ArithmeticError or ValueError.
@@ -151,8 +151,8 @@ class StateField:
     def __post_init__(self):
         if self.flow.rule.has_schedule:
             raise InputError(
-                "the field of a phase plane is constant in time, and the full state's field is not under a schedule:"
-                " give a number for lr"
+                "the field of a phase plane must be constant in time, but the full state's field is not constant under"
+                " a schedule: give a number for lr"
             )
         if len(self._rest) != 1:
             raise InputError(
@@ -215,6 +215,6 @@ def _check_gradient(flow: Flow, at: Array) -> None:
         shape = np.shape(flow.gradient(at))
     if shape != at.shape:
         raise InputError(
-            f"gradient(theta) answered {at.shape} weights with shape {shape}: of more than two weights a plane is a"
-            " slice, give origin and directions"
+            f"gradient(theta) answered {at.shape} weights with shape {shape}: a plane of more than two weights is a"
+            " slice, so give origin and directions"
         )

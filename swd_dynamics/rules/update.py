@@ -34,7 +34,7 @@ class State(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The parts of one step: what the direction was told, m′, R, the direction's move, and the state after the step."""
+    """The parts of one step: the direction's input, m′, R, the direction's move, and the state after the step."""
 
     step: Step
     memory: Any
@@ -60,7 +60,7 @@ class UpdateRule:
         η > 0. A schedule is a function of the number of steps already taken (0 on the first step, as in torch).
         An array has a number for every weight, so that parameter groups are one rule over the flattened vector.
     direction : Direction
-        How gradients become a move: any object with the four methods of
+        What turns gradients into a move: any object with the four methods of
         :class:`~swd_dynamics.rules.direction.Direction`.
     decay : Decay
         One of the four modes of :data:`~swd_dynamics.rules.decay.DECAYS`; its ``weight_decay`` may be an array too.

@@ -47,9 +47,10 @@ def quadratic(
     noise : float or array, shape (n,)
         Standard deviation of the gradient noise.
     seed : int
-        Of the noise.
+        Seed of the noise.
     device, dtype
-        Of the weights, the one parameter ``theta``. The noise is drawn on the CPU, the same for every device.
+        Device and dtype of the weights, which are one parameter, ``theta``. The noise is drawn on the CPU, so that it
+        is the same for every device.
 
     Raises
     ------

@@ -19,7 +19,7 @@ HESSIAN_ROWS_AT_ONCE = 64  # each row is a pass through the model with all the d
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is trained: a model, its loss on the batch of each step, and its loss on everything.
+    """What is trained: a model, its loss on the batch of each step, and its loss on all the data.
 
     A batch is a function of the task's seed and the step, not of the steps before. So several optimizers get the
     same gradient noise.

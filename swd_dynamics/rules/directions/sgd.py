@@ -49,7 +49,7 @@ class SGD:
 class HeavyBall:
     """Heavy-ball momentum: m ← βm + (1−τ)g, step m, η_eff = η(1−τ)/(1−β).
 
-    torch seeds m with the *undamped* first gradient, and so does this.
+    The first m is the *undamped* first gradient, as in torch.
 
     Source: Polyak 1964; torch.optim.SGD.
 
