@@ -126,6 +126,13 @@ OTHER_ORDERS = {
     "convergence_order of a rule": lambda: sd.convergence_order(RULE, [1.0], t=1.0, lrs=[2.0**-k for k in range(5)]),  # pyright: ignore[reportArgumentType]
     "recorded_rule": lambda: sd.recorded_rule(recording(), "SGD"),  # pyright: ignore[reportArgumentType]
     "torch's order of arguments": lambda: CATALOG["SGD"]([WEIGHT], lr=0.1),
+    "record a model": lambda: sd.record(torch.nn.Linear(1, 1), lambda k: WEIGHT.sum(), 3),
+    "Probe of a class": lambda: sd.Probe(torch.optim.SGD),
+    "a probe's model in the place of its path": lambda: sd.Probe(
+        torch.optim.SGD([WEIGHT], lr=0.1), torch.nn.Linear(1, 1)
+    ),
+    "open_recording of no path": lambda: sd.open_recording(None),
+    "a rule's step from weights": lambda: RULE(np.ones(1), np.ones(1)),
     "record": lambda: sd.record(lambda k: WEIGHT.sum(), torch.optim.SGD([WEIGHT], lr=0.1), 3),  # pyright: ignore[reportArgumentType]
 }
 
@@ -144,6 +151,15 @@ def test_a_gradient_may_return_a_tensor(order):
     product = sd.Flow(RULE, torch_gradient, lambda theta, vector: 3.0 * torch.from_numpy(vector), order)
     start = np.array([1.0, -2.0])
     assert np.array_equal(product.solve(start, steps=4).theta, exact.solve(start, steps=4).theta)
+
+
+def test_a_start_may_be_a_tensor():
+    """Assert that weights may be given as a tensor that requires a gradient, in a flow and on a plane."""
+    start, flow = torch.tensor([1.0, -2.0], requires_grad=True), sd.Flow(RULE, gradient)
+    assert np.array_equal(flow.solve(start, 3).theta, flow.solve([1.0, -2.0], steps=3).theta)
+    assert flow.field(start).tolist() == [-3.5, 7.0]
+    (orbit,) = sd.phase_plane(RULE, gradient, start=start, steps=1).orbits
+    assert orbit[0].tolist() == [1.0, -2.0]
 
 
 def test_a_tensor_of_another_type_is_taken():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from swd_dynamics.checks import check, whole_number
+from swd_dynamics.checks import check, shown, whole_number
 from swd_dynamics.crosscheck.richardson import Terms, largest_share, terms
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows import AssumptionFailed, FlowDiverged, Solution
@@ -123,7 +123,7 @@ def convergence_order(
     ('confirmed', 1.0)
     """
     if not isinstance(flow, Flow):
-        raise InputError(f"flow = {flow!r} is not a Flow: give Flow(rule, gradient)")
+        raise InputError(f"flow = {shown(flow)} is not a Flow: give Flow(rule, gradient)")
     lr = np.asarray(lrs, dtype=float)
     if len(lr) < 5 or not np.allclose(lr[:-1] / lr[1:], 2):
         raise InputError(f"lrs = {lr.tolist()} is not allowed: give at least five, each half the one before")

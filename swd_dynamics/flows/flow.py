@@ -15,7 +15,7 @@ from swd_dynamics.checks import check, whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.assumptions import check_clips, check_maxima
 from swd_dynamics.flows.clock import Clock
-from swd_dynamics.flows.functions import array_function
+from swd_dynamics.flows.functions import array_function, as_array
 from swd_dynamics.flows.ode import Solution, Stretch, solve_twice
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import State, UpdateRule
@@ -123,8 +123,8 @@ class Flow:
     def solve(
         self,
         theta0: ArrayLike,
-        *,
         steps: int | None = None,
+        *,
         t: float | None = None,
         method: str = "automatic",
         tolerance: float = 1e-12,
@@ -210,7 +210,7 @@ class Flow:
         >>> Flow(rule, lambda theta: theta, order="state").field([3.0, 1.0]).tolist()
         [-3.5, 10.0]
         """
-        at = np.asarray(at, dtype=float)
+        at = as_array(at)
         if self.order == "state":
             return self._change(at, k, self.rule) / self.lr_at(k)
         return self._velocity(at, self.constants(at) if constants is None else constants)
@@ -226,7 +226,7 @@ class Flow:
         >>> [Flow(UpdateRule(0.1, d), lambda theta: 3 * theta).constants([1.0]) for d in (AMSGrad(), Adam())]
         [(array([9.]),), ()]
         """
-        theta = np.asarray(theta, dtype=float)
+        theta = as_array(theta)
         return self.modified_equation.held(theta, *self._rates(theta), self.lr_at(0))
 
     def lr_at(self, k: float) -> float:
@@ -294,7 +294,7 @@ class Flow:
         >>> Flow(UpdateRule(0.25, HeavyBall(0.5)), lambda theta: 3 + 0 * theta).starting_state([0.0])
         State(theta=array([0.]), memory=Momentum(m=array([6.])), step=10000000)
         """
-        return State(np.atleast_1d(np.asarray(theta0, dtype=float)), self.starting_memory(theta0), LATE)
+        return State(np.atleast_1d(as_array(theta0)), self.starting_memory(theta0), LATE)
 
     def state_at(self, at: ArrayLike, k: float = 0) -> State:
         """The rule's state at a point of the flow of order "state": weights and memory apart, after k steps.
@@ -313,7 +313,7 @@ class Flow:
     def _checked(self, theta0) -> Array:
         """θ₀ as a vector, at which gradient and Hessian-vector product answer with vectors of its shape."""
         try:
-            theta = np.atleast_1d(np.asarray(theta0, dtype=float))
+            theta = np.atleast_1d(as_array(theta0))
         except (TypeError, ValueError):
             raise InputError(f"theta0 = {theta0!r} is not a vector of numbers") from None
         if theta.ndim != 1 or not np.isfinite(theta).all():

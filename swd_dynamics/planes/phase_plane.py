@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from swd_dynamics.checks import check, whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.flow import Flow
+from swd_dynamics.flows.functions import as_array
 from swd_dynamics.planes.courses import Iterates, iterates, orbit
 from swd_dynamics.planes.fixed_points import FixedLine, FixedPoint, Search
 from swd_dynamics.planes.nullclines import Nullcline, nullcline
@@ -293,7 +294,7 @@ def _flow(of, gradient, hvp) -> Flow | None:
 
 def _vector(name: str, values: ArrayLike) -> Array:
     try:
-        vector = np.asarray(values, dtype=float)
+        vector = as_array(values)
     except (TypeError, ValueError):
         raise InputError(f"{name} = {values!r} is not made of numbers") from None
     if not vector.size or not np.isfinite(vector).all():

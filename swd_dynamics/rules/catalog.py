@@ -34,8 +34,8 @@ WHERE = {
 
 # What a reader of one entry must know besides.
 REMARKS = {
-    "AdamS": "Another optimizer is called AdamS too: Zhang, Wang & Chen 2025, 2505.16363, which divides by a root of\n"
-    "the squared momentum. This one is Adam with stable weight decay: Xie, Sato & Sugiyama 2020, 2011.11152."
+    "AdamS": "Another optimizer is called AdamS too: Zhang, Wang & Chen 2025, 2505.16363, which divides the momentum\n"
+    "by √(β₂m² + (1 − β₂)g²). This one is Adam with stable weight decay: Xie, Sato & Sugiyama 2020, 2011.11152."
 }
 
 

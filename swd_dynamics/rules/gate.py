@@ -1,8 +1,8 @@
 """The gate for rules: what a user gives in the place of a rule is taken, or refused with what to give instead."""
 
-from types import FunctionType
 from typing import Any
 
+from swd_dynamics.checks import shown
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import CATALOG, Entry
 from swd_dynamics.rules.update import UpdateRule
@@ -42,7 +42,7 @@ def as_rule(given: Any, name: str = "rule") -> UpdateRule:
     """
     if isinstance(given, UpdateRule):
         return given
-    raise InputError(f"{name} = {_shown(given)} {_problem(given)}")
+    raise InputError(f"{name} = {shown(given)} {_problem(given)}")
 
 
 def as_entry(given: Any, name: str = "name") -> Entry:
@@ -63,7 +63,7 @@ def as_entry(given: Any, name: str = "name") -> Entry:
     if isinstance(given, Entry):
         return given
     if not isinstance(given, str):
-        raise InputError(f'{name} = {_shown(given)} is not allowed: give the name of a rule, as "AdamW"')
+        raise InputError(f'{name} = {shown(given)} is not allowed: give the name of a rule, as "AdamW"')
     return CATALOG[given]
 
 
@@ -82,11 +82,3 @@ def _problem(given: Any) -> str:
     if given is UpdateRule:
         return "is the class and not a rule: give UpdateRule(0.1, SGD()), for example"
     return f"is not an UpdateRule: give one, as {EXAMPLE} or UpdateRule(0.1, SGD())"
-
-
-def _shown(given: Any) -> str:
-    """The value, or only its type where the value would fill more than a line."""
-    if isinstance(given, FunctionType):
-        return f"the function {given.__name__}"
-    text = repr(given)
-    return text if len(text) <= 60 and "\n" not in text else f"<{type(given).__module__}.{type(given).__qualname__}>"
