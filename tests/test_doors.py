@@ -11,6 +11,7 @@ import xarray
 import swd_dynamics as sd
 from swd_dynamics.crosscheck import rule_iterates
 from swd_dynamics.errors import InputError
+from swd_dynamics.probe import lightning_callback, trainer_callback
 from swd_dynamics.rules import CATALOG, SGD, Stable, UpdateRule, as_rule
 from swd_dynamics.symbolic import numeric_linear_map
 
@@ -220,6 +221,13 @@ def test_record_has_the_arguments_of_a_probe():
     assert all(each.kind is not Parameter.VAR_KEYWORD for each in own.values())
     differ = {name for name, each in probes.items() if name not in own or own[name].default != each.default}
     assert differ == {"trajectory"}
+
+
+@pytest.mark.parametrize("make", [lightning_callback, trainer_callback])
+def test_a_callbacks_arguments_are_checked_when_it_is_made(make):
+    """Assert that a misspelt argument is refused, nearest name first, before a framework is needed or trains."""
+    with pytest.raises(InputError, match="path, snapshots, "):
+        make("run", snapshot=10)
 
 
 def test_signatures_can_be_read():

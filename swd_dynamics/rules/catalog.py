@@ -63,7 +63,9 @@ class Entry:
         except TypeError as error:
             allowed = list(self.__signature__.parameters)
             unknown = ", ".join(name for name in named if name not in allowed)
-            problem = f"there is no argument {unknown} here" if unknown else f"{self.name} cannot be called so: {error}"
+            problem = f"there is no argument {unknown} here"
+            if not unknown:
+                problem = f"a rule takes lr first, and no parameters or model ({error})"
             raise InputError(f"{problem}; there are {', '.join(allowed)}") from None
         lr, strength = given.pop("lr", 1e-3), given.pop("weight_decay", None)
         decay = self.decay(self.weight_decay if strength is None else strength)
