@@ -164,6 +164,7 @@ def test_sgdw_is_recorded_and_replays_as_itself(tmp_path, capsys):
 
 
 MISTAKES = {
+    "derive RMSprop": "no rule for RMSprop",
     "derive AdamZ": "unknown optimizer 'AdamZ'; known: Adam",
     "derive AdamS --what limit": "unknown derivation 'limit'",
     "derive AdamS --nesterov": "has no momentum options",
@@ -172,9 +173,10 @@ MISTAKES = {
     "reproduce stabilty": "unknown study 'stabilty'; known: stability",
     "reproduce stability --device tpu": "tpu",
     "replay nowhere --as AdamW": "nowhere",
+    "replay nowhere --as Lion": "no rule for Lion",
     "replay nowhere --as AdamX": "unknown optimizer 'AdamX'",
     "record --optimizer Adam --task mnist --steps 3 --out x": "unknown task 'mnist'",
-    "record --optimizer Lion --task network --steps 3 --out x": "unknown real optimizer 'Lion'",
+    "record --optimizer Lion --task network --steps 3 --out x": "no optimizer Lion",
     "record --optimizer Adam --task quadratic --steps 0 --out x": "steps",
     "record --optimizer Adam --task quadratic --steps many --out x": "many",
     "record --optimizer Adam --task quadratic --steps 3 --out x --lr -1": "-1",

@@ -114,7 +114,7 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
     scenario : Scenario
     steps : int
     seed : int
-        Of the first weights and of the gradients.
+        Seed of the first weights and of the gradients.
 
     Returns
     -------

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from swd_dynamics.crosscheck.recorded_rule import rule_of_recording
 from swd_dynamics.errors import InputError
+from swd_dynamics.rules.catalog import Entry
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.verdict import Verdict, judge
 
@@ -17,7 +19,7 @@ CHANGED = 1e-5  # relative: two sums of squares in float32 agree to 1e-6, howeve
 ROUND_OFFS = 8.0  # two dozen roundings a step, in two orders of evaluation, add up to a few units in the last place
 
 
-def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay") -> Verdict:
+def replay(rule: UpdateRule | Entry | str, recording: "xarray.Dataset", *, name: str = "replay") -> Verdict:
     """Compare a rule with a recording, step by step, by the norm of the difference.
 
     Every step starts from the *recorded* θ, so that a small difference cannot grow from step to step in a chaotic run.
@@ -27,8 +29,10 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
 
     Parameters
     ----------
-    rule : UpdateRule
-        Its learning rate and decay may be arrays of shape (n,) for parameter groups, its learning rate a schedule.
+    rule : UpdateRule, or the name of a rule in CATALOG
+        A name, as "AdamW", stands for the rule with the recording's own numbers, see
+        :func:`~swd_dynamics.crosscheck.recorded_rule.recorded_rule`. The learning rate and decay of an UpdateRule may
+        be arrays of shape (n,) for parameter groups, its learning rate a schedule.
     recording : xarray.Dataset
         With ``theta`` (iterate, weight), ``gradient`` (step, weight), from the optimizer's first step on.
 
@@ -56,6 +60,7 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
     theta, gradients = _trajectory(recording)
     eps = np.finfo(np.result_type(recording["theta"].dtype, np.float16)).eps
     allowed = allowed_departure(len(gradients), eps)
+    rule = rule_of_recording(rule, recording)
     _check_fit(rule, theta.shape[1])
     departure = np.array(list(departures(rule, theta, gradients)))
     outside = ~(departure <= allowed)

@@ -12,6 +12,7 @@ from sympy import Symbol
 from sympy.core.function import AppliedUndef
 
 from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import UpdateRule
 
 Result = TypeVar("Result")
@@ -226,6 +227,7 @@ def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, Any]]:
     {eta: 0.1, beta: 0.9, lambda: 0.05}
     """
     values: dict[Symbol, Any] = {}
+    rule = as_rule(rule)
     lr_letter = _letter_lr(rule, values)
     letters = _Letters(values, {symbol.name for symbol in (*SHOWN, *values, *own_symbols(rule))})
     direction, decay = letters.of_fields(rule.direction), letters.of_fields(rule.decay)
