@@ -1,15 +1,17 @@
 """Changes of form only: the same expression, written in the usual way."""
 
+from functools import lru_cache
 from typing import Any, cast
 
 import sympy
 from sympy import Expr, Rational, Symbol
 
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.notation import Letter, PerWeight
+from swd_dynamics.symbolic.notation import Letter, PerWeight, shown_name
 
 # Symbols of small numbers. Where the sign of a sum is in question they count as 1/1000, and all other symbols as 1/2.
-SMALL = ("eta", "lambda", "epsilon")
+KINKED = (notation.maximum, notation.clip, *notation.LAWLESS)
+SMALL = ("η", "λ", "ε")
 
 
 def tidy(expression: Expr) -> Expr:
@@ -65,7 +67,7 @@ def one_minus(expression: Any) -> Expr:
     (beta + 1)/(1 - beta)**2
     """
     turned = expression.replace(
-        lambda e: e.is_Pow and e.exp.is_Integer and _is_turned(e.base),
+        lambda e: e.is_Pow and e.exp.is_Integer and is_turned(e.base),
         lambda e: (-1) ** e.exp * sympy.Pow(-e.base, e.exp),
     )
     if turned.is_Add:
@@ -76,17 +78,19 @@ def one_minus(expression: Any) -> Expr:
 def _turn_factors(term: Any) -> Expr:
     if not term.is_Mul:
         return term
-    turned = [factor for factor in term.args if _is_turned(factor)]
+    turned = [factor for factor in term.args if is_turned(factor)]
     rest = sympy.Mul(*(factor for factor in term.args if factor not in turned))
     return sympy.Mul((-1) ** len(turned), rest, *(-factor for factor in turned))
 
 
-def _is_turned(base: Any) -> bool:
-    """Whether a sum of symbols is negative where η and λ are small."""
-    if not base.is_Add:
+@lru_cache(maxsize=4096)
+def is_turned(base: Any) -> bool:
+    """Whether a sum of symbols is negative where η and λ are small. A sum with a maximum or a clip is left as it is."""
+    if not base.is_Add or base.has(*KINKED):
         return False
-    small = {s: Rational(1, 1000) if s.name in SMALL else Rational(1, 2) for s in base.free_symbols}
-    return bool(base.replace(notation.mean, lambda x: x).xreplace(small).is_negative)
+    plain = base.replace(notation.decayed, lambda beta, k: Rational(1, 4)).replace(notation.mean, lambda x: x)
+    small = {s: Rational(1, 1000) if shown_name(s) in SMALL else Rational(1, 2) for s in plain.free_symbols}
+    return bool(plain.xreplace(small).is_negative)
 
 
 def by_curvature(expression: Any) -> Expr:
