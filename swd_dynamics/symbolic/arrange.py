@@ -74,11 +74,19 @@ def shortest(expression: Any) -> Expr:
     above, below = sympy.fraction(sympy.together(masked))
     small = [s for s in above.free_symbols if shown_name(s) in POWERS_OF]
     sizes = [s for s in above.free_symbols if s in masks.values() or (isinstance(s, PerWeight) and s not in small)]
-    ways += [_collected(above, below, sorted(gens, key=str)) for gens in (small, sizes) if gens]
+    each = [[s] for s in small] if len(small) > 1 else []
+    for gens in filter(None, (small, sizes, *each)):
+        ways += _collected(above, below, sorted(gens, key=str))
     terms = sympy.Add.make_args(sympy.expand(above))
     ways += [sympy.Add(*(one_minus(sympy.cancel(term / below)) for term in terms))] if len(terms) <= FEW else []
     back = {mask: part for part, mask in masks.items()}
-    return cast(Expr, min((expression, *(way.xreplace(back) for way in ways)), key=lambda way: len(text(way))))
+    return cast(Expr, min((expression, *(way.xreplace(back) for way in ways)), key=_length))
+
+
+def _length(expression: Any) -> int:
+    """The length of a formula to a reader, to whom h(1 − β) is shorter than h − βh."""
+    said = text(expression)
+    return len(said) + 3 * sum(map(str.isalpha, said))
 
 
 def _masks(expression: Any) -> dict[Any, Any]:
@@ -98,16 +106,14 @@ def _with_masks(expression: Any, masks: dict[Any, Any]) -> Any:
     return expression.xreplace(bases | {part: mask for part, mask in masks.items() if not part.is_Pow})
 
 
-def _collected(above: Expr, below: Expr, powers_of: Sequence[Any]) -> Expr:
-    """A fraction collected by powers, with each coefficient factored; unchanged where it is no polynomial in them."""
-    if below.has(*powers_of):
-        numerator = _collected(above, sympy.S.One, powers_of)
-        return numerator / sympy.factor(below)
-    terms = []
+def _collected(above: Expr, below: Expr, powers_of: Sequence[Any]) -> list[Expr]:
+    """A fraction with its numerator collected by powers, over one bar and with a bar for each term."""
+    whole, parts = sympy.factor(below), []
     for powers, coefficient in sympy.Poly(above, *powers_of).terms():
         monomial = sympy.Mul(*(base**power for base, power in zip(powers_of, powers, strict=True)))
-        terms.append(one_minus(sympy.factor(coefficient / below)) * monomial)
-    return sympy.Add(*terms)
+        parts.append((sympy.factor(coefficient), monomial))
+    over_each = (one_minus(sympy.factor(c * m / whole)) for c, m in parts)
+    return [sympy.Add(*(one_minus(c) * m for c, m in parts)) / whole, sympy.Add(*over_each)]
 
 
 def plus_minus(pair: tuple) -> tuple[Any, Any] | None:
@@ -125,7 +131,7 @@ def plus_minus(pair: tuple) -> tuple[Any, Any] | None:
         half = pair[0] - root
         if root.is_Pow and root.exp == sympy.Rational(1, 2) and pair[1] == half - root:
             product = sympy.Add(*(term for term in sympy.Add.make_args(half**2 - root.base)))
-            return shortest(2 * half) / 2, shortest(product)
+            return half, shortest(product)
     return None
 
 
@@ -133,3 +139,13 @@ def free_names(expressions: tuple) -> tuple[str, str]:
     """Two names for parts of a formula that no symbol in it has."""
     taken = {shown_name(s) for expression in expressions for s in expression.free_symbols}
     return next(pair for pair in (("b", "c"), ("p", "q"), ("B", "C"), ("P", "Q")) if not taken & {*pair})
+
+
+def named_parts(expression: Any) -> tuple[Any, dict[str, Any]]:
+    """The expression with a name for a clip or a maximum that is in it several times, and what the name stands for."""
+    counts = {part: expression.count(part) for part in expression.atoms(notation.clip, notation.maximum)}
+    if not (repeated := [part for part, times in counts.items() if times > 1]):
+        return expression, {}
+    part = max(repeated, key=lambda part: len(text(part)))
+    name = free_names((expression,))[1]
+    return expression.xreplace({part: sympy.Symbol(name)}), {name: part}

@@ -206,7 +206,7 @@ def _latex_sides(name: str, result: Any) -> list[tuple[str, str]]:
     if isinstance(result, tuple) and (pair := plus_minus(result)):
         b, c = free_names(result)
         said = rf"{b} \pm \sqrt{{{b}^2 - {c}}}"
-        return [(symbol_latex(name), said), *((n, latex(e)) for n, e in zip((b, c), pair, strict=True))]
+        return [(symbol_latex(name), said), *((n, latex(arranged(e))) for n, e in zip((b, c), pair, strict=True))]
     if isinstance(result, tuple):
         return [(symbol_latex(name), latex(arranged(each))) for each in result]
     return [(symbol_latex(name), latex(arranged(result)))]

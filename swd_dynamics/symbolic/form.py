@@ -9,8 +9,9 @@ from sympy import Expr, Rational, Symbol
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.notation import Letter, PerWeight, shown_name
 
+KINKED = (notation.maximum, notation.clip, *notation.LAWLESS)  # functions whose sign is not asked for
+
 # Symbols of small numbers. Where the sign of a sum is in question they count as 1/1000, and all other symbols as 1/2.
-KINKED = (notation.maximum, notation.clip, *notation.LAWLESS)
 SMALL = ("η", "λ", "ε")
 
 

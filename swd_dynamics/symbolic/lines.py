@@ -5,7 +5,7 @@ from typing import Any
 
 import sympy
 
-from swd_dynamics.symbolic.arrange import arranged, free_names, plus_minus
+from swd_dynamics.symbolic.arrange import arranged, free_names, named_parts, plus_minus, shortest
 from swd_dynamics.symbolic.printer import text
 
 BREAKS = (" = ", " + ", " − ", ", ", "·", ")(", "/")  # where a line may be broken, before the sign; first the first three
@@ -23,10 +23,16 @@ def formula_lines(name: str, expression: Any, width: int) -> list[str]:
     if isinstance(expression, tuple) and (pair := plus_minus(expression)):
         (half, product), (b, c) = pair, free_names(expression)
         lines = [f"{name} = {b} ± √({b}² − {c})"]
-        return lines + [line for each in ((b, half), (c, product)) for line in formula_lines(*each, width)]
+        sides = min(text(arranged(half)), f"({text(shortest(2 * half))})/2", key=len), text(product)
+        return lines + [line for each in zip((b, c), sides, strict=True) for line in wrapped(" = ".join(each), width)]
     if isinstance(expression, tuple):
         return [line for each in expression for line in formula_lines(name, each, width)]
-    return wrapped(f"{name} = {text(arranged(expression))}", width)
+    lines = wrapped(f"{name} = {text(arranged(expression))}", width)
+    if len(lines) == 1 or not isinstance(expression, sympy.Expr):
+        return lines
+    whole, parts = named_parts(expression)
+    given = [line for part in parts.items() for line in formula_lines(*part, width)]
+    return [*wrapped(f"{name} = {text(arranged(whole))}", width), *given]
 
 
 def equation_lines(equation: Any, width: int) -> list[str]:

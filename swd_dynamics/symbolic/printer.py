@@ -162,8 +162,9 @@ def _place(factor: Any) -> tuple:
     if base.is_Symbol:
         name = symbol_text(base)
         return (7, 0, name) if base == notation.z else (1, FIRST.index(name) if name in FIRST else -1, name)
-    varies = any(map(is_variable, base.free_symbols)) and not base.has(notation.mean)
     if base.is_Add:
+        factors = {part for term in base.args for part in sympy.Mul.make_args(term)}
+        varies = any(is_variable(part) for part in factors) and not base.has(notation.mean)
         return (6 if varies else 2, len(base.args), text(base))
     return (0 if base.is_number else 4, 0, str(base))
 

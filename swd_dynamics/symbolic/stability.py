@@ -13,6 +13,7 @@ from sympy import Expr, Matrix, Rational, Symbol
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
+from swd_dynamics.symbolic.arrange import shortest
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
 from swd_dynamics.symbolic.form import SMALL, one_minus
 from swd_dynamics.symbolic.jury import complex_value, critical, in_rationals, stable_intervals
@@ -109,7 +110,7 @@ def _stability(found: LinearMap, numbers: dict):
         steps += [stated(done, h, edge) for edge in edges]
         steps += [stated(f"{done}: a polynomial in h", factor, 0) for factor in without_formula]
         if not edges and not without_formula:
-            steps.append(DerivationStep(f"{done}: this happens at no h > 0", condition / polynomial.LC() ** degree))
+            steps.append(DerivationStep(f"{done}: this happens at no h > 0", shortest(condition / polynomial.LC() ** degree)))
         boundaries |= dict.fromkeys(edges)
         unsolved += without_formula
     is_only = len(boundaries) == 1 and not unsolved
@@ -274,5 +275,5 @@ def _to_first_order(polynomial: sympy.Poly, decay_symbols) -> list[DerivationSte
     for letter in decay_symbols & p.free_symbols:
         slope = (p.diff(letter) / p.diff(z)).subs(undecayed)
         rate = one_minus(sympy.factor(slope)) * letter
-        steps.append(stated("To first order in the weight decay", notation.decay_rate, rate))
+        steps.append(stated("To first order in the decay", notation.decay_rate, rate))
     return steps
