@@ -108,12 +108,12 @@ def _with_masks(expression: Any, masks: dict[Any, Any]) -> Any:
 
 def _collected(above: Expr, below: Expr, powers_of: Sequence[Any]) -> list[Expr]:
     """A fraction with its numerator collected by powers, over one bar and with a bar for each term."""
-    whole, parts = sympy.factor(below), []
+    whole, parts = one_minus(sympy.factor(below)), []
     for powers, coefficient in sympy.Poly(above, *powers_of).terms():
         monomial = sympy.Mul(*(base**power for base, power in zip(powers_of, powers, strict=True)))
         parts.append((sympy.factor(coefficient), monomial))
-    over_each = (one_minus(sympy.factor(c * m / whole)) for c, m in parts)
-    return [sympy.Add(*(one_minus(c) * m for c, m in parts)) / whole, sympy.Add(*over_each)]
+    over_each = (one_minus(coefficient / whole) * monomial for coefficient, monomial in parts)
+    return [sympy.Add(*(one_minus(c) * monomial for c, monomial in parts)) / whole, sympy.Add(*over_each)]
 
 
 def plus_minus(pair: tuple) -> tuple[Any, Any] | None:

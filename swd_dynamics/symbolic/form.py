@@ -15,10 +15,13 @@ KINKED = (notation.maximum, notation.clip, *notation.LAWLESS)  # functions whose
 SMALL = ("η", "λ", "ε")
 
 
+RATES = (notation.total_dot, notation.gradient_dot, notation.theta_dot)
+
+
 def tidy(expression: Expr) -> Expr:
     """The same expression, collected by the rates of change, with each coefficient as one fraction."""
-    rates = (notation.total_dot, notation.gradient_dot, notation.theta_dot)
-    masks = {part: PerWeight(f"mask {i}") for i, part in enumerate(expression.atoms(notation.mean))}
+    means = sorted(expression.atoms(notation.mean), key=_by_rate)
+    masks = {part: PerWeight(f"mask {i}") for i, part in enumerate(means)}
     size, sign = Letter("size", positive=True), Letter("sign", real=True, nonzero=True)
     parts = {sympy.Abs(notation.total): size, sympy.sign(notation.total): sign, notation.total: sign * size}
 
@@ -31,11 +34,16 @@ def tidy(expression: Expr) -> Expr:
         lambda e: sympy.Pow(cast(Expr, sympy.factor(in_size_and_sign(e.base))), e.exp),
     )
     plain = sympy.expand(in_size_and_sign(masked))
-    collected = sympy.collect(plain, (*rates, *masks.values()), evaluate=False)
+    collected = sympy.collect(plain, (*RATES, *masks.values()), evaluate=False)
     back = {size * sign: notation.total, size: sympy.Abs(notation.total), sign: sympy.sign(notation.total)}
     unmask = {mask: part for part, mask in masks.items()}
     tidied = sympy.Add(*(rate * one_minus(_as_one_fraction(c, sign)).subs(back) for rate, c in collected.items()))
     return cast(Expr, tidied.xreplace(unmask))
+
+
+def _by_rate(mean: Any) -> tuple[bool, str]:
+    """Means of a rate of change first: the terms of a flow are collected by these."""
+    return not mean.has(*RATES), str(mean)
 
 
 def _as_one_fraction(coefficient: Expr, sign: Symbol) -> Expr:

@@ -23,7 +23,7 @@ def formula_lines(name: str, expression: Any, width: int) -> list[str]:
     if isinstance(expression, tuple) and (pair := plus_minus(expression)):
         (half, product), (b, c) = pair, free_names(expression)
         lines = [f"{name} = {b} ± √({b}² − {c})"]
-        sides = min(text(arranged(half)), f"({text(shortest(2 * half))})/2", key=len), text(product)
+        sides = f"({text(shortest(2 * half))})/2", text(product)
         return lines + [line for each in zip((b, c), sides, strict=True) for line in wrapped(" = ".join(each), width)]
     if isinstance(expression, tuple):
         return [line for each in expression for line in formula_lines(name, each, width)]
