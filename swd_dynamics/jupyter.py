@@ -55,7 +55,9 @@ def rule_markdown(rule: "UpdateRule") -> str | None:
     except Exception:  # an error in a user's direction is reported when the rule is derived or takes a step
         return None
     sides = [(latex(step.equation.lhs), latex(step.equation.rhs)) for step in derived.steps]
-    numbers = ", ".join(f"${latex(letter)} = {_number(value, number_latex)}$" for letter, value in derived.values.items())
+    numbers = ", ".join(
+        f"${latex(letter)} = {_number(value, number_latex)}$" for letter, value in derived.values.items()
+    )
     return "\n\n".join([f"**{rule.name}**", f"$$ {aligned(sides)} $$", *([numbers] if numbers else [])])
 
 
@@ -63,5 +65,9 @@ def _number(value: Any, number_latex: "Callable[[float], str]") -> str:
     if callable(value):
         return rf"\text{{{value if is_dataclass(value) else 'a schedule'}}}"
     if np.ndim(value):
-        return rf"{number_latex(np.min(value))} \ldots {number_latex(np.max(value))}" if np.size(value) else r"\text{no values}"
+        return (
+            rf"{number_latex(np.min(value))} \ldots {number_latex(np.max(value))}"
+            if np.size(value)
+            else r"\text{no values}"
+        )
     return number_latex(value)

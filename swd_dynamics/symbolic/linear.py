@@ -147,7 +147,11 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
     unreached = _names(s for s in settled.memory if s not in active and symbol_text(s) not in frozen.split(" and "))
     conditions = (
         *settled.conditions,
-        *([f"the preconditioner is frozen: {frozen} {'are' if ' and ' in frozen else 'is'} constant"] if frozen else []),
+        *(
+            [f"the preconditioner is frozen: {frozen} {'are' if ' and ' in frozen else 'is'} constant"]
+            if frozen
+            else []
+        ),
         *([f"{unreached} does not depend on the gradients, and is at its limit"] if unreached else []),
     )
     mapped = sympy.MatAdd(sympy.MatMul(matrix, Matrix(state), evaluate=False), constant, evaluate=False)

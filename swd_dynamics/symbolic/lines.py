@@ -8,7 +8,15 @@ import sympy
 from swd_dynamics.symbolic.arrange import arranged, free_names, named_parts, plus_minus, shortest
 from swd_dynamics.symbolic.printer import text
 
-BREAKS = (" = ", " + ", " − ", ", ", "·", ")(", "/")  # where a line may be broken, before the sign; first the first three
+BREAKS = (
+    " = ",
+    " + ",
+    " − ",
+    ", ",
+    "·",
+    ")(",
+    "/",
+)  # where a line may be broken, before the sign; first the first three
 
 
 def terminal_width() -> int:
@@ -61,15 +69,15 @@ def _entries(vector: Any) -> list[Any]:
 def _matrix_lines(name: str, matrix: Any, width: int) -> list[str]:
     """A matrix as a grid where it fits, and otherwise one line for each entry that is not 0."""
     drawn = [[text(entry) for entry in row] for row in arranged(sympy.ImmutableMatrix(matrix)).tolist()]
-    columns = [max(map(_columns, column)) for column in zip(*drawn, strict=True)]
-    if _columns(name) + sum(columns) + 3 * len(columns) + 6 > width:
+    sizes = [max(map(columns, column)) for column in zip(*drawn, strict=True)]
+    if columns(name) + sum(sizes) + 3 * len(sizes) + 6 > width:
         entries = {f"{name}{_index(i, j, matrix.cols)}": e for i, row in enumerate(drawn) for j, e in enumerate(row)}
         return [line for entry, said in entries.items() if said != "0" for line in wrapped(f"{entry} = {said}", width)]
     ends = [("(", ")")] if len(drawn) == 1 else [("⎛", "⎞"), *[("⎜", "⎟")] * (len(drawn) - 2), ("⎝", "⎠")]
     lines = []
     for number, (row, (left, right)) in enumerate(zip(drawn, ends, strict=True)):
-        cells = "   ".join(cell + " " * (size - _columns(cell)) for cell, size in zip(row, columns, strict=True))
-        lines.append((f"{name} = " if number == 0 else " " * (_columns(name) + 3)) + f"{left} {cells} {right}")
+        cells = "   ".join(cell + " " * (size - columns(cell)) for cell, size in zip(row, sizes, strict=True))
+        lines.append((f"{name} = " if number == 0 else " " * (columns(name) + 3)) + f"{left} {cells} {right}")
     return lines
 
 
@@ -78,7 +86,7 @@ def _index(row: int, column: int, columns: int) -> str:
     return digits.translate(str.maketrans("123456789", "₁₂₃₄₅₆₇₈₉"))
 
 
-def _columns(said: str) -> int:
+def columns(said: str) -> int:
     """The columns that a text takes in a terminal: a dot or a hat over a letter takes none."""
     return sum(not 0x300 <= ord(letter) < 0x370 for letter in said)
 
@@ -92,15 +100,15 @@ def wrapped(said: str, width: int) -> list[str]:
     p = z² − (1 + β − ηh)z
         + β
     """
-    if _columns(said) <= width:
+    if columns(said) <= width:
         return [said]
-    indent = " " * (_columns(said.partition(" = ")[0]) + 3) if " = " in said else "    "
+    indent = " " * (columns(said.partition(" = ")[0]) + 3) if " = " in said else "    "
     depths = _depths(said)
     for signs in (BREAKS[1:3], BREAKS[1:]):
         for depth in range(max(depths) + 1):
             places = [i for i in range(1, len(said)) if depths[i] <= depth and _breaks(said, i, signs)]
             lines = _filled(said, places, width, indent)
-            if max(map(_columns, lines)) <= width:
+            if max(map(columns, lines)) <= width:
                 return lines
     return lines
 
@@ -123,7 +131,7 @@ def _filled(said: str, places: list[int], width: int, indent: str) -> list[str]:
     parts = [said[i:j] for i, j in zip([0, *places], [*places, len(said)], strict=True)]
     lines = [parts[0]]
     for part in parts[1:]:
-        if _columns(lines[-1] + part) <= width:
+        if columns(lines[-1] + part) <= width:
             lines[-1] += part
         else:
             lines.append(indent + part.removeprefix(" "))

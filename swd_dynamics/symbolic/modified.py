@@ -45,7 +45,7 @@ class ModifiedEquation(Derived):
     >>> from swd_dynamics.rules import CATALOG
     >>> equation = modified_equation(CATALOG["SGD"](lr=0.1, momentum=0.5))
     >>> equation.first, equation.second
-    (-2*g, 3*gdot)
+    (-2*g, 3*ġ)
     >>> {entry.name: at_rest for entry, (at_rest, _) in equation.memory.items()}
     {'m': -g/(beta - 1)}
     """
@@ -101,7 +101,15 @@ def modified_equation(rule: UpdateRule) -> ModifiedEquation:
     >>> from swd_dynamics.rules import SGD, UpdateRule
     >>> equation = modified_equation(UpdateRule(0.1, SGD()))
     >>> equation.first, equation.second
-    (-g, gdot/2)
+    (-g, ġ/2)
+    >>> equation
+    The modified equation dθ/dt = F₀ + ηF₁
+        F₀ = −g
+        F₁ = ġ/2
+    Assumptions:
+    - the optimizer state is on its slow manifold, and its constants (β) are fixed as η → 0
+    - the learning rate is constant
+    6 steps: print this derivation, or see .steps and .symbols
     """
     letters, values = lettered(rule)
     return _derive(letters).with_numbers(values, exact(values))
@@ -273,7 +281,5 @@ def _explain(memory0, memory1, first, lag, turn, second):
         )
     yield stated("Order 0 of (θ′ − θ)/η is the first-order flow", Symbol("F₀"), first)
     yield stated("Order 1 of (θ′ − θ)/η comes from the lag of the optimizer state", Symbol("U₁"), tidy(lag))
-    yield stated(
-        "F₀ changes along the flow: half of this rate of change is subtracted", Symbol("Ḟ₀"), tidy(turn)
-    )
+    yield stated("F₀ changes along the flow: half of this rate of change is subtracted", Symbol("Ḟ₀"), tidy(turn))
     yield stated("F₁ = U₁ − ½·dF₀/dt, with θ̇ = F₀ and ġ the rate of change of g", Symbol("F₁"), second)

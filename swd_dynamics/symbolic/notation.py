@@ -1,7 +1,7 @@
 """The one table of symbols: code says ``lr`` and ``momentum``, formulas say η and β."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache, update_wrapper
 from typing import Any, Generic, TypeVar
@@ -249,6 +249,25 @@ def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, Any]]:
     return UpdateRule(lr_letter, direction, decay), values
 
 
+def with_symbols(rule: UpdateRule, but: Sequence[str]) -> UpdateRule:
+    """The rule with a symbol for every number in it, but for the hyperparameters of these names.
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import CATALOG
+    >>> with_symbols(CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=0.05), but=["lr"])
+    UpdateRule(lr=0.1, direction=HeavyBall(momentum=β, dampening=0), decay=Stable(weight_decay=λ))
+    """
+    letters, _ = lettered(rule)
+    direction, decay = _restored(letters.direction, rule.direction, but), _restored(letters.decay, rule.decay, but)
+    return UpdateRule(rule.lr if "lr" in but else letters.lr, direction, decay)
+
+
+def _restored(part: Any, original: Any, names: Sequence[str]) -> Any:
+    numbers = {name: value for name, value in hyperparameters(original).items() if name in names}
+    return dataclasses.replace(part, **numbers)
+
+
 def hyperparameters(part) -> dict[str, Any]:
     """The hyperparameters of a direction or a decay by name: the fields of a dataclass, or any object's attributes."""
     if dataclasses.is_dataclass(part):
@@ -327,7 +346,7 @@ class _Letters:
     def _free(self, name: str) -> str:
         """The name, with a number if it is taken, as by a field of that name in the direction and in the decay."""
         others = (numbered(name, i) for i in range(2, len(self.taken) + 3))
-        return next(free for free in (name, *others) if shown_name(free) not in self.taken)
+        return next(free for free in map(shown_name, (name, *others)) if free not in self.taken)
 
 
 def _array(value: Any) -> np.ndarray:

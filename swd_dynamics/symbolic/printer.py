@@ -82,7 +82,8 @@ def symbol_latex(symbol: Symbol | str) -> str:
     if name in TEX:
         return TEX[name]
     if HAT in name:
-        return re.sub(r"^(\\?\w+)", r"\\hat{\1}", symbol_latex(name.replace(HAT, "")))
+        stem, bar, index = symbol_latex(name.replace(HAT, "")).partition("_")
+        return rf"\hat{{{stem}}}{bar}{index}"
     if order := re.fullmatch("(.*)⁽(.)⁾", name):
         return f"{symbol_latex(order[1])}^{{({normalize('NFKC', order[2])})}}"
     letters = "".join(GREEK.get(letter, letter) for letter in name)

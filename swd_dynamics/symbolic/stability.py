@@ -110,7 +110,9 @@ def _stability(found: LinearMap, numbers: dict):
         steps += [stated(done, h, edge) for edge in edges]
         steps += [stated(f"{done}: a polynomial in h", factor, 0) for factor in without_formula]
         if not edges and not without_formula:
-            steps.append(DerivationStep(f"{done}: this happens at no h > 0", shortest(condition / polynomial.LC() ** degree)))
+            steps.append(
+                DerivationStep(f"{done}: this happens at no h > 0", shortest(condition / polynomial.LC() ** degree))
+            )
         boundaries |= dict.fromkeys(edges)
         unsolved += without_formula
     is_only = len(boundaries) == 1 and not unsolved

@@ -9,7 +9,7 @@ import sympy
 from sympy import Symbol
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.symbolic import notation
+from swd_dynamics.symbolic.lines import columns
 from swd_dynamics.symbolic.notation import HYPERPARAMETERS, before, shown_name
 from swd_dynamics.symbolic.printer import GREEK, HAT, number_text, symbol_latex, symbol_text
 from swd_dynamics.tables import nearest
@@ -58,7 +58,7 @@ class SymbolTable(tuple[Meaning, ...]):
     def __repr__(self) -> str:
         rows = [(symbol_text(row.symbol), row.keyword, _value(row), row.meaning) for row in self]
         rows = [("symbol", "name", "value", "meaning"), *rows]
-        widths = [max(sum(not 0x300 <= ord(c) < 0x370 for c in row[i]) for row in rows) for i in range(3)]
+        widths = [max(columns(row[i]) for row in rows) for i in range(3)]
         return "\n".join(_padded(row, widths) for row in rows)
 
     def _repr_markdown_(self) -> str:
@@ -67,7 +67,7 @@ class SymbolTable(tuple[Meaning, ...]):
 
 
 def _padded(row, widths) -> str:
-    cells = [c + " " * (width - sum(not 0x300 <= ord(x) < 0x370 for x in c)) for c, width in zip(row, widths, strict=False)]
+    cells = [cell + " " * (width - columns(cell)) for cell, width in zip(row, widths, strict=False)]
     return "  ".join([*cells, row[-1]])
 
 
@@ -103,7 +103,8 @@ def ascii_name(symbol: Symbol) -> str:
 
 def table_of(symbols: set[Symbol], values: dict[Symbol, Any]) -> SymbolTable:
     """The table of these symbols, without those of a quantity after the step."""
-    shown = {shown_name(s): s for s in (*symbols, *values) if before(s) is None}.values()  # v once, also if v > 0
+    each_once = {(shown_name(s), type(s) is Symbol): s for s in (*symbols, *values) if before(s) is None}
+    shown = each_once.values()  # v once, though steps have a real v and results a positive one
     order = [*MEANINGS]
     ranked = sorted(shown, key=lambda s: (order.index(n) if (n := shown_name(s)) in order else len(order), str(s)))
     return SymbolTable(Meaning(s, _meaning(s, values), keyword_of(s), values.get(s)) for s in ranked)

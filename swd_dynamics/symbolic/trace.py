@@ -28,7 +28,6 @@ from swd_dynamics.symbolic.notation import (
     shown_name,
     with_laws,
 )
-
 from swd_dynamics.symbolic.printer import hatted, symbol_text
 
 
@@ -226,7 +225,7 @@ def equations(rule: UpdateRule) -> Derivation:
     --------
     >>> from swd_dynamics.rules import CATALOG
     >>> equations(CATALOG["SGDW"](lr=0.1, weight_decay=0.05)).value
-    -g/10 + 199*theta/200
+    -g/10 + 199*θ/200
     """
     letters, values = lettered(rule)
     traced = trace(letters)
