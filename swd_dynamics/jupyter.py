@@ -48,7 +48,8 @@ def rule_markdown(rule: "UpdateRule") -> str | None:
     """
     from swd_dynamics.symbolic import equations
     from swd_dynamics.symbolic.derivation import aligned
-    from swd_dynamics.symbolic.printer import latex, number_latex
+    from swd_dynamics.symbolic.names import number_latex
+    from swd_dynamics.symbolic.printer import latex
 
     try:
         derived = equations(rule)

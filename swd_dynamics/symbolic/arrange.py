@@ -10,10 +10,11 @@ from sympy import Expr
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.form import one_minus
 from swd_dynamics.symbolic.notation import PerWeight, shown_name
-from swd_dynamics.symbolic.printer import has_long_numbers, is_variable, text
+from swd_dynamics.symbolic.order import is_variable
+from swd_dynamics.symbolic.printer import has_long_numbers, text
 
-# Number of terms of a sum from which other ways to write it are tried, and up to which they are. A sum of 60 terms takes
-# half a second, and no way to write it is short.
+# Number of terms of a sum from which other ways to write it are tried, and up to which they are. A sum of
+# 60 terms takes half a second, and no way to write it is short.
 FEWEST, MOST = 3, 60
 
 FEW = 8  # terms of a numerator up to which each is tried above the denominator by itself: 1 − v/w for (w − v)/w
@@ -72,8 +73,9 @@ def shortest(expression: Any) -> Expr:
     masked = _with_masks(expression, masks)
     ways = [masked, one_minus(sympy.factor(masked))]
     above, below = sympy.fraction(sympy.together(masked))
-    small = [s for s in above.free_symbols if shown_name(s) in POWERS_OF]
-    sizes = [s for s in above.free_symbols if s in masks.values() or (isinstance(s, PerWeight) and s not in small)]
+    symbols: Any = above.free_symbols
+    small = [s for s in symbols if shown_name(s) in POWERS_OF]
+    sizes = [s for s in symbols if s in masks.values() or (isinstance(s, PerWeight) and s not in small)]
     each = [[s] for s in small] if len(small) > 1 else []
     for gens in filter(None, (small, sizes, *each)):
         ways += _collected(above, below, sorted(gens, key=str))

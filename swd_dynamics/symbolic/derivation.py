@@ -11,7 +11,8 @@ import sympy
 from swd_dynamics.errors import InputError
 from swd_dynamics.symbolic.arrange import arranged, free_names, plus_minus
 from swd_dynamics.symbolic.lines import equation_lines, formula_lines, terminal_width
-from swd_dynamics.symbolic.printer import latex, symbol_latex
+from swd_dynamics.symbolic.names import symbol_latex
+from swd_dynamics.symbolic.printer import latex
 from swd_dynamics.symbolic.symbols import SymbolTable, numbers_by_name, table_of
 
 

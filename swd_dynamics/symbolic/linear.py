@@ -17,8 +17,8 @@ from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated, substituted
 from swd_dynamics.symbolic.form import by_curvature, one_minus
 from swd_dynamics.symbolic.modified import affine
+from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, primed, symbols_of, z
-from swd_dynamics.symbolic.printer import symbol_text
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
 # Number of entries of the state up to which results are derived in symbols. With 4 that takes seconds, with 6 minutes,

@@ -16,8 +16,8 @@ from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derived, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus, tidy
+from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, maximum, primed
-from swd_dynamics.symbolic.printer import symbol_text
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
 _s = Letter("s", real=True)  # the distance along a change of symbols, with respect to which expressions are derived
@@ -47,7 +47,7 @@ class ModifiedEquation(Derived):
     >>> equation.first, equation.second
     (-2*g, 3*ġ)
     >>> {entry.name: at_rest for entry, (at_rest, _) in equation.memory.items()}
-    {'m': -g/(beta - 1)}
+    {'m': -g/(β - 1)}
     """
 
     memory: dict = field(default_factory=dict)
@@ -109,7 +109,7 @@ def modified_equation(rule: UpdateRule) -> ModifiedEquation:
     Assumptions:
     - the optimizer state is on its slow manifold, and its constants (β) are fixed as η → 0
     - the learning rate is constant
-    6 steps: print this derivation, or see .steps and .symbols
+    7 steps: print this derivation, or see .steps and .symbols
     """
     letters, values = lettered(rule)
     return _derive(letters).with_numbers(values, exact(values))

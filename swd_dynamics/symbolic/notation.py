@@ -182,8 +182,8 @@ def shown_name(symbol: Symbol | str) -> str:
     """
     stem, bar, index = getattr(symbol, "name", str(symbol)).partition("_")
     if not bar or index.isdigit():
-        return normalize("NFC", pretty_symbol(stem + bar + index))
-    return f"{normalize('NFC', pretty_symbol(stem))}_{index}"
+        return normalize("NFC", str(pretty_symbol(stem + bar + index)))
+    return f"{normalize('NFC', str(pretty_symbol(stem)))}_{index}"
 
 
 def numbered(stem: str, number: int) -> str:

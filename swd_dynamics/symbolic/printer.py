@@ -1,4 +1,4 @@
-"""The one printer of formulas: as text for a terminal, and as LaTeX. The order of symbols and terms is the same in both.
+"""The one printer of formulas: as text for a terminal, and as LaTeX, both in the same order.
 
 Factors stand as on paper, numbers and hyperparameters before the weights: ηλθ. In a sum the 1 of 1 − β and the positive
 terms come first. A polynomial in z is monic, with descending powers. Fractions are printed if all of a formula's
@@ -6,34 +6,24 @@ numbers are short, and decimals otherwise.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
-from unicodedata import normalize
 
 import sympy
-from sympy import Expr, Symbol
+from sympy import Symbol
 from sympy.printing.latex import LatexPrinter
 from sympy.printing.str import StrPrinter
 
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.form import is_turned
-from swd_dynamics.symbolic.notation import PerWeight, before, shown_name
+from swd_dynamics.symbolic.names import number_latex, number_text, symbol_latex, symbol_text
+from swd_dynamics.symbolic.order import Term, common_bar, in_order, term_of
 
 # Number of digits up to which the numerator and the denominator of a fraction are short. With 2, 69/2 is a fraction and
 # 199/200 is 0.995; with 3, a learning rate of 0.001 would give a mixture of 1/1000 and 0.0005.
 DIGITS = 2
 
-SMALL_NUMBER = 1e-3  # below it, a number comes last in a sum as ε does: √v + 1e-08
-
 SUPERSCRIPTS = str.maketrans("0123456789-k", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻ᵏ")
-FIRST = ("β", "β₀", "β₁", "β₂", "τ", "η", "s", "h", "λ", "ε", "k", "R")  # in a product, after other scalars
-LAST = ("m", "v", "G", "g", "Ġ", "ġ", "θ", "θ̇", "θ⋆")  # in a product, after other entries of the memory
-GREEK = {"β": "beta", "τ": "tau", "η": "eta", "λ": "lambda", "ε": "epsilon", "θ": "theta"}
-TEX = {"θ⋆": r"\theta^{\star}", "θ̇": r"\dot{\theta}", "ġ": r"\dot{g}", "Ġ": r"\dot{G}", "Ḟ₀": r"\dot{F}_0"}
-TEX |= {"h_max": r"h_{\max}", "β₁_product": r"\Pi\beta_1", "Ṁ": r"\dot{M}"}
-NAMES = {"β₁_product": "Πβ₁"}  # entries of a memory whose names in code are not symbols
-HAT = "\u0302"
 
 
 @lru_cache(maxsize=4096)
@@ -61,48 +51,10 @@ def latex(expression: Any) -> str:
     return _LatexPrinter(has_long_numbers(expression)).doprint(expression)
 
 
-def symbol_text(symbol: Symbol | str) -> str:
-    """The name of a symbol in a formula, with Unicode letters."""
-    name = shown_name(symbol)
-    stem, prime = name.removesuffix("′"), "′" if name.endswith("′") else ""
-    return NAMES.get(stem, stem) + prime
-
-
-def symbol_latex(symbol: Symbol | str) -> str:
-    r"""The name of a symbol as LaTeX.
-
-    Examples
-    --------
-    >>> [symbol_latex(name) for name in ("β₁", "m′", "v̂_max", "F₀", "m⁽¹⁾")]
-    ['\\beta_{1}', "m'", '\\hat{v}_{max}', 'F_{0}', 'm^{(1)}']
-    """
-    name = shown_name(symbol)
-    if name.endswith("′"):
-        return symbol_latex(name[:-1]) + "'"
-    if name in TEX:
-        return TEX[name]
-    if HAT in name:
-        stem, bar, index = symbol_latex(name.replace(HAT, "")).partition("_")
-        return rf"\hat{{{stem}}}{bar}{index}"
-    if order := re.fullmatch("(.*)⁽(.)⁾", name):
-        return f"{symbol_latex(order[1])}^{{({normalize('NFKC', order[2])})}}"
-    letters = "".join(GREEK.get(letter, letter) for letter in name)
-    plain = re.sub("[₀-₉]+", lambda digits: "_" + normalize("NFKC", digits[0]), letters)
-    return sympy.latex(Symbol(plain))
-
-
-def hatted(symbol: Symbol) -> Symbol:
-    """The symbol of a bias-corrected entry of the memory: m̂ for m′."""
-    stem, bar, rest = shown_name(before(symbol) or symbol).partition("_")
-    return type(symbol)(stem + HAT + bar + rest, **symbol.assumptions0)
-
-
 def has_long_numbers(expression: Any) -> bool:
     """Whether a number in an expression is not exact, or is no short fraction."""
-    powers = [power.exp for power in expression.atoms(sympy.Pow)]
-    numbers = expression.xreplace({p: Symbol("p") for p in powers if p.is_Rational and not p.is_Integer}).atoms(
-        sympy.Number
-    )
+    roots = [power.exp for power in expression.atoms(sympy.Pow) if power.exp.is_Rational]
+    numbers = expression.xreplace({p: Symbol("p") for p in roots if not p.is_Integer}).atoms(sympy.Number)
     return any(n.is_Float or (n.is_Rational and not n.is_Integer and _is_long(n)) for n in numbers)
 
 
@@ -110,102 +62,16 @@ def _is_long(number: Any) -> bool:
     return max(len(str(abs(number.p))), len(str(number.q))) > DIGITS
 
 
-@dataclass(frozen=True)
-class _Term:
-    """A term of a sum: its sign, a positive number and the factors above and below the bar, each with its power."""
-
-    negative: bool
-    number: Any
-    above: tuple[Expr, ...]
-    below: tuple[Expr, ...]
-
-
-@lru_cache(maxsize=4096)
-def _term(expression: Any) -> _Term:
-    number, above, below = sympy.S.One, [], []
-    for factor in sympy.Mul.make_args(expression):
-        if factor.is_Number and factor.is_finite:
-            number *= factor
-            continue
-        base, power = factor.as_base_exp() if factor.is_Pow else (factor, sympy.S.One)
-        if base.is_Add and power.is_Integer and is_turned(base):
-            number, base = number * (-1) ** power, -base
-        if base.is_Add and power.is_Integer and (content := _content(base)) != 1:
-            number, base = number * content**power, base / content
-        under = power.is_Rational and power.is_negative
-        (below if under else above).append(sympy.Pow(base, -power if under else power))
-    return _Term(bool(number.is_negative), abs(number), _sorted(above), _sorted(below))
-
-
-def _content(sum_: Any) -> Any:
-    """The number that every term of a sum has as a factor: a whole number, or one with the bar that all terms have."""
-    content = sum_.primitive()[0]
-    return content if content.is_Integer or content.q == _common_bar(sum_) else sympy.S.One
-
-
-def _sorted(factors) -> tuple[Expr, ...]:
-    return tuple(sorted(factors, key=_place))
-
-
-def is_variable(symbol: Any) -> bool:
-    """Whether a symbol is one of the quantities that a step or a flow changes."""
-    return isinstance(symbol, PerWeight) and symbol_text(symbol) not in FIRST
-
-
-def _place(factor: Any) -> tuple:
-    """The place of a factor in a product."""
-    base = factor.base if factor.is_Pow else factor
-    base = base.args[0] if isinstance(base, notation.decayed) else base
-    inner = base.args[0] if isinstance(base, sympy.Abs | sympy.sign) else base
-    if inner.is_Symbol and is_variable(inner):
-        name = symbol_text(inner).removesuffix("′")
-        return (5, LAST.index(name) if name in LAST else -1, name)
-    if base.is_Symbol:
-        name = symbol_text(base)
-        return (7, 0, name) if base == notation.z else (1, FIRST.index(name) if name in FIRST else -1, name)
-    if base.is_Add:
-        factors = {part for term in base.args for part in sympy.Mul.make_args(term)}
-        varies = any(is_variable(part) for part in factors) and not base.has(notation.mean)
-        return (6 if varies else 2, len(base.args), text(base))
-    return (0 if base.is_number else 4, 0, str(base))
-
-
-def _is_one_bracket(said: str) -> bool:
-    """Whether the first bracket is closed by the last one."""
-    depth = 0
-    for place, letter in enumerate(said):
-        depth += (letter == "(") - (letter == ")")
-        if depth == 0:
-            return place == len(said) - 1
-    return False
-
-
-def in_order(terms) -> list[Expr]:
-    """The terms of a sum in the order in which they are printed."""
-    ordered = sorted(terms, key=_place_in_sum)
-    first = next((i for i, term in enumerate(ordered) if not _term(term).negative), 0)
-    return [ordered[first], *ordered[:first], *ordered[first + 1 :]]
-
-
-def _place_in_sum(term: Any) -> tuple:
-    parts = _term(term)
-    powers = [sympy.degree(term, notation.z) if factor.has(notation.z) else 0 for factor in parts.above[-1:]]
-    if term == notation.z or any(powers):
-        return (0, -int(powers[0]) if powers else -1)
-    places = [_place(factor) for factor in (*parts.above, *parts.below)]
-    variables = [place for place in map(_place, parts.above) if place[0] >= 5]
-    if (parts.number < SMALL_NUMBER and not parts.above) or (term.is_Symbol and symbol_text(term) == "ε"):
-        return (3,)
-    if variables:
-        return (2, variables[-1], len(parts.above), places)
-    degree = sum(int(factor.exp) if factor.is_Pow and factor.exp.is_Integer else 1 for factor in parts.above)
-    return (1, degree, places)
-
-
 class _Arranged:
     """Sums and products of both printers. What differs is how factors are joined and how a fraction is drawn."""
 
     _print: Any
+    _name: Callable[[Any], str]
+    _bracketed: Callable[[str], str]
+    _fraction: Callable[[str, str, bool], str]  # above the bar, under it, and whether that needs brackets
+    _product: Callable[[list], str]
+    _minus: str
+    _negative: str  # the sign of a first term
     decimals = False
 
     def _print_Symbol(self, expr, **_):
@@ -214,7 +80,7 @@ class _Arranged:
     _print_Letter = _print_PerWeight = _print_Dummy = _print_Symbol
 
     def _print_Add(self, expr, order=None):
-        bar = _common_bar(expr) if not self.decimals else 1
+        bar = common_bar(expr) if not self.decimals else 1
         if bar != 1:
             return self._fraction(self._sum([term * bar for term in expr.args], True), str(bar), False)
         return self._sum(expr.args)
@@ -222,19 +88,19 @@ class _Arranged:
     def _sum(self, terms, in_brackets=False) -> str:
         said = ""
         for term in in_order(terms):
-            sign = self._minus if _term(term).negative else "+"
-            said += f" {sign} " if said else self._first_sign(_term(term))
-            said += self._unsigned(_term(term))
+            sign = self._minus if term_of(term).negative else "+"
+            said += f" {sign} " if said else self._first_sign(term_of(term))
+            said += self._unsigned(term_of(term))
         return self._bracketed(said) if in_brackets else said
 
-    def _first_sign(self, parts: _Term) -> str:
+    def _first_sign(self, parts: Term) -> str:
         return self._negative if parts.negative else ""
 
     def _print_Mul(self, expr):
-        parts = _term(expr)
+        parts = term_of(expr)
         return self._first_sign(parts) + self._unsigned(parts)
 
-    def _unsigned(self, parts: _Term) -> str:
+    def _unsigned(self, parts: Term) -> str:
         number, bar = parts.number, sympy.S.One
         if number.is_Rational and not self.decimals:
             number, bar = sympy.Integer(number.p), sympy.Integer(number.q)
@@ -247,11 +113,14 @@ class _Arranged:
         return self._fraction(above, self._product(below), not is_one)
 
 
-def _common_bar(expr) -> Any:
-    """The number by which every term of a sum is divided, if it is the same and the only divisor."""
-    bars = {number.q if number.is_Rational else 0 for number, _ in (term.as_coeff_Mul() for term in expr.args)}
-    divided = any(power.exp.is_negative for power in expr.atoms(sympy.Pow))
-    return 1 if len(bars) > 1 or divided or 0 in bars else bars.pop()
+def _is_one_bracket(said: str) -> bool:
+    """Whether the first bracket is closed by the last one."""
+    depth = 0
+    for place, letter in enumerate(said):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return place == len(said) - 1
+    return False
 
 
 class _TextPrinter(_Arranged, StrPrinter):
@@ -290,7 +159,7 @@ class _TextPrinter(_Arranged, StrPrinter):
             return "number" if re.fullmatch(r"[\d.]+", drawn) else "word"
         if drawn.startswith("√"):
             return "root"
-        base = factor.base if factor.is_Pow else factor
+        base: Any = factor.base if factor.is_Pow else factor
         base = base.args[0] if isinstance(base, notation.decayed) else base
         if base.is_Symbol:
             return "letter" if len(re.sub("[₀-₉′Π\u0300-\u036f⋆]|_max", "", symbol_text(base))) == 1 else "word"
@@ -299,7 +168,7 @@ class _TextPrinter(_Arranged, StrPrinter):
     def _print_Pow(self, expr, rational=False):
         base, power = expr.base, expr.exp
         if power.is_Rational and power.is_negative:
-            return self._unsigned(_term(expr))
+            return self._unsigned(term_of(expr))
         if power == sympy.Rational(1, 2):
             bare = base.is_Symbol or isinstance(base, notation.mean) or base.is_Integer
             return f"√{self._print(base)}" if bare else f"√({self._print(base)})"
@@ -385,28 +254,10 @@ class _LatexPrinter(_Arranged, LatexPrinter):
 
     def _print_Pow(self, expr):
         is_under = expr.exp.is_Rational and expr.exp.is_negative
-        return self._unsigned(_term(expr)) if is_under else super()._print_Pow(expr)
+        return self._unsigned(term_of(expr)) if is_under else super()._print_Pow(expr)
 
     def _print_Rational(self, expr):
         return self._print_Float(expr) if self.decimals and not expr.is_Integer else super()._print_Rational(expr)
 
     def _print_Float(self, expr):
         return number_latex(float(expr))
-
-
-def number_text(value: Any) -> str:
-    """A number as text, to six digits: 0.1, 1e-08."""
-    return f"{float(value):.6g}"
-
-
-def number_latex(value: float) -> str:
-    r"""A number to six digits, with a power of ten where it is very large or small.
-
-    Examples
-    --------
-    >>> [number_latex(value) for value in (0.1, 1e-8, 3.7e-6)]
-    ['0.1', '10^{-8}', '3.7 \\cdot 10^{-6}']
-    """
-    mantissa, _, exponent = f"{value:.6g}".partition("e")
-    power = rf"10^{{{int(exponent)}}}" if exponent else ""
-    return power if mantissa == "1" and power else r" \cdot ".join(filter(None, (mantissa, power)))

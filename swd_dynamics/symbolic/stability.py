@@ -46,7 +46,7 @@ UNSTABLE = "the rule is unstable at every small curvature{where}: look at its de
 
 
 def stability_limit(rule: UpdateRule) -> Derivation:
-    """The curvature h at which a rule on f = ½h(θ − θ⋆)² first becomes unstable as h grows from 0, by Jury's conditions.
+    """The curvature h at which a rule on f = ½h(θ − θ⋆)² first becomes unstable as h grows from 0.
 
     Returns
     -------

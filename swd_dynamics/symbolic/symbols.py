@@ -10,8 +10,8 @@ from sympy import Symbol
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.symbolic.lines import columns
+from swd_dynamics.symbolic.names import GREEK, HAT, number_text, symbol_latex, symbol_text
 from swd_dynamics.symbolic.notation import HYPERPARAMETERS, before, shown_name
-from swd_dynamics.symbolic.printer import GREEK, HAT, number_text, symbol_latex, symbol_text
 from swd_dynamics.tables import nearest
 
 MEANINGS = {
@@ -42,7 +42,7 @@ KEYWORDS = {"η": "lr", "β": "momentum", "τ": "dampening", "ε": "eps", "λ": 
 
 
 class Meaning(NamedTuple):
-    """A symbol, its meaning, the name by which a call of the derivation gives it a number, and its number in the rule."""
+    """A symbol, its meaning, the name by which a call gives it a number, and its number in the rule."""
 
     symbol: Symbol
     meaning: str
@@ -87,6 +87,7 @@ def keyword_of(symbol: Symbol) -> str:
 
     Examples
     --------
+    >>> from swd_dynamics.symbolic import notation
     >>> [keyword_of(symbol) for symbol in (notation.lr, notation.theta_star, notation.gradient_dot, Symbol("β₁"))]
     ['lr', 'theta_star', 'g_dot', 'beta_1']
     """

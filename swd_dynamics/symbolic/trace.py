@@ -12,6 +12,7 @@ from swd_dynamics.rules.direction import Step
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
+from swd_dynamics.symbolic.names import hatted, symbol_text
 from swd_dynamics.symbolic.notation import (
     GRADIENTS,
     LAWLESS,
@@ -28,7 +29,6 @@ from swd_dynamics.symbolic.notation import (
     shown_name,
     with_laws,
 )
-from swd_dynamics.symbolic.printer import hatted, symbol_text
 
 
 @dataclass(frozen=True)

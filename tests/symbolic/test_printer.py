@@ -15,8 +15,9 @@ from swd_dynamics.rules import CATALOG
 from swd_dynamics.symbolic import lettered, notation, numeric_equation, numeric_linear_map
 from swd_dynamics.symbolic.arrange import arranged
 from swd_dynamics.symbolic.lines import equation_lines, formula_lines
+from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.notation import PerWeight, clip, decayed, maximum, mean
-from swd_dynamics.symbolic.printer import latex, symbol_text, text
+from swd_dynamics.symbolic.printer import latex, text
 
 v = PerWeight("v", positive=True)
 z, R, k, G = notation.z, notation.decay_rate, notation.k, notation.total
@@ -72,7 +73,7 @@ def test_the_shortest_form_is_taken(said, expression):
     [
         (r"\left(1 - R\right) \theta - \eta G", -eta * G + theta * (1 - R)),
         (r"\frac{h \theta^{\star}}{h + \lambda}", theta_star * h / (lam + h)),
-        (r"\frac{\left(1 + \beta\right) \dot{g}}{2 \left(1 - \beta\right)^{2}}", gdot * (beta + 1) / (2 * (1 - beta) ** 2)),
+        (r"\frac{\left(1 + \beta\right) \dot{g}}{\left(1 - \beta\right)^{2}}", gdot * (beta + 1) / (1 - beta) ** 2),
         (r"\frac{1}{\sqrt{\left\langle v \right\rangle}}", 1 / sympy.sqrt(mean(v))),
         (r"\sqrt{v} + 10^{-8}", sympy.sqrt(v) + sympy.Rational(1, 10**8)),
     ],
