@@ -62,7 +62,7 @@ def _entries(vector: Any) -> list[Any]:
     if isinstance(vector, sympy.MatMul):
         matrix, state = vector.args
         rows = arranged(sympy.ImmutableMatrix(matrix)).tolist()
-        return [sympy.Add(*(a * s for a, s in zip(row, sympy.Matrix(state), strict=True))) for row in rows]
+        return [sympy.Add(*(a * s for a, s in zip(row, sympy.flatten(state), strict=True))) for row in rows]
     return [*arranged(sympy.ImmutableMatrix(vector))]
 
 

@@ -12,7 +12,6 @@ from swd_dynamics.symbolic.form import is_turned
 from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.notation import PerWeight
 
-SMALL_NUMBER = 1e-3  # below it, a number comes last in a sum as ε does: √v + 1e-08
 FIRST = ("β", "β₀", "β₁", "β₂", "τ", "η", "s", "h", "λ", "ε", "k", "R")  # in a product, after other scalars
 LAST = ("m", "v", "G", "g", "Ġ", "ġ", "θ", "θ̇", "θ⋆")  # in a product, after other entries of the memory
 
@@ -76,7 +75,7 @@ def _place(factor: Any) -> tuple:
     if isinstance(inner, sympy.Symbol) and is_variable(inner):
         name = symbol_text(inner).removesuffix("′")
         return (5, LAST.index(name) if name in LAST else -1, name)
-    if base.is_Symbol:
+    if isinstance(base, sympy.Symbol):
         name = symbol_text(base)
         return (7, 0, name) if base == notation.z else (1, FIRST.index(name) if name in FIRST else -1, name)
     if isinstance(base, sympy.Add):
@@ -101,7 +100,8 @@ def _place_in_sum(term: Any) -> tuple:
         return (0, -int(powers[0]) if powers else -1)
     places = [_place(factor) for factor in (*parts.above, *parts.below)]
     variables = [place for place in map(_place, parts.above) if place[0] >= 5]
-    if (parts.number < SMALL_NUMBER and not parts.above) or (term.is_Symbol and symbol_text(term) == "ε"):
+    is_fraction = term.is_number and not term.is_Integer  # h + 1/2 and √v + 1e-08, but 1 − β
+    if is_fraction or (term.is_Symbol and symbol_text(term) == "ε"):
         return (3,)
     if variables:
         return (2, variables[-1], len(parts.above), places)
