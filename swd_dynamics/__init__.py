@@ -3,7 +3,7 @@
 >>> import swd_dynamics as sd
 >>> rule = sd.CATALOG["SGDS"](lr=0.1, momentum=0.75, weight_decay=0.5)
 >>> sd.fixed_point(rule).value
-2*h*θ⋆/(2*h + 1)
+h*θ⋆/(h + 1/2)
 
 Every name is imported when it is first used: torch, sympy and matplotlib only with what needs them.
 """
