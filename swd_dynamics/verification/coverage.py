@@ -12,7 +12,7 @@ from swd_dynamics.rules.update import State, UpdateRule
 if TYPE_CHECKING:
     import xarray
 
-    from swd_dynamics.verification.near_rules import AlteredRule
+    from swd_dynamics.crosscheck.near_rules import AlteredRule
 
 LEFT = 0.5  # a power βᵏ above this has not had its bias correction tested; below .3 most of it has been
 UNTIL = 0.3

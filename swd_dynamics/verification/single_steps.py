@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from swd_dynamics.crosscheck.near_rules import JOINS, AlteredRule
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import State
-from swd_dynamics.verification.near_rules import JOINS, AlteredRule
 
 if TYPE_CHECKING:
     import xarray

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from verification import faulty_optimizers
 
+from swd_dynamics.crosscheck.variants import AdamVariant, MomentumVariant
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.rules import CATALOG, Adam, AMSGrad, HeavyBall, Nesterov, NoDecay, UpdateRule
 from swd_dynamics.tables import UnknownName
 from swd_dynamics.verification import NEAR_RULES, verify
-from swd_dynamics.verification.variants import AdamVariant, MomentumVariant
 
 KERNELS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 FAMILIES = {

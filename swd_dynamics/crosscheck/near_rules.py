@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from swd_dynamics.arithmetic import mean
+from swd_dynamics.crosscheck.variants import AdamVariant, MomentumVariant
 from swd_dynamics.rules.decay import DECAYS, Decay, NoDecay
 from swd_dynamics.rules.directions import Adam, AMSGrad, HeavyBall, Nesterov
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.tables import Table
-from swd_dynamics.verification.variants import AdamVariant, MomentumVariant
 
 JOINS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "as it is": lambda theta, decay_rate, move: (1 - decay_rate) * theta - move,
