@@ -117,9 +117,10 @@ def differing_numbers(rule: UpdateRule, recording: Any, weights: int) -> Differi
         groups = groups_of(recording)
     except InputError:
         return None
+    if len(groups) > 1 and "weight_group" not in recording:
+        return None
     own = {name: values for name in rule_numbers(rule) if (values := _of_groups(groups, name)) is not None}
-    has_lr = "lr" in recording and recording["lr"].size
-    if has_lr:
+    if "lr" in recording and recording["lr"].size:
         own["lr"] = _ends(np.asarray(recording["lr"], float))
     differ = [name for name in own if not _is_same(rule, name, own[name], recording, weights)]
     if not differ:

@@ -17,7 +17,8 @@ from swd_dynamics.plots.atlas import draw_atlas
 TORCH = {
     "none": {"Rprop"},
     "L2": {"Adadelta", "Adagrad", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop"},
-    "decoupled": {"ASGD", "Adafactor", "AdamW", "Muon", "SGD"},
+    "decoupled": {"Adafactor", "AdamW", "Muon"},
+    "all the same": {"ASGD", "SGD"},
     "not audited": {"LBFGS", "SparseAdam"},
 }
 
