@@ -163,16 +163,18 @@ def _schedule(
 
 def _outcome(what: str, recording: "xarray.Dataset", out: Path) -> str:
     """How a run ended, in a sentence or two."""
-    rows, losses, facts = recording.sizes["step"], recording["loss"].values, recording.attrs
-    course = f": loss {losses[0]:.6g} to {losses[-1]:.6g}" if rows else ""
-    said = [f"{rows} recorded steps of {what}{course}, in {out}"]
+    from swd_dynamics.recording.summary import course_of_loss
+
+    rows, facts = recording.sizes["step"], recording.attrs
+    said = [f"{rows} recorded steps of {what}, in {out}"]
+    said.append(course_of_loss(recording["step"].values, recording["loss"].values))
     if facts["interrupted"]:
         said.append("the run was interrupted")
     if facts["diverged_at_step"] >= 0:
         said.append(f"the run diverged at step {facts['diverged_at_step']}")
     if str(facts["status"]).startswith("failed"):
         said.append(f"the run is not completely recorded: {facts['status']}")
-    return "\n".join(said)
+    return "\n".join(filter(None, said))
 
 
 @app.command

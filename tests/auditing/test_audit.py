@@ -50,7 +50,7 @@ CASES = {
     "cautious": (odd_optimizers.CautiousDecay, "other"),
     "not times η": (odd_optimizers.FixedDecay, "other"),
     "half": (odd_optimizers.HalfDecay, "decoupled"),
-    "matrices": (odd_optimizers.MatrixDecay, "decoupled"),
+    "matrices": (odd_optimizers.MatrixDecay, "all the same"),
     "still": (odd_optimizers.Still, "other"),
     "runaway": (odd_optimizers.Runaway, "other"),
     "SGDS, quick": (partial(SGDS, lr=0.1, momentum=0.75, weight_decay=0.5), "stable"),
