@@ -52,6 +52,7 @@ def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Pa
     import torch
 
     from swd_dynamics.studies import Setting
+    from swd_dynamics.studies.reproduce import PAGE
     from swd_dynamics.studies.reproduce import reproduce as run
     from swd_dynamics.verdict import Ledger
 
@@ -61,11 +62,12 @@ def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Pa
     def announce(study, verdicts) -> None:
         print(f"\n{study.name}: {study.claim}\n{Ledger(verdicts)}", flush=True)
 
-    result = run(names, setting=setting, out=out or Path("figures/quick" if quick else "figures"), announce=announce)
+    folder = out or Path("figures/quick" if quick else "figures")
+    result = run(names, setting=setting, out=folder, announce=announce)
     ledger = Ledger(v for found in result.verdicts.values() for v in found)
-    print(f"\n{len(ledger)} verdicts on {setting.device}: {ledger.counts}. Wrote {', '.join(map(str, result.written))}")
+    print(f"\n{len(ledger)} verdicts on {setting.device}: {ledger.counts}. The figures are shown in {folder / PAGE}")
     for change in result.changed:
-        print(f"departs from the committed ledger: {change}")
+        print(f"differs from the committed ledger: {change}")
     return 1 if result.changed else 0
 
 
