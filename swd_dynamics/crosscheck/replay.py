@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CHANGED = 1e-5  # relative: two sums of squares in float32 agree to 1e-6, however many weights there are
 
 
-def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay") -> Verdict:
+def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay", causes: bool = True) -> Verdict:
     """Compare a rule with a recording, step by step, and name the cause of a difference.
 
     The rule takes a step with each recorded gradient. Each step starts from the *recorded* θ, so that a small
@@ -35,6 +35,10 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
         Its learning rate and decay may be arrays of shape (n,) for parameter groups, its learning rate a schedule.
     recording : xarray.Dataset
         With ``theta`` (iterate, weight), ``gradient`` (step, weight), from the optimizer's first step on.
+    name : str
+        The verdict's name.
+    causes : bool
+        Whether to look for the cause of a difference. With many weights this takes several seconds.
 
     Returns
     -------
@@ -79,9 +83,10 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
     )
     if verdict.first_departure is None:
         return verdict
-    cause, remark = explanation(rule, recording, theta, gradients, allowed)
+    cause, remark = explanation(rule, recording, theta, gradients, allowed) if causes else (None, "")
     if not np.isfinite(worst):
-        cause = "the rule's own steps are not finite" + f", but the recorded steps are: {cause}" * (cause != NO_CAUSE)
+        known = cause not in (None, NO_CAUSE)
+        cause = "the rule's own steps are not finite" + f", but the recorded steps are: {cause}" * known
     said = [largest_error(worst), wrong_by(departure[verdict.first_departure - 1]), remark]
     return replace(verdict, status="refuted", cause=cause, why=" ".join(filter(None, said)).removesuffix("."))
 

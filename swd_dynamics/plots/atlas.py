@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from swd_dynamics.plots.style import COLOURS, LABELS, MARKERS, MUTED, house_style
 
 KIND_STYLES = {kind: (COLOURS[kind], MARKERS[kind], LABELS[kind]) for kind in ("L2", "decoupled", "stable")}
-KIND_STYLES["all the same"] = (MUTED, "D", "all the same: without momentum L2, decoupled and stable decay coincide")
 KIND_STYLES["other"] = ("#CC79A7", "v", "other")  # a colour of Okabe & Ito, as the others are
 KIND_STYLES["none"] = (COLOURS["none"], MARKERS["none"], LABELS["none"])
 KIND_STYLES["not audited"] = (MUTED, "x", "not audited")
