@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,7 @@ def record(
     every: Whole = 1,
     snapshots: Whole | None = None,
     trajectory: bool = False,
+    overwrite: bool = False,
     seed: Whole = 0,
     device: Device = "auto",
 ) -> int:
@@ -63,6 +65,8 @@ def record(
         Number of steps.
     out
         Folder for the recording, which must not exist yet.
+    overwrite
+        If the folder holds an earlier recording, delete that first.
     lr
         Learning rate η.
     weight_decay
@@ -107,6 +111,7 @@ def record(
     from swd_dynamics.checks import whole_number
     from swd_dynamics.optim import OPTIMIZERS
     from swd_dynamics.probe import record as run
+    from swd_dynamics.recording.removal import replaced
     from swd_dynamics.tasks import TASKS
 
     steps = whole_number("steps", steps, 1, sys.maxsize)
@@ -125,14 +130,14 @@ def record(
         raise InputError(f"{optimizer} cannot be made with {arguments}: {error}") from None
     shape = _said({"step_size": step_size, "gamma": gamma, "lr_min": lr_min})
     planned = _schedule(schedule, lr, steps, warmup, shape)
-    if out.exists():
-        raise InputError(f"{out} exists already, and nothing is overwritten: give another folder")
+    refuse_existing([out], overwrite)
     scheduler = torch.optim.lr_scheduler.LambdaLR(made, lambda k: planned(k) / lr)
-    recording = run(
-        made, chosen.loss, steps, path=out, progress=True, scheduler=scheduler,
-        model=chosen.model, seed=seed, data=chosen.description,
-        quantities=quantities, every=every, snapshots=snapshots, trajectory=trajectory,
-    )  # fmt: skip
+    with replaced(out) if out.exists() else nullcontext():
+        recording = run(
+            made, chosen.loss, steps, path=out, progress=True, scheduler=scheduler,
+            model=chosen.model, seed=seed, data=chosen.description,
+            quantities=quantities, every=every, snapshots=snapshots, trajectory=trajectory,
+        )  # fmt: skip
     print(_outcome(f"{optimizer} on {task}", recording, out))
     failed = str(recording.attrs["status"]).startswith("failed")
     return 130 if recording.attrs["interrupted"] else int(failed)

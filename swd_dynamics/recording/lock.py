@@ -38,7 +38,10 @@ def check_free(folder: Path) -> None:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file: a run needs its own folder")
         if (folder / RUN).exists():
-            advice = "continue that run (resume=True), or give a new run another folder"
+            advice = (
+                "continue that run (resume=True), give a new run another folder, or remove the old"
+                f" run first: swd_dynamics.recording.remove_run({str(folder)!r})"
+            )
             raise InputError(f"{folder} holds a run: {advice}")
         names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
     found = sorted(name for name in names if name != LOCK and not name.startswith(UNFINISHED))

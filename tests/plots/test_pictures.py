@@ -1,6 +1,6 @@
 """The figures themselves: each drawing function of ``plots`` draws the picture in ``baseline``.
 
-The pictures are drawn by the matplotlib in ``.ci/constraints.txt``, in its own font. Versions before
+The pictures are drawn by the matplotlib in ``tests/constraints.txt``, in its own font. Versions before
 3.11 set texts otherwise.
 
 After a change that is meant to be seen, draw the pictures again and look at each of them::
