@@ -1,6 +1,7 @@
 """What the theory says, and whether it holds: studies, reproduce, derive."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -25,29 +26,39 @@ DERIVATIONS = Table(
 
 @app.command
 def studies() -> None:
-    """List the studies, each with its claim."""
+    """List the studies, each with its claim.
+
+    Example:
+
+        swd-dynamics studies
+    """
     from swd_dynamics.studies import MODULES, load
+    from swd_dynamics.verdict import WIDTH
 
     for name in MODULES:
-        print(f"{name:20}{load(name).claim}")
+        print(fill(f"{name:20}{load(name).claim}", WIDTH, subsequent_indent=" " * 20))
 
 
 @app.command
 def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Path | None = None) -> int:
-    """Run studies, print the ledger of their verdicts, write their figures.
+    """Run studies, print their verdicts, and write their figures.
 
-    Exits with 1 if a verdict's status departs from the committed ledger.
+    A verdict says whether a measurement confirms a claim of the theory. The exit code is 1 if a
+    verdict's status differs from that in the committed ledger. Example:
+
+        swd-dynamics reproduce stability --quick
 
     Parameters
     ----------
     names
-        Studies to run; all of them if none is named.
+        Names of the studies to run; studies lists them. Without a name all studies are run.
     quick
-        Shorter runs of the same claims.
+        Run the short form: fewer and shorter runs, the same claims.
     device
-        Where training runs; auto takes a GPU where there is one.
+        Where training runs: cpu, cuda, or auto, which is cuda if there is a GPU.
     out
-        Folder for figures, verdicts.json and a page that shows them: figures, or figures/quick with --quick.
+        Folder for the figures, the verdicts (verdicts.json) and a page that shows them. By default
+        it is figures, or figures/quick with --quick.
     """
     import torch
 
@@ -83,18 +94,23 @@ def derive(
 ) -> None:
     """Derive a result from an optimizer's rule, with symbols instead of numbers, step by step.
 
+    Example:
+
+        swd-dynamics derive SGDS --what stability-limit
+
     Parameters
     ----------
     name
         An optimizer of the catalogue, for example AdamS.
     what
-        equations, modified-equation, fixed-point, linear-map, eigenvalues, stability-limit or long-run-decay-rate.
+        What is derived: equations, modified-equation, fixed-point, linear-map, eigenvalues,
+        stability-limit or long-run-decay-rate.
     momentum
-        Use momentum (SGD, SGDW and SGDS only).
+        Use momentum, in SGD, SGDW and SGDS.
     nesterov
-        Use Nesterov's momentum (SGD, SGDW and SGDS only).
+        Use Nesterov's momentum, in SGD, SGDW and SGDS.
     dampening
-        Use dampening (SGD, SGDW and SGDS only).
+        Use dampening, in SGD, SGDW and SGDS.
     latex
         Print the result as LaTeX, without the steps.
     """

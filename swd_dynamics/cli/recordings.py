@@ -186,7 +186,7 @@ def _outcome(what: str, recording: "xarray.Dataset", out: Path) -> str:
 def replay(run: Path, *, as_: Annotated[str, Parameter(name="--as")]) -> int:
     """Compare a recorded run with a rule of the catalogue, step by step.
 
-    The exit code is 1 if the run and the rule differ. Example:
+    Where they differ, the cause is named if it is known, and the exit code is 1. Example:
 
         swd-dynamics replay run --as AdamW
 
