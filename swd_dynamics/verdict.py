@@ -180,7 +180,7 @@ class Ledger(tuple[Verdict, ...]):
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """The status as a mark and a word; a reader who sees no colours loses nothing."""
+        """A table. The status is a mark and a word, so that it can be read without colours."""
         head = "".join(f"<th style='text-align:left'>{title}</th>" for title in ("status", *COLUMNS))
         return f"<table><tr>{head}</tr>{''.join(map(_html_row, self))}</table>"
 

@@ -87,11 +87,13 @@ def _l2(features: AuditFeatures) -> Found | None:
 def _unclear(features: AuditFeatures) -> Found | None:
     """Decay that is not linear, or that cannot be told from something else."""
     if np.isnan(features.weight_decay):
-        said = "no control is possible: there is no weight_decay to set to 0, and a perturbation is not constant"
+        said = "no control is possible, because there is no weight_decay to set to 0, and a perturbation changes"
     elif not features.responds:
-        said = f"weight_decay moves the weights, but R < {features.noise:.1g}: nonlinear, or too weak to be measured"
+        said = (
+            f"weight_decay moves the weights, but R < {features.noise:.1g}: it is nonlinear, or too weak to be measured"
+        )
     elif features.mismatch > NONLINEAR and not features.coarse:
-        said = f"nonlinear: the rates of δ and δ/2 differ by {features.mismatch:.0%}"
+        said = f"nonlinear: half a perturbation has a rate that differs by {features.mismatch:.0%}"
     else:
         return None
     return "other", (said,)
@@ -101,7 +103,7 @@ def _by_hand(features: AuditFeatures) -> Found | None:
     """Decoupled decay, in any optimizer."""
     if features.follows:
         x = features.follows
-        said = f"R = ηλ·{x} with the {x!r} of its parameter groups, which it adapts: with λ = 0 and the weights"
+        said = f"R = ηλ·{x}, where the optimizer adapts {x!r} in its parameter groups: with λ = 0 and the weights"
         also = ("here the same as L2",) if features.joins_gradient else ()
         return "decoupled", (f"{said} multiplied by 1 − ηλ·{x} in each step the steps are the same", *also)
     units = np.array([phase.unit for phase in features.later.values()])
@@ -252,7 +254,7 @@ def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
     if features.undecayed:
         said.append(f"parameters of shape {', '.join(map(str, features.undecayed))} do not decay")
     if kind == "L2" and features.mismatch > NONLINEAR and not features.coarse:
-        said.append(f"nonlinear: the rates of δ and δ/2 differ by {features.mismatch:.0%}")
+        said.append(f"nonlinear: half a perturbation has a rate that differs by {features.mismatch:.0%}")
     if kind != "L2" and not features.proportional and not features.coarse:
         said.append("nonlinear: the decay of the first step is not R times the weight")
     if SOME < features.idle < 1 - SOME:
@@ -268,5 +270,5 @@ def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
         return tuple(said)  # the reason says how R follows η
     for symbol, exponent in (("η", features.lr_exponent), ("λ", features.decay_exponent)):
         if abs(exponent - 1) > EXPONENT:
-            said.append(f"R ∝ {symbol}^{exponent:.2f}")
+            said.append(f"R is proportional to {symbol}^{exponent:.2f}")
     return tuple(said)

@@ -95,8 +95,12 @@ def explanation(
         besides = near(own.rule)
         if besides != NO_CAUSE:
             return Explanation(f"{own.said}; and in the recording {besides}")
-    remark = f"Although {own.said}, this does not explain every step." if own else ""
-    return Explanation(near(rule), remark)
+    return Explanation(near(rule), not_all(own.said) if own else "")
+
+
+def not_all(said: str) -> str:
+    """The remark that other numbers are not the whole cause."""
+    return f"{said[0].upper()}{said[1:]}. This alone does not explain every step."
 
 
 def _labels(recording: Any, name: str, weights: int) -> np.ndarray:

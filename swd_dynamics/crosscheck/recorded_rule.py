@@ -45,7 +45,10 @@ def recorded_rule(name: str, recording: "xarray.Dataset") -> UpdateRule:
     accepted = set(inspect.signature(entry.family).parameters)
     directions = [{key: _tuple(v) for key, v in group.items() if key in accepted} for group in groups]
     if any(direction != directions[0] for direction in directions):
-        raise InputError(f"the groups differ in {', '.join(sorted(accepted))}; one rule has one direction")
+        raise InputError(
+            f"the groups differ in {', '.join(sorted(accepted))}, but a rule has the same numbers for all groups,"
+            " except for lr and weight_decay"
+        )
     decay = per_weight([group.get("weight_decay", 0.0) for group in groups], recording)
     return entry(recorded_lr(recording), weight_decay=decay, **directions[0])
 

@@ -103,7 +103,10 @@ def _unseen(rule: UpdateRule, steps: int) -> str:
 def _check_fit(rule: UpdateRule, weights: int) -> None:
     for name, values in (("lr", rule.lr_at(0)), ("weight_decay", rule.weight_decay)):
         if np.shape(values) not in ((), (weights,)):
-            raise InputError(f"{name} has shape {np.shape(values)}, the recording {weights} weights: give ({weights},)")
+            raise InputError(
+                f"{name} has shape {np.shape(values)}, but the recording has {weights} weights:"
+                f" give a number, or an array of shape ({weights},)"
+            )
 
 
 def _check_every_step_taken(recording) -> None:
@@ -120,7 +123,7 @@ def _check_every_step_taken(recording) -> None:
     if changed.any():
         raise InputError(
             f"the weights were changed from outside before step {_number(recording, int(changed.argmax()))} (clipped,"
-            " projected, exchanged, loaded): a rule knows of its own steps only"
+            " projected, exchanged, loaded), but a rule changes them only in its own steps"
         )
 
 
@@ -156,8 +159,8 @@ def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
     before = int(recording.attrs.get("steps_before", 0))
     if before != 0:
         raise InputError(
-            "the recording does not begin at the optimizer's first step, so that its memory is unknown:"
-            " attach the probe earlier"
+            "the recording does not begin at the optimizer's first step, so that the optimizer's state is unknown:"
+            " attach the probe before the first step"
         )
     if "iterate" in recording.coords and np.any(np.diff(recording["iterate"].values) != 1):
         raise InputError("the recording lacks some of its steps: replay needs every step from the first")
@@ -167,12 +170,15 @@ def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
         raise InputError("the recording holds no step: replay needs at least one")
     if theta.ndim != 2 or len(theta) != len(gradients) + 1 or theta.shape[1:] != gradients.shape[1:]:
         raise InputError(
-            f"theta {theta.shape} and gradient {gradients.shape} do not fit: need (steps + 1, n) and (steps, n)"
+            f"theta {theta.shape} and gradient {gradients.shape} do not fit together: give arrays of shape"
+            " (steps + 1, n) and (steps, n)"
         )
     bad = np.nonzero(~np.isfinite(norms_of(theta)))[0]
     if len(bad):
-        raise InputError(f"the recorded run diverged: ‖θ‖ is not finite after step {bad[0]}; replay what came before")
+        raise InputError(
+            f"the recorded run diverged: ‖θ‖ is not finite after step {bad[0]}; replay the steps before it"
+        )
     poor = np.nonzero(~np.isfinite(gradients).all(axis=1))[0]
     if len(poor):
-        raise InputError(f"the recorded gradient of step {poor[0] + 1} is not finite; replay what came before")
+        raise InputError(f"the recorded gradient of step {poor[0] + 1} is not finite; replay the steps before it")
     return theta, gradients

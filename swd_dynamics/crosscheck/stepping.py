@@ -24,7 +24,7 @@ def allowed_departure(steps: int, eps: float) -> np.ndarray:
 
 
 def own_steps(rule: Stepping, theta: np.ndarray, gradients: np.ndarray) -> Iterator[np.ndarray]:
-    """θ after each of the rule's own steps, every one from the *recorded* θ, while its memory runs on."""
+    """θ after each of the rule's own steps. Each begins at the *recorded* θ, with the state of the rule's last step."""
     state = rule.start(theta[0])
     for k, gradient in enumerate(gradients):
         with np.errstate(all="ignore"):  # a wrong pairing may run anywhere: that is its result
@@ -33,13 +33,13 @@ def own_steps(rule: Stepping, theta: np.ndarray, gradients: np.ndarray) -> Itera
 
 
 def departures(rule: Stepping, theta: np.ndarray, gradients: np.ndarray) -> Iterator[float]:
-    """departure(k) of :func:`replay`, one step after another, 0 where neither result is finite."""
+    """The error of each step relative to ‖θ‖, one step after another; 0 where neither result is finite."""
     for k, own in enumerate(own_steps(rule, theta, gradients)):
         yield departure_of(own, theta, k)
 
 
 def departure_of(own: np.ndarray, theta: np.ndarray, k: int) -> float:
-    """The departure of one step: of the rule's own weights after it from the recorded ones."""
+    """The error of one step, relative to ‖θ‖: the rule's weights after the step compared with the recorded weights."""
     both_left = not np.isfinite(norms_of(np.array([own, theta[k + 1]]))).any()
     return 0.0 if both_left else relative(own, theta[k + 1], theta, k)
 

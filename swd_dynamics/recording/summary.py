@@ -13,7 +13,8 @@ WIDTH = 32
 LINE = 100  # columns of a line of words
 SAID = (
     "status", "device", "device_name", "dtype", "seed", "data", "git_commit", "model", "weights",
-    "parameter_names", "decay_unknown_because", "incomplete_because", "distance_unknown_because",
+    "parameter_names", "decay_unknown_because", "incomplete_because", "loss_unknown_because",
+    "distance_unknown_because",
 )  # fmt: skip
 # Relative change below which a course is drawn as constant. With 1e-16 round-off would be drawn as
 # a course; with 1e-3 a slow change would not be drawn.

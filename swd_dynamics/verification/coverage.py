@@ -124,4 +124,5 @@ def _unfinished(rule: UpdateRule, steps: int) -> Iterator[str]:
     slowest = max((float(beta) for beta in betas if 0 < beta < 1), default=0.0)
     if slowest and slowest**steps > LEFT:
         needed = ceil(log(UNTIL) / log(slowest))
-        yield f"bias corrections have not ended, as {slowest:g}^{steps} = {slowest**steps:.2g}: try steps={needed}"
+        left = f"{slowest:g}^{steps} = {slowest**steps:.2g}"
+        yield f"bias corrections have not ended, because {left}: give steps={needed}"

@@ -1,4 +1,4 @@
-"""Does an optimizer do what its paper says? It is driven, and each of its steps is compared with the rule's step."""
+"""Does an optimizer do what its paper says? It takes steps, and each of them is compared with the rule's step."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,14 @@ import numpy as np
 
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.checks import whole_number
-from swd_dynamics.crosscheck.causes import changed_by, likely_cause, rule_numbers, takes_every_step, with_rule_numbers
+from swd_dynamics.crosscheck.causes import (
+    changed_by,
+    likely_cause,
+    not_all,
+    rule_numbers,
+    takes_every_step,
+    with_rule_numbers,
+)
 from swd_dynamics.crosscheck.near_rules import NEAR_RULES, AlteredRule, NearRule
 from swd_dynamics.crosscheck.stepping import departure_of, largest_error, own_steps, relative, wrong_by
 from swd_dynamics.errors import InputError
@@ -22,7 +29,8 @@ from swd_dynamics.verification.round_off import allowed_round_off
 if TYPE_CHECKING:
     import xarray
 
-# Units of rounding that the weights must move in some step. With a tenth, a step that is 1 % off would be confirmed.
+# In some step the weights must move by so many times what rounding can explain. With a tenth of it, a step that is 1 %
+# off would be confirmed.
 RESOLVED = 1000.0
 MOST_STEPS = 100_000  # of a scenario: their gradients are a few dozen megabytes, and pairs of near rules take minutes
 
@@ -53,19 +61,20 @@ def verify(
     rule : UpdateRule
         With one η and one λ, the numbers that the factory gives the optimizer.
     steps : int
-        Of each scenario, 2 to 100 000. Where bias corrections last longer than 200 steps, as with β₂ = .999, more
-        steps test more: what comes after them is not seen.
+        Number of steps of each scenario, from 2 to 100 000. Bias corrections may last longer than 200 steps, for
+        example with β₂ = .999. Then give more steps, because later steps are not tested.
     seed : int
-        Of the weights and the gradients.
+        Seed of the weights and the gradients.
     allow : str or sequence of str
-        Near rules that are not a fault here, as "eps-on-mean-root": the rule is changed before it is compared.
+        Names of near rules that do not count as a mistake, for example "eps-on-mean-root": the rule is changed so
+        before it is compared.
 
     Returns
     -------
     Verdict
         Confirmed if the error is at most 8·eps·√k at every step k (where the rule is ill-conditioned, more: see
-        :func:`~swd_dynamics.verification.round_off.allowed_round_off`); ``measured`` is the largest error in units of
-        what is allowed. Else refuted: ``first_departure`` is the first wrong step (from 1) in any scenario, ``cause``
+        :func:`~swd_dynamics.verification.round_off.allowed_round_off`); ``measured`` is the largest error divided by
+        this limit. Else refuted: ``first_departure`` is the first wrong step (from 1) in any scenario, ``cause``
         a change of the rule that explains all steps, or "unknown". Inconclusive, with the reason as ``cause``, if the
         optimizer cannot be driven, or if no step moves the weights by a thousand times what rounding can explain.
         ``why`` says what was not tested. Evidence: ``departure``, ``allowed`` and ``recording``, dictionaries over
@@ -119,12 +128,12 @@ class Comparison(NamedTuple):
 
     @property
     def excess(self) -> np.ndarray:
-        """Each departure divided by its allowed value, shape (steps,)."""
+        """Each error divided by its limit, shape (steps,)."""
         return np.nan_to_num(self.departure / self.allowed, nan=np.inf, posinf=np.inf)
 
     @property
     def moves(self) -> float:
-        """The largest move of the weights in a step, in units of what rounding may change it by."""
+        """The largest move of the weights in a step, divided by the change that rounding can explain."""
         theta = self.recording["theta"].values
         moves = [relative(one, other, theta, k) for k, (one, other) in enumerate(pairwise(theta))]
         return float(np.nan_to_num(moves / self.allowed, nan=np.inf).max(initial=0.0))
@@ -180,7 +189,7 @@ def _own_numbers(rule: UpdateRule, driven: Sequence[Comparison], allowed: Sequen
     differ = [name for name, value in numbers.items() if name in own and not np.array_equal(own[name], value)]
     if not differ or all(compared.first is None for compared in driven):
         return None
-    said = "the optimizer's " + "; its ".join(f"{name} {_said(own[name], numbers[name])}" for name in differ)
+    said = ", and ".join(f"the optimizer's {name} {_said(own[name], numbers[name])}" for name in differ)
     try:
         changed = with_rule_numbers(rule, {name: own[name] for name in differ})
         explains = all(_compared(changed, each.recording, allowed).first is None for each in driven)
@@ -193,7 +202,7 @@ def _said(own: Any, rules: Any) -> str:
     with np.errstate(over="ignore"):
         rounded = isinstance(own, float) and isinstance(rules, float) and own == float(np.float32(rules))
     are = "are" if isinstance(own, tuple) else "is"
-    return f"{are} {rules} rounded to float32" if rounded else f"{are} {own}, the rule's {rules}"
+    return f"{are} {rules} rounded to float32" if rounded else f"{are} {own}, but the rule's {are} {rules}"
 
 
 def _check(rule: UpdateRule) -> None:
@@ -202,8 +211,8 @@ def _check(rule: UpdateRule) -> None:
     for name, value in (("lr", rule.lr), ("weight_decay", rule.weight_decay)):
         if callable(value) or np.ndim(value) or is_symbolic(value):
             raise InputError(
-                f"{name} = {value} is not one number: verify makes the schedule and the groups itself; give the value"
-                " of the first group at the first step"
+                f"{name} = {value} is not one number, but verify makes the schedule and the groups itself: give the"
+                " value of the first group at the first step"
             )
 
 
@@ -241,9 +250,9 @@ def _unresolved(driven: Sequence[Comparison]) -> str:
     """Why the steps are too small to tell the rule from others; nothing if they are large enough."""
     moves = max(each.moves for each in driven)
     if moves < RESOLVED:
-        return f"the weights move by at most {moves:.2g} times what rounding can explain: any other rule would do so"
+        return f"the weights move by at most {moves:.2g} times what rounding can explain, so that any rule would pass"
     if all(each.is_explained([NEAR_RULES["ascent"]]) for each in driven):
-        return "only the weight decay moves the weights by more than rounding: with any gradients they do the same"
+        return "only the weight decay moves the weights by more than rounding: the gradients have no visible effect"
     return ""
 
 
@@ -263,7 +272,7 @@ def _sentences(
         for name, dtype in json.loads(earliest.recording.attrs["in_lower_precision"]).items():
             yield f"The optimizer's {name} is {dtype}, with fewer digits than the weights."
     if own and not own.explains:
-        yield f"Although {own.said}, this does not explain every step."
+        yield not_all(own.said)
     for attrs in (each.recording.attrs for each in driven):
         if attrs["diverged_at_step"] >= 0:
             yield f"In {attrs['scenario']!r} the weights diverged at step {attrs['diverged_at_step']}."

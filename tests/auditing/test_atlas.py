@@ -190,7 +190,7 @@ def test_an_optimizer_with_another_nominal_rate_is_marked():
 
 
 @pytest.mark.parametrize(
-    ("package", "message"), [("nowhere_at_all", "cannot be imported"), ("json", "names no torch optimizer")]
+    ("package", "message"), [("nowhere_at_all", "cannot be imported"), ("json", "contains no torch optimizer")]
 )
 def test_a_wrong_package_is_refused(package, message):
     """Assert that a package that is not there, or has no optimizers, is refused."""

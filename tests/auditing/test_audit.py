@@ -77,7 +77,7 @@ WORDS = {
     "no weight_decay to set": "no control is possible",
     "sign": "nonlinear: the decay of the first step",
     "cautious": "a weight does not decay in",
-    "not times η": "R ∝ η^0.00",
+    "not times η": "proportional to η^0.00",
     "half": "R = 0.5·ηλ",
     "matrices": "shape (8,) do not decay",
     "still": "no weight moved",

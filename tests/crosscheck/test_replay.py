@@ -179,7 +179,7 @@ def test_what_a_recording_lacks_is_said(change, said):
 
 def test_arrays_must_fit_the_weights():
     """Assert that a learning rate for other weights than the recorded ones is refused with both numbers."""
-    with pytest.raises(InputError, match=r"lr has shape \(2,\), the recording 5 weights"):
+    with pytest.raises(InputError, match=r"lr has shape \(2,\), but the recording has 5 weights"):
         replay(CATALOG["SGD"](lr=np.array([0.1, 0.2])), made_by_hand(CATALOG["SGD"](lr=0.1)))
 
 
