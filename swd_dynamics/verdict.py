@@ -11,6 +11,7 @@ Status = Literal["confirmed", "refuted", "inconclusive"]
 STATUS_MARKS = {"confirmed": "✓", "refuted": "✗", "inconclusive": "?"}
 STATUS_COLOURS = {"confirmed": "#00805f", "refuted": "#c24000", "inconclusive": "#777777"}  # read on white and on black
 WIDTH = 100  # columns that words fill before they go on in the next line
+LIMIT = "(limit: 1)"  # in the reason of a verdict whose measured value is an error divided by the largest allowed error
 NOTHING = "–"  # where there is no number
 COLUMNS = ("claim", "predicted", "measured", "allowed", "why")
 
@@ -60,7 +61,8 @@ class Verdict:
 
     def __str__(self) -> str:
         numbers = [f"{name} {_short(getattr(self, name))}" for name in ("predicted", "measured", "allowed")]
-        reason = self.why if self.allowed == NOTHING else f"{', '.join(numbers)} ({self.why})"
+        says_it = self.allowed == NOTHING or LIMIT in self.why  # a reason that has the numbers in it
+        reason = f"{self.why}." if says_it else f"{', '.join(numbers)} ({self.why})"
         lines = [f"{STATUS_MARKS[self.status]} {self.status}: {self.claim}", f"    {reason}"]
         if self.first_departure is not None:
             lines.append(f"    first wrong step: {self.first_departure}")

@@ -14,12 +14,14 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
+import torch
 
 from swd_dynamics.__main__ import main
 from swd_dynamics.cli import app
 from swd_dynamics.cli.claims import DERIVATIONS, derive
 from swd_dynamics.cli.recordings import record
 from swd_dynamics.optim import OPTIMIZERS
+from swd_dynamics.probe import Probe
 from swd_dynamics.probe.quantities import SETS
 from swd_dynamics.recording import open_recording
 from swd_dynamics.rules.schedule import SCHEDULES
@@ -100,6 +102,31 @@ def test_mistakes_with_recordings_are_said(recorded, command, message, capsys):
     """Assert that a missing run, an unknown quantity and an unknown format are told in a sentence, with exit code 2."""
     assert main([str(recorded) if word == "RUN" else word for word in command]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("quantity", "said"), [("loss", "observe(loss="), ("v_bar", "does not have it")])
+def test_what_has_no_value_is_not_drawn(quantity, said, tmp_path, capsys, monkeypatch):
+    """Assert that a picture without any value in it is refused, with the reason."""
+    monkeypatch.chdir(tmp_path)
+    weight = torch.nn.Parameter(torch.ones(2))
+    sgd = torch.optim.SGD([weight], lr=0.1)
+    with Probe(sgd, "run"):
+        for _ in range(3):
+            weight.grad = torch.ones(2)
+            sgd.step()
+    assert main(["plot", "run", "--quantity", quantity]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_grows_is_said_to_grow(tmp_path, capsys):
+    """Assert that a run that stays finite, but ends with a larger loss than it began with, says so with the numbers."""
+    run = tmp_path / "run"
+    command = f"record --optimizer SGD --task network --steps 20 --lr 1000 --out {run}"
+    assert main(command.split()) == 0
+    said, losses = capsys.readouterr().out, open_recording(run)["loss"].values
+    assert losses[-1] > losses[0]
+    assert "grew" in said and f"{losses[-1]:.4g}" in said and f"at step {1 + losses.argmax()}" in said
 
 
 def test_a_run_without_decay_says_so(tmp_path, capsys):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from swd_dynamics.verdict import Ledger, judge, judge_at_least, must_be_refuted
+from swd_dynamics.verdict import LIMIT, Ledger, judge, judge_at_least, must_be_refuted
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,14 @@ def test_a_control_says_what_happened():
     assert [(v.predicted, v.measured) for v in found] == [("must fail", "failed")] * 3
     wanted = [("A half is 1/3", "0.5", "0.25"), ("It is exact", "64", "at most 1"), ("It is large", "4", "16")]
     assert all(word in v.claim for v, words in zip(found, wanted, strict=True) for word in words)
+
+
+def test_an_error_in_units_of_its_limit_is_a_sentence():
+    """Assert that numbers that the reason has in it are not said twice, and that all lines fit into 100 columns."""
+    why = f"Largest error: 64 times what rounding can explain {LIMIT}"
+    verdict = judge("n", "word " * 40, predicted=0.0, measured=64.0, allowed=1.0, why=why, first_departure=3)
+    assert str(verdict).count("64") == 1 and "3" in str(verdict).splitlines()[-1]
+    assert max(map(len, str(verdict).splitlines())) <= 100
 
 
 @pytest.mark.parametrize("name", ["", "short", "n" * 150, " ".join(["name"] * 40)])

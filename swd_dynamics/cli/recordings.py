@@ -264,11 +264,24 @@ def plot(
     from swd_dynamics.plots.style import figure_paths
     from swd_dynamics.recording import open_recording
 
-    figure = recording(open_recording(run), *quantity)
+    opened = open_recording(run)
+    figure = recording(opened, *quantity)
+    _refuse_unknown(opened, quantity)
     name = f"{run.resolve().name}-{'-'.join(quantity)}"
     stem = run.resolve().with_name(name) if out is None else out
     refuse_existing(figure_paths(stem), overwrite)
     print(f"Wrote {', '.join(map(str, write_figure(figure, stem)))}")
+
+
+def _refuse_unknown(recording: "xarray.Dataset", quantities: list[str]) -> None:
+    """Refuse to draw a quantity that has no value in any step, and say why."""
+    from swd_dynamics.recording.summary import fact_in_words
+
+    for name in quantities:
+        if not recording[name].notnull().any():
+            reasons = recording.attrs.get(f"{name.partition('_')[0]}_unknown_because")
+            why = fact_in_words(reasons) if reasons else "the optimizer does not have it"
+            raise InputError(f"{name} has no value in any step: {why}")
 
 
 @app.command

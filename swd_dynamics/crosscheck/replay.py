@@ -154,7 +154,8 @@ def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
     missing = [variable for variable in ("theta", "gradient") if variable not in recording]
     if missing:
         raise InputError(
-            f"the recording lacks {' and '.join(missing)}, which replay needs: record it with trajectory=True"
+            f"the recording lacks {' and '.join(missing)}, which replay needs: record it with trajectory=True (on the"
+            " command line: --trajectory)"
         )
     before = int(recording.attrs.get("steps_before", 0))
     if before != 0:

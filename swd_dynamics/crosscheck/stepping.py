@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from swd_dynamics.rules.update import State
+from swd_dynamics.verdict import LIMIT
 
 ROUND_OFFS = 8.0  # two dozen roundings a step, in two orders of evaluation, add up to a few units in the last place
 
@@ -58,7 +59,7 @@ def norms_of(theta: np.ndarray) -> np.ndarray:
 
 def largest_error(worst: float) -> str:
     """The largest error in a sentence, from its ratio to the limit."""
-    return f"Largest error: {worst:.2g} times what rounding can explain (limit: 1)."
+    return f"Largest error: {worst:.2g} times what rounding can explain {LIMIT}."
 
 
 def wrong_by(departure: float) -> str:

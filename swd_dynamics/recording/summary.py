@@ -157,7 +157,7 @@ def _made_by(recording: xarray.Dataset) -> list[str]:
     lines = [f"{facts.get('optimizer', 'an unknown optimizer')}, {span}"]
     for name in SAID:
         if name in facts and _worth_saying(facts[name]):
-            letters = _short(facts[name])
+            letters = fact_in_words(facts[name])
             said = "".join(letter if letter.isprintable() else "?" for letter in letters)
             lines.append(f"{name.replace('_', ' ')}: {said}")
     return lines
@@ -167,7 +167,7 @@ def _worth_saying(fact: Any) -> bool:
     return str(fact) not in ("", "null", "[]", "none", "not given", "nothing is unknown")
 
 
-def _short(fact: Any, most: int = 8) -> str:
+def fact_in_words(fact: Any, most: int = 8) -> str:
     """A fact on one line; the first entries of a long list or a long table."""
     try:
         entries = json.loads(fact)

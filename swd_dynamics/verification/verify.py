@@ -268,7 +268,7 @@ def _sentences(
     if earliest is not None and earliest.first is not None:
         yield wrong_by(earliest.departure[earliest.first - 1])
         names = [repr(each.scenario) for each in driven if each.first is not None]
-        yield f"Steps are wrong in {' and '.join(names)}."
+        yield f"Steps are wrong in {' and '.join(filter(None, (', '.join(names[:-1]), names[-1])))}."
         for name, dtype in json.loads(earliest.recording.attrs["in_lower_precision"]).items():
             yield f"The optimizer's {name} is {dtype}, with fewer digits than the weights."
     if own and not own.explains:
