@@ -16,7 +16,7 @@ from swd_dynamics.errors import InputError
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0 done, 1 a check departed, 2 the user's mistake, 130 interrupted, 141 nobody reads what is printed.
+    0 done, 1 a check failed, 2 the user's mistake, 130 interrupted, 141 nobody reads what is printed.
     """
     _keep_printable()
     try:

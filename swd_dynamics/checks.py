@@ -20,7 +20,7 @@ def check(name: str, value, interval: str) -> None:
         What the message calls it.
     value : number, array, tensor or sympy expression
         Every entry of an array must lie inside. A sympy number is a number like any other; an expression with symbols
-        is refused only where sympy knows that it lies outside, as a negative symbol for a positive number.
+        is refused only where it certainly lies outside, for example a negative symbol for a positive number.
     interval : str
         In mathematical notation: ``"[0, 1)"``, ``"(0, inf)"``.
 
@@ -52,7 +52,7 @@ def check(name: str, value, interval: str) -> None:
 
 
 def _lies_outside(expression, interval: str, low: float, high: float) -> bool:
-    """Whether sympy knows from the assumptions of its symbols that an expression lies outside an interval."""
+    """Whether it follows from the assumptions on its symbols that an expression lies outside an interval."""
     if expression.is_extended_real is False:
         return True
     if not expression.is_extended_real:  # a symbol without assumptions may be anything
@@ -74,7 +74,7 @@ def _numbers(value) -> np.ndarray | None:
 def check_pair(name: str, values, intervals: tuple[str, str]) -> None:
     """Refuse ``betas`` that are not two numbers, each inside its interval."""
     if not isinstance(values, tuple | list) or len(values) != 2:
-        raise InputError(f"{name} = {values!r} is not allowed: it must be a pair of numbers, as (0.9, 0.999)")
+        raise InputError(f"{name} = {values!r} is not allowed: it must be a pair of numbers, for example (0.9, 0.999)")
     for i in range(2):
         check(f"{name}[{i}]", values[i], intervals[i])
 

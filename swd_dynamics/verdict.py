@@ -4,12 +4,15 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from html import escape
 from math import isfinite, isnan
-from textwrap import fill
+from textwrap import fill, wrap
 from typing import Any, Literal
 
 Status = Literal["confirmed", "refuted", "inconclusive"]
 STATUS_MARKS = {"confirmed": "✓", "refuted": "✗", "inconclusive": "?"}
 STATUS_COLOURS = {"confirmed": "#00805f", "refuted": "#c24000", "inconclusive": "#777777"}  # read on white and on black
+WIDTH = 100  # columns that words fill before they go on in the next line
+LIMIT = "(limit: 1)"  # in the reason of a verdict whose measured value is an error divided by the largest allowed error
+NOTHING = "–"  # where there is no number
 COLUMNS = ("claim", "predicted", "measured", "allowed", "why")
 
 
@@ -25,7 +28,7 @@ class Verdict:
     allowed : float — the largest allowed |measured − predicted|, chosen before the measurement
     why : str — the reason for this allowance
     status : "confirmed", "refuted" or "inconclusive"
-    first_departure : int or None — of a replay, the first step at which rule and recording differ
+    first_departure : int or None — of a replay, the first step (from 1) in which rule and recording differ
     cause : str or None — the reason for the difference, where it is known
     evidence : dict — the arrays from which ``measured`` was computed, for a figure
 
@@ -57,17 +60,20 @@ class Verdict:
         return {key: value for key, value in asdict(self).items() if key != "evidence"}
 
     def __str__(self) -> str:
-        mark = STATUS_MARKS[self.status]
-        said = f"{mark} {self.status}: {self.claim}\n    predicted {_short(self.predicted)}"
-        said += f", measured {_short(self.measured)}, allowed {_short(self.allowed)} ({self.why})"
+        numbers = [f"{name} {_short(getattr(self, name))}" for name in ("predicted", "measured", "allowed")]
+        says_it = self.allowed == NOTHING or LIMIT in self.why  # a reason that has the numbers in it
+        reason = f"{self.why}." if says_it else f"{', '.join(numbers)} ({self.why})"
+        lines = [f"{STATUS_MARKS[self.status]} {self.status}: {self.claim}", f"    {reason}"]
         if self.first_departure is not None:
-            said += f"\n    first departure at step {self.first_departure}"
-        return said + (f"\n    cause: {self.cause}" if self.cause else "")
+            lines.append(f"    first wrong step: {self.first_departure}")
+        if self.cause:
+            lines.append(f"    cause: {self.cause}")
+        return "\n".join(fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        said = "" if self.first_departure is None else f"<p>First departure at step {self.first_departure}.</p>"
+        said = "" if self.first_departure is None else f"<p>First wrong step: {self.first_departure}.</p>"
         return Ledger([self])._repr_html_() + said
 
 
@@ -110,18 +116,23 @@ def must_be_refuted(name: str, false: Verdict) -> Verdict:
     Examples
     --------
     >>> wrong = judge("third", "A half is 1/3", predicted=1 / 3, measured=0.5, allowed=0.0, why="it is exact")
-    >>> wrong.status, must_be_refuted("control", wrong).status
-    ('refuted', 'confirmed')
+    >>> print(must_be_refuted("control", wrong).claim)
+    A false claim must fail. “A half is 1/3” failed, as it should (0.5 instead of 0.3333)
     """
+    measured = _short(false.measured)
+    limit = f"at most {_short(false.allowed)}" if false.predicted == 0 else _short(false.predicted)
+    limit = limit.removeprefix(">= ") if isinstance(false.predicted, str) else limit
+    has_failed = false.status == "refuted"
+    outcome = "failed, as it should" if has_failed else f"is {false.status}, but should have failed"
     passes = f"{_short(false.predicted)} ± {_short(false.allowed)}"
     return Verdict(
         name=name,
-        claim=f"A false claim must fail: {false.claim}",
-        predicted="refuted",
-        measured=false.status,
-        allowed=false.allowed,
-        why=f"measured {_short(false.measured)} where {passes} would pass",
-        status="confirmed" if false.status == "refuted" else "refuted",
+        claim=f"A false claim must fail. “{false.claim}” {outcome} ({measured} instead of {limit})",
+        predicted="must fail",
+        measured="failed" if has_failed else false.status,
+        allowed=NOTHING,
+        why=f"the false claim would pass with {passes.removesuffix(' ± any more')}",
+        status="confirmed" if has_failed else "refuted",
         first_departure=false.first_departure,
         evidence=false.evidence,
     )
@@ -137,15 +148,14 @@ class Ledger(tuple[Verdict, ...]):
     >>> half = judge("half", "A half is .5", predicted=0.5, measured=0.5, allowed=0.0, why="it is exact")
     >>> ledger = Ledger([half])
     >>> print(ledger)
-      verdict     predicted     measured    allowed
-    ✓ half              0.5          0.5          0
+      verdict  predicted  measured  allowed
+    ✓ half           0.5       0.5        0
         A half is .5
     >>> ledger.counts
     '1 confirmed'
     """
 
     __slots__ = ()
-    WIDTH = 100  # columns that a claim fills before it goes on in the next line
 
     @property
     def counts(self) -> str:
@@ -155,19 +165,24 @@ class Ledger(tuple[Verdict, ...]):
         return ", ".join(said) or "no verdicts"
 
     def __str__(self) -> str:
-        wide = max((len(verdict.name) for verdict in self), default=0)
-        wide = max(wide, len("verdict"))
-        lines = [f"  {'verdict':{wide}}{'predicted':>14}{'measured':>13}{'allowed':>11}"]
-        for v in self:
-            numbers = f"{_short(v.predicted):>14}{_short(v.measured):>13}{_short(v.allowed):>11}"
-            lines.append(f"{STATUS_MARKS[v.status]} {v.name:{wide}}{numbers}")
-            lines.append(fill(v.claim, self.WIDTH, initial_indent="    ", subsequent_indent="    "))
+        rows = [("predicted", "measured", "allowed")]
+        rows += [(_short(v.predicted), _short(v.measured), _short(v.allowed)) for v in self]
+        widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+        head, *numbers = ["".join(f"{cell:>{wide}}" for cell, wide in zip(row, widths, strict=True)) for row in rows]
+        most = WIDTH - 2 - sum(widths)  # columns that are left for the names
+        wide = max([len("verdict"), *(min(len(v.name), most) for v in self)])
+        lines = [f"  {'verdict':{wide}}{head}"]
+        for v, row in zip(self, numbers, strict=True):
+            name = wrap(v.name, most) or [""]
+            name[-1] = f"{name[-1]:{wide}}{row}"
+            lines.append("\n  ".join([f"{STATUS_MARKS[v.status]} {name[0]}", *name[1:]]))
+            lines.append(fill(v.claim, WIDTH, initial_indent="    ", subsequent_indent="    "))
         return "\n".join(lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """The status as a mark and a word; a reader who sees no colours loses nothing."""
+        """A table. The status is a mark and a word, so that it can be read without colours."""
         head = "".join(f"<th style='text-align:left'>{title}</th>" for title in ("status", *COLUMNS))
         return f"<table><tr>{head}</tr>{''.join(map(_html_row, self))}</table>"
 

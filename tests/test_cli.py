@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,12 +14,14 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
+import torch
 
 from swd_dynamics.__main__ import main
 from swd_dynamics.cli import app
 from swd_dynamics.cli.claims import DERIVATIONS, derive
-from swd_dynamics.cli.recordings import export, plot, record, replay, show
+from swd_dynamics.cli.recordings import record
 from swd_dynamics.optim import OPTIMIZERS
+from swd_dynamics.probe import Probe
 from swd_dynamics.probe.quantities import SETS
 from swd_dynamics.recording import open_recording
 from swd_dynamics.rules.schedule import SCHEDULES
@@ -57,8 +60,10 @@ def test_studies_lists_every_claim(capsys):
     """Assert that every study is listed with its claim."""
     assert main(["studies"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(MODULES)
-    assert all(line.endswith(".") and len(line) > 40 for line in lines)
+    starts = [i for i, line in enumerate(lines) if not line.startswith(" ")]
+    assert [lines[i].split()[0] for i in starts] == list(MODULES)
+    assert all(lines[i - 1].endswith(".") for i in [*starts[1:], len(lines)])
+    assert max(map(len, lines)) <= 100
 
 
 def test_a_recorded_run_replays_as_itself_only(recorded, capsys):
@@ -68,7 +73,7 @@ def test_a_recorded_run_replays_as_itself_only(recorded, capsys):
     said = capsys.readouterr().out
     assert "weight decay is 0" not in said
     assert "Decoupled(weight_decay=0.1)" in said and "Stable(weight_decay=0.1)" in said
-    assert "✓ confirmed" in said and "✗ refuted" in said and "first departure at step 1" in said
+    assert "✓ confirmed" in said and "✗ refuted" in said and "first wrong step: 1" in said
 
 
 def test_a_recording_is_shown_drawn_and_exported(recorded, tmp_path, capsys):
@@ -97,6 +102,31 @@ def test_mistakes_with_recordings_are_said(recorded, command, message, capsys):
     """Assert that a missing run, an unknown quantity and an unknown format are told in a sentence, with exit code 2."""
     assert main([str(recorded) if word == "RUN" else word for word in command]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("quantity", "said"), [("loss", "observe(loss="), ("v_bar", "does not have it")])
+def test_what_has_no_value_is_not_drawn(quantity, said, tmp_path, capsys, monkeypatch):
+    """Assert that a picture without any value in it is refused, with the reason."""
+    monkeypatch.chdir(tmp_path)
+    weight = torch.nn.Parameter(torch.ones(2))
+    sgd = torch.optim.SGD([weight], lr=0.1)
+    with Probe(sgd, "run"):
+        for _ in range(3):
+            weight.grad = torch.ones(2)
+            sgd.step()
+    assert main(["plot", "run", "--quantity", quantity]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_grows_is_said_to_grow(tmp_path, capsys):
+    """Assert that a run that stays finite, but ends with a larger loss than it began with, says so with the numbers."""
+    run = tmp_path / "run"
+    command = f"record --optimizer SGD --task network --steps 20 --lr 1000 --out {run}"
+    assert main(command.split()) == 0
+    said, losses = capsys.readouterr().out, open_recording(run)["loss"].values
+    assert losses[-1] > losses[0]
+    assert "grew" in said and f"{losses[-1]:.4g}" in said and f"at step {1 + losses.argmax()}" in said
 
 
 def test_a_run_without_decay_says_so(tmp_path, capsys):
@@ -161,12 +191,54 @@ def test_help_lists_the_table(command, argument, table):
     assert set(table) <= set(re.findall(r"[\w-]+", said))
 
 
-@pytest.mark.parametrize("command", [derive, record, replay, show, plot, export], ids=lambda it: it.__name__)
-def test_help_has_an_example(command):
-    """Assert that the help of a command about recordings has one example, which calls that command."""
-    (example,) = re.findall(r"^ +swd-dynamics (.*)\n", command.__doc__, flags=re.MULTILINE)
-    called, bound, _ = app.parse_args(example)
-    assert called is command and bound.arguments
+COMMANDS = [name for name in app if not name.startswith("-")]
+
+
+def example_of(name):
+    """The example in a command's help."""
+    documented = app[name].default_command.__doc__
+    (example,) = re.findall(r"^ +swd-dynamics (.*)\n", documented, flags=re.MULTILINE)
+    return example
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example(name):
+    """Assert that the help of every command has one example, which calls that command."""
+    called, _, _ = app.parse_args(example_of(name))
+    assert called is app[name].default_command and example_of(name).split()[0] == name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_are_told_in_sentences(name):
+    """Assert that every argument of every command is described by words that begin a sentence and end it."""
+    section = app[name].default_command.__doc__.partition("----------\n")[2]
+    told = re.findall(r"^    (\w+)\n((?:(?:     .*)?\n)+)", section, flags=re.MULTILINE)
+    hints = get_type_hints(app[name].default_command)
+    assert {argument for argument, _ in told} == set(hints) - {"return"}
+    for argument, words in told:
+        assert words.strip()[0].isupper() and words.strip()[-1] == ".", argument
+
+
+def test_examples_run(tmp_path, monkeypatch, capsys):
+    """Assert that the examples of the commands about recordings and rules run, one after another."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("studies", "derive", "verify", "audit"):
+        assert main(shlex.split(example_of(name))) == 0, capsys.readouterr().err
+    run = shlex.split(example_of("record"))
+    run[run.index("--steps") + 1] = "20"  # the same in less time
+    assert main([*run, "--trajectory"]) == 0
+    for name in ("replay", "show", "plot", "export"):
+        assert main(shlex.split(example_of(name))) == 0, capsys.readouterr().err
+    assert {path.suffix for path in tmp_path.iterdir()} == {"", ".png", ".svg", ".csv"}
+
+
+@pytest.mark.slow
+def test_long_examples_run(tmp_path, monkeypatch, capsys):
+    """Assert that the examples of reproduce and atlas run and write their files."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("reproduce", "atlas"):
+        assert main(shlex.split(example_of(name))) == 0, capsys.readouterr().err
+    assert (tmp_path / "figures/quick/README.md").exists() and (tmp_path / "atlas/torch-optim.csv").exists()
 
 
 def test_sgdw_is_recorded_and_replays_as_itself(tmp_path, capsys):

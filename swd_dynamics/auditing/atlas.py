@@ -1,4 +1,4 @@
-"""An atlas of weight decay: each optimizer of a package, audited, or listed with the reason why it is not."""
+"""An atlas of weight decay: each optimizer of a package is audited, or listed with the reason why it cannot be."""
 
 import csv
 import inspect
@@ -274,7 +274,7 @@ def optimizers_of(package: str) -> list[str]:
     """
     names = sorted(name for name, value in vars(imported(package)).items() if _is_optimizer(value))
     if not names:
-        raise InputError(f"{package} names no torch optimizer: give a module that does, as torch.optim")
+        raise InputError(f"{package} contains no torch optimizer: give a module that does, for example torch.optim")
     return names
 
 

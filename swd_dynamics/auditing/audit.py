@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from swd_dynamics.bench.response import MeasuredResponse
 
 SLOWER = 4  # times as many steps in all runs, so that a momentum of .99 ends; with twice as many it does not
+WIDTH = 100  # columns of the notes below the table
+LEGEND = (
+    "R: the fraction of a perturbation of the weights that one step removes (median, 5th and 95th percentile of the"
+    " weights). η_eff: how far a unit of gradient moves a weight in the end."
+)
 RATE_COLUMNS = ("R", "5 %", "95 %", "η_eff", "R/η_eff", "R/ηλ")
 
 
@@ -26,20 +32,21 @@ class Audit:
     Attributes
     ----------
     name : str — the optimizer's class
-    kind : "none", "L2", "decoupled", "stable" or "other"
+    kind : "none", "L2", "decoupled", "stable", "all the same" or "other"
     reasons : tuple of str — why the decay is of this kind, and remarks
     features : AuditFeatures — the numbers from which the kind follows
     course : dict — R over the steps: ``median``, ``low``, ``high`` (5 and 95 % of the weights), shape (steps,)
 
     Examples
     --------
-    Without momentum SGD has every kind of decay: R = ηλ, η_eff = η and R/η_eff = λ = ¼, here after η was halved to ¼.
+    Without momentum all kinds of decay are the same in SGD: R = ηλ, η_eff = η and R/η_eff = λ = ¼, here after η was
+    halved to ¼.
 
     >>> import torch
     >>> from functools import partial
     >>> found = audit(partial(torch.optim.SGD, lr=0.5, weight_decay=0.25))
     >>> found.kind, [round(value, 6) for value in found.rows["lr / 2"]]
-    ('decoupled', [0.0625, 0.0625, 0.0625, 0.25, 0.25, 1.0])
+    ('all the same', [0.0625, 0.0625, 0.0625, 0.25, 0.25, 1.0])
     """
 
     name: str
@@ -78,22 +85,33 @@ class Audit:
         features = self.features
         lines = [f"{self.name}: {self.kind} (lr = {features.lr:g}, weight_decay = {features.weight_decay:g})"]
         lines += [f"    {line}" for line in self.reasons]
+        if features.weight_decay == 0:
+            return "\n".join(lines)
         lines += ["", f"    {'':16}" + "".join(f"{column:>11}" for column in RATE_COLUMNS)]
         lines += [f"    {name:16}" + "".join(f"{short(v):>11}" for v in row) for name, row in self.rows.items()]
-        return "\n".join([*lines, "", *(f"    {line}" for line in self._numbers())])
+        notes = [fill(line, WIDTH, initial_indent="    ", subsequent_indent="    ") for line in self._numbers()]
+        return "\n".join([*lines, "", *notes]).rstrip()
 
     __repr__ = __str__
 
     def _numbers(self) -> list[str]:
+        """What the columns mean, what else was measured, and how exact it is; nothing where decay is switched off."""
         features = self.features
+        if features.weight_decay == 0:
+            return []
+        said = [LEGEND]
+        powers = [_power("η", features.lr_exponent), _power("λ", features.decay_exponent)]
+        if any(powers):
+            said.append(f"R is proportional to {' and to '.join(filter(None, powers))}.")
+        if np.isfinite(features.delay):
+            said.append(f"The effect of a perturbation lasts {short(features.delay)} steps after it was undone.")
         controls = [np.abs(phase.control) for phase in features.phases.values()]
         control = max(float(np.nanmax(each, initial=0.0)) for each in controls)
-        powers = f"{_power('η', features.lr_exponent)} {_power('λ', features.decay_exponent)}"
-        return [
-            f"R ∝ {powers}; a perturbation of the weights is remembered for {short(features.delay)} steps",
-            f"relative difference of R with δ/2: {features.mismatch:.1g}; with other signs of δ:"
-            f" {features.coupling:.1g}; largest response with λ = 0: {control:.1g}",
-        ]
+        said.append(
+            f"Checks: with half the perturbation R differs by {features.mismatch:.1g} of itself, with other signs by"
+            f" {features.coupling:.1g}; with λ = 0 a perturbation changes by at most {control:.1g} of itself in a step."
+        )
+        return said
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{column}</th>" for column in ("", *RATE_COLUMNS))
@@ -104,7 +122,8 @@ class Audit:
         said = "".join(f"<li>{escape(line)}</li>" for line in (*self.reasons, *self._numbers()))
         numbers = f"(lr = {self.features.lr:g}, λ = {self.features.weight_decay:g})"
         title = f"<b>{escape(self.name)}: {self.kind}</b> {numbers}"
-        return f"{title}<ul>{said}</ul><table><tr>{head}</tr>{body}</table>"
+        table = f"<table><tr>{head}</tr>{body}</table>" if self.features.weight_decay else ""
+        return f"{title}<ul>{said}</ul>{table}"
 
 
 def audit(factory: Callable[..., Any], **arguments: Any) -> Audit:
@@ -150,7 +169,7 @@ def audit(factory: Callable[..., Any], **arguments: Any) -> Audit:
     >>> import torch
     >>> found = audit(torch.optim.SGD, lr=0.5, weight_decay=0.0625)
     >>> found.kind, round(found.rows["settled"][0], 9)
-    ('decoupled', 0.03125)
+    ('all the same', 0.03125)
     """
     from swd_dynamics.bench.drive import with_arguments
     from swd_dynamics.bench.response import measure_response
@@ -180,4 +199,7 @@ def _plain(value: float) -> float | None:
 
 
 def _power(symbol: str, exponent: float) -> str:
+    """A power of η or λ; nothing if its exponent is unknown."""
+    if not np.isfinite(exponent):
+        return ""
     return symbol if short(exponent) == "1" else f"{symbol}^{short(exponent)}"

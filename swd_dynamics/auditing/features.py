@@ -130,7 +130,7 @@ class AuditFeatures:
     lr_exponent, decay_exponent : float — a and b of R ∝ ηᵃ λᵇ when settled
     mismatch : float — relative difference of the rates of δ and of δ/2
     coupling : float — relative difference of the rates of δ and of δ with other signs
-    idle : float — share of steps and weights, when settled, without decay
+    idle : float — fraction of steps and weights, when settled, without decay
     displaced : bool — whether λ moves the weights at all
     joins_gradient : bool — whether the run is the same with λ = 0 and λθ added to the gradients
     by_hand : bool

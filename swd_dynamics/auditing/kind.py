@@ -15,9 +15,9 @@ from swd_dynamics.auditing.features import (
     quantiles,
 )
 
-Kind = Literal["none", "L2", "decoupled", "stable", "other"]
+Kind = Literal["none", "L2", "decoupled", "stable", "all the same", "other"]
 Found = tuple[Kind, tuple[str, ...]]
-KINDS: tuple[Kind, ...] = ("none", "L2", "decoupled", "stable", "other")
+KINDS: tuple[Kind, ...] = ("none", "L2", "decoupled", "stable", "all the same", "other")
 
 REMEMBERED = 0.01  # in steps of decay: less decay than this after a perturbation was undone is not a memory
 SOME = 0.02  # the share of steps and weights without decay that is worth a remark: a smaller share may be chance
@@ -34,13 +34,15 @@ def kind_of(features: AuditFeatures) -> tuple[Kind, tuple[str, ...]]:
         With λ = 0 and λθ added to the gradients the optimizer takes the same steps, and R is not ηλ.
     decoupled
         With λ = 0 and weights multiplied by 1 − ηλ before or after each step the optimizer takes the same steps; or
-        R = ηλ for every weight, in every phase (first steps may be without decay). In an optimizer without memory and
-        preconditioner the decay is then stable decay and L2 as well. R = c·ηλ is decoupled in other units; with
-        R = λ·η/η₀, where η₀ is the first η, it is independent decay; R = ηλx follows a step size x that the optimizer
-        adapts.
+        R = ηλ for every weight, in every phase (first steps may be without decay). R = c·ηλ is decoupled in other
+        units; with R = λ·η/η₀, where η₀ is the first η, it is independent decay; R = ηλx follows a step size x that
+        the optimizer adapts.
     stable
         R/η_eff is one constant for all weights, whatever the scale of the gradients and η are, and R is not ηλ. If
         η_eff/η differs between weights, it must also change from phase to phase, so that R ∝ η_eff can be seen.
+    all the same
+        The decay is L2, decoupled and stable at once, because the optimizer has neither momentum nor preconditioner:
+        then R = ηλ and η_eff = η.
     other
         The decay is none of these, or could not be measured: the reasons say what was seen.
     """
@@ -56,7 +58,8 @@ def _nothing(features: AuditFeatures) -> Found | None:
     if features.still:
         return "other", ("no weight moved, so that the decay could not be measured",)
     if features.weight_decay == 0:
-        return "none", ("its weight_decay is 0",)
+        on = "switch it on with --args weight_decay=0.1, or in Python with partial(…, weight_decay=0.1)"
+        return "none", (f"decay is switched off, because weight_decay is 0: {on}",)
     if features.responds or features.displaced:
         return None
     idle = max(np.abs(np.nan_to_num(phase.control)).max() for phase in features.phases.values())
@@ -84,11 +87,13 @@ def _l2(features: AuditFeatures) -> Found | None:
 def _unclear(features: AuditFeatures) -> Found | None:
     """Decay that is not linear, or that cannot be told from something else."""
     if np.isnan(features.weight_decay):
-        said = "no control is possible: there is no weight_decay to set to 0, and a perturbation is not constant"
+        said = "no control is possible, because there is no weight_decay to set to 0, and a perturbation changes"
     elif not features.responds:
-        said = f"weight_decay moves the weights, but R < {features.noise:.1g}: nonlinear, or too weak to be measured"
+        said = (
+            f"weight_decay moves the weights, but R < {features.noise:.1g}: it is nonlinear, or too weak to be measured"
+        )
     elif features.mismatch > NONLINEAR and not features.coarse:
-        said = f"nonlinear: the rates of δ and δ/2 differ by {features.mismatch:.0%}"
+        said = f"nonlinear: half a perturbation has a rate that differs by {features.mismatch:.0%}"
     else:
         return None
     return "other", (said,)
@@ -98,22 +103,30 @@ def _by_hand(features: AuditFeatures) -> Found | None:
     """Decoupled decay, in any optimizer."""
     if features.follows:
         x = features.follows
-        said = f"R = ηλ·{x} with the {x!r} of its parameter groups, which it adapts: with λ = 0 and the weights"
+        said = f"R = ηλ·{x}, where the optimizer adapts {x!r} in its parameter groups: with λ = 0 and the weights"
         also = ("here the same as L2",) if features.joins_gradient else ()
         return "decoupled", (f"{said} multiplied by 1 − ηλ·{x} in each step the steps are the same", *also)
     units = np.array([phase.unit for phase in features.later.values()])
     if not features.by_hand or not (np.abs(units - 1) <= COUPLED).all():
         return None
     said = "R = ηλ: with λ = 0 and the weights multiplied by 1 − ηλ in each step the steps are the same"
-    return "decoupled", (said, *_same(features))
+    return _or_all(features, (said,))
 
 
-def _same(features: AuditFeatures) -> tuple[str, ...]:
+def _or_all(features: AuditFeatures, reasons: tuple[str, ...]) -> Found:
+    """Decoupled decay with R = ηλ, or all kinds at once."""
+    same = _same(features)
+    if len(same) == 2:
+        why = "there is neither momentum nor a preconditioner"
+        return "all the same", (f"L2, decoupled and stable decay are the same here, because {why}", *reasons)
+    return "decoupled", (*reasons, *(f"here the same as {name}" for name in same))
+
+
+def _same(features: AuditFeatures) -> list[str]:
     """The other kinds that decoupled decay is as well: where η_eff = η, and where nothing transforms the gradient."""
     is_stable = features.tells_stable and _constant(features.ratios, SAME_RATIO)
     is_stable = is_stable and abs(features.ratio_over_decay - 1) <= SAME_RATIO
-    same = ["stable decay"] * is_stable + ["L2"] * features.joins_gradient
-    return (f"here the same as {' and '.join(same)}",) if same else ()
+    return ["stable decay"] * is_stable + ["L2"] * features.joins_gradient
 
 
 def _uniform(features: AuditFeatures) -> Found | None:
@@ -128,7 +141,7 @@ def _uniform(features: AuditFeatures) -> Found | None:
     stable = features.tells_stable and _constant(features.ratios, SAME_RATIO)
     decoupled, is_stable = _constant(units, SAME_RATE), stable and abs(ratio - 1) <= SAME_RATIO
     if decoupled and abs(unit - 1) <= SAME_RATE:
-        return "decoupled", (f"R = ηλ for every weight, in every {when}", *but, *_same(features))
+        return _or_all(features, (f"R = ηλ for every weight, in every {when}", *but))
     if decoupled and not is_stable:
         return "decoupled", (f"R = {_in_units(features, unit)} for every weight, in every {when}", *but)
     if stable:
@@ -241,7 +254,7 @@ def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
     if features.undecayed:
         said.append(f"parameters of shape {', '.join(map(str, features.undecayed))} do not decay")
     if kind == "L2" and features.mismatch > NONLINEAR and not features.coarse:
-        said.append(f"nonlinear: the rates of δ and δ/2 differ by {features.mismatch:.0%}")
+        said.append(f"nonlinear: half a perturbation has a rate that differs by {features.mismatch:.0%}")
     if kind != "L2" and not features.proportional and not features.coarse:
         said.append("nonlinear: the decay of the first step is not R times the weight")
     if SOME < features.idle < 1 - SOME:
@@ -257,5 +270,5 @@ def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
         return tuple(said)  # the reason says how R follows η
     for symbol, exponent in (("η", features.lr_exponent), ("λ", features.decay_exponent)):
         if abs(exponent - 1) > EXPONENT:
-            said.append(f"R ∝ {symbol}^{exponent:.2f}")
+            said.append(f"R is proportional to {symbol}^{exponent:.2f}")
     return tuple(said)

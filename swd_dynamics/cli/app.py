@@ -36,7 +36,7 @@ def chosen_device(device: Device) -> str:
 
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise InputError("--device cuda: torch sees no CUDA device here; take cpu or auto")
+        raise InputError("--device cuda: torch finds no CUDA device on this machine; give cpu or auto")
     return "cuda" if available and device != "cpu" else "cpu"
 
 

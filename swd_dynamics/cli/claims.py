@@ -1,6 +1,7 @@
 """What the theory says, and whether it holds: studies, reproduce, derive."""
 
 from pathlib import Path
+from textwrap import fill
 
 from swd_dynamics.cli.app import Device, app, chosen_device
 from swd_dynamics.errors import InputError
@@ -22,33 +23,44 @@ DERIVATIONS = Table(
 
 @app.command
 def studies() -> None:
-    """List the studies, each with its claim."""
+    """List the studies, each with its claim.
+
+    Example:
+
+        swd-dynamics studies
+    """
     from swd_dynamics.studies import MODULES, load
+    from swd_dynamics.verdict import WIDTH
 
     for name in MODULES:
-        print(f"{name:20}{load(name).claim}")
+        print(fill(f"{name:20}{load(name).claim}", WIDTH, subsequent_indent=" " * 20))
 
 
 @app.command
 def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Path | None = None) -> int:
-    """Run studies, print the ledger of their verdicts, write their figures.
+    """Run studies, print their verdicts, and write their figures.
 
-    Exits with 1 if a verdict's status departs from the committed ledger.
+    A verdict says whether a measurement confirms a claim of the theory. The exit code is 1 if a
+    verdict's status differs from that in the committed ledger. Example:
+
+        swd-dynamics reproduce stability --quick
 
     Parameters
     ----------
     names
-        Studies to run; all of them if none is named.
+        Names of the studies to run; studies lists them. Without a name all studies are run.
     quick
-        Shorter runs of the same claims.
+        Run the short form: fewer and shorter runs, the same claims.
     device
-        Where training runs; auto takes a GPU where there is one.
+        Where training runs: cpu, cuda, or auto, which is cuda if there is a GPU.
     out
-        Folder for figures, verdicts.json and a page that shows them: figures, or figures/quick with --quick.
+        Folder for the figures, the verdicts (verdicts.json) and a page that shows them. By default
+        it is figures, or figures/quick with --quick.
     """
     import torch
 
     from swd_dynamics.studies import Setting
+    from swd_dynamics.studies.reproduce import PAGE
     from swd_dynamics.studies.reproduce import reproduce as run
     from swd_dynamics.verdict import Ledger
 
@@ -58,11 +70,12 @@ def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Pa
     def announce(study, verdicts) -> None:
         print(f"\n{study.name}: {study.claim}\n{Ledger(verdicts)}", flush=True)
 
-    result = run(names, setting=setting, out=out or Path("figures/quick" if quick else "figures"), announce=announce)
+    folder = out or Path("figures/quick" if quick else "figures")
+    result = run(names, setting=setting, out=folder, announce=announce)
     ledger = Ledger(v for found in result.verdicts.values() for v in found)
-    print(f"\n{len(ledger)} verdicts on {setting.device}: {ledger.counts}. Wrote {', '.join(map(str, result.written))}")
+    print(f"\n{len(ledger)} verdicts on {setting.device}: {ledger.counts}. The figures are shown in {folder / PAGE}")
     for change in result.changed:
-        print(f"departs from the committed ledger: {change}")
+        print(f"differs from the committed ledger: {change}")
     return 1 if result.changed else 0
 
 
@@ -84,6 +97,7 @@ def derive(
 
     Arguments that are given become numbers in the result, and the others stay symbols: for
     example λ without --weight-decay. SGD, SGDW and SGDS have momentum unless --momentum is 0.
+
     Example:
 
         swd-dynamics derive SGDS --what stability-limit --lr 0.1 --weight-decay 0.5

@@ -21,22 +21,28 @@ def verify(
     steps: Whole = 200,
     seed: Whole = 0,
 ) -> int:
-    """Compare every step of an optimizer with its rule. Exits with 1 if a step is wrong, and with 2 if none was taken.
+    """Compare every step of an optimizer with a rule, and name the cause of a difference.
+
+    The exit code is 1 if a step is wrong, and 2 if the optimizer cannot be tested. Importing the
+    module runs its code, as python -m does. Example:
+
+        swd-dynamics verify torch.optim:AdamW --as AdamW --args lr=1e-2,weight_decay=.1
 
     Parameters
     ----------
     optimizer
-        MODULE:CLASS, for example torch.optim:AdamW. The module may be in the current directory. Importing it runs its
-        code, as python -m does.
+        Module and class of the optimizer, for example torch.optim:AdamW. The module may be in the
+        current directory.
     as_
-        The rule, for example AdamW. Its numbers are those of --args, and otherwise the optimizer's own defaults.
+        Name of the rule, for example AdamW. Its numbers are those of --args, and otherwise the
+        optimizer's own defaults.
     args
         Arguments of the optimizer, for example lr=1e-2,betas=(.9,.99). The values must be literals.
     allow
-        Name of a known difference that does not count as a fault, for example eps-on-mean-root. Repeat the option to
-        allow several.
+        Name of a known difference that does not count as a mistake, for example eps-on-mean-root.
+        Repeat the option to allow several.
     steps
-        Number of steps of each scenario, 2 to 100000.
+        Number of steps of each scenario, from 2 to 100000.
     seed
         Seed of the weights and the gradients.
     """
@@ -59,16 +65,22 @@ def verify(
 
 @app.command
 def audit(optimizer: str, *, args: str = "") -> None:
-    """Measure what kind of weight decay an optimizer has: none, L2, decoupled, stable or other.
+    """Measure what kind of weight decay an optimizer has, and how much of it.
 
-    Importing the module runs its code.
+    The kind is L2, decoupled, stable, none, other, or "all the same" where there is neither
+    momentum nor a preconditioner, so that the first three are the same. Importing the module runs
+    its code, as python -m does. Example:
+
+        swd-dynamics audit torch.optim:SGD --args lr=1e-2,momentum=.9,weight_decay=.1
 
     Parameters
     ----------
     optimizer
-        MODULE:CLASS, as torch.optim:AdamW.
+        Module and class of the optimizer, for example torch.optim:AdamW. The module may be in the
+        current directory.
     args
-        Its arguments as literals: lr=1e-2,weight_decay=0.1,betas=(0.9,0.99).
+        Arguments of the optimizer, for example lr=1e-2,weight_decay=.1,betas=(.9,.99). The values
+        must be literals. Many optimizers have no decay unless weight_decay is given.
     """
     from swd_dynamics.auditing import audit as examine
     from swd_dynamics.bench.drive import one_thread
@@ -82,21 +94,25 @@ def audit(optimizer: str, *, args: str = "") -> None:
 def atlas(
     *, package: str = "torch.optim", jobs: Whole = 2, limit: float = 20.0, out: Path = Path("figures/atlas")
 ) -> int:
-    """Audit every optimizer of a package. Prints a table, and writes it as a figure, CSV and JSON.
+    """Audit every optimizer of a package, and write the results as a table and a figure.
 
-    Importing the package runs its code. An interrupt (Ctrl-C) writes what was done so far, and exits with 130. If no
-    optimizer was audited, nothing is written.
+    The table is printed, and written as CSV and JSON. Importing the package runs its code. After
+    Ctrl-C the optimizers audited so far are written, and the exit code is 130. If no optimizer was
+    audited, nothing is written. Example:
+
+        swd-dynamics atlas --package torch.optim --out atlas
 
     Parameters
     ----------
     package
-        A module that names its optimizers: torch.optim, pytorch_optimizer, …; also a module in the current directory.
+        Module that contains the optimizers, for example torch.optim or pytorch_optimizer. It may be
+        in the current directory.
     jobs
-        Optimizers at a time, 1 or more.
+        Number of optimizers that are audited at the same time, 1 or more.
     limit
-        Seconds that an optimizer may take, more than 0.
+        Number of seconds that one optimizer may take, more than 0.
     out
-        Folder for the files.
+        Folder for the files. It is made if it does not exist.
     """
     from swd_dynamics.auditing.atlas import atlas as survey
     from swd_dynamics.plots import write_figure

@@ -168,23 +168,25 @@ def _schedule(
 
 def _outcome(what: str, recording: "xarray.Dataset", out: Path) -> str:
     """How a run ended, in a sentence or two."""
-    rows, losses, facts = recording.sizes["step"], recording["loss"].values, recording.attrs
-    course = f": loss {losses[0]:.6g} to {losses[-1]:.6g}" if rows else ""
-    said = [f"{rows} recorded steps of {what}{course}, in {out}"]
+    from swd_dynamics.recording.summary import course_of_loss
+
+    rows, facts = recording.sizes["step"], recording.attrs
+    said = [f"{rows} recorded steps of {what}, in {out}"]
+    said.append(course_of_loss(recording["step"].values, recording["loss"].values))
     if facts["interrupted"]:
         said.append("the run was interrupted")
     if facts["diverged_at_step"] >= 0:
         said.append(f"the run diverged at step {facts['diverged_at_step']}")
     if str(facts["status"]).startswith("failed"):
         said.append(f"the run is not completely recorded: {facts['status']}")
-    return "\n".join(said)
+    return "\n".join(filter(None, said))
 
 
 @app.command
 def replay(run: Path, *, as_: Annotated[str, Parameter(name="--as")]) -> int:
     """Compare a recorded run with a rule of the catalogue, step by step.
 
-    The exit code is 1 if the run and the rule differ. Example:
+    Where they differ, the cause is named if it is known, and the exit code is 1. Example:
 
         swd-dynamics replay run --as AdamW
 
@@ -262,11 +264,24 @@ def plot(
     from swd_dynamics.plots.style import figure_paths
     from swd_dynamics.recording import open_recording
 
-    figure = recording(open_recording(run), *quantity)
+    opened = open_recording(run)
+    figure = recording(opened, *quantity)
+    _refuse_unknown(opened, quantity)
     name = f"{run.resolve().name}-{'-'.join(quantity)}"
     stem = run.resolve().with_name(name) if out is None else out
     refuse_existing(figure_paths(stem), overwrite)
     print(f"Wrote {', '.join(map(str, write_figure(figure, stem)))}")
+
+
+def _refuse_unknown(recording: "xarray.Dataset", quantities: list[str]) -> None:
+    """Refuse to draw a quantity that has no value in any step, and say why."""
+    from swd_dynamics.recording.summary import fact_in_words
+
+    for name in quantities:
+        if not recording[name].notnull().any():
+            reasons = recording.attrs.get(f"{name.partition('_')[0]}_unknown_because")
+            why = fact_in_words(reasons) if reasons else "the optimizer does not have it"
+            raise InputError(f"{name} has no value in any step: {why}")
 
 
 @app.command

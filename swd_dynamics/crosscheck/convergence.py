@@ -1,4 +1,4 @@
-"""Does a flow follow the iterates to the order it claims? The terms of their distance, as η is halved."""
+"""Does a flow follow the iterates to the order it claims? η is halved, and the terms of their distance are compared."""
 
 from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
 
@@ -23,8 +23,8 @@ from swd_dynamics.verdict import Status, Verdict
 
 Array = NDArray[np.float64]
 EPS = float(np.finfo(float).eps)
-# Of the whole distance at the smallest η: the terms above or below the two that are judged decide if they are so large
-# a part. With much less, the next term of a right flow could be taken for a higher order.
+# Fraction of the whole distance at the smallest η. If the terms above or below the two that are judged are a larger
+# fraction, they decide. With much less, the next term of a right flow could be taken for a higher order.
 MOST = 0.75
 
 
@@ -78,8 +78,8 @@ def convergence_order(
         learning rate every value holds for twice as many steps.
     theta0 : array, shape (n,)
     t : float
-        Time covered, t = ηk (of a schedule: with its first η). The memory starts on its slow manifold and the step
-        count is large, so that there is no transient.
+        Time that is covered, t = ηk; with a schedule, η is its first value. The state starts on its slow manifold, and
+        the number of steps is large, so that there is no transient.
     lrs : sequence of float
         At least five learning rates, each half the previous learning rate.
     allowed : float
@@ -87,7 +87,7 @@ def convergence_order(
     detects : float
         The largest relative error of F₁ that a confirmed verdict may have missed; at order 1, of F₀.
     expected : float, optional
-        The flow's own order if not given (1 for "state").
+        The order that is expected; by default the flow's own order (1 for "state").
     iterates : callable (rule, state, gradient, steps) → array, shape (steps + 1, n)
         By default the iterates of the rule itself; a study gives those of a real optimizer.
     **solver
@@ -97,8 +97,8 @@ def convergence_order(
     -------
     Verdict
         ``measured`` is the order at the smallest η: p − 1 + log₂((2 + x)/(1 + x)), where x is the size of the term
-        η^(p−1), relative to the term η^p. Inconclusive, with a cause that says which η to take, where ``lrs`` are not
-        small enough to tell the terms apart, the solver's error is too large, or an error of ``detects`` could not
+        η^(p−1), relative to the term η^p. Inconclusive, with a cause that says which η to give, where ``lrs`` are too
+        large to tell the terms apart, the solver's error is too large, or an error of ``detects`` could not
         have been seen. Evidence: ``lr``, ``error`` (max_k‖θ_k − θ(ηk)‖), ``solver_error``, and ``smallest_seen``, the
         smallest relative error of F₁ (at order 1, of F₀) that would have been refuted.
 
@@ -126,7 +126,9 @@ def convergence_order(
         raise InputError(f"flow = {shown(flow)} is not a Flow: give Flow(rule, gradient)")
     lr = np.asarray(lrs, dtype=float)
     if len(lr) < 5 or not np.allclose(lr[:-1] / lr[1:], 2):
-        raise InputError(f"lrs = {lr.tolist()} is not allowed: give at least five, each half the one before")
+        raise InputError(
+            f"lrs = {lr.tolist()} is not allowed: give at least five learning rates, each half the previous one"
+        )
     check("t", t, "(0, inf)")
     check("allowed", allowed, "(0, 1)")
     check("detects", detects, "(0, inf)")
@@ -145,7 +147,7 @@ def convergence_order(
         except (FlowDiverged, AssumptionFailed) as failed:
             return _open(said, f"at η = {each:g} {failed}")
         if not np.isfinite(runs[-1].error):
-            return _open(said, f"the steps diverged at η = {each:g}: take smaller ones")
+            return _open(said, f"the steps diverged at η = {each:g}: give smaller lrs")
     error, solver_error, noise = np.array([(run.error, run.solver_error, run.noise) for run in runs]).T
     late = _late(runs[-1].distance)
     distances = [run.distance[late:] for run in runs]
@@ -158,7 +160,7 @@ def convergence_order(
     return Verdict(
         **said,
         measured=(below if far_too_low else found).measured,
-        why=f"an F{'₁' if order == 2 else '₀'} off by {seen:.1g} of itself would be refuted, at η = {lr[-1]:.2g}",
+        why=f"at η = {lr[-1]:.2g} a relative error of {seen:.1g} in F{'₁' if order == 2 else '₀'} would be refuted",
         status=status,
         cause=cause,
         evidence={"lr": lr, "error": error, "solver_error": solver_error, "smallest_seen": seen},
@@ -167,7 +169,9 @@ def convergence_order(
 
 def _open(said: dict[str, Any], cause: str) -> Verdict:
     """The verdict where there are no distances."""
-    return Verdict(**said, measured=float("nan"), why="no distance to judge", status="inconclusive", cause=cause)
+    return Verdict(
+        **said, measured=float("nan"), why="there is no distance to judge", status="inconclusive", cause=cause
+    )
 
 
 def _power(order: float) -> str:
@@ -199,10 +203,13 @@ def _judged(found: Terms, share: float, largest: float, seen: float, detects: fl
     if not blind and 2 * found.uncertain <= found.leading:
         return "confirmed", None
     if found.noise > found.uncertain / 2:
-        return "inconclusive", "the solver's error is too large: lower its tolerance, or take larger learning rates"
+        return "inconclusive", "the solver's error is too large: give a smaller tolerance, or larger learning rates"
     excess = max(4 * found.uncertain / max(found.leading, found.uncertain), 1.2 * seen / detects if blind else 2)
     halved = largest / 2 ** ceil(log2(excess))
-    return "inconclusive", f"η is not small enough to tell the orders apart: take halvings from η = {halved:.2g}"
+    return (
+        "inconclusive",
+        f"η is too large to tell the orders apart: give lrs that are halved from η = {halved:.2g}",
+    )
 
 
 @dataclass(frozen=True)

@@ -65,17 +65,18 @@ def equivalent_weight_decay(
         R = λη (decoupled),  R = λη_eff (stable, and L2 to first order in η)
         λ′ = ⟨R⟩ of from_ / ⟨R/λ′⟩ of to
 
-    AdamW's λ becomes AdamS's λ√v̄ where η and v̄ are constant. With L2 the rate is an average: with heavy ball it settles
-    to 1 − (larger root of z² − (1+β−ηλ)z + β), which is λη_eff only to first order; with Adam every weight has its own.
+    Where η and v̄ are constant, λ of AdamW becomes λ√v̄ of AdamS. With L2 the rate is an average: with heavy ball it
+    settles to 1 − (larger root of z² − (1+β−ηλ)z + β), which is λη_eff only to first order; with Adam every weight has
+    a rate of its own.
 
-    *Assumes* the run to come has the second moments given. Decay affects the second moments: with stronger decay
+    *Assumes* that the new run has the given second moments. Decay affects the second moments: with stronger decay
     gradients stay larger, so that R of AdamS is smaller.
 
     Parameters
     ----------
     from_, to : UpdateRule
-        Of any two families, each with one η (or a schedule) and one λ; the λ of ``to`` is ignored. Translate
-        parameter groups one by one.
+        Two rules of any families, each with one η (or a schedule) and one λ; the λ of ``to`` is ignored. Translate
+        each parameter group by itself.
     statistics : xarray.Dataset, number or array of shape (steps,), optional
         v̄, the mean over all weights of Adam's v̂ = v/(1−β₂ᵏ): one number for all steps, or one for each step; or a
         recording of an Adam run by :func:`swd_dynamics.record`, which gives v̄ as (η/η_eff)². Not needed if neither
@@ -91,7 +92,7 @@ def equivalent_weight_decay(
 
     Examples
     --------
-    At √v̄ = ¼ AdamS's learning rate is effectively four times AdamW's, and a quarter of λ does: R = .5·.125 = 1/16.
+    At √v̄ = ¼ η_eff of AdamS is four times η of AdamW, so that a quarter of λ is enough: R = .5·.125 = 1/16.
 
     >>> adamw, adams = (CATALOG[name](lr=0.125, weight_decay=0.5) for name in ("AdamW", "AdamS"))
     >>> found = equivalent_weight_decay(adamw, adams, 1 / 16)
@@ -142,12 +143,12 @@ def _recorded(recording) -> SecondMoments:
     name = str(recording.attrs.get("optimizer", "an unknown optimizer"))
     if not (name in CATALOG and _is_adaptive(CATALOG[name]().direction)):
         return SecondMoments(
-            steps, np.full(len(steps), math.nan), f"a recording of {name} is not known to have it: give it"
+            steps, np.full(len(steps), math.nan), f"whether a recording of {name} has it is unknown, so give v̄ itself"
         )
     with np.errstate(all="ignore"):
         v = (lr / effective_lr)[lr > 0] ** 2
     v = np.where((v > 0) & np.isfinite(v), v, math.nan)
-    return SecondMoments(steps, v, f"of the recorded steps, {np.isnan(v).sum()} have none, or 0")
+    return SecondMoments(steps, v, f"it is unknown or 0 in {np.isnan(v).sum()} of the recorded steps")
 
 
 def _is_adaptive(direction: Direction) -> bool:
@@ -175,17 +176,17 @@ def _mean_decay_rate(role: str, rule: UpdateRule, moments: SecondMoments) -> flo
     if math.isnan(rate) and np.isnan(moments.v).any():
         raise InputError(f"{role} = {rule} needs v̄, the mean second moment of the gradients: {moments.unknown}")
     if not 0 < rate < math.inf:
-        raise InputError(f"{role} = {rule} has the decay rate {rate:g}: there is no decay to be equivalent to")
+        raise InputError(f"{role} = {rule} has the decay rate {rate:g}: there is no decay to translate")
     return rate
 
 
 def _check_rule(role: str, rule: UpdateRule, moments: SecondMoments) -> None:
     as_rule(rule, role)
     if rule.has_schedule and moments.steps is None:
-        raise InputError(f"{role} has a schedule: give a recording, or v̄ for each step, to say for which steps")
+        raise InputError(f"{role} has a schedule, so the steps must be known: give a recording, or v̄ for each step")
     for name, value in (("lr", rule.lr_at(0)), ("weight_decay", rule.weight_decay)):
         if np.ndim(value) or is_symbolic(value):
-            raise InputError(f"{name} of {role} = {value} is not one number: translate parameter groups one by one")
+            raise InputError(f"{name} of {role} = {value} is not one number: translate each parameter group by itself")
 
 
 def _per_unit(rule: UpdateRule) -> UpdateRule:
@@ -194,6 +195,4 @@ def _per_unit(rule: UpdateRule) -> UpdateRule:
     try:
         return replace(rule, decay=replace(decay, weight_decay=1.0))
     except TypeError:
-        raise InputError(
-            f"to = {rule!r} has no λ to be found: its decay must be a dataclass with a weight_decay"
-        ) from None
+        raise InputError(f"to = {rule!r} has no λ: its decay must be a dataclass with a weight_decay") from None

@@ -62,13 +62,16 @@ def recorded_rule(name: str | Entry, recording: "xarray.Dataset") -> UpdateRule:
     UpdateRule(lr=0.5, direction=SGD(), decay=L2(weight_decay=0.25))
     """
     entry = as_entry(name)
-    groups = _groups(recording)
+    groups = groups_of(recording)
     accepted = set(inspect.signature(entry.family).parameters)
     directions = [{key: _tuple(v) for key, v in group.items() if key in accepted} for group in groups]
     if any(direction != directions[0] for direction in directions):
-        raise InputError(f"the groups differ in {', '.join(sorted(accepted))}; one rule has one direction")
-    decay = _per_weight([group.get("weight_decay", 0.0) for group in groups], recording)
-    return entry(_recorded_lr(recording), weight_decay=decay, **directions[0])
+        raise InputError(
+            f"the groups differ in {', '.join(sorted(accepted))}, but a rule has the same numbers for all groups,"
+            " except for lr and weight_decay"
+        )
+    decay = per_weight([group.get("weight_decay", 0.0) for group in groups], recording)
+    return entry(recorded_lr(recording), weight_decay=decay, **directions[0])
 
 
 def named_rule(name: str | Entry, arguments: dict[str, Any]) -> UpdateRule:
@@ -105,7 +108,8 @@ def named_rule(name: str | Entry, arguments: dict[str, Any]) -> UpdateRule:
     return entry(**taken)
 
 
-def _groups(recording) -> list[dict]:
+def groups_of(recording) -> list[dict]:
+    """The arguments of each parameter group of a recorded optimizer."""
     try:
         groups = json.loads(recording.attrs["optimizer_arguments"])
         return [dict(group) for group in groups]
@@ -116,13 +120,14 @@ def _groups(recording) -> list[dict]:
         ) from None
 
 
-def _recorded_lr(recording):
+def recorded_lr(recording):
+    """The recorded η: a number, an array over the weights, or a schedule of either."""
     lr = np.asarray(recording["lr"], dtype=float) if "lr" in recording else np.empty((0, 0))
     if not lr.size:
         raise InputError("the recording lacks lr (step, group), which replay needs")
     if (lr == lr[0]).all():
-        return _per_weight(lr[0].tolist(), recording)
-    return RecordedSchedule(tuple(_per_weight(row.tolist(), recording) for row in lr))
+        return per_weight(lr[0].tolist(), recording)
+    return RecordedSchedule(tuple(per_weight(row.tolist(), recording) for row in lr))
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,8 @@ class RecordedSchedule:
     __repr__ = __str__
 
 
-def _per_weight(values: list[float], recording):
+def per_weight(values: list[float], recording):
+    """The numbers of the groups as an array over the weights; one number if all are the same."""
     if all(value == values[0] for value in values):
         return values[0]
     return np.asarray(values)[np.asarray(recording["weight_group"], dtype=int)]

@@ -1,31 +1,41 @@
 """Does a recorded run follow a rule? The rule takes a step with each recorded gradient, and the steps are compared."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from swd_dynamics.crosscheck.causes import NO_CAUSE, explanation
 from swd_dynamics.crosscheck.recorded_rule import rule_of_recording
+from swd_dynamics.crosscheck.stepping import allowed_departure, departures, largest_error, norms_of, wrong_by
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import Entry
-from swd_dynamics.rules.update import State, UpdateRule
+from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     import xarray
 
 CHANGED = 1e-5  # relative: two sums of squares in float32 agree to 1e-6, however many weights there are
-ROUND_OFFS = 8.0  # two dozen roundings a step, in two orders of evaluation, add up to a few units in the last place
 
 
-def replay(rule: UpdateRule | Entry | str, recording: "xarray.Dataset", *, name: str = "replay") -> Verdict:
-    """Compare a rule with a recording, step by step, by the norm of the difference.
+def replay(
+    rule: UpdateRule | Entry | str,
+    recording: "xarray.Dataset",
+    *,
+    name: str = "replay",
+    causes: bool = True,
+) -> Verdict:
+    """Compare a rule with a recording, step by step, and name the cause of a difference.
 
-    Every step starts from the *recorded* θ, so that a small difference cannot grow from step to step in a chaotic run.
-    The rule's memory (momentum, second moment) is always the rule's own, never the recorded one::
+    The rule takes a step with each recorded gradient. Each step starts from the *recorded* θ, so that a small
+    difference cannot grow from step to step in a chaotic run. The rule computes its own state (momentum, second
+    moment) from the gradients::
 
-        departure(k) = ‖rule(θ(k), memory, g(k)) − θ(k+1)‖ / max(‖θ(0)‖, ‖θ(k)‖, ‖θ(k+1)‖), θ as recorded
+        error(k) = ‖rule(θ(k), state, g(k)) − θ(k+1)‖ / max(‖θ(0)‖, ‖θ(k)‖, ‖θ(k+1)‖), θ as recorded
+
+    Where the steps differ, the rule is tried with the recording's own numbers and parameter groups, then with the
+    changes of :data:`~swd_dynamics.crosscheck.near_rules.NEAR_RULES`. What makes *every* step agree is the cause.
 
     Parameters
     ----------
@@ -35,12 +45,18 @@ def replay(rule: UpdateRule | Entry | str, recording: "xarray.Dataset", *, name:
         be arrays of shape (n,) for parameter groups, its learning rate a schedule.
     recording : xarray.Dataset
         With ``theta`` (iterate, weight), ``gradient`` (step, weight), from the optimizer's first step on.
+    name : str
+        The verdict's name.
+    causes : bool
+        Whether to look for the cause of a difference. With many weights this takes several seconds.
 
     Returns
     -------
     Verdict
-        Confirmed if departure(k) ≤ 8·eps·√k at every step, eps that of the recorded dtype; ``first_departure`` is the
-        number of the first step (from 1) that departs further. Evidence: ``departure`` and ``allowed``, shape (steps,).
+        Confirmed if error(k) ≤ 8·eps·√k at every step, with the eps of the recorded dtype: this much can be explained
+        by rounding. ``measured`` is the largest error divided by this limit. Else refuted: ``first_departure`` is the
+        number of the first wrong step (from 1), ``cause`` is what explains every step, or "unknown". Evidence:
+        ``departure``, the error, and ``allowed``, each of shape (steps,).
 
     Raises
     ------
@@ -65,81 +81,43 @@ def replay(rule: UpdateRule | Entry | str, recording: "xarray.Dataset", *, name:
     departure = np.array(list(departures(rule, theta, gradients)))
     outside = ~(departure <= allowed)
     worst = float(np.max(departure / allowed)) if np.isfinite(departure).all() else float("inf")
+    steps = f"{len(gradients)} step{'s' * (len(gradients) != 1)}"
     verdict = judge(
         name,
-        f"The recorded {recording.attrs.get('optimizer', 'run')} steps as {getattr(rule, 'name', 'the rule')} does,"
-        f" {len(gradients)} times",
+        f"The recorded {recording.attrs.get('optimizer', 'run')} follows {getattr(rule, 'name', 'the rule')}: {steps}",
         predicted=0.0,
         measured=worst,
         allowed=1.0,
-        why=f"departures in units of {ROUND_OFFS:g}·eps·√k: two orders of evaluation differ in their last digits"
-        + _unseen(rule, len(gradients)),
+        why=f"{largest_error(worst)} {_unseen(rule, len(gradients))}".strip().removesuffix("."),
         first_departure=int(np.argmax(outside)) + 1 if outside.any() else None,
         evidence={"departure": departure, "allowed": allowed},
     )
-    if np.isfinite(worst):
+    if verdict.first_departure is None:
         return verdict
-    return replace(verdict, status="refuted", cause="the rule's own steps are not finite")
+    cause, remark = explanation(rule, recording, theta, gradients, allowed) if causes else (None, "")
+    if not np.isfinite(worst):
+        known = cause not in (None, NO_CAUSE)
+        cause = "the rule's own steps are not finite" + f", but the recorded steps are: {cause}" * known
+    said = [largest_error(worst), wrong_by(departure[verdict.first_departure - 1]), remark]
+    return replace(verdict, status="refuted", cause=cause, why=" ".join(filter(None, said)).removesuffix("."))
 
 
 def _unseen(rule: UpdateRule, steps: int) -> str:
-    """What a replay of one learning rate and one weight decay cannot see, in words."""
+    """What a replay of one learning rate and one weight decay cannot show, in a sentence."""
     lr = rule.lr_at(0)
     constant = not rule.has_schedule or all(np.array_equal(lr, rule.lr_at(k)) for k in range(1, steps))
     alike = all(np.all(np.equal(values, np.ravel(values)[0])) for values in (lr, rule.weight_decay))
     unseen = ["groups"] * alike + ["schedules"] * constant
-    return f"; faults with {' or '.join(unseen)} cannot be seen in this run" if unseen else ""
-
-
-class Stepping(Protocol):
-    """What replay compares with a recording: an update rule, or any object with the same two methods."""
-
-    def start(self, theta) -> State: ...
-
-    def __call__(self, state: State, gradient) -> State: ...
-
-
-def allowed_departure(steps: int, eps: float) -> np.ndarray:
-    """8·eps·√k for the steps 1 … ``steps``."""
-    return ROUND_OFFS * eps * np.sqrt(np.arange(1, steps + 1))
-
-
-def own_steps(rule: Stepping, theta: np.ndarray, gradients: np.ndarray) -> Iterator[np.ndarray]:
-    """θ after each of the rule's own steps, every one from the *recorded* θ, while its memory runs on."""
-    state = rule.start(theta[0])
-    for k, gradient in enumerate(gradients):
-        with np.errstate(all="ignore"):  # a wrong pairing may run anywhere: that is its result
-            state = rule(State(theta[k], state.memory, k), gradient)
-        yield state.theta
-
-
-def departures(rule: Stepping, theta: np.ndarray, gradients: np.ndarray) -> Iterator[float]:
-    """departure(k) of :func:`replay`, one step after another, 0 where neither result is finite."""
-    for k, own in enumerate(own_steps(rule, theta, gradients)):
-        yield departure_of(own, theta, k)
-
-
-def departure_of(own: np.ndarray, theta: np.ndarray, k: int) -> float:
-    """The departure of one step: of the rule's own weights after it from the recorded ones."""
-    both_left = not np.isfinite(_norms(np.array([own, theta[k + 1]]))).any()
-    return 0.0 if both_left else relative(own, theta[k + 1], theta, k)
-
-
-def relative(one: np.ndarray, other: np.ndarray, theta: np.ndarray, k: int) -> float:
-    """‖one − other‖ / max(‖θ(0)‖, ‖θ(k)‖, ‖θ(k+1)‖)."""
-    with np.errstate(all="ignore"):
-        return float(np.linalg.norm(one - other) / max(*_norms(theta[[0, k, k + 1]]), 1e-300))
-
-
-def _norms(theta: np.ndarray) -> np.ndarray:
-    with np.errstate(all="ignore"):
-        return np.linalg.norm(theta, axis=1)
+    return f"Mistakes with {' or '.join(unseen)} cannot be seen in this run." if unseen else ""
 
 
 def _check_fit(rule: UpdateRule, weights: int) -> None:
     for name, values in (("lr", rule.lr_at(0)), ("weight_decay", rule.weight_decay)):
         if np.shape(values) not in ((), (weights,)):
-            raise InputError(f"{name} has shape {np.shape(values)}, the recording {weights} weights: give ({weights},)")
+            raise InputError(
+                f"{name} has shape {np.shape(values)}, but the recording has {weights} weights:"
+                f" give a number, or an array of shape ({weights},)"
+            )
 
 
 def _check_every_step_taken(recording) -> None:
@@ -156,7 +134,7 @@ def _check_every_step_taken(recording) -> None:
     if changed.any():
         raise InputError(
             f"the weights were changed from outside before step {_number(recording, int(changed.argmax()))} (clipped,"
-            " projected, exchanged, loaded): a rule knows of its own steps only"
+            " projected, exchanged, loaded), but a rule changes them only in its own steps"
         )
 
 
@@ -176,7 +154,7 @@ def _changed_outside(recording) -> np.ndarray:
     if "theta_norm" not in recording or not np.isnan(counts).any():
         return counts > 0
     with np.errstate(all="ignore"):  # of a run that diverged
-        norms = _norms(np.asarray(recording["theta"], float)[:-1])
+        norms = norms_of(np.asarray(recording["theta"], float)[:-1])
         differ = np.abs(recording["theta_norm"].values - norms) > CHANGED * norms
     return np.where(np.isnan(counts), differ, counts > 0)
 
@@ -187,13 +165,14 @@ def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
     missing = [variable for variable in ("theta", "gradient") if variable not in recording]
     if missing:
         raise InputError(
-            f"the recording lacks {' and '.join(missing)}, which replay needs: record it with trajectory=True"
+            f"the recording lacks {' and '.join(missing)}, which replay needs: record it with trajectory=True (on the"
+            " command line: --trajectory)"
         )
     before = int(recording.attrs.get("steps_before", 0))
     if before != 0:
         raise InputError(
-            "the recording does not begin at the optimizer's first step, so that its memory is unknown:"
-            " attach the probe earlier"
+            "the recording does not begin at the optimizer's first step, so that the optimizer's state is unknown:"
+            " attach the probe before the first step"
         )
     if "iterate" in recording.coords and np.any(np.diff(recording["iterate"].values) != 1):
         raise InputError("the recording lacks some of its steps: replay needs every step from the first")
@@ -203,12 +182,15 @@ def _trajectory(recording) -> tuple[np.ndarray, np.ndarray]:
         raise InputError("the recording holds no step: replay needs at least one")
     if theta.ndim != 2 or len(theta) != len(gradients) + 1 or theta.shape[1:] != gradients.shape[1:]:
         raise InputError(
-            f"theta {theta.shape} and gradient {gradients.shape} do not fit: need (steps + 1, n) and (steps, n)"
+            f"theta {theta.shape} and gradient {gradients.shape} do not fit together: give arrays of shape"
+            " (steps + 1, n) and (steps, n)"
         )
-    bad = np.nonzero(~np.isfinite(_norms(theta)))[0]
+    bad = np.nonzero(~np.isfinite(norms_of(theta)))[0]
     if len(bad):
-        raise InputError(f"the recorded run diverged: ‖θ‖ is not finite after step {bad[0]}; replay what came before")
+        raise InputError(
+            f"the recorded run diverged: ‖θ‖ is not finite after step {bad[0]}; replay the steps before it"
+        )
     poor = np.nonzero(~np.isfinite(gradients).all(axis=1))[0]
     if len(poor):
-        raise InputError(f"the recorded gradient of step {poor[0] + 1} is not finite; replay what came before")
+        raise InputError(f"the recorded gradient of step {poor[0] + 1} is not finite; replay the steps before it")
     return theta, gradients

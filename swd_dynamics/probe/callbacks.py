@@ -34,7 +34,7 @@ def lightning_callback(path: str | os.PathLike, **options: Any) -> Any:
     The loss is what ``training_step`` returned. For accumulated gradients it is the mean over their
     batches. If an epoch ends with fewer batches than are accumulated, Lightning still divides their
     gradient by the full number: ‖g‖ of that step is smaller, but its loss is not. Under manual
-    optimization Lightning does not know which loss belongs to which step: the loss is that of the
+    optimization Lightning does not say which loss belongs to which step: the loss is that of the
     closure if ``step`` is given a closure, and NaN otherwise.
 
     A second ``fit`` with the same callback has new optimizers, and a run folder of its own, whose

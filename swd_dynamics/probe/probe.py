@@ -63,18 +63,18 @@ class Probe:
     model : torch.nn.Module, optional
         Gives the parameters their names.
     quantities : str or iterable of (str or Quantity)
-        A set, ``"minimal"``, ``"default"`` or ``"dynamics"``, or quantities by name or your own.
-        Quantities made from Δθ need one copy of the parameters, and the distance from the start
-        needs another one; cos(g, m) one of the gradients if steps write into them. "minimal": none.
+        A set, ``"minimal"``, ``"default"`` or ``"dynamics"``, or names, or quantities of your own.
+        Quantities made from Δθ need a copy of the parameters, the distance from the start needs one
+        more, and cos(g, m) one of the gradients if steps write into them. "minimal" needs none.
     every : int
-        Steps n, 2n, 3n, … are measured. Each other step costs one call.
+        Steps n, 2n, 3n, … are measured. A step that is not measured costs one function call.
     trajectory : bool
         Whether every weight, gradient, decay rate and optimizer state of every step is recorded,
-        too. This is for small models that are not sharded. R is then followed weight by weight.
+        as replay needs it, for small models that are not sharded. R is then that of each weight.
     snapshots : int, optional
         The parameters are kept after steps n, 2n, 3n, …; in a run folder only.
     resume : bool
-        Whether to continue the run in the folder, if there is one. Rows of steps that are taken
+        Whether to resume the run in the folder, if there is one. Rows of steps that are taken
         again are replaced.
     step : int, optional
         How many steps were taken before, for an optimizer that does not count its steps.
@@ -241,10 +241,10 @@ class Probe:
         return [version(local(parameter)) for parameter in self.layout.parameters]
 
     def observe(self, *, loss: Tensor | float, of: Literal["next", "last"] | None = None) -> None:
-        """Note the loss of a step; no tensor is waited for. A step without a loss has the loss NaN.
+        """Record the loss of a step, without waiting for the device. A step without a loss has NaN.
 
         Call it once for each step: if gradients are accumulated over several batches, with the mean
-        of their losses. Of several losses before a step the last counts, after a step the first.
+        of their losses. Of several losses, the last before a step counts, or the first after it.
         The loss of the last step is lost if :meth:`flush` or :meth:`dataset` has already written
         its row. How many rows have no loss is noted at the end, in ``loss_unknown_because``.
 
@@ -392,7 +392,7 @@ class Probe:
 
     def _measure(self) -> None:
         if not self._gradient_seen:
-            raise InputError("the optimizer did not call its closure: the gradient is not known")
+            raise InputError("the optimizer did not call its closure: the gradient is unknown")
         row = self._instruments.after()
         if self._is_measuring:
             vectors = self._instruments.measurement.vectors

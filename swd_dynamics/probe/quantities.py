@@ -177,7 +177,7 @@ def _itself(value: np.ndarray) -> np.ndarray:
 _ALL = (
     Quantity(
         "loss",
-        "training loss before the step; no decay term is in it",
+        "training loss before the step, without a decay term",
         ("loss",),
         _itself,
         ("step",),
@@ -231,7 +231,7 @@ _ALL = (
     ),
     Quantity(
         "decay_fraction",
-        "R‖θ‖/‖Δθ‖, of the update that is decay",
+        "R‖θ‖/‖Δθ‖, the fraction of Δθ that is decay",
         ("decay_decay", "update_update"),
         _fraction,
     ),

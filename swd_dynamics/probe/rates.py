@@ -68,13 +68,14 @@ def _equal_object(value: Any) -> Any:
 class Rates:
     """Reads R of each parameter and η_eff of each group after a step.
 
-    Δθ = −R·θ − (update). A class in :data:`~swd_dynamics.tensors.known.KNOWN` is read by its entry.
+    Δθ = −R·θ − update. What is known of torch's optimizers is in
+    :data:`~swd_dynamics.tensors.known.KNOWN`.
     With decoupled decay, and with L2 without momentum, R = ηλ. For L2 with momentum R is defined by
     a test: perturb the weights, and see what fraction of the perturbation one step removes. That
     fraction is followed from step to step. With SGD it is one number for each parameter. With Adam
     it differs from weight to weight, which takes as long as several steps and is done only if
-    ``by_weight``. An optimizer of another class is believed if it publishes both ``decay_rate`` and
-    ``effective_lr`` in its groups, and writes at least one of them in the step. Otherwise R and
+    ``by_weight``. An optimizer of another class may publish ``decay_rate`` and ``effective_lr`` in
+    its groups; they are used if it writes at least one of them in the step. Otherwise R and
     η_eff are NaN, and ``reasons`` say why. All other arguments are those that the step began with.
 
     Examples

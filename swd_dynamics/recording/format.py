@@ -184,8 +184,7 @@ def check_file(file: Path, largest: int) -> os.stat_result:
     """Refuse anything but a plain file of a bounded size: a link or a pipe, for example."""
     status = _status(file)
     if not stat.S_ISREG(status.st_mode) or status.st_size > largest:
-        wanted = f"a plain file of at most {largest} bytes, not a link"
-        raise InputError(f"{file} is damaged: it must be {wanted}")
+        raise InputError(f"{file} is damaged: it must be a plain file of at most {largest} bytes, not a link")
     return status
 
 
@@ -298,7 +297,8 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes(), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} is damaged: {error}") from None
+        what = "cannot be read" if isinstance(error, OSError) else "is damaged"
+        raise InputError(f"{file} {what}: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{file} is damaged: it must hold a JSON object")
     return content
@@ -317,8 +317,12 @@ def read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Column]]:
         If there is no run, the run has another version, or run.json is damaged.
     """
     file = folder / RUN
-    if not os.path.lexists(file):
-        raise InputError(f"no run in {folder}: its file {RUN} is missing")
+    try:
+        os.lstat(file)
+    except (OSError, ValueError) as error:
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+        why = f"its file {RUN} is missing" if absent else f"it cannot be read: {error}"
+        raise InputError(f"no run in {folder}: {why}") from None
     description = read_json(file)
     version = description.get("swd_dynamics_recording")
     if type(version) is int and version > VERSION:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from xarray import Dataset
 
 from swd_dynamics.crosscheck import recorded_rule, replay
-from swd_dynamics.crosscheck.replay import allowed_departure, departures
+from swd_dynamics.crosscheck.near_rules import NEAR_RULES, AlteredRule
+from swd_dynamics.crosscheck.stepping import allowed_departure, departures
 from swd_dynamics.plots import LABELS, MUTED, house_style, measured
 from swd_dynamics.rules import L2, NoDecay
 from swd_dynamics.studies.methods import Method
 from swd_dynamics.studies.reference_runs import ReferenceRun, committed_runs, read, reference_runs
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
-from swd_dynamics.verification.near_rules import NEAR_RULES, AlteredRule
 from swd_dynamics.verification.single_steps import BFLOAT16, single_steps
 
 CLAIM = (

@@ -48,8 +48,9 @@ def _opening(found: dict[str, list[dict]], folder: Path) -> str:
     above = _place(folder).split("/")[0]
     modes = "; ".join(f"{SHAPES[MARKERS[mode]]} {COLOUR_WORDS[COLOURS[mode]]}, {LABELS[mode]}" for mode in COLOURS)
     return (
-        "Each study is one claim of the theory that could be false. Its consequence is derived, real torch runs are"
-        " measured, and the allowed difference is fixed before the measurement. This folder holds the figures and"
+        "Each study tests one claim of the theory that could be false. A consequence of the claim is derived, real"
+        " torch runs are measured, and the allowed difference is fixed before the measurement. Each study also has"
+        " negative controls: false claims, which must fail the same test. This folder holds the figures and"
         f" the [ledger](verdicts.json) of **{_counts(everything)}**.\n\n"
         f"In the figures: {modes}. Theory is drawn as lines, measurements as points. Curves of deliberately"
         " wrong theories are pale grey. Click a figure to open it as SVG. To make a figure and its verdicts again, run"

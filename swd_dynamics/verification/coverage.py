@@ -12,7 +12,7 @@ from swd_dynamics.rules.update import State, UpdateRule
 if TYPE_CHECKING:
     import xarray
 
-    from swd_dynamics.verification.near_rules import AlteredRule
+    from swd_dynamics.crosscheck.near_rules import AlteredRule
 
 LEFT = 0.5  # a power βᵏ above this has not had its bias correction tested; below .3 most of it has been
 UNTIL = 0.3
@@ -124,4 +124,5 @@ def _unfinished(rule: UpdateRule, steps: int) -> Iterator[str]:
     slowest = max((float(beta) for beta in betas if 0 < beta < 1), default=0.0)
     if slowest and slowest**steps > LEFT:
         needed = ceil(log(UNTIL) / log(slowest))
-        yield f"bias corrections have not ended, as {slowest:g}^{steps} = {slowest**steps:.2g}: try steps={needed}"
+        left = f"{slowest:g}^{steps} = {slowest**steps:.2g}"
+        yield f"bias corrections have not ended, because {left}: give steps={needed}"

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from swd_dynamics.crosscheck.replay import ROUND_OFFS, allowed_departure, own_steps, relative
+from swd_dynamics.crosscheck.near_rules import AlteredRule
+from swd_dynamics.crosscheck.stepping import ROUND_OFFS, allowed_departure, own_steps, relative
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.direction import Direction
-from swd_dynamics.verification.near_rules import AlteredRule
 
 DOUBLE_EPS = float(np.finfo(float).eps)
 

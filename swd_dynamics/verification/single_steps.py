@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from swd_dynamics.crosscheck.near_rules import JOINS, AlteredRule
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import State
-from swd_dynamics.verification.near_rules import JOINS, AlteredRule
 
 if TYPE_CHECKING:
     import xarray
@@ -63,7 +63,7 @@ class Roundings:
         return np.ldexp(0.5, np.maximum(exponent, LEAST_EXPONENT) - self.digits)
 
 
-# In bfloat16. fused: the weights and the state are stored once, and the step knows the state before that. foreach: √v̂
+# In bfloat16. fused: the weights and the state are stored once, and the step uses the state before that. foreach: √v̂
 # is stored three times, as √v, after its division, and after + ε; (1 − R)θ is stored, then the sum; β₂v is stored, then
 # the sum. AdamS applies R, as a bfloat16 number, in a pass of its own before torch's kernel. These are the kernels of a
 # GPU: on a CPU foreach also rounds inside the running means.
@@ -76,7 +76,7 @@ BFLOAT16 = {
 
 
 class Departures:
-    """Departures of a rule from the recorded steps, in units of what the roundings allow.
+    """Errors of a rule, step by step, each divided by what the roundings allow.
 
     Attributes
     ----------
@@ -166,7 +166,7 @@ def _allowed(before: np.ndarray, after: np.ndarray, step: np.ndarray, rate: Any,
 
 
 def _state_departure(predicted: Any, before: Any, after: Any, roundings: Roundings) -> np.ndarray:
-    """The largest departure of a piece of the state, in units of what is allowed."""
+    """The largest error of a piece of the state, divided by what is allowed."""
     found = []
     for name in STATE_OF:
         exact, old, new = (getattr(memory, name) for memory in (predicted, before, after))

@@ -1,32 +1,38 @@
-"""Does an optimizer do what its paper says? It is driven, and each of its steps is compared with the rule's step."""
+"""Does an optimizer do what its paper says? It takes steps, and each of them is compared with the rule's step."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass, replace
-from functools import partial
-from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.checks import whole_number
+from swd_dynamics.crosscheck.causes import (
+    changed_by,
+    likely_cause,
+    not_all,
+    rule_numbers,
+    takes_every_step,
+    with_rule_numbers,
+)
+from swd_dynamics.crosscheck.near_rules import NEAR_RULES, AlteredRule, NearRule
 from swd_dynamics.crosscheck.recorded_rule import rule_of_optimizer
-from swd_dynamics.crosscheck.replay import departure_of, departures, own_steps, relative
+from swd_dynamics.crosscheck.stepping import departure_of, largest_error, own_steps, relative, wrong_by
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import Entry
-from swd_dynamics.rules.directions.sgd import SGD, HeavyBall, Nesterov, sgd_family
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.verdict import Verdict, judge
 from swd_dynamics.verification.coverage import Exercised, exercised, not_tested, record_scenarios
-from swd_dynamics.verification.near_rules import NEAR_RULES, AlteredRule, NearRule
 from swd_dynamics.verification.round_off import allowed_round_off
 
 if TYPE_CHECKING:
     import xarray
 
-NO_CAUSE = "unknown"
-# Units of rounding that the weights must move in some step. With a tenth, a step that is 1 % off would be confirmed.
+# In some step the weights must move by so many times what rounding can explain. With a tenth of it, a step that is 1 %
+# off would be confirmed.
 RESOLVED = 1000.0
 MOST_STEPS = 100_000  # of a scenario: their gradients are a few dozen megabytes, and pairs of near rules take minutes
 
@@ -48,7 +54,7 @@ def verify(
     dimensions and a λ that makes R large, in half as many steps. Every step is compared as in
     :func:`~swd_dynamics.crosscheck.replay.replay`, from the optimizer's own θ. Where the steps differ, the rule is
     tried with the optimizer's own numbers (η, λ, β, ε, … of its parameter group), then the near rules of
-    :data:`~swd_dynamics.verification.near_rules.NEAR_RULES`, and pairs of near rules. A change of the rule is the
+    :data:`~swd_dynamics.crosscheck.near_rules.NEAR_RULES`, and pairs of near rules. A change of the rule is the
     cause if the changed rule takes *every* step, to round-off.
 
     Parameters
@@ -60,12 +66,13 @@ def verify(
         With one η and one λ, the numbers that the factory gives the optimizer. A name, as "AdamW", stands for the rule
         with the optimizer's own numbers.
     steps : int
-        Of each scenario, 2 to 100 000. Where bias corrections last longer than 200 steps, as with β₂ = .999, more
-        steps test more: what comes after them is not seen.
+        Number of steps of each scenario, from 2 to 100 000. Bias corrections may last longer than 200 steps, for
+        example with β₂ = .999. Then give more steps, because later steps are not tested.
     seed : int
-        Of the weights and the gradients.
+        Seed of the weights and the gradients.
     allow : str or sequence of str
-        Near rules that are not a fault here, as "eps-on-mean-root": the rule is changed before it is compared.
+        Names of near rules that do not count as a mistake, for example "eps-on-mean-root": the rule is changed so
+        before it is compared.
     **arguments
         Arguments of the optimizer, as ``lr=1e-2``, in place of a factory that has them.
 
@@ -73,8 +80,8 @@ def verify(
     -------
     Verdict
         Confirmed if the error is at most 8·eps·√k at every step k (where the rule is ill-conditioned, more: see
-        :func:`~swd_dynamics.verification.round_off.allowed_round_off`); ``measured`` is the largest error in units of
-        what is allowed. Else refuted: ``first_departure`` is the first wrong step (from 1) in any scenario, ``cause``
+        :func:`~swd_dynamics.verification.round_off.allowed_round_off`); ``measured`` is the largest error divided by
+        this limit. Else refuted: ``first_departure`` is the first wrong step (from 1) in any scenario, ``cause``
         a change of the rule that explains all steps, or "unknown". Inconclusive, with the reason as ``cause``, if the
         optimizer cannot be driven, or if no step moves the weights by a thousand times what rounding can explain.
         ``why`` says what was not tested. Evidence: ``departure``, ``allowed`` and ``recording``, dictionaries over
@@ -132,12 +139,12 @@ class Comparison(NamedTuple):
 
     @property
     def excess(self) -> np.ndarray:
-        """Each departure divided by its allowed value, shape (steps,)."""
+        """Each error divided by its limit, shape (steps,)."""
         return np.nan_to_num(self.departure / self.allowed, nan=np.inf, posinf=np.inf)
 
     @property
     def moves(self) -> float:
-        """The largest move of the weights in a step, in units of what rounding may change it by."""
+        """The largest move of the weights in a step, divided by the change that rounding can explain."""
         theta = self.recording["theta"].values
         moves = [relative(one, other, theta, k) for k, (one, other) in enumerate(pairwise(theta))]
         return float(np.nan_to_num(moves / self.allowed, nan=np.inf).max(initial=0.0))
@@ -150,23 +157,16 @@ class Comparison(NamedTuple):
 
     def is_explained(self, causes: Sequence[NearRule]) -> bool:
         """Whether the rule with these changes takes every recorded step, to round-off."""
-        changed = _changed(self.altered, causes)
+        changed = changed_by(self.altered, causes)
         if changed is None:
             return False
-        each = departures(changed, self.recording["theta"].values, self.recording["gradient"].values)
-        return all(departure <= allowed for departure, allowed in zip(each, self.allowed, strict=True))
+        theta, gradients = (self.recording[name].values for name in ("theta", "gradient"))
+        return takes_every_step(changed, theta, gradients, self.allowed)
 
 
 def _is_large(compared: Comparison) -> bool:
     """Whether this is the scenario with large numbers, which an optimizer may fail in without a verdict on it."""
     return bool(compared.recording.attrs.get("optional", False))
-
-
-def _changed(altered: AlteredRule, causes: Sequence[NearRule]) -> AlteredRule | None:
-    changed: AlteredRule | None = altered
-    for near in causes:
-        changed = None if changed is None else near.change(changed)
-    return changed
 
 
 def _compared(rule: UpdateRule, recording, allowed: Sequence[NearRule]) -> Comparison:
@@ -176,7 +176,7 @@ def _compared(rule: UpdateRule, recording, allowed: Sequence[NearRule]) -> Compa
     if hasattr(decay, "weight_decay"):
         decay = replace(decay, weight_decay=decay.weight_decay * factor)
     tensor, group = recording["weight_parameter"].values, recording["weight_group"].values
-    altered = _changed(AlteredRule(replace(rule, lr=lambda k: lr[k], decay=decay), tensor, group), allowed)
+    altered = changed_by(AlteredRule(replace(rule, lr=lambda k: lr[k], decay=decay), tensor, group), allowed)
     if altered is None:
         raise InputError(f"allow: {', '.join(near.cause for near in allowed)} has no place in {rule}")
     theta, gradients = recording["theta"].values, recording["gradient"].values
@@ -196,59 +196,32 @@ def _own_numbers(rule: UpdateRule, driven: Sequence[Comparison], allowed: Sequen
     """The rule with the numbers of the optimizer's parameter group; None if they are the rule's or no step is wrong."""
     first_group = json.loads(driven[0].recording.attrs["optimizer_arguments"])[0]
     own = {name: tuple(value) if isinstance(value, list) else value for name, value in first_group.items()}
-    numbers = _numbers(rule)
+    numbers = rule_numbers(rule)
     differ = [name for name, value in numbers.items() if name in own and not np.array_equal(own[name], value)]
     if not differ or all(compared.first is None for compared in driven):
         return None
-    said = "the optimizer's " + "; its ".join(f"{name} {_said(own[name], numbers[name])}" for name in differ)
+    said = ", and ".join(f"the optimizer's {name} {_said(own[name], numbers[name])}" for name in differ)
     try:
-        changed = _with_numbers(rule, {name: own[name] for name in differ})
+        changed = with_rule_numbers(rule, {name: own[name] for name in differ})
         explains = all(_compared(changed, each.recording, allowed).first is None for each in driven)
     except (InputError, TypeError, ValueError):  # numbers that the rule has no place for
         explains = False
     return OwnNumbers(said, explains)
 
 
-def _numbers(rule: UpdateRule) -> dict[str, Any]:
-    """A rule's numbers, under the names that they have in torch."""
-    decay = cast(Any, rule.decay)
-    decays = {"weight_decay": decay.weight_decay} if hasattr(decay, "weight_decay") else {}
-    return {"lr": rule.lr, **decays, **_made_of(rule.direction)[1]}
-
-
-def _with_numbers(rule: UpdateRule, numbers: dict[str, Any]) -> UpdateRule:
-    """The rule with some numbers changed."""
-    family, own = _made_of(rule.direction)
-    direction = family(**{name: numbers.get(name, own[name]) for name in own})
-    decay = rule.decay
-    if "weight_decay" in numbers:
-        decay = replace(cast(Any, decay), weight_decay=numbers["weight_decay"])
-    return UpdateRule(numbers.get("lr", rule.lr), direction, decay)
-
-
-def _made_of(direction: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """What makes such a direction, and the numbers that it is made of, under the names that they have in torch."""
-    if isinstance(direction, SGD | HeavyBall | Nesterov):
-        numbers = {name: getattr(direction, name, 0.0) for name in ("momentum", "dampening")}
-        return sgd_family, {**numbers, "nesterov": isinstance(direction, Nesterov)}
-    if not is_dataclass(direction) or isinstance(direction, type):
-        return lambda: direction, {}
-    return partial(replace, direction), {each.name: getattr(direction, each.name) for each in fields(direction)}
-
-
 def _said(own: Any, rules: Any) -> str:
     with np.errstate(over="ignore"):
         rounded = isinstance(own, float) and isinstance(rules, float) and own == float(np.float32(rules))
     are = "are" if isinstance(own, tuple) else "is"
-    return f"{are} {rules} rounded to float32" if rounded else f"{are} {own}, the rule's {rules}"
+    return f"{are} {rules} rounded to float32" if rounded else f"{are} {own}, but the rule's {are} {rules}"
 
 
 def _check(rule: UpdateRule) -> None:
     for name, value in (("lr", rule.lr), ("weight_decay", rule.weight_decay)):
         if callable(value) or np.ndim(value) or is_symbolic(value):
             raise InputError(
-                f"{name} = {value} is not one number: verify makes the schedule and the groups itself; give the value"
-                " of the first group at the first step"
+                f"{name} = {value} is not one number, but verify makes the schedule and the groups itself: give the"
+                " value of the first group at the first step"
             )
 
 
@@ -273,7 +246,9 @@ def _verdict(rule: UpdateRule, driven: list[Comparison], own: OwnNumbers | None)
         },
     )
     if wrong:
-        cause = own.said if own and own.explains else likely_cause(driven)
+        if own and own.explains:
+            return replace(verdict, status="refuted", cause=own.said)
+        cause = likely_cause(lambda causes: all(each.is_explained(causes) for each in driven))
         return replace(verdict, status="refuted", cause=cause)
     raised = dict.fromkeys(each.recording.attrs["raised"] for each in driven if not _is_large(each))
     reasons = "; ".join(filter(None, raised)) or _unresolved(driven)
@@ -284,9 +259,9 @@ def _unresolved(driven: Sequence[Comparison]) -> str:
     """Why the steps are too small to tell the rule from others; nothing if they are large enough."""
     moves = max(each.moves for each in driven)
     if moves < RESOLVED:
-        return f"the weights move by at most {moves:.2g} times what rounding can explain: any other rule would do so"
+        return f"the weights move by at most {moves:.2g} times what rounding can explain, so that any rule would pass"
     if all(each.is_explained([NEAR_RULES["ascent"]]) for each in driven):
-        return "only the weight decay moves the weights by more than rounding: with any gradients they do the same"
+        return "only the weight decay moves the weights by more than rounding: the gradients have no visible effect"
     return ""
 
 
@@ -298,17 +273,15 @@ def _sentences(
     seen: Exercised | None,
 ) -> Iterator[str]:
     """What was measured, and what a reader of the verdict should know besides."""
-    largest = max(float(each.excess.max(initial=0.0)) for each in driven)
-    yield f"Largest error: {largest:.2g} times what rounding can explain (limit: 1)."
+    yield largest_error(max(float(each.excess.max(initial=0.0)) for each in driven))
     if earliest is not None and earliest.first is not None:
-        share = 100 * earliest.departure[earliest.first - 1]
-        yield f"At the first wrong step the weights are off by {share:.2g} % of their norm."
+        yield wrong_by(earliest.departure[earliest.first - 1])
         names = [repr(each.scenario) for each in driven if each.first is not None]
-        yield f"Steps are wrong in {' and '.join(names)}."
+        yield f"Steps are wrong in {' and '.join(filter(None, (', '.join(names[:-1]), names[-1])))}."
         for name, dtype in json.loads(earliest.recording.attrs["in_lower_precision"]).items():
             yield f"The optimizer's {name} is {dtype}, with fewer digits than the weights."
     if own and not own.explains:
-        yield f"Although {own.said}, this does not explain every step."
+        yield not_all(own.said)
     for attrs in (each.recording.attrs for each in driven):
         if attrs["diverged_at_step"] >= 0:
             yield f"In {attrs['scenario']!r} the weights diverged at step {attrs['diverged_at_step']}."
@@ -325,18 +298,3 @@ def _sentences(
     if np.any(rule.weight_decay) and all(each.is_explained([NEAR_RULES["no-decay"]]) for each in driven):
         yield "The weight decay is too small to be seen, so that the place where it enters was not tested."
     yield not_tested(seen, rule)
-
-
-def likely_cause(driven: Sequence[Comparison]) -> str:
-    """The near rule that takes every step of every recording, or else two near rules together, or else "unknown".
-
-    If several near rules take every step, they are the same map on these recordings, and all are named.
-    """
-    near = list(NEAR_RULES.values())
-    singles = [(each,) for each in near]
-    pairs = [pair for pair in combinations(near, 2) if pair[0].line != pair[1].line]
-    for candidates in (singles, pairs):
-        found = [causes for causes in candidates if all(each.is_explained(causes) for each in driven)]
-        if found:
-            return ", or the same here: ".join("; and ".join(each.cause for each in causes) for causes in found)
-    return NO_CAUSE

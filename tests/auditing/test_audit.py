@@ -35,7 +35,7 @@ SCATTER = 0.25  # ‖g‖ of six large gradients scatters by 25 % from step to s
 HALF = 0.05  # the mean of 3200 fair coins is within .03 of a half, at three standard errors
 
 CASES = {
-    "SGD": (partial(torch.optim.SGD, **ARGUMENTS), "decoupled"),
+    "SGD": (partial(torch.optim.SGD, **ARGUMENTS), "all the same"),
     "SGD, momentum": (partial(torch.optim.SGD, **MOMENTUM), "L2"),
     "SGD, Nesterov": (partial(torch.optim.SGD, nesterov=True, **MOMENTUM), "L2"),
     "SGDW": (partial(odd_optimizers.SGDW, **ARGUMENTS), "decoupled"),
@@ -50,13 +50,13 @@ CASES = {
     "cautious": (odd_optimizers.CautiousDecay, "other"),
     "not times η": (odd_optimizers.FixedDecay, "other"),
     "half": (odd_optimizers.HalfDecay, "decoupled"),
-    "matrices": (odd_optimizers.MatrixDecay, "decoupled"),
+    "matrices": (odd_optimizers.MatrixDecay, "all the same"),
     "still": (odd_optimizers.Still, "other"),
     "runaway": (odd_optimizers.Runaway, "other"),
     "SGDS, quick": (partial(SGDS, lr=0.1, momentum=0.75, weight_decay=0.5), "stable"),
     "SGDS, beyond 1": (partial(SGDS, lr=0.1, momentum=0.75, weight_decay=3.0), "stable"),
     "AdamW, quick": (partial(torch.optim.AdamW, lr=0.1, weight_decay=10.0), "decoupled"),
-    "SGD, quick": (partial(torch.optim.SGD, lr=0.1, weight_decay=5.0), "decoupled"),
+    "SGD, quick": (partial(torch.optim.SGD, lr=0.1, weight_decay=5.0), "all the same"),
     "AdamW, weak": (partial(torch.optim.AdamW, lr=1e-6, weight_decay=1e-4), "decoupled"),
     "AdamW in float32": (partial(odd_optimizers.in_float32(torch.optim.AdamW), **ARGUMENTS), "decoupled"),
     "SGDS in float32": (partial(odd_optimizers.in_float32(SGDS), **MOMENTUM), "stable"),
@@ -68,22 +68,22 @@ CASES = {
     "estimating": (odd_optimizers.Estimating, "decoupled"),
 }
 WORDS = {
-    "SGD": "the same as stable decay and L2",
+    "SGD": "neither momentum",
     "SGD, momentum": "the effect lasts about 9 steps",
-    "SGD, no decay": "weight_decay is 0",
+    "SGD, no decay": "switch it on with --args weight_decay=0.1",
     "SGDW": "R/η_eff = 0.1 λ is constant too",
     "SGDS": "R/η_eff = λ for every weight",
     "norm-scaled, no decay": "behaves as with λ = 0",
     "no weight_decay to set": "no control is possible",
     "sign": "nonlinear: the decay of the first step",
     "cautious": "a weight does not decay in",
-    "not times η": "R ∝ η^0.00",
+    "not times η": "proportional to η^0.00",
     "half": "R = 0.5·ηλ",
     "matrices": "shape (8,) do not decay",
     "still": "no weight moved",
     "runaway": "diverged",
     "SGDS, quick": "renewed before each step",
-    "SGD, quick": "the same as stable decay and L2",
+    "SGD, quick": "neither momentum",
     "SGDS in float32": "rounded to float32",
     "SGDS, uphill": "follow the gradient upwards",
     "relative": "R = λ·η/η₀",
@@ -330,7 +330,14 @@ def test_what_ends_an_audit_is_an_input_error(factory, message):
 def test_on_the_command_line(capsys):
     """Assert that the command audits MODULE:CLASS with literal arguments."""
     assert main(["audit", "torch.optim:SGD", "--args", "lr=1e-2,weight_decay=0.1"]) == 0
-    assert capsys.readouterr().out.startswith("SGD: decoupled (lr = 0.01, weight_decay = 0.1)")
+    assert capsys.readouterr().out.startswith("SGD: all the same (lr = 0.01, weight_decay = 0.1)")
+
+
+def test_decay_that_is_switched_off_is_no_table(capsys):
+    """Assert that an optimizer whose default λ is 0 is said to have its decay switched off, and shows no rates."""
+    assert main(["audit", "torch.optim:SGD"]) == 0
+    head, reason = capsys.readouterr().out.splitlines()
+    assert head.startswith("SGD: none") and "weight_decay=0.1" in reason
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_steps_that_diverge_leave_the_order_open():
     steep = Flow(CATALOG["SGD"](), lambda theta: theta + theta**3, order=1)
     verdict = convergence_order(steep, [3.0], t=8.0, lrs=[0.8, 0.4, 0.2, 0.1, 0.05])
     assert verdict.status == "inconclusive"
-    assert verdict.cause == "the steps diverged at η = 0.8: take smaller ones"
+    assert verdict.cause == "the steps diverged at η = 0.8: give smaller lrs"
 
 
 def test_the_state_flow_is_of_first_order():
@@ -220,5 +220,5 @@ def test_benchmark_of_random_problems():
 @pytest.mark.parametrize("lrs", [[0.1, 0.05, 0.025, 0.0125], [0.1, 0.05, 0.03, 0.02, 0.01]])
 def test_learning_rates_must_be_four_halvings(lrs):
     """Assert that fewer than four halvings, or other ratios, are refused."""
-    with pytest.raises(InputError, match="at least five, each half"):
+    with pytest.raises(InputError, match="at least five learning rates, each half"):
         convergence_order(Flow(RULES["SGD"], gradient), START, t=0.1, lrs=lrs)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray
 from aggregated_momentum import AggregatedMomentum
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swd_dynamics.crosscheck import recorded_rule, replay
@@ -33,6 +33,7 @@ def made_by_hand(rule, dtype=float, disturb=None):
     return xarray.Dataset(data)
 
 
+@settings(max_examples=40)  # each example searches several hundred causes, and there are 120 cases
 @given(step=st.integers(1, 40), size=st.sampled_from([1e-13, 1e-9, 1e-3]))
 def test_the_departing_step_is_found(step, size):
     """Assert that a single disturbed step is found, whichever it is and however small above round-off."""
@@ -79,6 +80,69 @@ def test_numbers_come_from_the_recording(scheduled):
     assert not replay(recorded_rule("AdamS", recording), recording).passed
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers", "wrong", "named"),
+    [
+        ("AdamW", {}, "the decay of the biases", ["two groups", "λ = 0.1 and 0,", "λ = 0.1 for all"]),
+        ("Adam", {}, "that, and the kind of decay", ["two groups", "λ = 0.1 and 0,", "decoupled"]),
+        ("AdamW", {"lr": 0.5, "betas": (0.5, 0.9)}, "all numbers", ["η = 0.01", "η = 0.5", "betas = (0.5, 0.9)"]),
+    ],
+)
+def test_groups_of_the_recording_are_named(name, numbers, wrong, named):
+    """Assert that a rule with one λ is told of the recording's two, alone and besides another mistake."""
+    task = tanh_network((4,), samples=30)
+    weights, biases = ([p for p in task.model.parameters() if (p.ndim > 1) is many] for many in (True, False))
+    groups = [{"params": weights}, {"params": biases, "weight_decay": 0.0}]
+    recording = record(torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1), task.loss, 10, model=task.model)
+    verdict = replay(CATALOG[name](**{"lr": 0.01, "weight_decay": 0.1} | numbers), recording)
+    assert verdict.first_departure == 1, wrong
+    assert [words for words in named if words not in verdict.cause] == []
+
+
+def step_lr(optimizer):
+    return torch.optim.lr_scheduler.StepLR(optimizer, 5, gamma=0.5)
+
+
+@pytest.mark.parametrize(
+    ("made", "rule", "first", "cause"),
+    [
+        (torch.optim.AdamW, CATALOG["Adam"], 1, "weight decay is decoupled: R = ηλ"),
+        (torch.optim.Adam, CATALOG["AdamW"], 1, "weight decay joins the gradient (L2)"),
+        (
+            lambda p, **k: torch.optim.AdamW(p, maximize=True, **k),
+            CATALOG["AdamW"],
+            1,
+            "the gradient has the other sign",
+        ),
+        (torch.optim.NAdam, CATALOG["Adam"], 1, "unknown"),
+    ],
+)
+def test_a_near_rule_is_named(made, rule, first, cause):
+    """Assert that the kind of decay and the sign of torch's own optimizers are named, and NAdam as unknown."""
+    task = quadratic((1.0, 3.0, 0.1), noise=0.1)
+    recording = record(made(task.model.parameters(), lr=0.01, weight_decay=0.1), task.loss, 20)
+    verdict = replay(rule(lr=0.01, weight_decay=0.1), recording)
+    assert (verdict.first_departure, verdict.cause) == (first, cause)
+
+
+def test_a_schedule_of_the_recording_is_named():
+    """Assert that a rule with a constant η is told of the recorded schedule, and where it first matters."""
+    task = quadratic((1.0, 3.0, 0.1), noise=0.1)
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=0.5, weight_decay=0.25)
+    recording = record(optimizer, task.loss, 12, scheduler=step_lr(optimizer))
+    verdict = replay(CATALOG["AdamW"](lr=0.5, weight_decay=0.25), recording)
+    assert verdict.first_departure == 6
+    assert "η = 0.5 (0.125 at the end)" in verdict.cause and "the rule has η = 0.5" in verdict.cause
+
+
+def test_numbers_that_are_not_the_cause_are_a_remark():
+    """Assert that a recorded λ that the rule's differs from is no cause if steps differ with it as well."""
+    task = quadratic((1.0, 3.0, 0.1), noise=0.1)
+    recording = record(torch.optim.NAdam(task.model.parameters(), lr=0.5, weight_decay=0.25), task.loss, 5)
+    verdict = replay(CATALOG["Adam"](lr=0.5, weight_decay=0.125), recording)
+    assert verdict.cause == "unknown" and "λ = 0.25" in verdict.why
+
+
 def test_a_divergent_run_of_the_rule_is_a_refutation():
     """Assert that a rule that overflows where the record does not is refuted, not a crash."""
     recording = made_by_hand(UpdateRule(0.1, AggregatedMomentum(0.5, 0.9), NoDecay()))
@@ -115,7 +179,7 @@ def test_what_a_recording_lacks_is_said(change, said):
 
 def test_arrays_must_fit_the_weights():
     """Assert that a learning rate for other weights than the recorded ones is refused with both numbers."""
-    with pytest.raises(InputError, match=r"lr has shape \(2,\), the recording 5 weights"):
+    with pytest.raises(InputError, match=r"lr has shape \(2,\), but the recording has 5 weights"):
         replay(CATALOG["SGD"](lr=np.array([0.1, 0.2])), made_by_hand(CATALOG["SGD"](lr=0.1)))
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pickle
 import shutil
 import zipfile
@@ -245,3 +246,17 @@ def test_failed_export_leaves_the_older_one(folder, tmp_path):
         export(tmp_path / "run", tmp_path / "run.nc")
     assert (tmp_path / "run.nc").read_text() == "older"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["run", "run.nc"]
+
+
+@pytest.mark.parametrize("refused", ["lstat", "read_bytes"])
+def test_what_may_not_be_read_is_not_called_missing(refused, tmp_path, monkeypatch):
+    """Assert that a run that the system does not let one read is said to be unreadable, not missing or damaged."""
+
+    def refuses(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "run.json").write_text("{}")
+    monkeypatch.setattr(os if refused == "lstat" else Path, refused, refuses)
+    with pytest.raises(InputError, match="cannot be read") as told:
+        open_recording(tmp_path)
+    assert "missing" not in str(told.value) and "damaged" not in str(told.value)

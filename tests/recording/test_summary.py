@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray
 
-from swd_dynamics.recording.summary import BLOCKS, UNKNOWN, sparkline, summary
+from swd_dynamics.recording.summary import BLOCKS, UNKNOWN, course_of_loss, sparkline, summary
 
 
 @pytest.mark.parametrize("count", [1, 5, 32, 33, 1000])
@@ -40,3 +40,57 @@ def test_each_group_has_its_line():
 def test_a_recording_without_steps():
     """Assert that the summary of a run without steps says that there are none."""
     assert "no steps yet" in summary(xarray.Dataset({"loss": ("step", np.empty(0))}, {"step": np.empty(0, int)}))
+
+
+def rows_of(**courses):
+    """The row of each quantity in the summary of a run, by its name."""
+    steps = np.arange(1, 1 + len(next(iter(courses.values()))))
+    variables = {name: ("step", np.asarray(values, float)) for name, values in courses.items()}
+    lines = summary(xarray.Dataset(variables, {"step": steps})).splitlines()
+    return {line.split()[0]: line for line in lines if line}
+
+
+def test_a_loss_that_was_forgotten_is_not_observed():
+    """Assert that a loss without any value is said not to be observed, and how to observe it."""
+    row = rows_of(loss=[np.nan] * 3, lr=[1.0, 2.0, 3.0])["loss"]
+    assert "not observed" in row and "observe(loss=" in row and "nan" not in row
+
+
+def test_quantities_without_a_value_are_listed_and_not_drawn():
+    """Assert that quantities that are unknown in every step have no row of NaN, and are named in a list."""
+    rows = rows_of(loss=[1.0, 2.0], v_mean=[np.nan] * 2, v_bar=[np.nan] * 2)
+    assert rows["without"].endswith(": v_mean, v_bar") and not {"v_mean", "v_bar"} & set(rows)
+
+
+def test_decades_are_drawn_on_a_logarithmic_scale():
+    """Assert that equal ratios are equal heights where values span decades, and equal differences where not."""
+    rows = rows_of(fast=10.0 ** -np.arange(8), slow=np.arange(8.0, 0, -1), signed=[-1e3, *range(7)])
+    drawn = {name: row.split(maxsplit=5)[5] for name, row in rows.items() if name in ("fast", "slow", "signed")}
+    assert drawn["fast"] == BLOCKS[::-1] + " (logarithmic)"
+    assert drawn["slow"] == BLOCKS[::-1]
+    assert drawn["signed"] == BLOCKS[0] + BLOCKS[-1] * 7
+
+
+def test_a_constant_course_is_a_word():
+    """Assert that a quantity whose shown digits do not change is called constant."""
+    rows = rows_of(lr=[0.1, 0.1, 0.1 + 1e-9], loss=[0.1, 0.1, 0.2])
+    assert rows["lr"].endswith("constant") and not rows["loss"].endswith("constant")
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([2.0, 60.0, 40.0], ["grew", "2 to 40", "60 at step 20"]),
+        ([2.0, 3.0], ["grew", "2 to 3"]),
+        ([2.0, 60.0, 1.0], ["fell", "2 to 1", "60 at step 20"]),
+        ([2.0, 2.5, 1.0], ["fell", "2 to 1"]),
+        ([2.0, np.nan, 1.0], ["fell", "2 to 1"]),
+        ([2.0], []),
+        ([np.nan, np.nan], []),
+    ],
+)
+def test_the_course_of_a_loss_in_words(losses, words):
+    """Assert that growth, fall and a peak of more than twice the start are said, with the peak's step."""
+    said = course_of_loss(10 * np.arange(1, 1 + len(losses)), np.array(losses))
+    assert [word for word in words if word not in said] == [] and bool(said) == bool(words)
+    assert ("largest" in said) == any("step" in word for word in words)

@@ -11,7 +11,7 @@ from swd_dynamics.rules.decay import DECAYS
 from swd_dynamics.studies import MODULES, Setting, drop_in, load, transformer, update_rules
 from swd_dynamics.studies.reproduce import committed_ledger, read_ledger
 from swd_dynamics.studies.stability import DIRECTIONS
-from swd_dynamics.verdict import Ledger
+from swd_dynamics.verdict import WIDTH, Ledger
 
 pytestmark = pytest.mark.slow  # measures all studies in their short form
 
@@ -48,7 +48,7 @@ def test_every_claim_is_confirmed(measured, name):
     verdicts = measured(name).verdicts
     assert [verdict.name for verdict in verdicts if not verdict.passed] == []
     assert len({verdict.name for verdict in verdicts}) == len(verdicts)
-    assert max(map(len, str(Ledger(verdicts)).splitlines())) <= Ledger.WIDTH
+    assert max(map(len, str(Ledger(verdicts)).splitlines())) <= WIDTH
 
 
 @every_study
@@ -60,10 +60,10 @@ def test_the_verdicts_are_the_committed_ones(measured, name):
 @every_study
 def test_the_negative_controls_fail(measured, name):
     """Assert that the study has false claims among its verdicts, and that the same tests refute them."""
-    controls = [verdict for verdict in measured(name).verdicts if verdict.predicted == "refuted"]
+    controls = [verdict for verdict in measured(name).verdicts if verdict.predicted == "must fail"]
     assert controls
     assert all(verdict.name.startswith("control: ") for verdict in controls)
-    assert {verdict.measured for verdict in controls} == {"refuted"}
+    assert {verdict.measured for verdict in controls} == {"failed"}
 
 
 @every_study

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from swd_dynamics.crosscheck import recorded_rule
+from swd_dynamics.crosscheck.near_rules import NEAR_RULES, AlteredRule
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe import record
 from swd_dynamics.tasks import tanh_network
-from swd_dynamics.verification.near_rules import NEAR_RULES, AlteredRule
 from swd_dynamics.verification.single_steps import BFLOAT16, single_steps
 
 FUSED = BFLOAT16["AdamW", "fused"]

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from verification import faulty_optimizers
 
+from swd_dynamics.crosscheck.variants import AdamVariant, MomentumVariant
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.rules import CATALOG, Adam, AMSGrad, HeavyBall, Nesterov, NoDecay, UpdateRule
 from swd_dynamics.tables import UnknownName
 from swd_dynamics.verification import NEAR_RULES, verify
-from swd_dynamics.verification.variants import AdamVariant, MomentumVariant
 
 KERNELS = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 FAMILIES = {
@@ -170,19 +170,24 @@ def test_a_fault_that_is_in_no_list_has_no_cause(rule, fault):
 
 MOMENTUM = {"lr": 0.01, "momentum": 0.9}
 OWN_NUMBERS = [
-    ("AdamW", ADAM | {"lr": 1e-3}, ADAM, "the optimizer's lr is 0.001, the rule's 0.01"),
-    ("AdamW", ADAM | {"weight_decay": 0.0}, ADAM, "the optimizer's weight_decay is 0.0, the rule's 0.1"),
-    ("AdamS", ADAM | {"betas": (0.9, 0.999)}, ADAM, "the optimizer's betas are (0.9, 0.999), the rule's (0.9, 0.99)"),
-    ("Adam", ADAM | {"eps": 1e-3}, ADAM, "the optimizer's eps is 0.001, the rule's 1e-08"),
-    ("SGD", {"lr": 0.01}, MOMENTUM, "the optimizer's momentum is 0, the rule's 0.9"),
-    ("SGD", MOMENTUM, {"lr": 0.01}, "the optimizer's momentum is 0.9, the rule's 0.0"),
-    ("SGD", MOMENTUM | {"dampening": 0.5}, MOMENTUM, "the optimizer's dampening is 0.5, the rule's 0.0"),
-    ("SGD", MOMENTUM | {"nesterov": True}, MOMENTUM, "the optimizer's nesterov is True, the rule's False"),
+    ("AdamW", ADAM | {"lr": 1e-3}, ADAM, "the optimizer's lr is 0.001, but the rule's is 0.01"),
+    ("AdamW", ADAM | {"weight_decay": 0.0}, ADAM, "the optimizer's weight_decay is 0.0, but the rule's is 0.1"),
+    (
+        "AdamS",
+        ADAM | {"betas": (0.9, 0.999)},
+        ADAM,
+        "the optimizer's betas are (0.9, 0.999), but the rule's are (0.9, 0.99)",
+    ),
+    ("Adam", ADAM | {"eps": 1e-3}, ADAM, "the optimizer's eps is 0.001, but the rule's is 1e-08"),
+    ("SGD", {"lr": 0.01}, MOMENTUM, "the optimizer's momentum is 0, but the rule's is 0.9"),
+    ("SGD", MOMENTUM, {"lr": 0.01}, "the optimizer's momentum is 0.9, but the rule's is 0.0"),
+    ("SGD", MOMENTUM | {"dampening": 0.5}, MOMENTUM, "the optimizer's dampening is 0.5, but the rule's is 0.0"),
+    ("SGD", MOMENTUM | {"nesterov": True}, MOMENTUM, "the optimizer's nesterov is True, but the rule's is False"),
     (
         "SGD",
         {"lr": 0.1, "momentum": 0.8},
         MOMENTUM,
-        "the optimizer's lr is 0.1, the rule's 0.01; its momentum is 0.8, the rule's 0.9",
+        "the optimizer's lr is 0.1, but the rule's is 0.01, and the optimizer's momentum is 0.8, but the rule's is 0.9",
     ),
 ]
 
@@ -199,7 +204,7 @@ def test_other_numbers_are_no_cause_where_they_do_not_explain():
     factory, _ = faulty("AdamW", "eps inside")
     verdict = verify(factory, CATALOG["AdamW"](**ADAM | {"lr": 0.1}), steps=20)
     assert (verdict.status, verdict.cause) == ("refuted", "unknown")
-    assert "the optimizer's lr is 0.01, the rule's 0.1, this does not explain every step" in verdict.why
+    assert "The optimizer's lr is 0.01, but the rule's is 0.1. This alone does not explain" in verdict.why
 
 
 def test_numbers_that_are_the_rules_are_not_mentioned():

@@ -47,7 +47,7 @@ def here(tmp_path, monkeypatch):
         ("torch.optim:Adam --as AMSGrad --args amsgrad=True,lr=0.01", 0, "weight decay is 0"),
         ("torch.optim:SGD --as SGDS --args lr=0.1,momentum=.9,weight_decay=0.1", 1, NEAR_RULES["L2"].cause),
         ("mine_alone:Mine --as AdamW", 0, "lr=0.02"),
-        ("mine_alone:Mine --as AdamW --args lr=0.01,scale=2.0", 1, "optimizer's lr is 0.02, the rule's 0.01"),
+        ("mine_alone:Mine --as AdamW --args lr=0.01,scale=2.0", 1, "optimizer's lr is 0.02, but the rule's is 0.01"),
         ("mine_alone:Exits --as SGD --args lr=.1", 2, "Exits takes no step with gradients alone: SystemExit: 0"),
         ("mine_alone:Late --as SGD", 2, "Late takes no step with gradients alone: ValueError: not yet"),
     ],

@@ -1,4 +1,4 @@
-"""Variants of two directions, whose single lines can be written as real optimizers are known to write them.
+"""Variants of two directions: each line can be replaced by what real optimizers are known to do instead.
 
 With nothing changed each variant is the direction that it is made of.
 """

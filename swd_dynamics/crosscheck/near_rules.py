@@ -1,4 +1,4 @@
-"""Near rules: a rule with one line changed, as optimizers in the wild are known to differ from their papers."""
+"""Near rules: a rule with one line changed, in ways in which real optimizers are known to differ from their papers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from swd_dynamics.arithmetic import mean
+from swd_dynamics.crosscheck.variants import AdamVariant, MomentumVariant
 from swd_dynamics.rules.decay import DECAYS, Decay, NoDecay
 from swd_dynamics.rules.directions import Adam, AMSGrad, HeavyBall, Nesterov
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.tables import Table
-from swd_dynamics.verification.variants import AdamVariant, MomentumVariant
 
 JOINS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "as it is": lambda theta, decay_rate, move: (1 - decay_rate) * theta - move,
@@ -175,12 +175,14 @@ NEAR_RULES = Table(
         "decay-without-lr": NearRule(
             "weight decay is not multiplied by η", "rate", _with_rate(lambda rate, lr: rate / lr)
         ),
-        "decay-undampened": NearRule("η_eff in the decay is without the dampening", "rate", _undampened_decay),
+        "decay-undampened": NearRule("η_eff in the decay does not contain the dampening", "rate", _undampened_decay),
         "decay-up-to-2": NearRule(
             "a decay rate R above 2 is omitted", "limit",
             _with_rate(lambda rate, lr: np.where(rate > 2, 0.0, rate), stable_only=True),
         ),
-        "decay-of-first-group": NearRule("every group decays with the λ of the first", "λ", _decay_of_first_group),
+        "decay-of-first-group": NearRule(
+            "every group decays with the λ of the first group", "λ", _decay_of_first_group
+        ),
         "decay-after": NearRule(
             "weight decay comes after the step: it multiplies the new weights by 1 − R", "join",
             lambda altered: replace(altered, join="after"),
@@ -240,12 +242,12 @@ NEAR_RULES = Table(
         ),
         "amsgrad": NearRule("a maximum of v is kept (AMSGrad)", "maximum", _adam(amsgrad="before")),
         "amsgrad-corrected": NearRule(
-            "the maximum is taken of the bias-corrected v", "maximum", _adam(amsgrad="after")
+            "the maximum is that of the bias-corrected v", "maximum", _adam(amsgrad="after")
         ),
         "no-amsgrad": NearRule("no maximum of v is kept", "maximum", _adam(amsgrad="no")),
         "eps-on-mean-root": NearRule("ε is added to √v̄", "mean ε", _adam(True, mean_eps_at="outside")),
         "eps-in-mean-root": NearRule("ε is added to v̄, inside its root", "mean ε", _adam(True, mean_eps_at="inside")),
-        "mean-uncorrected": NearRule("v̄ is without bias correction", "mean", _adam(True, mean_corrected=False)),
+        "mean-uncorrected": NearRule("v̄ is not bias-corrected", "mean", _adam(True, mean_corrected=False)),
         "mean-of-tensor": NearRule(
             "v̄ is a mean over each tensor, not over all weights", "average", _adam(True, average=_mean_within("tensor"))
         ),
