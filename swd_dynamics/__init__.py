@@ -16,6 +16,7 @@ _HOMES = {
     "DECAYS": "rules",
     "UpdateRule": "rules",
     "equations": "symbolic",
+    "side_by_side": "jupyter",
     "modified_equation": "symbolic",
     "fixed_point": "symbolic",
     "stability_limit": "symbolic",
