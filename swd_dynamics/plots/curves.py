@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -22,7 +23,8 @@ def lines_and_points(
         The predictions and the measurements by decay mode: "none", "L2", "decoupled", "stable" or "unknown".
     title : str
     figure : Figure, optional
-        The figure to draw on; by default a new figure.
+        The figure to draw on; by default a new figure. On a figure that this function has drawn, it moves the lines and
+        points that are there, which takes half the time.
     **settings
         Of the axes, such as ``xlabel``, ``ylabel``, ``yscale`` and ``ylim``.
 
@@ -39,13 +41,25 @@ def lines_and_points(
     """
     with house_style():
         figure = figure or Figure(figsize=(7.2, 4.0))
-        axes = figure.subplots()
+        axes = figure.axes[0] if figure.axes else figure.subplots()
         modes = dict.fromkeys([*lines, *points])
         for mode in modes:  # a line and its points are one column of the legend
             for curves, look in ((lines, theory), (points, measured)):
                 if mode in curves:
-                    axes.plot(*curves[mode], **look(mode))
-        axes.set(**settings)
-        figure.legend(loc="outside lower center", ncols=len(modes) or 1)
+                    _plot_or_move(axes, *curves[mode], look(mode))
+        scales = {"xscale": axes.get_xscale(), "yscale": axes.get_yscale()}
+        axes.set(**dict(settings.items() - scales.items()))  # setting a scale makes all ticks again
+        if not figure.legends:
+            figure.legend(loc="outside lower center", ncols=len(modes) or 1)
         figure.suptitle(title)
     return figure
+
+
+def _plot_or_move(axes: Axes, x: ArrayLike, y: ArrayLike, style: dict) -> None:
+    drawn = next((line for line in axes.lines if line.get_label() == style["label"]), None)
+    if drawn is None:
+        axes.plot(x, y, **style)
+    else:
+        drawn.set_data(x, y)
+        axes.relim()
+        axes.autoscale_view()

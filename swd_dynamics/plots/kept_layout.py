@@ -19,7 +19,7 @@ class KeptLayout(ConstrainedLayoutEngine):
     ...     figure.clear()
     ...     figure.subplots().set_xlabel(label)
     ...     figure.draw_without_rendering()
-    ...     return figure.axes[0].get_position().y0
+    ...     return float(figure.axes[0].get_position().y0)
     >>> bottom("one line") == bottom("two\\nlines")
     True
     """

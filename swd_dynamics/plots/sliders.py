@@ -171,7 +171,9 @@ class Sliders:
     def _moved_png(self) -> bytes:
         """The picture after a move: drawn once, where savefig draws twice, and compressed fast."""
         with house_style():
-            canvas = FigureCanvasAgg(self.figure)
+            canvas = self.figure.canvas
+            if not isinstance(canvas, FigureCanvasAgg):
+                canvas = FigureCanvasAgg(self.figure)  # kept by the figure, and with it the sizes of its texts
             canvas.draw()
             if _cut_off(self.figure):
                 self._layout.forget()
