@@ -1,7 +1,7 @@
 # %% [markdown]
-# # Derive it yourself: one curve, two strengths of decay
+# # Derive it yourself: L2 and stable decay share a curve, until steps are larger
 #
-# **L2 and stable weight decay follow the same curve. How can one of them still decay 19 times as much?**
+# **Two optimizers follow the same curve if their steps are small. What makes them differ if the steps are larger?**
 #
 # About 12 minutes, without the exercises. You need derivatives, and you should have seen momentum before. Have paper at
 # hand: several cells ask you to predict a result before you look at it.
@@ -9,10 +9,11 @@
 # %%
 import numpy as np
 import sympy
-from IPython.display import Math, display
+from IPython.display import display
 
 import swd_dynamics as sd
-from swd_dynamics.symbolic.notation import latex, theta_dot
+from swd_dynamics.symbolic.derivation import stated
+from swd_dynamics.symbolic.notation import theta_dot
 
 # %% [markdown]
 # ## A step, as formulas
@@ -68,9 +69,7 @@ rules = {mode: sd.CATALOG[name](lr=0.1, momentum=beta, weight_decay=1) for mode,
 flows = {mode: sd.modified_equation(each) for mode, each in rules.items()}
 
 print("your answer:", guess)
-for mode, each in flows.items():
-    print(mode)
-    display(Math("F_0 = " + latex(sympy.simplify(each.first))))
+display(*(stated(mode, sympy.Symbol("F_0"), each.first) for mode, each in flows.items()))
 
 # %% [markdown]
 # L2 and stable decay have the same F₀ (here with λ = 1). As long as the steps are small, nobody can tell them apart.
@@ -78,8 +77,8 @@ for mode, each in flows.items():
 #
 # ## What larger steps add
 #
-# G is not quite constant, so the momentum is late: it contains old gradients. On average they are β/(1 − β) steps
-# old. This adds a term to m. A dot marks a rate of change, d/dt:
+# G is not quite constant, so the momentum lags behind it, because it contains old gradients. On average they are
+# β/(1 − β) steps old. This adds a term to m. A dot marks a rate of change, d/dt:
 
 # %%
 lag
@@ -92,9 +91,9 @@ lag
 second
 
 # %% [markdown]
-# **Predict.** In L2 the decay is a part of G, so it is late as the gradients are. Stable decay does not pass through
-# the momentum, so for stable decay only the turn is left. Compare the two terms of F₁: replace Ġ by ġ + λθ̇ for L2,
-# and R by 0. What stands before λθ̇ in L2, divided by what stands before λθ̇ in stable decay, at β = 0.9?
+# **Predict.** In this F₁ the term with λθ̇ is the decay. In L2 the decay is a part of G, so for L2 replace Ġ by
+# ġ + λθ̇, and omit the old term with λθ̇. Divide the coefficient of λθ̇ in L2 by that in stable decay. What is this
+# factor at β = 0.9?
 
 # %%
 guess = None  # a number
@@ -102,21 +101,24 @@ guess = None  # a number
 # %%
 decay = {mode: each.second_in_rates.diff(theta_dot) for mode, each in flows.items()}
 factor = sympy.factor(decay["L2"] / decay["stable"])
-print(f"your answer: {guess}, derived: {float(factor.subs(beta, 0.9)):.3g}, the formula:")
-Math(latex(factor))
+print(f"your answer: {guess}, derived: {float(factor.subs(beta, 0.9)):.3g}")
+stated("L2 divided by stable decay", sympy.Symbol("factor"), factor)
 
 # %% [markdown]
+# L2 decay passes through the momentum, so it lags as the gradients do. Stable decay does not pass through the
+# momentum, so only the turn is left.
+#
 # ## Do real steps agree?
 #
 # Set the gradient to zero, so that only decay acts. Run each rule and measure how much faster the weight decays than
-# F₀ says. This excess, divided by ηλ, should be what stands before λθ̇. (The measurement and the drawing are in the
-# folded cell.)
+# F₀ says. This excess, divided by ηλ, should be the coefficient of λθ̇ in F₁.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
-def excess(rule, first, steps=300):
-    """How much faster than F₀ = −first·θ a weight without gradients decays, divided by F₀ and by ηλ."""
-    state = rule.start(1.0)
+# Measure the excess, and draw.
+def excess(rule, first, steps=200):
+    """How much faster than F₀ = −first·θ weights without gradients decay, divided by F₀ and by ηλ."""
+    state = rule.start(np.ones(len(shown)))
     for _ in range(steps):
         before, state = state.theta, rule(state, 0.0)
     rate = -np.log(state.theta / before) / rule.lr
@@ -124,26 +126,25 @@ def excess(rule, first, steps=300):
 
 
 momenta, shown = np.linspace(0, 0.96, 97), np.linspace(0.05, 0.95, 10)
-lines = {mode: (momenta, [decay[mode].subs(beta, b) for b in momenta]) for mode in names}
+lines = {mode: (momenta, [float(decay[mode].subs(beta, b)) for b in momenta]) for mode in names}
 
 
 def draw(figure, lr):
     points = {}
     for mode, name in names.items():
-        rules = [sd.CATALOG[name](lr=lr, momentum=b, weight_decay=0.1) for b in shown]
-        first = 0.1 * np.ones(10) if mode == "decoupled" else 0.1 / (1 - shown)
-        points[mode] = shown, [excess(*both) for both in zip(rules, first, strict=True)]
-    title = f"At second order L2 decays much more than stable decay (η = {lr:.2g})"
+        rule = sd.CATALOG[name](lr=lr, momentum=shown, weight_decay=0.1)  # each weight has its own momentum
+        points[mode] = shown, excess(rule, first=0.1 if mode == "decoupled" else 0.1 / (1 - shown))
+    title = f"Larger steps add more decay to L2 than to stable decay (η = {lr:.2g})"
     labels = {"xlabel": "momentum β", "ylabel": "excess decay, divided by ηλ"}
     sd.plots.lines_and_points(lines, points, title=title, figure=figure, yscale="log", ylim=(0.3, 2000), **labels)
 
 
 # %%
-sd.plots.Sliders(draw, lr=(1e-4, 1, 1e-4, "log"))
+sd.plots.Sliders(draw, lr=(1e-4, 5e-3, 1e-4, "log"))
 
 # %% [markdown]
 # The lines were derived, and the points come from runs. At β = 0.9 the two lines are a factor of 19 apart. Without
-# momentum nothing is late, and the three kinds of decay meet at ½, because only the turn is left. If a kernel runs,
+# momentum nothing lags, and the three kinds of decay meet at ½, because only the turn is left. If a kernel runs,
 # move the learning rate up and see at which momentum the points leave the lines first.
 #
 # ## Exercises
@@ -153,7 +154,7 @@ sd.plots.Sliders(draw, lr=(1e-4, 1, 1e-4, "log"))
 #
 # <details><summary>Solution</summary>
 #
-# It is a little smaller, 17.2. The newest gradient has more weight in a step, so the gradients are less late.
+# It is a little smaller, 17.2. The newest gradient has more weight in a step, so the momentum lags less.
 #
 # ```python
 # l2, stable = (sd.CATALOG[name](lr=0.1, momentum=beta, weight_decay=1, nesterov=True) for name in ("SGD", "SGDS"))
@@ -164,7 +165,7 @@ sd.plots.Sliders(draw, lr=(1e-4, 1, 1e-4, "log"))
 # </details>
 
 # %% [markdown]
-# **2.** At which momentum does L2 decay 3 times as much as stable decay at second order?
+# **2.** At which momentum is the factor 3?
 #
 # <details><summary>Solution</summary>
 #

@@ -28,6 +28,7 @@ torch.set_num_threads(1)  # the network is small
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
+# The data, the network and its loss.
 pixels, digit = load_digits(return_X_y=True)
 images, labels = torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(digit)
 

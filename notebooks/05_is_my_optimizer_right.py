@@ -5,8 +5,8 @@
 #
 # About 15 minutes, without the exercises. You need torch, and you should know Adam.
 #
-# An optimizer with a mistake still trains, because gradients forgive much. So the loss is a poor test. Here an
-# optimizer is written from a paper. It looks right and trains well, and one line finds its mistake.
+# An optimizer with a mistake still trains, because training tolerates many mistakes. So the loss is a poor test. Here
+# an optimizer is written from a paper. It looks right and trains well, and one line finds its mistake.
 
 # %%
 from functools import partial
@@ -36,6 +36,7 @@ rule
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
+# What every Adam has.
 class Moments(torch.optim.Optimizer):
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
@@ -138,6 +139,7 @@ guess = None  # for example 1e-6
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Measure and draw.
 def times_rounding(wrong_by):
     """The largest error of AdamW with a wrong λ, as a multiple of what rounding can explain."""
     factory = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1 * (1 + wrong_by))

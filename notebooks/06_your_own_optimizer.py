@@ -3,7 +3,7 @@
 #
 # **You have an optimizer that no package knows. What can you find out about it before you train anything?**
 #
-# About 14 minutes, without the exercises. You should have read notebook 02, or know what a first-order flow is.
+# About 13 minutes, without the exercises. You should have read notebook 02, or know what a first-order flow is.
 
 # %%
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import sympy
 import torch
-from IPython.display import Math, display
+from IPython.display import display
 
 import swd_dynamics as sd
-from swd_dynamics.symbolic.notation import latex, theta_dot
+from swd_dynamics.symbolic.derivation import stated
+from swd_dynamics.symbolic.notation import theta_dot
 
 # %% [markdown]
 # ## Write it down
@@ -78,17 +79,15 @@ rules["stable"] = sd.UpdateRule(0.1, QHM(beta, nu), sd.rules.Stable(1))
 flows = {mode: sd.modified_equation(each) for mode, each in rules.items()}
 
 print("your answer:", guess)
-for mode, each in flows.items():
-    print(mode)
-    display(Math("F_0 = " + latex(sympy.simplify(each.first))))
+display(*(stated(mode, sympy.Symbol("F_0"), sympy.simplify(each.first)) for mode, each in flows.items()))
 
 # %% [markdown]
 # With small steps QHM is gradient descent: ν and β are gone. L2 and stable decay agree (λ is 1 here). This agreement
 # is a check of `effective_lr`, because stable decay uses it and L2 does not.
 #
-# **Predict.** Notebook 02 found that at momentum 0.9 L2 decays 19 times as much as stable decay at second order,
-# because L2 decay passes through the momentum. In QHM a part 1 − ν of each gradient does not pass through it. For
-# ν = 0.7, is the factor larger or smaller than 19?
+# **Predict.** Larger steps change the decay. The coefficient of this change is 19 times as large for L2 as for stable
+# decay, with momentum 0.9, because L2 decay passes through the momentum (notebook 02). In QHM a part 1 − ν of each
+# gradient does not pass through the momentum. For ν = 0.7, is the factor larger or smaller than 19?
 
 # %%
 guess = None  # a number
@@ -96,8 +95,8 @@ guess = None  # a number
 # %%
 decay = {mode: each.second_in_rates.diff(theta_dot) for mode, each in flows.items()}
 factor = sympy.factor(decay["L2"] / decay["stable"])
-print(f"your answer: {guess}, derived: {float(factor.subs({beta: 0.9, nu: 0.7})):.3g}, the formula:")
-Math(latex(factor))
+print(f"your answer: {guess}, derived: {float(factor.subs({beta: 0.9, nu: 0.7})):.3g}")
+stated("L2 divided by stable decay", sympy.Symbol("factor"), factor)
 
 # %% [markdown]
 # ## Run it
@@ -107,9 +106,10 @@ Math(latex(factor))
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Measure the excess, and draw.
 def excess(rule, steps=300):
-    """How much faster than F₀ = −λθ a weight without gradients decays, divided by F₀ and by ηλ."""
-    state = rule.start(1.0)
+    """How much faster than F₀ = −λθ weights without gradients decay, divided by F₀ and by ηλ."""
+    state = rule.start(np.ones(len(shown)))
     for _ in range(steps):
         before, state = state.theta, rule(state, 0.0)
     lam = rule.decay.weight_decay
@@ -124,9 +124,8 @@ def draw(figure, momentum):
     lines = {mode: (mixtures, formula(momentum, mixtures) + 0 * mixtures) for mode, formula in formulas.items()}
     points = {}
     for mode, kind in {"L2": sd.rules.L2(0.1), "stable": sd.rules.Stable(0.1)}.items():
-        rules = [sd.UpdateRule(1e-4, QHM(momentum, share), kind) for share in shown]
-        points[mode] = shown, [excess(rule) for rule in rules]
-    title = f"The more of the average, the more L2 decays (momentum {momentum:.2g})"
+        points[mode] = shown, excess(sd.UpdateRule(1e-4, QHM(momentum, shown), kind))  # each weight has its own ν
+    title = f"A larger average adds more decay to L2, but not to stable decay (β = {momentum:.2g})"
     labels = {"xlabel": "ν, the fraction of the average in a step", "ylabel": "excess decay, divided by ηλ"}
     sd.plots.lines_and_points(lines, points, title=title, figure=figure, ylim=(0, 20), **labels)
 
@@ -142,6 +141,7 @@ sd.plots.Sliders(draw, momentum=(0.1, 0.95, 0.9))
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
+# QHM for torch.
 class TorchQHM(torch.optim.Optimizer):
     def __init__(self, params, lr, momentum=0.9, nu=0.7, weight_decay=0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "nu": nu, "weight_decay": weight_decay})

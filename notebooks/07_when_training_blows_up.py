@@ -25,7 +25,7 @@ guess = None  # a number
 print("your answer:", guess, "  derived:", sd.stability_limit(sd.CATALOG["SGD"](lr=0.1)).value)
 
 # %% [markdown]
-# At this curvature the factor 1 − ηh is −1: the weight jumps from side to side. Above it, each jump is larger than
+# At this curvature the factor 1 − ηh is −1, so the weight jumps from side to side. Above it, each jump is larger than
 # the one before.
 #
 # ## With momentum
@@ -87,6 +87,7 @@ for mode in ("L2", "stable"):
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Run and draw.
 SCALE = {"yscale": "log", "ylim": (1e-4, 1e4)}
 
 
@@ -118,6 +119,7 @@ sd.plots.Sliders(draw_course, curvature=(10.0, 40.0, 22.0), weight_decay=(0.0, 1
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Find the curvature at which runs blow up.
 def edge(rule, h, steps=300):
     """The first of the curvatures h at which a run from θ = 1 is larger in its last third than in the one before."""
     state, sizes = rule.start(np.ones_like(h)), []
@@ -147,7 +149,7 @@ sd.plots.lines_and_points(limits, found, title=title, **labels)
 #
 # ## Exercises
 #
-# **1.** Nesterov's momentum is meant to be the careful one. Is its limit without decay larger or smaller than 38?
+# **1.** Nesterov's momentum is said to be the more careful one. Is its limit without decay larger or smaller than 38?
 #
 # <details><summary>Solution</summary>
 #

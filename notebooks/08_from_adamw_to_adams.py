@@ -22,6 +22,7 @@ torch.set_num_threads(1)  # the network is small
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
+# The data, the network and its loss.
 pixels, digit = load_digits(return_X_y=True)
 images, labels = torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(digit)
 
@@ -74,10 +75,11 @@ guess = None  # for example: "30 %, 2 times smaller"
 
 # %% [markdown]
 # The recorded η_eff predicts it, because R of AdamS is λ·η_eff. If a kernel runs, move λ until both curves end at the
-# same height. (The drawing is in the folded cell.)
+# same height.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Predict and draw.
 step, decay_rate, effective_lr = (adamw[name].values for name in ("step", "decay_rate", "effective_lr"))
 effective_lr = effective_lr.reshape(len(step), -1)[:, 0]  # of the only parameter group
 
@@ -125,6 +127,7 @@ guess = None  # for example: "AdamS, both"
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Draw both runs.
 def draw_both():
     title = "Nearly the same loss and decay, but only AdamS keeps R/η$_{eff}$ at its λ"
     figure = sd.plots.recording({"AdamW": adamw, "AdamS": adams}, "loss", "decay_rate", "decay_ratio", title=title)

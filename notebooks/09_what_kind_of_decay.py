@@ -93,6 +93,7 @@ audits["L2"]
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Draw.
 def draw_course(axes):
     steps = np.arange(1, 641)
     for mode, audit in audits.items():
