@@ -49,14 +49,11 @@ def trained(kind, weight_decay, steps=1500, scale=1):
 adamw = trained(torch.optim.AdamW, weight_decay=0.3)
 
 # %% [markdown]
-# The two rules, with the settings of this run:
+# The rules AdamW and AdamS, with the settings of this run. What differs between them is in colour:
 
 # %%
 rules = {name: sd.crosscheck.recorded_rule(name, adamw) for name in ("AdamW", "AdamS")}
-rules["AdamW"]
-
-# %%
-rules["AdamS"]
+sd.side_by_side(**rules)
 
 # %% [markdown]
 # They differ only in R, the fraction of the weights that the decay removes in a step. AdamS divides it by √v̄, where v̄
