@@ -1,7 +1,7 @@
 # %% [markdown]
 # # From AdamW to AdamS: the same λ is another strength
 #
-# **I change AdamW for AdamS. Which `weight_decay` do I give it?**
+# **I replace AdamW by AdamS. Which `weight_decay` do I give it?**
 #
 # About 10 minutes, without the exercises. You should have read notebook 04, or know what R and η_eff are.
 
@@ -111,7 +111,7 @@ print(f"λ of AdamS: {same.weight_decay:.2e}, {0.3 / same.weight_decay:.0f} time
 # %% [markdown]
 # ## Train it
 #
-# The prediction used the gradients of AdamW's run. AdamS will see other gradients. So train it:
+# The prediction used the gradients of AdamW's run. AdamS will have other gradients. So train it:
 
 # %%
 adams = trained(sd.optim.AdamS, weight_decay=same.weight_decay)
