@@ -180,7 +180,7 @@ class Sliders:
                 self._layout.forget()
                 canvas.draw()
         buffer = BytesIO()
-        imsave(buffer, canvas.buffer_rgba(), metadata={"Software": None}, pil_kwargs={"compress_level": 1})
+        imsave(buffer, canvas.buffer_rgba(), format="png", pil_kwargs={"compress_level": 1})
         return buffer.getvalue()
 
     def __repr__(self) -> str:
