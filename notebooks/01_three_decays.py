@@ -110,8 +110,8 @@ sd.side_by_side(**{name: sd.CATALOG[name](**adam) for name in ("Adam", "AdamW", 
 # v is a running mean of G², k counts the steps, ε prevents a division by zero, and angle brackets are a mean over all
 # weights. With v̄, this mean of v/(1 − β₂ᵏ), the effective learning rate is η_eff = η/√v̄.
 #
-# If the gradients become ten times smaller, η_eff becomes ten times larger: a gradient of 1 now moves a weight ten times
-# as far. The paper calls a decay **stable** if R keeps a constant ratio to η_eff, for all weights alike.
+# If the gradients become ten times smaller, η_eff becomes ten times larger: a gradient of 1 now moves a weight ten
+# times as far. The paper calls a decay **stable** if R keeps a constant ratio to η_eff, for all weights alike.
 #
 # L2 has R = 0 in its formula, because its decay passes through G. So we measure R, for all three in the same way: start
 # two runs a tiny distance apart, with the same gradients. R is the fraction of this distance that a step removes.

@@ -7,6 +7,8 @@
 # hand: several cells ask you to predict a result before you look at it.
 
 # %%
+from functools import partial
+
 import numpy as np
 import sympy
 from IPython.display import display
@@ -137,6 +139,7 @@ def draw(figure, lr):
     title = f"Larger steps add more decay to L2 than to stable decay (η = {lr:.2g})"
     labels = {"xlabel": "momentum β", "ylabel": "excess decay, divided by ηλ"}
     sd.plots.lines_and_points(lines, points, title=title, figure=figure, yscale="log", ylim=(0.3, 2000), **labels)
+    return partial(draw, figure)  # a move changes this figure
 
 
 # %%

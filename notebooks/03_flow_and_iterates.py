@@ -90,8 +90,8 @@ plane = sd.planes.phase_plane(flow, x=(-1.5, 3), y=(-1.5, 2.5), start=start, ste
 sd.plots.phase_plane(plane, title="η = 0.02: the steps miss the bend and diverge from each other")
 
 # %% [markdown]
-# None of them makes the bend. They shoot across the valley, each a little differently. Stable decay turns round in front
-# of the saddle and ends where its flow ends. L2 passes the saddle and ends in the *other* minimum.
+# None of them makes the bend. They shoot across the valley, each a little differently. Stable decay turns round in
+# front of the saddle and ends where its flow ends. L2 passes the saddle and ends in the *other* minimum.
 #
 # ## What the plane of the weights does not show
 #
@@ -126,7 +126,10 @@ def draw_weight(figure, lr, momentum):
     matrix = np.stack([speed(rule, *np.eye(2)[i]) for i in (0, 1)], axis=1)
     arrows = speed(rule, *grid) / (high - low)[:, None, None]
     arrows /= np.hypot(*arrows)
-    curves = {"the flow": (expm(np.multiply.outer(np.linspace(0, 50 * lr, 200), matrix)) @ [-1, 0]).T, "50 steps": path(rule, 50)}
+    curves = {
+        "the flow": (expm(np.multiply.outer(np.linspace(0, 50 * lr, 200), matrix)) @ [-1, 0]).T,
+        "50 steps": path(rule, 50),
+    }
     curves["slow manifold, nearly: m = g/(1 − β)"] = np.array([[-1.2, 1.2], [-1.2, 1.2] / (1 - np.float64(momentum))])
     if not figure.axes:
         axes = figure.subplots()
@@ -151,9 +154,9 @@ sd.plots.Sliders(draw_weight, lr=(0.03, 4, 0.1, "log"), momentum=(0.1, 0.95, 0.9
 
 # %% [markdown]
 # This is a *focus*: the weight swings through its minimum and back. With less momentum or a smaller learning rate it
-# becomes a *node*: m first moves to the dashed line, where βm + g = m, and then both go to the minimum along this line. The
-# line is nearly the **slow manifold**, on which the weight alone determines the direction. This is why the small steps of
-# the first picture followed their curve. If no kernel runs, this is what the sliders would show:
+# becomes a *node*: m first moves to the dashed line, where βm + g = m, and then both go to the minimum along this line.
+# The line is nearly the **slow manifold**, on which the weight alone determines the direction. This is why the small
+# steps of the first picture followed their curve. If no kernel runs, this is what the sliders would show:
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 for lr, momentum in [(0.1, 0.9), (0.1, 0.4), (0.001, 0.9), (4, 0.9)]:
@@ -214,13 +217,13 @@ order_figure()
 #
 # ## Exercises
 #
-# **1.** On the floor of the valley at (2, ½), near the bend, the walls have curvature 4.25. Up to which learning rate is
-# a weight there, with momentum 0.9, a node and not a focus?
+# **1.** On the floor of the valley at (2, ½), near the bend, the walls have curvature 4.25. Up to which learning rate
+# is a weight there, with momentum 0.9, a node and not a focus?
 #
 # <details><summary>Solution</summary>
 #
-# Up to (1 − √momentum)² divided by the curvature, about 0.0006, because there the two eigenvalues μ are equal. The first
-# picture was below this learning rate, and the second picture was far above it.
+# Up to (1 − √momentum)² divided by the curvature, about 0.0006, because there the two eigenvalues μ are equal. The
+# first picture was below this learning rate, and the second picture was far above it.
 #
 # ```python
 # def kind(lr):

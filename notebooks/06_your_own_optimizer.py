@@ -128,6 +128,7 @@ def draw(figure, momentum):
     title = f"A larger average adds more decay to L2, but not to stable decay (β = {momentum:.2g})"
     labels = {"xlabel": "ν, the fraction of the average in a step", "ylabel": "excess decay, divided by ηλ"}
     sd.plots.lines_and_points(lines, points, title=title, figure=figure, ylim=(0, 20), **labels)
+    return partial(draw, figure)  # a move changes this figure
 
 
 # %%

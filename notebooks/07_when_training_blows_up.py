@@ -6,6 +6,8 @@
 # About 12 minutes, without the exercises. You need to know what an eigenvalue is.
 
 # %%
+from functools import partial
+
 import numpy as np
 
 import swd_dynamics as sd
@@ -106,6 +108,7 @@ def draw_course(figure, curvature, weight_decay):
     limits = f"without decay 38, L2 {38 - weight_decay:.3g}, stable {38 * (1 - weight_decay / 2):.3g}"
     labels = {"xlabel": "step k", "ylabel": f"|θ| at curvature {curvature:.3g}"}
     sd.plots.lines_and_points({}, points, title=f"Limits: {limits}", figure=figure, **labels, **SCALE)
+    return partial(draw_course, figure)  # a move changes this figure
 
 
 # %%

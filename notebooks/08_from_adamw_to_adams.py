@@ -6,6 +6,8 @@
 # About 10 minutes, without the exercises. You should have read notebook 04, or know what R and η_eff are.
 
 # %%
+from functools import partial
+
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
@@ -94,6 +96,7 @@ def draw_left(figure, weight_decay):
     labels = {"xlabel": "step k", "ylabel": "fraction that decay leaves", "ylim": (-0.03, 1.03)}
     drawn = {mode: (step, left) for mode, left in lines.items()}
     sd.plots.lines_and_points(drawn, {}, title=ends, figure=figure, **labels)
+    return partial(draw_left, figure)  # a move changes this figure
 
 
 # %%

@@ -47,8 +47,8 @@ def lines_and_points(
             for curves, look in ((lines, theory), (points, measured)):
                 if mode in curves:
                     _plot_or_move(axes, *curves[mode], look(mode))
-        scales = {"xscale": axes.get_xscale(), "yscale": axes.get_yscale()}
-        axes.set(**dict(settings.items() - scales.items()))  # setting a scale makes all ticks again
+        scales = {"xscale": axes.get_xscale(), "yscale": axes.get_yscale()}  # setting a scale makes all ticks again
+        axes.set(**{name: value for name, value in settings.items() if scales.get(name) != value})
         if not figure.legends:
             figure.legend(loc="outside lower center", ncols=len(modes) or 1)
         figure.suptitle(title)

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import matplotlib
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
@@ -179,7 +180,7 @@ class Sliders:
                 self._layout.forget()
                 canvas.draw()
         buffer = BytesIO()
-        imsave(buffer, canvas.buffer_rgba(), metadata={"Software": None}, pil_kwargs={"compress_level": 1})
+        imsave(buffer, canvas.buffer_rgba(), format="png", pil_kwargs={"compress_level": 1})
         return buffer.getvalue()
 
     def __repr__(self) -> str:
@@ -237,7 +238,7 @@ def _slider(widgets: Any, name: str, given: tuple, value: float) -> Any:
 
 
 def _without_minor_ticks(figure: Figure) -> None:
-    """Logarithmic axes over two decades and more, with ticks at the powers of ten only: the others take half the time."""
+    """Remove the minor ticks of logarithmic axes over two decades or more: they take half the time of a drawing."""
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
@@ -247,6 +248,6 @@ def _without_minor_ticks(figure: Figure) -> None:
 
 def _cut_off(figure: Figure) -> bool:
     """Whether an axis label has moved beyond the edge of the figure, as it does if tick labels get longer."""
-    labels = [axis.label.get_window_extent() for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
-    edges = figure.bbox
-    return any(box.x0 < edges.x0 or box.x1 > edges.x1 or box.y0 < edges.y0 or box.y1 > edges.y1 for box in labels)
+    labels = [axis.label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    boxes = [label.get_window_extent() for label in labels if label.get_text()]
+    return any(np.any(box.min < figure.bbox.min) or np.any(box.max > figure.bbox.max) for box in boxes)

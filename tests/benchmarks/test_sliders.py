@@ -1,7 +1,7 @@
 """How long a reader waits for the picture after a key press on a slider, in JupyterLab in a headless Chromium.
 
-Needs playwright and a Chromium: ``pip install playwright``, and the browser's path in the variable ``CHROMIUM`` if it is not
-/usr/bin/chromium. It runs all cells of all notebooks.
+Needs playwright (``pip install playwright``) and a Chromium, whose path is in the variable ``CHROMIUM`` if it is not
+/usr/bin/chromium. Runs all cells of all notebooks.
 """
 
 import json
@@ -66,10 +66,17 @@ def lab(tmp_path):
     for notebook in NOTEBOOKS:
         shutil.copy(notebook, tmp_path / "notebooks")
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
-    command += ["--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True", f"--notebook-dir={tmp_path / 'notebooks'}"]
+    command += [
+        "--IdentityProvider.token=",
+        "--LabApp.expose_app_in_browser=True",
+        f"--notebook-dir={tmp_path / 'notebooks'}",
+    ]
     dirs = {"JUPYTERLAB_SETTINGS_DIR": tmp_path / "settings", "JUPYTERLAB_WORKSPACES_DIR": tmp_path / "workspaces"}
     environment = os.environ | {name: str(folder) for name, folder in dirs.items()}
-    with open(tmp_path / "log", "w") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server:
+    with (
+        open(tmp_path / "log", "w") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server,
+    ):
         address = f"http://127.0.0.1:{port}"
         _wait_for(address + "/api")
         yield address
@@ -122,7 +129,7 @@ def _press(page, cell, slider, k):
 
 
 def test_from_key_to_picture(benchmark, capsys, lab):
-    """Assert that half of the key presses on each slider of the notebooks show their picture within 150 milliseconds."""
+    """Assert that half of the key presses on each slider show their picture within 150 milliseconds."""
     found = benchmark.pedantic(waits, args=(lab,), rounds=1)
     with capsys.disabled():
         print(f"\nload {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
