@@ -79,8 +79,8 @@ display(*(stated(mode, sympy.Symbol("F_0"), each.first) for mode, each in flows.
 #
 # ## What larger steps add
 #
-# G is not quite constant, so the momentum lags behind it, because it contains old gradients. On average they are
-# β/(1 − β) steps old. This adds a term to m. A dot marks a rate of change, d/dt:
+# G is not quite constant. The momentum contains old gradients, on average β/(1 − β) steps old, so it lags behind G.
+# This adds a term to m. A dot marks a rate of change, d/dt:
 
 # %%
 lag

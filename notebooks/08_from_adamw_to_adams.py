@@ -1,7 +1,7 @@
 # %% [markdown]
 # # From AdamW to AdamS: the same λ is another strength
 #
-# **I change AdamW for AdamS. Which `weight_decay` do I give it?**
+# **I replace AdamW by AdamS. Which `weight_decay` do I give it?**
 #
 # About 10 minutes, without the exercises. You should have read notebook 04, or know what R and η_eff are.
 
@@ -51,14 +51,11 @@ def trained(kind, weight_decay, steps=1500, scale=1):
 adamw = trained(torch.optim.AdamW, weight_decay=0.3)
 
 # %% [markdown]
-# The two rules, with the settings of this run:
+# The rules AdamW and AdamS, with the settings of this run. What differs between them is in colour:
 
 # %%
 rules = {name: sd.crosscheck.recorded_rule(name, adamw) for name in ("AdamW", "AdamS")}
-rules["AdamW"]
-
-# %%
-rules["AdamS"]
+sd.side_by_side(**rules)
 
 # %% [markdown]
 # They differ only in R, the fraction of the weights that the decay removes in a step. AdamS divides it by √v̄, where v̄
@@ -117,7 +114,7 @@ print(f"λ of AdamS: {same.weight_decay:.2e}, {0.3 / same.weight_decay:.0f} time
 # %% [markdown]
 # ## Train it
 #
-# The prediction used the gradients of AdamW's run. AdamS will see other gradients. So train it:
+# The prediction used the gradients of AdamW's run. AdamS will have other gradients. So train it:
 
 # %%
 adams = trained(sd.optim.AdamS, weight_decay=same.weight_decay)
