@@ -116,7 +116,7 @@ sd.side_by_side(**{name: sd.CATALOG[name](**adam) for name in ("Adam", "AdamW", 
 # L2 has R = 0 in its formula, because its decay passes through G. So we measure R, for all three in the same way: start
 # two runs a tiny distance apart, with the same gradients. R is the fraction of this distance that a step removes.
 #
-# **Predict.** Two weights are trained. The gradients of the second one are ten times smaller. After step 100 all
+# **Predict.** Two weights are trained. The gradients of the second one are ten times smaller. After step 60 all
 # gradients fall to a tenth. For which of the three does R/η_eff stay at λ, for both weights?
 
 # %%
@@ -137,17 +137,17 @@ def ratio(rule, gradients, apart=1e-6):
     return np.array(course)
 
 
-noise = np.random.default_rng(0).normal(size=(200, 2))
+noise = np.random.default_rng(0).normal(size=(120, 2))
 
 
 def draw_ratio(figure, fall, smaller):
-    gradients, points, shown = noise / [1, smaller], {}, slice(4, None, 5)
-    gradients[100:] /= fall
+    gradients, points, shown = noise / [1, smaller], {}, slice(2, None, 3)
+    gradients[60:] /= fall
     for mode, name in zip(names, ("Adam", "AdamW", "AdamS"), strict=True):
         course = ratio(sd.CATALOG[name](**adam), gradients)[shown]
-        points[mode] = np.tile(np.arange(1, 201)[shown], 2), course.T.ravel()
+        points[mode] = np.tile(np.arange(1, 121)[shown], 2), course.T.ravel()
     title = "Only stable decay keeps R/η$_{eff}$ at λ for both weights"
-    labels = {"xlabel": f"step k; after step 100 the gradients are {fall} times smaller", "ylabel": "R/η$_{eff}$"}
+    labels = {"xlabel": f"step k; after step 60 the gradients are {fall} times smaller", "ylabel": "R/η$_{eff}$"}
     sd.plots.lines_and_points({}, points, title=title, figure=figure, yscale="log", ylim=(2e-4, 1), **labels)
     return partial(draw_ratio, figure)
 
@@ -167,7 +167,7 @@ sd.plots.Sliders(draw_ratio_and_lambda, fall=(1, 20, 10), smaller=(1, 20, 10))
 # * **L2** has two rows of points: it decays the two weights at different rates, and the weight with the *small*
 #   gradients decays faster, because Adam divides the decay by the size of that weight's own gradients. Neither row is
 #   at λ. Set `smaller` to 1 and the two rows become one.
-# * **Decoupled** decay always removes the same fraction R = ηλ. But after step 100 the gradients move the weights ten
+# * **Decoupled** decay always removes the same fraction R = ηλ. But after step 60 the gradients move the weights ten
 #   times as far, so compared with the updates its decay becomes ten times weaker.
 # * **Stable** decay stays at λ, for both weights. Its formula says why: R is λ·η_eff.
 #
