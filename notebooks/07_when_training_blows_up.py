@@ -15,7 +15,7 @@ import swd_dynamics as sd
 # %% [markdown]
 # ## One weight on a parabola
 #
-# Near a minimum θ* the loss is ½h(θ − θ*)², where h is the curvature. Its gradient is h(θ − θ*). So gradient descent
+# Near a minimum θ⋆ the loss is ½h(θ − θ⋆)², where h is the curvature. Its gradient is h(θ − θ⋆). So gradient descent
 # with learning rate η multiplies the distance from the minimum by 1 − ηh in each step.
 #
 # **Predict.** With η = 0.1, above which curvature does the distance grow from step to step?

@@ -88,7 +88,7 @@ def side_by_side(**rules: "UpdateRule") -> "Markdown":
     >>> print(side_by_side(**rules).data)
     |  | **SGD** | **SGDW** |
     |---|---|---|
-    | $G$ | $\textcolor{#D55E00}{\lambda \theta + g}$ | $\textcolor{#0072B2}{g}$ |
+    | $G$ | $\textcolor{#D55E00}{g + \lambda \theta}$ | $\textcolor{#0072B2}{g}$ |
     | $R$ | $\textcolor{#D55E00}{0}$ | $\textcolor{#0072B2}{\eta \lambda}$ |
     <BLANKLINE>
     The same in each: $\theta' = \left(1 - R\right) \theta - \eta G$

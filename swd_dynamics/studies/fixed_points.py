@@ -28,9 +28,9 @@ CLAIM = (
 )
 SOURCE = "arXiv 2011.11152 (stable decay), 1711.05101 (AdamW), 2404.04454 (its bound 1/λ); AdamS's bound: derived here"
 CAPTION = (
-    "Points are torch runs on f = ½h(θ − θ*)² with h = 1. With exact gradients a step of Adam is a sign, and decay is"
+    "Points are torch runs on f = ½h(θ − θ⋆)² with h = 1. With exact gradients a step of Adam is a sign, and decay is"
     " stronger only where λ|θ| is larger than the step. With noisy gradients √v is the noise s, and AdamW comes to rest"
-    " at θ*/(1 + λs/h). Most training lies between these two extremes."
+    " at θ⋆/(1 + λs/h). Most training lies between these two extremes."
 )
 
 Array = NDArray[np.float64]
@@ -40,7 +40,7 @@ DIGITS_ARGUMENTS = {"lr": 0.2, "momentum": 0.9, "weight_decay": 0.1}
 NOISE_ARGUMENTS = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.5}
 BATCH_ARGUMENTS = {"lr": 0.03, "betas": (0.9, 0.95), "weight_decay": 0.5}
 
-# Standard deviations of the gradient noise. The gradients are below 1 (h = θ* = 1), so that √v is the noise.
+# Standard deviations of the gradient noise. The gradients are below 1 (h = θ⋆ = 1), so that √v is the noise.
 NOISE = np.array([4.0, 6.0, 10.0, 20.0, 30.0])
 COPIES = 1200  # weights for each noise; half as many have √2 times the standard error
 BURN_IN = 800  # steps: five correlation times s/(η(h+cλ)) of the slowest weight; half as many leave 8 % of the start
@@ -66,7 +66,7 @@ def measure(setting: Setting) -> Findings:
 
 
 def rest_points(rule: UpdateRule, h: Array, optimum: Array, v: Array | None = None, v_mean: float = 0.0) -> Array:
-    """The derived fixed point at each weight's h and θ*; for Adam also at its v, and at the mean of v."""
+    """The derived fixed point at each weight's h and θ⋆; for Adam also at its v, and at the mean of v."""
     rest = fixed_point(rule).value
     second_moment = {symbol.name: symbol for symbol in rest.free_symbols}.get("v", notation.gradient)
     rest = rest.xreplace({notation.mean(second_moment): v_mean})
@@ -85,7 +85,7 @@ def full_batch_rest(rule: UpdateRule, h: Array, optimum: Array) -> Array:
     """The zero of F₀ on a quadratic without noise, where v follows g².
 
     Where g = 0, F₀ changes its sign over a width of ε. The zero is followed from a large ε, for which F₀ is
-    smooth, down to Adam's own. In the end a weight is at its θ*, on this edge, unless decay outweighs the step.
+    smooth, down to Adam's own. In the end a weight is at its θ⋆, on this edge, unless decay outweighs the step.
     """
     theta, direction = 0.5 * optimum, cast(Adam, rule.direction)
     for eps in np.geomspace(10.0, direction.eps, 40):
@@ -175,7 +175,7 @@ def _short_run(times: Array) -> Array:
 
 
 def _neglected(rest: Array, beta2: float) -> Array:
-    """The change of the rest point of h = θ* = 1 if √v grows by the fraction g²/2s² + (1−β₂)."""
+    """The change of the rest point of h = θ⋆ = 1 if √v grows by the fraction g²/2s² + (1−β₂)."""
     return rest * (1 - rest) * ((1 - rest) ** 2 / (2 * NOISE**2) + (1 - beta2))
 
 
@@ -203,9 +203,9 @@ def _full_batch(setting: Setting, panel: Panel) -> list[Verdict]:
     verdict, _ = _batch_run(setting, "3 curvatures", adams, np.array([1.0, 3.0, 0.1]), optimum)
     reached, allowed = verdict.evidence["measured"], verdict.evidence["allowed"]
     wrong = judge_weights(
-        "", "In full batch the weights of AdamS come to rest at θ*", optimum, reached, allowed, verdict.why
+        "", "In full batch the weights of AdamS come to rest at θ⋆", optimum, reached, allowed, verdict.why
     )
-    return [*verdicts, verdict, must_be_refuted("control: AdamS rests at θ*", wrong)]
+    return [*verdicts, verdict, must_be_refuted("control: AdamS rests at θ⋆", wrong)]
 
 
 def _batch_run(setting: Setting, case: str, method: Method, h: Array, optimum: Array) -> tuple[Verdict, Array]:
@@ -229,7 +229,7 @@ def _trained(task: Task, method: Method, steps: int, last_lr: float | None = Non
 
 
 def _averaged(noise: Array, method: Method, steps: int, device: str) -> Array:
-    """θ of h = θ* = 1, averaged over so many steps after the burn-in."""
+    """θ of h = θ⋆ = 1, averaged over so many steps after the burn-in."""
     task = quadratic(np.ones_like(noise), 1.0, 0.0, noise, device=device)
     (theta,) = task.model.parameters()
     total = torch.zeros_like(theta)
@@ -246,10 +246,10 @@ DRAWN: dict[str, Callable[[Setting, Panel], list[Verdict]]] = {"full_batch": _fu
 
 AXES: dict[str, dict] = {
     "full_batch": {"title": "exact gradients, λ = {weight_decay} (points: torch runs)".format(**BATCH_ARGUMENTS)}
-    | {"xlabel": "weight without decay, θ*", "ylabel": "weight at rest, θ"}
+    | {"xlabel": "weight without decay, θ⋆", "ylabel": "weight at rest, θ"}
     | {"xlim": (-3.3, 3.3), "ylim": (-2.7, 2.7)},
     "noise": {"title": "noisy gradients, λ = {weight_decay} (lines: derived)".format(**NOISE_ARGUMENTS)}
-    | {"xlabel": "noise of the gradient, in units of hθ*", "ylabel": "fraction of the weight that is left, θ/θ*"}
+    | {"xlabel": "noise of the gradient, in units of hθ⋆", "ylabel": "fraction of the weight that is left, θ/θ⋆"}
     | {"ylim": (0, 1.05), "xscale": "log", "xticks": NOISE, "xticklabels": [f"{s:g}" for s in NOISE]},
 }
 # Position in the panel, decay mode of the colour, and text.

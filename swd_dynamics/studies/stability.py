@@ -206,7 +206,7 @@ def digits_edge(task: Task, method: Method, points: int) -> Edge:
 
 
 def resting_decay(method: Method) -> float:
-    """The c with which a rule rests where ∇L + cθ = 0, from its derived fixed point hθ*/(h + c)."""
+    """The c with which a rule rests where ∇L + cθ = 0, from its derived fixed point hθ⋆/(h + c)."""
     rest = fixed_point(method.rule(lr=notation.lr)).value
     return 1 / float(rest.subs({notation.curvature: 1.0, notation.theta_star: 1.0})) - 1
 

@@ -33,17 +33,17 @@ def quadratic(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float64,
 ) -> Task:
-    """A quadratic with a given spectrum, f = ½ Σ hᵢ(θᵢ − θ*ᵢ)².
+    """A quadratic with a given spectrum, f = ½ Σ hᵢ(θᵢ − θ⋆ᵢ)².
 
     The loss of step k is f + ξₖ·θ with ξₖ ~ N(0, noise²), independent for every weight and step: its gradient is that
-    of f plus ξₖ. The full loss is f. Here ∇f = h(θ − θ*), ∇²f = diag(h).
+    of f plus ξₖ. The full loss is f. Here ∇f = h(θ − θ⋆), ∇²f = diag(h).
 
     Parameters
     ----------
     spectrum : array, shape (n,)
         Curvatures hᵢ ≥ 0.
     optimum, start : float or array, shape (n,)
-        θ*, and where training starts.
+        θ⋆, and where training starts.
     noise : float or array, shape (n,)
         Standard deviation of the gradient noise.
     seed : int

@@ -35,7 +35,7 @@ LR, BETA, DECAY = 0.05, 0.8, 0.5
 D = 1 - BETA
 H = np.array([3.0, 1.0])
 OPTIMUM = np.array([1.0, -0.8])
-PULL = {"SGD": DECAY, "SGDW": D * DECAY, "SGDS": DECAY}  # p of the fixed point hθ*/(h + p)
+PULL = {"SGD": DECAY, "SGDW": D * DECAY, "SGDS": DECAY}  # p of the fixed point hθ⋆/(h + p)
 
 
 def gradient(theta):
@@ -215,7 +215,7 @@ def test_where_the_field_is_not_defined():
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("name", PULL)
 def test_rules_rest_where_theory_says(name, order):
-    """Assert that with each decay the flow rests at hθ*/(h + λ) or hθ*/(h + λ(1−β)), with the known rates."""
+    """Assert that with each decay the flow rests at hθ⋆/(h + λ) or hθ⋆/(h + λ(1−β)), with the known rates."""
     flow = Flow(catalogued(name), gradient, hvp, order)
     (point,) = phase_plane(flow).fixed_points
     assert np.abs(point.point - H * OPTIMUM / (H + PULL[name])).max() <= PLACE

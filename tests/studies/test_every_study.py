@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # measures all studies in their short form
 
 COMMITTED = read_ledger(committed_ledger())
 PANELS = {
-    "update-rules": 2,  # the table of pairings and its colour bar
+    "update-rules": 2,
     "decay-rate": 2,
     "fixed-points": 2,
     "modified-equation": 2,

@@ -8,7 +8,7 @@ from swd_dynamics.rules import CATALOG
 from swd_dynamics.studies.fixed_points import decay_coefficient, full_batch_rest
 from swd_dynamics.studies.methods import Method
 
-# ε of Adam is the width over which a sign step changes sign; a weight on that edge lies within a few ε of its θ*.
+# ε of Adam is the width over which a sign step changes sign; a weight on that edge lies within a few ε of its θ⋆.
 EDGE = 1e-6
 
 
@@ -20,7 +20,7 @@ def test_decay_coefficient(name, c):
 
 @pytest.mark.parametrize("rate", [0.25, 0.5, 2.0])
 def test_adamw_clips(rate):
-    """Assert that in full batch AdamW rests at θ* clipped to ±1/λ, whatever the curvatures."""
+    """Assert that in full batch AdamW rests at θ⋆ clipped to ±1/λ, whatever the curvatures."""
     h, optimum = np.array([1.0, 3.0, 0.1, 0.5]), np.array([1.0, -3.0, 0.3, 5.0])
     rest = full_batch_rest(CATALOG["AdamW"](weight_decay=rate), h, optimum)
     assert np.abs(rest - np.clip(optimum, -1 / rate, 1 / rate)).max() < EDGE
@@ -28,7 +28,7 @@ def test_adamw_clips(rate):
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 2.0])
 def test_adams_clips(rate):
-    """Assert that in full batch AdamS rests at θ* clipped to where λ|θ| is the root mean square of the gradient."""
+    """Assert that in full batch AdamS rests at θ⋆ clipped to where λ|θ| is the root mean square of the gradient."""
     h, optimum = np.array([1.0, 3.0, 0.1, 0.5]), np.array([1.0, -3.0, 0.3, 5.0])
     rest = full_batch_rest(CATALOG["AdamS"](weight_decay=rate), h, optimum)
     bound = np.sqrt(np.mean((h * (rest - optimum)) ** 2)) / rate

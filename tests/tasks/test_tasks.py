@@ -106,7 +106,7 @@ def test_squared_loss_gradient_by_finite_differences():
 
 
 def test_quadratic_in_closed_form():
-    """Assert that loss, gradient and Hessian of the quadratic are ½Σh(θ−θ*)², h(θ−θ*) and diag(h)."""
+    """Assert that loss, gradient and Hessian of the quadratic are ½Σh(θ−θ⋆)², h(θ−θ⋆) and diag(h)."""
     h, optimum, theta = np.array([1.0, 3.0, 0.0]), np.array([0.5, -1.0, 2.0]), np.array([1.0, -2.0, 0.5])
     task = quadratic(h, optimum, start=theta)
     assert task.loss(0).item() == pytest.approx(0.5 * (h * (theta - optimum) ** 2).sum(), rel=ROUND_OFF)
