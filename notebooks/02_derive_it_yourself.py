@@ -114,7 +114,7 @@ for mode, each in flows.items():
 # %%
 def second_order_decay(derived):
     """What stands before ηλθ̇ in a modified equation."""
-    velocity = next(s for s in derived.second_in_rates.free_symbols if s.name == "thetadot")
+    velocity = next(s for s in derived.second_in_rates.free_symbols if s.name == "θ̇")
     return derived.second_in_rates.diff(velocity) / lam
 
 

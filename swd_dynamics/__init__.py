@@ -3,7 +3,7 @@
 >>> import swd_dynamics as sd
 >>> rule = sd.CATALOG["SGDS"](lr=0.1, momentum=0.75, weight_decay=0.5)
 >>> sd.fixed_point(rule).value
-2*h*θ⋆/(2*h + 1)
+h*θ⋆/(h + 1/2)
 
 Every name is imported when it is first used: torch, sympy and matplotlib only with what needs them.
 """
@@ -15,6 +15,10 @@ _HOMES = {
     "CATALOG": "rules",
     "DECAYS": "rules",
     "UpdateRule": "rules",
+    "as_rule": "rules",
+    "L2": "rules",
+    "Decoupled": "rules",
+    "Stable": "rules",
     "equations": "symbolic",
     "modified_equation": "symbolic",
     "fixed_point": "symbolic",
@@ -22,12 +26,21 @@ _HOMES = {
     "long_run_decay_rate": "symbolic",
     "linear_map": "symbolic",
     "eigenvalues": "symbolic",
+    "lettered": "symbolic",
+    "numeric_equation": "symbolic",
+    "NotDerivable": "symbolic",
     "Flow": "flows",
     "phase_plane": "planes",
+    "Sliders": "plots",
+    "TASKS": "tasks",
+    "SGDS": "optim",
+    "AdamS": "optim",
+    "AdaiS": "optim",
     "Probe": "probe",
     "record": "probe",
     "open_recording": "recording",
     "replay": "crosscheck",
+    "recorded_rule": "crosscheck",
     "convergence_order": "crosscheck",
     "equivalent_weight_decay": "crosscheck",
     "verify": "verification",
@@ -66,7 +79,8 @@ def __getattr__(name: str):
         return getattr(import_module(f"swd_dynamics.{_HOMES[name]}"), name)
     if name == "__version__":
         return import_module("importlib.metadata").version("swd-dynamics")  # takes as long as a light command
-    raise AttributeError(f"swd_dynamics has no {name!r}; it has {', '.join(__all__)}")
+    nearest = import_module("swd_dynamics.tables").nearest
+    raise AttributeError(f"swd_dynamics has no {name!r}; it has {', '.join(nearest(name, __all__))}")
 
 
 def __dir__() -> list[str]:

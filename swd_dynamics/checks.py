@@ -1,6 +1,9 @@
 """The gates for numbers. A value is checked where it enters; the code behind the gate trusts it."""
 
+import os
 from operator import index
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -115,3 +118,32 @@ def whole_number(name: str, value: Any, least: int = 0, most: int | None = None)
         allowed = f"≥ {least}" if most is None else f"from {least} to {most}"
         raise InputError(f"{name} = {seen} is not allowed: it must be a whole number {allowed}")
     return number
+
+
+def as_path(name: str, value: Any) -> Path:
+    """Refuse what cannot be the path of a file or a folder.
+
+    Examples
+    --------
+    >>> as_path("path", 3)
+    Traceback (most recent call last):
+    swd_dynamics.errors.InputError: path = 3 is not allowed: give the path as text, as "run"
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f'{name} = {shown(value)} is not allowed: give the path as text, as "run"')
+    return Path(value)
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: only its type where it would fill more than a line.
+
+    Examples
+    --------
+    >>> shown("SGD"), shown([0] * 100), shown(shown)
+    ("'SGD'", '<builtins.list>', 'the function shown')
+    """
+    if isinstance(value, FunctionType):
+        return f"the function {value.__name__}"
+    text = repr(value)
+    is_short = len(text) <= 60 and "\n" not in text
+    return text if is_short else f"<{type(value).__module__}.{type(value).__qualname__}>"

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from matplotlib.figure import Figure
 
     from swd_dynamics.rules import UpdateRule
@@ -39,29 +41,34 @@ def rule_markdown(rule: "UpdateRule") -> str | None:
     >>> print(rule_markdown(CATALOG["SGD"](lr=0.5, weight_decay=0.25)))
     **SGD with L2 decay**
     <BLANKLINE>
-    $$ \begin{aligned} G &= \lambda \theta + g \\ R &= 0 \\
-    \theta' &= - \eta G + \theta \left(1 - R\right) \end{aligned} $$
+    $$ \begin{aligned} G &= g + \lambda \theta \\ R &= 0 \\
+    \theta' &= \left(1 - R\right) \theta - \eta G \end{aligned} $$
     <BLANKLINE>
     $\eta = 0.5$, $\lambda = 0.25$
     """
     from swd_dynamics.symbolic import equations
     from swd_dynamics.symbolic.derivation import aligned
-    from swd_dynamics.symbolic.notation import latex
+    from swd_dynamics.symbolic.names import number_latex
+    from swd_dynamics.symbolic.printer import latex
 
     try:
         derived = equations(rule)
     except Exception:  # an error in a user's direction is reported when the rule is derived or takes a step
         return None
     sides = [(latex(step.equation.lhs), latex(step.equation.rhs)) for step in derived.steps]
-    numbers = ", ".join(f"${latex(letter)} = {_number(value)}$" for letter, value in derived.values.items())
+    numbers = ", ".join(
+        f"${latex(letter)} = {_number(value, number_latex)}$" for letter, value in derived.values.items()
+    )
     return "\n\n".join([f"**{rule.name}**", f"$$ {aligned(sides)} $$", *([numbers] if numbers else [])])
 
 
-def _number(value: Any) -> str:
+def _number(value: Any, number_latex: "Callable[[float], str]") -> str:
     if callable(value):
         return rf"\text{{{value if is_dataclass(value) else 'a schedule'}}}"
     if np.ndim(value):
-        return rf"{np.min(value):g} \ldots {np.max(value):g}" if np.size(value) else r"\text{no values}"
-    mantissa, _, exponent = f"{value:g}".partition("e")
-    power = rf"10^{{{int(exponent)}}}" if exponent else ""
-    return power if mantissa == "1" and power else r" \cdot ".join(filter(None, (mantissa, power)))
+        return (
+            rf"{number_latex(np.min(value))} \ldots {number_latex(np.max(value))}"
+            if np.size(value)
+            else r"\text{no values}"
+        )
+    return number_latex(value)

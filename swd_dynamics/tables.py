@@ -1,8 +1,10 @@
 """Tables of named things: the error for an unknown name lists the known names, the nearest first."""
 
 import difflib
-from collections.abc import Iterable
-from typing import TypeVar
+import inspect
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeVar
 
 from swd_dynamics.errors import InputError
 
@@ -16,34 +18,95 @@ class UnknownName(InputError, KeyError):
         return str(self.args[0])
 
 
+class UnknownAttribute(UnknownName, AttributeError):
+    """A name that is not in a table, written after a dot."""
+
+
 class Table(dict[str, Value]):
-    """A dictionary whose error for an unknown name lists the known names.
+    """A dictionary whose error for an unknown name lists the known names. ``table.name`` is ``table["name"]``.
+
+    Parameters
+    ----------
+    kind : str
+        What an entry is, in one or two words.
+    about : str
+        What ``help(table)`` says before it lists the entries, each with the first line of its own docstring.
+    advice : callable (name) → str, optional
+        What can be done about a name that is not in the table, in whole sentences; empty where the name looks like a
+        slip, so that the error lists the known names.
+    **entries
+        A name that a method of dictionaries has, as ``items``, is found only in brackets.
 
     Examples
     --------
     >>> table = Table("colour", red=1, green=2)
     >>> table
     Table of colour: red, green
+    >>> table.red
+    1
     >>> table["gren"]
     Traceback (most recent call last):
     swd_dynamics.tables.UnknownName: unknown colour 'gren'; known: green, red
     """
 
-    def __init__(self, kind: str, /, **entries: Value):
+    def __init__(self, kind: str, about: str = "", advice: Callable[[str], str] | None = None, /, **entries: Value):
         super().__init__(entries)
-        self.kind = kind
+        self.kind, self.advice = kind, advice
+        self.__doc__ = _documented(about or f"{self}.", entries)
 
     def __repr__(self) -> str:
         return f"Table of {self.kind}: {', '.join(self)}"
 
     def __missing__(self, name: str):
-        raise UnknownName(f"unknown {self.kind} {name!r}; known: {', '.join(nearest(str(name), self))}")
+        raise UnknownName(self._unknown(name))
+
+    def __getattr__(self, name: str) -> Value:  # only for names that a dictionary does not have
+        if name.startswith("_"):  # a tool asks for a method of its own, perhaps of a table that is not yet made
+            raise AttributeError(name)
+        if name not in self:
+            raise UnknownAttribute(self._unknown(name))
+        return self[name]
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *filter(str.isidentifier, self)})
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def _unknown(self, name: object) -> str:
+        shown = getattr(name, "__name__", str(name))  # of a class that was given in place of its name
+        advice = self.advice(shown) if self.advice else ""
+        return advice or f"unknown {self.kind} {name!r}; known: {', '.join(nearest(shown, self))}"
+
+
+def preset(function: Callable[..., Value], **arguments: Any) -> Callable[..., Value]:
+    """The function with some arguments given, and with its docstring, which :func:`functools.partial` would hide.
+
+    Examples
+    --------
+    >>> preset(nearest, known=["red", "green"])("gren")
+    ['green', 'red']
+    """
+    made = partial(function, **arguments)
+    made.__doc__ = function.__doc__
+    return made
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """The known names, sorted by their likeness to ``name``."""
 
-    def likeness(other: str) -> float:
-        return difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
+    return sorted(known, key=lambda other: likeness(name, other), reverse=True)
 
-    return sorted(known, key=likeness, reverse=True)
+
+def likeness(name: str, other: str) -> float:
+    """From 0 to 1, whatever the capitals."""
+    return difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
+
+
+def _documented(about: str, entries: dict) -> str:
+    """The docstring of a table: what it is, and a line for each entry that has a docstring."""
+    lines = []
+    for name, entry in entries.items():
+        own = (inspect.getdoc(entry) or "") if callable(entry) else ""
+        lines += [f"{name} : {own.partition(chr(10))[0]}"] if own else []
+    return "\n".join([inspect.cleandoc(about), *(["", "Entries", "-------", *lines] if lines else [])])

@@ -158,6 +158,23 @@ def test_derive_shows_steps_and_latex(what, capsys):
     assert "\\" in capsys.readouterr().out
 
 
+GIVEN = {
+    "SGD --what stability-limit --lr 0.1 --weight-decay 0.5 --momentum 0": "h_max = 39/2",  # 2/η − λ
+    "SGD --what stability-limit --weight-decay 0.5 --momentum 0": "h_max = (2 − η/2)/η",
+    "SGDS --what long-run-decay-rate --lr 0.5 --momentum 0.75": "R = 2λ",  # ηλ/(1 − β)
+    "SGDW --what fixed-point --lr 0.1 --weight-decay 0.5 --momentum 0.75": "θ = hθ⋆/(h + 1/8)",  # λ(1 − β)
+    "AdamS --what long-run-decay-rate --betas 0.5 0.75 --eps 1e-4": "R = ηλ/√⟨v⟩",
+    "AdamW --what fixed-point --eps 1e-8": "θ = hθ⋆/(h + λ(√v + 1e-08))",
+}
+
+
+@pytest.mark.parametrize("command", GIVEN)
+def test_derive_with_numbers(command, capsys):
+    """Assert that arguments that are given are numbers in the result, and that the others are symbols."""
+    assert main(["derive", *command.split()]) == 0
+    assert f"Result\n    {GIVEN[command]}\n" in capsys.readouterr().out
+
+
 HELP = [
     (record, "optimizer", OPTIMIZERS),
     (record, "task", TASKS),
@@ -236,17 +253,21 @@ def test_sgdw_is_recorded_and_replays_as_itself(tmp_path, capsys):
 
 
 MISTAKES = {
+    "derive RMSprop": "no rule for RMSprop",
     "derive AdamZ": "unknown optimizer 'AdamZ'; known: Adam",
     "derive AdamS --what limit": "unknown derivation 'limit'",
-    "derive AdamS --nesterov": "has no momentum options",
-    "derive SGDS --dampening --nesterov": "nesterov needs",
+    "derive AdamS --nesterov": "AdamS has no --nesterov",
+    "derive Adam --momentum 0.9 --dampening 0.5": "Adam has no --momentum, --dampening",
+    "derive SGDS --dampening 0.5 --nesterov": "nesterov needs",
+    "derive SGDS --momentum 1.5": "momentum = 1.5",
     "derive --nope": "--nope",
     "reproduce stabilty": "unknown study 'stabilty'; known: stability",
     "reproduce stability --device tpu": "tpu",
     "replay nowhere --as AdamW": "nowhere",
+    "replay nowhere --as Lion": "no rule for Lion",
     "replay nowhere --as AdamX": "unknown optimizer 'AdamX'",
     "record --optimizer Adam --task mnist --steps 3 --out x": "unknown task 'mnist'",
-    "record --optimizer Lion --task network --steps 3 --out x": "unknown real optimizer 'Lion'",
+    "record --optimizer Lion --task network --steps 3 --out x": "no optimizer Lion",
     "record --optimizer Adam --task quadratic --steps 0 --out x": "steps",
     "record --optimizer Adam --task quadratic --steps many --out x": "many",
     "record --optimizer Adam --task quadratic --steps 3 --out x --lr -1": "-1",

@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from io import StringIO
 from pathlib import Path
+from textwrap import shorten, wrap
 from typing import Any
 
 from swd_dynamics.auditing.audit import audit, short
@@ -22,7 +24,18 @@ from swd_dynamics.errors import InputError
 
 ARGUMENTS = {"lr": 1e-2, "weight_decay": 0.1}  # where a constructor takes them; all others are its defaults
 PHASES = ("first step", "settled", "gradients / 10", "lr / 2")
+SETTLED, FALLEN = PHASES[1:3]
 NOT_AUDITED = "not audited"
+DISTINCT = ("none", "L2", "decoupled", "stable", "other")  # kinds that exclude each other
+NOMINAL = 0.02  # relative: how far R may be from ηλ; with half or twice as much no optimizer in figures/atlas changes
+# The decay of torch.optim's optimizers by torch's documentation; None without decay. Others may bear the same name.
+TORCH_KINDS: dict[str, str | None] = {
+    **dict.fromkeys(("adadelta", "adagrad", "adam", "adamax", "asgd", "nadam", "radam", "rmsprop", "sgd"), "L2"),
+    **dict.fromkeys(("adafactor", "adamw", "muon"), "decoupled"),
+}
+COLUMNS = 100  # of the table in a terminal
+NAMED = 5  # optimizers that a claim names; with twice as many it would not fit into two lines
+DECOUPLED_NAMES = ("AdamW", "SGDW")  # a name with one of these in it says that the decay is decoupled
 
 
 @dataclass(frozen=True)
@@ -34,12 +47,6 @@ class AtlasEntry:
     reason: str = ""
 
     @property
-    def own_nominal(self) -> float:
-        """ηλ as its parameter groups have them; NaN where one of the two is unknown."""
-        numbers = [(self.found or {}).get(name) for name in ("lr", "weight_decay")]
-        return math.prod(math.nan if number is None else number for number in numbers)
-
-    @property
     def kind(self) -> str:
         """The kind of its decay, or "not audited"."""
         return self.found["kind"] if self.found else NOT_AUDITED
@@ -49,10 +56,53 @@ class AtlasEntry:
         """Why it has this kind, or why it was not audited."""
         return self.reason or "; ".join((self.found or {}).get("reasons", ()))
 
-    def rate(self, phase: str) -> float:
-        """R, the median over the weights; NaN where it is unknown."""
-        value = self.found["phases"][phase]["R"] if self.found else None
-        return math.nan if value is None else value
+    @property
+    def nominal(self) -> float:
+        """ηλ of its parameter groups; NaN where one of the two is unknown."""
+        numbers = [(self.found or {}).get(name) for name in ("lr", "weight_decay")]
+        return math.prod(math.nan if number is None else number for number in numbers)
+
+    @property
+    def named(self) -> str | None:
+        """The kind of decay that its name says, or None.
+
+        A name says what the optimizer of that name in torch.optim does, or that an AdamW or SGDW decouples.
+
+        Examples
+        --------
+        >>> [AtlasEntry(name, None).named for name in ("NAdam", "StableAdamW", "Lion")]
+        ['L2', 'decoupled', None]
+        """
+        of_torch = TORCH_KINDS.get(self.name.lower())
+        return of_torch or ("decoupled" if any(part in self.name for part in DECOUPLED_NAMES) else None)
+
+    @property
+    def contradicts_name(self) -> bool:
+        """Whether its decay is of another kind than its name says.
+
+        No name is wrong about an optimizer in which all kinds coincide.
+        """
+        return self.named is not None and self.kind in DISTINCT and self.kind != self.named
+
+    @property
+    def decays_by_nominal(self) -> bool:
+        """Whether R = ηλ, before and after the gradients fall to a tenth, for nine weights in ten."""
+        seen = [self.ratio(FALLEN), *(self.ratio(SETTLED, column) for column in ("5 %", "R", "95 %"))]
+        return all(abs(ratio - 1) <= NOMINAL for ratio in seen)
+
+    def ratio(self, phase: str, column: str = "R") -> float:
+        """R/ηλ: the median over the weights, or another column of the phase; NaN where it is unknown."""
+        value = self.found["phases"][phase].get(column) if self.found else None
+        return math.nan if value is None or not self.nominal else value / self.nominal
+
+    def line(self) -> str:
+        """The entry as one line for a terminal."""
+        if not self.found:
+            why = self.reason.rpartition("gradients alone: ")[2]
+            return f"{self.name:22}{self.kind:13}  {shorten(why, COLUMNS - 37, placeholder='…')}"
+        seen = [*(self.ratio(SETTLED, column) for column in ("R", "5 %", "95 %")), self.ratio(FALLEN)]
+        remark = f"  its name says {self.named}" if self.contradicts_name else ""
+        return f"{self.name:22}{self.kind:13}" + "".join(f"{short(ratio):>9}" for ratio in seen) + remark
 
     def row(self) -> dict[str, Any]:
         """The entry as one line of a table."""
@@ -87,34 +137,42 @@ class Atlas:
         return self.package.replace(".", "-")
 
     @property
-    def title(self) -> str:
-        """The arguments of the audits, and what was found."""
-        arguments = f"η = {ARGUMENTS['lr']:g}, λ = {ARGUMENTS['weight_decay']:g} where a constructor takes them"
-        return f"Weight decay in {self.package} ({arguments}):\n{self.counts}"
+    def claim(self) -> str:
+        """What the audits found, in one sentence: which names mislead, and how many optimizers have R ≠ ηλ."""
+        audited = [entry for entry in self.entries if entry.found]
+        wrong = [entry.name for entry in audited if entry.contradicts_name]
+        decays = [entry for entry in audited if entry.nominal > 0]
+        others = sum(not entry.decays_by_nominal for entry in decays)
+        names = " and ".join(filter(None, (", ".join(wrong[:-1]), *wrong[-1:])))
+        if len(wrong) > NAMED:
+            names = f"{len(wrong)} optimizers"
+        do, their = ("does", "its name says") if len(wrong) == 1 else ("do", "their names say")
+        said = f"{names} {do} not decay as {their},\nand" if wrong else "no optimizer contradicts its name,\nbut"
+        counted = f"the decay rate R is not ηλ in {others} of the {len(decays)} that have a weight_decay"
+        return f"{self.package}: {said} {counted}"
+
+    @property
+    def arguments(self) -> str:
+        """The arguments of the audits."""
+        return f"η = {ARGUMENTS['lr']:g}, λ = {ARGUMENTS['weight_decay']:g} where a constructor takes them"
 
     @property
     def counts(self) -> str:
         """The number of optimizers of each kind."""
-        counted = {kind: sum(entry.kind == kind for entry in self.entries) for kind in (*KINDS, NOT_AUDITED)}
-        return ", ".join(f"{count} {kind}" for kind, count in counted.items() if count)
+        counted = Counter(entry.kind for entry in self.entries)
+        return ", ".join(f"{count} {kind}" for kind, count in counted.items())
 
     @property
     def audited(self) -> bool:
         """Whether any optimizer was audited, so that the atlas is worth a file."""
         return any(entry.found for entry in self.entries)
 
-    @property
-    def nominal(self) -> float:
-        """ηλ."""
-        return ARGUMENTS["lr"] * ARGUMENTS["weight_decay"]
-
     def __str__(self) -> str:
-        lines = [f"{'':26}{'kind':13}" + "".join(f"{phase:>16}" for phase in PHASES) + "    R/η_eff  why"]
-        for entry in self.entries:
-            rates = "".join(f"{short(entry.rate(phase)):>16}" for phase in PHASES)
-            ratio = short(entry.row()["settled R/η_eff"])
-            lines.append(f"{entry.name:26}{entry.kind:13}{rates}{ratio:>11}  {entry.reasons}")
-        return "\n".join([*lines, f"{self.package}: {self.counts}"])
+        head = ("R/ηλ", "5 %", "95 %", "later")
+        lines = [f"{'':22}{'kind':13}" + "".join(f"{name:>9}" for name in head)]
+        lines += [entry.line() for entry in self.entries]
+        lines.append("R/ηλ: median and range over the weights; later: median after the gradients fell to a tenth")
+        return "\n".join([*lines, *wrap(f"{self.claim}.", COLUMNS), *wrap(f"By kind: {self.counts}", COLUMNS)])
 
     def write(self, folder: Path) -> list[Path]:
         """Write the table as CSV, and everything as JSON, named after the package; return the two paths."""
@@ -135,6 +193,22 @@ class Atlas:
         }
         full.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return [table, full]
+
+
+def read_atlas(path: Path) -> Atlas:
+    """The atlas that :meth:`Atlas.write` wrote as JSON.
+
+    Raises
+    ------
+    InputError
+        If the file is not an atlas.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        entries = tuple(AtlasEntry(each["name"], each["audit"], each["reason"]) for each in stored["optimizers"])
+        return Atlas(stored["package"], stored["versions"], entries)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not an atlas ({type(error).__name__}: {error}); remove it") from None
 
 
 def atlas(package: str = "torch.optim", *, jobs: int = 2, limit: float = 20.0, progress: bool = False) -> Atlas:

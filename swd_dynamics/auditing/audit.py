@@ -126,7 +126,7 @@ class Audit:
         return f"{title}<ul>{said}</ul>{table}"
 
 
-def audit(factory: Callable[..., Any]) -> Audit:
+def audit(factory: Callable[..., Any], **arguments: Any) -> Audit:
     """Find out what kind of weight decay an optimizer has, from its behaviour alone.
 
     All runs get the same gradients. Two runs start from θ and from θ + δ. In each step decay shrinks their difference,
@@ -140,8 +140,10 @@ def audit(factory: Callable[..., Any]) -> Audit:
     Parameters
     ----------
     factory : callable (parameters, **changed arguments) → torch.optim.Optimizer
-        Preferably a class with its arguments: ``functools.partial(AdamW, lr=1e-2, weight_decay=0.1)``. A function of
+        Preferably the optimizer's class, with its arguments as below or by :func:`functools.partial`. A function of
         the parameters alone is enough, if the optimizer reads ``lr`` and ``weight_decay`` from its parameter groups.
+    **arguments
+        Arguments of the optimizer, as ``lr=1e-2, weight_decay=0.1``.
 
     Returns
     -------
@@ -165,13 +167,14 @@ def audit(factory: Callable[..., Any]) -> Audit:
     Examples
     --------
     >>> import torch
-    >>> from functools import partial
-    >>> found = audit(partial(torch.optim.SGD, lr=0.5, weight_decay=0.0625))
+    >>> found = audit(torch.optim.SGD, lr=0.5, weight_decay=0.0625)
     >>> found.kind, round(found.rows["settled"][0], 9)
     ('all the same', 0.03125)
     """
+    from swd_dynamics.bench.drive import with_arguments
     from swd_dynamics.bench.response import measure_response
 
+    factory = with_arguments(factory, arguments)
     found = interpreted(measure_response(factory))
     if not needs_longer_runs(found.features):
         return found

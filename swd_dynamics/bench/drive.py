@@ -8,6 +8,7 @@ import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -34,6 +35,39 @@ class SecondGradient(RuntimeError):
     """An optimizer asked for a second gradient within a step, but fixed gradients provide one for each step."""
 
 
+def check_factory(factory: Any) -> None:
+    """Refuse what cannot make an optimizer: anything not callable, and a rule, which is called with a state.
+
+    Examples
+    --------
+    >>> check_factory("AdamW")
+    Traceback (most recent call last):
+    swd_dynamics.errors.InputError: factory = 'AdamW' is not callable: give a class or a function of the parameters, ...
+    """
+    finished = hasattr(factory, "param_groups")
+    is_rule = type(factory).__module__.startswith("swd_dynamics.rules")
+    if is_rule or not callable(factory):
+        problem = "is a rule and not a torch optimizer" if is_rule else "is not callable"
+        raise InputError(
+            f"factory = {f'a finished {type(factory).__name__}' if finished else repr(factory)} {problem}: give a class"
+            " or a function of the parameters, as torch.optim.SGD or functools.partial(torch.optim.SGD, lr=0.1)"
+        )
+
+
+def with_arguments(factory: Factory, arguments: dict[str, Any]) -> Factory:
+    """The factory with some of the optimizer's arguments.
+
+    Examples
+    --------
+    >>> make(with_arguments(torch.optim.SGD, {"lr": 0.5}), [Parameter(torch.ones(2))]).param_groups[0]["lr"]
+    0.5
+    """
+    if not arguments:
+        return factory
+    check_factory(factory)
+    return partial(factory, **arguments)
+
+
 def make(factory: Factory, given: list, **arguments) -> Optimizer:
     """The optimizer that a factory makes of parameters or parameter groups.
 
@@ -49,12 +83,7 @@ def make(factory: Factory, given: list, **arguments) -> Optimizer:
     >>> make(torch.optim.SGD, [Parameter(torch.ones(2))], lr=0.5).param_groups[0]["lr"]
     0.5
     """
-    if not callable(factory):
-        finished = f"a finished {type(factory).__name__}"
-        raise InputError(
-            f"factory = {finished if hasattr(factory, 'param_groups') else repr(factory)} is not callable: give a class"
-            " or a function of the parameters, as functools.partial(torch.optim.SGD, lr=0.1)"
-        )
+    check_factory(factory)
     called = getattr(factory, "func", factory)  # by a functools.partial
     name = called.__name__ if isinstance(called, type) else "the factory's optimizer"
     with _told(f"{name} cannot be made from parameters alone"):

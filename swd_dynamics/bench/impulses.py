@@ -16,7 +16,7 @@ ROUNDING = 300.0  # units of the largest weight: a change of a weight that is ro
 
 
 def effective_lrs_of(bench: Bench, base: Track, strength: float, unit: float) -> tuple[NDArray, NDArray]:
-    """η_eff of each phase and weight, and its share that comes after the steps followed, both of shape (phases, n).
+    """η_eff of each phase and weight, and the fraction of it after the steps followed, both of shape (phases, n).
 
     The second phase is followed with constant η.
     """
@@ -39,9 +39,9 @@ def effective_lr_of(
     unit: float,
     actions: Mapping[int, Action] | None = None,
 ) -> tuple[NDArray, NDArray]:
-    """η_eff of each weight in the phase that ends at step ``end``, and its share that comes after the steps followed.
+    """η_eff of each weight in the phase that ends at step ``end``, and the fraction of it after the steps followed.
 
-    The later share is that of an exponential tail, which goes on to shrink as it did in the last tenth of the steps.
+    The later fraction is that of an exponential tail, which goes on to shrink as it did in the last tenth of the steps.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def effective_lr_of(
     end : int
         DROP, HALVED or END.
     strength : float
-        The size of the impulses, in units of the gradients' scales.
+        The size of the impulses, divided by the gradients' scales.
     unit : float
         The unit round-off of the weights.
     """

@@ -1,6 +1,6 @@
 """Interventions on a driven optimizer: repeated runs that differ in η, λ, the start, a gradient or the weights.
 
-Nothing is known of the optimizer, except that it takes parameters and gradients, and that its parameter groups hold
+Nothing is assumed of the optimizer, except that it takes parameters and gradients, and that its parameter groups hold
 ``lr`` and ``weight_decay`` as torch's do.
 """
 

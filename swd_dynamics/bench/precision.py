@@ -13,7 +13,7 @@ class Sizes(NamedTuple):
     """The sizes of what is changed in a run.
 
     move : δ, a perturbation of θ, which is .1 to .3 at first
-    impulse, large_impulse : in units of the gradients' scale
+    impulse, large_impulse : divided by the gradients' scale
     """
 
     move: float
@@ -38,7 +38,7 @@ def sizes_for(unit: float) -> Sizes:
 def unit_round_off(weights: NDArray) -> float:
     """The largest relative error of rounding to the coarsest floating-point type that holds these weights exactly.
 
-    Weights that are not finite tell nothing.
+    Weights that are not finite are ignored.
 
     Examples
     --------

@@ -26,9 +26,9 @@ COMPARED = slice(40, BRIEF)  # steps of brief runs that are compared: .9^40 = 1.
 UNDONE = 120  # the step before which a perturbation is undone
 AFTERWARDS = 60  # steps for which the effect of an undone perturbation is followed: .9^60 = .2 % of it come later
 ENOUGH = 10  # steps of a window that must be readable for a rate
-FADED = 0.1  # the share of the weights that may be unreadable in a window: they are left out of its median
-# The share of δ below which a perturbation has died out: round-off of weights of order 1, in float64, is 1e-6 of such a
-# perturbation, 1e-5 of a decay rate of .1.
+FADED = 0.1  # the fraction of the weights that may be unreadable in a window: they are left out of its median
+# The fraction of δ below which a perturbation has died out: round-off of weights of order 1, in float64, is 1e-6 of
+# such a perturbation, 1e-5 of a decay rate of .1.
 READABLE = 1e-6
 ROUNDINGS = 8.0  # in a step: the round-off of a decay rate is this many units of the largest weight, divided by δ
 WINDOW = 120  # steps over which rates are averaged: whole periods of 2, 3, 4, 5, 6, 8, 10 or 12 steps
@@ -40,9 +40,9 @@ WINDOWS = {
 
 
 class Echo(NamedTuple):
-    """What remains of a perturbation that is undone, with λ set to 0 from then on; in units of the perturbation.
+    """What remains of a perturbation that is undone, with λ set to 0 from then on; divided by the perturbation.
 
-    left : array, shape (n,) — in the end: minus what the optimizer's memory still subtracted
+    left : array, shape (n,) — in the end: minus what the optimizer's state still subtracted
     subtracted : array, shape (n,) — by the last step before the perturbation was undone
     """
 
@@ -64,7 +64,7 @@ class MeasuredResponse:
     unit : float — the unit round-off of its weights: 2⁻⁵³, or more if it rounds them to a shorter type
     size : float — of δ in each weight
     held : bool
-        Whether θ + δ was set anew before each step, because δ dies out within the windows in which rates are measured.
+        Whether θ + δ was set again before each step, because δ dies out within the windows in which rates are measured.
     ascends : bool — whether the steps follow the gradient upwards
     base : Track — the base run, in which nothing was changed
     moved, halved, other : Track
@@ -87,7 +87,7 @@ class MeasuredResponse:
     effective_lr : array, shape (phases, n)
         How far a unit of gradient moves each weight in the end, with λ = 0.
     hard_pushed : array, shape (n,) — the same in the first phase, from much larger impulses
-    unfinished : array, shape (phases, n) — the share of ``effective_lr`` that comes after the steps followed
+    unfinished : array, shape (phases, n) — the fraction of ``effective_lr`` that comes after the steps followed
     """
 
     name: str

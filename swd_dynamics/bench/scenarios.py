@@ -39,6 +39,8 @@ HUGE = 1e150  # a weight beyond this has diverged: its square is close to 1e308,
 class Scenario:
     """Tensors, parameter groups and gradients that an optimizer is driven with.
 
+    Attributes
+    ----------
     name : str
     shapes : tuple — for each parameter group, the shapes of its tensors
     lr, weight_decay : tuple of float — for each group, a power of 2 that multiplies the optimizer's own number
@@ -112,7 +114,7 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
     scenario : Scenario
     steps : int
     seed : int
-        Of the first weights and of the gradients.
+        Seed of the first weights and of the gradients.
 
     Returns
     -------

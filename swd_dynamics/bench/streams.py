@@ -16,7 +16,7 @@ SIZES = (1.0, 30.0, 0.01, 3.0, 0.3, 100.0)  # of all gradients, in one stretch o
 SMALLEST = 1e-5  # the smallest weight's gradients relative to the largest's: with 1 instead, ε would hardly show
 LARGE_SIZES = (1.0, 0.1, 30.0, 1e3, 3e4, 1.0)  # so that gradients clipped at 1000, by value or by norm, are seen
 NEGLIGIBLE = 1e-16  # of the smallest weight's gradients in that stream: √v̂ is below any ε there, and above it elsewhere
-ZEROS = 0.1  # the share of gradients that are exactly 0, after the first step
+ZEROS = 0.1  # the fraction of gradients that are exactly 0, after the first step
 
 # The steady stream, in steps: gradients fall to a tenth at DROP, and η to a half at HALVED.
 DROP, HALVED, END = 240, 480, 640
@@ -42,7 +42,8 @@ def varied_gradients(
     Parameters
     ----------
     shapes : iterable of tuple
-        Of the tensors, at least two. The gradients of the second are 0 for some steps. The first step has no zeros.
+        Shapes of the tensors, at least two. The gradients of the second are 0 for some steps. The first step has no
+        zeros.
     scale : float
         Multiplies all gradients.
     sizes_in_time : sequence of float

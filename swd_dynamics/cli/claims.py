@@ -2,9 +2,6 @@
 
 from pathlib import Path
 from textwrap import fill
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from swd_dynamics.cli.app import Device, app, chosen_device
 from swd_dynamics.errors import InputError
@@ -87,16 +84,22 @@ def derive(
     name: str,
     *,
     what: str = "modified-equation",
-    momentum: Annotated[bool, Parameter(negative="--no-momentum")] = True,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    momentum: float | None = None,
+    dampening: float | None = None,
     nesterov: bool = False,
-    dampening: bool = False,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
     latex: bool = False,
 ) -> None:
-    """Derive a result from an optimizer's rule, with symbols instead of numbers, step by step.
+    """Derive a result from an optimizer's rule, step by step.
 
+    Arguments that are given become numbers in the result, and the others stay symbols: for
+    example λ without --weight-decay. SGD, SGDW and SGDS have momentum unless --momentum is 0.
     Example:
 
-        swd-dynamics derive SGDS --what stability-limit
+        swd-dynamics derive SGDS --what stability-limit --lr 0.1 --weight-decay 0.5
 
     Parameters
     ----------
@@ -105,23 +108,36 @@ def derive(
     what
         What is derived: equations, modified-equation, fixed-point, linear-map, eigenvalues,
         stability-limit or long-run-decay-rate.
+    lr
+        Learning rate η.
+    weight_decay
+        Weight decay λ; 0 for a rule without it.
     momentum
-        Use momentum, in SGD, SGDW and SGDS.
+        Momentum β of SGD, SGDW and SGDS; 0 for a rule without it.
+    dampening
+        Dampening τ of the momentum of SGD, SGDW and SGDS; 0 if it is not given.
     nesterov
         Use Nesterov's momentum, in SGD, SGDW and SGDS.
-    dampening
-        Use dampening, in SGD, SGDW and SGDS.
+    betas
+        The two decay rates β₁ and β₂ of the moments, in the Adam family; β₀ and β₂ of Adai.
+    eps
+        The number ε of the Adam family and of Adai.
     latex
         Print the result as LaTeX, without the steps.
     """
     from swd_dynamics import symbolic
     from swd_dynamics.rules import CATALOG
-    from swd_dynamics.rules.directions import sgd_family
 
     entry, derivation = CATALOG[name], getattr(symbolic, DERIVATIONS[what])
-    sgd = {"momentum": 0.9 * momentum, "nesterov": nesterov, "dampening": 0.5 * dampening}
-    if entry.family is not sgd_family and (nesterov or dampening or not momentum):
-        raise InputError(f"{name} has no momentum options; only SGD, SGDW and SGDS have them")
-    rule = entry(weight_decay=0.1, **(sgd if entry.family is sgd_family else {}))
-    result = derivation(symbolic.lettered(rule)[0])
+    given = {
+        "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "dampening": dampening,
+        "nesterov": nesterov or None, "betas": betas, "eps": eps,
+    }  # fmt: skip
+    given = {option: value for option, value in given.items() if value is not None}
+    if unknown := [option for option in given if option not in entry.__signature__.parameters]:
+        options = ", ".join(f"--{option.replace('_', '-')}" for option in unknown)
+        raise InputError(f"{name} has no {options}; it has {', '.join(entry.__signature__.parameters)}")
+    placeholders = {"momentum": 0.9} if "momentum" in entry.__signature__.parameters else {}
+    rule = entry(**{"weight_decay": 0.1, **placeholders, **given})
+    result = derivation(symbolic.with_symbols(rule, tuple(given)))
     print(result.latex() if latex else result)

@@ -117,14 +117,16 @@ def atlas(
     from swd_dynamics.auditing.atlas import atlas as survey
     from swd_dynamics.plots import write_figure
     from swd_dynamics.plots.atlas import draw_atlas
+    from swd_dynamics.studies.atlas_page import check_atlas_page, write_atlas_page
 
     _check_folder(out)
+    check_atlas_page(out)
     found = survey(package, jobs=jobs, limit=limit, progress=True)
     if not found.audited:
         print(f"{found}\nNothing was audited, so nothing is written")
         return 130 if found.interrupted else 0
-    figure = draw_atlas(found.entries, found.title, found.nominal)
-    written = [*found.write(out), *write_figure(figure, out / found.stem)]
+    figure = draw_atlas(found.entries, found.claim)
+    written = [*found.write(out), *write_figure(figure, out / found.stem), write_atlas_page(out)]
     print(f"{found}\nWrote {', '.join(map(str, written))}")
     return 130 if found.interrupted else 0
 

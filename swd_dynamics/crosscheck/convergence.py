@@ -1,5 +1,7 @@
 """Does a flow follow the iterates to the order it claims? η is halved, and the terms of their distance are compared."""
 
+from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, log2
@@ -8,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from swd_dynamics.checks import check, whole_number
+from swd_dynamics.checks import check, shown, whole_number
 from swd_dynamics.crosscheck.richardson import Terms, largest_share, terms
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows import AssumptionFailed, FlowDiverged, Solution
 from swd_dynamics.flows.clock import Clock
 from swd_dynamics.flows.flow import LATE, Flow
+from swd_dynamics.flows.functions import array_function
+from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.verdict import Status, Verdict
 
@@ -38,6 +42,7 @@ def rule_iterates(rule: UpdateRule, state: State, gradient: Callable, steps: int
     >>> rule_iterates(rule, rule.start(np.array([8.0])), lambda theta: theta, steps=3).ravel()
     array([8., 4., 2., 1.])
     """
+    rule, gradient = as_rule(rule), array_function("gradient(theta)", gradient)
     theta = [state.theta]
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(steps):
@@ -117,6 +122,8 @@ def convergence_order(
     >>> verdict.status, round(verdict.measured, 3)
     ('confirmed', 1.0)
     """
+    if not isinstance(flow, Flow):
+        raise InputError(f"flow = {shown(flow)} is not a Flow: give Flow(rule, gradient)")
     lr = np.asarray(lrs, dtype=float)
     if len(lr) < 5 or not np.allclose(lr[:-1] / lr[1:], 2):
         raise InputError(

@@ -1,5 +1,7 @@
 """The weight decay with which two optimizers have the same mean decay rate."""
 
+from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
+
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +14,7 @@ from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import CATALOG
 from swd_dynamics.rules.direction import Direction, Step
+from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import UpdateRule
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ class EquivalentDecay:
 
 
 def equivalent_weight_decay(
-    from_: UpdateRule, to: UpdateRule, statistics: "xarray.Dataset | ArrayLike | None" = None
+    from_: UpdateRule, to: UpdateRule, statistics: xarray.Dataset | ArrayLike | None = None
 ) -> EquivalentDecay:
     """The λ with which ``to`` has the mean decay rate of ``from_``, so that both decay equally over a run.
 
@@ -178,8 +181,7 @@ def _mean_decay_rate(role: str, rule: UpdateRule, moments: SecondMoments) -> flo
 
 
 def _check_rule(role: str, rule: UpdateRule, moments: SecondMoments) -> None:
-    if not isinstance(rule, UpdateRule):
-        raise InputError(f"{role} = {rule!r} is not an UpdateRule: take one from CATALOG")
+    as_rule(rule, role)
     if rule.has_schedule and moments.steps is None:
         raise InputError(f"{role} has a schedule, so the steps must be known: give a recording, or v̄ for each step")
     for name, value in (("lr", rule.lr_at(0)), ("weight_decay", rule.weight_decay)):

@@ -2,20 +2,41 @@
 
 import inspect
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.rules.catalog import CATALOG
+from swd_dynamics.rules.catalog import Entry
+from swd_dynamics.rules.gate import as_entry, as_rule
 from swd_dynamics.rules.update import UpdateRule
 
 if TYPE_CHECKING:
     import xarray
 
 
-def recorded_rule(name: str, recording: "xarray.Dataset") -> UpdateRule:
+def rule_of_recording(given: Any, recording: "xarray.Dataset") -> UpdateRule:
+    """The rule that is given; for the name of an optimizer or its entry, the rule with the recording's numbers."""
+    if isinstance(given, str | Entry):
+        return recorded_rule(given, recording)
+    return as_rule(given)
+
+
+def rule_of_optimizer(given: Any, factory: Callable[..., Any]) -> UpdateRule:
+    """The rule that is given; for the name of an optimizer or its entry, the rule with the numbers of a factory's."""
+    from swd_dynamics.bench.scenarios import default_arguments  # torch only when it is needed
+
+    if isinstance(factory, UpdateRule | Entry):
+        raise InputError("the optimizer comes first and the rule second: verify(factory, rule)")
+    if isinstance(given, str | Entry):
+        as_entry(given)  # a wrong name is refused before foreign code runs
+        return named_rule(given, default_arguments(factory))
+    return as_rule(given)
+
+
+def recorded_rule(name: str | Entry, recording: "xarray.Dataset") -> UpdateRule:
     """The catalogue's rule of that name with the arguments of a recorded optimizer.
 
     Learning rate and decay of several groups become arrays over the weights; a learning rate that changed along the run
@@ -40,7 +61,7 @@ def recorded_rule(name: str, recording: "xarray.Dataset") -> UpdateRule:
     >>> recorded_rule("SGD", record(sgd, lambda k: weight.square().sum() / 2, steps=2))
     UpdateRule(lr=0.5, direction=SGD(), decay=L2(weight_decay=0.25))
     """
-    entry = CATALOG[name]
+    entry = as_entry(name)
     groups = groups_of(recording)
     accepted = set(inspect.signature(entry.family).parameters)
     directions = [{key: _tuple(v) for key, v in group.items() if key in accepted} for group in groups]
@@ -53,7 +74,7 @@ def recorded_rule(name: str, recording: "xarray.Dataset") -> UpdateRule:
     return entry(recorded_lr(recording), weight_decay=decay, **directions[0])
 
 
-def named_rule(name: str, arguments: dict[str, Any]) -> UpdateRule:
+def named_rule(name: str | Entry, arguments: dict[str, Any]) -> UpdateRule:
     """The catalogue's rule of that name, with those of an optimizer's arguments that a rule has.
 
     Without ``weight_decay`` among them it is 0.
@@ -70,7 +91,7 @@ def named_rule(name: str, arguments: dict[str, Any]) -> UpdateRule:
     >>> named_rule("AdamW", {"lr": 0.5, "betas": [0.5, 0.75], "foreach": True})
     UpdateRule(lr=0.5, direction=Adam(betas=(0.5, 0.75), eps=1e-08), decay=Decoupled(weight_decay=0.0))
     """
-    entry = CATALOG[name]
+    entry = as_entry(name)
     if not isinstance(arguments.get("lr"), int | float):
         raise InputError(
             f"the optimizer's lr is {arguments.get('lr')!r}, which is not a number: give lr=1e-3, for example"
@@ -81,7 +102,7 @@ def named_rule(name: str, arguments: dict[str, Any]) -> UpdateRule:
     for key, value in taken.items():
         if not all(isinstance(each, int | float) for each in (value if isinstance(value, tuple) else [value])):
             raise InputError(
-                f"the optimizer's {key} is {value!r}, which the rule {name} cannot take: it needs numbers;"
+                f"the optimizer's {key} is {value!r}, which the rule {entry.name} cannot take: it needs numbers;"
                 f" if the optimizer takes numbers too, give them with --args {key}=…"
             )
     return entry(**taken)

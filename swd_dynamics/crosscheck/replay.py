@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from swd_dynamics.crosscheck.causes import NO_CAUSE, explanation
+from swd_dynamics.crosscheck.recorded_rule import rule_of_recording
 from swd_dynamics.crosscheck.stepping import allowed_departure, departures, largest_error, norms_of, wrong_by
 from swd_dynamics.errors import InputError
+from swd_dynamics.rules.catalog import Entry
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.verdict import Verdict, judge
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 CHANGED = 1e-5  # relative: two sums of squares in float32 agree to 1e-6, however many weights there are
 
 
-def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay", causes: bool = True) -> Verdict:
+def replay(
+    rule: UpdateRule | Entry | str, recording: "xarray.Dataset", *, name: str = "replay", causes: bool = True
+) -> Verdict:
     """Compare a rule with a recording, step by step, and name the cause of a difference.
 
     The rule takes a step with each recorded gradient. Each step starts from the *recorded* θ, so that a small
@@ -31,8 +35,10 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
 
     Parameters
     ----------
-    rule : UpdateRule
-        Its learning rate and decay may be arrays of shape (n,) for parameter groups, its learning rate a schedule.
+    rule : UpdateRule, or the name of a rule in CATALOG
+        A name, as "AdamW", stands for the rule with the recording's own numbers, see
+        :func:`~swd_dynamics.crosscheck.recorded_rule.recorded_rule`. The learning rate and decay of an UpdateRule may
+        be arrays of shape (n,) for parameter groups, its learning rate a schedule.
     recording : xarray.Dataset
         With ``theta`` (iterate, weight), ``gradient`` (step, weight), from the optimizer's first step on.
     name : str
@@ -66,6 +72,7 @@ def replay(rule: UpdateRule, recording: "xarray.Dataset", *, name: str = "replay
     theta, gradients = _trajectory(recording)
     eps = np.finfo(np.result_type(recording["theta"].dtype, np.float16)).eps
     allowed = allowed_departure(len(gradients), eps)
+    rule = rule_of_recording(rule, recording)
     _check_fit(rule, theta.shape[1])
     departure = np.array(list(departures(rule, theta, gradients)))
     outside = ~(departure <= allowed)

@@ -26,7 +26,7 @@ class AssumptionFailed(InputError):
     >>> from swd_dynamics.rules import AMSGrad, UpdateRule
     >>> Flow(UpdateRule(0.1, AMSGrad()), lambda theta: -theta).solve([1.0], steps=3)
     Traceback (most recent call last):
-    swd_dynamics.flows.assumptions.AssumptionFailed: the flow assumes that a maximum holds, and it rises ...
+    swd_dynamics.flows.assumptions.AssumptionFailed: the flow assumes that a maximum is constant, but it rises ...
     """
 
     def __init__(self, message: str, step: float):
@@ -49,21 +49,21 @@ def check_maxima(constants_at: Callable[[Array], tuple[Array, ...]], steps: Arra
     for k, at in zip(steps, theta, strict=True):
         if any((new > (1 + SLIGHT) * old).any() for new, old in zip(constants_at(at), held, strict=True)):
             raise AssumptionFailed(
-                f"the flow assumes that a maximum holds, and it rises from step {k:g} on: order 'state' follows it;"
-                " or start where the gradients are largest",
+                f"the flow assumes that a maximum is constant, but it rises from step {k:g} on: take order 'state',"
+                " which follows the maximum, or start where the gradients are largest",
                 float(k),
             )
 
 
 def check_clips(rule: UpdateRule, gradient: Callable[[Array], Array], steps: Array, theta: Array) -> None:
-    """Refuse a solution along which a value is clipped. It matters to F₁; F₀ is the same with and without the clip."""
+    """Refuse a solution along which a value is clipped: the clip changes F₁, but not F₀."""
     clips = numeric_clips(rule)
     for k, at in zip(steps, theta, strict=True):
         for value, low, high in clips(at, gradient(at)):
             slight = SLIGHT * np.maximum(np.abs(low), np.abs(high))
             if ((value < low - slight) | (value > high + slight)).any():
                 raise AssumptionFailed(
-                    f"order 2 assumes that no clip is active, and one is at step {k:g}, where a value outside"
-                    f" [{low}, {high}] is clipped: take order 'state', or order 1, to which it does not matter",
+                    f"order 2 assumes that no clip is active, but at step {k:g} a value outside [{low}, {high}] is"
+                    " clipped: take order 'state', or order 1, which does not depend on the clip",
                     float(k),
                 )

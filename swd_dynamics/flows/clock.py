@@ -15,7 +15,7 @@ from swd_dynamics.rules.update import UpdateRule
 Array = NDArray[np.float64]
 # Steps. A schedule that changes by more than a hundredth within so short a time jumps there.
 AT_ONCE = 1e-6
-# Of the largest learning rate: where three values half a step apart bend by more, the integration begins anew. A tenth
+# Of the largest learning rate: where three values half a step apart bend by more, the integration begins again. A tenth
 # would break smooth warm-ups into single steps; with ten times as much, a pulse of a hundredth could be stepped over.
 BEND = 1e-3
 # Of the integral over one step: two Gauss rules must agree to this, or the step is halved, at most so many times.

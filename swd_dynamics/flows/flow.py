@@ -1,10 +1,12 @@
 """The flow of an optimizer in continuous time: its field at a point, and its solutions."""
 
+from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +15,9 @@ from swd_dynamics.checks import check, whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.assumptions import check_clips, check_maxima
 from swd_dynamics.flows.clock import Clock
+from swd_dynamics.flows.functions import array_function, as_array
 from swd_dynamics.flows.ode import Solution, Stretch, solve_twice
+from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.symbolic import NumericEquation, numeric_equation
 
@@ -24,6 +28,7 @@ LATE = 10**7
 # Steps, added to k: a flow has no first step, but a rule may treat its first step in another way (torch seeds the
 # momentum there). Any small number serves; with 0 a flow would begin with the special step.
 AFTER_SEEDING = 1e-9
+FORGOTTEN: Any = None  # in the place of the gradient: a Flow then says what it needs, and not a TypeError
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,19 @@ class Flow:
     ----------
     rule : UpdateRule
         With numbers or arrays for hyperparameters; a schedule at orders 1 and "state".
-    gradient : callable (θ) → g, arrays of shape (n,)
+    gradient : callable (θ) → g, shape (n,)
+        The gradient of the loss. It is called with a numpy array, and may return a torch tensor.
     hvp : callable (θ, vector) → H·vector, optional
-        Hessian-vector product; order 2 needs it.
+        Hessian-vector product, called in the same way; order 2 needs it.
     order : 1, 2 or "state"
     equation : NumericEquation, optional
-        The equation to integrate, in place of the equation that is derived from the rule.
+        The equation to integrate. By default it is derived from the rule.
 
     Raises
     ------
     InputError
-        If the order is none of the three, or order 2 lacks an ``hvp`` or has a schedule.
+        If there is no rule or no gradient, the order is none of the three, or order 2 lacks an ``hvp`` or has a
+        schedule.
 
     Examples
     --------
@@ -65,21 +72,21 @@ class Flow:
     """
 
     rule: UpdateRule
-    gradient: Callable[[Array], Array]
-    hvp: Callable[[Array, Array], Array] | None = None
+    gradient: Callable[[Array], Any] = FORGOTTEN
+    hvp: Callable[[Array, Array], Any] | None = None
     order: Literal[1, 2, "state"] = 1
     equation: NumericEquation | None = None
 
     def __post_init__(self):
-        if not isinstance(self.rule, UpdateRule):
+        as_rule(self.rule)
+        if self.gradient is None:
             raise InputError(
-                f"rule = {self.rule!r} is not an UpdateRule: give one, as CATALOG['SGD'](lr=0.1) or"
-                " UpdateRule(0.1, SGD())"
+                "a flow needs the gradient of a loss besides the rule: Flow(rule, gradient), for example"
+                " Flow(rule, lambda theta: theta) for the loss ½θ²"
             )
-        if not callable(self.gradient):
-            raise InputError(
-                f"gradient = {self.gradient!r} is not a function: give gradient(theta), an array like theta"
-            )
+        object.__setattr__(self, "gradient", array_function("gradient(theta)", self.gradient))
+        if self.hvp is not None:
+            object.__setattr__(self, "hvp", array_function("hvp(theta, vector)", self.hvp))
         if self.order not in (1, 2, "state"):
             raise InputError(f"order = {self.order!r} is not allowed: it must be 1, 2 or 'state'")
         if self.order == 2 and self.hvp is None:
@@ -88,7 +95,8 @@ class Flow:
             )
         if self.order == 1 and self.rule.has_schedule and np.ndim(self.rule.lr_at(0)) > 0:
             raise InputError(
-                "order 1 follows a schedule of one learning rate, not of one for every weight: take 'state'"
+                "order 1 follows a schedule of one learning rate, but this schedule has one for every weight: take"
+                " order 'state'"
             )
         if self.order == 2 and self.rule.has_schedule:
             raise InputError(
@@ -115,8 +123,8 @@ class Flow:
     def solve(
         self,
         theta0: ArrayLike,
-        *,
         steps: int | None = None,
+        *,
         t: float | None = None,
         method: str = "automatic",
         tolerance: float = 1e-12,
@@ -134,7 +142,7 @@ class Flow:
             A method of :func:`scipy.integrate.solve_ivp`, or ``"automatic"``: DOP853, and LSODA or Radau where the
             flow is stiff, as that of Adam is near a minimum.
         tolerance : float
-            Relative tolerance. The solution is computed a second time at a hundred times the tolerance; the
+            Relative tolerance. The solution is computed a second time at a hundred times the tolerance, and the
             difference of the two is the solver's error.
 
         Returns
@@ -149,7 +157,7 @@ class Flow:
         FlowDiverged
             If the solution grows without bound, or the solver gives up.
         AssumptionFailed
-            If, at order 1 or 2, a maximum rises that the flow holds constant; or, at order 2, a clip is active.
+            If a maximum that the flow holds constant rises (orders 1 and 2), or a clip is active (order 2).
         """
         theta = self._checked(theta0)
         check("tolerance", tolerance, "(0, 1)")
@@ -202,7 +210,7 @@ class Flow:
         >>> Flow(rule, lambda theta: theta, order="state").field([3.0, 1.0]).tolist()
         [-3.5, 10.0]
         """
-        at = np.asarray(at, dtype=float)
+        at = as_array(at)
         if self.order == "state":
             return self._change(at, k, self.rule) / self.lr_at(k)
         return self._velocity(at, self.constants(at) if constants is None else constants)
@@ -218,7 +226,7 @@ class Flow:
         >>> [Flow(UpdateRule(0.1, d), lambda theta: 3 * theta).constants([1.0]) for d in (AMSGrad(), Adam())]
         [(array([9.]),), ()]
         """
-        theta = np.asarray(theta, dtype=float)
+        theta = as_array(theta)
         return self.modified_equation.held(theta, *self._rates(theta), self.lr_at(0))
 
     def lr_at(self, k: float) -> float:
@@ -251,11 +259,11 @@ class Flow:
             count = steps
         elif t is not None and steps is None:
             if self.rule.has_schedule:
-                raise InputError("t = ηk needs one learning rate, and the rule has a schedule: give steps")
+                raise InputError("t = ηk needs one learning rate, but the rule has a schedule: give steps")
             check("t", t, "(0, inf)")
             count = round(t / self.lr_at(0))
         else:
-            raise InputError("give either steps or t, not both and not neither")
+            raise InputError("give either steps or t, and only one of them")
         return whole_number("steps", count, least=1)
 
     def starting_memory(self, theta0: ArrayLike):
@@ -286,7 +294,7 @@ class Flow:
         >>> Flow(UpdateRule(0.25, HeavyBall(0.5)), lambda theta: 3 + 0 * theta).starting_state([0.0])
         State(theta=array([0.]), memory=Momentum(m=array([6.])), step=10000000)
         """
-        return State(np.atleast_1d(np.asarray(theta0, dtype=float)), self.starting_memory(theta0), LATE)
+        return State(np.atleast_1d(as_array(theta0)), self.starting_memory(theta0), LATE)
 
     def state_at(self, at: ArrayLike, k: float = 0) -> State:
         """The rule's state at a point of the flow of order "state": weights and memory apart, after k steps.
@@ -305,7 +313,7 @@ class Flow:
     def _checked(self, theta0) -> Array:
         """θ₀ as a vector, at which gradient and Hessian-vector product answer with vectors of its shape."""
         try:
-            theta = np.atleast_1d(np.asarray(theta0, dtype=float))
+            theta = np.atleast_1d(as_array(theta0))
         except (TypeError, ValueError):
             raise InputError(f"theta0 = {theta0!r} is not a vector of numbers") from None
         if theta.ndim != 1 or not np.isfinite(theta).all():
@@ -368,10 +376,7 @@ class Flow:
 
 
 def _check_answer(name: str, function, theta: Array, *more: Array) -> None:
-    try:
-        value = np.asarray(function(theta, *more), dtype=float)
-    except TypeError as error:
-        raise InputError(f"{name} cannot be called so: {error}") from None
+    value = function(theta, *more)
     if value.shape != theta.shape or not np.isfinite(value).all():
         what = f"of shape {value.shape}" if value.shape != theta.shape else f"{value}, which is not finite"
         raise InputError(f"{name} gave an answer {what} at theta0; a finite vector of shape {theta.shape} is needed")

@@ -1,5 +1,7 @@
 """The linearisation of a flow, and of the optimizer's step that the flow models."""
 
+from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

@@ -30,7 +30,7 @@ GREW = 1e3  # times the size at the start: where the solver gave up, a solution 
 
 
 class FlowDiverged(InputError):
-    """The solution left every bound, or the solver gave up; the message and ``step`` say where.
+    """The solution grew without bound, or the solver gave up. The message and ``step`` say where.
 
     Attributes
     ----------
@@ -138,7 +138,7 @@ def solve_twice(
     Raises
     ------
     FlowDiverged
-        If the solution leaves every bound, is not a number, or the solver gives up.
+        If the solution grows without bound, is not a number, or the solver gives up.
     """
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; known: {', '.join(nearest(str(method), METHODS))}")
@@ -175,7 +175,7 @@ def _first_that_can(
 def _too_stiff(method: str, n: int, step: float, last: float) -> FlowDiverged:
     remedy = "take method='automatic' or 'Radau', or a larger tolerance"
     if n > MOST_STIFF:
-        remedy = f"follow at most {MOST_STIFF} numbers, fewer steps, or a larger eps; or insist with method='Radau'"
+        remedy = f"follow at most {MOST_STIFF} numbers, fewer steps, or a larger eps, or wait for method='Radau'"
     return FlowDiverged(
         f"{method} gave up at step {step:.4g} of {last:g}: a flow of {n} numbers is stiff there, as flows are where a"
         f" preconditioned gradient nears 0; {remedy}",
@@ -217,7 +217,7 @@ def _diverged(size: float, start: Array, step: float, last: float) -> FlowDiverg
     grew = size / max(float(np.abs(start).max(initial=0.0)), 1.0)
     where = f"step {step:.4g} of {last:g}"
     if np.isnan(size):
-        return FlowDiverged(f"the flow is not a number from {where} on: look at the gradient there", step)
+        return FlowDiverged(f"the flow is not a number (NaN) from {where} on: look at the gradient there", step)
     if grew > GREW:
         return FlowDiverged(f"the flow diverged at {where}: it had grown to {grew:.0e} times its start", step)
     return FlowDiverged(f"the flow could not be followed past {where}: look at the gradient there", step)

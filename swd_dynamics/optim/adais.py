@@ -71,7 +71,7 @@ class AdaiS(StableDecayOptimizer):
     State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``exp_avg_weight`` (1 − Πβ₁ per weight) and
     ``exp_avg_sq_sum`` (the sum of v over its weights, one float64 number). That is three numbers for each weight, half
     as much again as Adam: β₁ differs from weight to weight, and so does its product. The three are in float32 at least:
-    in half precision they would stand still at shares as small as ε, and v would underflow. A step rounds to half
+    in half precision they could not change by a fraction as small as ε, and v would underflow. A step rounds to half
     precision once, decay and gradient together.
 
     Source: Xie, Sato & Sugiyama 2020, 2011.11152; Xie et al. 2022, 2006.15815.

@@ -34,7 +34,7 @@ class AdamS(StableDecayOptimizer):
     mean of that.
 
     As v̄ → 0, R grows without bound. From R = 2 on, the decay no longer shrinks the weights: they change sign and grow.
-    By default a step with R > 2 has no decay at all; up to 2 it has the paper's.
+    By default a step with R > 2 has no decay at all, and a step with R ≤ 2 has the paper's decay.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class AdamS(StableDecayOptimizer):
     weight_decay : float
         λ ≥ 0. It is not AdamW's λ: see :func:`swd_dynamics.equivalent_weight_decay`.
     amsgrad : bool
-        Whether v̂ remembers the largest v. Costs a pass over v in every step.
+        Whether the largest v so far takes the place of v. This costs a pass over v in every step.
     max_decay_rate : float, optional
         An upper limit of R: R = min(λη_eff, max_decay_rate) in every step, also where λη_eff > 2. Infinity gives the
         paper's formula. While v̄ = 0 (every gradient so far was zero) there is no decay, whatever the limit.
@@ -64,12 +64,15 @@ class AdamS(StableDecayOptimizer):
 
     Notes
     -----
+    Another optimizer is called AdamS too: Zhang, Wang & Chen 2025, 2505.16363, which divides the momentum by
+    √(β₂m² + (1 − β₂)g²) and has decoupled decay. The one here is AdamW with stable decay instead of decoupled decay.
+
     The weights of other processes count in v̄ if the parameters are DTensors, as ``fully_shard`` and tensor parallelism
     make them. FSDP1, ZeroRedundancyOptimizer and pipeline stages have plain tensors: there v̄ would be the mean over the
     weights of one process.
 
     After a gradient that is not finite, v̄ is not finite any more: from then on there is no decay, and η_eff shows why.
-    A finite gradient, however large, does no such harm, except with AMSGrad, whose maximum may overflow.
+    A finite gradient does not have this effect, however large it is, except with AMSGrad, whose maximum may overflow.
 
     A checkpoint of torch.optim.AdamW contains AdamW's λ, in its groups: set AdamS's own λ after loading it.
 
@@ -79,7 +82,7 @@ class AdamS(StableDecayOptimizer):
     State of a parameter: ``step`` (k), ``exp_avg`` (m), ``exp_avg_sq`` (v), with AMSGrad ``max_exp_avg_sq``, as
     torch.optim.AdamW's, whose ``state_dict`` can be loaded; and ``exp_avg_sq_sum``, the sum of v over the parameter's
     weights, one float64 number. The sum follows v where the state is edited, loaded or shared; an edit through
-    ``.data`` is not seen.
+    ``.data`` is not noticed.
 
     Source: Xie, Sato & Sugiyama 2020, 2011.11152; Kingma & Ba 2015, 1412.6980; Reddi, Kale & Kumar 2018, 1904.09237.
 

@@ -1,7 +1,6 @@
 """The real optimizers by the names of the rules' catalogue: each takes torch's arguments."""
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 
@@ -9,18 +8,33 @@ from swd_dynamics.optim.adais import AdaiS
 from swd_dynamics.optim.adams import AdamS
 from swd_dynamics.optim.sgds import SGDS
 from swd_dynamics.optim.sgdw import SGDW
-from swd_dynamics.tables import Table
+from swd_dynamics.tables import Table, nearest, preset
+
+ABOUT = """The real optimizers by name: each is called with parameters and torch's arguments.
+
+OPTIMIZERS["AdamS"](model.parameters(), lr=1e-3), or OPTIMIZERS.AdamS(model.parameters(), lr=1e-3)
+"""
+
+
+def _advice(name: str) -> str:
+    return (
+        f"there is no optimizer {name} by name; there are {', '.join(nearest(name, OPTIMIZERS))}. In Python,"
+        " swd_dynamics.record(optimizer, loss, steps) takes any torch optimizer"
+    )
+
 
 OPTIMIZERS: Table[Callable[..., torch.optim.Optimizer]] = Table(
     "real optimizer",
+    ABOUT,
+    _advice,
     SGD=torch.optim.SGD,
     SGDW=SGDW,
     SGDS=SGDS,
     Adam=torch.optim.Adam,
     AdamW=torch.optim.AdamW,
     AdamS=AdamS,
-    AMSGrad=partial(torch.optim.Adam, amsgrad=True),
-    AMSGradW=partial(torch.optim.AdamW, amsgrad=True),
-    AMSGradS=partial(AdamS, amsgrad=True),
+    AMSGrad=preset(torch.optim.Adam, amsgrad=True),
+    AMSGradW=preset(torch.optim.AdamW, amsgrad=True),
+    AMSGradS=preset(AdamS, amsgrad=True),
     AdaiS=AdaiS,
 )

@@ -11,6 +11,7 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.flows.flow import LATE, Flow
 from swd_dynamics.planes.slices import Slice
 from swd_dynamics.rules import DECAYS
+from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import State, UpdateRule
 
 Array = NDArray[np.float64]
@@ -28,7 +29,7 @@ class Iterates:
     ----------
     name : str
     decay : str — the decay mode, a name of :data:`~swd_dynamics.rules.DECAYS`; ``"unknown"`` for any other decay
-    paths : tuple of array, shape (steps + 1, 2) — one from each start; NaN or infinite from where the run blew up
+    paths : tuple of array, shape (steps + 1, 2) — one from each start; NaN or infinite after a run diverged
 
     Examples
     --------
@@ -88,8 +89,10 @@ def iterates(
         return ()
     mode = decay_mode(flow.rule)
     named = rules or {flow.rule.name if mode == "unknown" else mode: flow.rule}
-    if not all(isinstance(rule, UpdateRule) for rule in named.values()):
-        raise InputError("iterates must be rules by name, as {'stable': CATALOG['SGDS'](lr=0.1)}")
+    if not isinstance(named, Mapping):
+        raise InputError(f"iterates_of = {named!r} is not allowed: give rules by name, as {{'stable': a rule}}")
+    for name, rule in named.items():
+        as_rule(rule, f"iterates_of[{name!r}]")
     found = []
     for name, rule in named.items():
         paths = tuple(_steps(plane, flow, rule, start, steps) for start in starts)

@@ -1,5 +1,7 @@
 """The phase plane of a field: its nullclines, its fixed points, its orbits and the steps of optimizers."""
 
+from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
+
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,11 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from swd_dynamics.checks import check, whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.flow import Flow
+from swd_dynamics.flows.functions import as_array
 from swd_dynamics.planes.courses import Iterates, iterates, orbit
 from swd_dynamics.planes.fixed_points import FixedLine, FixedPoint, Search
 from swd_dynamics.planes.nullclines import Nullcline, nullcline
 from swd_dynamics.planes.slices import Slice, cut
 from swd_dynamics.planes.systems import system
+from swd_dynamics.rules.catalog import Entry
+from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import UpdateRule
 
 Array = NDArray[np.float64]
@@ -42,9 +47,9 @@ class PhasePlane:
     iterates : tuple of Iterates
     labels : tuple of str — of the two axes
     alike : bool — whether both axes measure the same quantity
-    left_out : float — the share of a slice's field that points out of the slice, the median over the grid
+    left_out : float — the fraction of a slice's field that points out of the slice, the median over the grid
     what : str — the equation
-    notes : tuple of str — what a reader of the figure must know, in sentences
+    notes : tuple of str — sentences that a reader of the figure needs
 
     Examples
     --------
@@ -239,7 +244,7 @@ def _grid(ends: Array, nodes: int, shift: float) -> Array:
 
 
 def _left_out(plane: Slice, x: Array, y: Array) -> float:
-    """The median share of the field's length that points out of the slice, over every fourth node each way."""
+    """The median fraction of the field's length that points out of the slice, over every fourth node each way."""
     parts = np.array([plane.parts(np.array([a, b])) for a in x[1:-1:4] for b in y[1:-1:4]])
     lengths, out = parts[np.isfinite(parts).all(axis=1) & (parts[:, 0] > 0)].T
     return float(np.median(out / lengths)) if len(lengths) else 0.0
@@ -257,7 +262,7 @@ def _notes(plane: Slice, speeds: Array, lines: tuple[Nullcline, Nullcline], out:
             yield f"d{name}/dt changes sign with a jump, without being zero"
     yield from plane.system.notes
     if plane.is_slice:
-        yield f"a slice: {out:.0%} of the field's length (median) points out of the slice, and is left out"
+        yield f"the plane is a slice: {out:.0%} of the field's length (median) points out of it, and is left out"
 
 
 def _window(x, y) -> Array:
@@ -273,18 +278,23 @@ def _window(x, y) -> Array:
 
 
 def _flow(of, gradient, hvp) -> Flow | None:
-    if isinstance(of, UpdateRule):
+    if isinstance(of, Flow):
+        if gradient is not None or hvp is not None:
+            raise InputError("gradient and hvp belong to a rule, and a Flow has its own: give only the Flow")
+        return of
+    if isinstance(of, UpdateRule | Entry | str) or not (gradient is None or callable(of)):
+        rule = as_rule(of, "of")
         if gradient is None:
-            raise InputError("a rule needs the gradient of the loss: give gradient(theta)")
-        return Flow(of, gradient, hvp)
+            raise InputError("a rule needs the gradient of the loss: phase_plane(rule, gradient)")
+        return Flow(rule, gradient, hvp)
     if gradient is not None or hvp is not None:
-        raise InputError("gradient and hvp belong to a rule; a Flow has its own, and a function is the field itself")
-    return of if isinstance(of, Flow) else None
+        raise InputError("gradient and hvp belong to a rule, and a function (x, y) → (u, v) is the field itself")
+    return None
 
 
 def _vector(name: str, values: ArrayLike) -> Array:
     try:
-        vector = np.asarray(values, dtype=float)
+        vector = as_array(values)
     except (TypeError, ValueError):
         raise InputError(f"{name} = {values!r} is not made of numbers") from None
     if not vector.size or not np.isfinite(vector).all():
@@ -298,8 +308,8 @@ def _points(start: ArrayLike | None) -> Array:
     points = np.atleast_2d(_vector("start", start))
     if points.ndim != 2 or points.shape[1] != 2:
         raise InputError(
-            f"start has {points.shape[-1]} numbers, and a point of the plane has 2: of more weights a plane is a slice,"
-            " give origin and directions, and a start as (a, b)"
+            f"start has {points.shape[-1]} numbers, and a point of the plane has 2: a plane of more weights is a slice,"
+            " so give origin and directions, and a start as (a, b)"
         )
     return points
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.differences import differences
 from swd_dynamics.flows.flow import LATE, Constants, Flow
+from swd_dynamics.flows.functions import ArrayFunction
 from swd_dynamics.flows.linearisation import Linearisation
 
 Array = NDArray[np.float64]
@@ -26,7 +27,7 @@ class System(Protocol):
     1. ``labels`` are the names of the two axes, where the plane is not a slice.
     2. ``alike`` says whether both axes measure the same quantity, and a figure gives them the same scale.
     3. ``what`` is the differential equation, or the kind of field, in words.
-    4. ``notes`` are sentences about the field that a reader of the figure must know.
+    4. ``notes`` are sentences about the field that a reader of the figure needs.
     5. ``accuracy`` is the relative error of ``tangent``: ``DERIVED`` or ``DIFFERENCES``.
     6. ``field(at)`` returns dz/dt at a point, an array of the shape of the point. Where the field is not defined, it
        returns NaN or raises ArithmeticError or ValueError.
@@ -80,7 +81,7 @@ class PlainField:
     accuracy = DIFFERENCES
 
     def field(self, at: Array) -> Array:
-        value = np.array(self.function(*map(float, at)), dtype=float)
+        value = ArrayFunction("the field's function (x, y) → (u, v)", self.function)(*map(float, at))
         if value.shape != (2,):
             raise InputError(f"the field answered with shape {value.shape}: it must give two numbers, (dx/dt, dy/dt)")
         return value
@@ -150,8 +151,8 @@ class StateField:
     def __post_init__(self):
         if self.flow.rule.has_schedule:
             raise InputError(
-                "the field of a phase plane is constant in time, and the full state's field is not under a schedule:"
-                " give a number for lr"
+                "the field of a phase plane must be constant in time, but the full state's field is not constant under"
+                " a schedule: give a number for lr"
             )
         if len(self._rest) != 1:
             raise InputError(
@@ -210,15 +211,10 @@ def system(of, start: Array, reach: Any = None) -> System:
 
 
 def _check_gradient(flow: Flow, at: Array) -> None:
-    if not callable(flow.gradient):
-        raise InputError(f"gradient = {flow.gradient!r} is not a function: give gradient(theta), an array like theta")
-    try:
-        with np.errstate(all="ignore"):
-            shape = np.shape(flow.gradient(at))
-    except TypeError as error:
-        raise InputError(f"gradient(theta) cannot be called so: {error}") from None
+    with np.errstate(all="ignore"):
+        shape = np.shape(flow.gradient(at))
     if shape != at.shape:
         raise InputError(
-            f"gradient(theta) answered {at.shape} weights with shape {shape}: of more than two weights a plane is a"
-            " slice, give origin and directions"
+            f"gradient(theta) answered {at.shape} weights with shape {shape}: a plane of more than two weights is a"
+            " slice, so give origin and directions"
         )

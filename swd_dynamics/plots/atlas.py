@@ -1,120 +1,157 @@
-"""The atlas of weight decay: the decay rate of every optimizer of a package, before and after gradients shrink."""
+"""The atlas of weight decay: the optimizers of a package whose decay is not the one their arguments say."""
 
 from collections.abc import Sequence
-from math import isclose, isnan
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
 from swd_dynamics.plots.style import COLOURS, LABELS, MARKERS, MUTED, house_style
 
-KIND_STYLES = {kind: (COLOURS[kind], MARKERS[kind], LABELS[kind]) for kind in ("L2", "decoupled", "stable")}
-KIND_STYLES["other"] = ("#CC79A7", "v", "other")  # a colour of Okabe & Ito, as the others are
-KIND_STYLES["none"] = (COLOURS["none"], MARKERS["none"], LABELS["none"])
-KIND_STYLES["not audited"] = (MUTED, "x", "not audited")
-ROW = 0.15  # height of an optimizer, in inches: with half as much the names of 7 points overlap
-SMALLEST_DRAWN = 1e-7  # a rate; smaller rates are written as words, since their markers would crowd all others
-ROUND_OFF_RATE = 1e-10  # a smaller rate is round-off, as in the audit
-INSET = 0.008  # the distance between the axis and words, as a share of the width
+KIND_STYLES = {kind: (COLOURS[kind], MARKERS[kind], LABELS[kind]) for kind in ("decoupled", "stable", "none")}
+KIND_STYLES["other"] = ("#CC79A7", "v", "neither L2, decoupled nor stable")  # Okabe & Ito's, as all others
+KIND_STYLES["L2"] = (COLOURS["L2"], MARKERS["L2"], LABELS["L2"])
+MISNAMED = "not what the name says"
+ROW = 0.19  # height of an optimizer, in inches: with half as much the names of 8 points overlap
+SMALLEST_DRAWN = 1e-4  # R/ηλ; the markers of smaller ratios would crowd all others
+FEW = 14  # rows that fit into one panel of a screen's height
 BEFORE, AFTER = "settled", "gradients / 10"
 
 
-def draw_atlas(entries: Sequence[Any], title: str, nominal: float) -> Figure:
-    """One line for each optimizer, under a heading for each kind: R before and after gradients fall to a tenth.
+class Group(NamedTuple):
+    """A heading, its colour, and the optimizers below it."""
 
-    The marker for R before is open, and the marker for R after is filled.
+    heading: str
+    colour: str
+    entries: list[Any]
+
+
+def draw_atlas(entries: Sequence[Any], claim: str) -> Figure:
+    """A row for each optimizer in which R is not ηλ, or whose name says another kind of decay than it has.
+
+    The open marker is the median of R/ηλ over the weights, the pale bar has nine weights in ten, and the filled marker
+    is the median after the gradients fell to a tenth. The other optimizers are counted below the panels.
 
     Parameters
     ----------
     entries : sequence of swd_dynamics.auditing.atlas.AtlasEntry
-    title : str
-    nominal : float
-        ηλ, drawn as a guide. An optimizer with another ηλ has an asterisk after its name.
+    claim : str
+        The title.
     """
-    lines = _lines(entries)
+    panels = _panels(_groups([entry for entry in entries if _drawn(entry)]))
+    tallest = max((_height(panel) for panel in panels), default=1)
     with house_style():
-        figure = Figure(figsize=(8.2, 1.7 + ROW * len(lines)))
-        axes = figure.subplots()
-        axes.axvline(nominal, color=MUTED, linewidth=0.8, zorder=0)
-        for i, (kind, entry) in enumerate(lines):
-            (_draw_heading if entry is None else _draw_entry)(axes, i, kind, entry)
-        _finish(axes, lines, nominal)
-        figure.suptitle(title, fontsize=11)
-        starred = any(_has_another(entry, nominal) for entry in entries)
-        figure.legend(handles=_keys(starred), loc="outside lower center", ncols=3, fontsize=8)
+        figure = Figure(figsize=(5.7 * max(len(panels), 1.3), 2.2 + ROW * tallest))
+        figure.suptitle(claim, fontsize=11, x=0.01, ha="left")
+        if not panels:
+            figure.text(0.5, 0.4, _not_drawn(entries), ha="center")
+            return figure
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharex=True)[0], panels, strict=True):
+            _draw_panel(axes, panel, tallest)
+        keys = figure.legend(handles=_keys(), loc="outside lower left", ncols=3, fontsize=8, alignment="left")
+        keys.set_title(_not_drawn(entries), prop=FontProperties(size=8))
     return figure
 
 
-def _lines(entries: Sequence[Any]) -> list[tuple[str, Any]]:
-    """A heading (None) and the optimizers of each kind, the strongest decay first."""
-    lines: list[tuple[str, Any]] = []
-    for kind in KIND_STYLES:
-        own = [entry for entry in entries if entry.kind == kind]
-        own.sort(key=lambda entry: (-np.nan_to_num(entry.rate(BEFORE), nan=-1.0), entry.name.lower()))
-        lines += [(kind, None), *((kind, entry) for entry in own)] if own else []
-    return lines
+def _not_drawn(entries: Sequence[Any]) -> str:
+    """How many optimizers are not drawn, and why."""
+    rest = [entry for entry in entries if not _drawn(entry)]
+    audited = [entry for entry in rest if entry.found]
+    has_decay = [entry for entry in audited if entry.nominal > 0]
+    counted = {
+        "with R = ηλ": sum(entry.decays_by_nominal for entry in has_decay),
+        f"with R < {SMALLEST_DRAWN:g} ηλ": sum(not entry.decays_by_nominal for entry in has_decay),
+        "without weight_decay": len(audited) - len(has_decay),
+        "not audited": len(rest) - len(audited),
+    }
+    said = ", ".join(f"{count} {why}" for why, count in counted.items() if count)
+    return f"In the table, and not drawn: {said}" if said else ""
 
 
-def _draw_heading(axes: Axes, i: int, kind: str, _) -> None:
-    colour, _, words = KIND_STYLES[kind]
-    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-    style: dict[str, Any] = {"color": colour, "va": "center", "weight": "bold", "fontsize": 9, "bbox": behind}
-    axes.text(INSET, i, words, transform=axes.get_yaxis_transform(), **style)
-    axes.axhline(i, color=colour, linewidth=0.6, alpha=0.4)
+def _drawn(entry: Any) -> bool:
+    return entry.contradicts_name or (_large_enough(entry) and not entry.decays_by_nominal)
 
 
-def _draw_entry(axes: Axes, i: int, kind: str, entry) -> None:
-    colour, marker, _ = KIND_STYLES[kind]
-    before, after = entry.rate(BEFORE), entry.rate(AFTER)
-    if not (before > SMALLEST_DRAWN and after > SMALLEST_DRAWN):
-        words = _cut(_words(entry, before, after))
-        axes.text(INSET, i, words, transform=axes.get_yaxis_transform(), color="#666666", va="center", fontsize=6)
-        return
-    axes.plot([before, after], [i, i], color=colour, linewidth=1.2)
+def _large_enough(entry: Any) -> bool:
+    return entry.ratio(BEFORE) > SMALLEST_DRAWN and entry.ratio(AFTER) > SMALLEST_DRAWN
+
+
+def _groups(entries: list[Any]) -> list[Group]:
+    """The optimizers whose names mislead first, then each kind; the strongest decay first."""
+    entries = sorted(entries, key=lambda entry: (-np.nan_to_num(entry.ratio(BEFORE), nan=-1.0), entry.name.lower()))
+    groups = [Group(MISNAMED, "#000000", [entry for entry in entries if entry.contradicts_name])]
+    rest = [entry for entry in entries if not entry.contradicts_name]
+    for kind in dict.fromkeys([*KIND_STYLES, *(entry.kind for entry in rest)]):
+        colour, _, words = _style(kind)
+        groups.append(Group(words, colour, [entry for entry in rest if entry.kind == kind]))
+    return [group for group in groups if group.entries]
+
+
+def _style(kind: str) -> tuple[str, str, str]:
+    """Colour, marker and words of a kind; grey where the kind has no style."""
+    return KIND_STYLES.get(kind, (MUTED, "o", kind))
+
+
+def _height(groups: Sequence[Group]) -> int:
+    return sum(1 + len(group.entries) for group in groups)
+
+
+def _panels(groups: list[Group]) -> list[list[Group]]:
+    """The groups in one panel, or in two that are about as tall as each other."""
+    if _height(groups) <= FEW or len(groups) < 2:
+        return [groups] if groups else []
+    above = list(accumulate(1 + len(group.entries) for group in groups))
+    split = min(range(1, len(groups)), key=lambda i: max(above[i - 1], above[-1] - above[i - 1]))
+    return [groups[:split], groups[split:]]
+
+
+def _draw_panel(axes: Axes, groups: list[Group], tallest: int) -> None:
+    names, i = {}, 0
+    for group in groups:
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        style: dict[str, Any] = {"color": group.colour, "va": "center", "weight": "bold", "fontsize": 9, "bbox": behind}
+        heading = f"{group.heading}: {len(group.entries)}"
+        axes.text(0.01, i, heading, transform=axes.get_yaxis_transform(), **style)
+        for entry in group.entries:
+            i += 1
+            names[i] = entry.name
+            _draw_entry(axes, i, entry)
+        i += 1
+    axes.axvline(1, color=MUTED, linewidth=1, zorder=0)
+    axes.annotate("R = ηλ", (1, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9)
+    axes.set(xscale="log", ylim=(tallest - 0.4, -0.6), xlabel="R/ηλ (1: the decay rate is lr · weight_decay)")
+    axes.set_yticks(list(names), list(names.values()), fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", linewidth=0.3)
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
+def _draw_entry(axes: Axes, i: int, entry: Any) -> None:
+    colour, marker, _ = _style(entry.kind)
+    before, after = entry.ratio(BEFORE), entry.ratio(AFTER)
+    if entry.contradicts_name:
+        style: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
+        axes.text(1.01, i, f"{entry.kind}, not {entry.named}", color=colour, **style)
+        if not _large_enough(entry):
+            axes.text(0.01, i, "R is not one number: see the table", color="#666666", **style)
+            return
+    low, high = (max(entry.ratio(BEFORE, column), SMALLEST_DRAWN) for column in ("5 %", "95 %"))
+    axes.plot([low, high], [i, i], color=colour, linewidth=5, alpha=0.25, solid_capstyle="butt")
+    axes.plot([before, after], [i, i], color=colour, linewidth=1)
     axes.plot(before, i, color=colour, marker=marker, markersize=5, markerfacecolor="white")
     axes.plot(after, i, color=colour, marker=marker, markersize=4)
 
 
-def _words(entry, before: float, after: float) -> str:
-    """The words of an optimizer whose rates are not drawn."""
-    if entry.found is None:
-        return entry.reason.rpartition("gradients alone: ")[2]
-    rates = f"R = {before:.1g}, then {after:.1g}: " if max(abs(before), abs(after)) > ROUND_OFF_RATE else ""
-    return rates + entry.reasons
-
-
-def _cut(words: str, width: int = 125) -> str:
-    return words if len(words) <= width else words[: width - 1] + "…"
-
-
-def _finish(axes: Axes, lines: list[tuple[str, Any]], nominal: float) -> None:
-    axes.set_xscale("log")
-    axes.set_ylim(len(lines) - 0.4, -0.6)
-    named = [
-        (i, entry.name + "*" * _has_another(entry, nominal)) for i, (_, entry) in enumerate(lines) if entry is not None
-    ]
-    axes.set_yticks([i for i, _ in named], [name for _, name in named], fontsize=7)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", linewidth=0.3)
-    axes.set_xlabel(
-        "R, the fraction by which a perturbation of the weights shrinks in a step (median over the weights)"
-    )
-    axes.annotate("ηλ", (nominal, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
-
-
-def _has_another(entry: Any, nominal: float) -> bool:
-    """Whether an optimizer's ηλ is known and is not the nominal ηλ."""
-    return not isnan(entry.own_nominal) and not isclose(entry.own_nominal, nominal)
-
-
-def _keys(starred: bool) -> list[Line2D]:
-    style: dict[str, Any] = {"color": COLOURS["none"], "marker": "o", "linestyle": "none"}
-    note = [Line2D([], [], linestyle="none", label="* with another ηλ (see the table)")] if starred else []
+def _keys() -> list[Line2D]:
+    style: dict[str, Any] = {"color": COLOURS["none"]}
+    point: dict[str, Any] = {**style, "marker": "o", "linestyle": "none"}
     return [
-        Line2D([], [], **style, markerfacecolor="white", label="settled"),
-        Line2D([], [], **style, label="140 to 240 steps after gradients fell to a tenth"),
-        *note,
+        Line2D([], [], **point, markerfacecolor="white", label="median of the weights"),
+        Line2D([], [], **style, linewidth=5, alpha=0.25, label="nine weights in ten"),
+        Line2D([], [], **point, label="median after the gradients fell to a tenth"),
     ]

@@ -9,14 +9,17 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from swd_dynamics.checks import as_path
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.probe import Probe
+from swd_dynamics.tables import nearest
 from swd_dynamics.tensors.groups import steps_before
 from swd_dynamics.tensors.weights import unwrapped
 
@@ -43,7 +46,8 @@ def lightning_callback(path: str | os.PathLike, **options: Any) -> Any:
         The run folder. Several optimizers have a folder each in it: ``optimizer_0``,
         ``optimizer_1``, …
     **options
-        Other arguments of :class:`~swd_dynamics.probe.probe.Probe`. By default ``model`` is the
+        The arguments of :class:`~swd_dynamics.probe.probe.Probe` from ``model`` on: ``quantities``, ``every``,
+        ``snapshots``, ``resume``, … By default ``model`` is the
         LightningModule.
 
     Returns
@@ -54,7 +58,7 @@ def lightning_callback(path: str | os.PathLike, **options: Any) -> Any:
     Raises
     ------
     InputError
-        If neither ``lightning`` nor ``pytorch_lightning`` is installed.
+        If neither ``lightning`` nor ``pytorch_lightning`` is installed, or a probe has no such argument.
 
     Examples
     --------
@@ -65,6 +69,7 @@ def lightning_callback(path: str | os.PathLike, **options: Any) -> Any:
     >>> Trainer(max_epochs=1, callbacks=[callback]).fit(module, batches)  # doctest: +SKIP
     >>> swd_dynamics.open_recording("run").decay_ratio  # doctest: +SKIP
     """
+    _check_options(options)
     names = ("lightning.pytorch", "pytorch_lightning")
     imported_first = sorted(names, key=lambda name: name not in sys.modules)
     return _made(_LightningHooks, _module("lightning", *imported_first).Callback, path, options)
@@ -95,7 +100,8 @@ def trainer_callback(path: str | os.PathLike, **options: Any) -> Any:
     path : str or path
         The run folder.
     **options
-        Other arguments of :class:`~swd_dynamics.probe.probe.Probe`. By default ``model`` is the
+        The arguments of :class:`~swd_dynamics.probe.probe.Probe` from ``model`` on: ``quantities``, ``every``,
+        ``snapshots``, ``resume``, … By default ``model`` is the
         trainer's.
 
     Returns
@@ -106,7 +112,7 @@ def trainer_callback(path: str | os.PathLike, **options: Any) -> Any:
     Raises
     ------
     InputError
-        If ``transformers`` is not installed.
+        If ``transformers`` is not installed, or a probe has no such argument.
 
     Examples
     --------
@@ -118,6 +124,7 @@ def trainer_callback(path: str | os.PathLike, **options: Any) -> Any:
     >>> trainer.train()  # doctest: +SKIP
     >>> swd_dynamics.open_recording("run").decay_ratio  # doctest: +SKIP
     """
+    _check_options(options)
     transformers = _module("transformers accelerate", "transformers")
     return _made(_TrainerHooks, transformers.TrainerCallback, path, options)
 
@@ -126,7 +133,7 @@ class _Run:
     """The probes of a run that a framework drives, from its beginning to its end."""
 
     def __init__(self, path: str | os.PathLike, options: dict[str, Any]):
-        self.path, self.options = Path(path), options
+        self.path, self.options = as_path("path", path), options
         self.probes: list[Any] = []
         self._folders = 0  # the number of folders that were recorded into
         self._ending = ExitStack()
@@ -252,6 +259,14 @@ class _TrainerHooks(_Run):
 
         trainer.training_step = noted
         self._ending.callback(setattr, trainer, "training_step", training_step)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuse a name that is no argument of a probe before the training, which would end at its first step."""
+    known = [name for name in signature(Probe).parameters if name not in ("optimizer", "path")]
+    for name in options:
+        if name not in known:
+            raise InputError(f"a callback has no argument {name}; it has path, {', '.join(nearest(name, known))}")
 
 
 def _made(hooks: type[_Run], base: type, path: str | os.PathLike, options: dict[str, Any]) -> Any:

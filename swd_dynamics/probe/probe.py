@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 import xarray
 from torch import Tensor
 
-from swd_dynamics.checks import whole_number
+from swd_dynamics.checks import as_path, whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.buffer import Buffer
 from swd_dynamics.probe.counts import NOTE, Counted, counts_of
@@ -125,7 +124,7 @@ class Probe:
         max_trajectory_values: int = MAX_TRAJECTORY_VALUES,
     ):
         optimizer = unwrapped(optimizer)
-        self.optimizer, self.path = optimizer, None if path is None else Path(path)
+        self.optimizer, self.path = optimizer, None if path is None else as_path("path", path)
         self.layout = layout_of(optimizer, model, sharded=True)
         self.quantities = chosen(quantities)
         self.every = whole_number("every", every, 1)

@@ -13,8 +13,8 @@ from torch import Tensor
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.losses import as_number
-from swd_dynamics.probe.probe import Probe
-from swd_dynamics.tables import nearest
+from swd_dynamics.probe.probe import MAX_TRAJECTORY_VALUES, Probe
+from swd_dynamics.probe.quantities import Quantity
 
 
 def record(
@@ -26,7 +26,16 @@ def record(
     scheduler: Any = None,
     progress: bool = False,
     trajectory: bool = True,
-    **probe_options: Any,
+    model: torch.nn.Module | None = None,
+    quantities: str | Iterable[str | Quantity] = "default",
+    every: int = 1,
+    snapshots: int | None = None,
+    resume: bool = False,
+    step: int | None = None,
+    distributed: bool | None = None,
+    seed: int | None = None,
+    data: Any = None,
+    max_trajectory_values: int = MAX_TRAJECTORY_VALUES,
 ) -> xarray.Dataset:
     """Train for a number of steps and record every step.
 
@@ -50,9 +59,8 @@ def record(
     trajectory : bool
         Whether every weight, gradient and optimizer state is recorded, which
         :func:`swd_dynamics.replay` needs. For large models set it to False.
-    **probe_options
-        Other arguments of :class:`~swd_dynamics.probe.probe.Probe`: ``quantities``, ``model``,
-        ``seed``, ``data``, …
+    model, quantities, every, snapshots, resume, step, distributed, seed, data, max_trajectory_values
+        As for :class:`~swd_dynamics.probe.probe.Probe`.
 
     Returns
     -------
@@ -80,7 +88,11 @@ def record(
     """
     steps = whole_number("steps", steps, least=1)
     _check_takes_a_step(loss)
-    probe = _probe(optimizer, path, trajectory=trajectory, **probe_options)
+    probe = Probe(
+        optimizer, path, trajectory=trajectory, model=model, quantities=quantities, every=every,
+        snapshots=snapshots, resume=resume, step=step, distributed=distributed, seed=seed, data=data,
+        max_trajectory_values=max_trajectory_values,
+    )  # fmt: skip
     probe.require_room(steps)
     diverged, interrupted = -1, 0
     try:
@@ -91,15 +103,6 @@ def record(
         interrupted = 1
     recorded = probe.dataset() if probe.writes else xarray.Dataset()
     return recorded.assign_attrs(diverged_at_step=diverged, interrupted=interrupted)
-
-
-def _probe(optimizer: torch.optim.Optimizer, path: Any, **options: Any) -> Probe:
-    arguments = list(signature(Probe).parameters)
-    unknown = [name for name in options if name not in arguments]
-    if unknown:
-        known = ", ".join(nearest(unknown[0], arguments[2:]))
-        raise InputError(f"record has no argument {unknown[0]!r}; a probe has {known}")
-    return Probe(optimizer, path, **options)
 
 
 def _check_takes_a_step(loss: Any) -> None:

@@ -20,6 +20,7 @@ import xarray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from swd_dynamics.checks import as_path
 from swd_dynamics.errors import InputError
 from swd_dynamics.recording.format import (
     MAKING,
@@ -73,7 +74,7 @@ def open_recording(path: str | os.PathLike) -> xarray.Dataset:
     Traceback (most recent call last):
     swd_dynamics.errors.InputError: no run in nowhere: its file run.json is missing
     """
-    folder = Path(path)
+    folder = as_path("path", path)
     for _ in range(TRIES - 1):
         try:
             return _opened(folder)

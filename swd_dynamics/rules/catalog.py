@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, getdoc, signature
 from typing import Any
 
 from swd_dynamics.errors import InputError
@@ -10,10 +10,36 @@ from swd_dynamics.rules.decay import DECAYS, Decay
 from swd_dynamics.rules.direction import Direction
 from swd_dynamics.rules.directions import Adai, Adam, AMSGrad, sgd_family
 from swd_dynamics.rules.update import UpdateRule
-from swd_dynamics.tables import Table
+from swd_dynamics.tables import Table, likeness
+
+# What each argument means, with the symbol that formulas have for it.
+MEANINGS = {
+    "lr": "η > 0, the learning rate: a number, an array with a number for every weight, a schedule k → η, or a symbol",
+    "weight_decay": "λ ≥ 0, the strength of the weight decay: a number, an array or a symbol",
+    "momentum": "β in [0, 1); 0 is plain gradient descent",
+    "dampening": "τ in [0, 1): the gradient enters the momentum with the factor 1 − τ, except at the first step",
+    "nesterov": "whether to use Nesterov's momentum, which needs momentum > 0 and dampening = 0",
+    "betas": "β₁ and β₂, each in [0, 1), of the running means of the gradient and of its square",
+    "eps": "ε ≥ 0, which is added to √v̂",
+    "Adai.betas": "β₀ > 0 and β₂ in [0, 1): β₁ = 1 − β₀·v̂/v̄ of each weight, and v is the running mean with β₂",
+    "Adai.eps": "ε in (0, 1): the largest β₁ is 1 − ε",
+}
+
+# Where the decay enters, by the name of its mode, as the first line of an entry's docstring says it.
+WHERE = {
+    "L2": "L2 decay: λθ is added to the gradient",
+    "decoupled": "decoupled decay: each step subtracts R·θ with R = λη",
+    "stable": "stable decay: each step subtracts R·θ with R = λ·η_eff",
+}
+
+# What a reader of one entry must know besides.
+REMARKS = {
+    "AdamS": "Another optimizer is called AdamS too: Zhang, Wang & Chen 2025, 2505.16363, which divides the momentum\n"
+    "by √(β₂m² + (1 − β₂)g²). This one is Adam with stable weight decay: Xie, Sato & Sugiyama 2020, 2011.11152."
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Entry:
     """A named optimizer: call it with torch's arguments to get its :class:`UpdateRule`.
 
@@ -23,28 +49,57 @@ class Entry:
     Stable(weight_decay=0.0001)
     """
 
+    name: str
     family: Callable[..., Direction]
     decay: Callable[[Any], Decay]
     weight_decay: float
 
-    def __call__(self, lr: Any = 1e-3, *, weight_decay: Any = None, **direction) -> UpdateRule:
-        strength = self.weight_decay if weight_decay is None else weight_decay
+    def __post_init__(self):
+        object.__setattr__(self, "__doc__", _documented(self))
+
+    def __call__(self, *positional: Any, **named: Any) -> UpdateRule:
         try:
-            chosen = self.family(**direction)
-        except TypeError:
+            given = self.__signature__.bind(*positional, **named).arguments
+        except TypeError as error:
             allowed = list(self.__signature__.parameters)
-            unknown = ", ".join(name for name in direction if name not in allowed)
+            unknown = ", ".join(name for name in named if name not in allowed)
+            problem = f"there is no argument {unknown} here"
             if not unknown:
-                raise
-            raise InputError(f"there is no argument {unknown} here; there are {', '.join(allowed)}") from None
-        return UpdateRule(lr, chosen, self.decay(strength))
+                problem = f"a rule takes lr first, and no parameters or model ({error})"
+            raise InputError(f"{problem}; there are {', '.join(allowed)}") from None
+        lr, strength = given.pop("lr", 1e-3), given.pop("weight_decay", None)
+        decay = self.decay(self.weight_decay if strength is None else strength)
+        return UpdateRule(lr, self.family(**given), decay)
+
+    def __repr__(self) -> str:
+        return f'CATALOG["{self.name}"]'
 
     @property
     def __signature__(self) -> Signature:
         """The arguments of a call, for tools that ask."""
-        direction = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in signature(self.family).parameters.values()]
+        taken = signature(self.family).parameters.values()
+        direction = [p.replace(kind=Parameter.KEYWORD_ONLY, annotation=Parameter.empty) for p in taken]
         lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=1e-3)
         return Signature([lr, Parameter("weight_decay", Parameter.KEYWORD_ONLY, default=self.weight_decay), *direction])
+
+
+def _documented(entry: Entry) -> str:
+    """The docstring of an entry: its call, its formulas, and what each argument means."""
+    family: Any = entry.family
+    mode = next(mode for mode, decay in DECAYS.items() if decay is entry.decay)
+    formulas = (getdoc(family) or "").partition("\nExamples\n")[0].strip()
+    arguments = []
+    for name in entry.__signature__.parameters:
+        arguments += [name, f"    {MEANINGS.get(f'{family.__name__}.{name}', MEANINGS[name])}"]
+    title = f"{entry.name.removesuffix(entry.decay.suffix)} with {WHERE[mode]}."
+    parts = [
+        title,
+        f"{entry!r}{entry.__signature__} makes the UpdateRule.",
+        formulas,
+        "\n".join(["Parameters", "----------", *arguments]),
+        REMARKS.get(entry.name, ""),
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 FAMILIES: dict[str, Callable[..., Direction]] = {
@@ -62,13 +117,52 @@ WEIGHT_DECAYS = {
     "AMSGradS": 1e-4,
 }
 
+# Well-known optimizers without a rule here. Their names look like names of the catalogue, which they are not slips of.
+OTHERS = (
+    *("Adadelta", "Adafactor", "Adagrad", "Adamax", "ASGD", "LBFGS", "Muon", "NAdam", "RAdam", "RMSprop", "Rprop"),
+    *("AdaBelief", "AdaBound", "AdamP", "Adan", "ADOPT", "LAMB", "LARS", "Lion", "Lookahead", "MADGRAD", "Novograd"),
+    *("Prodigy", "Ranger", "ScheduleFree", "SGDP", "Shampoo", "SOAP", "Sophia", "SparseAdam", "Tiger", "Yogi"),
+)
+SLIP = 0.6  # likeness from which a name counts as a misspelt name of the catalogue; "Adms" is .89 like AdamS
+
+
+def _advice(name: str) -> str:
+    """What can be done with an optimizer that has no rule here."""
+    other = next((other for other in OTHERS if name.lower().startswith(other.lower())), None)
+    if not other and max(likeness(name, known) for known in CATALOG) >= SLIP:
+        return ""
+    name = other if other and other.lower() == name.lower() else name
+    return (
+        f"there is no rule for {name} here; the rules are {', '.join(CATALOG)}. audit works for any torch optimizer"
+        f" without a rule, and so does record in Python. To derive or verify {name}, write its rule: it is a class with"
+        " four methods, and help(swd_dynamics.rules.Direction) shows one"
+    )
+
 
 def _entries() -> Iterator[tuple[str, Entry]]:
     for family, direction in FAMILIES.items():
         for decay in DECAYS.values():
             if decay.suffix is not None:
                 name = family + decay.suffix
-                yield name, Entry(direction, decay, WEIGHT_DECAYS.get(name, 0.0))
+                yield name, Entry(name, direction, decay, WEIGHT_DECAYS.get(name, 0.0))
 
 
-CATALOG = Table("optimizer", **dict(_entries()))
+ABOUT = """The optimizers by name. Call an entry with torch's arguments to get its UpdateRule:
+
+CATALOG["AdamS"](lr=1e-3, weight_decay=0.1), or CATALOG.AdamS(lr=1e-3, weight_decay=0.1)
+
+Besides lr and weight_decay, {families}.
+help(CATALOG.AdamS) says what each argument means. Any number may also be a sympy symbol.
+"""
+
+
+def _families() -> str:
+    """The further arguments of each family, with their defaults."""
+    taken = {}
+    for name, family in FAMILIES.items():
+        own = ", ".join(f"{argument.name}={argument.default}" for argument in signature(family).parameters.values())
+        taken.setdefault(own, []).append(name)
+    return ";\n".join(f"{' and '.join(names)} rules take {own}" for own, names in taken.items())
+
+
+CATALOG = Table("optimizer", ABOUT.format(families=_families()), _advice, **dict(_entries()))

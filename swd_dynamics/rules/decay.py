@@ -23,7 +23,7 @@ from swd_dynamics.tables import Table
 class Decay(Protocol):
     """The contract of a decay mode. Any object with these two methods is one.
 
-    1. ``added_gradient(theta)`` returns what joins the gradient of the loss before the direction sees it.
+    1. ``added_gradient(theta)`` returns what is added to the gradient of the loss before the direction gets it.
     2. ``decay_rate(lr, effective_lr)`` returns R, the fraction of the weights that a step subtracts. ``lr`` is η;
        ``effective_lr()``, called without arguments, is the direction's η_eff: call it only if R needs it.
 
@@ -31,7 +31,7 @@ class Decay(Protocol):
 
     Examples
     --------
-    Independent decay, whose R is the same whatever the learning rate is:
+    Independent decay, whose R does not depend on the learning rate:
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Decay(Protocol):
 
 @dataclass(frozen=True)
 class NoDecay:
-    """No decay: only the gradient moves the weights.
+    """No decay: R = 0, and only the gradient moves the weights.
 
     Examples
     --------
-    Nothing joins the gradient, and R is 0:
+    Nothing is added to the gradient, and R is 0:
 
     >>> from swd_dynamics.rules import HeavyBall, UpdateRule
     >>> rule = UpdateRule(0.25, HeavyBall(0.75), NoDecay())
@@ -80,11 +80,11 @@ class NoDecay:
 
 @dataclass(frozen=True)
 class L2:
-    """L2 regularisation: λθ joins the gradient, and goes through momentum and preconditioner with it.
+    """L2 regularisation: λθ is added to the gradient, and goes through momentum and preconditioner with it.
 
     Examples
     --------
-    λθ = ½ joins a gradient of 0, and R is 0:
+    λθ = ½ is added to a gradient of 0, and R is 0:
 
     >>> from swd_dynamics.rules import HeavyBall, UpdateRule
     >>> rule = UpdateRule(0.25, HeavyBall(0.75), L2(0.5))
@@ -108,7 +108,7 @@ class L2:
 
 @dataclass(frozen=True)
 class Decoupled:
-    """Decoupled decay: R is λ times the learning rate, whatever the direction.
+    """Decoupled decay: R = λη, λ times the learning rate, whatever the direction.
 
     Examples
     --------
@@ -136,7 +136,7 @@ class Decoupled:
 
 @dataclass(frozen=True)
 class Stable:
-    """Stable decay: R is λ times the effective learning rate of the direction.
+    """Stable decay: R = λη_eff, λ times the effective learning rate of the direction.
 
     Examples
     --------
@@ -162,4 +162,9 @@ class Stable:
         return self.weight_decay * effective_lr()
 
 
-DECAYS: Table[Any] = Table("decay", none=NoDecay, L2=L2, decoupled=Decoupled, stable=Stable)
+ABOUT = """Where weight decay enters a step: the four modes by name.
+
+UpdateRule(0.1, SGD(), DECAYS["stable"](weight_decay=0.05)), or DECAYS.stable(weight_decay=0.05), sets the mode.
+"""
+
+DECAYS: Table[Any] = Table("decay", ABOUT, none=NoDecay, L2=L2, decoupled=Decoupled, stable=Stable)

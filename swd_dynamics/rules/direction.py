@@ -9,7 +9,7 @@ class Step(NamedTuple):
     Attributes
     ----------
     theta : θ, the weights before the step
-    gradient : G, like ``theta`` — the gradient of the loss at θ, with λθ in it where the decay is L2
+    gradient : G, like ``theta`` — the gradient of the loss at θ; with L2 decay, λθ is added to it
     lr : η, the learning rate of this step
     k : the number of the step, from 1
 
@@ -42,8 +42,8 @@ class Direction(Protocol):
        number for all weights, or one number for each tensor where the method has one for each.
     5. All four use only ``+ - * /`` and the functions of :mod:`swd_dynamics.arithmetic`, so that they accept floats,
        arrays, tensors and sympy symbols. Use ``decayed(beta, step.k)`` for bias correction and ``mean`` for an average
-       over weights: the derivations have rules for these functions. One exception: ``if step.k == 1`` may treat the
-       first step differently, as torch does when it starts its momentum; derivations assume a later step.
+       over weights: the derivations have rules for these functions. There is one exception: ``if step.k == 1`` may
+       treat the first step differently, as torch does when it starts its momentum. Derivations assume a later step.
     6. Hyperparameters are fields of a frozen dataclass: floats and tuples of floats become symbols in a derivation,
        anything else (an int, a bool) keeps its value. ``__post_init__`` may refuse values out of range with
        :func:`swd_dynamics.checks.check`.

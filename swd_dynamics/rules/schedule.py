@@ -1,6 +1,6 @@
 """Learning rate as a function of the number of steps taken, with the formulas of torch.optim.lr_scheduler.
 
-``schedule(k)`` is η of the step that follows k steps. k is a whole number or, for a flow, any number between. Any
+``schedule(k)`` is η of the step that follows k steps. k is a whole number or, for a flow, any number. Any
 function of k is a schedule; these are the usual ones.
 """
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swd_dynamics.arithmetic import Tensors, is_symbolic
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check, shown
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.decay import DECAYS, Decay, NoDecay
 from swd_dynamics.rules.direction import Direction, Step
@@ -34,7 +34,7 @@ class State(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The parts of one step: what the direction was told, m′, R, the direction's move, and the state after the step."""
+    """The parts of one step: the direction's input, m′, R, the direction's move, and the state after the step."""
 
     step: Step
     memory: Any
@@ -60,7 +60,7 @@ class UpdateRule:
         η > 0. A schedule is a function of the number of steps already taken (0 on the first step, as in torch).
         An array has a number for every weight, so that parameter groups are one rule over the flattened vector.
     direction : Direction
-        How gradients become a move: any object with the four methods of
+        What turns gradients into a move: any object with the four methods of
         :class:`~swd_dynamics.rules.direction.Direction`.
     decay : Decay
         One of the four modes of :data:`~swd_dynamics.rules.decay.DECAYS`; its ``weight_decay`` may be an array too.
@@ -129,6 +129,8 @@ class UpdateRule:
 
     def parts(self, state: State, gradient) -> Parts:
         """The same step, with all of its parts."""
+        if not isinstance(state, State):
+            raise InputError(f"state = {shown(state)} is not a State: begin with rule.start(theta)")
         theta, lr = _weights(state.theta), self.lr_at(state.step)
         gradient = _weights(gradient) if isinstance(theta, Tensors) else gradient
         step = Step(theta, gradient + self.decay.added_gradient(theta), lr, state.step + 1)
@@ -148,5 +150,5 @@ def _check_methods(role: str, candidate, methods: tuple[str, ...]) -> None:
     if isinstance(candidate, type) or missing:
         problem = "is a class, not an object: call it" if isinstance(candidate, type) else f"lacks {', '.join(missing)}"
         raise InputError(
-            f"{candidate!r} cannot be a {role}: it {problem}; a {role} has the methods {', '.join(methods)}"
+            f"{shown(candidate)} cannot be a {role}: it {problem}; a {role} has the methods {', '.join(methods)}"
         )

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,10 +24,16 @@ from swd_dynamics.tasks import Task, quadratic, tanh_network
 from swd_dynamics.verdict import Verdict, judge_at_least, must_be_refuted
 
 CLAIM = (
-    "Whatever learning rate and gradients do, R/η_eff is λ for SGDS and AdamS and λ(1−β) for SGDW; "
-    "for AdamW it is λ√v̄, and with L2 it settles anew after a change (SGD) or differs from weight to weight (Adam)."
+    "Stable decay keeps R/η_eff at λ whatever the learning rate and the gradients do, and SGDW keeps it at λ(1−β). "
+    "With AdamW it is λ√v̄, and with L2 it settles again after each change of η (SGD) or differs from weight to weight "
+    "(Adam)."
 )
 SOURCE = "the definition of stable weight decay, arXiv 2011.11152 (Xie, Sato & Sugiyama 2020)"
+CAPTION = (
+    "R is the fraction of the weights that a step subtracts (Δθ = −R·θ − update), and η_eff is η/√v̄. After a third of"
+    " each run η is divided by 10, and after two thirds the loss is multiplied by 10. Points are torch runs. The band"
+    " holds 90 % of the weights of Adam with L2. The study does not show that a constant ratio trains better."
+)
 
 FACTOR = 10.0  # after a third of the run η is divided by it; after two thirds the loss is multiplied by it
 DECAY = 0.01  # λ
@@ -49,12 +55,11 @@ UNLIKE = 0.2  # two training runs: one takes larger steps while v̄ catches up w
 
 
 class RatioCurves(NamedTuple):
-    """R and R/η_eff along a run: percentiles 5, 50 and 95 over the weights, and by the rule.
+    """R/η_eff along a run, as percentiles 5, 50 and 95 over the weights; R and R/η_eff by the rule.
 
     Shapes are (3, steps) and (lines, steps). Where the rule predicts nothing, there are no lines.
     """
 
-    rate: NDArray
     ratio: NDArray
     rate_by_rule: NDArray
     ratio_by_rule: NDArray
@@ -106,10 +111,10 @@ def ratio_curves(name: str, recording: Dataset, third: int, *, known_noise: bool
     if name != "Adam":
         rates, by_rule = stated_rates(rule(name, third), recording)
         rates = responded(rule(name, third), len(lrs)) if name == "SGD" else rates
-        return RatioCurves(ratio * lrs, ratio, rates[None], (rates / by_rule)[None])
+        return RatioCurves(ratio, rates[None], (rates / by_rule)[None])
     ratio = np.quantile(_weight_ratios(recording), [0.05, 0.5, 0.95], axis=1)
     rates, by_rule = frozen(third) if known_noise else (np.empty((0, len(lrs))), lrs)
-    return RatioCurves(ratio * lrs, ratio, rates, rates / by_rule)
+    return RatioCurves(ratio, rates, rates / by_rule)
 
 
 def _weight_ratios(recording: Dataset) -> NDArray:
@@ -166,7 +171,7 @@ def stated_rates(rule: UpdateRule, recording: Dataset) -> tuple[NDArray, NDArray
 def responded(rule: UpdateRule, steps: int) -> NDArray:
     """R of a rule that is affine in θ and g, shape (steps,).
 
-    For such a rule a change of θ changes as θ itself does without gradient.
+    With such a rule a perturbation of θ develops as θ itself does without gradients.
     """
     state, rates = rule.start(1.0), []
     for _ in range(steps):
@@ -206,14 +211,14 @@ def frozen(third: int) -> tuple[NDArray, NDArray]:
 
 def _constant(name: str, value: float, ratio: NDArray) -> Verdict:
     """Value and constancy in one verdict: on the ratio that is farthest from the value predicted."""
-    claim, why = f"The ratio R/η_eff of {name} is {value:.3g} at every step", "round-off; measured: the farthest off"
+    claim, why = f"R/η_eff of {name} is {value:.3g} at every step", "round-off; the step with the largest error counts"
     return judge_relative(f"{name}: constant", claim, value, farthest(ratio, value), ROUND_OFF, why)
 
 
 def _black_box(method: Method, recording: Dataset) -> Verdict:
     name, recorded = method.name, recording.decay_rate.values
-    claim = f"Two runs of {name} with the same gradients, from θ and θ+δ, draw together by the R recorded"
-    why = "round-off of the weights against δ, divided by R"
+    claim = f"Two runs of {name} from θ and θ+δ with the same gradients approach each other by the recorded R"
+    why = "the round-off of the weights compared with δ, divided by R"
     return judge_curve(f"{name}: black box", claim, witness(method, recording), recorded, WITNESS, why)
 
 
@@ -232,18 +237,18 @@ def _momentum(name: str, seen: RatioCurves, recording: Dataset, third: int) -> l
     effective_lr = decoupled.direction.effective_lr(None, Step(None, None, lr, 1))
     first = decoupled.decay.decay_rate(lr, lambda: None) / effective_lr
     foreseen, seen_steps = (_steps_to(curve[third:], after) for curve in (by_rule, ratio))
-    late = SETTLED, "relative 1e-3: what is left of the transient"
-    whole = "L2's ratio is at every step how the rule itself answers a change of θ"
+    late = SETTLED, "relative 1e-3, because so much of the transient may be left"
+    whole = "With L2 a perturbation of θ shrinks at every step as the rule derives"
     rows = [
-        ("first step", "L2's first step takes off what SGDW does", first, ratio[0], ROUND_OFF, "round-off"),
-        ("settled", "L2's ratio then settles, above λ", before, ratio[third - 1], *late),
-        ("at the drop", "A drop of η leaves it there at first", before, ratio[third], *late),
-        ("settled anew", "It then settles to another value", after, ratio[-1], *late),
-        ("steps to settle", "That takes so many steps, to within 1 %", foreseen, seen_steps, 0, "a count"),
+        ("first step", "The first step of L2 subtracts as much as SGDW's", first, ratio[0], ROUND_OFF, "round-off"),
+        ("settled", "R/η_eff of L2 then settles above λ", before, ratio[third - 1], *late),
+        ("at the drop", "When η drops, R/η_eff of L2 does not change at once", before, ratio[third], *late),
+        ("settled anew", "After the drop R/η_eff of L2 settles at another value", after, ratio[-1], *late),
+        ("steps to settle", "It takes so many steps to settle to within 1 %", foreseen, seen_steps, 0, "a count"),
     ]
     return [
         *(judge_relative(f"SGD: {name}", *more) for name, *more in rows),
-        judge_curve("SGD: whole course", whole, by_rule, ratio, RESPONSE, "digits lost in 1 − δ′/δ"),
+        judge_curve("SGD: whole course", whole, by_rule, ratio, RESPONSE, "the digits that 1 − δ′/δ loses"),
     ]
 
 
@@ -253,7 +258,7 @@ def _steps_to(ratio: NDArray, value: float) -> int:
 
 
 def _moving(name: str, seen: RatioCurves, recording: Dataset, third: int) -> list[Verdict]:
-    claim = "R/η_eff of AdamW is λ√v̄ at every step, v̄ by the rule from the recorded gradients"
+    claim = "R/η_eff of AdamW is λ√v̄ at every step, where the rule computes v̄ from the recorded gradients"
     follows = judge_curve("AdamW: λ√v̄", claim, seen.ratio_by_rule[0], seen.ratio[1], ROUND_OFF, "round-off")
     wrong = _constant(name, seen.ratio[1, third], seen.ratio[1])
     return [follows, must_be_refuted("control: AdamW constant", wrong)]
@@ -263,8 +268,8 @@ def _tenfold(seen: RatioCurves, unchanged: Dataset, third: int) -> Verdict:
     """AdamW with the gradient scale changed, compared with the same run without the change."""
     late = slice(-(third // 4), None)
     times = seen.ratio[1, late].mean() / unchanged.decay_ratio.values[late].mean()
-    claim = f"AdamW's ratio becomes {FACTOR:g} times what it is in a run without the change of gradient scale"
-    why = "relative .2: two training runs that part at the change; means over the last twelfth"
+    claim = f"When the loss is multiplied by {FACTOR:g}, R/η_eff of AdamW becomes {FACTOR:g} times as large"
+    why = "relative .2, because the run is compared with another that diverges from it; means over the last twelfth"
     return judge_relative(f"AdamW: loss × {FACTOR:g}", claim, FACTOR, times, UNLIKE, why)
 
 
@@ -275,8 +280,8 @@ def _per_weight(name: str, seen: RatioCurves, recording: Dataset, third: int) ->
 
 
 def _spread(ratio: NDArray) -> Verdict:
-    claim = "With L2 the ratio differs tenfold and more between weights, from 1st to 99th percentile"
-    why = "an order of magnitude; infinite where the 1st percentile is negative, for there changes grow"
+    claim = "With L2 the 99th percentile of R/η_eff over the weights is at least ten times the 1st"
+    why = "an order of magnitude; infinite if the 1st percentile is negative, because there perturbations grow"
     low, high = np.quantile(ratio, [0.01, 0.99])
     return judge_at_least("Adam: spread", claim, least=10.0, measured=high / low if low > 0 else np.inf, why=why)
 
@@ -284,17 +289,16 @@ def _spread(ratio: NDArray) -> Verdict:
 def _known_noise(seen: RatioCurves, recording: Dataset, ratio: NDArray, third: int) -> list[Verdict]:
     """How R differs between the weights with the least and the most noise, and falls as all gradients grow."""
     spread = seen.ratio_by_rule[0, third] / seen.ratio_by_rule[1, third]
-    quiet, loud = (ratio[noise == NOISE].mean() for noise in (NOISE.min(), NOISE.max()))
+    least, most = (ratio[noise == NOISE].mean() for noise in (NOISE.min(), NOISE.max()))
     fall = seen.rate_by_rule[0, -1] / seen.rate_by_rule[0, third]
     rates, quarter = recording.decay_rate_weight.values, third // 4
     after, before = (rates[end - quarter : end].mean(axis=0) for end in (3 * third, 2 * third))
-    times = np.exp(
-        np.log(after / before).mean()
-    )  # a geometric mean: the weights differ in R, but R falls by one factor
-    claim, why = "With L2 the ratio goes as 1/√v̂ from weight to weight", "relative .1: √v is that of the known noise"
-    grown = "With L2 R falls as the gradients grow"
+    times = np.exp(np.log(after / before).mean())  # a geometric mean, because R falls by a factor
+    claim = "With L2 R/η_eff of a weight is proportional to 1/√v̂"
+    why = "relative .1, because √v is that of the known noise"
+    grown = f"With L2 R falls when the loss is multiplied by {FACTOR:g}"
     return [
-        judge_relative("Adam: spread", claim, spread, quiet / loud, SAMPLED, why),
+        judge_relative("Adam: spread", claim, spread, least / most, SAMPLED, why),
         judge_relative(f"Adam: loss × {FACTOR:g}", grown, fall, times, SAMPLED, why),
     ]
 
@@ -304,65 +308,68 @@ JUDGES = {"SGD": _momentum, "SGDW": _stable, "SGDS": _stable, "Adam": _per_weigh
 
 # The figure
 
-# Task, quantity, and limits of the vertical axis for SGD and for Adam.
-PANELS = [
-    ("digits", "rate", (3e-5, 1e-1), (3e-6, 1e0)),
-    ("digits", "ratio", (5e-2, 3e0), (3e-6, 2e2)),
-    ("quadratic", "ratio", (5e-2, 3e0), (2e-1, 5e2)),
-]
-CALLED = {"SGD": "SGD with momentum", "Adam": "Adam", "digits": "tanh network on digits", "quadratic": "quadratic"}
 RATIO = r"R/η$_{\mathrm{eff}}$"
-VALUES = {"SGDW": "λ(1−β)", "SGDS": "λ", "AdamW": "λ√v̄", "AdamS": "λ"}
+TITLES = {"digits": "Adam, tanh network on digits", "quadratic": "Adam, quadratic with known noise"}
+VALUES = {"AdamW": "AdamW: λ√v̄", "AdamS": "AdamS: λ"}
+ENDS = ("L2, least noise", "L2, most noise")  # the lines of Adam with L2
 
 
 def draw(curves: dict[tuple[str, str], RatioCurves]) -> Figure:
-    """R changes with η and the gradients; R/η_eff is constant for stable decay, and for SGDW."""
+    """R/η_eff of Adam's three decays on both tasks, while the learning rate and the gradients change."""
+    adamw = curves["digits", "AdamW"].ratio[1] / DECAY
+    times = f"{float(f'{adamw.max() / adamw.min():.2g}'):,.0f}"
     with house_style():
-        figure = Figure(figsize=(10, 9))
-        grid = figure.subplots(3, 2, sharex=True)
-        for row, (where, what, *limits) in zip(grid, PANELS, strict=True):
-            for axes, direction, ylim in zip(row, ("SGD", "Adam"), limits, strict=True):
-                names = [n for w, n in curves if w == where and n.startswith(direction)]
-                _draw_panel(axes, {name: curves[where, name] for name in names}, what)
-                axes.set(ylim=ylim, title=f"{CALLED[direction]}, {CALLED[where]}")
-            row[0].set_ylabel(f"{RATIO}, in units of λ" if what == "ratio" else "decay rate R of a step")
-        for axes in grid[-1]:
-            axes.set_xlabel("step k")
-        handles = sorted(grid[1, 1].get_legend_handles_labels()[0], key=lambda handle: "band" in handle.get_label())
-        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        figure = Figure(figsize=(7.4, 4.0))
+        for axes, where in zip(figure.subplots(1, 2), TITLES, strict=True):
+            _draw_panel(axes, {name: curves[where, name] for name in ("Adam", "AdamW", "AdamS")})
+            axes.set(title=TITLES[where], xlabel="step k", ylabel=f"{RATIO}, in units of λ")
+        figure.axes[0].set_ylim(adamw.min() / 4, 100)
+        figure.axes[1].set_ylim(0.25, 250)
+        _draw_fall(figure.axes[0], adamw, times)
         figure.suptitle(
-            f"Stable decay keeps {RATIO} at λ, whatever the learning rate and the gradients do", fontsize=12
+            f"With Adam, only stable decay keeps {RATIO} of every weight at λ, while AdamW's falls\n"
+            f"{times}-fold as the network learns, and that of L2 differs from weight to weight",
+            x=0.01,
+            ha="left",
         )
     return figure
 
 
-def _draw_panel(axes: Axes, runs: dict[str, RatioCurves], what: str) -> None:
+def _draw_fall(axes: Axes, ratio: NDArray, times: str) -> None:
+    """An arrow from the largest to the smallest value of AdamW's ratio, with the factor between them."""
+    k = int(ratio.argmin()) + 1
+    arrow = {"arrowstyle": "<->", "color": COLOURS["decoupled"], "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", (0.9 * k, ratio.min()), (0.9 * k, ratio.max()), arrowprops=arrow)
+    look: dict[str, Any] = {"color": COLOURS["decoupled"], "fontweight": "bold", "ha": "right", "va": "center"}
+    axes.text(0.87 * k, ratio.max() / 4, f"÷ {times}", bbox={"color": "white", "pad": 1}, **look)
+    axes.plot([1, 0.95 * k], [ratio.max()] * 2, ":", color=COLOURS["decoupled"], linewidth=1)
+
+
+def _draw_panel(axes: Axes, runs: dict[str, RatioCurves]) -> None:
     for name, seen in runs.items():
-        _draw_run(axes, name, seen, what)
-    steps = len(seen.rate[1])
-    third = steps // 3
-    axes.set(yscale="log", xlim=(-0.02 * steps, 1.16 * steps), xticks=range(0, steps + 1, third))
-    for step, text in ((third, f"η ÷ {FACTOR:g}"), (2 * third, f"loss × {FACTOR:g}")):
+        _draw_run(axes, name, seen)
+    steps = len(seen.ratio[1])
+    axes.set(yscale="log", xlim=(-0.02 * steps, 1.47 * steps), xticks=range(0, steps + 1, steps // 3))
+    axes.minorticks_off()
+    for step, text in ((steps // 3, f"η ÷ {FACTOR:g}"), (2 * steps // 3, f"loss × {FACTOR:g}")):
         axes.axvline(step + 0.5, color=MUTED, linewidth=1, linestyle="--", zorder=1)
         axes.text(step + 0.5, 0.98, f" {text}", transform=axes.get_xaxis_transform(), va="top", fontsize=9)
 
 
-def _draw_run(axes: Axes, name: str, seen: RatioCurves, what: str) -> None:
-    mode, unit = METHODS[name].mode, DECAY if what == "ratio" else 1.0
-    low, middle, high = getattr(seen, what) / unit
-    steps = np.arange(1, len(middle) + 1)
-    lines = getattr(seen, f"{what}_by_rule") / unit
+def _draw_run(axes: Axes, name: str, seen: RatioCurves) -> None:
+    mode = METHODS[name].mode
+    low, middle, high = seen.ratio / DECAY
+    steps, lines = np.arange(1, len(middle) + 1), seen.ratio_by_rule / DECAY
     for line in lines:
         axes.plot(steps, line, **theory(mode, label=None))
-    axes.plot([], [], **theory(mode))  # an entry in the legend
     shown = slice(len(steps) // 80 * list(COLOURS).index(mode), None, len(steps) // 25)
-    axes.plot(steps[shown], middle[shown], **measured(mode, markersize=4))
+    axes.plot(steps[shown], middle[shown], **measured(mode, label=None, markersize=4))
+    ends = list(zip([VALUES[name]] if name in VALUES else ENDS, lines[:, -1], strict=False))
     if (low < high).any():
-        band = "L2 with Adam: points at the median,\nband over 5–95 % of the weights"
-        axes.fill_between(steps, low, high, color=COLOURS[mode], alpha=0.2, linewidth=0, label=band)
-    ends = zip([VALUES[name]] if name in VALUES else ["least noisy", "most noisy"], lines, strict=False)
-    for text, line in ends if what == "ratio" and name != "SGD" else ():
-        axes.text(1.02 * len(steps), line[-1], text, color=COLOURS[mode], va="center", fontsize=9)
+        axes.fill_between(steps, low, high, color=COLOURS[mode], alpha=0.2, linewidth=0)
+        ends = ends or [("L2: median and\n5–95 % of weights", high[-1])]
+    for text, at in ends:
+        axes.text(1.02 * len(steps), at, text, color=COLOURS[mode], va="center", fontsize=9, fontweight="bold")
 
 
-STUDY = Study("decay-rate", CLAIM, SOURCE, measure, draw)
+STUDY = Study("decay-rate", CLAIM, SOURCE, measure, draw, CAPTION)

@@ -1,4 +1,4 @@
-"""Study: each decay comes to rest where its rule says: on quadratics and digits, under noise, in full batch."""
+"""Study: where weights come to rest with each decay: on quadratics and digits, under noise, in full batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from scipy.optimize import root
 from torch.optim.lr_scheduler import LambdaLR
 
-from swd_dynamics.plots import COLOURS, LABELS, MARKERS, house_style
+from swd_dynamics.plots import COLOURS, LABELS, house_style, measured, theory
 from swd_dynamics.rules import Adam, UpdateRule
 from swd_dynamics.studies.judging import farthest, judge_relative, judge_weights
 from swd_dynamics.studies.methods import Method, family
@@ -24,10 +23,15 @@ from swd_dynamics.tasks import Task, logistic_regression, quadratic, tanh_networ
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
 CLAIM = (
-    "Behind momentum L2 and stable decay rest where ∇L + λθ = 0, decoupled decay where ∇L + (1−β)λθ = 0; "
-    "under noise Adam's decays rest where √v says, and in full batch AdamW and AdamS clip the weights."
+    "With momentum, L2 and stable decay come to rest where ∇L + λθ = 0, and decoupled decay where ∇L + (1−β)λθ = 0. "
+    "AdamW clips weights at ±1/λ if their gradients are exact, and shrinks noisy weights the more, the larger √v is."
 )
 SOURCE = "arXiv 2011.11152 (stable decay), 1711.05101 (AdamW), 2404.04454 (its bound 1/λ); AdamS's bound: derived here"
+CAPTION = (
+    "Points are torch runs on f = ½h(θ − θ*)² with h = 1. With exact gradients a step of Adam is a sign, and decay is"
+    " stronger only where λ|θ| is larger than the step. With noisy gradients √v is the noise s, and AdamW comes to rest"
+    " at θ*/(1 + λs/h). Most training lies between these two extremes."
+)
 
 Array = NDArray[np.float64]
 
@@ -53,11 +57,11 @@ class Panel:
 
 
 def measure(setting: Setting) -> Findings:
-    """Train to rest in five settings, and draw four of them."""
-    panels = {name: Panel() for name in AXES}
+    """Train to rest in five settings, and draw those of Adam."""
+    panels = {name: Panel() for name in DRAWN}
     verdicts = []
-    for where in setting.track(SETTINGS, "fixed-points"):
-        verdicts += SETTINGS[where](setting, panels.get(where, Panel()))
+    for trained in setting.track([*NOT_DRAWN, *DRAWN], "fixed-points"):
+        verdicts += DRAWN[trained](setting, panels[trained]) if trained in DRAWN else NOT_DRAWN[trained](setting)
     return Findings(verdicts, panels)
 
 
@@ -93,51 +97,50 @@ def full_batch_rest(rule: UpdateRule, h: Array, optimum: Array) -> Array:
     return theta
 
 
-def _quadratic(setting: Setting, panel: Panel) -> list[Verdict]:
+def _quadratic(setting: Setting) -> list[Verdict]:
     """Closed forms, reached to round-off."""
     h, optimum = np.geomspace(0.05, 5, 7), np.array([1.0, -2.0, 0.5, 1.0, -0.5, 2.0, -1.0])
-    curve = np.geomspace(0.04, 6, 60)
-    why = "round-off: an eps a step, forgotten within 1/(1−√β) = 20 steps"
+    why = "round-off of the last 1/(1−√β) = 20 steps, which is all that the weights remember"
     verdicts, reached, predicted = [], {}, {}
     for method in family("SGD", **SGD_ARGUMENTS):
-        name, mode, rule = method.name, method.mode, method.rule()
+        name = method.name
         task = quadratic(h, optimum, 0.0, device=setting.device)
         reached[name] = _trained(task, method, 600 if setting.quick else 4000)
-        predicted[name] = rest_points(rule, h, optimum)
-        claim = f"SGD with momentum and {LABELS[mode]} decay rests at the derived fixed point"
+        predicted[name] = rest_points(method.rule(), h, optimum)
+        claim = f"SGD with momentum and {LABELS[method.mode]} decay comes to rest at the derived fixed point"
         verdicts.append(judge_weights(f"{name}: quadratic", claim, predicted[name], reached[name], 1e-12, why))
-        panel.points[mode] = h, reached[name] / optimum
-        panel.lines[mode] = curve, rest_points(rule, curve, np.ones_like(curve))
-    claim = "With decoupled decay c is 1, not 1−β"
+    claim = "SGD with momentum and decoupled decay comes to rest at the fixed point of stable decay"
     wrong = judge_weights("", claim, predicted["SGDS"], reached["SGDW"], 1e-12, why)
     return [*verdicts, must_be_refuted("control: SGDW with c = 1", wrong)]
 
 
-def _logistic(setting: Setting, panel: Panel) -> list[Verdict]:
+def _logistic(setting: Setting) -> list[Verdict]:
     """Real images and a convex loss: at rest the gradient balances cλθ, weight by weight."""
-    steps, why = 900 if setting.quick else 4000, "e^(−ηλk) leaves no more than 1.5e-8 of the start"
-    return _balances(lambda: logistic_regression(device=setting.device), steps, 1e-6, why, panel)
+    steps, why = (
+        900 if setting.quick else 4000,
+        "after k steps the fraction e^(−ηλk) of the start is left, at most 1.5e-8",
+    )
+    return _balances(lambda: logistic_regression(device=setting.device), steps, 1e-6, why)
 
 
-def _network(setting: Setting, panel: Panel) -> list[Verdict]:
+def _network(setting: Setting) -> list[Verdict]:
     """A loss that is not convex: each decay may find another minimum, but the same balance holds in it."""
-    steps, why = 1200 if setting.quick else 8000, "a network creeps along its valleys: not quite at rest"
-    return _balances(lambda: tanh_network(samples=200, device=setting.device), steps, 0.05, why, panel)
+    steps, why = 1200 if setting.quick else 8000, "a network moves slowly along its valleys, so it is not quite at rest"
+    return _balances(lambda: tanh_network(samples=200, device=setting.device), steps, 0.05, why)
 
 
-def _balances(make: Callable[[], Task], steps: int, allowed: float, why: str, panel: Panel) -> list[Verdict]:
+def _balances(make: Callable[[], Task], steps: int, allowed: float, why: str) -> list[Verdict]:
     verdicts, unbalanced = [], {}
     for method in family("SGD", **DIGITS_ARGUMENTS):
-        task, mode, c = make(), method.mode, decay_coefficient(method)
+        task, c = make(), decay_coefficient(method)
         theta = _trained(task, method, steps)
         decay, pull = DIGITS_ARGUMENTS["weight_decay"] * theta, -task.gradient(theta)
         unbalanced[method.name] = float(np.linalg.norm(pull - c * decay) / np.linalg.norm(c * decay))
-        claim = f"SGD with momentum and {LABELS[mode]} decay rests where ∇L + cλθ = 0 ({task.name}, digits)"
+        claim = f"SGD with momentum and {LABELS[method.mode]} decay rests where ∇L + cλθ = 0 ({task.name}, digits)"
         measured = float(pull @ decay / (decay @ decay))
         verdicts.append(judge_relative(f"{method.name}: c, {task.name}", claim, c, measured, allowed, why))
-        panel.points[mode], panel.lines[mode] = (decay, pull), (np.sort(decay), c * np.sort(decay))
     worst = max(unbalanced, key=unbalanced.__getitem__)
-    claim = f"At rest ‖∇L + cλθ‖/‖cλθ‖ is 0, each decay with its own c ({task.name}, digits; {worst} has the largest)"
+    claim = f"At rest ‖∇L + cλθ‖/‖cλθ‖ is 0 with the c of each decay ({task.name}, digits; largest for {worst})"
     found = {"predicted": 0.0, "measured": unbalanced[worst], "allowed": allowed}
     return [*verdicts, judge(f"balance, {task.name}", claim, **found, why=why)]
 
@@ -146,7 +149,7 @@ def _noise(setting: Setting, panel: Panel) -> list[Verdict]:
     """Gradient noise of known size s: √v is s, and the prediction contains nothing measured."""
     steps, one, v = 1400 if setting.quick else 12000, np.ones_like(NOISE), NOISE**2
     s = np.geomspace(NOISE[0] / 1.15, NOISE[-1] * 1.15, 60)
-    why = f"{STANDARD_ERRORS:g} standard errors, s/((h+cλ)√N) in a long run, and what g² and the finite memory of v add"
+    why = f"{STANDARD_ERRORS:g} standard errors, and the neglected effects of g² and of the finite memory of v on √v"
     verdicts, scatter = [], []
     for method in family("Adam", **NOISE_ARGUMENTS):
         rule = method.rule()
@@ -155,12 +158,14 @@ def _noise(setting: Setting, panel: Panel) -> list[Verdict]:
         error = NOISE * predicted / np.sqrt(COPIES * steps) * _short_run(steps * rule.lr / (NOISE * predicted))
         scatter.append(copies.std(axis=1, ddof=1) / np.sqrt(COPIES) / error)
         allowed = STANDARD_ERRORS * error + _neglected(predicted, NOISE_ARGUMENTS["betas"][1])
-        claim = f"{method.name} under gradient noise s ≫ |g| rests at the derived fixed point with √v = s"
+        claim = f"{method.name} under gradient noise s ≫ |g| comes to rest at the fixed point derived with √v = s"
         verdicts.append(judge_weights(f"{method.name}: known noise", claim, predicted, means, allowed, why))
         panel.points[method.mode] = NOISE, means
         panel.lines[method.mode] = s, rest_points(rule, np.ones_like(s), np.ones_like(s), s**2, v.mean())
     alike = rest_points(rule, one, one, v, NOISE.mean() ** 2)
-    wrong = judge_weights("", "The decay of AdamS is divided by the mean of √v", alike, means, allowed, why)
+    wrong = judge_weights(
+        "", "AdamS comes to rest where it would if its decay were divided by the mean of √v", alike, means, allowed, why
+    )
     return [*verdicts, _standard_error(np.array(scatter)), must_be_refuted("control: AdamS with mean of √v", wrong)]
 
 
@@ -176,8 +181,8 @@ def _neglected(rest: Array, beta2: float) -> Array:
 
 def _standard_error(scatter: Array) -> Verdict:
     """The verdict on the standard errors that the verdicts above allow."""
-    claim = "Copies of a weight scatter as their standard error says (the farthest of 15 conditions)"
-    why = f"{STANDARD_ERRORS:g} of its own errors 1/√(2·{COPIES}) = .02"
+    claim = "Copies of a weight scatter by the derived standard error (the worst of 15 conditions)"
+    why = f"{STANDARD_ERRORS:g} standard errors 1/√(2·{COPIES}) = .02 of an estimated standard deviation"
     return judge("standard error", claim, predicted=1.0, measured=farthest(scatter, 1.0), allowed=0.08, why=why)
 
 
@@ -197,7 +202,9 @@ def _full_batch(setting: Setting, panel: Panel) -> list[Verdict]:
     optimum = np.array([1.0, -2.0, 0.5])
     verdict, _ = _batch_run(setting, "3 curvatures", adams, np.array([1.0, 3.0, 0.1]), optimum)
     reached, allowed = verdict.evidence["measured"], verdict.evidence["allowed"]
-    wrong = judge_weights("", "The weights of AdamS in full batch rest at θ*", optimum, reached, allowed, verdict.why)
+    wrong = judge_weights(
+        "", "In full batch the weights of AdamS come to rest at θ*", optimum, reached, allowed, verdict.why
+    )
     return [*verdicts, verdict, must_be_refuted("control: AdamS rests at θ*", wrong)]
 
 
@@ -205,8 +212,8 @@ def _batch_run(setting: Setting, case: str, method: Method, h: Array, optimum: A
     task = quadratic(h, optimum, 0.0, device=setting.device)
     reached = _trained(task, method, 2000 if setting.quick else 12000, LAST_LR)
     predicted = full_batch_rest(method.rule(), h, optimum)
-    claim = f"{method.name} in full batch rests where F₀ = 0: at ({', '.join(f'{theta:.4g}' for theta in predicted)})"
-    why = "a hundred times the last learning rate: what is left of the chatter of sign steps, and of the approach"
+    claim = f"{method.name} in full batch rests where F₀ = 0, at ({', '.join(f'{theta:.4g}' for theta in predicted)})"
+    why = "a hundred times the last learning rate, for the last steps of size η and what is left of the approach"
     name = f"{method.name}: full batch, {case}"
     return judge_weights(name, claim, predicted, reached, 100 * LAST_LR, why), predicted
 
@@ -232,75 +239,59 @@ def _averaged(noise: Array, method: Method, steps: int, device: str) -> Array:
     return (total / steps).cpu().numpy()
 
 
-SETTINGS: dict[str, Callable[[Setting, Panel], list[Verdict]]] = {
-    "quadratic": _quadratic, "logistic": _logistic, "network": _network, "noise": _noise, "full_batch": _full_batch,
+NOT_DRAWN: dict[str, Callable[[Setting], list[Verdict]]] = {
+    "quadratic": _quadratic, "logistic": _logistic, "network": _network,
 }  # fmt: skip
+DRAWN: dict[str, Callable[[Setting, Panel], list[Verdict]]] = {"full_batch": _full_batch, "noise": _noise}
 
 AXES: dict[str, dict] = {
-    "quadratic": {"title": "SGD, β = {momentum}, on a quadratic, λ = {weight_decay}".format(**SGD_ARGUMENTS)}
-    | {"xlabel": "curvature h", "ylabel": "weight at rest, θ/θ*", "ylim": (0, 1.05)}
-    | {"xscale": "log", "xticks": (0.1, 1), "xticklabels": ("0.1", "1")},
-    "logistic": {"title": "The same on real images: logistic regression, λ = {weight_decay}".format(**DIGITS_ARGUMENTS)}
-    | {"xlabel": "λθ at rest (every tenth weight)", "ylabel": "−∂L/∂θ at rest"},
-    "noise": {"title": "Adam under gradient noise, h = 1, λ = {weight_decay}".format(**NOISE_ARGUMENTS)}
-    | {"xlabel": "standard deviation s of the noise, in units of hθ*", "ylabel": "weight at rest, θ/θ*"}
+    "full_batch": {"title": "exact gradients, λ = {weight_decay} (points: torch runs)".format(**BATCH_ARGUMENTS)}
+    | {"xlabel": "weight without decay, θ*", "ylabel": "weight at rest, θ"}
+    | {"xlim": (-3.3, 3.3), "ylim": (-2.7, 2.7)},
+    "noise": {"title": "noisy gradients, λ = {weight_decay} (lines: derived)".format(**NOISE_ARGUMENTS)}
+    | {"xlabel": "noise of the gradient, in units of hθ*", "ylabel": "fraction of the weight that is left, θ/θ*"}
     | {"ylim": (0, 1.05), "xscale": "log", "xticks": NOISE, "xticklabels": [f"{s:g}" for s in NOISE]},
-    "full_batch": {"title": "Adam in full batch, h = 1, λ = {weight_decay}".format(**BATCH_ARGUMENTS)}
-    | {"xlabel": "minimum of the loss, θ*", "ylabel": "weight at rest, θ", "ylim": (-2.7, 2.9)},
 }
 # Position in the panel, decay mode of the colour, and text.
 NOTES = {
-    "quadratic": [(0.05, 0.84, "decoupled", "SGDW: c = 1−β"), (0.52, 0.42, "L2", "SGD, SGDS: c = 1")],
-    "logistic": [(0.72, 0.62, "decoupled", "SGDW: c = 1−β"), (0.24, 0.86, "L2", "SGD, SGDS: c = 1")],
-    "noise": [
-        (0.05, 0.15, "decoupled", "AdamW: c = s"),
-        (0.05, 0.58, "L2", "Adam: c = 1"),
-        (0.48, 0.86, "stable", "AdamS: c = s/rms(s)"),
-    ],
     "full_batch": [
-        (0.65, 0.97, "decoupled", "AdamW: |θ| ≤ 1/λ"),
-        (0.62, 0.42, "L2", "Adam: c = 1"),
-        (0.03, 0.41, "stable", "AdamS:\n|θ| ≤ rms(g)/λ"),
+        (0.97, 0.95, "decoupled", "AdamW clips at 1/λ = 2"),
+        (0.03, 0.50, "stable", "AdamS clips\nat rms(g)/λ"),
+        (0.55, 0.45, "L2", "Adam with L2\nkeeps 67 %"),
+    ],
+    "noise": [
+        (0.97, 0.20, "decoupled", "AdamW keeps {kept}"),
+        (0.03, 0.60, "L2", "Adam with L2 keeps 67 %"),
+        (0.50, 0.86, "stable", "AdamS"),
     ],
 }
 
 
 def draw(panels: dict[str, Panel]) -> Figure:
-    """Where the weights rest: theory as lines, real runs as points."""
+    """Where the weights of Adam come to rest: theory as lines, real runs as points."""
+    kept = f"{100 * panels['noise'].points['decoupled'][1][-1]:.0f} %"
     with house_style():
-        figure = Figure(figsize=(9.6, 8.2))
-        for ax, (name, panel) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-            _draw_panel(ax, panel, every=10 if name == "logistic" else 1)
+        figure = Figure(figsize=(7.4, 4.0))
+        for ax, (name, panel) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+            _draw_panel(ax, panel)
             ax.set(**AXES[name])
             ax.minorticks_off()
             for x, y, mode, text in NOTES[name]:
-                ax.text(x, y, text, color=COLOURS[mode], transform=ax.transAxes, va="top")
-        keys = [
-            Line2D([], [], **_line(mode), **_marker(mode), label=f"{LABELS[mode]} decay")
-            for mode in panels["noise"].lines
-        ]
-        title = "Where weights come to rest: derived (lines) and reached by the real optimizers (points)\n"
-        title += "At rest ∇L + cλθ = 0: c is how much of λ counts"
-        figure.legend(handles=keys, loc="outside upper left", ncols=3, title=title, alignment="left", title_fontsize=11)
+                place = {"transform": ax.transAxes, "va": "top", "ha": "right" if x > 0.9 else "left"}
+                ax.text(x, y, text.format(kept=kept), color=COLOURS[mode], fontweight="bold", **place)
+        figure.suptitle(
+            "AdamW does not shrink weights that have exact gradients, it clips them at 1/λ,\n"
+            f"but it shrinks weights that have noisy gradients, the noisiest here to {kept}",
+            x=0.01,
+            ha="left",
+        )
     return figure
 
 
-def _line(mode: str) -> dict:
-    """Stable decay is dashed, so that it shows where it coincides with L2."""
-    return {"color": COLOURS[mode], "linestyle": (0, (4, 2.5)) if mode == "stable" else "-"}
-
-
-def _marker(mode: str) -> dict:
-    """L2's squares are large and open, for the same reason."""
-    size, face = (9, "none") if mode == "L2" else (5, COLOURS[mode])
-    return {"marker": MARKERS[mode], "markersize": size, "markerfacecolor": face, "markeredgewidth": 1.3}
-
-
-def _draw_panel(ax: Axes, panel: Panel, every: int) -> None:
+def _draw_panel(ax: Axes, panel: Panel) -> None:
     for mode, (x, y) in panel.points.items():
-        shown = np.argsort(x)[::every]
-        ax.plot(*panel.lines[mode], **_line(mode))
-        ax.plot(x[shown], y[shown], **_marker(mode), color=COLOURS[mode], linestyle="none")
+        ax.plot(*panel.lines[mode], **theory(mode))
+        ax.plot(x, y, **measured(mode))
 
 
-STUDY = Study("fixed-points", CLAIM, SOURCE, measure, draw)
+STUDY = Study("fixed-points", CLAIM, SOURCE, measure, draw, CAPTION)

@@ -42,7 +42,7 @@ def judge_curve(
     0.25
     """
     largest = np.max(np.abs(measured / predicted - 1))
-    why = f"{why}; measured is the largest relative departure of all steps"
+    why = f"{why}; the largest relative error of all steps is measured"
     return judge(name, claim, predicted=0.0, measured=largest, allowed=allowed, why=why)
 
 

@@ -6,11 +6,10 @@ from typing import Any, cast
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from swd_dynamics.crosscheck import convergence_order
 from swd_dynamics.flows import Flow
-from swd_dynamics.plots import COLOURS, LABELS, MARKERS, MUTED, house_style
+from swd_dynamics.plots import COLOURS, LABELS, MUTED, house_style, measured
 from swd_dynamics.rules import CATALOG, State, UpdateRule
 from swd_dynamics.studies.judging import judge_relative
 from swd_dynamics.studies.methods import Method, family
@@ -21,10 +20,15 @@ from swd_dynamics.tasks import Task, quadratic, tanh_network
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
 CLAIM = (
-    "The derived flow F₀ + ηF₁ follows torch's SGD and Adam to second order under each decay;"
-    " behind momentum L2 then decays (1+β)/(1−β) times as strongly as stable decay at that order."
+    "The derived flow F₀ + ηF₁ follows torch's SGD and Adam to second order with each kind of decay. "
+    "With momentum, L2 and stable decay have the same F₀, but the decay in F₁ is (1+β)/(1−β) times as strong with L2."
 )
 SOURCE = "theory of this project (heavy ball with decay); Cattaneo et al. 2023, arXiv 2309.00079 (Adam)"
+CAPTION = (
+    "Left: how far torch's runs are from two derived flows, dθ/dt = F₀ (open) and dθ/dt = F₀ + ηF₁ (filled). Right: the"
+    " decay in F₁ of L2 divided by that of stable decay. F₁ is multiplied by η, so the difference of the runs is small"
+    " where η is small."
+)
 
 MOMENTUM, DECAY = 0.9, 0.05
 SPECTRUM = np.array([1.0, 1.4, 0.7, 1.2, 0.9])
@@ -60,7 +64,8 @@ class Problem:
             flow, self.task.theta, t=t, lrs=lrs, allowed=self.allowed[flow.order], iterates=iterates, **self.solver
         )
         where = f"{method.name}, order {flow.order}, {self.task.name}"
-        said = f"The order-{flow.order} flow of {method.name} follows torch on the {self.task.name}"
+        flow_name = "F₀" if flow.order == 1 else "F₀ + ηF₁"
+        said = f"The flow {flow_name} of {method.name} follows torch on the {self.task.name} to order {flow.order}"
         return replace(verdict, name=where, claim=said)
 
 
@@ -100,7 +105,7 @@ def measure(setting: Setting) -> Findings:
         verdicts += _orders(errors, smooth, method)
     for method in setting.track(SGD_METHODS, "modified-equation on the network"):
         verdicts += _orders(errors, digits, method)
-    for momentum in setting.track(PARTING, "parting of L2 and stable decay"):
+    for momentum in setting.track(PARTING, "difference of L2 and stable decay"):
         verdicts.append(_parting(errors, momentum, setting.device))
     return Findings([*verdicts, _parting_on_network(digits.task)], errors)
 
@@ -144,7 +149,10 @@ def _control(problem: Problem, method: Method, iterates: Callable) -> Verdict:
     right = numeric_equation(method.rule())
     wrong = replace(right, second=lambda *where: 1.1 * right.second(*where))
     flow = Flow(method.rule(), problem.gradient, problem.hvp, 2, equation=wrong)
-    false = replace(problem.order(method, flow, iterates), claim="F₁ times 1.1 follows SGDS to second order")
+    false = replace(
+        problem.order(method, flow, iterates),
+        claim="The flow F₀ + 1.1·ηF₁ of SGDS follows torch on the quadratic to order 2",
+    )
     return must_be_refuted("control: F₁ off by 10 %", false)
 
 
@@ -174,8 +182,8 @@ def _parting(errors: FlowErrors, momentum: float, device: str) -> Verdict:
     predicted = _predicted_ratio(momentum)
     l2, stable = (_second_coefficient(name, momentum, device) for name in ("SGD", "SGDS"))
     errors.parting[momentum] = l2 / stable
-    claim = f"At second order L2 decays {predicted:.3g} times as strongly as stable decay (β = {momentum}, flat loss)"
-    why = "two learning rates extrapolated to 0 leave an error of order η², here below 2 %"
+    claim = f"On a flat loss the decay in F₁ is {predicted:.3g} times as strong with L2 as with stable, β = {momentum}"
+    why = "the extrapolation from two learning rates to 0 has an error of order η², here below 2 %"
     return judge_relative(f"parting at β = {momentum}", claim, predicted, l2 / stable, 0.02, why)
 
 
@@ -191,69 +199,76 @@ def _parting_on_network(task: Task) -> Verdict:
     real, predicted = runs[0] - runs[1], flows[0] - flows[1]
     return judge(
         "parting on the network",
-        "On the network L2 and stable decay part as their second-order flows say (component along the prediction)",
+        "On the network L2 and stable decay differ as their flows F₀ + ηF₁ do (component along the prediction)",
         predicted=1.0,
         measured=float(real @ predicted / (predicted @ predicted)),
         allowed=0.1,
-        why=f"the next order is smaller by about η/(1−β)² = {lr / (1 - MOMENTUM) ** 2:.2g}"
-        " times a curvature of order 1",
+        why=f"the next order is smaller by about the factor η/(1−β)² = {lr / (1 - MOMENTUM) ** 2:.2g}"
+        ", times a curvature of order 1",
     )
 
 
 # For each order: the learning rate at which the guide line has its label, and the label.
 GUIDES = {
-    1: (1, {"text": "flow F₀: slope 1", "xytext": (-12, 12), "ha": "right"}),
-    2: (3, {"text": "flow F₀ + ηF₁: slope 2", "xytext": (10, -16), "ha": "left"}),
+    1: (1, {"text": "flow F₀: error ∝ η", "xytext": (-8, 14), "ha": "right"}),
+    2: (2, {"text": "flow F₀ + ηF₁:\nerror ∝ η²", "xytext": (16, -16), "ha": "left"}),
 }
+SHOWN = 0.9  # the momentum at which the ratio is marked
 
 
 def draw(errors: FlowErrors) -> Figure:
-    """The distance of flow and iterates over η for both problems, and the ratio of L2's and stable decay's rates."""
+    """How far the network's runs are from the flows, over η, and the ratio of L2's and stable decay's terms in F₁."""
+    times = f"{errors.parting[SHOWN]:.0f}"
     with house_style():
-        figure = Figure(figsize=(11.5, 4.4))
-        panels = figure.subplots(1, 3)
-        problems = sorted({key[0] for key in errors.orders}, key=lambda name: name != "quadratic")
-        for axes, problem in zip(panels, problems, strict=False):
-            _draw_orders(axes, problem, errors)
-        panels[0].set_ylabel("largest distance ‖θₖ − θ(ηk)‖, torch run to flow")
-        _draw_parting(panels[2], errors.parting)
+        figure = Figure(figsize=(7.4, 4.0))
+        orders, parting = figure.subplots(1, 2)
+        _draw_orders(orders, errors)
+        _draw_parting(parting, errors.parting, times)
         figure.suptitle(
-            "The derived flows follow torch to the order they claim; at second order L2 and stable decay part"
+            "To first order L2 and stable decay follow the same flow, but with momentum "
+            f"β = {SHOWN:g}\nthe second-order decay of L2 is {times} times as strong",
+            x=0.01,
+            ha="left",
         )
     return figure
 
 
-def _draw_orders(axes, problem: str, errors: FlowErrors) -> None:
-    dodge = {"L2": 0.94, "decoupled": 1.0, "stable": 1.06}  # their points coincide: drawn side by side, all show
+def _draw_orders(axes, errors: FlowErrors) -> None:
+    (network,) = {key[0] for key in errors.orders} - {"quadratic"}
+    dodge = {"L2": 0.93, "decoupled": 1.0, "stable": 1.07}  # their points coincide: drawn side by side, all show
     for method in SGD_METHODS:
         for order in (1, 2):
-            mode, seen = method.mode, errors.orders[problem, method.name, order]
-            look = {"color": COLOURS[mode], "markerfacecolor": COLOURS[mode] if order == 2 else "white"}
-            label = LABELS[mode] if order == 2 else None
-            axes.loglog(seen["lr"] * dodge[mode], seen["error"], MARKERS[mode], label=label, **look)
+            mode, seen = method.mode, errors.orders[network, method.name, order]
+            look = measured(mode, markerfacecolor=COLOURS[mode] if order == 2 else "white")
+            axes.loglog(
+                seen["lr"] * dodge[mode], seen["error"], **look | {"label": LABELS[mode] if order == 2 else None}
+            )
     for order in (1, 2):
-        seen = errors.orders[problem, "SGDS", order]
+        seen = errors.orders[network, "SGDS", order]
         guide = seen["error"][-1] * (seen["lr"] / seen["lr"][-1]) ** order
         axes.loglog(seen["lr"], guide, color=MUTED, linewidth=1, zorder=0)
         at, place = GUIDES[order]
-        axes.annotate(xy=(seen["lr"][at], guide[at]), textcoords="offset points", color="#444444", fontsize=9, **place)
+        axes.annotate(xy=(seen["lr"][at], guide[at]), textcoords="offset points", color="#444444", **place)
     axes.set_xticks(seen["lr"], [f"{lr:.2g}" for lr in seen["lr"]])
-    axes.xaxis.set_minor_locator(NullLocator())
-    low, high = axes.get_ylim()
-    axes.set(xlabel="learning rate η (decays drawn 6 % apart)", title=f"heavy ball on the {problem}")
-    axes.set_ylim(low, high * 6)
-    axes.legend(title="decay", loc="upper left", ncols=3, columnspacing=1, handletextpad=0.2)
+    axes.minorticks_off()
+    axes.set(
+        xlabel="learning rate η (points drawn side by side)", ylabel="largest distance of torch's run from the flow"
+    )
+    axes.set_title("SGD with momentum, tanh network on digits")
+    axes.legend(loc="lower right", handletextpad=0.2)
 
 
-def _draw_parting(axes, ratios: dict[float, float]) -> None:
+def _draw_parting(axes, ratios: dict[float, float], times: str) -> None:
     beta = np.linspace(0.4, 0.96, 57)
-    axes.semilogy(beta, [_predicted_ratio(float(b)) for b in beta], color="black", label="derived")
+    axes.semilogy(beta, [_predicted_ratio(float(b)) for b in beta], color="black", label="derived: (1+β)/(1−β)")
     axes.semilogy(list(ratios), list(ratios.values()), "o", color="black", markerfacecolor="white", label="torch runs")
+    axes.annotate(
+        f"{times} times", (SHOWN, ratios[SHOWN]), (-10, 4), textcoords="offset points", ha="right", fontweight="bold"
+    )
     axes.set_yticks((2, 5, 10, 20, 50), ("2", "5", "10", "20", "50"))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.set(xlabel="momentum β", ylabel="ratio of decay rates at second order")
-    axes.set_title("a flat loss: L2 over stable decay")
+    axes.minorticks_off()
+    axes.set(xlabel="momentum β", ylabel="decay in F₁: L2 / stable decay", title="SGD with momentum, flat loss")
     axes.legend(loc="upper left")
 
 
-STUDY = Study("modified-equation", CLAIM, SOURCE, measure, draw)
+STUDY = Study("modified-equation", CLAIM, SOURCE, measure, draw, CAPTION)

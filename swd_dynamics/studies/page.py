@@ -54,17 +54,20 @@ def _opening(found: dict[str, list[dict]], folder: Path) -> str:
         f" the [ledger](verdicts.json) of **{_counts(everything)}**.\n\n"
         f"In the figures: {modes}. Theory is drawn as lines, measurements as points. Curves of deliberately"
         " wrong theories are pale grey. Click a figure to open it as SVG. To make a figure and its verdicts again, run"
-        f" the command below it in the folder that contains {_escape(above)}/."
+        f" the command below it in the folder that contains {as_markdown(above)}/."
     )
 
 
 def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: str | None) -> list[str]:
     """The paragraphs of one study; only those of the ledger if this version does not have the study."""
     study = studies.load(name) if name in studies.MODULES else None
-    claim = [_escape(study.claim), f"Source: {_cited(study.source)}."] if study else ["This version has no such study."]
-    parts = [f"## {_escape(name)}", *claim]
+    claim = (
+        [as_markdown(study.claim), f"Source: {_cited(study.source)}."] if study else ["This version has no such study."]
+    )
+    parts = [f"## {as_markdown(name)}", *claim]
     parts += _figure(folder, name, study.claim if study else name)
-    how = f"{', in the short form' if quick else ''}{f', trained on an {_escape(card)}' if card else ''}"
+    parts += [as_markdown(study.caption)] if study and study.caption else []
+    how = f"{', in the short form' if quick else ''}{f', trained on an {as_markdown(card)}' if card else ''}"
     parts.append(f"**{_counts(verdicts)}**{how}")
     parts += _not_confirmed(verdicts)
     if verdicts:
@@ -80,11 +83,12 @@ def _atlas(folder: Path) -> list[str]:
     """The atlas of optimizers, if the folder has one. Its files have the package's name, with - for the dots."""
     stems = sorted(path.stem for path in (folder / "atlas").glob("*.png"))
     place = f"{_place(folder)}/atlas"
-    parts = ["## The atlas", "Which kind of weight decay the optimizers of a package have, measured as a black box."]
+    parts = ["## The atlas", "The atlas measures which kind of weight decay the optimizers of a package have."]
+    if (folder / "atlas" / "README.md").exists():
+        parts.append("[Its page](atlas/README.md) says how, and lists every optimizer with the reason for its kind.")
     for stem in stems:
         package = stem.replace("-", ".")
-        tables = [f"[The same as a table](atlas/{quote(stem)}.csv)"] * (folder / "atlas" / f"{stem}.csv").exists()
-        parts += [f"### {_escape(package)}", *_figure(folder, f"atlas/{stem}", f"weight decay in {package}"), *tables]
+        parts += [f"### {as_markdown(package)}", *_figure(folder, f"atlas/{stem}", f"weight decay in {package}")]
         parts.append(_command("atlas", "--package", package, *["--out", place] * (place != "figures/atlas")))
     return parts if stems else []
 
@@ -92,7 +96,7 @@ def _atlas(folder: Path) -> list[str]:
 def _figure(folder: Path, stem: str, caption: str) -> list[str]:
     """The picture as a link to its SVG; nothing without a file."""
     there = [quote(stem + kind) for kind in (".png", ".svg") if (folder / (stem + kind)).exists()]
-    return [f"[![{_escape(caption)}]({there[0]})]({there[-1]})"] if there else []
+    return [f"[![{as_markdown(caption)}]({there[0]})]({there[-1]})"] if there else []
 
 
 def _counts(verdicts: Sequence[dict]) -> str:
@@ -121,27 +125,27 @@ def _table(verdicts: Iterable[dict]) -> str:
 
 def _status(verdict: dict) -> str:
     status = str(verdict["status"])
-    return f"{STATUS_MARKS.get(status, '?')}&nbsp;{_escape(status)}"
+    return f"{STATUS_MARKS.get(status, '?')}&nbsp;{as_markdown(status)}"
 
 
 def _claim(verdict: dict) -> str:
-    return f"**{_escape(verdict['name'])}**: {_cell(verdict.get('claim'))}"
+    return f"**{as_markdown(verdict['name'])}**: {_cell(verdict.get('claim'))}"
 
 
 def _cell(value) -> str:
     if isinstance(value, float | int):
         return f"{value:.4g}".replace("nan", "NaN").replace("inf", "∞")
-    return "–" if value is None else _escape(str(value))
+    return "–" if value is None else as_markdown(str(value))
 
 
-def _escape(text: str) -> str:
+def as_markdown(text: str) -> str:
     """Words as Markdown that shows them unchanged: without HTML, emphasis, or the end of a cell or a line."""
     text = re.sub(r"([\\`*|\[\]~$_])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _cited(source: str) -> str:
-    return re.sub(r"\b(\d{4}\.\d{5})\b", r"[\1](https://arxiv.org/abs/\1)", _escape(source))
+    return re.sub(r"\b(\d{4}\.\d{5})\b", r"[\1](https://arxiv.org/abs/\1)", as_markdown(source))
 
 
 def _command(*words: str) -> str:

@@ -1,7 +1,8 @@
-"""Study: every weight decay moves the edge of stability, to the place that the linear map of its rule predicts."""
+"""Study: runs survive up to the limit that the linear map of their step allows, which differs from decay to decay."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from swd_dynamics.plots import LABELS, MUTED, house_style, measured, theory
+from swd_dynamics.plots import COLOURS, LABELS, MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
 from swd_dynamics.studies.judging import farthest, judge_relative
 from swd_dynamics.studies.methods import Method, family
@@ -19,8 +20,17 @@ from swd_dynamics.symbolic import eigenvalues, fixed_point, notation, stability_
 from swd_dynamics.tasks import Task, logistic_regression, quadratic
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
-CLAIM = "A run survives up to the curvature that the linear map of its rule allows, decay included, and no further."
+CLAIM = (
+    "A run survives up to the curvature that the linear map of its step allows, decay included, and no further. "
+    "So with momentum L2 allows larger learning rates than stable decay with the same λ and the same rest point."
+)
 SOURCE = "the Jury conditions (Jury 1964) of the derived linear map; stable decay as in arXiv 2011.11152"
+CAPTION = (
+    "Left: each mark is a torch run of SGD and one of SGDS on f = ½hθ² at one learning rate η and one curvature h."
+    " Right: the factor by which a small perturbation of the optimum grows in each step of real runs. The limit is"
+    " η(h + λ) = 2(1+β) with L2 and η(h + 19λ) = 2(1+β) with SGDS, where 19 is (1+β)/(1−β). So the limits differ little"
+    " where λ is small compared with h. SGDW is SGDS with another λ and is not drawn."
+)
 
 BETA, DECAY = 0.9, 1.0  # on a quadratic the unit of λ is arbitrary: the learning rate changes ηλ
 STILL = 1 - 2.0**-40  # a β₂ that keeps v constant: in all the steps of a run v fades by 2e-10 of itself
@@ -97,6 +107,7 @@ def measure(setting: Setting) -> Findings:
     decaying.pop("none")  # without decay separable data have no optimum
     edges = {mode: digits_edge(task, decaying[mode], points) for mode in setting.track(decaying, "stability on digits")}
     verdicts += [verdict for edge in edges.values() for verdict in _on_digits(edge)]
+    verdicts += _l2_over_stable(edges["L2"], edges["stable"])
     heavy = {b.method.mode: b for b in found if b.direction == "heavy ball"}
     return Findings([*verdicts, *_controls(heavy, edges)], (heavy, edges))
 
@@ -157,11 +168,11 @@ def vanishing_gradients(setting: Setting) -> Verdict:
     growing = recording.decay_rate.values[size[1:] > size[:-1]]
     return judge(
         "AdamS, gradients vanish",
-        "With the gradients gone AdamS blows up from the R on at which its derived limit has come down to h = 0",
+        "Without gradients R of AdamS grows, and the run diverges from the R at which the derived limit is h = 0",
         predicted=DECAY * crossing(limit(method), 0.1, 10.0),
         measured=float(growing[0]) if len(growing) else float("nan"),
         allowed=2 * (beta2**-0.5 - 1),
-        why="R = ηλ/√v̄ grows by 1/√β₂ a step, and what is seen is the first step past the limit",
+        why="R = ηλ/√v̄ grows by the factor 1/√β₂ per step, and the first step past the limit is measured",
     )
 
 
@@ -245,15 +256,16 @@ def spectral_radius(method: Method, curvature: float) -> Callable[[float], float
 
 def _same_edge(found: Boundary) -> Verdict:
     direction, label, some = found.direction, LABELS[found.method.mode], found.predicted > 0
-    held = ", v held still," if direction == "Adam" else ""
-    claim = f"{direction}{held} with {label} survives on quadratics up to the derived h at each η"
+    decay = label if found.method.mode == "none" else f"{label} decay"
+    held = " and a constant v" if direction == "Adam" else ""
+    claim = f"On quadratics {direction} with {decay}{held} survives up to the derived curvature at every η"
     return _worst(f"{direction}, {label}", claim, found.measured[some] / found.predicted[some])
 
 
 def _worst(name: str, claim: str, ratios: np.ndarray) -> Verdict:
     why = (
-        "measured/predicted h, farthest from 1; half a last cell of the search is 3e-4 of the lowest h predicted, "
-        f"and what β^{THIRD} leaves of the start's transient moves the edge by 4e-5"
+        "the number is measured/predicted curvature where it is farthest from 1; half a cell of the last search is "
+        f"3e-4 of the lowest curvature predicted, and what is left of the initial transient, β^{THIRD}, adds 4e-5"
     )
     return judge_relative(name, claim, 1.0, farthest(ratios, 1.0), EDGE, why)
 
@@ -262,86 +274,126 @@ def _same_side(found: Iterable[Boundary]) -> Verdict:
     wrong = np.concatenate([(b.survived != (b.grid < b.predicted[:, None])).ravel() for b in found])
     return judge(
         "the whole grid",
-        f"Of {wrong.size} runs all over the (η, h) plane those below the derived line survive, and no others",
+        f"All {wrong.size} runs in the (η, h) plane survive below their derived line and diverge above it",
         predicted=0.0,
         measured=float(wrong.sum()),
         allowed=0.0,
-        why="runs on the wrong side of their line; where the decay alone is past its limit the line is at 0",
+        why="the number of runs on the wrong side; the line is at h = 0 where the decay alone makes a run diverge",
     )
 
 
 def _on_digits(edge: Edge) -> Iterator[Verdict]:
-    name, decay = f"digits, {LABELS[edge.mode]}", f"with {LABELS[edge.mode]} decay on the digits"
-    claim = f"Heavy ball {decay} leaves its rest point from the derived η on"
+    name, decay = f"digits, {LABELS[edge.mode]}", f"{LABELS[edge.mode]} decay"
+    claim = f"On the digits heavy ball with {decay} leaves its rest point from the derived η on"
     why = (
-        f"{EDGE_ON_DIGITS:g} of it: the search ends at 2e-5, what β^{THIRD} leaves of the transient adds as much, "
-        f"and to a nudge of {NUDGE:g} the loss is a quadratic"
+        f"relative {EDGE_ON_DIGITS:g}: the search ends at 2e-5, what is left of the transient, β^{THIRD}, adds as "
+        f"much, and for a perturbation of {NUDGE:g} the loss is a quadratic"
     )
     yield judge_relative(name, claim, edge.predicted, edge.measured, EDGE_ON_DIGITS, why)
     derived = np.array([edge.derived(ratio * edge.predicted) for ratio in edge.ratios])
     yield judge(
         f"{name}, growth",
-        f"A nudge {decay} shrinks or grows by the derived |z| a step, up to a tenth off the edge",
+        f"With {decay} a perturbation changes by the derived factor |z| per step, for η within a tenth of the limit",
         predicted=0.0,
         measured=float(np.abs(edge.growth - derived).max()),
         allowed=1e-3,
-        why="the largest difference; a nudge below 1e-12 is lost in round-off, one grown to 1e-3 bends the gradient",
+        why="the largest difference of |z|; round-off hides a perturbation below 1e-12, and one above 1e-3 is so "
+        "large that the loss is no quadratic",
     )
 
 
+def _l2_over_stable(l2: Edge, stable: Edge) -> list[Verdict]:
+    """How much larger a learning rate L2 allows than stable decay, and the control: no larger at all."""
+    predicted, measured = l2.predicted / stable.predicted, l2.measured / stable.measured
+    allowed, why = 2 * EDGE_ON_DIGITS, "the relative errors allowed for the two limits add up"
+    claim = f"On the digits L2 allows a {predicted:.3g} times larger η than stable decay with the same rest point"
+    same = "L2 and stable decay allow the same η on the digits, because they have the same rest point"
+    return [
+        judge_relative("digits, L2/stable", claim, predicted, measured, allowed, why),
+        must_be_refuted("control: one η", judge_relative("", same, 1.0, measured, allowed, why)),
+    ]
+
+
 def _controls(heavy: dict[str, Boundary], edges: dict[str, Edge]) -> Iterator[Verdict]:
-    """The negative controls: wrong lines, each compared with runs for which the right line holds."""
+    """The negative controls: wrong limits, each compared with runs for which the right limit holds."""
     stable, plain = heavy["stable"], heavy["none"]
     some = stable.predicted > 0
     wrong = {
-        "L2's line for stable decay": stable.measured[some] / heavy["L2"].predicted[some],
-        "2/η, momentum forgotten": plain.measured * plain.lrs / 2,
+        "L2's line for stable decay": (
+            "On quadratics heavy ball with stable decay survives up to the curvature derived for L2",
+            stable.measured[some] / heavy["L2"].predicted[some],
+        ),
+        "2/η, momentum forgotten": (
+            "On quadratics heavy ball without decay survives up to h = 2/η, as gradient descent does",
+            plain.measured * plain.lrs / 2,
+        ),
     }
-    for what, ratios in wrong.items():
-        yield must_be_refuted(f"control: {what}", _worst(what, f"Heavy ball's edge on quadratics is {what}", ratios))
+    for name, (claim, ratios) in wrong.items():
+        yield must_be_refuted(f"control: {name}", _worst(name, claim, ratios))
     swapped = next(_on_digits(edges["stable"]._replace(predicted=edges["L2"].predicted)))
-    yield must_be_refuted("control: L2's η on the digits", swapped)
+    claim = "On the digits heavy ball with stable decay leaves its rest point from the η derived for L2 on"
+    yield must_be_refuted("control: L2's η on the digits", replace(swapped, claim=claim))
 
 
 def draw(data: tuple[dict[str, Boundary], dict[str, Edge]]) -> Figure:
-    """Runs of the heavy ball in the (η, ηh) plane, a panel for each decay; the growth of perturbations on digits."""
+    """Where L2 and stable decay diverge: runs of the heavy ball in the (η, ηh) plane, and on the digits."""
     heavy, edges = data
     with house_style():
-        figure = Figure(figsize=(9.4, 7.4))
-        panels = figure.subplots(2, 2)
-        for axes, mode in zip(panels.flat, edges, strict=False):
-            _draw_plane(axes, heavy[mode])
-        _draw_digits(panels[1, 1], edges)
-        figure.suptitle("Real runs survive up to the derived line, and no further", x=0.01, ha="left", fontsize=13)
+        figure = Figure(figsize=(7.4, 4.0))
+        plane, digits = figure.subplots(1, 2)
+        _draw_plane(plane, heavy["L2"], heavy["stable"])
+        times = _draw_digits(digits, edges["L2"], edges["stable"])
+        figure.suptitle(
+            "With momentum and the same λ, L2 and stable decay come to rest at the same point,\n"
+            f"but on real images L2 allows a {times} times larger learning rate",
+            x=0.01,
+            ha="left",
+        )
     return figure
 
 
-def _draw_plane(axes, found: Boundary) -> None:
-    mode, lrs, alive = found.method.mode, np.geomspace(0.008, 6.5, 150), found.survived
-    x, y = np.broadcast_to(found.lrs[:, None], found.grid.shape), found.grid * found.lrs[:, None]
-    without = limit(methods(found.direction)["none"])(1.0)
-    axes.axhline(without, color="black", linewidth=1, linestyle="--", label="no decay")
-    line = [max(0.0, lr * limit(found.method)(lr)) for lr in lrs]
-    axes.plot(lrs, line, **theory(mode, color="black", label="derived limit"))
-    axes.plot(x[alive], y[alive], **measured(mode, label="survived", markersize=3.4))
-    axes.plot(x[~alive], y[~alive], "x", color=MUTED, markersize=3.4, label="blew up")
-    axes.set(xscale="log", xlabel="learning rate η  (λ = 1)", ylabel="ηh, curvature in units of 1/η", ylim=(-0.15, 5.9))
-    axes.set_title(f"heavy ball, β = {BETA:g}, {LABELS[mode]} decay")
-    axes.legend(loc="upper center", ncols=4, columnspacing=1, handletextpad=0.3, handlelength=1.5)
+def _draw_plane(axes, l2: Boundary, stable: Boundary) -> None:
+    x = np.broadcast_to(l2.lrs[:, None], l2.grid.shape)
+    crosses = {"color": MUTED, "marker": "x", "linestyle": "none"}
+    for label, runs, look in (
+        ("both survive", stable.survived, measured("stable")),
+        ("only L2 survives", l2.survived & ~stable.survived, measured("L2")),
+        ("both diverge", ~l2.survived & ~stable.survived, crosses),
+    ):
+        axes.plot(x[runs], (x * l2.grid)[runs], **look | {"label": label, "markersize": 3})
+    for found in (stable, l2):
+        mode, largest = found.method.mode, limit(found.method)
+        end = crossing(largest, 1e-2, 1e2)
+        lrs = np.geomspace(0.008, end, 80)
+        axes.plot(lrs, [lr * largest(lr) for lr in lrs], **theory(mode, label=None))
+        _mark(axes, f"η = {end:.2f}", (end, 0), (0, -4), mode, va="top", ha="center")
+    axes.set(xscale="log", xlabel="learning rate η", ylabel="learning rate × curvature, ηh", ylim=(-0.6, 6))
+    axes.set_title(f"quadratics, λ = {DECAY:g}, β = {BETA:g} (lines: derived)")
+    axes.legend(loc="upper center", ncols=3, columnspacing=0.7, handletextpad=0, handlelength=1.2, fontsize=8.5)
 
 
-def _draw_digits(axes, edges: dict[str, Edge]) -> None:
-    fine = np.linspace(0.9, 1.1, 101)
-    axes.axvline(1, color=MUTED, linewidth=1)
+def _draw_digits(axes, l2: Edge, stable: Edge) -> str:
+    """Draw the growth of perturbations, and return the ratio of the two limits as it is written in the panel."""
+    times = f"{l2.predicted / stable.predicted:.1f}"
     axes.axhline(1, color=MUTED, linewidth=1)
-    for mode, edge in edges.items():
-        axes.plot(fine, [edge.derived(ratio * edge.predicted) for ratio in fine], **theory(mode, label=None))
-        axes.plot(edge.ratios, edge.growth, **measured(mode, label=f"{LABELS[mode]}, η = {edge.predicted:.2f}"))
-    axes.text(1.098, 0.97, "comes back", ha="right", va="top", color="#555555")
-    axes.text(1.098, 1.01, "leaves", ha="right", va="bottom", color="#555555")
-    axes.set(xlabel="η / derived limit", ylabel="growth of a nudge, factor per step")
-    axes.set_title(f"logistic regression on digits, λ = {DECAY_ON_DIGITS:g} (lines: derived)")
-    axes.legend(loc="upper left", title="derived limit", alignment="left", handletextpad=0.3)
+    for edge in (l2, stable):
+        fine = np.linspace(0.85 * stable.predicted, 1.1 * l2.predicted, 150)
+        axes.plot(fine, [edge.derived(lr) for lr in fine], **theory(edge.mode, label=None))
+        axes.plot(edge.ratios * edge.predicted, edge.growth, **measured(edge.mode, label=None, markersize=4))
+        left, text = edge is l2, f"{LABELS[edge.mode]} diverges\nfrom η = {edge.predicted:.2f}"
+        place = {"ha": "right" if left else "left", "va": "bottom"}
+        _mark(axes, text, (edge.predicted, 1), (-8, 48) if left else (14, 4), edge.mode, **place)
+    ends = {"xy": (l2.predicted, 0.86), "xytext": (stable.predicted, 0.86)}
+    axes.annotate("", **ends, arrowprops={"arrowstyle": "<->", "shrinkA": 0, "shrinkB": 0})
+    axes.text((l2.predicted + stable.predicted) / 2, 0.85, f"× {times}", ha="center", va="top", fontweight="bold")
+    axes.set(xlabel="learning rate η", ylabel="growth of a perturbation per step", ylim=(0.7, 1.4))
+    axes.set_title(f"logistic regression on digits, λ = {DECAY_ON_DIGITS:g}")
+    return times
 
 
-STUDY = Study("stability", CLAIM, SOURCE, measure, draw)
+def _mark(axes, text: str, at: tuple[float, float], offset: tuple[float, float], mode: str, **more) -> None:
+    """A number at the point of the panel that it belongs to."""
+    axes.annotate(text, at, offset, textcoords="offset points", color=COLOURS[mode], fontweight="bold", **more)
+
+
+STUDY = Study("stability", CLAIM, SOURCE, measure, draw, CAPTION)

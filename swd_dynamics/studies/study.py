@@ -81,7 +81,8 @@ class Outcome:
     def _repr_html_(self) -> str:
         picture = b64encode(figure_png(self.figure)).decode()
         image = f'<img alt="figure of {self.study.name}" src="data:image/png;base64,{picture}"/>'
-        return f"{self.study._repr_html_()}<p>{self.ledger.counts}</p>{image}{self.ledger._repr_html_()}"
+        below = f"<p>{escape(self.study.caption)}</p>" if self.study.caption else ""
+        return f"{self.study._repr_html_()}<p>{self.ledger.counts}</p>{image}{below}{self.ledger._repr_html_()}"
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,15 @@ class Study:
     source : str — where the claim is made
     measure : callable (Setting) → Findings
     draw : callable (data) → Figure — one claim, one figure
+    caption : str — what the figure shows and what it does not show, for its page; empty where the claim says it all
 
     Examples
     --------
     >>> from swd_dynamics.studies import load
-    >>> print(load("stability"))
-    stability: A run survives up to the curvature that the linear map of its rule allows, decay included, and no
-    further.
+    >>> print(load("stability"))  # doctest: +NORMALIZE_WHITESPACE
+    stability: A run survives up to the curvature that the linear map of its step allows, decay included, and no
+    further. So with momentum L2 allows larger learning rates than stable decay with the same λ and the same rest
+    point.
         source: the Jury conditions (Jury 1964) of the derived linear map; stable decay as in arXiv 2011.11152
     """
 
@@ -110,6 +113,7 @@ class Study:
     source: str
     measure: Callable[[Setting], Findings]
     draw: Callable[[Any], Figure]
+    caption: str = ""
 
     def run(self, *, quick: bool = True, device: str = "cpu", progress: bool = True) -> Outcome:
         """Run the study. Most studies take less than a minute in the short form, and some minutes in full.

@@ -24,10 +24,15 @@ from swd_dynamics.tasks import character_transformer
 from swd_dynamics.verdict import Verdict, judge, judge_at_least, must_be_refuted
 
 CLAIM = (
-    "Along the training of a transformer AdamW's decay is not stable: R/η_eff is λ√v̄ and moves with the scale of the "
-    "gradients, although R/η is λ throughout; R/η_eff of AdamS stays at λ."
+    "While a transformer trains, AdamW's decay is not stable: its decay rate per effective learning rate,"
+    " R/η_eff = λ√v̄, changes with the size of the gradients, although R/η is λ. For AdamS R/η_eff is λ at every step."
 )
-SOURCE = "that AdamW's decay is unstable, and AdamS's is not: arXiv 2011.11152 (Xie, Sato & Sugiyama 2020)"
+SOURCE = "arXiv 2011.11152 (Xie, Sato & Sugiyama 2020) says that AdamW's decay is unstable and AdamS's is stable"
+CAPTION = (
+    "R/η_eff is divided by its constant value for AdamS. The study shows that the ratio changes, and by how much, in"
+    " one run of a small character model. It does not show that the change does harm, or that AdamS reaches a lower"
+    " loss."
+)
 
 LR, END = 2e-3, 0.1  # η rises to LR from this fraction of it, and falls back to this fraction
 BETAS = (0.9, 0.95)
@@ -46,7 +51,7 @@ WATCHED = 20  # R is measured in the weights this often in a run
 HALF_ULP = 2.0**-24  # of float32: the largest relative change by one rounding
 ROUND_OFF = 1e-12  # relative: R and η_eff are a few products of float64 numbers
 STORED = HALF_ULP * (3 / (1 - BETAS[1]) + 30) / 2  # relative error of √v̄ in float32: see the verdict
-MOVES = 1.5  # times: a change of R/η_eff that is as large as a change of λ by half
+CHANGES = 1.5  # times: a change of R/η_eff that is as large as a change of λ by half
 
 
 class RecordedRun(NamedTuple):
@@ -212,7 +217,7 @@ def judge_definitions(adamw: RecordedRun, adams: RecordedRun) -> list[Verdict]:
     return [
         _decoupled("AdamW", adamw),
         _follows(adamw),
-        _moves(adamw.ratio[after:]),
+        _changes(adamw.ratio[after:]),
         must_be_refuted("control: AdamW constant", _constant("AdamW", adamw, adamw.ratio[after])),
         _constant("AdamS", adams, adams.weight_decay),
         _effective_lr(adams),
@@ -223,99 +228,106 @@ def judge_definitions(adamw: RecordedRun, adams: RecordedRun) -> list[Verdict]:
     ]
 
 
-def moved(ratio: NDArray) -> float:
+def changed(ratio: NDArray) -> float:
     """The largest of the values, divided by the smallest."""
     return float(ratio.max() / ratio.min())
 
 
 def _decoupled(name: str, seen: RecordedRun) -> Verdict:
-    claim = f"The decay rate R of {name} is λη at every step, η as scheduled"
+    claim = f"The decay rate R of {name} is λη at every step, with η as scheduled"
     rate = seen.weight_decay * seen.planned
-    return judge_curve(f"{name}: R is λη", claim, rate, seen.rate, ROUND_OFF, "round-off")
+    return judge_curve(f"{name}: R is λη", claim, rate, seen.rate, ROUND_OFF, "rounding in float64")
 
 
 def _constant(name: str, seen: RecordedRun, value: float) -> Verdict:
-    claim = f"The ratio R/η_eff of {name}, as recorded, is {value:.3g} at every step"
-    return judge_curve(f"{name}: R/η_eff is λ", claim, value, seen.ratio, ROUND_OFF, "round-off of float64")
+    claim = f"The recorded ratio R/η_eff of {name} is {value:.3g} at every step"
+    return judge_curve(f"{name}: R/η_eff is λ", claim, value, seen.ratio, ROUND_OFF, "rounding in float64")
 
 
 def _follows(seen: RecordedRun) -> Verdict:
-    claim = "The ratio R/η_eff of AdamW, as recorded, is λ√v̄ at every step, v̄ from the gradients in float64"
-    why = "v is float32: each of 1/(1−β₂) steps rounds β₂, β₂v and the sum, the mean less than 30 times; √ halves it"
+    claim = "The recorded ratio R/η_eff of AdamW is λ√v̄ at every step, with v̄ from the gradients in float64"
+    why = (
+        "v is float32: each of 1/(1−β₂) steps rounds β₂, β₂v and the sum, and the mean adds less than 30 roundings; the"
+        " root halves the error"
+    )
     ratio = seen.weight_decay * np.sqrt(seen.v_bar)
     return judge_curve("AdamW: R/η_eff is λ√v̄", claim, ratio, seen.ratio, STORED, why)
 
 
-def _moves(ratio: NDArray) -> Verdict:
+def _changes(ratio: NDArray) -> Verdict:
     return judge_at_least(
-        "AdamW: R/η_eff moves",
-        f"After the warm-up the largest R/η_eff of AdamW is {MOVES:g} times the smallest or more",
-        least=MOVES,
-        measured=moved(ratio),
-        why="as if λ had been changed by half; chosen after a pilot run from another seed",
+        "AdamW: R/η_eff changes",
+        f"After the warm-up the largest R/η_eff of AdamW is at least {CHANGES:g} times the smallest",
+        least=CHANGES,
+        measured=changed(ratio),
+        why="the factor has the effect of changing λ by half; chosen after a pilot run from another seed",
     )
 
 
 def _effective_lr(seen: RecordedRun) -> Verdict:
-    claim = "The η_eff of AdamS, as recorded, is η/√v̄ at every step, v̄ from the gradients in float64"
-    why = f"‖g‖² is summed in float32, up to {seen.longest} terms, whose roundings add up as the root; √v̄ halves it"
+    claim = "The recorded η_eff of AdamS is η/√v̄ at every step, with v̄ from the gradients in float64"
+    why = (
+        f"‖g‖² is summed in float32 over up to {seen.longest} terms, whose roundings add up as the root of their"
+        " number; the root of v̄ halves the error"
+    )
     predicted, recorded = seen.planned / np.sqrt(seen.v_bar), seen.recorded.effective_lr.values[:, 0]
     return judge_curve("AdamS: η_eff is η/√v̄", claim, predicted, recorded, np.sqrt(seen.longest) * HALF_ULP, why)
 
 
 def _in_the_weights(name: str, seen: RecordedRun, whose: str, rate: NDArray) -> Verdict:
-    departure = np.abs(seen.by_weights - rate[seen.watched - 1, None]) / seen.rounding
-    times, tensors = departure.shape
+    difference = np.abs(seen.by_weights - rate[seen.watched - 1, None]) / seen.rounding
+    times, tensors = difference.shape
     return judge(
         f"{name}: R in the weights",
-        f"Each tensor of {name}'s weights shrinks, beside Adam's own step, by the R recorded of {whose}",
+        f"After Adam's own update is subtracted, each tensor of {name} shrinks by the R recorded of {whose}",
         predicted=0.0,
-        measured=departure.max(),
+        measured=difference.max(),
         allowed=1.0,
-        why=f"in units of what float32 may round R by, 2⁻²⁴·(5/2 + 8‖s‖/‖θ‖) with the step s; "
-        f"the farthest off of {times} steps and {tensors} tensors",
+        why="times what rounding to float32 can explain, 2⁻²⁴·(5/2 + 8‖s‖/‖θ‖) with the update s; the largest of"
+        f" {times} steps and {tensors} tensors",
     )
 
 
 # The figure
 
 RATIO = r"R/η$_{\mathrm{eff}}$"
-KEYS = {
-    "AdamW": "AdamW, λ = {:.2g}: R = λη, ratio λ√v̄",
-    "AdamS": "AdamS, λ′ = {:.2g}: R = λ′η/√v̄, ratio λ′",
-}
+KEYS = {"AdamW": "AdamW, λ = {:.2g}: R = λη", "AdamS": "AdamS, λ′ = {:.2g}: R = λ′η/√v̄"}
 
 
 def draw(runs: dict[str, RecordedRun]) -> Figure:
-    """Left: the decay rate of both runs. Right: its ratio to the effective learning rate."""
-    unit, after = runs["AdamS"].weight_decay, len(runs["AdamW"].ratio) // WARMING
+    """The ratio of the decay rate to the effective learning rate in both runs, relative to that of AdamS."""
+    adamw, unit = runs["AdamW"], runs["AdamS"].weight_decay
+    after, last = len(adamw.ratio) // WARMING, len(adamw.ratio)
     with house_style():
-        figure = Figure(figsize=(10, 4.6))
-        left, right = figure.subplots(1, 2)
+        figure = Figure(figsize=(7.8, 4.6))
+        axes = figure.subplots()
+        axes.axvspan(0, after, color=MUTED, alpha=0.25, linewidth=0)
+        axes.text(0.3 * after, 0.03, "warm-up", transform=axes.get_xaxis_transform(), rotation=90, fontsize=9)
         for name, seen in runs.items():
-            by_rule = rate_by_rule(name, seen)
-            _draw_run(left, name, by_rule, seen.watched, np.median(seen.by_weights, axis=1))
-            recorded = seen.watched - (
-                len(seen.ratio) // WATCHED // 2 if name == "AdamS" else 0
-            )  # so that the points of both are side by side
-            by_rule *= np.sqrt(seen.v_bar) / seen.planned
-            _draw_run(right, name, by_rule / unit, recorded, seen.ratio[recorded - 1] / unit)
-        _label(left, right, after)
+            _draw_run(axes, name, seen, unit)
+        _mark_change(axes, adamw.ratio[after:] / unit, after)
+        axes.set(yscale="log", xlabel="step k", ylabel=f"{RATIO}, relative to AdamS", xlim=(0, 1.02 * last))
+        axes.set_yticks([0.5, 1, 2, 5], ["0.5", "1", "2", "5"])
+        axes.minorticks_off()
         keys = [_key(name, seen.weight_decay) for name, seen in runs.items()]
-        figure.legend(handles=keys, loc="outside lower center", ncols=2)
-        figure.suptitle(_title(runs["AdamW"], after), fontsize=12)
+        axes.legend(
+            handles=keys,
+            loc="upper right",
+            title=f"{adamw.weights:,} weights. Lines: theory, points: R measured in the weights",
+            alignment="left",
+        )
+        figure.suptitle(_title(adamw, after), x=0.01, ha="left")
     return figure
 
 
-def _label(left: Axes, right: Axes, after: int) -> None:
-    left.set(title="Decay: theory (lines) and as the weights show it (points)", ylabel="decay rate R of a step")
-    right.set(title="Its ratio: theory (lines) and as recorded (points)", ylabel=f"{RATIO}, in units of λ′")
-    for axes in (left, right):
-        axes.set(yscale="log", xlabel="step k")
-        axes.axvline(after, color=MUTED, linewidth=1, linestyle="--", zorder=1)
-        axes.text(after, 0.02, " end of warm-up", transform=axes.get_xaxis_transform(), fontsize=9)
-    right.set_yticks([0.5, 1, 2, 5], ["0.5", "1", "2", "5"])
-    right.minorticks_off()
+def _mark_change(axes: Axes, ratio: NDArray, after: int) -> None:
+    """A bracket from the smallest to the largest ratio after the warm-up, with the factor between them."""
+    low, high = int(np.argmin(ratio)), int(np.argmax(ratio))
+    at, peak = after + 1 + low, float(ratio[high])
+    axes.plot(np.sort([at, after + 1 + high]), [peak, peak], color="black", linewidth=0.8, linestyle=":")
+    ends = {"arrowstyle": "<->", "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", (at, peak), xytext=(at, float(ratio[low])), arrowprops=ends)
+    axes.text(at, 1.04 * peak, f"× {changed(ratio):.2g} after the warm-up", fontweight="bold", va="bottom")
 
 
 def _key(name: str, weight_decay: float) -> Line2D:
@@ -324,8 +336,11 @@ def _key(name: str, weight_decay: float) -> Line2D:
 
 
 def _title(adamw: RecordedRun, after: int) -> str:
-    moves = f"{RATIO} of AdamW moves by a factor of {moved(adamw.ratio[after:]):.2g}"
-    return f"A transformer of {adamw.weights:,} weights: {moves}, of AdamS it stays at λ′"
+    times = f"{changed(adamw.ratio[after:]):.2g}"
+    return (
+        "While a transformer trains, AdamW's decay per effective learning rate changes\n"
+        f"by a factor of {times} after the warm-up, and AdamS keeps it constant"
+    )
 
 
 def rate_by_rule(name: str, seen: RecordedRun) -> NDArray:
@@ -334,9 +349,12 @@ def rate_by_rule(name: str, seen: RecordedRun) -> NDArray:
     return rate / np.sqrt(seen.v_bar) if name == "AdamS" else rate
 
 
-def _draw_run(axes: Axes, name: str, by_rule: NDArray, steps: NDArray, seen: NDArray) -> None:
-    axes.plot(np.arange(1, len(by_rule) + 1), by_rule, **theory(METHODS[name].mode))
-    axes.plot(steps, seen, **measured(METHODS[name].mode, markersize=4))
+def _draw_run(axes: Axes, name: str, seen: RecordedRun, unit: float) -> None:
+    """The ratio by the definitions as a line; points for R as the weights show it, divided by the recorded η_eff."""
+    by_rule = rate_by_rule(name, seen) * np.sqrt(seen.v_bar) / seen.planned
+    in_weights = np.median(seen.by_weights, axis=1) * (seen.ratio / seen.rate)[seen.watched - 1]
+    axes.plot(np.arange(1, len(by_rule) + 1), by_rule / unit, **theory(METHODS[name].mode))
+    axes.plot(seen.watched, in_weights / unit, **measured(METHODS[name].mode, markersize=4))
 
 
-STUDY = Study("transformer", CLAIM, SOURCE, measure, draw)
+STUDY = Study("transformer", CLAIM, SOURCE, measure, draw, CAPTION)

@@ -4,7 +4,7 @@ from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDeri
 from swd_dynamics.symbolic.equilibria import fixed_point
 from swd_dynamics.symbolic.linear import eigenvalues, linear_map
 from swd_dynamics.symbolic.modified import ModifiedEquation, modified_equation
-from swd_dynamics.symbolic.notation import lettered
+from swd_dynamics.symbolic.notation import lettered, with_symbols
 from swd_dynamics.symbolic.numeric import NumericEquation, numeric_equation, numeric_linear_map
 from swd_dynamics.symbolic.stability import long_run_decay_rate, stability_limit
 from swd_dynamics.symbolic.trace import equations
@@ -25,4 +25,5 @@ __all__ = [
     "numeric_equation",
     "numeric_linear_map",
     "stability_limit",
+    "with_symbols",
 ]

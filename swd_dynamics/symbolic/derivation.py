@@ -1,5 +1,6 @@
 """What a derivation returns: a result, its assumptions and the steps to it, readable in Jupyter and in a terminal."""
 
+import textwrap
 from abc import ABC
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -8,9 +9,11 @@ from typing import Any, NamedTuple
 import sympy
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.symbolic.notation import latex
-
-TEX = {"θ": r"\theta", "θ′": r"\theta'", "F₀": "F_0", "F₁": "F_1", "h_max": r"h_{\max}"}  # names of results
+from swd_dynamics.symbolic.arrange import arranged, free_names, plus_minus
+from swd_dynamics.symbolic.lines import equation_lines, formula_lines, terminal_width
+from swd_dynamics.symbolic.names import symbol_latex
+from swd_dynamics.symbolic.printer import latex
+from swd_dynamics.symbolic.symbols import SymbolTable, numbers_by_name, table_of
 
 
 class NotDerivable(InputError):
@@ -38,25 +41,37 @@ class DerivationStep(NamedTuple):
     >>> from swd_dynamics.rules import SGD, UpdateRule
     >>> from swd_dynamics.symbolic import stability_limit
     >>> stability_limit(UpdateRule(0.5, SGD())).steps[-2]
-    Jury: a root leaves at z = −1 where p(−1) = 0
-          2
-      h = ─
-          η
+    A root z leaves the unit circle at z = −1, where p(−1) = 0
+        h = 2/η
     """
 
     done: str
     equation: Any
 
     def latex(self) -> str:
-        return latex(self.equation)
+        """The equation as LaTeX."""
+        return latex(arranged(self.equation))
+
+    def text(self, width: int | None = None) -> str:
+        """The equation as lines of text, by default no wider than the terminal."""
+        return "\n".join(equation_lines(self.equation, width or terminal_width()))
 
     def _repr_markdown_(self) -> str:
         return f"{self.done}\n\n$$ {self.latex()} $$"
 
     def __str__(self) -> str:
-        return f"{self.done}\n{_indented(self.equation)}"
+        return f"{_filled(self.done)}\n{_indented(self.text(terminal_width() - INDENT))}"
 
     __repr__ = __str__
+
+
+class Steps(tuple[DerivationStep, ...]):
+    """The steps of a derivation, numbered where they are printed."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{_filled(f'{i}. {step.done}')}\n{_equation(step)}" for i, step in enumerate(self, 1))
 
 
 def stated(done: str, left, right) -> DerivationStep:
@@ -74,36 +89,77 @@ class Derived(ABC):
     assumptions: tuple[str, ...] = ()
     values: dict = field(default_factory=dict)
 
+    def __post_init__(self):
+        object.__setattr__(self, "steps", self.steps if isinstance(self.steps, Steps) else Steps(self.steps))
+
     @property
     def value(self):
-        """The result, or the first of several results."""
+        """The result, or the first of several results: exact, as sympy has it."""
         return next(iter(self.results.values()))
+
+    @property
+    def symbols(self) -> SymbolTable:
+        """The symbols of the results and of the steps, with their meaning and the number that the rule gives them."""
+        equations = [getattr(step.equation, "rhs", step.equation) for step in self.steps]
+        return table_of(self._open_symbols() | set().union(*(e.free_symbols for e in equations)), self.values)
+
+    def __call__(self, **numbers):
+        """The same derivation with numbers put into its results by name, as in ``derivation(h=2, theta_star=1)``.
+
+        ``.symbols`` lists the names. A name that is not a symbol of the results is refused.
+        """
+        exact = numbers_by_name(self._open_symbols(), self.values, numbers)
+        return self.with_numbers(self.values | exact, exact)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def _open_symbols(self) -> set:
+        return set().union(*(_symbols_in(result) for result in self.results.values()))
 
     def latex(self) -> str:
         """The results as LaTeX; several results are lines, aligned."""
-        named = [(TEX.get(name, name), latex(sympy.sympify(result))) for name, result in self.results.items()]
+        named = [side for name, result in self.results.items() for side in _latex_sides(name, result)]
         return " = ".join(named[0]) if len(named) == 1 else aligned(named)
+
+    def text(self, width: int | None = None) -> str:
+        """The results as lines of text, by default no wider than the terminal.
+
+        Numbers are fractions if all numbers of a result have a numerator and a denominator of at most two digits, and
+        otherwise decimals, rounded to six digits. ``.value`` is exact.
+        """
+        width = width or terminal_width()
+        lines = [line for name, result in self.results.items() for line in formula_lines(name, result, width)]
+        return "\n".join(lines)
 
     def with_numbers(self, values: dict, exact: dict):
         """The same derivation with numbers put into its results."""
-        numbers = {name: substituted(result, exact) for name, result in self.results.items()}
+        numbers = {name: substituted(arranged(result), exact) for name, result in self.results.items()}
         return replace(self, results=numbers, values=values)
 
     def _repr_markdown_(self) -> str:
         lines = [f"**{self.title}**"]
         lines += [f"{i}. {s.done}\n\n   $$ {s.latex()} $$" for i, s in enumerate(self.steps, 1)]
         lines += [f"**Result** $$ {self.latex()} $$"]
-        lines += ["*Assumes:* " + "; ".join(self.assumptions) + "."] if self.assumptions else []
+        lines += ["Assumptions:\n\n" + "\n".join(f"- {each}" for each in self.assumptions)] * bool(self.assumptions)
         return "\n\n".join(lines)
 
+    def _result(self) -> str:
+        return _indented(self.text(terminal_width() - INDENT))
+
+    def _assumed(self) -> list[str]:
+        listed = [_filled(f"- {each}", "  ") for each in self.assumptions]
+        return ["Assumptions:", *listed] if listed else []
+
     def __str__(self) -> str:
-        lines = [self.title, "=" * len(self.title)]
-        lines += [f"{i}. {s}" for i, s in enumerate(self.steps, 1)]
-        lines += ["Result", *(f"   {name} =\n{_indented(result)}" for name, result in self.results.items())]
-        lines += ["Assumes: " + "; ".join(self.assumptions) + "."] if self.assumptions else []
+        """The title, the steps, the result and the assumptions."""
+        lines = [self.title, "=" * len(self.title), repr(self.steps), "Result", self._result(), *self._assumed()]
         return "\n".join(lines)
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        """The result and the assumptions, and where the steps are."""
+        more = f"{len(self.steps)} steps: print this derivation, or see .steps and .symbols"
+        return "\n".join([self.title, self._result(), *self._assumed(), more])
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,13 +182,18 @@ class Derivation(Derived):
     >>> from swd_dynamics.symbolic import stability_limit
     >>> found = stability_limit(UpdateRule(0.5, SGD()))
     >>> found.value, found.values
-    (4, {eta: 0.5})
-    >>> print(found)
-    The stability limit on f = ½h(θ−θ*)²
-    ...
-    Result
-       h_max =
-          4
+    (4, {η: 0.5})
+    >>> found
+    The stability limit on f = ½h(θ − θ⋆)²
+        h_max = 4
+    8 steps: print this derivation, or see .steps and .symbols
+
+    A rule of symbols has a formula, into which numbers are put by name:
+
+    >>> import sympy
+    >>> found = stability_limit(UpdateRule(sympy.Symbol("eta", positive=True), SGD()))
+    >>> print(found.text(), "and", found(eta=0.5).text())
+    h_max = 2/η and h_max = 4
     """
 
 
@@ -142,9 +203,33 @@ def aligned(equations: Iterable[tuple[str, str]]) -> str:
     return rf"\begin{{aligned}} {lines} \end{{aligned}}"
 
 
-def _indented(expression) -> str:
-    drawn = sympy.pretty(expression, use_unicode=True, wrap_line=False)
-    return "\n".join("      " + line for line in drawn.splitlines())
+def _latex_sides(name: str, result: Any) -> list[tuple[str, str]]:
+    if isinstance(result, tuple) and (pair := plus_minus(result)):
+        b, c = free_names(result)
+        said = rf"{b} \pm \sqrt{{{b}^2 - {c}}}"
+        return [(symbol_latex(name), said), *((n, latex(arranged(e))) for n, e in zip((b, c), pair, strict=True))]
+    if isinstance(result, tuple):
+        return [(symbol_latex(name), latex(arranged(each))) for each in result]
+    return [(symbol_latex(name), latex(arranged(result)))]
+
+
+def _symbols_in(result: Any) -> set:
+    return sympy.Tuple(*result).free_symbols if isinstance(result, tuple) else result.free_symbols
+
+
+INDENT = 4  # columns of an equation below its words
+
+
+def _equation(step: DerivationStep) -> str:
+    return _indented(step.text(terminal_width() - INDENT))
+
+
+def _indented(lines: str) -> str:
+    return textwrap.indent(lines, " " * INDENT)
+
+
+def _filled(sentence: str, indent: str = "   ") -> str:
+    return textwrap.fill(sentence, terminal_width(), subsequent_indent=indent)
 
 
 def substituted(result, values: dict):

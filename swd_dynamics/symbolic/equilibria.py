@@ -1,6 +1,5 @@
 """Where a rule comes to rest."""
 
-from dataclasses import replace
 from typing import Any, cast
 
 import sympy
@@ -9,6 +8,7 @@ from sympy.polys.matrices.exceptions import DMNonInvertibleMatrixError
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
+from swd_dynamics.symbolic.arrange import shortest
 from swd_dynamics.symbolic.derivation import Derivation, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus
 from swd_dynamics.symbolic.linear import LinearMap, find_linear_map, with_numbers_if_large
@@ -16,7 +16,7 @@ from swd_dynamics.symbolic.notation import exact, lettered
 
 
 def fixed_point(rule: UpdateRule) -> Derivation:
-    """Where the weights come to rest on f = ½h(θ−θ*)², with the preconditioner of an adaptive direction frozen.
+    """Where the weights come to rest on f = ½h(θ − θ⋆)², with the preconditioner of an adaptive direction frozen.
 
     Frozen means that √v comes from gradient noise much larger than the gradient. In full batch v follows g², and an
     adaptive rule comes to rest elsewhere: at the zeros of ``modified_equation(rule).first``.
@@ -36,21 +36,29 @@ def fixed_point(rule: UpdateRule) -> Derivation:
     """
     letters, values = lettered(rule)
     found = find_linear_map(letters)
-    theta = one_minus(sympy.factor(_at_rest(found, exact(values)))).xreplace(found.roots)
+    theta = _in_curvature(_at_rest(found, exact(values)), found.roots)
     identity = sympy.eye(len(found.state))
     balance = sympy.MatMul(identity - found.matrix, sympy.Matrix(found.state), evaluate=False)
     steps = (
         *found.steps,
         stated(
-            "At rest the state is its own successor",
+            "At rest, a step leaves the state unchanged",
             balance.xreplace(found.roots),
             found.constant.xreplace(found.roots),
         ),
         stated("Solved for θ", notation.theta, theta),
     )
-    derivation = Derivation("The fixed point on f = ½h(θ−θ*)²", {"θ": theta}, steps, found.conditions)
-    numbers = derivation.with_numbers(values, exact(values))
-    return replace(numbers, results={"θ": sympy.factor(numbers.value)})
+    derivation = Derivation("The fixed point on f = ½h(θ − θ⋆)²", {"θ": theta}, steps, found.conditions)
+    return derivation.with_numbers(values, exact(values))
+
+
+def _in_curvature(theta: Any, roots: dict) -> Expr:
+    """θ as a fraction whose denominator has the leading term h, as in hθ⋆/(h + λ)."""
+    above, below = sympy.fraction(sympy.factor(theta))
+    polynomial = sympy.Poly(below, notation.curvature)
+    lead = polynomial.LC()
+    terms = [shortest((c / lead).xreplace(roots)) * notation.curvature**n for (n,), c in polynomial.terms()]
+    return one_minus(sympy.factor((above / lead).xreplace(roots)) / sympy.Add(*terms))
 
 
 def _at_rest(found: LinearMap, known: dict) -> Expr:

@@ -1,21 +1,27 @@
 """Changes of form only: the same expression, written in the usual way."""
 
+from functools import lru_cache
 from typing import Any, cast
 
 import sympy
 from sympy import Expr, Rational, Symbol
 
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.notation import Letter, PerWeight
+from swd_dynamics.symbolic.notation import Letter, PerWeight, shown_name
+
+KINKED = (notation.maximum, notation.clip, *notation.LAWLESS)  # functions whose sign is not asked for
 
 # Symbols of small numbers. Where the sign of a sum is in question they count as 1/1000, and all other symbols as 1/2.
-SMALL = ("eta", "lambda", "epsilon")
+SMALL = ("η", "λ", "ε")
+
+
+RATES = (notation.total_dot, notation.gradient_dot, notation.theta_dot)
 
 
 def tidy(expression: Expr) -> Expr:
     """The same expression, collected by the rates of change, with each coefficient as one fraction."""
-    rates = (notation.total_dot, notation.gradient_dot, notation.theta_dot)
-    masks = {part: PerWeight(f"mask {i}") for i, part in enumerate(expression.atoms(notation.mean))}
+    means = sorted(expression.atoms(notation.mean), key=_by_rate)
+    masks = {part: PerWeight(f"mask {i}") for i, part in enumerate(means)}
     size, sign = Letter("size", positive=True), Letter("sign", real=True, nonzero=True)
     parts = {sympy.Abs(notation.total): size, sympy.sign(notation.total): sign, notation.total: sign * size}
 
@@ -28,11 +34,16 @@ def tidy(expression: Expr) -> Expr:
         lambda e: sympy.Pow(cast(Expr, sympy.factor(in_size_and_sign(e.base))), e.exp),
     )
     plain = sympy.expand(in_size_and_sign(masked))
-    collected = sympy.collect(plain, (*rates, *masks.values()), evaluate=False)
+    collected = sympy.collect(plain, (*RATES, *masks.values()), evaluate=False)
     back = {size * sign: notation.total, size: sympy.Abs(notation.total), sign: sympy.sign(notation.total)}
     unmask = {mask: part for part, mask in masks.items()}
     tidied = sympy.Add(*(rate * one_minus(_as_one_fraction(c, sign)).subs(back) for rate, c in collected.items()))
     return cast(Expr, tidied.xreplace(unmask))
+
+
+def _by_rate(mean: Any) -> tuple[bool, str]:
+    """Means of a rate of change first: the terms of a flow are collected by these."""
+    return not mean.has(*RATES), str(mean)
 
 
 def _as_one_fraction(coefficient: Expr, sign: Symbol) -> Expr:
@@ -65,7 +76,7 @@ def one_minus(expression: Any) -> Expr:
     (beta + 1)/(1 - beta)**2
     """
     turned = expression.replace(
-        lambda e: e.is_Pow and e.exp.is_Integer and _is_turned(e.base),
+        lambda e: e.is_Pow and e.exp.is_Integer and is_turned(e.base),
         lambda e: (-1) ** e.exp * sympy.Pow(-e.base, e.exp),
     )
     if turned.is_Add:
@@ -76,17 +87,19 @@ def one_minus(expression: Any) -> Expr:
 def _turn_factors(term: Any) -> Expr:
     if not term.is_Mul:
         return term
-    turned = [factor for factor in term.args if _is_turned(factor)]
+    turned = [factor for factor in term.args if is_turned(factor)]
     rest = sympy.Mul(*(factor for factor in term.args if factor not in turned))
     return sympy.Mul((-1) ** len(turned), rest, *(-factor for factor in turned))
 
 
-def _is_turned(base: Any) -> bool:
-    """Whether a sum of symbols is negative where η and λ are small."""
-    if not base.is_Add:
+@lru_cache(maxsize=4096)
+def is_turned(base: Any) -> bool:
+    """Whether a sum of symbols is negative where η and λ are small. A sum with a maximum or a clip is left as it is."""
+    if not base.is_Add or base.has(*KINKED):
         return False
-    small = {s: Rational(1, 1000) if s.name in SMALL else Rational(1, 2) for s in base.free_symbols}
-    return bool(base.replace(notation.mean, lambda x: x).xreplace(small).is_negative)
+    plain = base.replace(notation.decayed, lambda beta, k: Rational(1, 4)).replace(notation.mean, lambda x: x)
+    small = {s: Rational(1, 1000) if shown_name(s) in SMALL else Rational(1, 2) for s in plain.free_symbols}
+    return bool(plain.xreplace(small).is_negative)
 
 
 def by_curvature(expression: Any) -> Expr:

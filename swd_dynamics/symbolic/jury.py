@@ -28,9 +28,9 @@ def critical(polynomial: sympy.Poly) -> dict[str, Expr]:
     upper = Matrix(n - 1, n - 1, lambda i, j: coefficients[j - i] if j >= i else 0)
     lower = Matrix(n - 1, n - 1, lambda i, j: coefficients[2 * n - 2 - i - j] if i + j >= n - 2 else 0)
     conditions = {
-        "a root leaves at z = 1 where p(1) = 0": polynomial.eval(1),
-        "a root leaves at z = −1 where p(−1) = 0": polynomial.eval(-1),
-        "a pair of complex roots leaves where this determinant vanishes": (upper - lower).det(),
+        "A root z leaves the unit circle at z = 1, where p(1) = 0": polynomial.eval(1),
+        "A root z leaves the unit circle at z = −1, where p(−1) = 0": polynomial.eval(-1),
+        "Two complex roots leave the unit circle where Jury's determinant is 0": (upper - lower).det(),
     }
     return {done: cast(Expr, sympy.factor(condition)) for done, condition in conditions.items()}
 

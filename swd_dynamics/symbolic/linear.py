@@ -1,4 +1,4 @@
-"""A rule on a quadratic f = ½h(θ−θ*)²: its linear map and its eigenvalues.
+"""A rule on a quadratic f = ½h(θ − θ⋆)²: its linear map and its eigenvalues.
 
 An adaptive direction is linear once its preconditioner is frozen. The preconditioner is found, not declared: it is the
 entries of the memory that depend on the gradient nonlinearly. An entry that no gradient reaches (a product of βs) has
@@ -17,6 +17,7 @@ from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated, substituted
 from swd_dynamics.symbolic.form import by_curvature, one_minus
 from swd_dynamics.symbolic.modified import affine
+from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, primed, symbols_of, z
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
@@ -27,12 +28,12 @@ READABLE = 3
 
 @dataclass(frozen=True)
 class LinearMap:
-    """One step on the state (θ, memory): state′ = matrix·state + constant, with G = h(θ−θ*) and λθ added by L2.
+    """One step on the state (θ, memory): state′ = matrix·state + constant, with G = h(θ − θ⋆) and λθ added by L2.
 
     Attributes
     ----------
     state : tuple of Symbol — θ and the memory that is not frozen
-    matrix, constant : Matrix, in h, θ* and the symbols of ``roots``
+    matrix, constant : Matrix, in h, θ⋆ and the symbols of ``roots``
     roots : dict of Symbol to Expr — the roots √v and √v̄ that the symbols of a frozen preconditioner stand for
     conditions : tuple of str — what is assumed
     decay_symbols : frozenset of Symbol — the symbols of the decay's strength
@@ -53,7 +54,7 @@ class LinearMap:
 
 
 def linear_map(rule: UpdateRule) -> Derivation:
-    """The linear map of a rule on f = ½h(θ−θ*)², with its preconditioner frozen.
+    """The linear map of a rule on f = ½h(θ − θ⋆)², with its preconditioner frozen.
 
     Parameters
     ----------
@@ -80,11 +81,11 @@ def linear_map(rule: UpdateRule) -> Derivation:
     def derive(found: LinearMap, _):
         return {"A": found.matrix, "b": found.constant}, ()
 
-    return derived_from_map(rule, "The linear map on f = ½h(θ−θ*)²", derive)
+    return derived_from_map(rule, "The linear map on f = ½h(θ − θ⋆)²", derive)
 
 
 def eigenvalues(rule: UpdateRule) -> Derivation:
-    """The eigenvalues of the linear map on f = ½h(θ−θ*)², as a tuple of expressions in h.
+    """The eigenvalues of the linear map on f = ½h(θ − θ⋆)², as a tuple of expressions in h.
 
     Raises NotDerivable where the roots of the characteristic polynomial have no formula in radicals that can be read:
     that is from the fourth degree on.
@@ -98,10 +99,10 @@ def eigenvalues(rule: UpdateRule) -> Derivation:
 
     def derive(found: LinearMap, numbers: dict):
         polynomial = characteristic(with_numbers_if_large(found.matrix, numbers))
-        step = stated("The characteristic polynomial of that matrix vanishes", polynomial.as_expr(), 0)
+        step = stated("The characteristic polynomial of this linear map is 0", polynomial.as_expr(), 0)
         return {"z": roots(polynomial)}, (step,)
 
-    return derived_from_map(rule, "The eigenvalues on f = ½h(θ−θ*)²", derive)
+    return derived_from_map(rule, "The eigenvalues on f = ½h(θ − θ⋆)²", derive)
 
 
 def derived_from_map(
@@ -143,15 +144,19 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
     matrix = slopes.applyfunc(by_curvature)
     constant = after.subs(dict.fromkeys(state, 0)).applyfunc(by_curvature)
     frozen = _frozen_names(frozen_roots)
-    unreached = _names(s for s in settled.memory if s not in active and s.name not in frozen.split(", "))
+    unreached = _names(s for s in settled.memory if s not in active and symbol_text(s) not in frozen.split(" and "))
     conditions = (
         *settled.conditions,
-        *([f"the preconditioner is frozen: {frozen} stands still"] if frozen else []),
-        *([f"{unreached}, which no gradient reaches, has come to rest"] if unreached else []),
+        *(
+            [f"the preconditioner is frozen: {frozen} {'are' if ' and ' in frozen else 'is'} constant"]
+            if frozen
+            else []
+        ),
+        *([f"{unreached} does not depend on the gradients, and is at its limit"] if unreached else []),
     )
     mapped = sympy.MatAdd(sympy.MatMul(matrix, Matrix(state), evaluate=False), constant, evaluate=False)
     matrix_step = stated(
-        "On the quadratic G is linear in θ, and so is the step",
+        "On the quadratic, g = h(θ − θ⋆): the step is linear",
         Matrix([primed(s) for s in state]),
         mapped.xreplace(frozen_roots),
     )
@@ -160,7 +165,7 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
 
 
 def _names(symbols) -> str:
-    return ", ".join(symbol.name for symbol in symbols)
+    return " and ".join(map(symbol_text, symbols))
 
 
 def _frozen_names(roots: dict[Symbol, Expr]) -> str:

@@ -16,6 +16,7 @@ from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derived, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus, tidy
+from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, maximum, primed
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
@@ -44,9 +45,9 @@ class ModifiedEquation(Derived):
     >>> from swd_dynamics.rules import CATALOG
     >>> equation = modified_equation(CATALOG["SGD"](lr=0.1, momentum=0.5))
     >>> equation.first, equation.second
-    (-2*g, 3*gdot)
+    (-2*g, 3*ġ)
     >>> {entry.name: at_rest for entry, (at_rest, _) in equation.memory.items()}
-    {'m': -g/(beta - 1)}
+    {'m': -g/(β - 1)}
     """
 
     memory: dict = field(default_factory=dict)
@@ -100,7 +101,15 @@ def modified_equation(rule: UpdateRule) -> ModifiedEquation:
     >>> from swd_dynamics.rules import SGD, UpdateRule
     >>> equation = modified_equation(UpdateRule(0.1, SGD()))
     >>> equation.first, equation.second
-    (-g, gdot/2)
+    (-g, ġ/2)
+    >>> equation
+    The modified equation dθ/dt = F₀ + ηF₁
+        F₀ = −g
+        F₁ = ġ/2
+    Assumptions:
+    - the optimizer state is on its slow manifold, and its constants (β) are fixed as η → 0
+    - the learning rate is constant
+    7 steps: print this derivation, or see .steps and .symbols
     """
     letters, values = lettered(rule)
     return _derive(letters).with_numbers(values, exact(values))
@@ -128,7 +137,7 @@ def _derive(rule: UpdateRule) -> ModifiedEquation:
     lags = {symbol: memory1[symbol] - rates0[symbol] for symbol in fast}
     starts = _starting_values(traced, memory0, lags, constants, shown)
     return ModifiedEquation(
-        title="The modified equation  dθ/dt = F₀ + η·F₁",
+        title="The modified equation dθ/dt = F₀ + ηF₁",
         results={"F₀": shown(first), "F₁": shown(second)},
         steps=(*trace_steps(traced), *_explain(memory0, memory1, first, lag, turn, second)),
         assumptions=_assumptions(settled, constants, second, rest),
@@ -248,31 +257,29 @@ def _assumptions(settled: Trace, constants, second: Expr, rest: Expr) -> tuple[s
     divided = any(p.exp.is_negative and p.base.has(notation.total) for p in second.atoms(sympy.Pow))
     kinked = divided or second.has(sympy.Abs) or settled.has(sympy.sign)
     return (
-        "the memory's constants stay fixed as η → 0 (the memory is fast) and it is on its slow manifold",
+        "the optimizer state is on its slow manifold, and its constants (β) are fixed as η → 0",
         "the learning rate is constant",
-        *(["what a step does beyond proportion to η counts in the order of η that it has"] if rest != 0 else []),
+        *(["each part of a step that is not proportional to η counts at its own order in η"] if rest != 0 else []),
         *(["g is not 0, where the formula has a kink or a pole"] if kinked else []),
         *settled.conditions,
-        *(f"{symbol.name} stands still" for symbol in constants),
+        *(f"{symbol_text(symbol)} is constant" for symbol in constants),
     )
 
 
 def _explain(memory0, memory1, first, lag, turn, second):
     for symbol in memory1:
         yield stated(
-            f"Order 0: {symbol.name} where it comes to rest while G stands still",
-            Symbol(f"{symbol.name}_0"),
+            f"Order 0 of {symbol_text(symbol)}: its limit while G is constant",
+            Symbol(f"{symbol_text(symbol)}⁽⁰⁾"),
             one_minus(memory0[symbol]),
         )
     for symbol, correction in memory1.items():
         yield stated(
-            f"It lags behind a G that moves: order 1 of {symbol.name}",
-            Symbol(f"{symbol.name}_1"),
+            f"Order 1 of {symbol_text(symbol)}: its lag behind a G that changes",
+            Symbol(f"{symbol_text(symbol)}⁽¹⁾"),
             tidy(correction),
         )
-    yield stated("Order 0 of (θ′ − θ)/η is the first-order flow", Symbol("F_0"), first)
-    yield stated("Order 1 of (θ′ − θ)/η comes from the lag of the memory", Symbol("U_1"), tidy(lag))
-    yield stated(
-        "Over one step the flow turns: half its rate of change must be taken off", Symbol("Fdot_0"), one_minus(turn)
-    )
-    yield stated("F₁ = U₁ − ½·dF₀/dt, with θ̇ = F₀ and ġ the rate of change of g", Symbol("F_1"), second)
+    yield stated("Order 0 of (θ′ − θ)/η is the first-order flow", Symbol("F₀"), first)
+    yield stated("Order 1 of (θ′ − θ)/η comes from the lag of the optimizer state", Symbol("U₁"), tidy(lag))
+    yield stated("F₀ changes along the flow: half of this rate of change is subtracted", Symbol("Ḟ₀"), tidy(turn))
+    yield stated("F₁ = U₁ − ½·dF₀/dt, with θ̇ = F₀ and ġ the rate of change of g", Symbol("F₁"), second)

@@ -1,17 +1,20 @@
 """The one table of symbols: code says ``lr`` and ``momentum``, formulas say η and β."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache, update_wrapper
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
+from unicodedata import normalize
 
 import numpy as np
 import sympy
 from sympy import Symbol
 from sympy.core.function import AppliedUndef
+from sympy.printing.pretty.pretty_symbology import pretty_symbol
 
 from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import UpdateRule
 
 Result = TypeVar("Result")
@@ -39,15 +42,15 @@ class PerWeight(Symbol):
         return (2, 0, "Symbol per weight")
 
 
-theta = PerWeight("theta", real=True)
-theta_dot = PerWeight("thetadot", real=True)
+theta = PerWeight("θ", real=True)
+theta_dot = PerWeight("θ̇", real=True)
 theta_star = PerWeight("θ⋆", real=True)
 gradient = PerWeight("g", real=True)
-gradient_dot = PerWeight("gdot", real=True)
+gradient_dot = PerWeight("ġ", real=True)
 total = PerWeight("G", real=True, nonzero=True)  # the gradient with what L2 adds to it
-total_dot = PerWeight("Gdot", real=True)
+total_dot = PerWeight("Ġ", real=True)
 curvature = PerWeight("h", positive=True)
-lr = Letter("eta", positive=True)
+lr = Letter("η", positive=True)
 lr_share = PerWeight("s", positive=True)  # a weight's learning rate, in units of the largest
 k = Letter("k", integer=True, positive=True)
 decay_rate = Letter("R", real=True)
@@ -57,13 +60,13 @@ GRADIENTS = (theta, theta_dot, gradient, gradient_dot, total, total_dot)  # no e
 SHOWN = (*GRADIENTS, theta_star, curvature, lr, k, decay_rate, z)  # what a formula may show beside the rule's own
 
 HYPERPARAMETERS = {
-    "lr": "eta",
-    "momentum": "beta",
-    "dampening": "tau",
-    "betas": ("beta_1", "beta_2"),
-    "Adai.betas": ("beta_0", "beta_2"),
-    "eps": "epsilon",
-    "weight_decay": "lambda",
+    "lr": "η",
+    "momentum": "β",
+    "dampening": "τ",
+    "betas": ("β₁", "β₂"),
+    "Adai.betas": ("β₀", "β₂"),
+    "eps": "ε",
+    "weight_decay": "λ",
 }
 
 
@@ -103,10 +106,6 @@ class decayed(sympy.Function):
     def _latex(self, printer, exp=None):
         beta, k = self.args
         return rf"{printer.parenthesize(beta, 1000, strict=True)}^{{{printer._print(k)}}}"
-
-    def _pretty(self, printer):
-        beta, k = cast(Any, self.args)
-        return printer._print(sympy.Pow(beta, k, evaluate=False))
 
 
 class maximum(sympy.Function):
@@ -156,6 +155,7 @@ class norm(sympy.Function):
         return rf"\left\| {printer._print(self.args[0])} \right\|{power}"
 
 
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 LAWS = {word.__name__: word for word in (mean, decayed, maximum, clip, matmul, transpose, norm)}
 LAWLESS = (matmul, transpose, norm)  # known by name only: no derivative, no mean, no limit
 
@@ -173,20 +173,38 @@ def with_laws(expression) -> sympy.Expr:
     )
 
 
+def shown_name(symbol: Symbol | str) -> str:
+    """The name with which a symbol is printed: Greek letters and the digits of an index in Unicode.
+
+    Examples
+    --------
+    >>> [shown_name(name) for name in ("beta_1", "η", "gdot", "v_max")]
+    ['β₁', 'η', 'ġ', 'v_max']
+    """
+    stem, bar, index = getattr(symbol, "name", str(symbol)).partition("_")
+    if not bar or index.isdigit():
+        return normalize("NFC", str(pretty_symbol(stem + bar + index)))
+    return f"{normalize('NFC', str(pretty_symbol(stem)))}_{index}"
+
+
+def numbered(stem: str, number: int) -> str:
+    """A name with an index: β₂, rate_2."""
+    return stem + (f"_{number}" if len(stem) > 1 else str(number).translate(SUBSCRIPTS))
+
+
 _before: dict[Symbol, Symbol] = {}  # of each primed symbol, the symbol of the quantity before the step
 
 
 def primed(symbol: Symbol) -> Symbol:
     """The same quantity after the step."""
-    after = type(symbol)(sympy.pretty(symbol) + "′", **symbol.assumptions0)
+    after = type(symbol)(shown_name(symbol) + "′", **symbol.assumptions0)
     _before[after] = symbol
     return after
 
 
-def latex(expression, **options) -> str:
-    """LaTeX, in which a quantity after the step has a prime."""
-    primes = {s: f"{sympy.latex(_before[s])}'" for s in sympy.sympify(expression).atoms(Symbol) if s in _before}
-    return sympy.latex(expression, symbol_names={theta_star: r"\theta^{*}", **primes}, **options)
+def before(symbol: Symbol) -> Symbol | None:
+    """The symbol of a quantity before the step, for the symbol of the same quantity after it."""
+    return _before.get(symbol)
 
 
 class cached(Generic[Result]):
@@ -221,15 +239,35 @@ def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, Any]]:
     >>> from swd_dynamics.rules import CATALOG
     >>> rule, values = lettered(CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=0.05))
     >>> rule.direction
-    HeavyBall(momentum=beta, dampening=0)
+    HeavyBall(momentum=β, dampening=0)
     >>> values
-    {eta: 0.1, beta: 0.9, lambda: 0.05}
+    {η: 0.1, β: 0.9, λ: 0.05}
     """
     values: dict[Symbol, Any] = {}
+    rule = as_rule(rule)
     lr_letter = _letter_lr(rule, values)
-    letters = _Letters(values, {symbol.name for symbol in (*SHOWN, *values, *own_symbols(rule))})
+    letters = _Letters(values, {shown_name(symbol) for symbol in (*SHOWN, *values, *own_symbols(rule))})
     direction, decay = letters.of_fields(rule.direction), letters.of_fields(rule.decay)
     return UpdateRule(lr_letter, direction, decay), values
+
+
+def with_symbols(rule: UpdateRule, but: Sequence[str]) -> UpdateRule:
+    """The rule with a symbol for every number in it, but for the hyperparameters of these names.
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import CATALOG
+    >>> with_symbols(CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=0.05), but=["lr"])
+    UpdateRule(lr=0.1, direction=HeavyBall(momentum=β, dampening=0), decay=Stable(weight_decay=λ))
+    """
+    letters, _ = lettered(rule)
+    direction, decay = _restored(letters.direction, rule.direction, but), _restored(letters.decay, rule.decay, but)
+    return UpdateRule(rule.lr if "lr" in but else letters.lr, direction, decay)
+
+
+def _restored(part: Any, original: Any, names: Sequence[str]) -> Any:
+    numbers = {name: value for name, value in hyperparameters(original).items() if name in names}
+    return dataclasses.replace(part, **numbers)
 
 
 def hyperparameters(part) -> dict[str, Any]:
@@ -288,8 +326,8 @@ class _Letters:
         if not isinstance(value, tuple | list):
             return self._of(names if isinstance(names, str) else field, value)
         if isinstance(names, str) or len(names) != len(value):
-            stem = names if isinstance(names, str) else names[0].split("_")[0]
-            names = [f"{stem}_{i}" for i in range(1, len(value) + 1)]
+            stem = names if isinstance(names, str) else names[0][0]
+            names = [numbered(stem, i) for i in range(1, len(value) + 1)]
         return tuple(self._of(name, entry) for name, entry in zip(names, value, strict=True))
 
     def _of(self, name: str, value):
@@ -304,13 +342,13 @@ class _Letters:
         else:
             return value
         self.values[symbol] = value
-        self.taken.add(symbol.name)
+        self.taken.add(shown_name(symbol))
         return symbol
 
     def _free(self, name: str) -> str:
         """The name, with a number if it is taken, as by a field of that name in the direction and in the decay."""
-        numbered = (f"{name}_{i}" for i in range(2, len(self.taken) + 3))
-        return next(free for free in (name, *numbered) if free not in self.taken)
+        others = (numbered(name, i) for i in range(2, len(self.taken) + 3))
+        return next(free for free in map(shown_name, (name, *others)) if free not in self.taken)
 
 
 def _array(value: Any) -> np.ndarray:

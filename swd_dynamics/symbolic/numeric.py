@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import sympy
@@ -19,7 +19,7 @@ from swd_dynamics.symbolic.notation import cached, lettered
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NumericEquation:
     """F₀, F₁ and the slow manifold of a rule as functions of arrays, shape (n,) each.
 
@@ -49,6 +49,31 @@ class NumericEquation:
     starting: Callable[..., tuple]
     held: Callable[..., tuple]
     turn: Callable[..., Array]
+
+    def __repr__(self) -> str:
+        eta = "of a schedule" if self.lr is None else f"η = {self.lr:g}"
+        functions = "first (F₀), second (F₁), starting, held and turn"
+        return f"The modified equation dθ/dt = F₀ + ηF₁ in numbers, {eta}: the functions {functions}"
+
+
+@dataclass(frozen=True, repr=False)
+class NumericMap:
+    """One step, linearised, as a function of the Hessian: see :func:`numeric_linear_map`."""
+
+    constants: list[list[Any]]
+    slopes: list[list[Any]]
+
+    def __call__(self, hessian: Array) -> Array:
+        each = np.ones(len(hessian))
+        rows = [
+            [np.diag(a * each) + np.diag(b * each) @ hessian for a, b in zip(*pair, strict=True)]
+            for pair in zip(self.constants, self.slopes, strict=True)
+        ]
+        return np.block(rows)
+
+    def __repr__(self) -> str:
+        size = len(self.constants)
+        return f"The linear map of one step in numbers: a function, Hessian (n, n) → matrix ({size}n, {size}n)"
 
 
 def numeric_equation(rule: UpdateRule) -> NumericEquation:
@@ -97,7 +122,7 @@ def numeric_equation(rule: UpdateRule) -> NumericEquation:
     return NumericEquation(None if rule.has_schedule else float(lr), first, second, starting, held, turn)
 
 
-def numeric_linear_map(rule: UpdateRule) -> Callable[[Array], Array]:
+def numeric_linear_map(rule: UpdateRule) -> NumericMap:
     """One step, linearised, as a function of the Hessian: shape (n, n) → (s·n, s·n), for θ and s − 1 memory entries.
 
     Where the linear map of one weight has the entry a + b·h, that of n weights has the block diag(a) + diag(b)·H.
@@ -130,15 +155,7 @@ def numeric_linear_map(rule: UpdateRule) -> Callable[[Array], Array]:
     parts = sympy.lambdify(list(values), [found.at_zero_curvature().tolist(), slope.tolist()], dummify=True)
     constants, slopes = parts(*values.values())
 
-    def at(hessian: Array) -> Array:
-        each = np.ones(len(hessian))
-        rows = [
-            [np.diag(a * each) + np.diag(b * each) @ hessian for a, b in zip(*pair, strict=True)]
-            for pair in zip(constants, slopes, strict=True)
-        ]
-        return np.block(rows)
-
-    return at
+    return NumericMap(constants, slopes)
 
 
 def _full(theta, value) -> Array:

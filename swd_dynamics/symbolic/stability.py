@@ -1,4 +1,4 @@
-"""Where a rule on f = ½h(θ−θ*)² becomes unstable, and how fast its decay acts in the long run.
+"""Where a rule on f = ½h(θ − θ⋆)² becomes unstable, and how fast its decay acts in the long run.
 
 Both are read off the characteristic polynomial of the linear map of :mod:`swd_dynamics.symbolic.linear`.
 """
@@ -13,8 +13,9 @@ from sympy import Expr, Matrix, Rational, Symbol
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
+from swd_dynamics.symbolic.arrange import shortest
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
-from swd_dynamics.symbolic.form import SMALL, by_curvature, one_minus
+from swd_dynamics.symbolic.form import SMALL, one_minus
 from swd_dynamics.symbolic.jury import complex_value, critical, in_rationals, stable_intervals
 from swd_dynamics.symbolic.linear import (
     LinearMap,
@@ -25,7 +26,7 @@ from swd_dynamics.symbolic.linear import (
     with_numbers_if_large,
 )
 from swd_dynamics.symbolic.notation import curvature as h
-from swd_dynamics.symbolic.notation import z
+from swd_dynamics.symbolic.notation import shown_name, z
 
 # Number of sample points at which it is decided which of several boundaries comes first. A boundary that is the first
 # for a share p of all values is missed with probability (1−p)²⁴, 8 % for p = 1/10. With half as many points it is 28 %,
@@ -45,7 +46,7 @@ UNSTABLE = "the rule is unstable at every small curvature{where}: look at its de
 
 
 def stability_limit(rule: UpdateRule) -> Derivation:
-    """The curvature h at which a rule on f = ½h(θ−θ*)² first becomes unstable as h grows from 0, by Jury's conditions.
+    """The curvature h at which a rule on f = ½h(θ − θ⋆)² first becomes unstable as h grows from 0.
 
     Returns
     -------
@@ -75,7 +76,7 @@ def stability_limit(rule: UpdateRule) -> Derivation:
     >>> stability_limit(UpdateRule(0.5, SGD())).value
     4
     """
-    return derived_from_map(rule, "The stability limit on f = ½h(θ−θ*)²", _stability)
+    return derived_from_map(rule, "The stability limit on f = ½h(θ − θ⋆)²", _stability)
 
 
 def long_run_decay_rate(rule: UpdateRule) -> Derivation:
@@ -100,16 +101,18 @@ def _stability(found: LinearMap, numbers: dict):
     is_open = bool(found.matrix.free_symbols - {h, *known})
     polynomial = characteristic(with_numbers_if_large(found.matrix, known))
     conditions = critical(polynomial)
-    done = "The characteristic polynomial of that matrix, up to a factor"
+    done = "The characteristic polynomial of this linear map"
     steps = [stated(done, Symbol("p"), polynomial.as_expr())]
     boundaries: dict[Expr, None] = {}
     unsolved: list[Expr] = []
-    for done, condition in conditions.items():
+    for degree, (done, condition) in zip((1, 1, len(polynomial.all_coeffs()) - 2), conditions.items(), strict=True):
         edges, without_formula = _roots_in(condition, 3 if is_open else 2)
-        steps += [stated(f"Jury: {done}", h, edge) for edge in edges]
-        steps += [stated(f"Jury: {done}, a polynomial in h", factor, 0) for factor in without_formula]
+        steps += [stated(done, h, edge) for edge in edges]
+        steps += [stated(f"{done}: a polynomial in h", factor, 0) for factor in without_formula]
         if not edges and not without_formula:
-            steps.append(DerivationStep(f"Jury: {done}: at no h > 0", by_curvature(condition)))
+            steps.append(
+                DerivationStep(f"{done}: this happens at no h > 0", shortest(condition / polynomial.LC() ** degree))
+            )
         boundaries |= dict.fromkeys(edges)
         unsolved += without_formula
     is_only = len(boundaries) == 1 and not unsolved
@@ -210,7 +213,7 @@ def _sample(symbol: Any, found: LinearMap, any_size: bool, generator: np.random.
 
     Where nothing is stable at such values, the other symbols may have any size too.
     """
-    if symbol.name in SMALL:
+    if shown_name(symbol) in SMALL:
         value = 10 ** generator.uniform(-4, -0.5)
     elif symbol in found.roots or any_size:
         value = 10 ** generator.uniform(-4, 4)
@@ -224,8 +227,8 @@ def _long_run(found: LinearMap, numbers: dict):
     matrix = found.at_zero_curvature()
     is_open = bool(matrix.free_symbols - {*known})
     polynomial = _excited(with_numbers_if_large(matrix, known))
-    done = "At h = 0 the characteristic polynomial vanishes, up to factors that a perturbation of θ does not excite"
-    step = stated(f"{done}; R = 1 − z for its root of largest modulus", polynomial.as_expr(), 0)
+    done = "At h = 0, the characteristic polynomial without the factors that a perturbation of θ does not excite."
+    step = stated(f"{done} R = 1 − z for its root z of largest modulus", polynomial.as_expr(), 0)
     if not is_open and polynomial.degree() > 2:  # formulas with cube roots would lose half of their digits
         numbered = in_rationals(polynomial.as_expr().xreplace(known), z).sqf_part()
         slow = sympy.N(_largest(numbered.nroots(n=50, maxsteps=500), {}), 15)
@@ -236,7 +239,7 @@ def _long_run(found: LinearMap, numbers: dict):
     if not any(power.exp.is_Rational and power.exp.q > 1 for power in powers):
         return {"R": one_minus(sympy.factor(1 - slow))}, (step,)
     said = [DerivationStep(OSCILLATES.format(where=" where the root is of a negative number"), None)]
-    said += [DerivationStep("of the roots, the one that is the largest where the decay is small", None)] * is_open
+    said += [DerivationStep("R belongs to the root z that is the largest where the decay is weak", None)] * is_open
     return {"R": 1 - slow}, (step, *_to_first_order(polynomial, found.decay_symbols), *said)
 
 

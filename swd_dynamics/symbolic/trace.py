@@ -12,6 +12,7 @@ from swd_dynamics.rules.direction import Step
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
+from swd_dynamics.symbolic.names import hatted, symbol_text
 from swd_dynamics.symbolic.notation import (
     GRADIENTS,
     LAWLESS,
@@ -25,6 +26,7 @@ from swd_dynamics.symbolic.notation import (
     maximum,
     own_symbols,
     primed,
+    shown_name,
     with_laws,
 )
 
@@ -90,8 +92,8 @@ def trace(rule: UpdateRule) -> Trace:
             f"{_name(direction.rest)} gave {rest!r}: a direction's memory is a NamedTuple, if need be an empty one"
         )
     names = getattr(rest, "_fields", tuple(f"m_{i + 1}" for i in range(len(rest))))
-    if taken := {symbol.name for symbol in GRADIENTS} & {*names}:
-        raise NotDerivable(f"the memory entry {taken.pop()} has the symbol of θ, g, G or a rate of these: rename it")
+    if taken := [name for name in names if shown_name(name) in {symbol.name for symbol in GRADIENTS}]:
+        raise NotDerivable(f"the memory entry {taken[0]} has the symbol of θ, g, G or a rate of these: rename it")
     memory = tuple(PerWeight(name, real=True) for name in names)
     kind: Any = type(rest)
     held = kind(*memory) if hasattr(rest, "_fields") else memory
@@ -123,7 +125,7 @@ def trace(rule: UpdateRule) -> Trace:
 def _of_one_name(rule: UpdateRule, memory: Sequence[str]) -> tuple[str, ...]:
     """What tells a rule's own symbols from those of the derivation that look the same."""
     shown = {symbol.name for symbol in SHOWN} | {*memory}
-    own = {s.name for s in own_symbols(rule) if type(s) is Symbol and s.name in shown}
+    own = {shown_name(s) for s in own_symbols(rule) if type(s) is Symbol} & shown
     return tuple(f"a hyperparameter of the rule is called {name} too: it is another {name}" for name in sorted(own))
 
 
@@ -170,13 +172,40 @@ def long_run(traced: Trace) -> Trace:
 
 def trace_steps(traced: Trace) -> tuple[DerivationStep, ...]:
     """The traced step as equations, in the order in which they are computed."""
-    steps = [stated("The gradient the direction sees, G", notation.total, traced.total)]
+    traced, corrections = _with_hats(_in_new_memory(traced))
+    steps = [stated("The gradient that the direction receives", notation.total, traced.total)]
     for symbol, expression in zip(traced.memory, traced.remembered, strict=True):
-        steps.append(stated(f"What the direction remembers, {symbol.name}", primed(symbol), expression))
-    steps.append(stated("The fraction of the weights taken off, R", notation.decay_rate, traced.decay_rate))
+        steps.append(stated(f"The optimizer state {symbol_text(symbol)} after the step", primed(symbol), expression))
+    for hat, expression in corrections.items():
+        steps.append(stated("The same, corrected for its bias towards the initial 0", hat, expression))
+    steps.append(stated("The fraction of the weights that the step subtracts", notation.decay_rate, traced.decay_rate))
     update = replace(traced, decay_rate=notation.decay_rate).update
     steps.append(stated("The step", primed(notation.theta), update))
     return tuple(steps)
+
+
+def _in_new_memory(traced: Trace) -> Trace:
+    """The trace with v′ for the formula of v′ where it is in the formula of another entry, also in a mean."""
+    remembered = list(traced.remembered)
+    for i, (symbol, formula) in enumerate(zip(traced.memory, traced.remembered, strict=True)):
+        if formula.is_Add:
+            new = {formula: primed(symbol), notation.mean(formula): notation.mean(primed(symbol))}
+            remembered = [e if j == i else e.xreplace(new) for j, e in enumerate(remembered)]
+    return replace(traced, remembered=tuple(remembered))
+
+
+def _with_hats(traced: Trace) -> tuple[Trace, dict[Symbol, Expr]]:
+    """The trace with m̂ for m′/(1 − βᵏ) in its decay rate and its move, and what each such symbol stands for."""
+    corrections: dict[Symbol, Expr] = {}
+    for symbol in map(primed, traced.memory):
+        for bias in sorted({*traced.move.atoms(decayed), *traced.decay_rate.atoms(decayed)}, key=str):
+            hat = hatted(symbol)
+            parts = [traced.decay_rate, traced.move]
+            changed = [e.xreplace({symbol: hat * (1 - bias)}) if e.has(symbol) else e for e in parts]
+            if changed != parts and not any(new.has(bias) for new in changed if new.has(hat)):
+                traced = replace(traced, decay_rate=changed[0], move=changed[1])
+                corrections[hat] = symbol / (1 - bias)
+    return traced, corrections
 
 
 def equations(rule: UpdateRule) -> Derivation:
@@ -196,7 +225,7 @@ def equations(rule: UpdateRule) -> Derivation:
     --------
     >>> from swd_dynamics.rules import CATALOG
     >>> equations(CATALOG["SGDW"](lr=0.1, weight_decay=0.05)).value
-    -g/10 + 199*theta/200
+    -g/10 + 199*θ/200
     """
     letters, values = lettered(rule)
     traced = trace(letters)

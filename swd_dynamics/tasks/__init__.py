@@ -1,22 +1,25 @@
 """The tasks: models to train, with losses whose every batch is a function of the seed and the step."""
 
-from functools import partial
-
-from swd_dynamics.tables import Table
+from swd_dynamics.tables import Table, preset
 from swd_dynamics.tasks.digits import logistic_regression, tanh_network
 from swd_dynamics.tasks.images import convolutional_network
 from swd_dynamics.tasks.quadratic import quadratic
 from swd_dynamics.tasks.task import Task
 from swd_dynamics.tasks.text import character_transformer
 
-# Each task takes ``seed`` and ``device``; both have defaults.
+ABOUT = """The tasks by name. Each is a function that makes a :class:`Task`: a model to train and its loss.
+
+TASKS["network"](seed=0, device="cpu"), or TASKS.network(seed=0); seed and device have these defaults.
+"""
+
 TASKS = Table(
     "task",
+    ABOUT,
     **{
-        "quadratic": partial(quadratic, spectrum=(1.0, 3.0, 0.1), optimum=(0.0, 0.0, 0.0), start=(1.0, -2.0, 0.5)),
+        "quadratic": preset(quadratic, spectrum=(1.0, 3.0, 0.1), optimum=(0.0, 0.0, 0.0), start=(1.0, -2.0, 0.5)),
         "logistic": logistic_regression,
         "network": tanh_network,
-        "network-minibatch": partial(tanh_network, batch_size=50),
+        "network-minibatch": preset(tanh_network, batch_size=50),
         "convolution": convolutional_network,
         "transformer": character_transformer,
     },

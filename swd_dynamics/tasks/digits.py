@@ -57,9 +57,9 @@ def logistic_regression(
     batch_size : int, optional
         Images in a step, drawn without replacement and independently in every step; by default all.
     seed : int
-        Of the initial weights and of the batches.
+        Seed of the initial weights and of the batches.
     device, dtype
-        Of the model and the data. Random numbers are drawn on the CPU, the same for every device.
+        Device and dtype of the model and the data. Random numbers are drawn on the CPU, the same for every device.
 
     Raises
     ------
@@ -221,7 +221,7 @@ def _classifier(name, hidden, loss_name, samples, batch_size, seed, device, dtyp
 
 
 def batch(samples: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """Which images a step sees: drawn without replacement, a function of (seed, step) alone.
+    """Which images are in the batch of a step: drawn without replacement, a function of (seed, step) alone.
 
     Returns
     -------

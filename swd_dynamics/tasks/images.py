@@ -35,7 +35,7 @@ def convolutional_network(
     Parameters
     ----------
     channels : pair of int
-        Of the two convolutions.
+        Number of channels of each of the two convolutions.
     hidden : int
         Units between the linear layers.
     samples : int
@@ -44,9 +44,9 @@ def convolutional_network(
     batch_size : int
         Images in a step, drawn without replacement and independently in every step.
     seed : int
-        Of the initial weights and of the batches.
+        Seed of the initial weights and of the batches.
     device, dtype
-        Of the model and the data. Random numbers are drawn on the CPU, the same for every device.
+        Device and dtype of the model and the data. Random numbers are drawn on the CPU, the same for every device.
 
     Raises
     ------
@@ -114,7 +114,8 @@ def enlarged(images: np.ndarray) -> Tensor:
 def _pair(channels: Sequence[int]) -> tuple[int, int]:
     if isinstance(channels, str) or not isinstance(channels, Sequence) or len(channels) != 2:
         raise InputError(
-            f"channels = {channels!r} is not allowed: it must be those of the two convolutions, as (32, 64)"
+            f"channels = {channels!r} is not allowed: it must be two numbers, the channels of each convolution, as"
+            " (32, 64)"
         )
     for number in channels:
         whole_number("number of channels", number, 1)

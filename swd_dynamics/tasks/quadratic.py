@@ -1,5 +1,7 @@
 """A quadratic bowl with a given spectrum, with or without gradient noise of known size."""
 
+from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -45,9 +47,10 @@ def quadratic(
     noise : float or array, shape (n,)
         Standard deviation of the gradient noise.
     seed : int
-        Of the noise.
+        Seed of the noise.
     device, dtype
-        Of the weights, the one parameter ``theta``. The noise is drawn on the CPU, the same for every device.
+        Device and dtype of the weights, which are one parameter, ``theta``. The noise is drawn on the CPU, so that it
+        is the same for every device.
 
     Raises
     ------

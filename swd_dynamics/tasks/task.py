@@ -1,5 +1,7 @@
 """A task: a model, the loss of each step's batch, and the full loss with its derivatives at any point."""
 
+from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
+
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ HESSIAN_ROWS_AT_ONCE = 64  # each row is a pass through the model with all the d
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is trained: a model, its loss on the batch of each step, and its loss on everything.
+    """What is trained: a model, its loss on the batch of each step, and its loss on all the data.
 
     A batch is a function of the task's seed and the step, not of the steps before. So several optimizers get the
     same gradient noise.
@@ -60,7 +62,7 @@ class Task:
         """The loss on the batch of the 0-based ``step``, at the model's present weights, ready for ``backward``."""
         return self.batch_loss(self.model, step)
 
-    def fresh(self) -> "Task":
+    def fresh(self) -> Task:
         """The same task with a copy of the model and its present weights."""
         return replace(self, model=deepcopy(self.model))
 

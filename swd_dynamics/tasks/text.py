@@ -93,9 +93,9 @@ def character_transformer(
         attention, as on a CPU, this loss has no second derivatives, except under
         ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
     seed : int
-        Of the initial weights and of the batches.
+        Seed of the initial weights and of the batches.
     device, dtype
-        Of the model. Random numbers are drawn on the CPU, the same for every device.
+        Device and dtype of the model. Random numbers are drawn on the CPU, the same for every device.
 
     Raises
     ------

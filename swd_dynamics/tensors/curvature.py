@@ -49,8 +49,8 @@ class Curvature:
     optimizer : torch.optim.Optimizer, optional
         The optimizer that has D; D = 1 for SGD and optimizers like it.
     tolerance : float
-        An eigenpair is found when ‖Hv − λv‖ ≤ tolerance·‖H‖, where ‖H‖ is the largest |Rayleigh
-        quotient| so far. That also bounds the error of λ, which in practice is nearer to
+        An eigenpair is found when ‖Hv − λv‖ ≤ tolerance·‖H‖, where ‖H‖ is the largest modulus of
+        a Rayleigh quotient so far. That also bounds the error of λ, which in practice is nearer to
         tolerance²·‖H‖.
     max_products : int
         The number of Hessian-vector products in a call, at most; ≥ k. Eigenvalues that are not

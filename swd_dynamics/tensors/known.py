@@ -22,6 +22,8 @@ Group = Mapping[str, Any]  # one of an optimizer's param_groups
 class Taken(NamedTuple):
     """What a parameter took a step with.
 
+    Attributes
+    ----------
     state : mapping — the parameter's optimizer state after the step
     theta, gradient : Tensor or None — θ before the step, and the gradient that the step used; None
         if the response needs neither

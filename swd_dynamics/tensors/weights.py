@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from swd_dynamics.checks import shown
 from swd_dynamics.errors import InputError
 from swd_dynamics.tensors.sharding import is_sharded
 
@@ -123,9 +124,13 @@ def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
     while _is_wrapper(optimizer):
         optimizer = optimizer.optimizer
     if not isinstance(optimizer, torch.optim.Optimizer):
-        name = type(optimizer).__name__
+        name = shown(optimizer) if isinstance(optimizer, str | type) else type(optimizer).__name__
         inner = isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer)
-        advice = f": give the optimizer inside the {name}" if inner else ""
+        advice = (
+            f": give the optimizer inside the {name}"
+            if inner
+            else ": give one, as torch.optim.AdamW(model.parameters())"
+        )
         raise InputError(f"a probe attaches to a torch.optim.Optimizer, not to {name}{advice}")
     if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
         seen = f"{type(optimizer).__name__} has no hooks, because it does not call Optimizer.__init__"

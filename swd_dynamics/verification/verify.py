@@ -19,8 +19,10 @@ from swd_dynamics.crosscheck.causes import (
     with_rule_numbers,
 )
 from swd_dynamics.crosscheck.near_rules import NEAR_RULES, AlteredRule, NearRule
+from swd_dynamics.crosscheck.recorded_rule import rule_of_optimizer
 from swd_dynamics.crosscheck.stepping import departure_of, largest_error, own_steps, relative, wrong_by
 from swd_dynamics.errors import InputError
+from swd_dynamics.rules.catalog import Entry
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.verdict import Verdict, judge
 from swd_dynamics.verification.coverage import Exercised, exercised, not_tested, record_scenarios
@@ -36,12 +38,13 @@ MOST_STEPS = 100_000  # of a scenario: their gradients are a few dozen megabytes
 
 
 def verify(
-    factory: Callable[[Any], Any],
-    rule: UpdateRule,
+    factory: Callable[..., Any],
+    rule: UpdateRule | Entry | str,
     *,
     steps: int = 200,
     seed: int = 0,
     allow: str | Sequence[str] = (),
+    **arguments: Any,
 ) -> Verdict:
     """Compare a torch optimizer with a rule, step by step: does it do what its paper says?
 
@@ -56,10 +59,12 @@ def verify(
 
     Parameters
     ----------
-    factory : callable
-        Takes parameters, or parameter groups, and returns the optimizer. If it takes no groups, there is one group.
-    rule : UpdateRule
-        With one η and one λ, the numbers that the factory gives the optimizer.
+    factory : callable (parameters, **arguments) → torch.optim.Optimizer
+        The optimizer's class, or a function. It takes parameters, or parameter groups. If it takes no groups, there is
+        one group.
+    rule : UpdateRule, or the name of a rule in CATALOG
+        With one η and one λ, the numbers that the factory gives the optimizer. A name, as "AdamW", stands for the rule
+        with the optimizer's own numbers.
     steps : int
         Number of steps of each scenario, from 2 to 100 000. Bias corrections may last longer than 200 steps, for
         example with β₂ = .999. Then give more steps, because later steps are not tested.
@@ -68,6 +73,8 @@ def verify(
     allow : str or sequence of str
         Names of near rules that do not count as a mistake, for example "eps-on-mean-root": the rule is changed so
         before it is compared.
+    **arguments
+        Arguments of the optimizer, as ``lr=1e-2``, in place of a factory that has them.
 
     Returns
     -------
@@ -103,6 +110,10 @@ def verify(
     >>> verdict.first_departure, verdict.cause
     (1, 'weight decay is decoupled: R = ηλ')
     """
+    from swd_dynamics.bench.drive import with_arguments  # torch only when it is needed
+
+    factory = with_arguments(factory, arguments)
+    rule = rule_of_optimizer(rule, factory)
     _check(rule)
     steps, seed = whole_number("steps", steps, 2, MOST_STEPS), whole_number("seed", seed)
     allowed = [NEAR_RULES[name] for name in ([allow] if isinstance(allow, str) else allow)]
@@ -206,8 +217,6 @@ def _said(own: Any, rules: Any) -> str:
 
 
 def _check(rule: UpdateRule) -> None:
-    if not isinstance(rule, UpdateRule):
-        raise InputError(f"rule = {rule!r} is not an UpdateRule: take one from CATALOG")
     for name, value in (("lr", rule.lr), ("weight_decay", rule.weight_decay)):
         if callable(value) or np.ndim(value) or is_symbolic(value):
             raise InputError(

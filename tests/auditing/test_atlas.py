@@ -4,13 +4,13 @@ import csv
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from itertools import chain
 
 import pytest
 
 from swd_dynamics.__main__ import main
 from swd_dynamics.auditing import atlas as atlas_module
-from swd_dynamics.auditing.atlas import PHASES, Atlas, AtlasEntry, atlas, optimizers_of
+from swd_dynamics.auditing.atlas import PHASES, Atlas, AtlasEntry, atlas, optimizers_of, read_atlas
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots.atlas import draw_atlas
 
@@ -25,7 +25,7 @@ TORCH = {
 
 AUDITED = {
     "kind": "decoupled",
-    "phases": {phase: {"R": 1e-3} for phase in PHASES},
+    "phases": {phase: {"R": 1e-3, "5 %": 1e-3, "95 %": 1e-3} for phase in PHASES},
     "lr": 0.01,
     "weight_decay": 0.1,
     "reasons": ["done before"],
@@ -61,13 +61,19 @@ def test_files_hold_everything(torch_atlas, tmp_path):
 
 
 @pytest.mark.slow
-def test_figure_names_everyone(torch_atlas):
-    """Assert that every optimizer has its line in the figure, and every kind that occurs its heading."""
-    figure = draw_atlas(torch_atlas.entries, torch_atlas.title, torch_atlas.nominal)
-    axes = figure.axes[0]
-    assert {label.get_text() for label in axes.get_yticklabels()} == {entry.name for entry in torch_atlas.entries}
-    texts = {text.get_text() for text in axes.texts}
-    assert {"L2", "decoupled", "no decay", "not audited"} <= texts
+def test_the_stored_atlas_is_the_atlas(torch_atlas, tmp_path):
+    """Assert that the JSON file holds every entry as it was."""
+    _, full = torch_atlas.write(tmp_path)
+    assert read_atlas(full) == torch_atlas
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no JSON", '{"optimizers": [{}]}'])
+def test_another_json_file_is_no_atlas(content, tmp_path):
+    """Assert that a file that is not an atlas is refused."""
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"other\.json is not an atlas"):
+        read_atlas(path)
 
 
 @pytest.mark.slow
@@ -100,7 +106,7 @@ def test_an_interrupt_keeps_what_was_done(monkeypatch, tmp_path, capsys):
     reasons = {row["optimizer"]: row["reasons"] for row in csv.DictReader(lines)}
     assert reasons.pop("SGD") == "done before"
     assert set(reasons.values()) == {"interrupted before its turn"}
-    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".json", ".png", ".svg"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".json", ".png", ".svg", ".md"}
     capsys.readouterr()
 
 
@@ -130,6 +136,7 @@ def test_nothing_is_written_over_by_nothing(interrupted, monkeypatch, tmp_path, 
         (["--limit", "inf"], "limit = inf is not allowed"),
         (["--out", "file"], "file is not a folder"),
         (["--out", "file/below"], "file is not a folder"),
+        (["--out", "."], "README.md was not written by atlas"),
         (["--package", ""], "cannot be imported: ValueError"),
         (["--package", ".mine"], ".mine cannot be imported: TypeError"),
         (["--package", "breaks_here"], "breaks_here cannot be imported: ZeroDivisionError"),
@@ -141,7 +148,8 @@ def test_mistakes_are_said_before_the_work(arguments, said, monkeypatch, tmp_pat
     monkeypatch.setattr(atlas_module, "_audited", lambda *_: pytest.fail("the work has begun"))
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     monkeypatch.chdir(tmp_path)
-    for name, text in (("breaks_here.py", "1 / 0"), ("leaves_here.py", "raise SystemExit(0)"), ("file", "")):
+    there = {"breaks_here.py": "1 / 0", "leaves_here.py": "raise SystemExit(0)", "file": "", "README.md": "mine"}
+    for name, text in there.items():
         (tmp_path / name).write_text(text)
     assert main(["atlas", *arguments]) == 2
     error = capsys.readouterr().err
@@ -175,18 +183,83 @@ def test_a_script_needs_no_guard(tmp_path):
     assert done.stdout.count("\n") == 1
 
 
-def test_an_optimizer_with_another_nominal_rate_is_marked():
-    """Assert that its name has an asterisk that the legend explains, and that there is no note without an asterisk."""
-    alike = AtlasEntry("Alike", AUDITED)
-    other = replace(alike, name="Other", found=AUDITED | {"lr": 1e-3})
-    unknown = replace(alike, name="Unknown", found=AUDITED | {"weight_decay": None})
-    found = Atlas("mine", {}, (alike, other, unknown))
-    figure = draw_atlas(found.entries, found.title, found.nominal)
-    assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == {"Alike", "Other*", "Unknown"}
-    assert any("another ηλ" in text.get_text() for text in figure.legends[0].get_texts())
-    plain = draw_atlas((alike, unknown), found.title, found.nominal)
-    assert not any("ηλ" in text.get_text() for text in plain.legends[0].get_texts())
-    assert "where a constructor takes them" in found.title and found.counts in found.title
+def rated(name, kind="decoupled", *, low=1.0, settled=1.0, high=1.0, fallen=1.0, weight_decay=0.1):
+    """An entry with R/ηλ as given."""
+    phases = {"settled": {"5 %": low * 1e-3, "R": settled * 1e-3, "95 %": high * 1e-3}}
+    phases["gradients / 10"] = {"R": fallen * 1e-3}
+    return AtlasEntry(name, AUDITED | {"kind": kind, "phases": phases, "weight_decay": weight_decay})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "wrong"),
+    [
+        ("RAdam", "decoupled", True),  # torch's adds λθ to the gradient
+        ("AdaMax", "L2", False),  # as torch's Adamax
+        ("FlashAdamW", "decoupled", False),
+        ("FlashAdamW", "none", True),
+        ("SGD", "all the same", False),  # a kind that excludes no other
+        ("Lion", "other", False),  # the name says nothing
+    ],
+)
+def test_a_name_that_says_another_kind(name, kind, wrong):
+    """Assert that a name is wrong if torch's optimizer of that name, or the W in it, says another kind of decay."""
+    assert rated(name, kind).contradicts_name is wrong
+
+
+def test_an_optimizer_that_was_not_audited_contradicts_nothing():
+    """Assert that nothing is said about an optimizer without an audit."""
+    entry = AtlasEntry("AdamW", None, "could not be made")
+    assert not entry.contradicts_name and not entry.decays_by_nominal
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [({}, True), ({"low": 0.9}, False), ({"high": 1.1}, False), ({"settled": 0.9}, False), ({"fallen": 1.1}, False)],
+)
+def test_decay_by_the_arguments(changed, same):
+    """Assert that R is ηλ only if it is so for nearly all weights, and also after the gradients changed."""
+    assert rated("Mine", **changed).decays_by_nominal is same
+
+
+def test_the_claim_counts():
+    """Assert that the claim names the optimizers with a wrong name, and counts those with R ≠ ηλ that have a λ."""
+    entries = (rated("RAdam"), rated("Twice", settled=2.0), rated("Without", weight_decay=None), rated("Right"))
+    claim = Atlas("mine", {}, entries).claim
+    assert "RAdam does" in claim and "1 of the 3" in claim
+    assert "no optimizer contradicts" in Atlas("mine", {}, entries[1:]).claim
+    many = tuple(rated(f"{i}AdamW", "L2") for i in range(6))
+    assert "6 optimizers do" in Atlas("mine", {}, many).claim
+
+
+def test_the_table_fits_a_terminal():
+    """Assert that each optimizer has one line of at most 100 columns, with its name's kind where that is wrong."""
+    long = "Long takes no step with gradients alone: " + "too long " * 30
+    text = str(Atlas("mine", {}, (rated("RAdam"), rated("Twice", settled=2.0), AtlasEntry("Long", None, long))))
+    assert max(map(len, text.splitlines())) <= 100
+    rows = {line.split()[0]: line for line in text.splitlines()[1:4]}
+    assert "its name says L2" in rows["RAdam"] and rows["Twice"].split()[1:] == ["decoupled", "2", "1", "1", "1"]
+    assert "too long" in rows["Long"]
+
+
+def test_only_what_differs_is_drawn():
+    """Assert that the figure has the rows with R ≠ ηλ and those with a wrong name, and counts all others."""
+    differ = [rated("Twice", settled=2.0), rated("RAdam"), rated("New", "a new kind", low=0.5)]
+    others = [rated("Right"), rated("Slow", settled=1e-6), rated("Without", weight_decay=None), AtlasEntry("No", None)]
+    figure = draw_atlas([*differ, *others], "A claim")
+    (axes,) = figure.axes
+    assert {label.get_text() for label in axes.get_yticklabels()} == {entry.name for entry in differ}
+    words = " ".join(text.get_text() for text in axes.texts)
+    assert "decoupled, not L2" in words and "a new kind: 1" in words
+    note = figure.legends[0].get_title().get_text()
+    assert all(said in note for said in ("1 with R = ηλ", "1 with R <", "1 without weight_decay", "1 not audited"))
+
+
+def test_a_large_atlas_has_two_panels():
+    """Assert that many rows are drawn in two panels, with each row in one of them; and no row, in none."""
+    entries = [rated(f"{kind}{i}", kind, settled=2.0) for kind in ("L2", "other", "stable") for i in range(8)]
+    named = [[label.get_text() for label in axes.get_yticklabels()] for axes in draw_atlas(entries, "A claim").axes]
+    assert len(named) == 2 and sorted(chain(*named)) == sorted(entry.name for entry in entries)
+    assert draw_atlas([rated("Right")], "A claim").axes == []
 
 
 @pytest.mark.parametrize(

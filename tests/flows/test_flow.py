@@ -108,13 +108,13 @@ def test_divergence_is_a_clear_error():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Flow("SGD", gradient), "rule = 'SGD' is not an UpdateRule"),
+        (lambda: Flow("SGD", gradient), "rule = 'SGD'"),
         (lambda: Flow(UpdateRule(0.1, SGD()), START), "is not a function"),
         (lambda: Flow(UpdateRule(lambda k: 1 - k, SGD()), gradient).solve(START, steps=5), "lr = -1.0 at step 2"),
         (lambda: Flow(UpdateRule(0.1, SGD()), gradient, order=3), "order = 3 is not allowed"),
         (lambda: Flow(UpdateRule(0.1, SGD()), gradient, order=2), "needs hvp"),
         (lambda: Flow(UpdateRule(Cosine(0.1, 9), SGD()), gradient, hvp, order=2), "constant learning rate"),
-        (lambda: Flow(UpdateRule(lambda k: H / 10, SGD()), gradient), "not of one for every weight"),
+        (lambda: Flow(UpdateRule(lambda k: H / 10, SGD()), gradient), "one for every weight"),
         (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve(START), "either steps or t"),
         (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve(START, steps=0), "steps = 0 is not allowed"),
         (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve(START, steps=1.5), "whole number"),
@@ -127,10 +127,10 @@ def test_divergence_is_a_clear_error():
         (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve(START, steps=1, tolerance=-1), "tolerance = -1"),
         (lambda: Flow(UpdateRule(0.1, SGD()), lambda x: x[:1]).solve(START, steps=1), r"of shape \(1,\) at theta0"),
         (lambda: Flow(UpdateRule(0.1, SGD()), lambda x: x * np.nan).solve(START, steps=1), "not finite"),
-        (lambda: Flow(UpdateRule(0.1, SGD()), lambda: 0).solve(START, steps=1), "cannot be called so"),
+        (lambda: Flow(UpdateRule(0.1, SGD()), lambda: 0).solve(START, steps=1), "gradient.theta. failed"),
         (
             lambda: Flow(UpdateRule(0.1, SGD()), gradient, gradient, 2).solve(START, steps=1),
-            "hvp.theta, vector. cannot",
+            "hvp.theta, vector. failed",
         ),
         (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve([np.nan], steps=1), "finite"),
         (lambda: Flow(UpdateRule(Cosine(0.1, 9), SGD()), gradient).solve(START, t=1.0), "give steps"),

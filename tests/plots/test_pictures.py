@@ -70,15 +70,18 @@ def test_sliders():
 
 @compared
 def test_atlas():
-    """Assert that an atlas has a line for each optimizer, under the heading of its kind."""
-    rates = {"L2": (1e-3, 1e-2), "decoupled": (1e-3, 1e-3), "stable": (2e-3, 2e-2), "other": (5e-4, 1e-4)}
+    """Assert that an atlas has a row for each optimizer that differs, with a bar and two markers."""
+    rates = {"L2": (0.1, 1.0, 8.0, 3.0), "decoupled": (2.0, 2.0, 2.0, 2.0), "stable": (0.3, 0.3, 0.3, 0.6)}
+    rates |= {"other": (0.01, 0.5, 1.0, 0.2), "AdamW": (0.05, 0.1, 0.2, 0.2), "right": (1.0, 1.0, 1.0, 1.0)}
     entries = []
-    for kind, (settled, after) in rates.items():
-        phases = {"settled": {"R": settled}, "gradients / 10": {"R": after}}
-        found = {"kind": kind, "phases": phases, "lr": 0.01, "weight_decay": 0.1, "evidence": []}
-        entries.append(AtlasEntry(f"Of {kind}", found))
+    for name, row in rates.items():
+        low, settled, high, fallen = (1e-3 * ratio for ratio in row)
+        phases = {"settled": {"5 %": low, "R": settled, "95 %": high}, "gradients / 10": {"R": fallen}}
+        kind = {"AdamW": "L2", "right": "decoupled"}.get(name, name)
+        found = {"kind": kind, "phases": phases, "lr": 0.01, "weight_decay": 0.1, "reasons": []}
+        entries.append(AtlasEntry(name, found))
     entries.append(AtlasEntry("Sparse", None, "needs sparse gradients"))
-    return draw_atlas(entries, "An atlas", 1e-3)
+    return draw_atlas(entries, "mine: AdamW does not decay as its name says,\nand R is not ηλ in 5 of 6")
 
 
 @compared

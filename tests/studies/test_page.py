@@ -93,6 +93,16 @@ def test_a_study_that_trained_on_a_gpu_says_so(tmp_path):
     assert "\nswd-dynamics reproduce drop-in --out" in text
 
 
+def test_a_caption_stands_below_its_picture(tmp_path):
+    """Assert that what a study does not show is said right below its figure."""
+    (tmp_path / "drop-in.png").touch()
+    paragraphs = page(ALL, tmp_path).split("\n\n")
+    below = paragraphs[paragraphs.index("## drop-in") + 4]
+    assert (
+        "drop-in.png" in paragraphs[paragraphs.index(below) - 1] and "does not show that AdamS trains better" in below
+    )
+
+
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("place", ["figures", "figures/quick", "my results", "figures/other", "else/quick"])
 def test_a_command_makes_the_folder_that_it_stands_in(tmp_path, place, quick):

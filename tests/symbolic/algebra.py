@@ -11,8 +11,8 @@ from swd_dynamics.symbolic.notation import PerWeight
 h, theta, theta_star = notation.curvature, notation.theta, notation.theta_star
 g, gdot, theta_dot = notation.gradient, notation.gradient_dot, notation.theta_dot
 eta = notation.lr
-beta, tau, lam, epsilon = sympy.symbols("beta tau lambda epsilon", positive=True)
-beta_0, beta_1, beta_2 = sympy.symbols("beta_0 beta_1 beta_2", positive=True)
+beta, tau, lam, epsilon = sympy.symbols("β τ λ ε", positive=True)
+beta_0, beta_1, beta_2 = sympy.symbols("β₀ β₁ β₂", positive=True)
 root, root_mean = sympy.symbols("root root_mean", positive=True)  # √v and √v̄
 
 momenta = st.floats(0.05, 0.95)

@@ -38,21 +38,21 @@ MOMENTA = {
 @pytest.mark.parametrize("name", ["SGD", "SGDS"])
 @pytest.mark.parametrize("arguments", MOMENTA.values(), ids=MOMENTA)
 def test_l2_and_stable_decay_rest_where_gradient_descent_does(name, arguments):
-    """Assert that L2 and stable decay come to rest at hθ*/(h+λ), whatever the momentum."""
+    """Assert that L2 and stable decay come to rest at hθ⋆/(h+λ), whatever the momentum."""
     found = fixed_point(CATALOG[name](lr=eta, weight_decay=lam, **arguments)).value
     assert equal(found, h * theta_star / (h + lam))
 
 
 @pytest.mark.parametrize("arguments", MOMENTA.values(), ids=MOMENTA)
 def test_decoupled_decay_is_weakened_by_momentum(arguments):
-    """Assert that decoupled decay comes to rest at hθ*/(h+λ(1−β)/(1−τ))."""
+    """Assert that decoupled decay comes to rest at hθ⋆/(h+λ(1−β)/(1−τ))."""
     found = fixed_point(CATALOG["SGDW"](lr=eta, weight_decay=lam, **arguments)).value
     assert equal(found, h * theta_star / (h + lam * (1 - beta) / (1 - arguments.get("dampening", 0))))
 
 
 @pytest.mark.parametrize("family", ["Adam", "AMSGrad"])
 def test_adam_frozen(family):
-    """Assert that frozen Adam rests where h(θ−θ*) + λcθ = 0, c = 1 (L2), √v+ε (decoupled), (√v+ε)/√v̄ (stable)."""
+    """Assert that frozen Adam rests where h(θ − θ⋆) + λcθ = 0, c = 1 (L2), √v+ε (decoupled), (√v+ε)/√v̄ (stable)."""
     weights = {"": 1, "W": root + epsilon, "S": (root + epsilon) / root_mean}
     for decay, weight in weights.items():
         rule = CATALOG[family + decay](lr=eta, betas=(beta_1, beta_2), eps=epsilon, weight_decay=lam)
@@ -63,13 +63,13 @@ def test_adam_frozen(family):
 
 @pytest.mark.parametrize("name", ["Adai", "AdaiW", "AdaiS"])
 def test_adai(name):
-    """Assert that every decay of Adai, whose momentum is an average, comes to rest at hθ*/(h+λ)."""
+    """Assert that every decay of Adai, whose momentum is an average, comes to rest at hθ⋆/(h+λ)."""
     rule = CATALOG[name](lr=eta, betas=(beta_0, beta_2), eps=epsilon, weight_decay=lam)
     assert equal(fixed_point(rule).value, h * theta_star / (h + lam))
 
 
 def test_full_batch_adamw():
-    """Assert that in full batch AdamW (ε = 0) can rest at ±1/λ, on the side of θ* that the gradient points to."""
+    """Assert that in full batch AdamW (ε = 0) can rest at ±1/λ, on the side of θ⋆ that the gradient points to."""
     flow = modified_equation(CATALOG["AdamW"](lr=eta, eps=0.0, weight_decay=lam)).first
     for side in (1, -1):
         at = {notation.gradient: h * (side / lam - side * 2 / lam), theta: side / lam}
@@ -77,7 +77,7 @@ def test_full_batch_adamw():
 
 
 def test_full_batch_adams():
-    """Assert that AdamS (ε = 0) can rest one weight where λ|θ| = rms(g), the others at θ*: at (1, −1.891, .5)."""
+    """Assert that AdamS (ε = 0) can rest one weight where λ|θ| = rms(g), the others at θ⋆: at (1, −1.891, .5)."""
     flow = modified_equation(CATALOG["AdamS"](lr=eta, eps=0.0, weight_decay=0.1)).first
     where = -6 / (3 + sympy.sqrt(3) / 10)
     gradient = 3 * (where + 2)

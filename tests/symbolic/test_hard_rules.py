@@ -53,8 +53,8 @@ def test_three_buffers_rest():
 def test_three_betas_have_three_symbols():
     """Assert that a tuple of three in a field named betas becomes β₁, β₂ and β₃."""
     _, values = lettered(UpdateRule(0.1, THREE))
-    betas = {symbol.name: number for symbol, number in values.items() if symbol.name.startswith("beta")}
-    assert betas == {"beta_1": 0.1, "beta_2": 0.5, "beta_3": 0.9}
+    betas = {symbol.name: number for symbol, number in values.items() if symbol.name.startswith("β")}
+    assert betas == {"β₁": 0.1, "β₂": 0.5, "β₃": 0.9}
 
 
 def test_epsilon_inside_the_root():

@@ -10,6 +10,7 @@ from swd_dynamics.symbolic import (
     eigenvalues,
     equations,
     fixed_point,
+    lettered,
     linear_map,
     long_run_decay_rate,
     modified_equation,
@@ -43,8 +44,7 @@ def test_every_derivation_of_every_rule(rule, derive):
     found = derive(rule)
     letters = set().union(*(sympy.Tuple(result).free_symbols for result in found.results.values()))
     assert not letters & set(found.values), "a symbol whose number is known is left in the result"
-    latex, markdown, text = found.latex(), found._repr_markdown_(), str(found)
-    assert repr(found) == text
+    latex, markdown, text = found.latex(), found._repr_markdown_(), " ".join(str(found).split())
     assert latex in markdown
     assert found.title in markdown and text.startswith(found.title)
     assert len(found.steps) >= 3
@@ -57,39 +57,55 @@ def test_every_derivation_of_every_rule(rule, derive):
     )
 
 
+@pytest.mark.parametrize("derive", DERIVATIONS, ids=lambda derive: derive.__name__)
+@pytest.mark.parametrize("columns", [60, 100])
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_no_line_is_wider_than_the_terminal(rule, derive, columns, monkeypatch):
+    """Assert that steps, result and assumptions fit the terminal, with numbers and in symbols."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for given in (rule, lettered(rule)[0]):
+        found = derive(given)
+        lines = f"{found}\n{found!r}".splitlines()
+        assert max(map(len, lines)) <= columns
+        assert columns < 100 or all(len(part.splitlines()) <= 6 for part in (step.text() for step in found.steps))
+
+
 def test_latex_of_a_step():
     """Assert that LaTeX has the paper's symbols, primes and means."""
     derivation = equations(CATALOG["AdamS"](lr=eta, betas=(0.9, 0.99), eps=0.0))
     lines = " ".join(step.latex() for step in derivation.steps)
-    for part in (r"\theta'", r"m'", r"v'", r"\beta_{1}^{k}", r"\left\langle", r"\eta"):
+    for part in (r"\theta'", r"m'", r"v'", r"\beta_{1}^{k}", r"\left\langle", r"\eta", r"\hat{m}", r"\hat{v}"):
         assert part in lines
 
 
 def test_latex_of_a_result():
     """Assert that the flow of gradient descent prints as it is written on paper."""
     assert modified_equation(CATALOG["SGD"](lr=0.1)).latex() == (
-        r"\begin{aligned} F_0 &= - g \\ F_1 &= \frac{\dot{g}}{2} \end{aligned}"
+        r"\begin{aligned} F_{0} &= - g \\ F_{1} &= \frac{\dot{g}}{2} \end{aligned}"
     )
 
 
 def test_text_of_a_derivation():
     """Assert that a terminal shows gradient descent with decoupled decay, steps and result, line by line."""
-    text = str(equations(CATALOG["SGDW"](lr=0.5, weight_decay=0.25)))
-    assert text.splitlines() == [
+    derivation = equations(CATALOG["SGDW"](lr=0.5, weight_decay=0.25))
+    assert str(derivation).splitlines() == [
         "One step: SGD with decoupled decay",
         "==================================",
-        "1. The gradient the direction sees, G",
-        "      G = g",
-        "2. The fraction of the weights taken off, R",
-        "      R = η⋅λ",
+        "1. The gradient that the direction receives",
+        "    G = g",
+        "2. The fraction of the weights that the step subtracts",
+        "    R = ηλ",
         "3. The step",
-        "      θ′ = -η⋅G + θ⋅(1 - R)",
+        "    θ′ = (1 − R)θ − ηG",
         "Result",
-        "   θ′ =",
-        "        g   7⋅θ",
-        "      - ─ + ───",
-        "        2    8 ",
+        "    θ′ = 7θ/8 − g/2",
     ]
+    assert repr(derivation).splitlines() == [
+        "One step: SGD with decoupled decay",
+        "    θ′ = 7θ/8 − g/2",
+        "3 steps: print this derivation, or see .steps and .symbols",
+    ]
+    assert repr(derivation.steps) == "\n".join(str(derivation).splitlines()[2:8])
 
 
 def test_values_say_what_the_symbols_stood_for():

@@ -148,7 +148,7 @@ def test_arrays_become_symbols_for_every_weight():
     """Assert that arrays become symbols with a value for every weight: η times a share of it, and λ."""
     lr, rate = np.array([0.1, 0.05]), np.array([0.3, 0.0])
     rule, values = lettered(CATALOG["SGDW"](lr=lr, momentum=sympy.Rational(1, 2), weight_decay=rate))
-    share, per_weight = notation.lr_share, PerWeight("lambda", nonnegative=True)
+    share, per_weight = notation.lr_share, PerWeight("λ", nonnegative=True)
     assert rule.lr == eta * share
     assert values[eta] == 0.1 and values[share].tolist() == [1.0, 0.5]
     assert values[per_weight] is rate

@@ -118,7 +118,7 @@ def test_training_reads_held_out_digits():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"channels": 32}, "channels = 32 is not allowed: it must be those of the two convolutions"),
+        ({"channels": 32}, "channels = 32 is not allowed: it must be two numbers"),
         ({"channels": (1, 2, 3)}, r"channels = \(1, 2, 3\) is not allowed"),
         ({"channels": (0, 2)}, "number of channels = 0 is not allowed"),
         ({"hidden": 0}, "hidden = 0 is not allowed: it must be a whole number ≥ 1"),

@@ -401,7 +401,7 @@ def test_a_guard_of_our_own_is_named():
         (lambda params: 3, CATALOG["SGD"](), {}, "must return a torch.optim.Optimizer, not 3"),
         (lambda params: torch.optim.SGD(params, lr=-1), CATALOG["SGD"](), {}, "cannot be made .* ValueError"),
         (lambda params: torch.optim.SGD([torch.ones(1)]), CATALOG["SGD"](), {}, "does not train the parameters"),
-        (torch.optim.SGD, torch.optim.SGD, {}, "is not an UpdateRule"),
+        (torch.optim.SGD, torch.optim.SGD, {}, "not a rule"),
         (torch.optim.SGD, CATALOG["SGD"](lr=lambda k: 0.1), {}, "lr = .* is not one number"),
         (torch.optim.SGD, CATALOG["SGD"](weight_decay=np.ones(3)), {}, "weight_decay = .* is not one number"),
         (leave, CATALOG["SGD"](), {}, "cannot be made .* SystemExit"),

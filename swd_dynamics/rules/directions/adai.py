@@ -24,7 +24,7 @@ class Adai:
 
     Examples
     --------
-    The weight with the larger gradients has the smaller β₁: of 0 and 4, v̂/v̄ = 0 and 2, and β₁ = 1 − ε and 1 − 2β₀.
+    The weight with the larger gradients has the smaller β₁. For 0 and 4, v̂/v̄ is 0 and 2, and β₁ is 1 − ε and 1 − 2β₀.
 
     >>> import numpy as np
     >>> from swd_dynamics.rules import UpdateRule

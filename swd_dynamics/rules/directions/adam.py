@@ -93,7 +93,7 @@ class AMSGrad(_AdamFamily):
 
     Examples
     --------
-    After a gradient of 4 and a gradient of 0, v has fallen and its largest value has not:
+    After a gradient of 4 and a gradient of 0, v has fallen, but its largest value has not:
 
     >>> import numpy as np
     >>> from swd_dynamics.rules import UpdateRule

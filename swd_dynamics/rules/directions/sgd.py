@@ -49,7 +49,7 @@ class SGD:
 class HeavyBall:
     """Heavy-ball momentum: m ← βm + (1−τ)g, step m, η_eff = η(1−τ)/(1−β).
 
-    torch seeds m with the *undamped* first gradient, and so does this.
+    The first m is the *undamped* first gradient, as in torch.
 
     Source: Polyak 1964; torch.optim.SGD.
 
@@ -120,7 +120,12 @@ class Nesterov:
 
 
 def sgd_family(momentum=0.0, dampening=0.0, nesterov=False) -> Direction:
-    """torch.optim.SGD's directions: with momentum 0 dampening does nothing, and Nesterov takes none."""
+    """The directions of torch.optim.SGD, with m the momentum:
+
+    - without momentum: the step is g, η_eff = η; dampening then does nothing
+    - with momentum: m ← βm + (1−τ)g, the step is m, η_eff = η(1−τ)/(1−β)
+    - with Nesterov's momentum: m ← βm + g, the step is g + βm, η_eff = η/(1−β); it allows no dampening
+    """
     check("momentum", momentum, "[0, 1)")
     if np.any(momentum != 0):
         if not nesterov:

@@ -1,0 +1,106 @@
+"""The page of a folder of atlases: what each package's names promise, what was measured, and every optimizer."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from swd_dynamics.auditing.atlas import FALLEN, NOT_AUDITED, SETTLED, Atlas, AtlasEntry, read_atlas
+from swd_dynamics.auditing.audit import short
+from swd_dynamics.errors import InputError
+from swd_dynamics.studies.page import as_markdown
+
+PAGE = "README.md"
+WRITTEN = "<!-- Written by swd-dynamics atlas from the JSON files in this folder: what is changed by hand is lost. -->"
+INTRODUCTION = """\
+Which optimizers of a package decay differently from what their names and arguments say? Each optimizer is run as a
+black box. Its weights are perturbed, and the decay rate R is the fraction of the perturbation that one step removes.
+
+- Most users expect **R = ηλ**, with η for `lr` and λ for `weight_decay`, as in AdamW. The pictures show the optimizers
+  in which R/ηλ is not 1.
+- **A name** says a kind of decay if torch.optim has an optimizer of that name (then it is the kind in torch's
+  documentation), or if AdamW or SGDW is part of the name, which says *decoupled*. A contradiction is not a mistake,
+  because two methods can have the same name. But a λ that was tuned for one of them does not fit the other.
+- **L2**: the decay is added to the gradient, so that R differs from weight to weight in adaptive optimizers.
+  **Decoupled**: R is ηλ, or a multiple of it, for every weight. **Stable**: R is proportional to the effective learning
+  rate. **All the same**: the optimizer has neither momentum nor a preconditioner, so that L2, decoupled and stable
+  decay coincide. **Other**: none of these, or it could not be measured.
+- Each optimizer has the default arguments of its package except η and λ. With other arguments it may be of another
+  kind."""
+HEAD = ("optimizer", "R/ηλ", "after the gradients fell to a tenth", "why")
+MISNAMED_HEAD = ("optimizer", "its name says", "measured", *HEAD[1:])
+
+
+def write_atlas_page(folder: Path) -> Path:
+    """Write the page of all atlases whose JSON files are in a folder; nothing is audited.
+
+    Raises
+    ------
+    InputError
+        If the folder has a ``README.md`` that was not written here.
+    """
+    check_atlas_page(folder)
+    (folder / PAGE).write_text(atlas_page(folder), encoding="utf-8")
+    return folder / PAGE
+
+
+def check_atlas_page(folder: Path) -> None:
+    """Refuse to write over a README.md that was not written here."""
+    path = folder / PAGE
+    if path.exists() and not path.read_bytes().startswith(WRITTEN.encode()):
+        raise InputError(f"{path} was not written by atlas and would be lost; move it, or give another --out")
+
+
+def atlas_page(folder: Path) -> str:
+    """The page as GitHub's Markdown, made from the JSON files and the pictures in the folder alone."""
+    parts = [WRITTEN, "# The atlas of weight decay", INTRODUCTION]
+    for found in sorted(_atlases(folder), key=lambda found: (len(found.entries), found.package)):
+        parts += _section(found, folder)
+    return "\n\n".join(parts) + "\n"
+
+
+def _atlases(folder: Path) -> Iterator[Atlas]:
+    """The atlases in a folder, which may have other JSON files, too."""
+    for path in folder.glob("*.json"):
+        with suppress(InputError):
+            yield read_atlas(path)
+
+
+def _section(found: Atlas, folder: Path) -> list[str]:
+    versions = ", ".join(f"{name} {number}" for name, number in found.versions.items())
+    misnamed = [entry for entry in found.entries if entry.contradicts_name]
+    parts = [f"## {as_markdown(found.package)}", f"**{as_markdown(found.claim)}.**", *_picture(found, folder)]
+    if misnamed:
+        parts += ["Optimizers that do not decay as their names say:", _table(MISNAMED_HEAD, map(_misnamed, misnamed))]
+    parts += [f"All optimizers by kind: {found.counts}. Audited with {found.arguments}; {as_markdown(versions)}."]
+    for kind in dict.fromkeys(entry.kind for entry in found.entries):
+        own = [entry for entry in found.entries if entry.kind == kind]
+        parts += [f"<details>\n<summary>{as_markdown(kind)}: {len(own)}</summary>", _listed(kind, own), "</details>"]
+    files = [f"[{ending}]({quote(found.stem)}.{ending.lower()})" for ending in ("CSV", "JSON")]
+    return [*parts, f"All numbers: {', '.join(files)}."]
+
+
+def _picture(found: Atlas, folder: Path) -> list[str]:
+    """The picture as a link to its SVG; nothing without a file."""
+    stem = quote(found.stem)
+    there = (folder / f"{found.stem}.png").exists()
+    return [f"[![{as_markdown(found.claim)}]({stem}.png)]({stem}.svg)"] * there
+
+
+def _listed(kind: str, entries: list[AtlasEntry]) -> str:
+    if kind == NOT_AUDITED:
+        return _table(("optimizer", "why"), ((entry.name, entry.reasons) for entry in entries))
+    return _table(HEAD, ((entry.name, *_numbers(entry)) for entry in entries))
+
+
+def _misnamed(entry: AtlasEntry) -> tuple[str, ...]:
+    return (entry.name, str(entry.named), entry.kind, *_numbers(entry))
+
+
+def _numbers(entry: AtlasEntry) -> tuple[str, ...]:
+    return (short(entry.ratio(SETTLED)), short(entry.ratio(FALLEN)), entry.reasons)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *(tuple(map(as_markdown, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

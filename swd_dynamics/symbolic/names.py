@@ -1,0 +1,70 @@
+"""The names of symbols and numbers in formulas, as text and as LaTeX."""
+
+import re
+from typing import Any
+from unicodedata import normalize
+
+import sympy
+from sympy import Symbol
+
+from swd_dynamics.symbolic.notation import before, shown_name
+
+GREEK = {"β": "beta", "τ": "tau", "η": "eta", "λ": "lambda", "ε": "epsilon", "θ": "theta"}
+TEX = {"θ⋆": r"\theta^{\star}", "θ̇": r"\dot{\theta}", "ġ": r"\dot{g}", "Ġ": r"\dot{G}", "Ḟ₀": r"\dot{F}_0"}
+TEX |= {"h_max": r"h_{\max}", "β₁_product": r"\Pi\beta_1", "Ṁ": r"\dot{M}"}
+NAMES = {"β₁_product": "Πβ₁"}  # entries of a memory whose names in code are not symbols
+HAT = "\u0302"
+
+
+def symbol_text(symbol: Symbol | str) -> str:
+    """The name of a symbol in a formula, with Unicode letters."""
+    name = shown_name(symbol)
+    stem, prime = name.removesuffix("′"), "′" if name.endswith("′") else ""
+    return NAMES.get(stem, stem) + prime
+
+
+def symbol_latex(symbol: Symbol | str) -> str:
+    r"""The name of a symbol as LaTeX.
+
+    Examples
+    --------
+    >>> [symbol_latex(name) for name in ("β₁", "m′", "v̂_max", "F₀", "m⁽¹⁾")]
+    ['\\beta_{1}', "m'", '\\hat{v}_{max}', 'F_{0}', 'm^{(1)}']
+    """
+    name = shown_name(symbol)
+    if name.endswith("′"):
+        return symbol_latex(name[:-1]) + "'"
+    if name in TEX:
+        return TEX[name]
+    if HAT in name:
+        stem, bar, index = symbol_latex(name.replace(HAT, "")).partition("_")
+        return rf"\hat{{{stem}}}{bar}{index}"
+    if order := re.fullmatch("(.*)⁽(.)⁾", name):
+        return f"{symbol_latex(order[1])}^{{({normalize('NFKC', order[2])})}}"
+    letters = "".join(GREEK.get(letter, letter) for letter in name)
+    plain = re.sub("[₀-₉]+", lambda digits: "_" + normalize("NFKC", digits[0]), letters)
+    return sympy.latex(Symbol(plain))
+
+
+def hatted(symbol: Symbol) -> Symbol:
+    """The symbol of a bias-corrected entry of the memory: m̂ for m′."""
+    stem, bar, rest = shown_name(before(symbol) or symbol).partition("_")
+    return type(symbol)(stem + HAT + bar + rest, **symbol.assumptions0)
+
+
+def number_text(value: Any) -> str:
+    """A number as text, to six digits: 0.1, 1e-08."""
+    return f"{float(value):.6g}"
+
+
+def number_latex(value: float) -> str:
+    r"""A number to six digits, with a power of ten where it is very large or small.
+
+    Examples
+    --------
+    >>> [number_latex(value) for value in (0.1, 1e-8, 3.7e-6)]
+    ['0.1', '10^{-8}', '3.7 \\cdot 10^{-6}']
+    """
+    mantissa, _, exponent = f"{value:.6g}".partition("e")
+    power = rf"10^{{{int(exponent)}}}" if exponent else ""
+    return power if mantissa == "1" and power else r" \cdot ".join(filter(None, (mantissa, power)))

@@ -1,0 +1,263 @@
+"""The one printer of formulas: as text for a terminal, and as LaTeX, both in the same order.
+
+Factors stand as on paper, numbers and hyperparameters before the weights: ηλθ. In a sum the 1 of 1 − β and the positive
+terms come first. A polynomial in z is monic, with descending powers. Fractions are printed if all of a formula's
+numbers are short, and decimals otherwise.
+"""
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import sympy
+from sympy import Symbol
+from sympy.printing.latex import LatexPrinter
+from sympy.printing.str import StrPrinter
+
+from swd_dynamics.symbolic import notation
+from swd_dynamics.symbolic.names import number_latex, number_text, symbol_latex, symbol_text
+from swd_dynamics.symbolic.order import Term, common_bar, in_order, term_of
+
+# Number of digits up to which the numerator and the denominator of a fraction are short. With 2, 69/2 is a fraction and
+# 199/200 is 0.995; with 3, a learning rate of 0.001 would give a mixture of 1/1000 and 0.0005.
+DIGITS = 2
+
+SUPERSCRIPTS = str.maketrans("0123456789-k", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻ᵏ")
+
+
+@lru_cache(maxsize=4096)
+def text(expression: Any) -> str:
+    """An expression as one line of text.
+
+    Examples
+    --------
+    >>> beta = Symbol("beta", positive=True)
+    >>> text((beta - 1) * notation.theta + (1 + beta) * notation.gradient_dot / (2 * (1 - beta) ** 2))
+    '(1 + β)ġ/(2(1 − β)²) − (1 − β)θ'
+    """
+    return _TextPrinter(has_long_numbers(expression)).doprint(expression)
+
+
+def latex(expression: Any) -> str:
+    r"""An expression as LaTeX.
+
+    Examples
+    --------
+    >>> latex(notation.lr * notation.theta_star / sympy.sqrt(2))
+    '\\frac{\\sqrt{2} \\eta \\theta^{\\star}}{2}'
+    """
+    expression = sympy.sympify(expression)
+    return _LatexPrinter(has_long_numbers(expression)).doprint(expression)
+
+
+def has_long_numbers(expression: Any) -> bool:
+    """Whether a number in an expression is not exact, or is no short fraction."""
+    roots = [power.exp for power in expression.atoms(sympy.Pow) if power.exp.is_Rational]
+    numbers = expression.xreplace({p: Symbol("p") for p in roots if not p.is_Integer}).atoms(sympy.Number)
+    return any(n.is_Float or (n.is_Rational and not n.is_Integer and _is_long(n)) for n in numbers)
+
+
+def _is_long(number: Any) -> bool:
+    return max(len(str(abs(number.p))), len(str(number.q))) > DIGITS
+
+
+class _Arranged:
+    """Sums and products of both printers. What differs is how factors are joined and how a fraction is drawn."""
+
+    _print: Any
+    _name: Callable[[Any], str]
+    _bracketed: Callable[[str], str]
+    _fraction: Callable[[str, str, bool], str]  # above the bar, under it, and whether that needs brackets
+    _product: Callable[[list], str]
+    _minus: str
+    _negative: str  # the sign of a first term
+    decimals = False
+
+    def _print_Symbol(self, expr, **_):
+        return self._name(expr)
+
+    _print_Letter = _print_PerWeight = _print_Dummy = _print_Symbol
+
+    def _print_Add(self, expr, order=None):
+        bar = common_bar(expr) if not self.decimals else 1
+        if bar != 1:
+            return self._fraction(self._sum([term * bar for term in expr.args], True), str(bar), False)
+        return self._sum(expr.args)
+
+    def _sum(self, terms, in_brackets=False) -> str:
+        said = ""
+        for term in in_order(terms):
+            sign = self._minus if term_of(term).negative else "+"
+            said += f" {sign} " if said else self._first_sign(term_of(term))
+            said += self._unsigned(term_of(term))
+        return self._bracketed(said) if in_brackets else said
+
+    def _first_sign(self, parts: Term) -> str:
+        return self._negative if parts.negative else ""
+
+    def _print_Mul(self, expr):
+        parts = term_of(expr)
+        return self._first_sign(parts) + self._unsigned(parts)
+
+    def _unsigned(self, parts: Term) -> str:
+        number, bar = parts.number, sympy.S.One
+        if number.is_Rational and not self.decimals:
+            number, bar = sympy.Integer(number.p), sympy.Integer(number.q)
+        below = [bar] * (bar != 1) + [*parts.below]
+        is_shown = not parts.above or self._print(number) != "1"
+        above = self._product([number] * is_shown + [*parts.above])
+        if not below:
+            return above
+        is_one = len(below) == 1 and not below[0].is_Add
+        return self._fraction(above, self._product(below), not is_one)
+
+
+def _is_one_bracket(said: str) -> bool:
+    """Whether the first bracket is closed by the last one."""
+    depth = 0
+    for place, letter in enumerate(said):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return place == len(said) - 1
+    return False
+
+
+class _TextPrinter(_Arranged, StrPrinter):
+    """Formulas in one line, with superscripts, and without a sign of multiplication where none is needed."""
+
+    _minus, _negative = "−", "−"
+    _name = staticmethod(symbol_text)
+
+    def __init__(self, decimals: bool):
+        super().__init__()
+        self.decimals = decimals
+
+    def _bracketed(self, said: str) -> str:
+        return f"({said})"
+
+    def _fraction(self, above: str, under: str, in_brackets: bool) -> str:
+        whole = under.startswith("(") and under.endswith(")") and _is_one_bracket(under)
+        return f"{above}/({under})" if in_brackets and not whole else f"{above}/{under}"
+
+    def _product(self, factors) -> str:
+        said, last = "", ""
+        for factor in factors:
+            drawn = self._print(factor)
+            kind = self._kind(factor, drawn)
+            if kind == "sum":
+                drawn = f"({drawn})"
+            joined = last in ("number", "letter", "sum") and kind in ("sum", "letter", "root")
+            said += drawn if not said or joined else f"·{drawn}"
+            last = kind
+        return said
+
+    def _kind(self, factor, drawn: str) -> str:
+        if factor.is_Add:
+            return "sum"
+        if factor.is_number:
+            return "number" if re.fullmatch(r"[\d.]+", drawn) else "word"
+        if drawn.startswith("√"):
+            return "root"
+        base: Any = factor.base if factor.is_Pow else factor
+        base = base.args[0] if isinstance(base, notation.decayed) else base
+        if base.is_Symbol:
+            return "letter" if len(re.sub("[₀-₉′Π\u0300-\u036f⋆]|_max", "", symbol_text(base))) == 1 else "word"
+        return "letter" if drawn[0] in "(⟨|" else "word"
+
+    def _print_Pow(self, expr, rational=False):
+        base, power = expr.base, expr.exp
+        if power.is_Rational and power.is_negative:
+            return self._unsigned(term_of(expr))
+        if power == sympy.Rational(1, 2):
+            bare = base.is_Symbol or isinstance(base, notation.mean) or base.is_Integer
+            return f"√{self._print(base)}" if bare else f"√({self._print(base)})"
+        drawn = self._print(base)
+        bare = base.is_Symbol or isinstance(base, notation.mean | sympy.Abs | notation.norm) or base.is_Integer
+        drawn = drawn if bare else f"({drawn})"
+        exponent = self._print(power)
+        raised = re.fullmatch("-?[0-9]+|k", exponent)
+        return drawn + (exponent.translate(SUPERSCRIPTS) if raised else f"^({exponent})")
+
+    def _print_decayed(self, expr):
+        return self._print_Pow(sympy.Pow(*expr.args, evaluate=False))
+
+    def _print_Rational(self, expr):
+        if not self.decimals or expr.is_Integer:
+            return f"{expr.p}/{expr.q}".removesuffix("/1").replace("-", "−")
+        return number_text(abs(expr)) if expr >= 0 else "−" + number_text(abs(expr))
+
+    def _print_Integer(self, expr):
+        return str(expr.p).replace("-", "−")
+
+    def _print_Float(self, expr):
+        return number_text(abs(expr)) if expr >= 0 else "−" + number_text(abs(expr))
+
+    def _print_Infinity(self, expr):
+        return "∞"
+
+    def _print_ImaginaryUnit(self, expr):
+        return "i"
+
+    def _print_Equality(self, expr):
+        return f"{self._print(expr.lhs)} = {self._print(expr.rhs)}"
+
+    def _called(self, name: str, expr) -> str:
+        return f"{name}({', '.join(map(self._print, expr.args))})"
+
+    def _print_mean(self, expr):
+        return f"⟨{self._print(expr.args[0])}⟩"
+
+    def _print_Abs(self, expr):
+        return f"|{self._print(expr.args[0])}|"
+
+    def _print_norm(self, expr):
+        return f"‖{self._print(expr.args[0])}‖"
+
+    def _print_maximum(self, expr):
+        return self._called("max", expr)
+
+    _print_Max = _print_maximum
+
+    def _print_Min(self, expr):
+        return self._called("min", expr)
+
+    def _print_transpose(self, expr):
+        drawn = self._print(expr.args[0])
+        return f"{drawn}ᵀ" if expr.args[0].is_Symbol else f"({drawn})ᵀ"
+
+    def _print_matmul(self, expr):
+        return " @ ".join(self._print(part) if part.is_Symbol else f"({self._print(part)})" for part in expr.args)
+
+
+class _LatexPrinter(_Arranged, LatexPrinter):
+    """The same sums and products as LaTeX; all else as sympy draws it."""
+
+    _minus, _negative = "-", "- "
+    _name = staticmethod(symbol_latex)
+
+    def __init__(self, decimals: bool):
+        super().__init__()
+        self.decimals = decimals
+
+    def _bracketed(self, said: str) -> str:
+        return said
+
+    def _fraction(self, above: str, under: str, in_brackets: bool) -> str:
+        return rf"\frac{{{above.removeprefix(' ')}}}{{{under}}}"
+
+    def _product(self, factors) -> str:
+        if len(factors) == 1:
+            return self._print(factors[0])
+        drawn = [rf"\left({self._print(f)}\right)" if f.is_Add else self._print(f) for f in factors]
+        return " ".join(drawn)
+
+    def _print_Pow(self, expr):
+        is_under = expr.exp.is_Rational and expr.exp.is_negative
+        return self._unsigned(term_of(expr)) if is_under else super()._print_Pow(expr)
+
+    def _print_Rational(self, expr):
+        return self._print_Float(expr) if self.decimals and not expr.is_Integer else super()._print_Rational(expr)
+
+    def _print_Float(self, expr):
+        return number_latex(float(expr))

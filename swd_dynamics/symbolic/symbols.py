@@ -1,0 +1,155 @@
+"""What the symbols of a derivation mean, and the names by which they are given numbers."""
+
+import re
+from typing import Any, NamedTuple
+from unicodedata import normalize
+
+import numpy as np
+import sympy
+from sympy import Symbol
+
+from swd_dynamics.errors import InputError
+from swd_dynamics.symbolic.lines import columns
+from swd_dynamics.symbolic.names import GREEK, HAT, number_text, symbol_latex, symbol_text
+from swd_dynamics.symbolic.notation import HYPERPARAMETERS, before, shown_name
+from swd_dynamics.tables import nearest
+
+MEANINGS = {
+    "θ": "a weight",
+    "θ̇": "rate of change of θ along the flow, dθ/dt with t = ηk",
+    "θ⋆": "minimum of the quadratic f = ½h(θ − θ⋆)²",
+    "g": "gradient of the loss, without weight decay",
+    "ġ": "rate of change of g along the flow",
+    "G": "gradient that the direction receives: g, with L2 decay g + λθ",
+    "Ġ": "rate of change of G along the flow",
+    "h": "curvature of the quadratic f = ½h(θ − θ⋆)²",
+    "η": "learning rate",
+    "s": "learning rate of a weight divided by the largest learning rate: lr is an array, and ηs is its entry",
+    "k": "number of the step, from 1",
+    "R": "fraction of the weights that a step subtracts: Δθ = −Rθ − update",
+    "z": "factor by which one step multiplies an eigenvector of the linear map",
+    "β": "momentum",
+    "τ": "dampening of the momentum",
+    "β₀": "factor of Adai's adaptive momentum 1 − β₀v/⟨v⟩",
+    "β₁": "decay of the first moment m",
+    "β₂": "decay of the second moment v",
+    "ε": "constant added to the denominator",
+    "λ": "strength of the weight decay",
+    "m": "first moment or momentum: an entry of the optimizer's state",
+    "v": "second moment: an entry of the optimizer's state",
+}
+KEYWORDS = {"η": "lr", "β": "momentum", "τ": "dampening", "ε": "eps", "λ": "weight_decay"}
+
+
+class Meaning(NamedTuple):
+    """A symbol, its meaning, the name by which a call gives it a number, and its number in the rule."""
+
+    symbol: Symbol
+    meaning: str
+    keyword: str
+    value: Any
+
+
+class SymbolTable(tuple[Meaning, ...]):
+    """The symbols of a derivation, as a table in a terminal and in Jupyter."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        rows = [(symbol_text(row.symbol), row.keyword, _value(row), row.meaning) for row in self]
+        rows = [("symbol", "name", "value", "meaning"), *rows]
+        widths = [max(columns(row[i]) for row in rows) for i in range(3)]
+        return "\n".join(_padded(row, widths) for row in rows)
+
+    def _repr_markdown_(self) -> str:
+        rows = [f"| ${symbol_latex(row.symbol)}$ | `{row.keyword}` | {_value(row)} | {row.meaning} |" for row in self]
+        return "\n".join(["| symbol | name | value | meaning |", "|---|---|---|---|", *rows])
+
+
+def _padded(row, widths) -> str:
+    cells = [cell + " " * (width - columns(cell)) for cell, width in zip(row, widths, strict=False)]
+    return "  ".join([*cells, row[-1]])
+
+
+def _value(row: Meaning) -> str:
+    if row.value is None:
+        return ""
+    if callable(row.value):
+        return "a schedule"
+    if np.ndim(row.value):
+        low, high = np.min(row.value, initial=np.inf), np.max(row.value, initial=-np.inf)
+        return f"{number_text(low)} … {number_text(high)}"
+    return number_text(row.value)
+
+
+def keyword_of(symbol: Symbol) -> str:
+    """The name by which a symbol is given a number: what torch calls it, or its letter in ASCII.
+
+    Examples
+    --------
+    >>> from swd_dynamics.symbolic import notation
+    >>> [keyword_of(symbol) for symbol in (notation.lr, notation.theta_star, notation.gradient_dot, Symbol("β₁"))]
+    ['lr', 'theta_star', 'g_dot', 'beta_1']
+    """
+    return KEYWORDS.get(shown_name(symbol), ascii_name(symbol))
+
+
+def ascii_name(symbol: Symbol) -> str:
+    """The name of a symbol in ASCII."""
+    name = normalize("NFD", shown_name(symbol)).replace("⋆", "_star").replace("′", "_after")
+    name = re.sub("(.)\u0307", r"\1_dot", name.replace(HAT, "_hat"))
+    name = re.sub("[₀-₉]+", lambda digits: "_" + normalize("NFKC", digits[0]), name)
+    return "".join(GREEK.get(letter, letter) for letter in name)
+
+
+def table_of(symbols: set[Symbol], values: dict[Symbol, Any]) -> SymbolTable:
+    """The table of these symbols, without those of a quantity after the step."""
+    each_once = {(shown_name(s), type(s) is Symbol): s for s in (*symbols, *values) if before(s) is None}
+    shown = each_once.values()  # v once, though steps have a real v and results a positive one
+    order = [*MEANINGS]
+    ranked = sorted(shown, key=lambda s: (order.index(n) if (n := shown_name(s)) in order else len(order), str(s)))
+    return SymbolTable(Meaning(s, _meaning(s, values), keyword_of(s), values.get(s)) for s in ranked)
+
+
+def _meaning(symbol: Symbol, values: dict) -> str:
+    name = shown_name(symbol)
+    is_plain = type(symbol) is Symbol and name not in HYPERPARAMETERS.values() and name not in ("β₀", "β₁", "β₂")
+    if name in MEANINGS and not is_plain:
+        return MEANINGS[name]
+    return "an entry of the optimizer's state" if not is_plain else "a hyperparameter of the rule"
+
+
+def numbers_by_name(symbols: set[Symbol], known: dict[Symbol, Any], given: dict[str, Any]) -> dict[Symbol, Any]:
+    """The symbols with the numbers that are given by name; a float is the decimal that was typed.
+
+    Raises
+    ------
+    InputError
+        If a name is not that of one symbol, or a value is neither a number nor a sympy expression.
+    """
+    found = {}
+    for name, value in given.items():
+        named = [s for s in symbols if name in (keyword_of(s), ascii_name(s), shown_name(s), s.name)]
+        if len(named) != 1:
+            raise InputError(_unknown(name, named, symbols, known))
+        found[named[0]] = exact_number(name, value)
+    return found
+
+
+def exact_number(name: str, value: Any) -> Any:
+    """A number as the decimal that was typed, or a sympy expression as it is."""
+    if isinstance(value, sympy.Expr):
+        return value
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and np.isfinite(value):
+        return sympy.Rational(repr(float(value)))
+    raise InputError(f"{name} = {value!r} is not allowed: give one number or a sympy expression")
+
+
+def _unknown(name: str, named: list, symbols: set[Symbol], known: dict[Symbol, Any]) -> str:
+    if named:
+        return f"two symbols of this derivation are called {name}: rename yours"
+    if has := [s for s in known if name in (keyword_of(s), ascii_name(s), shown_name(s))]:
+        return f"{name} has a number in this rule already, {known[has[0]]}: derive from a rule with another {name}"
+    keywords = {keyword_of(s): shown_name(s) for s in symbols}
+    there = ", ".join(f"{k} ({keywords[k]})" if k != keywords[k] else k for k in nearest(name, keywords))
+    return f"{name} is not a symbol of this result; " + (f"its symbols are {there}" if there else "it has no symbols")

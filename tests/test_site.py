@@ -1,0 +1,72 @@
+"""The documentation site: its pages print what they show, and its reference leaves out no public name."""
+
+import inspect
+import re
+from importlib import import_module
+from unicodedata import normalize
+
+import pytest
+import sympy
+from site_pages import BLOCK, PAGES, SITE, executed
+
+import swd_dynamics
+from swd_dynamics.symbolic import notation
+
+REFERENCE = "\n".join(page.read_text(encoding="utf-8") for page in sorted((SITE / "reference").glob("*.md")))
+DOCUMENTED = [import_module(name) for name in re.findall(r"automodule:: (\S+)\n", REFERENCE)]
+SYMBOLS = (SITE / "symbols.md").read_text(encoding="utf-8")
+NAMES = [name for names in notation.HYPERPARAMETERS.values() for name in ([names] if isinstance(names, str) else names)]
+HYPERPARAMETERS = [sympy.pretty(sympy.Symbol(name)) for name in dict.fromkeys(NAMES)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_print_what_they_show(page):
+    """Assert that the blocks of a page run in order in an empty folder, and print what is shown beneath them."""
+    text = page.read_text(encoding="utf-8")
+    assert executed(text) == text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_are_short(page):
+    """Assert that a page has code and, without it, at most 300 words, which is one screen."""
+    text = page.read_text(encoding="utf-8")
+    assert BLOCK.search(text)
+    assert len(BLOCK.sub("", text).split()) <= 300
+
+
+def test_a_wrong_output_is_seen():
+    """Assert that an output that the code does not print is replaced, and that a name lives on in the next block."""
+    page = "```python\nx = 2\n```\n\nprose\n\n```python\nprint(x)\n```\n\n```text\n3\n```\n"
+    assert executed(page) == page.replace("3", "2")
+
+
+def in_reference(name: str) -> bool:
+    """Whether a name is documented: as a folder, as a table, or with the others of the module that announces it."""
+    found = getattr(swd_dynamics, name)
+    if inspect.ismodule(found):
+        return found in DOCUMENTED
+    if not callable(found):  # autodoc leaves a table without a docstring of its own out
+        return re.search(rf"autodata:: swd_dynamics[.\w]*\.{name}\n", REFERENCE) is not None
+    announced = any(name in getattr(module, "__all__", ()) for module in DOCUMENTED)
+    return announced or import_module(found.__module__) in DOCUMENTED
+
+
+@pytest.mark.parametrize("name", swd_dynamics.__all__)
+def test_every_public_name_is_in_the_reference(name):
+    """Assert that every name that the package announces is on a page of the reference."""
+    assert in_reference(name)
+
+
+def test_a_name_that_is_left_out_is_seen(monkeypatch):
+    """Assert that a folder, a table and a function are missed when the page that has them is gone."""
+    monkeypatch.setitem(globals(), "DOCUMENTED", [])
+    monkeypatch.setitem(globals(), "REFERENCE", "")
+    assert not any(map(in_reference, ("rules", "CATALOG", "fixed_point")))
+
+
+@pytest.mark.parametrize("symbol", [*map(sympy.pretty, notation.SHOWN), *HYPERPARAMETERS])
+def test_every_symbol_is_explained(symbol):
+    """Assert that every symbol that a derivation may show is in the tables of symbols, spelt as in a terminal."""
+    explained = re.findall(r"^\| ([^|]+) \|", SYMBOLS, flags=re.MULTILINE)
+    assert normalize("NFC", symbol) in {normalize("NFC", each) for row in explained for each in row.split(", ")}
