@@ -1,15 +1,14 @@
 # %% [markdown]
-# # Record your training
+# # Record your training: see what the decay really did
 #
 # **What did my optimizer really do to the weights?**
 #
-# A loss curve does not tell. Here a probe goes around an ordinary torch loop and writes down, step by step, how much
-# of the weights the decay took off and how far a gradient moved them. Then AdamS takes AdamW's place, is watched
-# while it trains, and a recorded run is held against the formulas, to the last digits.
+# About 15 minutes, without the exercises. You need to know a training loop in torch.
+#
+# A loss curve does not show weight decay. Here a probe is put around an ordinary training loop. At every step it
+# writes down which fraction of the weights the decay removed, and how far the gradients moved the weights.
 
 # %%
-import threading
-import time
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -23,10 +22,13 @@ torch.set_num_threads(1)  # the network is small
 # %% [markdown]
 # ## A loop of your own
 #
-# Nothing here is the package's but one line: `probe.observe` says which loss a step belongs to. The learning rate
-# falls to a tenth halfway.
+# The network has one hidden layer and reads handwritten digits (folded cell: `network`, and `batch_loss` at step k).
+# In the loop only one line belongs to the package: `probe.observe` notes the loss. The learning rate falls to a tenth
+# after half of the 1500 steps.
 
-# %%
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# The data, the network and its loss.
 pixels, digit = load_digits(return_X_y=True)
 images, labels = torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(digit)
 
@@ -41,9 +43,14 @@ def batch_loss(model, k):
     return torch.nn.functional.cross_entropy(model(images[batch]), labels[batch])
 
 
-def train(model, optimizer, probe, steps=1500):
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=750, gamma=0.1)
-    for k in range(steps):
+# %%
+folder = TemporaryDirectory()  # yours would be a folder that stays
+model = network()
+optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.3)
+schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=750, gamma=0.1)
+
+with sd.Probe(optimizer, folder.name, model=model, snapshots=100) as probe:
+    for k in range(1500):
         optimizer.zero_grad()
         loss = batch_loss(model, k)
         probe.observe(loss=loss)
@@ -51,253 +58,155 @@ def train(model, optimizer, probe, steps=1500):
         optimizer.step()
         schedule.step()
 
-
 # %% [markdown]
-# The probe is put around the loop with the optimizer and a folder. It changes nothing about the training; the model
-# only gives the weights their names.
+# The probe changes nothing about the training. With Lightning or the Hugging Face Trainer the loop is not yours, and
+# a callback does the same: `sd.probe.lightning_callback("run")` or `sd.probe.trainer_callback("run")`.
+#
+# The recording is an xarray dataset. It has each quantity by step, and most of them also by parameter group and by
+# parameter:
 
 # %%
-adamw_folder = TemporaryDirectory()  # yours would be a folder that stays
-model = network()
-optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.3)
-with sd.Probe(optimizer, adamw_folder.name, model=model, snapshots=100) as probe:
-    train(model, optimizer, probe)
-
-adamw = sd.open_recording(adamw_folder.name)
-adamw.drop_attrs(deep=False)  # adamw.attrs has what made the run: arguments, versions, device, commit
+run = sd.open_recording(folder.name)
+run.drop_attrs(deep=False)  # run.attrs has the arguments, the versions, the device and the commit
 
 # %% [markdown]
-# An xarray dataset: each quantity by step, most of them also by parameter group and by parameter. Values stay on the
-# disk until they are used. With Lightning or the Hugging Face Trainer the loop is not yours; a callback,
-# `sd.probe.lightning_callback("run")` or `sd.probe.trainer_callback("run")`, does the same there.
+# ## Three quantities
 #
-# ## What AdamW did
+# * `decay_rate` is R, the fraction of the weights that the decay removes in a step.
+# * `effective_lr` is η_eff, how far one unit of gradient moves a weight. Adam divides its step by the size of the
+#   gradients, so for Adam η_eff is η/√v̄, where v̄ is the mean of v, Adam's running average of the squared gradients.
+# * `decay_ratio` is R/η_eff, the balance of the two. If it changes, the decay wins or loses against the gradients.
+#
+# **Predict.** The learning rate falls to a tenth at step 750. Which of the three quantities falls to a tenth there?
+# And away from step 750: which of the three still change?
 
 # %%
-title = "AdamW's decay follows the learning rate; R/η$_{eff}$ drifts"
-sd.plots.recording(adamw, "decay_rate", "effective_lr", "decay_ratio", title=title)
-
-# %% [markdown]
-# R, the share of the weights that a step takes off, is constant but for the drop of the learning rate. How far a unit
-# of gradient moves a weight, η_eff, drops with it, but it also moves on its own: it falls while the gradients grow in
-# the first hundred steps, and then rises as they get smaller. So the balance of the two, R/η_eff, moves: by a factor
-# of 1.8 along this run. The drop of the learning rate is not seen in it. The rule, with this run's numbers, says why:
+guess = None  # for example: "all three fall; none of them changes otherwise"
 
 # %%
-rules = {name: sd.crosscheck.recorded_rule(name, adamw) for name in ("AdamW", "AdamS")}
-rules["AdamW"]
+print("your answer:", guess)
+title = "R follows the learning rate, but R/η$_{eff}$ drifts (AdamW)"
+sd.plots.recording(run, "decay_rate", "effective_lr", "decay_ratio", title=title)
 
 # %% [markdown]
-# R knows only η, the learning rate, and λ, the strength of the decay (torch's `weight_decay`), while the step is
-# divided by the size of the gradients, which v remembers, Adam's running mean of their squares. With v̄, the mean of
-# the bias-corrected v over all weights, η_eff is η/√v̄, and the ratio is λ√v̄.
+# R and η_eff fall to a tenth, so their ratio does not show the drop. But η_eff also changes on its own: it falls while
+# the gradients grow in the first hundred steps, and rises as they shrink. R does not follow. So the ratio drifts, by a
+# factor of 1.8. The formulas of AdamW say why:
+
+# %%
+rule = sd.crosscheck.recorded_rule("AdamW", run)
+rule
+
+# %% [markdown]
+# R = ηλ contains the learning rate but not v. So R/η_eff is λ√v̄: it is as large as the gradients are. Notebook 08
+# repairs this with AdamS.
 #
-# ## Is it true?
+# ## Can you trust these numbers?
 #
-# R and η_eff of AdamW were not measured: the probe reads them off the optimizer's settings and its v. For R there is
-# a witness. Some pixels are blank in all images; no gradient ever reaches their weights, so that nothing but decay
-# moves them. The probe has kept all weights at every hundredth step (`snapshots=100`), and so we can look how much of
-# these is left.
+# Some pixels are blank in all images. No gradient ever reaches their weights, so only decay changes them. The probe
+# kept all weights at every hundredth step (`snapshots=100`), so you can look at them.
+#
+# **Predict.** η is 0.003 for 750 steps and 0.0003 for another 750, and λ is 0.3. Each step multiplies these weights by
+# 1 − ηλ. Which fraction of them is left in the end?
+
+# %%
+guess = None  # a number between 0 and 1
 
 # %%
 blank = pixels.max(axis=0) == 0
+start, end = network()[0].weight.detach().numpy(), sd.recording.load_snapshot(folder.name, 1500)["0.weight"]
 
-
-def left_of_untouched(folder):
-    """The share of the untouched weights that is left, by step."""
-    kept = {step: sd.recording.load_snapshot(folder, step)["0.weight"] for step in sd.recording.snapshots(folder)}
-    start = network()[0].weight.detach().numpy()
-    return {step: np.linalg.norm(weight[:, blank]) / np.linalg.norm(start[:, blank]) for step, weight in kept.items()}
-
-
-def left_by(decay_rate):
-    """The share of a weight that decay alone leaves, by step."""
-    return (1 - decay_rate).cumprod("step")
-
-
-print(f"left of the weights of {blank.sum()} blank pixels: {left_of_untouched(adamw_folder.name)[1500]:.6f}")
-print(f"what R leaves in as many steps: {left_by(adamw.decay_rate)[-1]:.6f}")
+print("your answer:         ", guess)
+print(f"left of the weights:  {np.linalg.norm(end[:, blank]) / np.linalg.norm(start[:, blank]):.6f}")
+print(f"left by the recorded R: {float((1 - run.decay_rate).prod()):.6f}")
 
 # %% [markdown]
-# ## AdamS in its place: with which λ?
-#
-# AdamS divides its decay by √v̄, as the step is divided by √v; then R/η_eff is λ. If it takes over AdamW's λ of 0.3,
-# how much does its decay take off? The recorded η_eff predicts it. Where a kernel runs, move λ until both leave the
-# same.
-
-# %%
-effective_lr = adamw.effective_lr.sel(group=0)
-
-
-def draw_left(figure, weight_decay):
-    axes, left, left_s = figure.subplots(), left_by(adamw.decay_rate), left_by(weight_decay * effective_lr)
-    snapshots = left_of_untouched(adamw_folder.name)
-    axes.plot(adamw.step, left, **sd.plots.theory("decoupled", label="AdamW, by its R"))
-    axes.plot(snapshots.keys(), snapshots.values(), **sd.plots.measured("decoupled", label="AdamW, untouched weights"))
-    axes.plot(adamw.step, left_s, **sd.plots.theory("stable", label=f"AdamS, λ = {weight_decay:.2g}, predicted"))
-    axes.set(xlabel="step k", ylabel="share of a weight that decay leaves", ylim=(-0.03, 1.03))
-    figure.legend(loc="outside lower center", ncols=3)
-    figure.suptitle(f"AdamW's decay leaves {left[-1]:.0%} of a weight, AdamS's would leave {left_s[-1]:.0%}")
-
-
-sd.plots.Sliders(draw_left, weight_decay=(1e-4, 1, 0.3, "log"))
-
-# %% [markdown]
-# With the same λ AdamS would erase the weights within some dozen steps: λ is the same letter, in other units. The
-# package finds the λ that does the same:
-
-# %%
-same = sd.equivalent_weight_decay(rules["AdamW"], rules["AdamS"], adamw)
-print(f"λ of AdamS: {same.weight_decay:.2e}, mean R: {same.decay_rate:.2e}")
-
-# %% [markdown]
-# About a hundred times less. The prediction takes the gradients of AdamW's run for those of a run that is yet to
-# come; so let us see.
-#
-# ## Watch it while it trains
-#
-# A recording can be opened while it is being written, here or in another process: another notebook, or a terminal
-# with `swd-dynamics show` and the folder. Below the loop trains in a thread, and the cell looks at its folder ten
-# times a second.
-
-# %%
-adams_folder = TemporaryDirectory()
-model = network()
-optimizer = sd.optim.AdamS(model.parameters(), lr=3e-3, weight_decay=same.weight_decay)
-seen = []
-with sd.Probe(optimizer, adams_folder.name, model=model, snapshots=100) as probe:
-    training = threading.Thread(target=train, args=(model, optimizer, probe))
-    training.start()
-    while training.is_alive():
-        seen.append(sd.open_recording(adams_folder.name).sizes["step"])
-        time.sleep(0.1)
-
-adams = sd.open_recording(adams_folder.name)
-print(f"{len(seen)} looks saw up to {max(seen)} steps, never fewer than before: {seen == sorted(seen)}")
-print(f"now there are {adams.sizes['step']}, and the run is {adams.attrs['status']}")
-
-# %% [markdown]
-# Rows come in blocks, after two seconds or about a thousand steps. A row that was seen stays, even if the training is
-# killed the next moment; `sd.Probe(…, resume=True)` goes on with the run.
-#
-# ## AdamW against AdamS
-
-
-# %%
-def draw_both():
-    title = "Nearly the same loss and decay; only AdamS keeps R/η$_{eff}$ at its λ"
-    figure = sd.plots.recording({"AdamW": adamw, "AdamS": adams}, "loss", "decay_rate", "decay_ratio", title=title)
-    ratio = figure.axes[-1]
-    ratio.plot(adamw.step, 0.3 * np.sqrt(adamw.v_bar), **sd.plots.theory("decoupled", label="λ√v̄, λ = 0.3", zorder=3))
-    lam = same.weight_decay
-    ratio.plot(adams.step, lam + 0 * adams.step, **sd.plots.theory("stable", label=f"λ = {lam:.4f}", zorder=3))
-    ratio.legend(handles=ratio.lines[-2:], loc="upper right", frameon=False)
-    return figure
-
-
-draw_both()
-
-# %%
-for name, run, folder in (("AdamW", adamw, adamw_folder), ("AdamS", adams, adams_folder)):
-    left, untouched = left_by(run.decay_rate)[-1], left_of_untouched(folder.name)[1500]
-    print(f"{name}: mean R {run.decay_rate.mean():.2e} leaves {left:.4f}; left of untouched weights: {untouched:.4f}")
-
-# %% [markdown]
-# In the end the two have taken off nearly the same, but not at the same time. R of AdamW knows only the schedule, and
-# so its balance with the gradients drifts. R of AdamS goes with η_eff, up and down, and the balance stays.
+# They agree to the precision of 32-bit numbers, in which torch trains.
 #
 # ## Which rule did it follow?
 #
-# With `sd.record` and no folder everything is kept in memory: every weight, every gradient. Then a rule can be held
-# against the run: it is fed the recorded gradients, and each of its steps must arrive where torch arrived.
+# `sd.record` runs a short loop for you and keeps every weight and every gradient in memory. Then `replay` gives the
+# recorded gradients to a rule and compares each of its steps with the step that torch took.
 
 # %%
 model = network()
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.3)
-schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=100, gamma=0.1)
-short = sd.record(optimizer, lambda k: batch_loss(model, k), steps=200, scheduler=schedule, model=model)
+short = sd.record(optimizer, lambda k: batch_loss(model, k), steps=200, model=model)
 sd.replay(sd.crosscheck.recorded_rule("AdamW", short), short)
 
 # %% [markdown]
-# The departures are counted in round-off, and all steps agree within it. Would another rule have passed? Adam with
-# the same numbers, its decay in the gradient:
+# All steps agree, apart from rounding. So the formulas above are what torch really does. Would another rule have
+# passed? This is Adam, with the same numbers and L2 decay:
 
 # %%
 sd.replay(sd.crosscheck.recorded_rule("Adam", short), short)
 
 # %% [markdown]
-# ## When it diverges
-#
-# A run that blows up is a result, too. `sd.record` stops and says after which step a weight or the loss was not
-# finite any more. With η = 10 and λ = 0.3 R is 3, and a step multiplies the weights by 1 − R = −2:
-
-# %%
-model = network()
-optimizer = torch.optim.AdamW(model.parameters(), lr=10, weight_decay=0.3)
-wild = sd.record(optimizer, lambda k: batch_loss(model, k), steps=500, trajectory=False)
-
-growth = float(wild.theta_norm[-1] / wild.theta_norm[-2].values)
-print(f"diverged after {wild.attrs['diverged_at_step']} steps; R = {wild.decay_rate[-1]:g}, growth {growth:.3f} a step")
-print("the weights are still finite:", all(bool(weight.isfinite().all()) for weight in model.parameters()))
-
-# %% [markdown]
-# The weights double at every step, until the loss, in which two layers are multiplied, overflows.
-#
 # ## Exercises
 #
-# **1.** Many people spare the biases from decay. Record a run with two parameter groups, λ = 0.3 for the weights and
-# 0 for the biases. What is R of each group, and what is R of all?
+# **1.** Many people do not decay the biases. Record a run with two parameter groups, with λ = 0.3 for the weights and
+# 0 for the biases. What is R of each group, and what is R of the whole network?
 #
 # <details><summary>Solution</summary>
 #
-# 0.0009 and 0; of all it is the mean over the weights, a little less than that of the first group.
+# It is 0.0009 and 0. For the whole network it is the mean over all weights, a little less than in the first group.
 #
 # ```python
 # model = network()
 # biases = [model[0].bias, model[2].bias]
 # groups = [{"params": [model[0].weight, model[2].weight]}, {"params": biases, "weight_decay": 0}]
 # optimizer = torch.optim.AdamW(groups, lr=3e-3, weight_decay=0.3)
-# folder = TemporaryDirectory()
-# run = sd.record(optimizer, lambda k: batch_loss(model, k), 50, path=folder.name, model=model)
-# print(run.decay_rate_group[-1].values, float(run.decay_rate[-1]))
+# two_groups = sd.record(optimizer, lambda k: batch_loss(model, k), 50, path=TemporaryDirectory().name, model=model)
+# print(two_groups.decay_rate_group[-1].values, float(two_groups.decay_rate[-1]))
 # ```
 #
 # </details>
 
 # %% [markdown]
-# **2.** Somebody multiplies the loss by 10. Adam takes the same steps as before. What does AdamW's R/η_eff do, and
-# AdamS's?
+# **2.** Watch a run while it trains. A recording can be opened while it is written, also from another notebook, or
+# with `swd-dynamics show FOLDER` in a terminal. Train in a thread, and count the steps that you can read.
 #
 # <details><summary>Solution</summary>
 #
-# AdamW's is ten times larger: √v̄ is. That of AdamS stays at λ, which means that its R is about a tenth.
+# Rows arrive in blocks, after two seconds or about a thousand steps. A row that you have read stays, even if the
+# training is killed.
 #
 # ```python
-# ratios = {}
-# for kind, decay in ((torch.optim.AdamW, 0.3), (sd.optim.AdamS, same.weight_decay)):
-#     for scale in (1, 10):
-#         model = network()
-#         optimizer = kind(model.parameters(), lr=3e-3, weight_decay=decay)
-#         run = sd.record(optimizer, lambda k: scale * batch_loss(model, k), 50, trajectory=False)
-#         print(kind.__name__, scale, float(run.decay_rate[-1]), float(run.decay_ratio[-1]))
+# import threading
+# import time
+#
+# model, live = network(), TemporaryDirectory()
+# optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+# arguments = {"steps": 1500, "path": live.name, "model": model}
+# training = threading.Thread(target=sd.record, args=(optimizer, lambda k: batch_loss(model, k)), kwargs=arguments)
+# training.start()
+# seen = []
+# while training.is_alive():
+#     time.sleep(0.1)
+#     try:
+#         seen.append(sd.open_recording(live.name).sizes["step"])
+#     except sd.InputError:
+#         pass  # the folder is still empty
+# assert seen == sorted(seen)
 # ```
 #
 # </details>
 
 # %% [markdown]
-# **3.** Train AdamS with AdamW's λ of 0.3 after all, for 200 steps. What does the loss say?
+# **3.** A run that blows up is a result, too. Take η = 10 and λ = 0.3. By which factor do the weights grow in a step?
+# Predict it, then record.
 #
 # <details><summary>Solution</summary>
 #
-# It stays at the logarithm of 10, that of guessing: a step takes off a ninth of the weights and more, and nothing can
-# be learned against that.
+# R is ηλ = 3, and a step multiplies the weights by 1 − R = −2. So their norm doubles until the loss overflows.
+# `sd.record` stops there and says so.
 #
 # ```python
 # model = network()
-# optimizer = sd.optim.AdamS(model.parameters(), lr=3e-3, weight_decay=0.3)
-# run = sd.record(optimizer, lambda k: batch_loss(model, k), 200, trajectory=False)
-# assert abs(float(run.loss[-50:].mean()) - np.log(10)) < 0.05
-# sd.plots.recording(run, "loss", "decay_rate")
+# optimizer = torch.optim.AdamW(model.parameters(), lr=10, weight_decay=0.3)
+# wild = sd.record(optimizer, lambda k: batch_loss(model, k), steps=500, trajectory=False)
+# print(f"growth {float(wild.theta_norm[-1] / wild.theta_norm[-2].values):.3f} a step")
+# print(f"diverged after {wild.attrs['diverged_at_step']} steps")
 # ```
 #
 # </details>

@@ -20,6 +20,7 @@ _HOMES = {
     "Decoupled": "rules",
     "Stable": "rules",
     "equations": "symbolic",
+    "side_by_side": "jupyter",
     "modified_equation": "symbolic",
     "fixed_point": "symbolic",
     "stability_limit": "symbolic",

@@ -1,13 +1,14 @@
-"""Displays for an IPython shell: a rule is shown as its equations, and a figure as a picture."""
+"""Displays for an IPython shell: a rule as its equations, rules side by side, and a figure as a picture."""
 
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from swd_dynamics.errors import InputError
 
+if TYPE_CHECKING:
+    from IPython.display import Markdown
     from matplotlib.figure import Figure
 
     from swd_dynamics.rules import UpdateRule
@@ -48,7 +49,6 @@ def rule_markdown(rule: "UpdateRule") -> str | None:
     """
     from swd_dynamics.symbolic import equations
     from swd_dynamics.symbolic.derivation import aligned
-    from swd_dynamics.symbolic.names import number_latex
     from swd_dynamics.symbolic.printer import latex
 
     try:
@@ -56,19 +56,96 @@ def rule_markdown(rule: "UpdateRule") -> str | None:
     except Exception:  # an error in a user's direction is reported when the rule is derived or takes a step
         return None
     sides = [(latex(step.equation.lhs), latex(step.equation.rhs)) for step in derived.steps]
-    numbers = ", ".join(
-        f"${latex(letter)} = {_number(value, number_latex)}$" for letter, value in derived.values.items()
-    )
+    numbers = _numbers(derived.values)
     return "\n\n".join([f"**{rule.name}**", f"$$ {aligned(sides)} $$", *([numbers] if numbers else [])])
 
 
-def _number(value: Any, number_latex: "Callable[[float], str]") -> str:
+def side_by_side(**rules: "UpdateRule") -> "Markdown":
+    r"""What differs between the equations of several rules, as a table with a column for each rule.
+
+    A formula that no other column has is in the colour of its rule's decay mode. Below the table are the equations that
+    are the same in each rule, and the numbers.
+
+    Parameters
+    ----------
+    **rules : UpdateRule
+        The rules, each under the heading of its column.
+
+    Returns
+    -------
+    IPython.display.Markdown
+        Its attribute ``data`` is the text.
+
+    Raises
+    ------
+    InputError
+        If no rule is given, or one of them has no formula.
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import CATALOG
+    >>> rules = {name: CATALOG[name](lr=0.5, weight_decay=0.25) for name in ("SGD", "SGDW")}
+    >>> print(side_by_side(**rules).data)
+    |  | **SGD** | **SGDW** |
+    |---|---|---|
+    | $G$ | $\textcolor{#D55E00}{\lambda \theta + g}$ | $\textcolor{#0072B2}{g}$ |
+    | $R$ | $\textcolor{#D55E00}{0}$ | $\textcolor{#0072B2}{\eta \lambda}$ |
+    <BLANKLINE>
+    The same in each: $\theta' = \left(1 - R\right) \theta - \eta G$
+    <BLANKLINE>
+    $\eta = 0.5$, $\lambda = 0.25$
+    """
+    from IPython.display import Markdown
+
+    from swd_dynamics.planes.courses import decay_mode
+    from swd_dynamics.plots.style import LOOKS
+    from swd_dynamics.symbolic import equations
+    from swd_dynamics.symbolic.printer import latex
+
+    if not rules:
+        raise InputError('give the rules by name, as side_by_side(L2=sd.CATALOG["SGD"](lr=0.1))')
+    derived = [equations(rule) for rule in rules.values()]
+    columns = [{latex(step.equation.lhs): latex(step.equation.rhs) for step in each.steps} for each in derived]
+    names = dict.fromkeys(name for column in columns for name in column)
+    shared = [name for name in names if len({column.get(name) for column in columns}) == 1]
+    colours = [LOOKS[decay_mode(rule)].colour for rule in rules.values()]
+    differing = [_differing(name, columns, colours) for name in names if name not in shared]
+    table = [_row(["", *(f"**{name}**" for name in rules)]), "|---" * (1 + len(rules)) + "|", *differing]
+    numbers = [_numbers(each.values) for each in derived]
+    if len(set(numbers)) > 1:
+        table.append(_row(["", *numbers]))
+    same = ", ".join(f"${name} = {columns[0][name]}$" for name in shared)
+    below = [f"The same in each: {same}", *([numbers[0]] if len(set(numbers)) == 1 else [])]
+    return Markdown("\n\n".join(["\n".join(table), *below]))
+
+
+def _differing(name: str, columns: list[dict[str, str]], colours: list[str]) -> str:
+    """A row of the table: the formulas of a symbol, coloured where no other rule has the same."""
+    formulas = [column.get(name, "") for column in columns]
+    cells = [
+        rf"\textcolor{{{colour}}}{{{formula}}}" if formula and formulas.count(formula) == 1 else formula
+        for formula, colour in zip(formulas, colours, strict=True)
+    ]
+    return _row([f"${cell}$".replace("|", r"\vert ") if cell else "" for cell in (name, *cells)])
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _numbers(values: dict) -> str:
+    """The numbers of a rule's symbols, as formulas in a sentence."""
+    from swd_dynamics.symbolic.printer import latex
+
+    return ", ".join(f"${latex(symbol)} = {_number(value)}$" for symbol, value in values.items())
+
+
+def _number(value: Any) -> str:
+    from swd_dynamics.symbolic.names import number_latex
+
     if callable(value):
         return rf"\text{{{value if is_dataclass(value) else 'a schedule'}}}"
     if np.ndim(value):
-        return (
-            rf"{number_latex(np.min(value))} \ldots {number_latex(np.max(value))}"
-            if np.size(value)
-            else r"\text{no values}"
-        )
+        ends = (number_latex(end(value)) for end in (np.min, np.max)) if np.size(value) else ()
+        return r" \ldots ".join(ends) or r"\text{no values}"
     return number_latex(value)

@@ -6,6 +6,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +20,9 @@ SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 PATIENCE = 300  # seconds for a cell on a busy machine
+WORDS_A_MINUTE = 180  # of a text with formulas; a novel is read at 250
+SECONDS_A_LINE = 20  # of code that has to be understood
+FOLDED = re.compile(r"<details>.*?</details>", flags=re.DOTALL)
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", flags=re.DOTALL)
 
 
@@ -71,12 +75,31 @@ def solutions(notebook: NotebookNode) -> list[str]:
     return [code for cell in notebook.cells if cell.cell_type == "markdown" for code in SOLUTION.findall(cell.source)]
 
 
+def minutes(notebook: NotebookNode) -> int:
+    """How long a reader takes for the text and the code, without imports, folded cells and the exercises' solutions."""
+    prose = [FOLDED.sub("", cell.source) for cell in notebook.cells if cell.cell_type == "markdown"]
+    shown = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not is_folded(cell)]
+    lines = [line for source in shown for line in source.splitlines() if _is_read(line)]
+    return ceil(len(" ".join(prose).split()) / WORDS_A_MINUTE + len(lines) * SECONDS_A_LINE / 60)
+
+
+def is_folded(cell: NotebookNode) -> bool:
+    """Whether Jupyter shows only the outputs of a cell: the drawing code."""
+    return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
+
+
+def _is_read(line: str) -> bool:
+    """Whether a line is more than an import, a comment or a bracket."""
+    return any(map(str.isalpha, line)) and not re.match(r"\s*(#|import |from )", line)
+
+
 def main(chosen: Sequence[str]) -> None:
     for script in SCRIPTS:
         if not chosen or script.stem[:2] in chosen:
             written = script.with_suffix(".ipynb")
-            nbformat.write(executed(script), written)
-            print(f"wrote {written}, {written.stat().st_size // 1000} kB", flush=True)
+            notebook = executed(script)
+            nbformat.write(notebook, written)
+            print(f"wrote {written}, {written.stat().st_size // 1000} kB, {minutes(notebook)} minutes", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 import swd_dynamics as sd
 from swd_dynamics.errors import InputError
-from swd_dynamics.jupyter import show_in
+from swd_dynamics.jupyter import show_in, side_by_side
 from swd_dynamics.rules import SGD, Stable, UpdateRule
 
 
@@ -142,3 +142,33 @@ print(*shell.display_formatter.format(sd.CATALOG["SGD"]())[0])
     heavy, forms = run([executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
     assert not heavy and "text/markdown" in forms
     assert InputError.__doc__
+
+
+def coloured(row: str) -> list[str | None]:
+    """The decay mode in whose colour each cell of a row is, without the row's name."""
+    modes = sd.plots.COLOURS.items()
+    return [next((mode for mode, colour in modes if colour in cell), None) for cell in row.split("|")[2:-1]]
+
+
+def test_rules_side_by_side():
+    """Assert that the table has the lines that differ, and a formula that no other rule has in its decay's colour."""
+    names = {"L2": "Adam", "decoupled": "AdamW", "stable": "AdamS"}
+    said = side_by_side(**{mode: sd.CATALOG[name](lr=0.1, weight_decay=0.2) for mode, name in names.items()}).data
+    head, _, gradient, rate, *below = said.splitlines()
+    assert [cell.strip() for cell in head.split("|")[2:-1]] == ["**L2**", "**decoupled**", "**stable**"]
+    assert coloured(gradient) == ["L2", None, None]
+    assert coloured(rate) == ["L2", "decoupled", "stable"]
+    assert not any(line.startswith("|") for line in below) and said.count("v'") == 2  # that of R, and its own line
+    assert said.count(r"\lambda = 0.2") == 1
+
+
+def test_rules_side_by_side_with_other_numbers():
+    """Assert that each column has its numbers where the rules differ in them."""
+    said = side_by_side(small=sd.CATALOG["SGD"](lr=0.1), large=sd.CATALOG["SGD"](lr=0.4)).data
+    assert [cell.strip() for cell in said.splitlines()[2].split("|")[2:-1]] == [r"$\eta = 0.1$", r"$\eta = 0.4$"]
+
+
+def test_no_rules_side_by_side():
+    """Assert that a table of no rules is refused."""
+    with pytest.raises(InputError):
+        side_by_side()

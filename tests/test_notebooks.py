@@ -4,10 +4,12 @@ import re
 
 import nbformat
 import pytest
-from notebook_pairs import FOLDER, SCRIPTS, executed, solutions
+from notebook_pairs import FOLDER, SCRIPTS, executed, is_folded, minutes, solutions
 
 NAMES = ["01_three_decays", "02_derive_it_yourself", "03_flow_and_iterates", "04_record_your_training",
-         "05_is_my_optimizer_right"]  # fmt: skip
+         "05_is_my_optimizer_right", "06_your_own_optimizer", "07_when_training_blows_up",
+         "08_from_adamw_to_adams", "09_what_kind_of_decay"]  # fmt: skip
+LONGEST = 15  # minutes of a notebook: with twice as many, it is put off
 LARGEST = 1_500_000  # bytes of an executed notebook: what a page loads without a wait
 TAG = re.compile(r"<[^>]*>")  # with the pictures in them
 NUMBER = re.compile(r"[-−+]?\d[\d.]*(e[-+]?\d+)?")  # its last digits differ between processors
@@ -20,9 +22,9 @@ def committed(script):
 
 
 def form(cell) -> tuple:
-    """What a cell is and gives: its source and tags, and of each output the kinds and the words, without numbers."""
+    """What a cell is and gives: its source, tags and fold, and the kinds and words of each output, without numbers."""
     tags = tuple(cell.metadata.get("tags", ()))
-    return cell.cell_type, cell.source, tags, tuple(map(_form, cell.get("outputs", ())))
+    return cell.cell_type, cell.source, tags, is_folded(cell), tuple(map(_form, cell.get("outputs", ())))
 
 
 def _form(output) -> tuple:
@@ -33,7 +35,7 @@ def _form(output) -> tuple:
 
 
 def test_all_are_there():
-    """Assert that the five notebooks are there, each as a script and as an executed notebook."""
+    """Assert that the nine notebooks are there, each as a script and as an executed notebook."""
     assert [script.stem for script in SCRIPTS] == NAMES
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
 
@@ -61,6 +63,35 @@ def test_it_reads_well_without_a_kernel(script):
     assert 1 <= kinds.count("image/png") <= 4
     assert not any("widget" in kind for kind in kinds)
     assert script.with_suffix(".ipynb").stat().st_size < LARGEST
+
+
+def test_minutes_are_those_of_what_is_read():
+    """Assert that 180 words or 3 lines of code take a minute, and that solutions, imports and folds take no time."""
+    text = "word " * 180 + "<details>" + "word " * 1800 + "</details>"
+    shown = nbformat.v4.new_code_cell("import numpy as np\n\n# why\na = [\n    1,\n]\nb = a\nc = b")
+    folded = nbformat.v4.new_code_cell("a = 1\n" * 100, metadata={"jupyter": {"source_hidden": True}})
+    read = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text), shown, folded])
+    assert minutes(read) == 2
+
+
+@notebooks
+def test_its_time_is_true_and_short(script):
+    """Assert that the first cell and the README's table give the minutes that are counted, at most 15."""
+    notebook = committed(script)
+    counted = minutes(notebook)
+    (row,) = (line for line in (FOLDER / "README.md").read_text().splitlines() if f"({script.stem}.ipynb)" in line)
+    assert f" {counted} minutes" in notebook.cells[0].source
+    assert row.endswith(f"| {counted} |")
+    assert counted <= LONGEST
+
+
+@notebooks
+def test_it_asks_before_it_answers(script):
+    """Assert that each question for a prediction is followed by a cell in which the reader writes an answer."""
+    cells = committed(script).cells
+    asked = [i for i, cell in enumerate(cells) if "**Predict.**" in cell.source]
+    assert asked
+    assert all(cells[i + 1].source.startswith("guess = None  # ") for i in asked)
 
 
 @notebooks

@@ -97,6 +97,7 @@ def derive(
 
     Arguments that are given become numbers in the result, and the others stay symbols: for
     example λ without --weight-decay. SGD, SGDW and SGDS have momentum unless --momentum is 0.
+
     Example:
 
         swd-dynamics derive SGDS --what stability-limit --lr 0.1 --weight-decay 0.5

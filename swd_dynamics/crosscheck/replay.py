@@ -20,7 +20,11 @@ CHANGED = 1e-5  # relative: two sums of squares in float32 agree to 1e-6, howeve
 
 
 def replay(
-    rule: UpdateRule | Entry | str, recording: "xarray.Dataset", *, name: str = "replay", causes: bool = True
+    rule: UpdateRule | Entry | str,
+    recording: "xarray.Dataset",
+    *,
+    name: str = "replay",
+    causes: bool = True,
 ) -> Verdict:
     """Compare a rule with a recording, step by step, and name the cause of a difference.
 

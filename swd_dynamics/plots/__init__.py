@@ -1,5 +1,6 @@
-"""The figure style, shared by all studies, and drawings of phase planes, recordings and the atlas."""
+"""The figure style, shared by all studies, and drawings of curves, phase planes, recordings and the atlas."""
 
+from swd_dynamics.plots.curves import lines_and_points
 from swd_dynamics.plots.phase_plane import phase_plane
 from swd_dynamics.plots.recording import recording
 from swd_dynamics.plots.sliders import Sliders
@@ -12,6 +13,7 @@ __all__ = [
     "MUTED",
     "Sliders",
     "house_style",
+    "lines_and_points",
     "measured",
     "phase_plane",
     "recording",

@@ -137,8 +137,8 @@ def _control(task: Task, recording) -> Verdict:
     """The negative control: a stable decay that is wrong by a millionth."""
     right = METHODS["AdamS"].rule()
     wrong = replace(right, decay=Stable(cast(Stable, right.decay).weight_decay * (1 + 1e-6)))
-    said = "R of AdamS is larger than λη_eff by a millionth of itself"
-    verdict = replace(replay(wrong, recording, causes=False), claim=said)
+    verdict = replay(wrong, recording, causes=False)
+    verdict = replace(verdict, claim="R of AdamS is larger than λη_eff by a millionth of itself")
     return must_be_refuted(f"control: λ off by 1e-6 on {task.name}", verdict)
 
 

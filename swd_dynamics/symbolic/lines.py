@@ -102,9 +102,10 @@ def wrapped(said: str, width: int) -> list[str]:
     """
     if columns(said) <= width:
         return [said]
-    indent = " " * (columns(said.partition(" = ")[0]) + 3) if " = " in said else "    "
+    left = columns(said.partition(" = ")[0]) + 3
+    indent = " " * left if left <= width / 4 else "    "  # a short name on the left, or a whole formula
     depths = _depths(said)
-    for signs in (BREAKS[1:3], BREAKS[1:]):
+    for signs in (BREAKS[1:3] if left <= width / 4 else BREAKS[:3], BREAKS):
         for depth in range(max(depths) + 1):
             places = [i for i in range(1, len(said)) if depths[i] <= depth and _breaks(said, i, signs)]
             lines = _filled(said, places, width, indent)

@@ -19,7 +19,7 @@ from matplotlib.testing.compare import compare_images
 from tolerances import PICTURE
 
 from swd_dynamics.auditing.atlas import AtlasEntry
-from swd_dynamics.plots import MUTED, Sliders, house_style, measured, phase_plane, recording, theory
+from swd_dynamics.plots import MUTED, Sliders, house_style, lines_and_points, measured, phase_plane, recording, theory
 from swd_dynamics.plots.atlas import draw_atlas
 from swd_dynamics.plots.style import LOOKS
 from swd_dynamics.rules import CATALOG
@@ -54,6 +54,15 @@ def runs() -> dict[str, xarray.Dataset]:
 def test_recording():
     """Assert that several recordings have a panel for each quantity, and the colours of their decay modes."""
     return recording(runs(), "loss", "decay_rate")
+
+
+@compared
+def test_lines_and_points():
+    """Assert that lines and points of one decay have its colour and share a column of the legend."""
+    x = np.linspace(0, 1, 6)
+    lines = {"L2": (x, 2 * x), "stable": (x, x)}
+    points = {"L2": (x[::2], 2 * x[::2]), "stable": (x[::2], x[::2]), "none": (x, 0 * x)}
+    return lines_and_points(lines, points, title="Three slopes", xlabel="x", ylabel="y")
 
 
 @compared

@@ -4,7 +4,9 @@ import math
 import sys
 from base64 import b64decode
 
+import numpy as np
 import pytest
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots import Sliders
@@ -136,3 +138,102 @@ def test_a_broken_drawing_is_not_left_standing():
     assert [text.get_text() for text in sliders.figure.texts] == ["ZeroDivisionError: float division by zero"]
     sliders.set(x=2.0)
     assert drawn(sliders) == [0, 0.5]
+
+
+def test_a_drawing_that_moves_is_drawn_once():
+    """Assert that where draw returns a function, moves call this function, on the figure as it was drawn."""
+    called = []
+
+    def draw(figure, slope):
+        called.append("draw")
+        (line,) = figure.subplots().plot([0, 1], [0, slope])
+        return lambda slope: called.append("move") or line.set_ydata(np.array([0, slope]))
+
+    sliders = Sliders(draw, slope=(0.0, 2.0, 1.0))
+    axes = sliders.figure.axes[0]
+    sliders.set(slope=1.5)
+    sliders._live().children[0].value = 2.0
+    assert called == ["draw", "move", "move"]
+    assert sliders.figure.axes == [axes] and drawn(sliders) == [0, 2.0]
+
+
+def test_after_a_refused_move_the_figure_is_drawn_again():
+    """Assert that if a move is refused, the figure shows the message, and the next move draws on an empty figure."""
+
+    def draw(figure, slope):
+        (drawn,) = figure.subplots().plot([0, 1], [0, slope])
+
+        def move(slope):
+            if slope < 0:
+                raise InputError("slope must not be negative")
+            drawn.set_ydata([0, slope])
+
+        return move
+
+    sliders = Sliders(draw, slope=(-1.0, 2.0, 1.0))
+    sliders.set(slope=-1.0)
+    assert [text.get_text() for text in sliders.figure.texts] == ["slope must not be negative"]
+    sliders.set(slope=2.0)
+    assert drawn(sliders) == [0, 2.0] and not sliders.figure.texts
+
+
+def labelled(figure, lines):
+    """A figure whose label and title are higher with more lines."""
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1])
+    axes.set_xlabel("\n".join("label" for _ in range(lines)))
+    figure.suptitle("title")
+
+
+def layouts(monkeypatch) -> list[None]:
+    """Grows by an entry with each run of matplotlib's constrained layout."""
+    run, execute = [], ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, fig: run.append(None) or execute(self, fig))
+    return run
+
+
+def places(sliders: Sliders) -> list:
+    return [sliders.figure.axes[0].get_position().bounds, sliders.figure.texts[0].get_position()]
+
+
+def test_the_layout_of_the_first_drawing_is_kept(displayed, monkeypatch):
+    """Assert that matplotlib computes the layout for the first drawing only, and that axes and title stay in place."""
+    run = layouts(monkeypatch)
+    sliders = Sliders(labelled, lines=(1, 9, 2))
+    sliders._ipython_display_()
+    computed, first = len(run), places(sliders)
+    sliders.set(lines=1)
+    assert len(displayed) == 3 and computed and len(run) == computed
+    assert places(sliders) == first
+
+
+def test_a_label_that_is_cut_off_makes_a_new_layout(displayed):
+    """Assert that the layout is computed again if a label would leave the figure, so that all of it can be read."""
+    sliders = Sliders(labelled, lines=(1, 9, 1))
+    sliders._ipython_display_()
+    first = places(sliders)
+    sliders.set(lines=9)
+    assert places(sliders) != first
+    assert sliders.figure.axes[0].xaxis.label.get_window_extent().y0 >= 0
+
+
+def test_other_axes_make_a_new_layout(displayed):
+    """Assert that the kept layout is not used for another arrangement of axes."""
+    sliders = Sliders(lambda figure, rows: figure.subplots(rows, 1), rows=(1, 3, 1))
+    sliders._ipython_display_()
+    whole = sliders.figure.axes[0].get_position().height
+    sliders.set(rows=2)
+    heights = [axes.get_position().height for axes in sliders.figure.axes]
+    assert len(heights) == 2 and max(heights) < whole / 2
+
+
+def test_logarithmic_axes_have_few_ticks():
+    """Assert that a logarithmic axis has no minor ticks over three decades, and has them over half a decade."""
+
+    def draw(figure, high):
+        figure.subplots().set(yscale="log", ylim=(1, high))
+
+    sliders = Sliders(draw, high=(3.0, 1000.0, 1000.0))
+    wide = sliders.figure.axes[0].yaxis.get_minorticklocs()
+    sliders.set(high=3.0)
+    assert len(wide) == 0 < len(sliders.figure.axes[0].yaxis.get_minorticklocs())

@@ -1,0 +1,201 @@
+# %% [markdown]
+# # When training blows up: decay makes it earlier
+#
+# **How curved may the loss be before training blows up, and does weight decay help?**
+#
+# About 12 minutes, without the exercises. You need to know what an eigenvalue is.
+
+# %%
+from functools import partial
+
+import numpy as np
+
+import swd_dynamics as sd
+
+# %% [markdown]
+# ## One weight on a parabola
+#
+# Near a minimum θ* the loss is ½h(θ − θ*)², where h is the curvature. Its gradient is h(θ − θ*). So gradient descent
+# with learning rate η multiplies the distance from the minimum by 1 − ηh in each step.
+#
+# **Predict.** With η = 0.1, above which curvature does the distance grow from step to step?
+
+# %%
+guess = None  # a number
+
+# %%
+print("your answer:", guess, "  derived:", sd.stability_limit(sd.CATALOG["SGD"](lr=0.1)).value)
+
+# %% [markdown]
+# At this curvature the factor 1 − ηh is −1, so the weight jumps from side to side. Above it, each jump is larger than
+# the one before.
+#
+# ## With momentum
+#
+# With momentum, two numbers change in a step: the weight and its momentum m. A step multiplies them by a matrix.
+# Training is stable if both eigenvalues z of that matrix are inside the unit circle, |z| < 1. Here is the polynomial
+# whose roots are the eigenvalues, for stable weight decay (SGDS):
+
+# %%
+rule = sd.CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=1.0)
+limit = sd.stability_limit(rule)
+polynomial, at_1, at_minus_1, as_a_pair = limit.steps[5:]
+polynomial
+
+# %% [markdown]
+# A root can leave the unit circle at three places: at z = 1, at z = −1, or as a pair of complex numbers. **Jury's
+# conditions** say at which curvature each of them happens. The first and the third never happen here, so the second
+# one decides:
+
+# %%
+at_minus_1
+
+# %% [markdown]
+# ## L2 or stable decay?
+#
+# With the same λ, L2 and stable decay follow the same curve if steps are small (notebook 02): in the long run each
+# step removes the fraction R = ηλ/(1 − β) of the weights. With η = 0.1 and β = 0.9 this fraction is λ. Without decay
+# the limit is 2(1 + β)/η = 38.
+#
+# **Predict.** Let λ be 1. That is far more than anyone would use, so that the effect is easy to see. Does decay raise
+# the limit or lower it? Which limit is lower, that of L2 or that of stable decay?
+
+# %%
+guess = None  # for example: "L2 30, stable 35"
+
+
+# %%
+def with_decay(mode, weight_decay):
+    name = {"none": "SGD", "L2": "SGD", "stable": "SGDS"}[mode]
+    return sd.CATALOG[name](lr=0.1, momentum=0.9, weight_decay=weight_decay)
+
+
+print("your answer:", guess)
+for mode in ("L2", "stable"):
+    print(f"{mode}: the limit is {float(sd.stability_limit(with_decay(mode, 1)).value):.3g}")
+
+# %% [markdown]
+# Both lower the limit: L2 by 1, from 38 to 37, but stable decay by 19, to one half. With the same λ, stable decay costs
+# (1 + β)/(1 − β) = 19 times as much stability.
+#
+# Momentum explains the factor. In slow decay all steps have the same sign, so momentum adds them up and multiplies L2
+# decay by 1/(1 − β) = 10. When the weight jumps from side to side, the signs alternate, and momentum divides L2 decay
+# by 1 + β = 1.9. Stable decay does not pass through the momentum, so it acts in full both times.
+#
+# ## Blow it up
+#
+# This is one weight over the steps, for each kind of decay and without decay. If a kernel runs, find the curvature at
+# which each line starts to rise, and compare it with the derived limits in the title.
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Run and draw.
+SCALE = {"yscale": "log", "ylim": (1e-4, 1e4)}
+
+
+def sizes(rule, h, steps=80):
+    """The size of a weight over the steps, on a parabola of curvature h."""
+    state, course = rule.start(1.0), [1.0]
+    for _ in range(steps):
+        state = rule(state, h * state.theta)
+        course.append(abs(state.theta))
+    return np.array(course)
+
+
+def draw_course(figure, curvature, weight_decay):
+    rules = {"none": with_decay("none", 0)} | {mode: with_decay(mode, weight_decay) for mode in ("L2", "stable")}
+    points = {mode: (np.arange(81), sizes(rule, curvature)) for mode, rule in rules.items()}
+    limits = f"without decay 38, L2 {38 - weight_decay:.3g}, stable {38 * (1 - weight_decay / 2):.3g}"
+    labels = {"xlabel": "step k", "ylabel": f"|θ| at curvature {curvature:.3g}"}
+    sd.plots.lines_and_points({}, points, title=f"Limits: {limits}", figure=figure, **labels, **SCALE)
+    return partial(draw_course, figure)  # a move changes this figure
+
+
+# %%
+sd.plots.Sliders(draw_course, curvature=(10.0, 40.0, 22.0), weight_decay=(0.0, 1.5, 1.0))
+
+# %% [markdown]
+# ## At every strength
+#
+# Runs at 421 curvatures show at which curvature the weight still grows in the last third of 300 steps. The points are
+# the first such curvatures, and the lines are the derived limits.
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Find the curvature at which runs blow up.
+def edge(rule, h, steps=300):
+    """The first of the curvatures h at which a run from θ = 1 is larger in its last third than in the one before."""
+    state, sizes = rule.start(np.ones_like(h)), []
+    with np.errstate(all="ignore"):  # a run that blows up may overflow
+        for _ in range(steps):
+            state = rule(state, h * state.theta)
+            sizes.append(abs(state.theta))
+    before, after = (np.max(sizes[start : start + steps // 3], axis=0) for start in (steps // 3, 2 * steps // 3))
+    return h[np.argmin((after <= before) & np.isfinite(after))]
+
+
+# %%
+strengths, shown = np.linspace(0, 1.95, 14), np.linspace(0.1, 1.9, 10)
+limits, found = {}, {}
+for mode in ("L2", "stable"):
+    limits[mode] = strengths, [sd.stability_limit(with_decay(mode, lam)).value for lam in strengths]
+    found[mode] = shown, [edge(with_decay(mode, lam), h=np.linspace(0, 42, 421)) for lam in shown]
+
+title = "With the same λ, stable decay costs 19 times as much stability as L2"
+labels = {"xlabel": "λ; here a step removes the fraction λ", "ylabel": "largest stable curvature h"}
+sd.plots.lines_and_points(limits, found, title=title, **labels)
+
+# %% [markdown]
+# Does this matter in training? R is usually below 0.001. There even stable decay lowers the limit by less than one
+# part in 2000, and you may choose the kind of decay for other reasons. Decoupled decay (SGDW) at the same R is the
+# same method as stable decay here (notebook 02, exercise 3), so it has the same line.
+#
+# ## Exercises
+#
+# **1.** Nesterov's momentum is said to be the more careful one. Is its limit without decay larger or smaller than 38?
+#
+# <details><summary>Solution</summary>
+#
+# It is much smaller, 13.6. The newest gradient has nearly twice the weight in a step, and it is the newest gradient
+# that carries the weight to the other side.
+#
+# ```python
+# nesterov = sd.stability_limit(sd.CATALOG["SGD"](lr=0.1, momentum=0.9, nesterov=True))
+# assert abs(nesterov.value - 3.8 / 0.28) < 1e-9
+# ```
+#
+# </details>
+
+# %% [markdown]
+# **2.** Without decay, which momentum gives the largest limit? Find it from the formula 2(1 + β)/η, then ask a run at
+# β = 0.99.
+#
+# <details><summary>Solution</summary>
+#
+# The limit grows with β up to twice that of gradient descent, 4/η = 40. The run agrees.
+#
+# ```python
+# rule = sd.CATALOG["SGD"](lr=0.1, momentum=0.99)
+# print(edge(rule, np.linspace(0, 42, 421), steps=900), sd.stability_limit(rule).value)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# **3.** A real loss is not a parabola. Take log cosh θ, whose gradient tanh θ is never larger than 1, with η = 2.5 and
+# no momentum. The curvature at the minimum is 1 and the limit is 2/η = 0.8. What do the weights do?
+#
+# <details><summary>Solution</summary>
+#
+# They do not go to infinity. They jump from side to side at a fixed distance, because far from the minimum the
+# gradient stops growing. The limit tells where a minimum stops attracting the steps, not where they go then.
+#
+# ```python
+# rule = sd.CATALOG["SGD"](lr=2.5)
+# state = rule.start(0.1)
+# for _ in range(100):
+#     state = rule(state, np.tanh(state.theta))
+# print(state.theta, rule(state, np.tanh(state.theta)).theta)
+# ```
+#
+# </details>

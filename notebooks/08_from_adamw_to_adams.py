@@ -1,0 +1,200 @@
+# %% [markdown]
+# # From AdamW to AdamS: the same λ is another strength
+#
+# **I replace AdamW by AdamS. Which `weight_decay` do I give it?**
+#
+# About 10 minutes, without the exercises. You should have read notebook 04, or know what R and η_eff are.
+
+# %%
+from functools import partial
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+import swd_dynamics as sd
+
+torch.set_num_threads(1)  # the network is small
+
+# %% [markdown]
+# ## What AdamW does
+#
+# The network of notebook 04 reads handwritten digits (folded cell). The learning rate falls to a tenth after half of
+# the steps.
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# The data, the network and its loss.
+pixels, digit = load_digits(return_X_y=True)
+images, labels = torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(digit)
+
+
+def network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+
+
+def batch_loss(model, k):
+    batch = torch.randperm(len(images), generator=torch.Generator().manual_seed(k))[:50]
+    return torch.nn.functional.cross_entropy(model(images[batch]), labels[batch])
+
+
+# %%
+def trained(kind, weight_decay, steps=1500, scale=1):
+    model = network()
+    optimizer = kind(model.parameters(), lr=3e-3, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=750, gamma=0.1)
+    how = {"scheduler": schedule, "model": model, "trajectory": False}
+    return sd.record(optimizer, lambda k: scale * batch_loss(model, k), steps, **how)
+
+
+adamw = trained(torch.optim.AdamW, weight_decay=0.3)
+
+# %% [markdown]
+# The rules AdamW and AdamS, with the settings of this run. What differs between them is in colour:
+
+# %%
+rules = {name: sd.crosscheck.recorded_rule(name, adamw) for name in ("AdamW", "AdamS")}
+sd.side_by_side(**rules)
+
+# %% [markdown]
+# They differ only in R, the fraction of the weights that the decay removes in a step. AdamS divides it by √v̄, where v̄
+# is the mean of the bias-corrected v over all weights. So R follows the gradients as the step does, and R/η_eff is λ.
+#
+# ## Keep λ?
+#
+# In this run AdamW's decay alone leaves 48 % of a weight.
+#
+# **Predict.** Now AdamS takes over, with the same λ = 0.3. The gradients of this network are small: √v̄ is about 0.01.
+# What does the decay leave of a weight after 1500 steps? How many times smaller does λ have to be, so that AdamS
+# leaves 48 %, too?
+
+# %%
+guess = None  # for example: "30 %, 2 times smaller"
+
+# %% [markdown]
+# The recorded η_eff predicts it, because R of AdamS is λ·η_eff. If a kernel runs, move λ until both curves end at the
+# same height.
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Predict and draw.
+step, decay_rate, effective_lr = (adamw[name].values for name in ("step", "decay_rate", "effective_lr"))
+effective_lr = effective_lr.reshape(len(step), -1)[:, 0]  # of the only parameter group
+
+
+def left_by(decay_rate):
+    """The fraction of a weight that decay alone leaves, by step."""
+    return np.cumprod(1 - decay_rate)
+
+
+def draw_left(figure, weight_decay):
+    lines = {"decoupled": left_by(decay_rate), "stable": left_by(weight_decay * effective_lr)}
+    ends = (
+        f"AdamW leaves {lines['decoupled'][-1]:.0%}, AdamS with λ = {weight_decay:.2g} leaves {lines['stable'][-1]:.0%}"
+    )
+    labels = {"xlabel": "step k", "ylabel": "fraction that decay leaves", "ylim": (-0.03, 1.03)}
+    drawn = {mode: (step, left) for mode, left in lines.items()}
+    sd.plots.lines_and_points(drawn, {}, title=ends, figure=figure, **labels)
+    return partial(draw_left, figure)  # a move changes this figure
+
+
+# %%
+print("your answer:", guess)
+sd.plots.Sliders(draw_left, weight_decay=(1e-4, 1, 0.3, "log"))
+
+# %% [markdown]
+# With the same λ, AdamS would erase the weights within some dozen steps. The package finds the λ with which both
+# remove the same:
+
+# %%
+same = sd.equivalent_weight_decay(rules["AdamW"], rules["AdamS"], adamw)
+print(f"λ of AdamS: {same.weight_decay:.2e}, {0.3 / same.weight_decay:.0f} times smaller")
+
+# %% [markdown]
+# ## Train it
+#
+# The prediction used the gradients of AdamW's run. AdamS will have other gradients. So train it:
+
+# %%
+adams = trained(sd.optim.AdamS, weight_decay=same.weight_decay)
+
+# %% [markdown]
+# **Predict.** Which of the two has the lower loss? For which of the two is R/η_eff constant?
+
+# %%
+guess = None  # for example: "AdamS, both"
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Draw both runs.
+def draw_both():
+    title = "Nearly the same loss and decay, but only AdamS keeps R/η$_{eff}$ at its λ"
+    figure = sd.plots.recording({"AdamW": adamw, "AdamS": adams}, "loss", "decay_rate", "decay_ratio", title=title)
+    ratio, lam = figure.axes[-1], same.weight_decay
+    ratio.plot(step, 0.3 * np.sqrt(adamw.v_bar), **sd.plots.theory("decoupled", label="λ√v̄, λ = 0.3", zorder=3))
+    ratio.plot(step, lam + 0 * step, **sd.plots.theory("stable", label=f"λ = {lam:.4f}", zorder=3))
+    ratio.legend(handles=ratio.lines[-2:], loc="upper right", frameon=False)
+    return figure
+
+
+# %%
+print("your answer:", guess)
+for name, run in {"AdamW": adamw, "AdamS": adams}.items():
+    left, loss = float((1 - run.decay_rate).prod()), float(run.loss[-100:].mean())
+    print(f"{name}: decay leaves {left:.1%} of a weight, loss {loss:.3f} in the last 100 steps")
+draw_both()
+
+# %% [markdown]
+# In the end both have removed nearly the same, but at different times. R of AdamW follows only the learning rate, so
+# its balance with the gradients drifts. R of AdamS rises and falls with η_eff, and the balance stays at λ. The losses
+# are close. The study `drop-in` makes the same comparison with many seeds: `swd-dynamics reproduce drop-in`.
+#
+# ## Exercises
+#
+# **1.** Somebody multiplies the loss by 10. Adam takes the same steps as before. What happens to R/η_eff of AdamW, and
+# to that of AdamS?
+#
+# <details><summary>Solution</summary>
+#
+# For AdamW it is ten times larger, because √v̄ is. For AdamS it stays at λ, so R is about a tenth.
+#
+# ```python
+# for kind, decay in ((torch.optim.AdamW, 0.3), (sd.optim.AdamS, same.weight_decay)):
+#     for scale in (1, 10):
+#         run = trained(kind, decay, steps=50, scale=scale)
+#         print(kind.__name__, scale, float(run.decay_rate[-1]), float(run.decay_ratio[-1]))
+# ```
+#
+# </details>
+
+# %% [markdown]
+# **2.** Train AdamS with AdamW's λ of 0.3 after all, for 200 steps. What is the loss?
+#
+# <details><summary>Solution</summary>
+#
+# It stays at log 10, which is the loss of guessing. The decay removes more than a tenth of the weights in each step,
+# and nothing can be learned against that.
+#
+# ```python
+# run = trained(sd.optim.AdamS, 0.3, steps=200)
+# assert abs(float(run.loss[-50:].mean()) - np.log(10)) < 0.05
+# sd.plots.recording(run, "loss", "decay_rate")
+# ```
+#
+# </details>
+
+# %% [markdown]
+# **3.** Go back: from the recording of AdamS, find the λ of AdamW. Is it 0.3?
+#
+# <details><summary>Solution</summary>
+#
+# It is close to 0.3, but not equal, because the run of AdamS has its own gradients.
+#
+# ```python
+# back = sd.equivalent_weight_decay(*(sd.crosscheck.recorded_rule(name, adams) for name in ("AdamS", "AdamW")), adams)
+# print(back.weight_decay)
+# assert abs(back.weight_decay / 0.3 - 1) < 0.2
+# ```
+#
+# </details>

@@ -1,0 +1,192 @@
+# %% [markdown]
+# # What kind of decay is it? Perturb the weights, and look
+#
+# **I have an optimizer, but no formula. Is its weight decay L2, decoupled or stable?**
+#
+# About 9 minutes, without the exercises. You should know the three kinds of decay (notebook 01).
+
+# %%
+from functools import partial
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import swd_dynamics as sd
+
+torch.set_num_threads(1)
+
+# %% [markdown]
+# ## The experiment
+#
+# `audit` does not read the optimizer's code. It runs the optimizer twice on the same prepared gradients, the second
+# time with slightly perturbed weights. Weight decay makes the perturbation smaller. **R** is the fraction of it that
+# one step removes.
+#
+# `audit` also perturbs one gradient, and measures how far one unit of gradient moves a weight in the end. This is the
+# effective learning rate **η_eff**. It repeats both after the gradients have fallen to a tenth, and again after the
+# learning rate η was halved. Then the two ratios decide:
+#
+# * R/ηλ is always 1 if the decay is **decoupled**.
+# * R/η_eff is constant, at λ and for all weights, if the decay is **stable**.
+#
+# ## AdamW
+#
+# Adam divides its step by the size of the gradients. So when the gradients fall to a tenth, one unit of gradient soon
+# moves a weight ten times as far.
+#
+# **Predict.** For AdamW: by which factor does η_eff change when the gradients fall to a tenth? R? R/η_eff?
+
+# %%
+guess = None  # for example: "η_eff 10, R 10, R/η_eff 1"
+
+# %%
+settings = {"lr": 0.01, "weight_decay": 0.01, "betas": (0.9, 0.95)}
+audits = {"decoupled": sd.audit(partial(torch.optim.AdamW, **settings))}
+print("your answer:", guess)
+audits["decoupled"]
+
+# %% [markdown]
+# Each row is a part of the run. The columns 5 % and 95 % show how much R differs between the weights: not at all here.
+# When the gradients fall to a tenth, η_eff is ten times as large, but R does not change, and so R/η_eff falls to a
+# tenth. It is not stable. R/ηλ is 1 in all rows, so the decay is decoupled.
+#
+# ## AdamS
+#
+# **Predict.** Which column is constant for AdamS, and which one moves?
+
+# %%
+guess = None  # for example: "R is constant"
+
+# %%
+audits["stable"] = sd.audit(partial(sd.optim.AdamS, **settings))
+print("your answer:", guess)
+audits["stable"]
+
+# %% [markdown]
+# R/η_eff is constant and R/ηλ moves: the other way round. (R/η_eff is 5 % below λ = 0.01 in all rows, because η_eff is
+# measured, and only to this accuracy.)
+#
+# ## L2
+#
+# Adam with L2 decay adds λθ to the gradient. Adam divides a large gradient by a large number, and the decay with it.
+#
+# **Predict.** Some weights have large gradients and some have small ones. Which weights decay faster?
+
+# %%
+guess = None  # "those with large gradients" or "those with small gradients"
+
+# %%
+audits["L2"] = sd.audit(partial(torch.optim.Adam, **settings))
+print("your answer:", guess)
+audits["L2"]
+
+# %% [markdown]
+# The weights with small gradients decay faster. The 95 % column is more than fifty times the 5 % column. In the median
+# R/η_eff hardly moves, but each weight has its own R, so no single number describes this decay. Above the table `audit`
+# says how it recognised L2: add λθ to the gradients by hand and switch the decay off, and the steps are the same.
+#
+# ## Over the steps
+#
+# Points are the R of the median weight. The shaded area contains 90 % of the weights under L2. The lines are λη_eff:
+# R has to be there if the decay is stable.
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Draw.
+def draw_course(axes):
+    steps = np.arange(1, 641)
+    for mode, audit in audits.items():
+        median, low, high = (audit.course[name][:640] for name in ("median", "low", "high"))
+        axes.plot(steps[4::12], median[4::12], **sd.plots.measured(mode, markersize=4))
+        if mode == "L2":
+            axes.fill_between(steps[4:], low[4:], high[4:], color=sd.plots.COLOURS[mode], alpha=0.15, linewidth=0)
+    for name, end in {"settled": 240, "gradients / 10": 480, "lr / 2": 640}.items():
+        stable = 0.01 * audits["stable"].rows[name][3]  # λ times η_eff
+        label = "λη$_{eff}$" if name == "settled" else None
+        axes.plot([end - 120, end], [stable, stable], **sd.plots.theory("stable", label=label))
+    for step, what in ((240, "gradients / 10"), (480, "learning rate / 2")):
+        axes.axvline(step, color=sd.plots.MUTED, linestyle="--", zorder=0)
+        axes.text(step + 5, 2e-2, what, color="#555555")
+    axes.set(xlabel="step k", ylabel="R of a step", yscale="log", ylim=(5e-6, 4e-2))
+
+
+def course_figure():
+    with sd.plots.house_style():
+        figure = Figure(figsize=(7.6, 4.4))
+        draw_course(figure.subplots())
+        figure.legend(loc="outside lower center", ncols=4)
+        figure.suptitle("Only stable decay follows λη$_{eff}$ with all weights")
+    return figure
+
+
+# %%
+course_figure()
+
+# %% [markdown]
+# Stable decay follows λη_eff: up by ten when the gradients fall, and down to one half with the learning rate. Decoupled
+# decay follows only the learning rate. Under L2 the median moves with η_eff, but the weights differ. (At the dips
+# `audit` perturbed the weights again, and the momentum needs a few steps to contain the perturbation.)
+#
+# Try it on your own optimizer: `sd.audit(partial(MyOptimizer, lr=…, weight_decay=…))`, or in a terminal
+# `swd-dynamics audit my_module:MyOptimizer --args lr=0.01,weight_decay=0.1`.
+#
+# ## Exercises
+#
+# **1.** What kind of decay does `torch.optim.SGD` have with momentum 0.9, and what kind without momentum? Guess, ask
+# `audit`, and read its reasons.
+#
+# <details><summary>Solution</summary>
+#
+# With momentum it is L2: perturb the weights for one step and undo it, and the effect lasts about 9 steps, because
+# the momentum remembers it. Without momentum there is nothing between the gradient and the weight, and all three kinds
+# are the same.
+#
+# ```python
+# for momentum in (0.9, 0.0):
+#     found = sd.audit(partial(torch.optim.SGD, momentum=momentum, lr=0.01, weight_decay=0.1))
+#     print(found.kind, *found.reasons, sep="\n    ")
+# ```
+#
+# </details>
+
+# %% [markdown]
+# **2.** `torch.optim.NAdam` has an option `decoupled_weight_decay`. Does it do what its name says?
+#
+# <details><summary>Solution</summary>
+#
+# It does. Without the option the decay is L2.
+#
+# ```python
+# for decoupled in (False, True):
+#     nadam = partial(torch.optim.NAdam, lr=0.01, weight_decay=0.01, decoupled_weight_decay=decoupled)
+#     print(decoupled, sd.audit(nadam).kind)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# **3.** Notebook 05 has a mistake in AdamS: a v̄ for each tensor in place of one for all weights. Change AdamS in this
+# way. Is its decay still stable?
+#
+# <details><summary>Solution</summary>
+#
+# It is none of the three kinds, because the tensors decay at different rates. A step of the class below is a step of
+# AdamS for each tensor alone.
+#
+# ```python
+# class EachTensorAlone(torch.optim.Optimizer):
+#     def __init__(self, params, **settings):
+#         super().__init__(params, settings)
+#         self.each = [sd.optim.AdamS([p], **settings) for group in self.param_groups for p in group["params"]]
+#
+#     def step(self, closure=None):
+#         for optimizer in self.each:
+#             optimizer.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+#             optimizer.step()
+#
+# found = sd.audit(partial(EachTensorAlone, **settings))
+# print(found.kind, *found.reasons, sep="\n    ")
+# ```
+#
+# </details>

@@ -1,0 +1,65 @@
+"""What theory predicts, as lines, and what runs did, as points."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from swd_dynamics.plots.style import house_style, measured, theory
+
+Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]
+
+
+def lines_and_points(
+    lines: Curves, points: Curves, *, title: str, figure: Figure | None = None, **settings: Any
+) -> Figure:
+    """Predictions as lines and measurements as points, in the colours of their decay modes.
+
+    Parameters
+    ----------
+    lines, points : dict of str to (x, y)
+        The predictions and the measurements by decay mode: "none", "L2", "decoupled", "stable" or "unknown".
+    title : str
+    figure : Figure, optional
+        The figure to draw on; by default a new figure. On a figure that this function has drawn, it moves the lines and
+        points that are there, which takes half the time.
+    **settings
+        Of the axes, such as ``xlabel``, ``ylabel``, ``yscale`` and ``ylim``.
+
+    Raises
+    ------
+    InputError
+        If there is no such decay mode.
+
+    Examples
+    --------
+    >>> figure = lines_and_points({"L2": ([0, 1], [0, 2])}, {"L2": ([0.5], [1])}, title="A slope of 2", xlabel="x")
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['L2, theory', 'L2, measured']
+    """
+    with house_style():
+        figure = figure or Figure(figsize=(7.2, 4.0))
+        axes = figure.axes[0] if figure.axes else figure.subplots()
+        modes = dict.fromkeys([*lines, *points])
+        for mode in modes:  # a line and its points are one column of the legend
+            for curves, look in ((lines, theory), (points, measured)):
+                if mode in curves:
+                    _plot_or_move(axes, *curves[mode], look(mode))
+        scales = {"xscale": axes.get_xscale(), "yscale": axes.get_yscale()}  # setting a scale makes all ticks again
+        axes.set(**{name: value for name, value in settings.items() if scales.get(name) != value})
+        if not figure.legends:
+            figure.legend(loc="outside lower center", ncols=len(modes) or 1)
+        figure.suptitle(title)
+    return figure
+
+
+def _plot_or_move(axes: Axes, x: ArrayLike, y: ArrayLike, style: dict) -> None:
+    drawn = next((line for line in axes.lines if line.get_label() == style["label"]), None)
+    if drawn is None:
+        axes.plot(x, y, **style)
+    else:
+        drawn.set_data(x, y)
+        axes.relim()
+        axes.autoscale_view()
