@@ -1,7 +1,7 @@
 """How long a reader waits for the picture after a key press on a slider, in JupyterLab in a headless Chromium.
 
 Needs playwright (``pip install playwright``) and a Chromium, whose path is in the variable ``CHROMIUM`` if it is not
-/usr/bin/chromium. Runs all cells of all notebooks.
+/usr/bin/chromium. Runs all cells of the notebooks that have sliders.
 """
 
 import json
@@ -21,7 +21,8 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright and a Chromium")
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = [path for path in sorted(FOLDER.glob("[0-9]*.ipynb")) if "Sliders(" in path.read_text(encoding="utf-8")]
 PRESSES = 21  # on each slider
 PROMISE = 150  # milliseconds, the median from key press to picture
 PATIENCE = 300_000  # milliseconds for all cells of a notebook
