@@ -1,4 +1,4 @@
-"""README promises only what runs: its examples are executed and their output compared."""
+"""README promises only what runs: its blocks are run in order, in one folder, twice, and their output is compared."""
 
 import contextlib
 import io
@@ -7,46 +7,56 @@ import shlex
 from pathlib import Path
 
 import pytest
+from matplotlib.testing.compare import compare_images
 
 from swd_dynamics.__main__ import main
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", README, flags=re.DOTALL)
-SESSIONS = re.findall(r"```bash\n(swd-dynamics.*?)```\n+(?:```\n(.*?)```)?", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(python|bash)\n(.*?)```\n+(?:```(?:text)?\n(.*?)```)?", README, flags=re.DOTALL)
+REFUTED = ("replay run --as AdamW",)  # commands that exit with 1; the run was that of AdamS
+BYTES_OF_A_PICTURE = 10  # allowed root mean square of the difference, of 255: fonts are hinted in several ways
 
 
-@pytest.mark.parametrize(("code", "output"), EXAMPLES)
-def test_examples_print_what_they_say(code, output, tmp_path, monkeypatch):
-    """Assert that an example of README prints the output shown beneath it."""
-    monkeypatch.chdir(tmp_path)
+def _is_to_run(block: tuple[str, str, str]) -> bool:
+    """Whether the tests run a block; they do not install packages or reproduce the studies again."""
+    language, code, _ = block
+    return language == "python" or code.startswith("swd-dynamics")
+
+
+def _printed_by(language: str, code: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, "README.md", "exec"), {})
-    assert printed.getvalue().strip() == output.strip()
-
-
-def test_there_are_examples():
-    """Assert that README shows at least three examples with their output, and two blocks of commands."""
-    assert len(EXAMPLES) >= 3
-    assert len(SESSIONS) == 2
+        if language == "python":
+            exec(compile(code, "README.md", "exec"), {})
+            return printed.getvalue()
+        for line in code.strip().splitlines():
+            command = line.partition("#")[0].strip()
+            said = main(shlex.split(command)[1:])
+            assert said == int(command.endswith(REFUTED)), command
+    return printed.getvalue()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("commands", "output"), SESSIONS, ids=["audit", "record"])
-def test_commands_do_what_they_say(commands, output, tmp_path, monkeypatch, capsys):
-    """Assert that the command lines of a block run one after another, and print what is shown beneath them."""
+def test_blocks_run_in_order_twice(tmp_path, monkeypatch):
+    """Assert that all blocks run one after another in one folder, and again, and print what README shows."""
     monkeypatch.chdir(tmp_path)
-    refuted = ("replay run --as AdamW",)  # the run was AdamS's
-    for line in commands.strip().splitlines():
-        command = line.partition("#")[0].strip()
-        said = main(shlex.split(command)[1:])
-        assert said == int(command.endswith(refuted)), (command, capsys.readouterr().err)
-    assert output.strip() in capsys.readouterr().out
+    for language, code, output in 2 * [block for block in BLOCKS if _is_to_run(block)]:
+        printed = _printed_by(language, code).strip()
+        assert printed == output.strip() if language == "python" else output.strip() in printed
+    drawn, shown = tmp_path / "flow.png", ROOT / "figures" / "readme" / "flow.png"
+    assert compare_images(str(shown), str(drawn), tol=BYTES_OF_A_PICTURE) is None
+
+
+def test_there_are_examples():
+    """Assert that README shows at least five programs with their output, and two blocks of commands."""
+    languages = [(language, bool(output)) for language, _, output in filter(_is_to_run, BLOCKS)]
+    assert languages.count(("python", True)) >= 5
+    assert len([language for language, _ in languages if language == "bash"]) == 2
 
 
 def test_links_lead_somewhere():
     """Assert that every relative link of README leads to a file or folder."""
-    root = Path(__file__).parents[1]
     prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", prose):
-        assert (root / target).exists(), target
+        assert (ROOT / target).exists(), target

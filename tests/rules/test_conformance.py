@@ -95,7 +95,7 @@ def printed(rule):
     def step(state, gradient):
         numbers = {symbol.name: value for symbol, value in derivation.values.items()}
         numbers |= {
-            "theta": state.theta,
+            "θ": state.theta,
             "g": gradient,
             "k": state.step + 1,
             **dict(zip(memory, state.memory, strict=True)),
