@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 from swd_dynamics.errors import InputError
 
 Value = TypeVar("Value")
+LISTED = (
+    12  # names in an error: all rules of the catalogue; of 50 quantities the nearest, which a reader can look through
+)
 
 
 class UnknownName(InputError, KeyError):
@@ -76,7 +79,9 @@ class Table(dict[str, Value]):
     def _unknown(self, name: object) -> str:
         shown = getattr(name, "__name__", str(name))  # of a class that was given in place of its name
         advice = self.advice(shown) if self.advice else ""
-        return advice or f"unknown {self.kind} {name!r}; known: {', '.join(nearest(shown, self))}"
+        known, more = nearest(shown, self), len(self) - LISTED
+        rest = f" and {more} more" if more > 0 else ""
+        return advice or f"unknown {self.kind} {name!r}; known: {', '.join(known[:LISTED])}{rest}"
 
 
 def preset(function: Callable[..., Value], **arguments: Any) -> Callable[..., Value]:

@@ -84,6 +84,7 @@ def test_a_recording_is_shown_drawn_and_exported(recorded, tmp_path, capsys):
     assert "decay_rate" in said and "█" in said
     figure = tmp_path / "figure"
     assert main(["plot", str(recorded), "--quantity", "decay_rate", "--quantity", "loss", "--out", str(figure)]) == 0
+    assert main(["plot", str(recorded), "--out", str(tmp_path / "usual")]) == 0
     assert figure.with_suffix(".png").stat().st_size > 10_000
     assert main(["export", str(recorded), "--to", str(tmp_path / "run.csv")]) == 0
     assert len((tmp_path / "run.csv").read_text().splitlines()) == 31

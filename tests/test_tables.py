@@ -37,6 +37,15 @@ def test_tab_completes():
         assert any("AMSGradS" in text for text in found), typed
 
 
+def test_a_long_table_names_the_nearest():
+    """Assert that the error of a table of fifty names has the nearest first, and counts the others."""
+    table = Table("quantity", **{f"name_{i}": i for i in range(50)})
+    with pytest.raises(UnknownName) as caught:
+        table["name_49x"]
+    said = str(caught.value)
+    assert "known: name_49, " in said and said.endswith("and 38 more") and said.count("name_") == 13
+
+
 def test_the_methods_of_a_dictionary_are_kept():
     """Assert that an entry with the name of a method is found in brackets only."""
     table = Table("word", items=1, other=2)

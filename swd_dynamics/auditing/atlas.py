@@ -17,6 +17,7 @@ from textwrap import shorten, wrap
 from typing import Any
 
 from swd_dynamics.auditing.audit import audit, short
+from swd_dynamics.auditing.features import NONLINEAR
 from swd_dynamics.auditing.kind import KINDS
 from swd_dynamics.bench.named import imported
 from swd_dynamics.checks import whole_number
@@ -24,7 +25,7 @@ from swd_dynamics.errors import InputError
 
 ARGUMENTS = {"lr": 1e-2, "weight_decay": 0.1}  # where a constructor takes them; all others are its defaults
 PHASES = ("first step", "settled", "gradients / 10", "lr / 2")
-SETTLED, FALLEN = PHASES[1:3]
+SETTLED, FALLEN, SLOW = PHASES[1:]
 NOT_AUDITED = "not audited"
 DISTINCT = ("none", "L2", "decoupled", "stable", "other")  # kinds that exclude each other
 NOMINAL = 0.02  # relative: how far R may be from ηλ; with half or twice as much no optimizer in figures/atlas changes
@@ -77,23 +78,52 @@ class AtlasEntry:
         return of_torch or ("decoupled" if any(part in self.name for part in DECOUPLED_NAMES) else None)
 
     @property
-    def contradicts_name(self) -> bool:
-        """Whether its decay is of another kind than its name says.
+    def differs_from_name(self) -> bool:
+        """Whether the kind that was found is not the kind that its name says.
 
         No name is wrong about an optimizer in which all kinds coincide.
         """
         return self.named is not None and self.kind in DISTINCT and self.kind != self.named
 
     @property
+    def contradicts_name(self) -> bool:
+        """Whether it differs from its name, and the numbers are enough to say so.
+
+        They are not enough if the kind is "other" and R could not be measured, or the name says "decoupled" and R is
+        ηλ in all phases but one.
+        """
+        nearly = self.kind == "other" and self.named == "decoupled" and self._nominal_phases >= len(PHASES) - 1
+        return self.differs_from_name and self.measured and not nearly
+
+    @property
+    def measured(self) -> bool:
+        """Whether the audit found a kind, or at least an R that is known, not 0, and the same for half a perturbation.
+
+        Of kind "other" are also the optimizers in which R could not be measured.
+        """
+        if not self.found or self.kind != "other":
+            return self.found is not None
+        rates = [phase["R"] for phase in self.found["phases"].values()]
+        return None not in rates and any(rates) and (self.found.get("mismatch") or 0) <= NONLINEAR
+
+    @property
     def decays_by_nominal(self) -> bool:
-        """Whether R = ηλ, before and after the gradients fall to a tenth, for nine weights in ten."""
-        seen = [self.ratio(FALLEN), *(self.ratio(SETTLED, column) for column in ("5 %", "R", "95 %"))]
-        return all(abs(ratio - 1) <= NOMINAL for ratio in seen)
+        """Whether R = ηλ, before and after the gradients fall to a tenth, for nine weights in ten before."""
+        return self._is_nominal(SETTLED) and abs(self.ratio(FALLEN) - 1) <= NOMINAL
+
+    @property
+    def _nominal_phases(self) -> int:
+        return sum(map(self._is_nominal, self.found["phases"])) if self.found else 0
+
+    def _is_nominal(self, phase: str) -> bool:
+        """Whether R = ηλ in a phase, for nine weights in ten."""
+        return all(abs(self.ratio(phase, column) - 1) <= NOMINAL for column in ("5 %", "R", "95 %"))
 
     def ratio(self, phase: str, column: str = "R") -> float:
-        """R/ηλ: the median over the weights, or another column of the phase; NaN where it is unknown."""
+        """R/ηλ with the phase's η: the median over the weights, or another column; NaN where it is unknown."""
         value = self.found["phases"][phase].get(column) if self.found else None
-        return math.nan if value is None or not self.nominal else value / self.nominal
+        nominal = self.nominal / 2 if phase == SLOW else self.nominal
+        return math.nan if value is None or not nominal else value / nominal
 
     def line(self) -> str:
         """The entry as one line for a terminal."""
@@ -139,16 +169,15 @@ class Atlas:
     @property
     def claim(self) -> str:
         """What the audits found, in one sentence: which names mislead, and how many optimizers have R ≠ ηλ."""
-        audited = [entry for entry in self.entries if entry.found]
-        wrong = [entry.name for entry in audited if entry.contradicts_name]
-        decays = [entry for entry in audited if entry.nominal > 0]
+        wrong = [entry.name for entry in self.entries if entry.contradicts_name]
+        decays = [entry for entry in self.entries if entry.measured and entry.nominal > 0]
         others = sum(not entry.decays_by_nominal for entry in decays)
         names = " and ".join(filter(None, (", ".join(wrong[:-1]), *wrong[-1:])))
         if len(wrong) > NAMED:
             names = f"{len(wrong)} optimizers"
         do, their = ("does", "its name says") if len(wrong) == 1 else ("do", "their names say")
         said = f"{names} {do} not decay as {their},\nand" if wrong else "no optimizer contradicts its name,\nbut"
-        counted = f"the decay rate R is not ηλ in {others} of the {len(decays)} that have a weight_decay"
+        counted = f"the decay rate R is not ηλ in {others} of the {len(decays)} with a weight_decay and a measurable R"
         return f"{self.package}: {said} {counted}"
 
     @property

@@ -237,7 +237,7 @@ def show(run: Path) -> None:
 def plot(
     run: Path,
     *,
-    quantity: list[str],
+    quantity: list[str] | None = None,
     out: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -253,7 +253,7 @@ def plot(
         A run folder. The run may still be in progress.
     quantity
         Name of a quantity, for example decay_rate; give it several times for several panels. show
-        lists the names.
+        lists the names. By default the loss and R/η_eff are drawn.
     out
         Path of the figure without its ending; it is written as PNG and SVG. By default the figure
         is written next to the run folder, and its name begins with the folder's name.
@@ -265,9 +265,10 @@ def plot(
     from swd_dynamics.recording import open_recording
 
     opened = open_recording(run)
-    figure = recording(opened, *quantity)
-    _refuse_unknown(opened, quantity)
-    name = f"{run.resolve().name}-{'-'.join(quantity)}"
+    named = quantity or []
+    figure = recording(opened, *named)
+    _refuse_unknown(opened, named)
+    name = "-".join([run.resolve().name, *named])
     stem = run.resolve().with_name(name) if out is None else out
     refuse_existing(figure_paths(stem), overwrite)
     print(f"Wrote {', '.join(map(str, write_figure(figure, stem)))}")

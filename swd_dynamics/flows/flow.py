@@ -263,7 +263,8 @@ class Flow:
             check("t", t, "(0, inf)")
             count = round(t / self.lr_at(0))
         else:
-            raise InputError("give either steps or t, and only one of them")
+            seen = "both steps and t are given" if t is not None else "neither steps nor t is given"
+            raise InputError(f"{seen}: say how long to follow the flow with one of them, as steps=100 or t=1.0")
         return whole_number("steps", count, least=1)
 
     def starting_memory(self, theta0: ArrayLike):

@@ -29,6 +29,9 @@ SMALLEST = 8 * float(np.finfo(float).eps)
 REACH = 0.25  # of the window: the scale on which a field is taken to vary, for derivatives by differences
 FAINT = 1e-12  # of the usual speed: the least usual size of a component; below lies the round-off of longer sums
 SHIFTS = (0.618, 0.764)  # of a cell, in x and y: they keep the nodes off round numbers, at which many nullclines lie
+# An eigenvalue above which ε is named as its cause: near a point where g is 0 an adaptive step is −ηg/ε, so that
+# μ = −h/ε with the curvature h. This is half way between h and h/ε on a logarithmic scale, for h = 1 and ε = 1e-8.
+LARGE = 1e4
 OUT = 1e-6  # of the usual speed: a fixed point of a slice is one of the whole field if less points out of the slice
 
 
@@ -178,6 +181,8 @@ def phase_plane(
     plane = cut(system(of if flow is None else flow, first, reach), centre, directions)
     _check_answer(plane, window.mean(axis=0))
     found = _computed(plane, window, nodes)
+    if flow is not None:
+        found = replace(found, notes=(*found.notes, *_notes_on_points(flow, found.fixed_points, plane.is_slice)))
     if not len(starts):
         return found
     duration, count = _lasts(flow, steps, t)
@@ -265,6 +270,18 @@ def _notes(plane: Slice, speeds: Array, lines: tuple[Nullcline, Nullcline], out:
         yield f"the plane is a slice: {out:.0%} of the field's length (median) points out of it, and is left out"
 
 
+def _notes_on_points(flow: Flow, points: tuple[FixedPoint, ...], is_slice: bool) -> Iterator[str]:
+    """What a reader would miss about the eigenvalues: which of them ε sets, and why |z| is unknown."""
+    fastest = max((float(np.abs(point.eigenvalues).max()) for point in points), default=0.0)  # NaN at a kink
+    epsilon = float(np.max(getattr(flow.rule.direction, "eps", 0.0)))
+    if epsilon > 0 and fastest > LARGE:
+        yield f"ε = {epsilon:g} makes the largest μ so large: where |g| is below ε, an adaptive step is −ηg/ε"
+    if any(point.multipliers is None for point in points) and not is_slice:
+        name = type(flow.rule.direction).__name__
+        why = "lr is a schedule" if flow.rule.has_schedule else f"the step of {name} is not linear near a fixed point"
+        yield f"|z|, which says whether the steps settle, is unknown, because {why}"
+
+
 def _window(x, y) -> Array:
     """The lower and the upper corner."""
     for name, ends in (("x", x), ("y", y)):
@@ -338,7 +355,11 @@ def _lasts(flow: Flow | None, steps: int | None, t: float | None) -> tuple[float
     if flow is not None:
         count = flow.count_steps(steps=steps, t=t)
         return float(sum(flow.lr_at(k) for k in range(count))), count
-    if t is None or steps is not None:
-        raise InputError("a function has no steps: give the time t for which to follow it")
+    if steps is not None:
+        raise InputError(
+            "a function (x, y) → (u, v) has no steps: give the time t for which to follow it, and no steps"
+        )
+    if t is None:
+        raise InputError("t is not given: say for how long to follow the function from its start, as t=1.0")
     check("t", t, "(0, inf)")
     return float(t), 0

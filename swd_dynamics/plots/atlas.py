@@ -1,6 +1,7 @@
 """The atlas of weight decay: the optimizers of a package whose decay is not the one their arguments say."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from matplotlib.lines import Line2D
 from swd_dynamics.plots.style import COLOURS, LABELS, MARKERS, MUTED, house_style
 
 KIND_STYLES = {kind: (COLOURS[kind], MARKERS[kind], LABELS[kind]) for kind in ("decoupled", "stable", "none")}
-KIND_STYLES["other"] = ("#CC79A7", "v", "neither L2, decoupled nor stable")  # Okabe & Ito's, as all others
+KIND_STYLES["other"] = ("#CC79A7", "v", "other")  # Okabe & Ito's, as all others
 KIND_STYLES["L2"] = (COLOURS["L2"], MARKERS["L2"], LABELS["L2"])
 MISNAMED = "not what the name says"
 ROW = 0.19  # height of an optimizer, in inches: with half as much the names of 8 points overlap
@@ -42,53 +43,72 @@ def draw_atlas(entries: Sequence[Any], claim: str) -> Figure:
     claim : str
         The title.
     """
-    panels = _panels(_groups([entry for entry in entries if _drawn(entry)]))
+    panels = _panels(_groups(entries))
     tallest = max((_height(panel) for panel in panels), default=1)
     with house_style():
         figure = Figure(figsize=(5.7 * max(len(panels), 1.3), 2.2 + ROW * tallest))
         figure.suptitle(claim, fontsize=11, x=0.01, ha="left")
         if not panels:
-            figure.text(0.5, 0.4, _not_drawn(entries), ha="center")
+            figure.text(0.5, 0.4, _counted(entries), ha="center")
             return figure
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharex=True)[0], panels, strict=True):
             _draw_panel(axes, panel, tallest)
         keys = figure.legend(handles=_keys(), loc="outside lower left", ncols=3, fontsize=8, alignment="left")
-        keys.set_title(_not_drawn(entries), prop=FontProperties(size=8))
+        keys.set_title(_counted(entries), prop=FontProperties(size=8))
     return figure
 
 
-def _not_drawn(entries: Sequence[Any]) -> str:
-    """How many optimizers are not drawn, and why."""
+def _counted(entries: Sequence[Any]) -> str:
+    """How many optimizers are drawn and why, and how many are not."""
+    rows = [entry for entry in entries if _drawn(entry)]
     rest = [entry for entry in entries if not _drawn(entry)]
-    audited = [entry for entry in rest if entry.found]
-    has_decay = [entry for entry in audited if entry.nominal > 0]
-    counted = {
-        "with R = ηλ": sum(entry.decays_by_nominal for entry in has_decay),
-        f"with R < {SMALLEST_DRAWN:g} ηλ": sum(not entry.decays_by_nominal for entry in has_decay),
-        "without weight_decay": len(audited) - len(has_decay),
-        "not audited": len(rest) - len(audited),
-    }
-    said = ", ".join(f"{count} {why}" for why, count in counted.items() if count)
-    return f"In the table, and not drawn: {said}" if said else ""
+    drawn = {"with R ≠ ηλ": sum(not entry.decays_by_nominal for entry in rows)}
+    drawn["with R = ηλ, but another kind than the name says"] = len(rows) - drawn["with R ≠ ηλ"]
+    omitted = Counter(map(_why_omitted, rest))
+    said = f"Drawn: {_listed(drawn)}.\n" if rows else ""
+    return said + (f"In the table, and not drawn: {_listed(omitted)}." if rest else "")
+
+
+def _listed(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {why}" for why, count in counted.items() if count)
+
+
+def _why_omitted(entry: Any) -> str:
+    if not entry.found:
+        return "not audited"
+    if not entry.nominal > 0:
+        return "without weight_decay"
+    if not entry.measured:
+        return "whose R could not be measured"
+    return "with R = ηλ" if entry.decays_by_nominal else f"with R < {SMALLEST_DRAWN:g} ηλ"
 
 
 def _drawn(entry: Any) -> bool:
-    return entry.contradicts_name or (_large_enough(entry) and not entry.decays_by_nominal)
+    return entry.contradicts_name or (entry.measured and _large_enough(entry) and not entry.decays_by_nominal)
 
 
 def _large_enough(entry: Any) -> bool:
     return entry.ratio(BEFORE) > SMALLEST_DRAWN and entry.ratio(AFTER) > SMALLEST_DRAWN
 
 
-def _groups(entries: list[Any]) -> list[Group]:
-    """The optimizers whose names mislead first, then each kind; the strongest decay first."""
-    entries = sorted(entries, key=lambda entry: (-np.nan_to_num(entry.ratio(BEFORE), nan=-1.0), entry.name.lower()))
-    groups = [Group(MISNAMED, "#000000", [entry for entry in entries if entry.contradicts_name])]
-    rest = [entry for entry in entries if not entry.contradicts_name]
+def _groups(entries: Sequence[Any]) -> list[Group]:
+    """The optimizers whose names mislead first, then each kind; the strongest decay first.
+
+    A heading says how many optimizers of its kind the table has, if that is not the number of rows.
+    """
+    drawn = sorted(filter(_drawn, entries), key=lambda entry: (-_sortable(entry.ratio(BEFORE)), entry.name.lower()))
+    wrong, rest = ([entry for entry in drawn if entry.contradicts_name is which] for which in (True, False))
+    groups = [Group(f"{MISNAMED}: {len(wrong)}", "#000000", wrong)]
     for kind in dict.fromkeys([*KIND_STYLES, *(entry.kind for entry in rest)]):
         colour, _, words = _style(kind)
-        groups.append(Group(words, colour, [entry for entry in rest if entry.kind == kind]))
+        rows, all_of_kind = ([entry for entry in among if entry.kind == kind] for among in (rest, entries))
+        of = f" of {len(all_of_kind)} in the table" * (len(rows) < len(all_of_kind))
+        groups.append(Group(f"{words}: {len(rows)}{of}", colour, rows))
     return [group for group in groups if group.entries]
+
+
+def _sortable(ratio: float) -> float:
+    return float(np.nan_to_num(ratio, nan=-1.0))
 
 
 def _style(kind: str) -> tuple[str, str, str]:
@@ -114,8 +134,7 @@ def _draw_panel(axes: Axes, groups: list[Group], tallest: int) -> None:
     for group in groups:
         behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
         style: dict[str, Any] = {"color": group.colour, "va": "center", "weight": "bold", "fontsize": 9, "bbox": behind}
-        heading = f"{group.heading}: {len(group.entries)}"
-        axes.text(0.01, i, heading, transform=axes.get_yaxis_transform(), **style)
+        axes.text(0.01, i, group.heading, transform=axes.get_yaxis_transform(), **style)
         for entry in group.entries:
             i += 1
             names[i] = entry.name
@@ -138,7 +157,7 @@ def _draw_entry(axes: Axes, i: int, entry: Any) -> None:
         style: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
         axes.text(1.01, i, f"{entry.kind}, not {entry.named}", color=colour, **style)
         if not _large_enough(entry):
-            axes.text(0.01, i, "R is not one number: see the table", color="#666666", **style)
+            axes.text(0.01, i, f"R is not above {SMALLEST_DRAWN:g} ηλ: see the table", color="#666666", **style)
             return
     low, high = (max(entry.ratio(BEFORE, column), SMALLEST_DRAWN) for column in ("5 %", "95 %"))
     axes.plot([low, high], [i, i], color=colour, linewidth=5, alpha=0.25, solid_capstyle="butt")

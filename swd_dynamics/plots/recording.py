@@ -1,6 +1,8 @@
 """Recorded quantities over the steps of one run or of several runs, drawn."""
 
+import json
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +28,14 @@ SAME_MODE: tuple[dict, ...] = ({}, {"markerfacecolor": "white"}, {"marker": "x"}
 HIGHEST = 1e307
 WIDE = 1e250  # beyond this or its inverse matplotlib's own margins and ticks of a logarithmic axis may overflow
 USUAL = ("loss", "decay_ratio")  # drawn when no quantity is named
+FINE = "."  # the marker of the steps between two large markers
+BAND = (0.05, 0.95)  # of the weights, around the median
+# Relative: R of weights that differ by more is drawn as a median. A tenth of it is round-off of R in float32.
+DIFFERS = 1e-5
+# Times the first quartile of the sizes: values of both signs that reach further are drawn on a symmetric logarithmic
+# axis, as in _scale. At half of it noisy losses would be.
+FAR = 30
+SAID = 90  # characters of the description of the data in a title
 
 
 def recording(
@@ -39,7 +49,9 @@ def recording(
         Returned by :func:`swd_dynamics.record` or :func:`swd_dynamics.open_recording`; several by name to compare.
     *quantities : str
         Variables over the steps. Of a single recording, a variable may have a number for each parameter or group; of
-        several, one number a step. By default the loss and R/η_eff.
+        several, one number a step. By default the loss and R/η_eff. Where the recording has R of each weight and the
+        weights differ, ``decay_rate`` and ``decay_ratio`` are drawn as the median and as a band with nine weights in
+        ten, because the mean follows a few weights.
     title : str, optional
 
     Raises
@@ -72,8 +84,20 @@ def recording(
         if len(runs) > 1:
             lines = _in_legend(panels[0])
             _literally(figure.legend(lines, shown, loc="outside lower center", ncols=len(runs)))
-        figure.suptitle(title or f"{', '.join(shown)}, recorded".replace("$", r"\$"), fontsize=12)
+        conditions = _conditions(next(iter(runs.values()))) if len(runs) == 1 else ""
+        figure.suptitle(title or f"{', '.join(shown)}, recorded{conditions}".replace("$", r"\$"), fontsize=12)
     return figure
+
+
+def _conditions(run: "xarray.Dataset") -> str:
+    """η and λ of the first parameter group, and the data, as far as the recording says them."""
+    first, *_ = json.loads(run.attrs.get("optimizer_arguments", "[]")) or [{}]
+    symbols = {"η": first.get("lr"), "λ": first.get("weight_decay")}
+    numbers = [f"{name} = {value:g}" for name, value in symbols.items() if isinstance(value, int | float)]
+    data = str(run.attrs.get("data", "not given"))
+    return (f" with {', '.join(numbers)}" if numbers else "") + (
+        f"\n{shorten(data, SAID, placeholder='…')}" if data != "not given" else ""
+    )
 
 
 def _by_name(recorded) -> dict[str, "xarray.Dataset"]:
@@ -112,8 +136,12 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
     axes.set_ylabel(name, fontsize=9)
     courses = first[:1].size
     left_out = f" (the first {MOST_LINES} of {courses})" if courses > MOST_LINES else ""
-    axes.set_title(first.attrs.get("long_name", "") + left_out, fontsize=9, loc="left")
-    values = {title: run[name].values.astype(float).ravel() for title, run in runs.items()}
+    medians = [title for title, run in runs.items() if _of_weights(run, name) is not None]
+    axes.set_title(
+        _panel_title(first.attrs.get("long_name", ""), medians, len(runs)) + left_out, fontsize=9, loc="left"
+    )
+    axes.title.set_parse_math(False)
+    values = {title: _course(run, name).ravel() for title, run in runs.items()}
     _scale(axes, np.concatenate(list(values.values())))
     unknown = [_why_unknown(runs[title], name, title) for title, seen in values.items() if np.isnan(seen).all()]
     infinite = [title for title, seen in values.items() if np.isinf(seen).any() and not np.isfinite(seen).any()]
@@ -127,9 +155,41 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
         _literally(axes.legend(_in_legend(axes), labels, fontsize=7, **place))
 
 
+def _panel_title(long_name: str, medians: Sequence[str], runs: int) -> str:
+    """The quantity in words, and the recordings of which the median is drawn and not the mean."""
+    if not medians:
+        return long_name
+    who = f"{', '.join(medians)}: " if runs > 1 else ""
+    return f"{long_name.partition(',')[0]} ({who}median of the weights, and nine weights in ten shaded)"
+
+
+def _course(run: "xarray.Dataset", name: str) -> np.ndarray:
+    """The values that are drawn, shape (steps, lines): the variable, or the median of the weights where they differ."""
+    weights, variable = _of_weights(run, name), run[name]
+    if weights is not None:
+        return np.nanmedian(weights, axis=1)[:, None]
+    return variable.values.astype(float).reshape(len(variable), int(np.prod(variable.shape[1:])))
+
+
+def _of_weights(run: "xarray.Dataset", name: str) -> np.ndarray | None:
+    """R or R/η_eff of the weights that mostly have gradients, if it differs among them; None if not known."""
+    if name not in ("decay_rate", "decay_ratio") or not {"decay_rate_weight", "gradient"} <= set(run.data_vars):
+        return None
+    moved = (run["gradient"].values != 0).mean(axis=0) > 0.5
+    rates = run["decay_rate_weight"].values[:, moved].astype(float)
+    if name == "decay_ratio":
+        lrs = run["effective_lr"].values
+        if lrs.shape[1:] != (1,):  # of several groups, each weight would need its own
+            return None
+        rates = rates / lrs
+    known = np.isfinite(rates).all(axis=1)
+    spread = np.ptp(rates[known], axis=1) > DIFFERS * np.abs(rates[known]).max(axis=1, initial=0.0)
+    return rates if moved.any() and known.all() and spread.any() else None
+
+
 def _in_legend(axes) -> list:
     """The lines that a legend names: all lines except those of fine points."""
-    return [line for line in axes.lines if line.get_marker() != ","]
+    return [line for line in axes.lines if line.get_marker() != FINE]
 
 
 def _literally(legend) -> None:
@@ -146,18 +206,21 @@ def _why_unknown(run: "xarray.Dataset", name: str, title: str) -> str:
 
 
 def _draw(axes, run: "xarray.Dataset", name: str, mode: str, title: str, again: int, turn: float) -> None:
-    variable = run[name]
-    courses = variable.values.astype(float).reshape(len(variable), int(np.prod(variable.shape[1:])))
+    variable, courses = run[name], _course(run, name)
+    if (weights := _of_weights(run, name)) is not None:
+        low, high = np.quantile(weights, BAND, axis=1)
+        axes.fill_between(run["step"].values, low, high, color=measured(mode)["color"], alpha=0.2, linewidth=0)
     courses = np.where(np.isfinite(courses), courses.clip(-HIGHEST, HIGHEST), np.nan)
     for i in range(min(courses.shape[1], MOST_LINES)):
         style: dict[str, Any] = measured(mode, label=title, markersize=4)
         if courses.shape[1] > 1:
             style |= {"label": _label(run, variable.dims, i), "color": f"C{i}"}
         steps, course, shown = run["step"].values, courses[:, i], _shown(courses[:, i])
-        every = max(1, len(course) // MOST_MARKERS)
-        marked = slice(int(turn * every), None, every)
+        every = max(1, -(-len(course) // MOST_MARKERS))
+        marked = np.union1d(np.arange(int(turn * every), len(course), every), len(course) - 1)
         if every > 1:  # every step is a fine point, and the markers say which run the points belong to
-            axes.plot(steps[shown], course[shown], ",", color=style["color"], label="_")
+            fine: dict[str, Any] = {"color": style["color"], "markersize": 2.5, "markeredgewidth": 0}
+            axes.plot(steps[shown], course[shown], FINE, **fine, label="_")
         axes.plot(steps[marked], course[marked], **style | SAME_MODE[again % len(SAME_MODE)])
 
 
@@ -172,9 +235,12 @@ def _shown(course: np.ndarray) -> np.ndarray:
 
 
 def _scale(axes, values: np.ndarray) -> None:
-    """Make the axis logarithmic if no value is negative and the largest is far above the smallest positive value."""
+    """Make the axis logarithmic if the values differ much: symmetric around 0 if some are negative."""
     known = values[np.isfinite(values)]
     positive = known[known > 0]
+    usual = np.quantile(np.abs(known[known != 0]), 0.25) if known.any() else 0.0
+    if len(positive) and (known < 0).any() and 1 / WIDE < usual < np.abs(known).max() / FAR < WIDE / FAR:
+        axes.set_yscale("symlog", linthresh=10 ** np.ceil(np.log10(usual)))  # a decade, as the ticks are
     if not len(positive) or (known < 0).any() or positive.max() / 30 <= positive.min():
         return
     low, high = positive.min(), min(positive.max(), HIGHEST)

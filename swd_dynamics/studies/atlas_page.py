@@ -5,26 +5,32 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from swd_dynamics.auditing.atlas import FALLEN, NOT_AUDITED, SETTLED, Atlas, AtlasEntry, read_atlas
+from swd_dynamics.auditing.atlas import FALLEN, NOMINAL, NOT_AUDITED, PHASES, SETTLED, Atlas, AtlasEntry, read_atlas
 from swd_dynamics.auditing.audit import short
+from swd_dynamics.auditing.features import NONLINEAR
 from swd_dynamics.errors import InputError
 from swd_dynamics.studies.page import as_markdown
 
 PAGE = "README.md"
 WRITTEN = "<!-- Written by swd-dynamics atlas from the JSON files in this folder: what is changed by hand is lost. -->"
-INTRODUCTION = """\
+INTRODUCTION = f"""\
 Which optimizers of a package decay differently from what their names and arguments say? Each optimizer is run as a
 black box. Its weights are perturbed, and the decay rate R is the fraction of the perturbation that one step removes.
 
 - Most users expect **R = ηλ**, with η for `lr` and λ for `weight_decay`, as in AdamW. The pictures show the optimizers
-  in which R/ηλ is not 1.
+  in which R/ηλ is not 1. R counts as ηλ if it differs by at most {NOMINAL:.0%} for nine weights in ten when the run has
+  settled, and for the median weight after the gradients fell to a tenth.
 - **A name** says a kind of decay if torch.optim has an optimizer of that name (then it is the kind in torch's
   documentation), or if AdamW or SGDW is part of the name, which says *decoupled*. A contradiction is not a mistake,
   because two methods can have the same name. But a λ that was tuned for one of them does not fit the other.
+- **Not called a contradiction** is an optimizer of kind *other* whose R could not be measured, for example because
+  half the perturbation has an R that differs by more than {NONLINEAR:.0%}. Nor is an optimizer of kind *other* whose
+  name says *decoupled*, if R is within {NOMINAL:.0%} of ηλ for nine weights in ten in all phases but one. The phases
+  are {", ".join(PHASES)}.
 - **L2**: the decay is added to the gradient, so that R differs from weight to weight in adaptive optimizers.
   **Decoupled**: R is ηλ, or a multiple of it, for every weight. **Stable**: R is proportional to the effective learning
   rate. **All the same**: the optimizer has neither momentum nor a preconditioner, so that L2, decoupled and stable
-  decay coincide. **Other**: none of these, or it could not be measured.
+  decay coincide. **Other**: none of these in every phase, or R could not be measured.
 - Each optimizer has the default arguments of its package except η and λ. With other arguments it may be of another
   kind."""
 HEAD = ("optimizer", "R/ηλ", "after the gradients fell to a tenth", "why")
@@ -72,6 +78,9 @@ def _section(found: Atlas, folder: Path) -> list[str]:
     parts = [f"## {as_markdown(found.package)}", f"**{as_markdown(found.claim)}.**", *_picture(found, folder)]
     if misnamed:
         parts += ["Optimizers that do not decay as their names say:", _table(MISNAMED_HEAD, map(_misnamed, misnamed))]
+    if doubtful := [entry.name for entry in found.entries if entry.differs_from_name and not entry.contradicts_name]:
+        why = "because R could not be measured, or is ηλ in all phases but one"
+        parts += [f"Of kind *other*, but not called a contradiction, {why}: {as_markdown(', '.join(doubtful))}."]
     parts += [f"All optimizers by kind: {found.counts}. Audited with {found.arguments}; {as_markdown(versions)}."]
     for kind in dict.fromkeys(entry.kind for entry in found.entries):
         own = [entry for entry in found.entries if entry.kind == kind]

@@ -206,6 +206,31 @@ def test_a_name_that_says_another_kind(name, kind, wrong):
     assert rated(name, kind).contradicts_name is wrong
 
 
+PHASE_RATES = dict(zip(PHASES, (1e-3, 1e-3, 1e-3, 5e-4), strict=True))  # R = ηλ, with half the η in the last phase
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "changed", "mismatch", "contradicts"),
+    [
+        ("MyAdamW", "other", {"settled": 0.9e-3, "first step": 0.9e-3}, 0.0, True),
+        ("MyAdamW", "other", {"settled": 0.9e-3}, 0.0, False),  # R = ηλ in three phases of four
+        ("MyAdamW", "other", {"lr / 2": 1e-3}, 0.0, False),  # R does not follow η, and all else is ηλ
+        ("MyAdamW", "L2", {"settled": 0.9e-3}, 0.0, True),  # the kind is known
+        ("Adam", "other", {"settled": 0.9e-3}, 0.0, True),  # R = ηλ is not what the name says
+        ("Adam", "other", {"settled": 0.9e-3}, 0.06, False),  # half a perturbation has another R
+        ("Adam", "L2", {"settled": 0.9e-3}, 0.06, False),  # as the name says
+        ("Adam", "other", {"settled": None}, 0.0, False),  # R is unknown
+        ("Adam", "other", dict.fromkeys(PHASES, 0.0), 0.0, False),  # nothing was measured
+    ],
+)
+def test_what_is_not_enough_for_a_contradiction(name, kind, changed, mismatch, contradicts):
+    """Assert that a name is not contradicted where R could not be measured, or a W's R is ηλ in all phases but one."""
+    phases = {phase: dict.fromkeys(("R", "5 %", "95 %"), rate) for phase, rate in (PHASE_RATES | changed).items()}
+    entry = AtlasEntry(name, AUDITED | {"kind": kind, "phases": phases, "mismatch": mismatch})
+    assert entry.contradicts_name is contradicts
+    assert entry.differs_from_name is (kind != entry.named)
+
+
 def test_an_optimizer_that_was_not_audited_contradicts_nothing():
     """Assert that nothing is said about an optimizer without an audit."""
     entry = AtlasEntry("AdamW", None, "could not be made")
@@ -226,6 +251,9 @@ def test_the_claim_counts():
     entries = (rated("RAdam"), rated("Twice", settled=2.0), rated("Without", weight_decay=None), rated("Right"))
     claim = Atlas("mine", {}, entries).claim
     assert "RAdam does" in claim and "1 of the 3" in claim
+    unknown = rated("Unknown", "other", settled=2.0)
+    unknown.found["mismatch"] = 1.0
+    assert "1 of the 3" in Atlas("mine", {}, (*entries, unknown)).claim
     assert "no optimizer contradicts" in Atlas("mine", {}, entries[1:]).claim
     many = tuple(rated(f"{i}AdamW", "L2") for i in range(6))
     assert "6 optimizers do" in Atlas("mine", {}, many).claim
@@ -251,7 +279,20 @@ def test_only_what_differs_is_drawn():
     words = " ".join(text.get_text() for text in axes.texts)
     assert "decoupled, not L2" in words and "a new kind: 1" in words
     note = figure.legends[0].get_title().get_text()
-    assert all(said in note for said in ("1 with R = ηλ", "1 with R <", "1 without weight_decay", "1 not audited"))
+    drawn, omitted = note.split("\n")
+    assert "2 with R ≠ ηλ" in drawn and "1 with R = ηλ" in drawn  # RAdam's kind is not the one its name says
+    assert all(said in omitted for said in ("1 with R = ηλ", "1 with R <", "1 without weight_decay", "1 not audited"))
+
+
+def test_headings_count_rows_and_the_table():
+    """Assert that a heading says how many optimizers of its kind the table has, and that an unknown R is not drawn."""
+    unknown = rated("Unknown", "other", settled=2.0)
+    unknown.found["mismatch"] = 1.0
+    entries = [rated("Twice", settled=2.0), rated("Right"), rated("Odd", "other", settled=2.0), unknown]
+    figure = draw_atlas(entries, "A claim")
+    words = {text.get_text() for text in figure.axes[0].texts}
+    assert {"decoupled: 1 of 2 in the table", "other: 1 of 2 in the table"} <= words
+    assert "1 whose R could not be measured" in figure.legends[0].get_title().get_text()
 
 
 def test_a_large_atlas_has_two_panels():

@@ -115,7 +115,7 @@ def test_divergence_is_a_clear_error():
         (lambda: Flow(UpdateRule(0.1, SGD()), gradient, order=2), "needs hvp"),
         (lambda: Flow(UpdateRule(Cosine(0.1, 9), SGD()), gradient, hvp, order=2), "constant learning rate"),
         (lambda: Flow(UpdateRule(lambda k: H / 10, SGD()), gradient), "one for every weight"),
-        (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve(START), "either steps or t"),
+        (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve(START), "neither steps nor t is given"),
         (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve(START, steps=0), "steps = 0 is not allowed"),
         (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve(START, steps=1.5), "whole number"),
         (lambda: Flow(UpdateRule(0.1, SGD()), gradient).solve(START, t=np.nan), "t = nan is not allowed"),

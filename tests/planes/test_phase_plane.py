@@ -11,6 +11,7 @@ import swd_dynamics as sd
 from swd_dynamics.flows import Flow
 from swd_dynamics.planes import phase_plane
 from swd_dynamics.rules import CATALOG, SGD, Decoupled, HeavyBall, UpdateRule
+from swd_dynamics.rules.schedule import StepDecay
 from swd_dynamics.symbolic import notation
 
 EPS = np.finfo(float).eps
@@ -307,13 +308,28 @@ def test_adaptive_rules_rest_on_their_kinks(name, optimum, rest):
 
 
 def test_what_is_held_is_said():
-    """Assert that a note mentions the maximum of AMSGrad, which is constant in the flow, and Adam has no such note."""
+    """Assert that one note mentions the maximum of AMSGrad, which is constant in the flow, and Adam's notes do not."""
     notes = {
         name: phase_plane(CATALOG[name](lr=LR, weight_decay=DECAY), gradient, start=(1, 1), steps=3).notes
         for name in ("AMSGradW", "AdamW")
     }
-    assert len(notes["AMSGradW"]) == 1 and "maximum" in notes["AMSGradW"][0]
-    assert notes["AdamW"] == ()
+    assert ["maximum" in note for note in notes["AMSGradW"]] == [True, False, False]
+    assert len(notes["AdamW"]) == 2 and not any("maximum" in note for note in notes["AdamW"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (CATALOG["AdamW"](lr=LR, weight_decay=DECAY), ["ε = 1e-08", "Adam is not linear"]),
+        (CATALOG["AdamW"](lr=LR, weight_decay=DECAY, eps=1.0), ["Adam is not linear"]),  # μ = −h/ε = −h
+        (CATALOG["SGD"](lr=LR, weight_decay=DECAY), []),
+        (CATALOG["SGD"](lr=StepDecay(LR, 5, 0.5), weight_decay=DECAY), ["lr is a schedule"]),
+    ],
+)  # fmt: skip
+def test_unexpected_eigenvalues_are_explained(rule, said):
+    """Assert that a note says where ε sets an eigenvalue, and why |z| is unknown, and that SGD needs no note."""
+    notes = phase_plane(rule, gradient).notes
+    assert len(notes) == len(said) and all(part in note for part, note in zip(said, notes, strict=True))
 
 
 def test_several_wells():

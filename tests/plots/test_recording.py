@@ -58,6 +58,59 @@ def test_a_long_run_is_drawn_with_its_extremes():
     assert len(drawn) <= 2002
 
 
+def weighted(optimizer: str, rates) -> xarray.Dataset:
+    """A recording with R of each weight, of which one has no gradients, and η_eff = ½."""
+    rates = np.array(rates, dtype=float)
+    gradient = np.ones_like(rates)
+    gradient[:, -1] = 0
+    return run(
+        optimizer,
+        theta=(("step", "weight"), rates),
+        decay_rate=("step", rates.mean(axis=1)),
+        decay_ratio=("step", 2 * rates.mean(axis=1)),
+        effective_lr=(("step", "group"), np.full((3, 1), 0.5)),
+        decay_rate_weight=(("step", "weight"), rates),
+        gradient=(("step", "weight"), gradient),
+    )
+
+
+def test_an_outlier_does_not_hide_the_median():
+    """Assert that where R differs from weight to weight its median is drawn, with nine weights in ten, and said."""
+    rates = [[0.1, 0.2, 90.0, 7.0], [0.1, 0.3, -5.0, 7.0], [0.1, 0.4, 0.5, 7.0]]  # the last weight has no gradient
+    axes = recording(weighted("Adam", rates), "decay_ratio").axes[0]
+    assert axes.lines[0].get_ydata().tolist() == [0.4, 0.2, 0.8]
+    (band,) = axes.collections
+    assert band.get_paths()[0].get_extents().intervaly == pytest.approx([2 * -4.49, 2 * 81.02])
+    assert "median" in axes.get_title(loc="left")
+    uniform = recording(weighted("AdamS", [[0.1] * 4, [0.2] * 4, [0.3] * 4]), "decay_rate").axes[0]
+    assert uniform.lines[0].get_ydata() == pytest.approx([0.1, 0.2, 0.3])
+    assert not uniform.collections and "median" not in uniform.get_title(loc="left")
+
+
+def test_values_of_both_signs_keep_small_ones_readable():
+    """Assert that an outlier of the other sign makes the axis symmetric and logarithmic, and that noise does not."""
+    scales = [
+        recording(run("Adam", loss=("step", values)), "loss").axes[0].get_yscale()
+        for values in ([1e-3, -2e-3, 20.0], [1.0, -2.0, 3.0])
+    ]
+    assert scales == ["symlog", "linear"]
+
+
+def test_the_last_step_has_a_marker():
+    """Assert that a long line ends with a marker, and that no marker hides between the fine points."""
+    made = xarray.Dataset({"loss": ("step", np.arange(300.0))}, {"step": np.arange(300)}, {"optimizer": "SGD"})
+    points, marks = recording(made, "loss").axes[0].lines
+    assert marks.get_xdata()[-1] == 299 and len(points.get_xdata()) == 300 and points.get_markersize() > 1
+
+
+def test_the_title_says_the_conditions():
+    """Assert that the title of one recording has η, λ and the data where they are known."""
+    said = {"optimizer_arguments": '[{"lr": 0.5, "weight_decay": 0.25}]', "data": "two moons"}
+    assert recording(run("SGD").assign_attrs(said), "loss").get_suptitle() == (
+        "SGD, recorded with η = 0.5, λ = 0.25\ntwo moons"
+    )
+
+
 def test_what_is_drawn_when_nothing_is_named():
     """Assert that by default the loss is drawn, and R/η_eff if the recording has it."""
     assert [axes.get_ylabel() for axes in recording(run("SGD")).axes] == ["loss"]
