@@ -12,7 +12,7 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.symbolic.arrange import arranged, free_names, plus_minus
 from swd_dynamics.symbolic.lines import equation_lines, formula_lines, terminal_width
 from swd_dynamics.symbolic.names import symbol_latex
-from swd_dynamics.symbolic.printer import latex
+from swd_dynamics.symbolic.printer import approximated, latex
 from swd_dynamics.symbolic.symbols import SymbolTable, numbers_by_name, table_of
 
 
@@ -209,8 +209,8 @@ def _latex_sides(name: str, result: Any) -> list[tuple[str, str]]:
         said = rf"{b} \pm \sqrt{{{b}^2 - {c}}}"
         return [(symbol_latex(name), said), *((n, latex(arranged(e))) for n, e in zip((b, c), pair, strict=True))]
     if isinstance(result, tuple):
-        return [(symbol_latex(name), latex(arranged(each))) for each in result]
-    return [(symbol_latex(name), latex(arranged(result)))]
+        return [side for each in result for side in _latex_sides(name, each)]
+    return [(symbol_latex(name), approximated(latex(arranged(result)), result, latex, r"\approx"))]
 
 
 def _symbols_in(result: Any) -> set:
