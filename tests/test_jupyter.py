@@ -193,4 +193,8 @@ print(sd.side_by_side(**{name: sd.CATALOG[name](lr=0.1, weight_decay=0.2) for na
 def test_rules_side_by_side_in_text_with_other_numbers():
     """Assert that the text gives each rule's numbers where they differ, and a rule's name at each."""
     rules = {"small": sd.CATALOG["SGD"](lr=0.1), "large": sd.CATALOG["SGD"](lr=lambda k: 0.4)}
-    assert repr(side_by_side(**rules)).splitlines()[:3] == ["numbers", "    small  η = 0.1", "    large  η = a schedule"]
+    assert repr(side_by_side(**rules)).splitlines()[:3] == [
+        "numbers",
+        "    small  η = 0.1",
+        "    large  η = a schedule",
+    ]

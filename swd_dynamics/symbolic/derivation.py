@@ -103,11 +103,15 @@ class Derived(ABC):
         equations = [getattr(step.equation, "rhs", step.equation) for step in self.steps]
         return table_of(self._open_symbols() | set().union(*(e.free_symbols for e in equations)), self.values)
 
-    def __call__(self, **numbers):
+    def __call__(self, *unnamed, **numbers):
         """The same derivation with numbers put into its results by name, as in ``derivation(h=2, theta_star=1)``.
 
         ``.symbols`` lists the names. A name that is not a symbol of the results is refused.
         """
+        if unnamed:
+            names = [f"{row.keyword}=…" for row in table_of(self._open_symbols(), {})]
+            advice = f"name the symbol of each: {', '.join(names)}" if names else "this result has no symbols"
+            raise InputError(f"{', '.join(map(str, unnamed))} cannot be put into the result: {advice}")
         exact = numbers_by_name(self._open_symbols(), self.values, numbers)
         return self.with_numbers(self.values | exact, exact)
 
