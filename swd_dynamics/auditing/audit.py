@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swd_dynamics.auditing.features import AuditFeatures, Phase, quantiles
-from swd_dynamics.auditing.kind import Kind, kind_of, needs_longer_runs
+from swd_dynamics.auditing.kind import Kind, kind_of, needs_longer_runs, states_duration
 from swd_dynamics.auditing.reading import features_of
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Audit:
         powers = [_power("η", features.lr_exponent), _power("λ", features.decay_exponent)]
         if any(powers):
             said.append(f"R is proportional to {' and to '.join(filter(None, powers))}.")
-        if np.isfinite(features.delay):
+        if states_duration(features):
             said.append(f"The effect of a perturbation lasts {short(features.delay)} steps after it was undone.")
         controls = [np.abs(phase.control) for phase in features.phases.values()]
         control = max(float(np.nanmax(each, initial=0.0)) for each in controls)

@@ -12,7 +12,7 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.symbolic.arrange import arranged, free_names, plus_minus
 from swd_dynamics.symbolic.lines import equation_lines, formula_lines, terminal_width
 from swd_dynamics.symbolic.names import symbol_latex
-from swd_dynamics.symbolic.printer import latex
+from swd_dynamics.symbolic.printer import approximated, latex
 from swd_dynamics.symbolic.symbols import SymbolTable, numbers_by_name, table_of
 
 
@@ -103,11 +103,15 @@ class Derived(ABC):
         equations = [getattr(step.equation, "rhs", step.equation) for step in self.steps]
         return table_of(self._open_symbols() | set().union(*(e.free_symbols for e in equations)), self.values)
 
-    def __call__(self, **numbers):
+    def __call__(self, *unnamed, **numbers):
         """The same derivation with numbers put into its results by name, as in ``derivation(h=2, theta_star=1)``.
 
         ``.symbols`` lists the names. A name that is not a symbol of the results is refused.
         """
+        if unnamed:
+            names = [f"{row.keyword}=…" for row in table_of(self._open_symbols(), {})]
+            advice = f"name the symbol of each: {', '.join(names)}" if names else "this result has no symbols"
+            raise InputError(f"{', '.join(map(str, unnamed))} cannot be put into the result: {advice}")
         exact = numbers_by_name(self._open_symbols(), self.values, numbers)
         return self.with_numbers(self.values | exact, exact)
 
@@ -209,8 +213,8 @@ def _latex_sides(name: str, result: Any) -> list[tuple[str, str]]:
         said = rf"{b} \pm \sqrt{{{b}^2 - {c}}}"
         return [(symbol_latex(name), said), *((n, latex(arranged(e))) for n, e in zip((b, c), pair, strict=True))]
     if isinstance(result, tuple):
-        return [(symbol_latex(name), latex(arranged(each))) for each in result]
-    return [(symbol_latex(name), latex(arranged(result)))]
+        return [side for each in result for side in _latex_sides(name, each)]
+    return [(symbol_latex(name), approximated(latex(arranged(result)), result, latex, r"\approx"))]
 
 
 def _symbols_in(result: Any) -> set:

@@ -6,7 +6,7 @@ from typing import Any
 import sympy
 
 from swd_dynamics.symbolic.arrange import arranged, free_names, named_parts, plus_minus, shortest
-from swd_dynamics.symbolic.printer import text
+from swd_dynamics.symbolic.printer import approximated, text
 
 BREAKS = (
     " = ",
@@ -35,7 +35,8 @@ def formula_lines(name: str, expression: Any, width: int) -> list[str]:
         return lines + [line for each in zip((b, c), sides, strict=True) for line in wrapped(" = ".join(each), width)]
     if isinstance(expression, tuple):
         return [line for each in expression for line in formula_lines(name, each, width)]
-    lines = wrapped(f"{name} = {text(arranged(expression))}", width)
+    said = approximated(text(arranged(expression)), expression, text, "≈")
+    lines = wrapped(f"{name} = {said}", width)
     if len(lines) == 1 or not isinstance(expression, sympy.Expr):
         return lines
     whole, parts = named_parts(expression)

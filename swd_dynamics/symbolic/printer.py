@@ -58,6 +58,14 @@ def has_long_numbers(expression: Any) -> bool:
     return any(n.is_Float or (n.is_Rational and not n.is_Integer and _is_long(n)) for n in numbers)
 
 
+def approximated(said: str, expression: Any, written: Callable[[Any], str], sign: str) -> str:
+    """What was printed of a result, and after the sign its number to six digits if it is a number with roots."""
+    if not isinstance(expression, sympy.Expr) or expression.free_symbols:
+        return said
+    has_root = any(not power.exp.is_Integer for power in expression.atoms(sympy.Pow))
+    return f"{said} {sign} {written(sympy.N(expression, 6))}" if has_root else said
+
+
 def _is_long(number: Any) -> bool:
     return max(len(str(abs(number.p))), len(str(number.q))) > DIGITS
 
