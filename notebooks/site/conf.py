@@ -101,6 +101,7 @@ myst_substitutions = {"names": public_names(), "picture": picture(), "quantities
 def setup(app):
     app.connect("doctree-read", with_dashes)
     app.connect("doctree-read", with_links)
+    app.connect("doctree-read", without_folders)
     app.connect("missing-reference", documented)
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)  # napoleon has 500
     app.connect("autodoc-process-docstring", after_napoleon, priority=600)
@@ -160,6 +161,13 @@ def with_links(app, doctree):
         if re.fullmatch(r"swd_dynamics(\.\w+)+", name) and not isinstance(code.parent, pending_xref):
             where = {"refdoc": app.env.docname, "refdomain": "py", "reftype": "obj", "reftarget": name}
             code.replace_self(pending_xref("", code.deepcopy(), refexplicit=False, refwarn=False, **where))
+
+
+def without_folders(app, doctree):
+    """Turn a link to a folder of the repository, which GitHub shows and the site does not have, into its text."""
+    for link in list(doctree.findall(pending_xref)):
+        if link["reftarget"].endswith("/"):
+            link.replace_self(link.children)
 
 
 def documented(app, env, node, shown):
