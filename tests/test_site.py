@@ -17,6 +17,10 @@ DOCUMENTED = [import_module(name) for name in re.findall(r"automodule:: (\S+)\n"
 SYMBOLS = (SITE / "symbols.md").read_text(encoding="utf-8")
 NAMES = [name for names in notation.HYPERPARAMETERS.values() for name in ([names] if isinstance(names, str) else names)]
 HYPERPARAMETERS = [sympy.pretty(sympy.Symbol(name)) for name in dict.fromkeys(NAMES)]
+EXPANDED = swd_dynamics.modified_equation(swd_dynamics.CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=0.1))
+ORDERS = [sympy.pretty(step.equation.lhs) for step in EXPANDED.steps]  # "F₀", "m⁽¹⁾" and others
+FLOW = ("μ",)  # what the legend of a phase plane shows
+README = SITE.parents[1].joinpath("README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -65,8 +69,35 @@ def test_a_name_that_is_left_out_is_seen(monkeypatch):
     assert not any(map(in_reference, ("rules", "CATALOG", "fixed_point")))
 
 
-@pytest.mark.parametrize("symbol", [*map(sympy.pretty, notation.SHOWN), *HYPERPARAMETERS])
+@pytest.mark.parametrize("symbol", [*map(sympy.pretty, notation.SHOWN), *HYPERPARAMETERS, *ORDERS, *FLOW])
 def test_every_symbol_is_explained(symbol):
-    """Assert that every symbol that a derivation may show is in the tables of symbols, spelt as in a terminal."""
+    """Assert that the tables of symbols have every symbol of a derivation or a phase plane, spelt as in a terminal."""
     explained = re.findall(r"^\| ([^|]+) \|", SYMBOLS, flags=re.MULTILINE)
-    assert normalize("NFC", symbol) in {normalize("NFC", each) for row in explained for each in row.split(", ")}
+    assert normalize("NFC", symbol).removesuffix("′") in {
+        normalize("NFC", each) for row in explained for each in row.split(", ")
+    }
+
+
+def test_names_in_code_can_be_typed():
+    """Assert that what the tables of symbols show as code has only characters of a keyboard."""
+    names = re.findall("`([^`]+)`", SYMBOLS)
+    assert "theta_star" in names
+    assert [name for name in names if not name.isascii()] == []
+
+
+LINKED = sorted(set(re.findall(r"\]\(notebooks/site/(\w+\.md)\)", README)))
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_pages_that_readme_links_are_plain_markdown(name):
+    """Assert that a page that README links has no role, no directive, no empty link and no link to a generated page."""
+    text = BLOCK.sub("", (SITE / name).read_text(encoding="utf-8"))
+    assert (
+        re.findall(r"\{[\w:]+\}`.*?`|^:::.*|^```\{.*|\[\]\(.*?\)|\]\(reference/.*?\)", text, flags=re.MULTILINE) == []
+    )
+
+
+def test_sphinx_numbers_the_notebooks_as_their_files():
+    """Assert that the notebooks have the numbers 1, 2, 3, …, because the site counts the files."""
+    numbers = [int(path.name[:2]) for path in sorted(SITE.parent.glob("[0-9]*.ipynb"))]
+    assert numbers == list(range(1, len(numbers) + 1))

@@ -6,8 +6,10 @@ The command that builds the site is in README.md beside this file.
 import inspect
 import re
 from itertools import pairwise
+from pathlib import Path
 
-from docutils.nodes import Text
+from docutils.nodes import Text, literal
+from sphinx.addnodes import pending_xref
 from sphinx.ext.napoleon import NumpyDocstring
 
 import swd_dynamics
@@ -15,14 +17,14 @@ from swd_dynamics.probe.quantities import QUANTITIES, SETS
 
 ENTRIES = ("Attributes", "Entries", "Parameters", "Returns", "Raises")  # sections of a docstring that list entries
 UNDERLINE = re.compile("-{3,}")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 project = "swd_dynamics"
 root_doc = "notebooks/site/index"
 include_patterns = [
     "notebooks/*.ipynb",
     "notebooks/site/**.md",
-    "figures/*.md",
-    "figures/gpu/*.md",
+    "figures/**.md",
     "swd_dynamics/recording/format.md",
     "tests/benchmarks/README.md",
 ]
@@ -86,11 +88,20 @@ def quantities() -> str:
     return "\n".join(lines)
 
 
-myst_substitutions = {"names": public_names(), "quantities": quantities()}
+def picture() -> str:
+    """README's first picture with its caption, which is the paragraph after it."""
+    start = README.index("[![")
+    shown, caption = README[start:].split("\n\n")[:2]
+    return f"{shown}\n\n{caption}".replace("](figures/", "](/figures/")
+
+
+myst_substitutions = {"names": public_names(), "picture": picture(), "quantities": quantities()}
 
 
 def setup(app):
     app.connect("doctree-read", with_dashes)
+    app.connect("doctree-read", with_links)
+    app.connect("doctree-read", without_folders)
     app.connect("missing-reference", documented)
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)  # napoleon has 500
     app.connect("autodoc-process-docstring", after_napoleon, priority=600)
@@ -118,8 +129,8 @@ def after_napoleon(app, what, name, found, options, lines):
 def expanded(lines: list[str]) -> list[str]:
     """The lines of a docstring as napoleon expects them.
 
-    An entry ``name : type — text`` becomes two lines, in which stars are stars. Text that is not indented ends a
-    section of entries.
+    An entry ``name : type — text`` becomes two lines, in which stars are stars, unless they enclose one word. Text that
+    is not indented ends a section of entries.
     """
     section, written = "", []
     for line, following in pairwise([*lines, ""]):
@@ -130,7 +141,8 @@ def expanded(lines: list[str]) -> list[str]:
             written += [section, "-----"]
         if section in ENTRIES and " : " in line:
             end_of_first_line = " : " if section == "Entries" else " — "
-            line = line.replace("*", r"\*").replace(end_of_first_line, "\n    ", 1)  # noqa: PLW2901
+            line = re.sub(r"(\*\w+\*)|\*", lambda star: star[1] or r"\*", line)  # noqa: PLW2901
+            line = line.replace(end_of_first_line, "\n    ", 1)  # noqa: PLW2901
         written += line.split("\n")
     return written
 
@@ -140,6 +152,22 @@ def with_dashes(app, doctree):
     for text in list(doctree.findall(Text)):
         if text == " -- ":
             text.parent.replace(text, Text(" – "))
+
+
+def with_links(app, doctree):
+    """Link names like ``swd_dynamics.rules.UpdateRule``, which the pages have as plain code, to the reference."""
+    for code in list(doctree.findall(literal)):
+        name = code.astext()
+        if re.fullmatch(r"swd_dynamics(\.\w+)+", name) and not isinstance(code.parent, pending_xref):
+            where = {"refdoc": app.env.docname, "refdomain": "py", "reftype": "obj", "reftarget": name}
+            code.replace_self(pending_xref("", code.deepcopy(), refexplicit=False, refwarn=False, **where))
+
+
+def without_folders(app, doctree):
+    """Turn a link to a folder of the repository, which GitHub shows and the site does not have, into its text."""
+    for link in list(doctree.findall(pending_xref)):
+        if link["reftarget"].endswith("/"):
+            link.replace_self(link.children)
 
 
 def documented(app, env, node, shown):
