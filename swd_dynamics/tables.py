@@ -9,9 +9,6 @@ from typing import Any, TypeVar
 from swd_dynamics.errors import InputError
 
 Value = TypeVar("Value")
-LISTED = (
-    12  # names in an error: all rules of the catalogue; of 50 quantities the nearest, which a reader can look through
-)
 
 FEW, NEAREST = 12, 5  # an error lists so few names completely, and otherwise the nearest
 

@@ -43,7 +43,10 @@ def test_blocks_run_in_order_twice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for language, code, output in 2 * [block for block in BLOCKS if _is_to_run(block)]:
         printed = _printed_by(language, code).strip()
-        assert printed == output.strip() if language == "python" else output.strip() in printed
+        if language == "python":
+            assert printed == output.strip()
+        else:
+            assert output.strip() in printed
     drawn, shown = tmp_path / "flow.png", ROOT / "figures" / "readme" / "flow.png"
     assert compare_images(str(shown), str(drawn), tol=BYTES_OF_A_PICTURE) is None
 
