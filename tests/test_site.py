@@ -10,14 +10,15 @@ import sympy
 from site_pages import BLOCK, PAGES, SITE, executed
 
 import swd_dynamics
-from swd_dynamics.symbolic import notation
+from swd_dynamics.rules import CATALOG
+from swd_dynamics.symbolic import modified_equation, notation
 
 REFERENCE = "\n".join(page.read_text(encoding="utf-8") for page in sorted((SITE / "reference").glob("*.md")))
 DOCUMENTED = [import_module(name) for name in re.findall(r"automodule:: (\S+)\n", REFERENCE)]
 SYMBOLS = (SITE / "symbols.md").read_text(encoding="utf-8")
 NAMES = [name for names in notation.HYPERPARAMETERS.values() for name in ([names] if isinstance(names, str) else names)]
 HYPERPARAMETERS = [sympy.pretty(sympy.Symbol(name)) for name in dict.fromkeys(NAMES)]
-EXPANDED = swd_dynamics.modified_equation(swd_dynamics.CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=0.1))
+EXPANDED = modified_equation(CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=0.1))
 ORDERS = [sympy.pretty(step.equation.lhs) for step in EXPANDED.steps]  # "F₀", "m⁽¹⁾" and others
 FLOW = ("μ",)  # what the legend of a phase plane shows
 README = SITE.parents[1].joinpath("README.md").read_text(encoding="utf-8")
