@@ -206,6 +206,12 @@ def test_a_duration_is_stated_only_where_there_is_one(audits, memory, delay, is_
     assert (f"lasts {delay:.3g} steps" in printed) == is_stated and ("after it was undone" in printed) == is_stated
 
 
+@pytest.mark.parametrize(("name", "is_adapting"), [("AdamS", True), ("SGD, momentum", False), ("sign", False)])
+def test_a_state_that_still_adapts_is_told(audits, name, is_adapting):
+    """Assert that it is said where η_eff/η changes without a change of the gradients: v forgets in 1/(1−β₂) steps."""
+    assert ("still adapting" in str(audits(name))) == is_adapting
+
+
 def test_periods_are_averaged_out():
     """Assert that an optimizer that goes half of its way back every six steps decays half as much in every phase."""
     found = audit(odd_optimizers.LooksAhead)
