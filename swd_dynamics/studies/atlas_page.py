@@ -17,7 +17,8 @@ Which optimizers of a package decay differently from what their names and argume
 black box. Its weights are perturbed, and the decay rate R is the fraction of the perturbation that one step removes.
 
 - Most users expect **R = ηλ**, with η for `lr` and λ for `weight_decay`, as in AdamW. The pictures show the optimizers
-  in which R/ηλ is not 1.
+  in which R/ηλ is not 1, and those whose name says another kind. Optimizers with R = ηλ or with R/ηλ below 0.0001 are
+  counted below the picture and stand only in the tables, so that a kind can have more rows in its table.
 - **A name** says a kind of decay if torch.optim has an optimizer of that name (then it is the kind in torch's
   documentation), or if AdamW or SGDW is part of the name, which says *decoupled*. A contradiction is not a mistake,
   because two methods can have the same name. But a λ that was tuned for one of them does not fit the other.
