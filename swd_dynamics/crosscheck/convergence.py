@@ -96,11 +96,13 @@ def convergence_order(
     Returns
     -------
     Verdict
-        ``measured`` is the order at the smallest η: p − 1 + log₂((2 + x)/(1 + x)), where x is the size of the term
-        η^(p−1), relative to the term η^p. Inconclusive, with a cause that says which η to give, where ``lrs`` are too
-        large to tell the terms apart, the solver's error is too large, or an error of ``detects`` could not
-        have been seen. Evidence: ``lr``, ``error`` (max_k‖θ_k − θ(ηk)‖), ``solver_error``, and ``smallest_seen``, the
-        smallest relative error of F₁ (at order 1, of F₀) that would have been refuted.
+        ``measured`` is the order at the smallest η: p − 1 + log₂((2 + x)/(1 + x)), where x is the extrapolated size of
+        the term η^(p−1), relative to the term η^p. ``why`` says how far the extrapolation may be off, and an order
+        that is too low is refuted only if every x within this error is too large. Inconclusive, with a cause that says
+        which η to give, where ``lrs`` are too large to tell the terms apart, the solver's error is too large, or an
+        error of ``detects`` could not have been seen. Evidence: ``lr``, ``error`` (max_k‖θ_k − θ(ηk)‖),
+        ``solver_error``, and ``smallest_seen``, the smallest relative error of F₁ (at order 1, of F₀) that would have
+        been refuted.
 
     Raises
     ------
@@ -157,10 +159,12 @@ def convergence_order(
     seen = (share * (found.leading + found.uncertain) + 2 * found.uncertain) / unit
     far_too_low = below.certainly_lower > MOST * below.whole
     status, cause = ("refuted", None) if far_too_low else _judged(found, share, lr[0], seen, detects)
+    best = below if far_too_low else found
     return Verdict(
         **said,
-        measured=(below if far_too_low else found).measured,
-        why=f"at η = {lr[-1]:.2g} a relative error of {seen:.1g} in F{'₁' if order == 2 else '₀'} would be refuted",
+        measured=best.measured,
+        why=f"at η = {lr[-1]:.2g} the order is measured to within {best.measured_error:.1g}, and a relative error of"
+        f" {seen:.1g} in F{'₁' if order == 2 else '₀'} would be refuted",
         status=status,
         cause=cause,
         evidence={"lr": lr, "error": error, "solver_error": solver_error, "smallest_seen": seen},

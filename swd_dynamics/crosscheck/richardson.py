@@ -48,11 +48,20 @@ class Terms:
 
     @property
     def measured(self) -> float:
-        """The order at the smallest η of the terms that are certain.
+        """The order at the smallest η, with the sizes as they were extrapolated.
 
-        It is p where the term η^p is the only one, p − 1 where the lower term is, and p + 1 where neither is.
+        It is near p where the term η^p is the larger one, near p − 1 where the lower term is, and above p where
+        neither is.
         """
-        lower = self.certainly_lower
+        return self._order(self.lower)
+
+    @property
+    def measured_error(self) -> float:
+        """How far the order moves if the lower term is changed by ``uncertain``."""
+        ends = (self.certainly_lower, self.lower + self.uncertain)
+        return max(abs(self._order(lower) - self.measured) for lower in ends)
+
+    def _order(self, lower: float) -> float:
         rest = self.whole - self.lower - self.leading
         if self.lower + self.leading + self.uncertain < rest:
             return self.order + log2((2 * rest + self.leading) / (rest + self.leading))

@@ -18,8 +18,9 @@ Which optimizers of a package decay differently from what their names and argume
 black box. Its weights are perturbed, and the decay rate R is the fraction of the perturbation that one step removes.
 
 - Most users expect **R = ηλ**, with η for `lr` and λ for `weight_decay`, as in AdamW. The pictures show the optimizers
-  in which R/ηλ is not 1. R counts as ηλ if it differs by at most {NOMINAL:.0%} for nine weights in ten when the run has
-  settled, and for the median weight after the gradients fell to a tenth.
+  in which R/ηλ is not 1, and those whose name says another kind. R counts as ηλ if it differs by at most {NOMINAL:.0%}
+  for nine weights in ten when the run has settled, and for the median weight after the gradients fell to a tenth.
+  Optimizers with R = ηλ or with R/ηλ below 0.0001 are counted below the picture and stand only in the tables.
 - **A name** says a kind of decay if torch.optim has an optimizer of that name (then it is the kind in torch's
   documentation), or if AdamW or SGDW is part of the name, which says *decoupled*. A contradiction is not a mistake,
   because two methods can have the same name. But a λ that was tuned for one of them does not fit the other.

@@ -28,9 +28,10 @@ CLAIM = (
 )
 SOURCE = "follows from R = λη (1711.05101) and R = λη/√v̄ (2011.11152); the translation is derived here"
 CAPTION = (
-    "The study shows that the translation works for one small network on 8 × 8 digits, over a short run with one λ."
-    " It does not show that AdamS trains better than AdamW, or that a translated λ is the best λ for AdamS. Only the"
-    " mean decay rate is matched: R of AdamS still grows while the gradients shrink."
+    "Grey is the control, AdamS with AdamW's own λ. The number at the arrow is of the seed with the smallest ratio"
+    " of mean R. The study shows that the translation works for one small network on 8 × 8 digits, over a short run"
+    " with one λ. It does not show that AdamS trains better than AdamW, or that a translated λ is the best λ for"
+    " AdamS. Only the mean decay rate is matched: R of AdamS still grows while the gradients shrink."
 )
 
 LR = 3e-3
@@ -164,7 +165,7 @@ def judge_exchange(runs: dict[str, WatchedRun], found: EquivalentDecay) -> list[
             "λ kept: too fast",
             "With AdamW's λ kept, R of AdamS is more than ten times that of AdamW, with every seed",
             least=MANY,
-            measured=float(kept.outside.mean(axis=1).min() / rate),
+            measured=too_fast(runs),
             why="ten is an order of magnitude; the number is the mean R of the seed with the smallest",
         ),
         _same_error("test error", "With λ translated", adamw, adams),
@@ -244,7 +245,7 @@ def draw(data: tuple[dict[str, WatchedRun], EquivalentDecay]) -> Figure:
         figure.legend(handles=keys, loc="outside lower center", ncols=3)
         figure.suptitle(
             "AdamS with a translated λ decays as fast as AdamW on average, and misreads as many digits,\n"
-            f"but with AdamW's own λ it decays {too_fast(runs):.0f} times too fast",
+            f"but with AdamW's own λ it decays at least {int(too_fast(runs))} times too fast",
             x=0.01,
             ha="left",
         )
@@ -252,8 +253,8 @@ def draw(data: tuple[dict[str, WatchedRun], EquivalentDecay]) -> Figure:
 
 
 def too_fast(runs: dict[str, WatchedRun]) -> float:
-    """How many times as fast as AdamW AdamS decays with AdamW's λ: the ratio of the mean R, over all seeds."""
-    return float(runs["AdamS, λ kept"].outside.mean() / runs["AdamW"].outside.mean())
+    """How many times as fast as AdamW AdamS decays with AdamW's λ: mean R divided by λη, of the smallest seed."""
+    return float(runs["AdamS, λ kept"].outside.mean(axis=1).min() / (LR * DECAY))
 
 
 def _style(name: str) -> dict:
@@ -286,9 +287,9 @@ def _label(left: Axes, right: Axes, runs: dict[str, WatchedRun]) -> None:
     low, high = (float(runs[name].outside.mean()) for name in ("AdamW", "AdamS, λ kept"))
     place = {"xytext": (0.3 * steps, low), "arrowprops": {"arrowstyle": "<->", "shrinkA": 2, "shrinkB": 2}}
     left.annotate("", (0.3 * steps, high), **place)
-    left.text(0.32 * steps, (low * high) ** 0.5, f"× {too_fast(runs):.0f}", fontweight="bold", va="center")
+    left.text(0.32 * steps, (low * high) ** 0.5, f"× {int(too_fast(runs))}", fontweight="bold", va="center")
     right.set(title=f"test: mean and standard deviation of {seeds} seeds", yscale="log")
-    right.set(xlabel="step k", ylabel="held-out digits misread, %", xlim=(0, 1.2 * steps))
+    right.set(xlabel="step k (points drawn side by side)", ylabel="held-out digits misread, %", xlim=(0, 1.2 * steps))
     right.set_yticks([5, 10, 20, 40], ["5", "10", "20", "40"])
     right.minorticks_off()
 

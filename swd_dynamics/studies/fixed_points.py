@@ -28,9 +28,12 @@ CLAIM = (
 )
 SOURCE = "arXiv 2011.11152 (stable decay), 1711.05101 (AdamW), 2404.04454 (its bound 1/λ); AdamS's bound: derived here"
 CAPTION = (
-    "Points are torch runs on f = ½h(θ − θ⋆)² with h = 1. With exact gradients a step of Adam is a sign, and decay is"
-    " stronger only where λ|θ| is larger than the step. With noisy gradients √v is the noise s, and AdamW comes to rest"
-    " at θ⋆/(1 + λs/h). Most training lies between these two extremes."
+    "Points are torch runs on f = ½h(θ − θ⋆)² with h = 1, on the right also with θ⋆ = 1. With exact gradients a step"
+    " of Adam is a sign, so AdamW keeps θ⋆ up to 1/λ, and AdamS up to rms(g)/λ, where rms is the root of the mean"
+    " square over all weights. With noisy gradients √v is the standard deviation s of a weight's noise: AdamW comes"
+    " to rest at θ⋆/(1 + λs/h), AdamS at θ⋆/(1 + λs/(h·rms(s))), and Adam with L2 at θ⋆/(1 + λ/h). Most training"
+    " lies between these two extremes. Also tested, but not drawn: SGD with momentum and each decay, on a quadratic"
+    " and on digits."
 )
 
 Array = NDArray[np.float64]
@@ -249,7 +252,10 @@ AXES: dict[str, dict] = {
     | {"xlabel": "weight without decay, θ⋆", "ylabel": "weight at rest, θ"}
     | {"xlim": (-3.3, 3.3), "ylim": (-2.7, 2.7)},
     "noise": {"title": "noisy gradients, λ = {weight_decay} (lines: derived)".format(**NOISE_ARGUMENTS)}
-    | {"xlabel": "noise of the gradient, in units of hθ⋆", "ylabel": "fraction of the weight that is left, θ/θ⋆"}
+    | {
+        "xlabel": "noise of the gradient, s (h = θ⋆ = 1)",
+        "ylabel": "fraction of the weight that is left, θ/θ⋆",
+    }
     | {"ylim": (0, 1.05), "xscale": "log", "xticks": NOISE, "xticklabels": [f"{s:g}" for s in NOISE]},
 }
 # Position in the panel, decay mode of the colour, and text.

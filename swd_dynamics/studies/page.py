@@ -15,8 +15,17 @@ from swd_dynamics.verdict import STATUS_MARKS
 WRITTEN = "<!-- Written by swd-dynamics reproduce from verdicts.json: what is changed by hand is lost. -->"
 QUICK = "figures/quick"  # the folder of the short form on the command line; that of the full form is figures
 HEAD = ("status", "claim", "predicted", "measured", "allowed", "why")
-COLOUR_WORDS = {"#666666": "grey", "#D55E00": "orange", "#0072B2": "blue", "#009E73": "green"}
-SHAPES = {"o": "●", "s": "■", "^": "▲", "D": "◆"}
+COLOUR_WORDS = {"#D55E00": "orange", "#0072B2": "blue", "#009E73": "green"}
+SHAPES = {"s": "■", "^": "▲", "D": "◆"}
+ALL_SYMBOLS, MACHINE = Path("notebooks/site/symbols.md"), "machine.json"
+SYMBOLS = (
+    "Symbols: θ are the weights, g is the gradient of the loss without decay, η the learning rate (`lr`), λ the"
+    " strength of the decay (`weight_decay`), β the momentum. v̄ is the mean of Adam's second moment v̂ over all weights."
+    " R is the fraction of the weights that one step subtracts, and η_eff is the effective learning rate, η/√v̄ for Adam"
+    " and η/(1−β) for SGD with momentum. h and θ⋆ are the curvature and the minimum of a quadratic loss. The flow"
+    " dθ/dt = F₀ + ηF₁ is the continuous model of the steps, and a flat loss has the gradient 0."
+)
+ATLAS_MARKS = " In the atlas ▼ pink is a decay that is neither L2, decoupled nor stable."
 
 
 def page(ledger: dict, folder: Path) -> str:
@@ -46,16 +55,39 @@ def page(ledger: dict, folder: Path) -> str:
 def _opening(found: dict[str, list[dict]], folder: Path) -> str:
     everything = [verdict for verdicts in found.values() for verdict in verdicts]
     above = _place(folder).split("/")[0]
-    modes = "; ".join(f"{SHAPES[MARKERS[mode]]} {COLOUR_WORDS[COLOURS[mode]]}, {LABELS[mode]}" for mode in COLOURS)
+    drawn = [mode for mode in COLOURS if COLOURS[mode] in COLOUR_WORDS]
+    modes = "; ".join(f"{SHAPES[MARKERS[mode]]} {COLOUR_WORDS[COLOURS[mode]]}, {LABELS[mode]}" for mode in drawn)
     return (
         "Each study tests one claim of the theory that could be false. A consequence of the claim is derived, real"
         " torch runs are measured, and the allowed difference is fixed before the measurement. Each study also has"
         " negative controls: false claims, which must fail the same test. This folder holds the figures and"
         f" the [ledger](verdicts.json) of **{_counts(everything)}**.\n\n"
-        f"In the figures: {modes}. Theory is drawn as lines, measurements as points. Curves of deliberately"
-        " wrong theories are pale grey. Click a figure to open it as SVG. To make a figure and its verdicts again, run"
+        f"{SYMBOLS}{_symbols_page(folder)}\n\n"
+        f"In the figures: {modes}. Theory is drawn as lines, measurements as points. Grey marks are the other rules"
+        " (update-rules), runs that diverge with both decays (stability), and controls (drop-in, gpu)."
+        f"{ATLAS_MARKS * any((folder / 'atlas').glob('*.png'))}"
+        " Click a figure to open it as SVG. To make a figure and its verdicts again, run"
         f" the command below it in the folder that contains {as_markdown(above)}/."
+        f"{_made_earlier(folder)}"
     )
+
+
+def _symbols_page(folder: Path) -> str:
+    """A link to the page of all symbols, if a folder above has it."""
+    for above in Path(os.path.abspath(folder)).parents:
+        if (above / ALL_SYMBOLS).is_file():
+            return f" [All symbols]({quote(Path(os.path.relpath(above / ALL_SYMBOLS, folder)).as_posix())})."
+    return ""
+
+
+def _made_earlier(folder: Path) -> str:
+    """For a folder with the description of a GPU machine: its figures are not drawn again when its page is written."""
+    said = (
+        f"\n\nThe figures and verdicts of this folder were made on [a GPU machine]({MACHINE}) by an earlier version of"
+        " this toolkit. The claims and captions on this page are newer, so figures can differ from them in words, marks"
+        " and panels."
+    )
+    return said * (folder / MACHINE).is_file()
 
 
 def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: str | None) -> list[str]:
@@ -67,6 +99,7 @@ def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: s
     parts = [f"## {as_markdown(name)}", *claim]
     parts += _figure(folder, name, study.claim if study else name)
     parts += [as_markdown(study.caption)] if study and study.caption else []
+    parts += _larger(folder, name)
     how = f"{', in the short form' if quick else ''}{f', trained on an {as_markdown(card)}' if card else ''}"
     parts.append(f"**{_counts(verdicts)}**{how}")
     parts += _not_confirmed(verdicts)
@@ -77,6 +110,14 @@ def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: s
         there = ["--device", "cuda"] * (card is not None)
         parts.append(_command("reproduce", name, *["--quick"] * quick, *there, *["--out", place] * (place != default)))
     return parts
+
+
+def _larger(folder: Path, name: str) -> list[str]:
+    """A link to the same study with a larger model, where the folder has one in a folder with the study's name."""
+    if not (folder / name / f"{name}.png").is_file():
+        return []
+    within = [quote(f"{name}/{file}") for file in (f"{name}.png", "verdicts.json")]
+    return [f"The same study with a larger model: [figure]({within[0]}), [verdicts]({within[1]})."]
 
 
 def _atlas(folder: Path) -> list[str]:

@@ -60,6 +60,7 @@ class Outcome:
     study : Study
     ledger : Ledger — the verdicts
     figure : Figure
+    quick : bool — whether the study ran in its short form, whose numbers may differ from those of the committed figures
 
     Examples
     --------
@@ -72,9 +73,22 @@ class Outcome:
     study: "Study"
     ledger: Ledger
     figure: Figure = field(repr=False)
+    quick: bool = False
+
+    @property
+    def counts(self) -> str:
+        """The number of verdicts of each status, and the form of the study.
+
+        Examples
+        --------
+        >>> from swd_dynamics.studies import load
+        >>> Outcome(load("stability"), Ledger(), Figure(), quick=True).counts
+        'no verdicts (short form)'
+        """
+        return self.ledger.counts + " (short form)" * self.quick
 
     def __str__(self) -> str:
-        return f"{self.study}\n{self.ledger.counts}\n{self.ledger}"
+        return f"{self.study}\n{self.counts}\n{self.ledger}"
 
     __repr__ = __str__
 
@@ -82,7 +96,7 @@ class Outcome:
         picture = b64encode(figure_png(self.figure)).decode()
         image = f'<img alt="figure of {self.study.name}" src="data:image/png;base64,{picture}"/>'
         below = f"<p>{escape(self.study.caption)}</p>" if self.study.caption else ""
-        return f"{self.study._repr_html_()}<p>{self.ledger.counts}</p>{image}{below}{self.ledger._repr_html_()}"
+        return f"{self.study._repr_html_()}<p>{self.counts}</p>{image}{below}{self.ledger._repr_html_()}"
 
 
 @dataclass(frozen=True)
@@ -130,7 +144,7 @@ class Study:
         """
         check_placement(device, torch.float64)
         findings = self.measure(Setting(quick=quick, device=device, progress=progress))
-        return Outcome(self, Ledger(findings.verdicts), self.draw(findings.data))
+        return Outcome(self, Ledger(findings.verdicts), self.draw(findings.data), quick)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.claim}\n    source: {self.source}"

@@ -29,9 +29,10 @@ CLAIM = (
 )
 SOURCE = "arXiv 2011.11152 (Xie, Sato & Sugiyama 2020) says that AdamW's decay is unstable and AdamS's is stable"
 CAPTION = (
-    "R/η_eff is divided by its constant value for AdamS. The study shows that the ratio changes, and by how much, in"
-    " one run of a small character model. It does not show that the change does harm, or that AdamS reaches a lower"
-    " loss."
+    "R/η_eff is divided by its constant value for AdamS. The factor depends on the model and on the length of the"
+    " run: it is larger where the gradients shrink further. The study shows that the ratio changes, and by how much,"
+    " in one run of a small character model. It does not show that the change does harm, or that AdamS reaches a"
+    " lower loss."
 )
 
 LR, END = 2e-3, 0.1  # η rises to LR from this fraction of it, and falls back to this fraction

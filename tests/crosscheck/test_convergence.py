@@ -8,6 +8,7 @@ from aggregated_momentum import AggregatedMomentum
 from crosscheck.random_problems import random_problem
 
 from swd_dynamics.crosscheck import convergence_order
+from swd_dynamics.crosscheck.richardson import Terms
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows import Flow
 from swd_dynamics.rules import CATALOG, SGD, Cosine, Stable, StepDecay, UpdateRule
@@ -147,6 +148,18 @@ def test_an_order_that_is_too_high_is_refuted():
     right, wrong = (convergence_order(flow, [1.0], t=1.0, lrs=lrs, expected=1) for flow in (HEAVY, off_by(HEAVY, 0.5)))
     assert (right.status, wrong.status) == ("refuted", "confirmed")
     assert abs(right.measured - 2) <= 0.05
+
+
+def test_the_order_is_not_rounded_to_the_expected_one():
+    """Assert that the order measured is the one of the sizes as they were extrapolated, with its error.
+
+    Sizes of 0.1 and 1, the former known to 0.2, are an order of 1 + log₂(2.1/1.1), and of 2 or 1 + log₂(2.3/1.3) at
+    the ends of what is known.
+    """
+    found = Terms(order=2, lower=0.1, leading=1.0, whole=1.1, uncertain=0.2, noise=0.0, degree=4)
+    assert found.measured == pytest.approx(1 + np.log2(2.1 / 1.1), rel=1e-12)
+    ends = np.array([2.0, 1 + np.log2(2.3 / 1.3)])
+    assert found.measured_error == pytest.approx(np.abs(ends - found.measured).max(), rel=1e-12)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.05])

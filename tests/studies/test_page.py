@@ -84,6 +84,30 @@ def test_links_lead_somewhere():
     assert [target for target in targets if not (FIGURES / target).is_file()] == []
 
 
+def test_the_symbols_are_linked_where_their_page_is(tmp_path):
+    """Assert that the opening links the page of all symbols relative to the folder, and nothing without that page."""
+    folder = tmp_path / "else" / "figures"
+    assert "symbols.md" not in page(ALL, folder)
+    (tmp_path / "notebooks" / "site").mkdir(parents=True)
+    (tmp_path / "notebooks" / "site" / "symbols.md").touch()
+    assert "](../../notebooks/site/symbols.md)" in page(ALL, folder).split("## ")[0]
+
+
+def test_figures_of_a_gpu_machine_are_said_to_be_older(tmp_path):
+    """Assert that a folder with the description of a machine says that its figures are of an earlier version."""
+    assert "machine.json" not in page(ALL, tmp_path)
+    (tmp_path / "machine.json").touch()
+    assert "earlier version" in page(ALL, tmp_path).split("## ")[0]
+
+
+def test_a_larger_run_of_a_study_is_linked(tmp_path):
+    """Assert that a study's section links the figure in the folder with the study's name."""
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "transformer.png").touch()
+    section = page(ALL, tmp_path).split("## transformer")[1].split("## ")[0]
+    assert "](transformer/transformer.png)" in section and "](transformer/verdicts.json)" in section
+
+
 def test_a_study_that_trained_on_a_gpu_says_so(tmp_path):
     """Assert that the page names the card beside the verdicts, and that the command asks for a GPU."""
     ledger = {"studies": {"stability": [verdict()], "drop-in": [verdict()]}, "cards": {"stability": "Card 1"}}
