@@ -3,7 +3,7 @@
 #
 # **You have an optimizer that no package knows. What can you find out about it before you train anything?**
 #
-# About 13 minutes, without the exercises. You should have read notebook 02, or know what a first-order flow is.
+# About 14 minutes, without the exercises. You should have read notebook 02, or know what a first-order flow is.
 
 # %%
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 #
 # **How curved may the loss be before training blows up, and does weight decay help?**
 #
-# About 12 minutes, without the exercises. You need to know what an eigenvalue is.
+# About 13 minutes, without the exercises. You need to know what an eigenvalue is.
 
 # %%
 from functools import partial

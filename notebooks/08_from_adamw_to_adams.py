@@ -3,7 +3,7 @@
 #
 # **I replace AdamW by AdamS. Which `weight_decay` do I give it?**
 #
-# About 10 minutes, without the exercises. You should have read notebook 04, or know what R and η_eff are.
+# About 11 minutes, without the exercises. You should have read notebook 04, or know what R and η_eff are.
 
 # %%
 from functools import partial
@@ -138,7 +138,7 @@ def draw_both():
     ratio, smaller = figure.axes[-1], same.weight_decay
     label = f"λ√v̄, λ = {lam:.2g}"
     ratio.plot(step, lam * np.sqrt(adamw.v_bar), **sd.plots.theory("decoupled", label=label, zorder=3))
-    ratio.plot(step, smaller + 0 * step, **sd.plots.theory("stable", label=f"λ = {smaller:.2g}", zorder=3))
+    ratio.plot(step, smaller + 0 * step, **sd.plots.theory("stable", label=f"λ = {smaller:.3g}", zorder=3))
     ratio.legend(handles=ratio.lines[-2:], loc="upper right", frameon=False)
     return figure
 
