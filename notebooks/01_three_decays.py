@@ -69,15 +69,17 @@ def weights(rule, steps):
     return np.array(course)
 
 
-rates = {mode: derived_rate(rule) for mode, rule in rules.items()}
+any_numbers = {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.1}
+rates = {mode: derived_rate(sd.CATALOG[name](**any_numbers)) for mode, name in names.items()}
 steps = np.arange(401)
 
 
 def draw_decay(figure, momentum, weight_decay):
     lines, points = {}, {}
     for i, (mode, name) in enumerate(names.items()):
-        rule, shown = sd.CATALOG[name](lr=0.1, momentum=momentum, weight_decay=weight_decay), slice(5 * i, None, 20)
-        rate = 1 - abs(1 - rates[mode](0.1 + 0j, momentum, weight_decay))  # complex where the weight oscillates
+        values, shown = settings | {"momentum": momentum, "weight_decay": weight_decay}, slice(5 * i, None, 20)
+        rule = sd.CATALOG[name](**values)
+        rate = 1 - abs(1 - rates[mode](rule.lr + 0j, momentum, weight_decay))  # complex where the weight oscillates
         lines[mode] = steps, (1 - rate) ** steps
         points[mode] = steps[shown], weights(rule, 400)[shown]
     title = f"With momentum {momentum:.2g}, stable decay is {1 / (1 - momentum):.3g} times as fast as decoupled decay"
@@ -88,9 +90,8 @@ def draw_decay(figure, momentum, weight_decay):
 
 # %%
 print("your answer:", guess)
-sd.plots.Sliders(
-    draw_decay, momentum=(0.1, max(0.9, settings["momentum"]), settings["momentum"]), weight_decay=(0.001, 0.013, 0.01)
-)
+beta, lam = settings["momentum"], settings["weight_decay"]
+sd.plots.Sliders(draw_decay, momentum=(min(0.1, beta), max(0.9, beta), beta), weight_decay=(lam / 10, 1.3 * lam, lam))
 
 # %% [markdown]
 # On this axis a constant rate is a straight line. Stable decay is ten times as fast as decoupled decay, because
@@ -146,16 +147,19 @@ def draw_ratio(figure, fall, smaller):
     for mode, name in zip(names, ("Adam", "AdamW", "AdamS"), strict=True):
         course = ratio(sd.CATALOG[name](**adam), gradients)[shown]
         points[mode] = np.tile(np.arange(1, 121)[shown], 2), course.T.ravel()
-    title = "Only stable decay keeps R/η$_{eff}$ at λ for both weights"
+    lam = adam["weight_decay"]
+    kept = " and ".join(mode for mode, (_, ratios) in points.items() if np.allclose(ratios, lam, rtol=0.05))
+    title = f"R/η$_{{eff}}$ stays at λ for both weights only with {kept} decay"
     labels = {"xlabel": f"step k; after step 60 the gradients are {fall} times smaller", "ylabel": "R/η$_{eff}$"}
-    sd.plots.lines_and_points({}, points, title=title, figure=figure, yscale="log", ylim=(2e-4, 1), **labels)
+    scale = {"yscale": "log", "ylim": (lam / 50, 100 * lam)}
+    sd.plots.lines_and_points({}, points, title=title, figure=figure, **labels, **scale)
     return partial(draw_ratio, figure)
 
 
 def draw_ratio_and_lambda(figure, **values):
     move = draw_ratio(figure, **values)
-    figure.axes[0].axhline(0.01, color=sd.plots.MUTED, zorder=0)
-    figure.axes[0].text(1, 0.01, " λ", va="center", transform=figure.axes[0].get_yaxis_transform())
+    figure.axes[0].axhline(adam["weight_decay"], color=sd.plots.MUTED, zorder=0)
+    figure.axes[0].text(1, adam["weight_decay"], " λ", va="center", transform=figure.axes[0].get_yaxis_transform())
     return move
 
 
@@ -186,7 +190,7 @@ sd.plots.Sliders(draw_ratio_and_lambda, fall=(1, 20, 10), smaller=(1, 20, 10))
 # ```python
 # for momentum in (0.5, 0.99):
 #     stable, decoupled = (
-#         sd.long_run_decay_rate(sd.CATALOG[name](lr=0.1, momentum=momentum, weight_decay=0.01)).value
+#         sd.long_run_decay_rate(sd.CATALOG[name](**settings | {"momentum": momentum})).value
 #         for name in ("SGDS", "SGDW")
 #     )
 #     print(momentum, stable / decoupled)
@@ -203,7 +207,7 @@ sd.plots.Sliders(draw_ratio_and_lambda, fall=(1, 20, 10), smaller=(1, 20, 10))
 # Adam does.
 #
 # ```python
-# plain = [sd.CATALOG[name](lr=0.1, weight_decay=0.01) for name in names.values()]
+# plain = [sd.CATALOG[name](**settings | {"momentum": 0}) for name in names.values()]
 # expanded = [sd.equations(rule).value.expand() for rule in plain]
 # assert expanded[0] == expanded[1] == expanded[2]
 # expanded[0]
@@ -221,7 +225,7 @@ sd.plots.Sliders(draw_ratio_and_lambda, fall=(1, 20, 10), smaller=(1, 20, 10))
 #
 # ```python
 # same = sd.equivalent_weight_decay(rules["decoupled"], rules["stable"])
-# assert abs(same.weight_decay - 0.001) < 1e-12
+# assert abs(same.weight_decay - (1 - beta) * lam) < 1e-12
 # same
 # ```
 #

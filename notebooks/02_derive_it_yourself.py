@@ -65,16 +65,16 @@ first
 guess = None  # two of "L2", "decoupled", "stable"
 
 # %%
-beta = sympy.Symbol("beta", positive=True)
+beta, lam = sympy.symbols("beta lambda", positive=True)
 names = {"L2": "SGD", "decoupled": "SGDW", "stable": "SGDS"}
-rules = {mode: sd.CATALOG[name](lr=0.1, momentum=beta, weight_decay=1) for mode, name in names.items()}
+rules = {mode: sd.CATALOG[name](lr=0.1, momentum=beta, weight_decay=lam) for mode, name in names.items()}
 flows = {mode: sd.modified_equation(each) for mode, each in rules.items()}
 
 print("your answer:", guess)
 display(*(stated(mode, sympy.Symbol("F_0"), each.first) for mode, each in flows.items()))
 
 # %% [markdown]
-# L2 and stable decay have the same F₀ (here with λ = 1). As long as the steps are small, nobody can tell them apart.
+# L2 and stable decay have the same F₀. As long as the steps are small, nobody can tell them apart.
 # Decoupled decay has another F₀, because its decay is not multiplied by 1/(1 − β).
 #
 # ## What larger steps add
@@ -101,7 +101,7 @@ second
 guess = None  # a number
 
 # %%
-decay = {mode: each.second_in_rates.diff(theta_dot) for mode, each in flows.items()}
+decay = {mode: sympy.cancel(each.second_in_rates.diff(theta_dot) / lam) for mode, each in flows.items()}
 factor = sympy.factor(decay["L2"] / decay["stable"])
 print(f"your answer: {guess}, derived: {float(factor.subs(beta, 0.9)):.3g}")
 stated("L2 divided by stable decay", sympy.Symbol("factor"), factor)
@@ -131,11 +131,11 @@ momenta, shown = np.linspace(0, 0.96, 97), np.linspace(0.05, 0.95, 10)
 lines = {mode: (momenta, [float(decay[mode].subs(beta, b)) for b in momenta]) for mode in names}
 
 
-def draw(figure, lr):
+def draw(figure, lr, strength=0.1):
     points = {}
     for mode, name in names.items():
-        rule = sd.CATALOG[name](lr=lr, momentum=shown, weight_decay=0.1)  # each weight has its own momentum
-        points[mode] = shown, excess(rule, first=0.1 if mode == "decoupled" else 0.1 / (1 - shown))
+        rule = sd.CATALOG[name](lr=lr, momentum=shown, weight_decay=strength)  # each weight has its own momentum
+        points[mode] = shown, excess(rule, first=strength if mode == "decoupled" else strength / (1 - shown))
     title = f"Larger steps add more decay to L2 than to stable decay (η = {lr:.2g})"
     labels = {"xlabel": "momentum β", "ylabel": "excess decay, divided by ηλ"}
     sd.plots.lines_and_points(lines, points, title=title, figure=figure, yscale="log", ylim=(0.3, 2000), **labels)
@@ -160,9 +160,9 @@ sd.plots.Sliders(draw, lr=(1e-4, 5e-3, 1e-4, "log"))
 # It is a little smaller, 17.2. The newest gradient has more weight in a step, so the momentum lags less.
 #
 # ```python
-# l2, stable = (sd.CATALOG[name](lr=0.1, momentum=beta, weight_decay=1, nesterov=True) for name in ("SGD", "SGDS"))
+# l2, stable = (sd.CATALOG[name](lr=0.1, momentum=beta, weight_decay=lam, nesterov=True) for name in ("SGD", "SGDS"))
 # ratio = [sd.modified_equation(each).second_in_rates.diff(theta_dot) for each in (l2, stable)]
-# print((ratio[0] / ratio[1]).subs(beta, 0.9))
+# print(sympy.cancel(ratio[0] / ratio[1]).subs(beta, 0.9))
 # ```
 #
 # </details>
@@ -189,7 +189,7 @@ sd.plots.Sliders(draw, lr=(1e-4, 5e-3, 1e-4, "log"))
 # methods (notebook 01).
 #
 # ```python
-# same = sd.modified_equation(sd.CATALOG["SGDW"](lr=0.1, momentum=beta, weight_decay=1 / (1 - beta)))
+# same = sd.modified_equation(sd.CATALOG["SGDW"](lr=0.1, momentum=beta, weight_decay=lam / (1 - beta)))
 # assert sympy.simplify(same.first - flows["stable"].first) == 0
 # assert sympy.simplify(same.second - flows["stable"].second) == 0
 # ```

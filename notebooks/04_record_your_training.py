@@ -46,7 +46,8 @@ def batch_loss(model, k):
 # %%
 folder = TemporaryDirectory()  # yours would be a folder that stays
 model = network()
-optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.3)
+settings = {"lr": 3e-3, "weight_decay": 0.3}
+optimizer = torch.optim.AdamW(model.parameters(), **settings)
 schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=750, gamma=0.1)
 
 with sd.Probe(optimizer, folder.name, model=model, snapshots=100) as probe:
@@ -130,7 +131,7 @@ print(f"left by the recorded R: {float((1 - run.decay_rate).prod()):.6f}")
 
 # %%
 model = network()
-optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.3)
+optimizer = torch.optim.AdamW(model.parameters(), **settings)
 short = sd.record(optimizer, lambda k: batch_loss(model, k), steps=200, model=model)
 sd.replay(sd.crosscheck.recorded_rule("AdamW", short), short)
 

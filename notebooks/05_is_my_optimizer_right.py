@@ -142,16 +142,19 @@ guess = None  # for example 1e-6
 # Measure and draw.
 def times_rounding(wrong_by):
     """The largest error of AdamW with a wrong λ, as a multiple of what rounding can explain."""
-    factory = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1 * (1 + wrong_by))
-    return sd.verify(factory, sd.CATALOG["AdamW"](lr=0.01, weight_decay=0.1), steps=60).measured
+    right = {"lr": 0.01, "weight_decay": 0.1}
+    factory = partial(torch.optim.AdamW, **right | {"weight_decay": right["weight_decay"] * (1 + wrong_by)})
+    return sd.verify(factory, sd.CATALOG["AdamW"](**right), steps=60).measured
 
 
 def draw_errors():
     wrong_by = 10.0 ** np.arange(-15, 0)
-    points = {"decoupled": (wrong_by, [times_rounding(error) for error in wrong_by])}
+    times = np.array([times_rounding(error) for error in wrong_by])
+    points = {"decoupled": (wrong_by, times)}
     labels = {"xlabel": "relative error of λ", "ylabel": "largest error, times\nwhat rounding can explain"}
     scales = {"xscale": "log", "yscale": "log"}
-    title = "verify finds a relative error of 10$^{-14}$ in λ"
+    smallest = np.log10(wrong_by[times > 1].min())
+    title = f"verify finds a relative error of 10$^{{{smallest:.0f}}}$ in λ"
     figure = sd.plots.lines_and_points({}, points, title=title, **labels, **scales)
     figure.axes[0].axhline(1, color=sd.plots.MUTED)
     figure.axes[0].text(1e-8, 3, "limit: what rounding can explain", color="#555555")

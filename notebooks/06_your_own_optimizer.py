@@ -3,7 +3,7 @@
 #
 # **You have an optimizer that no package knows. What can you find out about it before you train anything?**
 #
-# About 13 minutes, without the exercises. You should have read notebook 02, or know what a first-order flow is.
+# About 14 minutes, without the exercises. You should have read notebook 02, or know what a first-order flow is.
 
 # %%
 from dataclasses import dataclass
@@ -60,7 +60,8 @@ class QHM:
 # A rule is this direction with a learning rate and a kind of decay. Nothing has to be registered or inherited.
 
 # %%
-rule = sd.UpdateRule(0.1, QHM(momentum=0.9, nu=0.7), sd.rules.Stable(0.05))
+mixture = {"momentum": 0.9, "nu": 0.7}
+rule = sd.UpdateRule(0.1, QHM(**mixture), sd.rules.Stable(0.05))
 rule
 
 # %% [markdown]
@@ -73,16 +74,16 @@ rule
 guess = None  # for example "−νg − λθ"
 
 # %%
-beta, nu = sympy.symbols("beta nu", positive=True)
-rules = {"L2": sd.UpdateRule(0.1, QHM(beta, nu), sd.rules.L2(1))}
-rules["stable"] = sd.UpdateRule(0.1, QHM(beta, nu), sd.rules.Stable(1))
+beta, nu, lam = sympy.symbols("beta nu lambda", positive=True)
+rules = {"L2": sd.UpdateRule(0.1, QHM(beta, nu), sd.rules.L2(lam))}
+rules["stable"] = sd.UpdateRule(0.1, QHM(beta, nu), sd.rules.Stable(lam))
 flows = {mode: sd.modified_equation(each) for mode, each in rules.items()}
 
 print("your answer:", guess)
 display(*(stated(mode, sympy.Symbol("F_0"), sympy.simplify(each.first)) for mode, each in flows.items()))
 
 # %% [markdown]
-# With small steps QHM is gradient descent: ν and β are gone. L2 and stable decay agree (λ is 1 here). This agreement
+# With small steps QHM is gradient descent: ν and β are gone. L2 and stable decay agree. This agreement
 # is a check of `effective_lr`, because stable decay uses it and L2 does not.
 #
 # **Predict.** Larger steps change the decay. The coefficient of this change is 19 times as large for L2 as for stable
@@ -93,9 +94,10 @@ display(*(stated(mode, sympy.Symbol("F_0"), sympy.simplify(each.first)) for mode
 guess = None  # a number
 
 # %%
-decay = {mode: each.second_in_rates.diff(theta_dot) for mode, each in flows.items()}
+decay = {mode: sympy.cancel(each.second_in_rates.diff(theta_dot) / lam) for mode, each in flows.items()}
 factor = sympy.factor(decay["L2"] / decay["stable"])
-print(f"your answer: {guess}, derived: {float(factor.subs({beta: 0.9, nu: 0.7})):.3g}")
+derived = factor.subs({beta: mixture["momentum"], nu: mixture["nu"]})
+print(f"your answer: {guess}, derived for {mixture}: {float(derived):.3g}")
 stated("L2 divided by stable decay", sympy.Symbol("factor"), factor)
 
 # %% [markdown]
@@ -132,7 +134,7 @@ def draw(figure, momentum):
 
 
 # %%
-sd.plots.Sliders(draw, momentum=(0.1, 0.95, 0.9))
+sd.plots.Sliders(draw, momentum=(0.1, 0.95, mixture["momentum"]))
 
 # %% [markdown]
 # ## Is your torch optimizer this rule?
@@ -159,7 +161,7 @@ class TorchQHM(torch.optim.Optimizer):
 
 
 # %%
-sd.verify(partial(TorchQHM, lr=0.1, weight_decay=0.05), rule)
+sd.verify(partial(TorchQHM, lr=rule.lr, weight_decay=rule.decay.weight_decay, **mixture), rule)
 
 # %% [markdown]
 # The formulas above now hold for the optimizer that you train with. Notebook 05 shows what `verify` says about an

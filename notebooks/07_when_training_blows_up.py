@@ -3,12 +3,13 @@
 #
 # **How curved may the loss be before training blows up, and does weight decay help?**
 #
-# About 12 minutes, without the exercises. You need to know what an eigenvalue is.
+# About 13 minutes, without the exercises. You need to know what an eigenvalue is.
 
 # %%
 from functools import partial
 
 import numpy as np
+import sympy
 
 import swd_dynamics as sd
 
@@ -37,9 +38,9 @@ print("your answer:", guess, "  derived:", sd.stability_limit(sd.CATALOG["SGD"](
 # whose roots are the eigenvalues, for stable weight decay (SGDS):
 
 # %%
-rule = sd.CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=1.0)
-limit = sd.stability_limit(rule)
-polynomial, at_1, at_minus_1, as_a_pair = limit.steps[5:]
+settings = {"lr": 0.1, "momentum": 0.9}
+rule = sd.CATALOG["SGDS"](**settings, weight_decay=0.1)
+polynomial, at_1, at_minus_1, as_a_pair = sd.stability_limit(rule).steps[-4:]
 polynomial
 
 # %% [markdown]
@@ -54,25 +55,28 @@ at_minus_1
 # ## L2 or stable decay?
 #
 # With the same λ, L2 and stable decay follow the same curve if steps are small (notebook 02): in the long run each
-# step removes the fraction R = ηλ/(1 − β) of the weights. With η = 0.1 and β = 0.9 this fraction is λ. Without decay
-# the limit is 2(1 + β)/η = 38.
+# step removes the fraction R = ηλ/(1 − β) of the weights. Without decay the limit is 2(1 + β)/η = 38.
 #
-# **Predict.** Let λ be 1. That is far more than anyone would use, so that the effect is easy to see. Does decay raise
-# the limit or lower it? Which limit is lower, that of L2 or that of stable decay?
+# **Predict.** Let R be 1, so λ = 1. That is far more than anyone would use, so that the effect is easy to see. Does
+# decay raise the limit or lower it? Which limit is lower, that of L2 or that of stable decay?
 
 # %%
 guess = None  # for example: "L2 30, stable 35"
 
 
 # %%
-def with_decay(mode, weight_decay):
-    name = {"none": "SGD", "L2": "SGD", "stable": "SGDS"}[mode]
-    return sd.CATALOG[name](lr=0.1, momentum=0.9, weight_decay=weight_decay)
+def with_decay(mode, R):
+    name = {"L2": "SGD", "stable": "SGDS"}[mode]
+    return sd.CATALOG[name](**settings, weight_decay=R * (1 - settings["momentum"]) / settings["lr"])
+
+
+def limit(mode, R):
+    return float(sd.stability_limit(with_decay(mode, R)).value)
 
 
 print("your answer:", guess)
 for mode in ("L2", "stable"):
-    print(f"{mode}: the limit is {float(sd.stability_limit(with_decay(mode, 1)).value):.3g}")
+    print(f"{mode}: the limit is {limit(mode, 1):.3g}")
 
 # %% [markdown]
 # Both lower the limit: L2 by 1, from 38 to 37, but stable decay by 19, to one half. With the same λ, stable decay costs
@@ -91,6 +95,18 @@ for mode in ("L2", "stable"):
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 # Run and draw.
 SCALE = {"yscale": "log", "ylim": (1e-4, 1e4)}
+no_decay = limit("L2", 0)
+between = (3 * limit("stable", 1) + limit("L2", 1)) / 4  # here only the run with stable decay grows
+
+
+def derived_limit(rule):
+    """The limit as a function of η, β and λ, from the formulas; a slider moves faster with it."""
+    symbolic, numbers = sd.symbolic.lettered(rule)
+    return sympy.lambdify(list(numbers), sd.stability_limit(symbolic).value)
+
+
+names, any_numbers = {"L2": "SGD", "stable": "SGDS"}, {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.1}
+formulas = {mode: derived_limit(sd.CATALOG[name](**any_numbers)) for mode, name in names.items()}
 
 
 def sizes(rule, h, steps=80):
@@ -102,17 +118,21 @@ def sizes(rule, h, steps=80):
     return np.array(course)
 
 
-def draw_course(figure, curvature, weight_decay):
-    rules = {"none": with_decay("none", 0)} | {mode: with_decay(mode, weight_decay) for mode in ("L2", "stable")}
+def draw_course(figure, curvature, R):
+    rules = {"none": with_decay("L2", 0)} | {mode: with_decay(mode, R) for mode in ("L2", "stable")}
     points = {mode: (np.arange(81), sizes(rule, curvature)) for mode, rule in rules.items()}
-    limits = f"without decay 38, L2 {38 - weight_decay:.3g}, stable {38 * (1 - weight_decay / 2):.3g}"
+    derived = ", ".join(
+        f"{mode} {formula(*settings.values(), rules[mode].decay.weight_decay):.3g}"
+        for mode, formula in formulas.items()
+    )
     labels = {"xlabel": "step k", "ylabel": f"|θ| at curvature {curvature:.3g}"}
-    sd.plots.lines_and_points({}, points, title=f"Limits: {limits}", figure=figure, **labels, **SCALE)
+    title = f"Limits: without decay {no_decay:.3g}, {derived}"
+    sd.plots.lines_and_points({}, points, title=title, figure=figure, **labels, **SCALE)
     return partial(draw_course, figure)  # a move changes this figure
 
 
 # %%
-sd.plots.Sliders(draw_course, curvature=(10.0, 40.0, 22.0), weight_decay=(0.0, 1.5, 1.0))
+sd.plots.Sliders(draw_course, curvature=(no_decay / 4, 1.05 * no_decay, between), R=(0.0, 1.5, 1.0))
 
 # %% [markdown]
 # ## At every strength
@@ -136,14 +156,16 @@ def edge(rule, h, steps=300):
 
 # %%
 strengths, shown = np.linspace(0, 1.95, 14), np.linspace(0.1, 1.9, 10)
-limits, found = {}, {}
+curvatures = np.linspace(0, 1.1 * no_decay, 421)
+lines, found = {}, {}
 for mode in ("L2", "stable"):
-    limits[mode] = strengths, [sd.stability_limit(with_decay(mode, lam)).value for lam in strengths]
-    found[mode] = shown, [edge(with_decay(mode, lam), h=np.linspace(0, 42, 421)) for lam in shown]
+    lines[mode] = strengths, [limit(mode, R) for R in strengths]
+    found[mode] = shown, [edge(with_decay(mode, R), curvatures) for R in shown]
 
-title = "With the same λ, stable decay costs 19 times as much stability as L2"
-labels = {"xlabel": "λ; here a step removes the fraction λ", "ylabel": "largest stable curvature h"}
-sd.plots.lines_and_points(limits, found, title=title, **labels)
+times = (no_decay - limit("stable", 1)) / (no_decay - limit("L2", 1))
+title = f"With the same λ, stable decay costs {times:.3g} times as much stability as L2"
+labels = {"xlabel": "R = ηλ/(1 − β), the fraction that a step removes", "ylabel": "largest stable curvature h"}
+sd.plots.lines_and_points(lines, found, title=title, **labels)
 
 # %% [markdown]
 # Does this matter in training? R is usually below 0.001. There even stable decay lowers the limit by less than one

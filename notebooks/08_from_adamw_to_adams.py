@@ -3,7 +3,7 @@
 #
 # **I replace AdamW by AdamS. Which `weight_decay` do I give it?**
 #
-# About 10 minutes, without the exercises. You should have read notebook 04, or know what R and η_eff are.
+# About 11 minutes, without the exercises. You should have read notebook 04, or know what R and η_eff are.
 
 # %%
 from functools import partial
@@ -48,7 +48,8 @@ def trained(kind, weight_decay, steps=1500, scale=1):
     return sd.record(optimizer, lambda k: scale * batch_loss(model, k), steps, **how)
 
 
-adamw = trained(torch.optim.AdamW, weight_decay=0.3)
+lam = 0.3
+adamw = trained(torch.optim.AdamW, weight_decay=lam)
 
 # %% [markdown]
 # The rules AdamW and AdamS, with the settings of this run. What differs between them is in colour:
@@ -63,11 +64,14 @@ sd.side_by_side(**rules)
 #
 # ## Keep λ?
 #
-# In this run AdamW's decay alone leaves 48 % of a weight.
-#
-# **Predict.** Now AdamS takes over, with the same λ = 0.3. The gradients of this network are small: √v̄ is about 0.01.
-# What does the decay leave of a weight after 1500 steps? How many times smaller does λ have to be, so that AdamS
-# leaves 48 %, too?
+# How much of a weight does AdamW's decay alone leave, and how large are the gradients?
+
+# %%
+print(f"decay leaves {float((1 - adamw.decay_rate).prod()):.0%}, √v̄ is about {float(adamw.v_bar.mean() ** 0.5):.1g}")
+
+# %% [markdown]
+# **Predict.** Now AdamS takes over, with the same λ. What does its decay leave of a weight after 1500 steps? How many
+# times smaller does λ have to be, so that AdamS leaves as much as AdamW?
 
 # %%
 guess = None  # for example: "30 %, 2 times smaller"
@@ -101,7 +105,7 @@ def draw_left(figure, weight_decay):
 
 # %%
 print("your answer:", guess)
-sd.plots.Sliders(draw_left, weight_decay=(1e-4, 1, 0.3, "log"))
+sd.plots.Sliders(draw_left, weight_decay=(lam / 3000, 3 * lam, lam, "log"))
 
 # %% [markdown]
 # With the same λ, AdamS would erase the weights within some dozen steps. The package finds the λ with which both
@@ -109,7 +113,7 @@ sd.plots.Sliders(draw_left, weight_decay=(1e-4, 1, 0.3, "log"))
 
 # %%
 same = sd.equivalent_weight_decay(rules["AdamW"], rules["AdamS"], adamw)
-print(f"λ of AdamS: {same.weight_decay:.2e}, {0.3 / same.weight_decay:.0f} times smaller")
+print(f"λ of AdamS: {same.weight_decay:.2e}, {lam / same.weight_decay:.0f} times smaller")
 
 # %% [markdown]
 # ## Train it
@@ -129,11 +133,12 @@ guess = None  # for example: "AdamS, both"
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 # Draw both runs.
 def draw_both():
-    title = "Nearly the same loss and decay, but only AdamS keeps R/η$_{eff}$ at its λ"
+    title = "Only AdamS keeps R/η$_{eff}$ at its λ"
     figure = sd.plots.recording({"AdamW": adamw, "AdamS": adams}, "loss", "decay_rate", "decay_ratio", title=title)
-    ratio, lam = figure.axes[-1], same.weight_decay
-    ratio.plot(step, 0.3 * np.sqrt(adamw.v_bar), **sd.plots.theory("decoupled", label="λ√v̄, λ = 0.3", zorder=3))
-    ratio.plot(step, lam + 0 * step, **sd.plots.theory("stable", label=f"λ = {lam:.4f}", zorder=3))
+    ratio, smaller = figure.axes[-1], same.weight_decay
+    label = f"λ√v̄, λ = {lam:.2g}"
+    ratio.plot(step, lam * np.sqrt(adamw.v_bar), **sd.plots.theory("decoupled", label=label, zorder=3))
+    ratio.plot(step, smaller + 0 * step, **sd.plots.theory("stable", label=f"λ = {smaller:.3g}", zorder=3))
     ratio.legend(handles=ratio.lines[-2:], loc="upper right", frameon=False)
     return figure
 
@@ -160,7 +165,7 @@ draw_both()
 # For AdamW it is ten times larger, because √v̄ is. For AdamS it stays at λ, so R is about a tenth.
 #
 # ```python
-# for kind, decay in ((torch.optim.AdamW, 0.3), (sd.optim.AdamS, same.weight_decay)):
+# for kind, decay in ((torch.optim.AdamW, lam), (sd.optim.AdamS, same.weight_decay)):
 #     for scale in (1, 10):
 #         run = trained(kind, decay, steps=50, scale=scale)
 #         print(kind.__name__, scale, float(run.decay_rate[-1]), float(run.decay_ratio[-1]))
@@ -194,7 +199,7 @@ draw_both()
 # ```python
 # back = sd.equivalent_weight_decay(*(sd.crosscheck.recorded_rule(name, adams) for name in ("AdamS", "AdamW")), adams)
 # print(back.weight_decay)
-# assert abs(back.weight_decay / 0.3 - 1) < 0.2
+# assert abs(back.weight_decay / lam - 1) < 0.2
 # ```
 #
 # </details>

@@ -102,13 +102,14 @@ def draw_course(axes):
         if mode == "L2":
             axes.fill_between(steps[4:], low[4:], high[4:], color=sd.plots.COLOURS[mode], alpha=0.15, linewidth=0)
     for name, end in {"settled": 240, "gradients / 10": 480, "lr / 2": 640}.items():
-        stable = 0.01 * audits["stable"].rows[name][3]  # λ times η_eff
+        stable = settings["weight_decay"] * audits["stable"].rows[name][3]  # λ times η_eff
         label = "λη$_{eff}$" if name == "settled" else None
         axes.plot([end - 120, end], [stable, stable], **sd.plots.theory("stable", label=label))
+    unit = settings["lr"] * settings["weight_decay"]  # R of decoupled decay
     for step, what in ((240, "gradients / 10"), (480, "learning rate / 2")):
         axes.axvline(step, color=sd.plots.MUTED, linestyle="--", zorder=0)
-        axes.text(step + 5, 2e-2, what, color="#555555")
-    axes.set(xlabel="step k", ylabel="R of a step", yscale="log", ylim=(5e-6, 4e-2))
+        axes.text(step + 5, 200 * unit, what, color="#555555")
+    axes.set(xlabel="step k", ylabel="R of a step", yscale="log", ylim=(0.05 * unit, 400 * unit))
 
 
 def course_figure():

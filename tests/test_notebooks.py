@@ -3,7 +3,9 @@
 import re
 
 import nbformat
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from notebook_pairs import FOLDER, SCRIPTS, executed, is_folded, minutes, solutions
 
 NAMES = ["01_three_decays", "02_derive_it_yourself", "03_flow_and_iterates", "04_record_your_training",
@@ -105,3 +107,52 @@ def test_it_ends_with_three_exercises(script):
     """Assert that three exercises with folded solutions stand at the end, each with code that is run."""
     assert len(solutions(committed(script))) == 3
     assert committed(script).cells[-1].source.count("<details>") >= 1
+
+
+@pytest.fixture
+def changed(monkeypatch):
+    """Run a notebook's script with a setting changed; gives its names and the titles of its figures."""
+
+    def run(name, old, new):
+        (script,) = (script for script in SCRIPTS if script.stem.startswith(name))
+        source = script.read_text()
+        assert source.count(old) == 1  # the setting is named in one place
+        titles: list[str] = []
+        monkeypatch.setattr(Figure, "suptitle", lambda self, text, **_: titles.append(text))
+        names: dict = {"__name__": script.stem}
+        exec(compile(source.replace(old, new), script.name, "exec"), names)
+        return names, titles
+
+    return run
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.95])
+def test_the_limits_of_another_momentum_are_in_the_titles(changed, momentum):
+    """Assert that the titles of 07 follow the momentum: Jury's limits by hand, at η = 0.1 and R = 1."""
+    _, titles = changed("07", '"momentum": 0.9}', f'"momentum": {momentum}}}')
+    no_decay = 2 * (1 + momentum) / 0.1
+    l2 = no_decay - (1 - momentum) / 0.1  # λ less
+    limits = [float(number) for number in re.findall(r"[\d.]+", titles[0].replace("L2", ""))]
+    assert limits == pytest.approx([no_decay, l2, no_decay / 2], rel=0.01)
+    (times,) = re.findall(r"costs ([\d.]+) times", titles[1])
+    assert float(times) == pytest.approx((1 + momentum) / (1 - momentum), rel=0.01)
+
+
+@pytest.mark.parametrize("weight_decay", [0.002, 0.1])
+def test_the_line_of_another_weight_decay_is_at_it(changed, weight_decay):
+    """Assert that the line at λ in the second figure of 01 follows λ."""
+    names, _ = changed("01", '(0.9, 0.95), "weight_decay": 0.01', f'(0.9, 0.95), "weight_decay": {weight_decay}')
+    figure = Figure()
+    names["draw_ratio_and_lambda"](figure, fall=10, smaller=10)
+    assert set(figure.axes[0].lines[-1].get_ydata()) == {weight_decay}
+
+
+@pytest.mark.slow
+def test_the_factor_of_another_weight_decay_is_printed(changed, capsys):
+    """Assert that 08 prints how many times smaller λ of AdamS is: the mean of R against that of η_eff."""
+    names, _ = changed("08", "lam = 0.3", "lam = 0.05")
+    run = names["adamw"]
+    (printed,) = re.findall(r"(\d+) times smaller", capsys.readouterr().out)
+    lr = np.where(run.step.values <= 750, 3e-3, 3e-4)
+    factor = (lr / np.sqrt(run.v_bar.values)).sum() / lr.sum()  # R is ηλ of AdamW, and λη/√v̄ of AdamS
+    assert float(printed) == pytest.approx(factor, rel=0.02)
