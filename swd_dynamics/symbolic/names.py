@@ -1,15 +1,18 @@
 """The names of symbols and numbers in formulas, as text and as LaTeX."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 from unicodedata import normalize
 
 import sympy
 from sympy import Symbol
+from sympy.core.alphabets import greeks
+from sympy.printing.pretty.pretty_symbology import pretty_symbol
 
 from swd_dynamics.symbolic.notation import before, shown_name
 
-GREEK = {"β": "beta", "τ": "tau", "η": "eta", "λ": "lambda", "ε": "epsilon", "θ": "theta"}
+GREEK = {str(pretty_symbol(name)): name for name in greeks}  # {"α": "alpha", …}
 TEX = {"θ⋆": r"\theta^{\star}", "θ̇": r"\dot{\theta}", "ġ": r"\dot{g}", "Ġ": r"\dot{G}", "Ḟ₀": r"\dot{F}_0"}
 TEX |= {"h_max": r"h_{\max}", "β₁_product": r"\Pi\beta_1", "Ṁ": r"\dot{M}"}
 NAMES = {"β₁_product": "Πβ₁"}  # entries of a memory whose names in code are not symbols
@@ -68,3 +71,53 @@ def number_latex(value: float) -> str:
     mantissa, _, exponent = f"{value:.6g}".partition("e")
     power = rf"10^{{{int(exponent)}}}" if exponent else ""
     return power if mantissa == "1" and power else r" \cdot ".join(filter(None, (mantissa, power)))
+
+
+def complex_text(value: Any) -> str:
+    """The value of a real or complex expression to four digits.
+
+    Examples
+    --------
+    >>> complex_text(sympy.sqrt(2)), complex_text(1 - sympy.sqrt(-3))
+    ('1.414', '1 − 1.732i')
+    """
+    return _joined(value, lambda part: f"{part:.4g}", "−", "i")
+
+
+def complex_latex(value: Any) -> str:
+    """The value of a real or complex expression to four digits as LaTeX."""
+    return _joined(value, lambda part: number_latex(float(f"{part:.4g}")), "-", r" \, i")
+
+
+def _joined(value: Any, said: Callable[[float], str], minus: str, unit: str) -> str:
+    real, imaginary = (float(part) for part in sympy.N(value, 30).as_real_imag())
+    first = (minus if real < 0 else "") + said(abs(real)) if real or not imaginary else ""
+    if not imaginary:
+        return first
+    sign = minus if imaginary < 0 else "+"
+    return (f"{first} {sign} " if first else sign.strip("+")) + said(abs(imaginary)) + unit
+
+
+MATH = {"−": "-", "½": r"\tfrac{1}{2}", "²": "^2", "·": r"\cdot", "√": r"\surd", "±": r"\pm", "∞": r"\infty"}
+MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "→": r"\to", "′": "'", "ᵏ": "^k", "Π": r"\Pi", "×": r"\times"}
+SAID = re.compile(r"[^\W\d_][\u0300-\u036f]?⋆?[₀-₉]*(_max)?′?|[_%#&]|" + "|".join(MATH))
+
+
+def words_latex(sentence: str) -> str:
+    r"""A sentence with symbols in it as LaTeX in ASCII.
+
+    Examples
+    --------
+    >>> print(words_latex("F₁ with θ̇ = F₀, at z = −1"))
+    $F_{1}$ with $\dot{\theta}$ = $F_{0}$, at z = $-$1
+    """
+
+    def drawn(match: re.Match) -> str:
+        said = match[0]
+        if said in MATH:
+            return f"${MATH[said]}$"
+        if len(said) == 1 and said.isascii():
+            return said if said.isalpha() else f"\\{said}"
+        return f"${symbol_latex(said)}$"
+
+    return SAID.sub(drawn, sentence)
