@@ -83,7 +83,7 @@ def _value(row: Meaning) -> str:
 
 
 def keyword_of(symbol: Symbol) -> str:
-    """The name by which a symbol is given a number: the name of its own field, what torch calls it, or its letter in ASCII.
+    """The name by which a symbol is given a number: its own field, what torch calls it, or its letter in ASCII.
 
     Examples
     --------
