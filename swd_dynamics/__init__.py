@@ -80,8 +80,8 @@ def __getattr__(name: str):
         return getattr(import_module(f"swd_dynamics.{_HOMES[name]}"), name)
     if name == "__version__":
         return import_module("importlib.metadata").version("swd-dynamics")  # takes as long as a light command
-    nearest = import_module("swd_dynamics.tables").nearest
-    raise AttributeError(f"swd_dynamics has no {name!r}; it has {', '.join(nearest(name, __all__))}")
+    listed = import_module("swd_dynamics.tables").listed
+    raise AttributeError(f"swd_dynamics has no {name!r}; it has {listed(name, __all__)}")
 
 
 def __dir__() -> list[str]:

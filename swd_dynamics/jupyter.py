@@ -1,6 +1,7 @@
 """Displays for an IPython shell: a rule as its equations, rules side by side, and a figure as a picture."""
 
-from dataclasses import is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,10 +9,10 @@ import numpy as np
 from swd_dynamics.errors import InputError
 
 if TYPE_CHECKING:
-    from IPython.display import Markdown
     from matplotlib.figure import Figure
 
     from swd_dynamics.rules import UpdateRule
+    from swd_dynamics.symbolic.derivation import Derivation
 
 
 def show_in(shell: Any) -> None:
@@ -60,11 +61,76 @@ def rule_markdown(rule: "UpdateRule") -> str | None:
     return "\n\n".join([f"**{rule.name}**", f"$$ {aligned(sides)} $$", *([numbers] if numbers else [])])
 
 
-def side_by_side(**rules: "UpdateRule") -> "Markdown":
+@dataclass(frozen=True, repr=False)
+class SideBySide:
+    """The equations of several rules, as a table in a notebook and as text in a terminal.
+
+    Attributes
+    ----------
+    rules : dict of str to UpdateRule
+    derived : dict of str to Derivation — the equations of each rule
+    """
+
+    rules: "dict[str, UpdateRule]"
+    derived: "dict[str, Derivation]"
+
+    @property
+    def data(self) -> str:
+        """The table as Markdown."""
+        from swd_dynamics.planes.courses import decay_mode
+        from swd_dynamics.plots.style import LOOKS
+        from swd_dynamics.symbolic.printer import latex
+
+        columns, differing, shared = self._columns(latex)
+        colours = [LOOKS[decay_mode(rule)].colour for rule in self.rules.values()]
+        heads = [_row(["", *(f"**{name}**" for name in self.rules)]), "|---" * (1 + len(self.rules)) + "|"]
+        table = [*heads, *(_differing(name, columns, colours) for name in differing)]
+        numbers = [_numbers(each.values) for each in self.derived.values()]
+        if len(set(numbers)) > 1:
+            table.append(_row(["", *numbers]))
+        same = ", ".join(f"${name} = {columns[0][name]}$" for name in shared)
+        below = [f"The same in each: {same}", *([numbers[0]] if len(set(numbers)) == 1 else [])]
+        return "\n\n".join(["\n".join(table), *below])
+
+    def _repr_markdown_(self) -> str:
+        return self.data
+
+    def __str__(self) -> str:
+        from swd_dynamics.symbolic.printer import text
+
+        columns, differing, shared = self._columns(text)
+        width = max(map(len, self.rules))
+        lines = []
+        for symbol in differing:
+            lines.append(symbol)
+            lines += [f"    {rule:{width}}  {column.get(symbol, '')}".rstrip() for rule, column in self._with(columns)]
+        numbers = [_numbers_in_text(each.values) for each in self.derived.values()]
+        if len(set(numbers)) > 1:
+            lines += ["numbers", *(f"    {rule:{width}}  {said}" for rule, said in self._with(numbers))]
+        lines += ["The same in each"] * bool(shared) + [f"    {symbol} = {columns[0][symbol]}" for symbol in shared]
+        return "\n".join([*lines, *set(numbers)] if len(set(numbers)) == 1 else lines)
+
+    __repr__ = __str__
+
+    def _with(self, values: list) -> zip:
+        return zip(self.rules, values, strict=True)
+
+    def _columns(self, written: Callable[[Any], str]) -> tuple[list[dict[str, str]], list[str], list[str]]:
+        """The formula of each symbol in each rule, the symbols whose formulas differ, and the others."""
+        columns = [
+            {written(step.equation.lhs): written(step.equation.rhs) for step in each.steps}
+            for each in self.derived.values()
+        ]
+        names = dict.fromkeys(name for column in columns for name in column)
+        differing = [name for name in names if len({column.get(name) for column in columns}) > 1]
+        return columns, differing, [name for name in names if name not in differing]
+
+
+def side_by_side(**rules: "UpdateRule") -> SideBySide:
     r"""What differs between the equations of several rules, as a table with a column for each rule.
 
-    A formula that no other column has is in the colour of its rule's decay mode. Below the table are the equations that
-    are the same in each rule, and the numbers.
+    In a notebook, a formula that no other column has is in the colour of its rule's decay mode. Below the table are the
+    equations that are the same in each rule, and the numbers. A terminal shows the same as lines of text.
 
     Parameters
     ----------
@@ -73,8 +139,8 @@ def side_by_side(**rules: "UpdateRule") -> "Markdown":
 
     Returns
     -------
-    IPython.display.Markdown
-        Its attribute ``data`` is the text.
+    SideBySide
+        Its attribute ``data`` is the table as Markdown.
 
     Raises
     ------
@@ -85,6 +151,16 @@ def side_by_side(**rules: "UpdateRule") -> "Markdown":
     --------
     >>> from swd_dynamics.rules import CATALOG
     >>> rules = {name: CATALOG[name](lr=0.5, weight_decay=0.25) for name in ("SGD", "SGDW")}
+    >>> side_by_side(**rules)
+    G
+        SGD   g + λθ
+        SGDW  g
+    R
+        SGD   0
+        SGDW  ηλ
+    The same in each
+        θ′ = (1 − R)θ − ηG
+    η = 0.5, λ = 0.25
     >>> print(side_by_side(**rules).data)
     |  | **SGD** | **SGDW** |
     |---|---|---|
@@ -95,28 +171,11 @@ def side_by_side(**rules: "UpdateRule") -> "Markdown":
     <BLANKLINE>
     $\eta = 0.5$, $\lambda = 0.25$
     """
-    from IPython.display import Markdown
-
-    from swd_dynamics.planes.courses import decay_mode
-    from swd_dynamics.plots.style import LOOKS
     from swd_dynamics.symbolic import equations
-    from swd_dynamics.symbolic.printer import latex
 
     if not rules:
         raise InputError('give the rules by name, as side_by_side(L2=sd.CATALOG["SGD"](lr=0.1))')
-    derived = [equations(rule) for rule in rules.values()]
-    columns = [{latex(step.equation.lhs): latex(step.equation.rhs) for step in each.steps} for each in derived]
-    names = dict.fromkeys(name for column in columns for name in column)
-    shared = [name for name in names if len({column.get(name) for column in columns}) == 1]
-    colours = [LOOKS[decay_mode(rule)].colour for rule in rules.values()]
-    differing = [_differing(name, columns, colours) for name in names if name not in shared]
-    table = [_row(["", *(f"**{name}**" for name in rules)]), "|---" * (1 + len(rules)) + "|", *differing]
-    numbers = [_numbers(each.values) for each in derived]
-    if len(set(numbers)) > 1:
-        table.append(_row(["", *numbers]))
-    same = ", ".join(f"${name} = {columns[0][name]}$" for name in shared)
-    below = [f"The same in each: {same}", *([numbers[0]] if len(set(numbers)) == 1 else [])]
-    return Markdown("\n\n".join(["\n".join(table), *below]))
+    return SideBySide(rules, {name: equations(rule) for name, rule in rules.items()})
 
 
 def _differing(name: str, columns: list[dict[str, str]], colours: list[str]) -> str:
@@ -138,6 +197,13 @@ def _numbers(values: dict) -> str:
     from swd_dynamics.symbolic.printer import latex
 
     return ", ".join(f"${latex(symbol)} = {_number(value)}$" for symbol, value in values.items())
+
+
+def _numbers_in_text(values: dict) -> str:
+    from swd_dynamics.symbolic.names import symbol_text
+    from swd_dynamics.symbolic.symbols import value_text
+
+    return ", ".join(f"{symbol_text(symbol)} = {value_text(value)}" for symbol, value in values.items())
 
 
 def _number(value: Any) -> str:

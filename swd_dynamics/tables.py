@@ -1,4 +1,4 @@
-"""Tables of named things: the error for an unknown name lists the known names, the nearest first."""
+"""Tables of named things: the error for an unknown name lists known names, the nearest first."""
 
 import difflib
 import inspect
@@ -10,9 +10,11 @@ from swd_dynamics.errors import InputError
 
 Value = TypeVar("Value")
 
+FEW, NEAREST = 12, 5  # an error lists so few names completely, and otherwise the nearest
+
 
 class UnknownName(InputError, KeyError):
-    """A name that is not in a table; the message lists the known names, nearest first."""
+    """A name that is not in a table; the message lists the nearest known names."""
 
     def __str__(self) -> str:  # KeyError would print the message in quotes
         return str(self.args[0])
@@ -76,7 +78,7 @@ class Table(dict[str, Value]):
     def _unknown(self, name: object) -> str:
         shown = getattr(name, "__name__", str(name))  # of a class that was given in place of its name
         advice = self.advice(shown) if self.advice else ""
-        return advice or f"unknown {self.kind} {name!r}; known: {', '.join(nearest(shown, self))}"
+        return advice or f"unknown {self.kind} {name!r}; known: {listed(shown, self)}"
 
 
 def preset(function: Callable[..., Value], **arguments: Any) -> Callable[..., Value]:
@@ -93,9 +95,24 @@ def preset(function: Callable[..., Value], **arguments: Any) -> Callable[..., Va
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names, sorted by their likeness to ``name``."""
+    """The known names: first those that contain ``name``, then the others, both sorted by their likeness to it."""
+    return sorted(known, key=lambda other: (name.lower() in other.lower(), likeness(name, other)), reverse=True)
 
-    return sorted(known, key=lambda other: likeness(name, other), reverse=True)
+
+def listed(name: str, known: Iterable[str]) -> str:
+    """The known names for a message, the nearest to ``name`` first: all if they are few, otherwise the nearest.
+
+    Examples
+    --------
+    >>> listed("gren", ["red", "green"])
+    'green, red'
+    >>> listed("x7", (f"x{i}" for i in range(20)))
+    'x7, x17, x0, x1, x2 and 15 more'
+    """
+    names = nearest(name, known)
+    if len(names) <= FEW:
+        return ", ".join(names)
+    return f"{', '.join(names[:NEAREST])} and {len(names) - NEAREST} more"
 
 
 def likeness(name: str, other: str) -> float:

@@ -172,3 +172,29 @@ def test_no_rules_side_by_side():
     """Assert that a table of no rules is refused."""
     with pytest.raises(InputError):
         side_by_side()
+
+
+def test_rules_side_by_side_without_ipython():
+    """Assert that a terminal shows lines of text, where IPython cannot be imported: R = ηλ and R = ηλ/√⟨v̂⟩."""
+    from subprocess import run
+    from sys import executable
+
+    code = """
+import sys
+sys.modules["IPython"] = None
+import swd_dynamics as sd
+print(sd.side_by_side(**{name: sd.CATALOG[name](lr=0.1, weight_decay=0.2) for name in ("AdamW", "AdamS")}))
+"""
+    lines = run([executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert lines[:3] == ["R", "    AdamW  ηλ", "    AdamS  ηλ/√⟨v̂⟩"]
+    assert lines.count("    G = g") == 1 and "λ = 0.2" in lines[-1]
+
+
+def test_rules_side_by_side_in_text_with_other_numbers():
+    """Assert that the text gives each rule's numbers where they differ, and a rule's name at each."""
+    rules = {"small": sd.CATALOG["SGD"](lr=0.1), "large": sd.CATALOG["SGD"](lr=lambda k: 0.4)}
+    assert repr(side_by_side(**rules)).splitlines()[:3] == [
+        "numbers",
+        "    small  η = 0.1",
+        "    large  η = a schedule",
+    ]

@@ -112,3 +112,29 @@ def test_a_class_in_the_place_of_a_name():
     """Assert that a class is answered with the known names, those like its own name first."""
     with pytest.raises(UnknownName, match="known: SGD, "):
         CATALOG[sd.rules.SGD]  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("count", [12, 13, 50])
+def test_an_unknown_name_among_many(count):
+    """Assert that the error names all of a dozen names, and otherwise the nearest five and how many more there are."""
+    table = Table("word", **{f"w{i:02}": i for i in range(count)})
+    with pytest.raises(UnknownName) as caught:
+        _ = table["w07x"]
+    named = str(caught.value).partition("known: ")[2].partition(" and ")
+    assert named[0].startswith("w07, ") and len(named[0].split(", ")) == (12 if count == 12 else 5)
+    assert named[2] == ("" if count == 12 else f"{count - 5} more")
+
+
+def test_a_slip_in_a_name_of_the_package():
+    """Assert that the package names what is nearest, and at most five names."""
+    with pytest.raises(AttributeError) as caught:
+        _ = sd.Flwo  # pyright: ignore[reportAttributeAccessIssue]
+    said = str(caught.value)
+    assert "it has Flow, " in said and said.count(",") == 4
+
+
+def test_a_part_of_a_name_finds_it():
+    """Assert that names that contain what was typed are named before a shorter name that looks more like it."""
+    table = Table("word", **{"eps": 0, "maps": 1, "eps-on-mean-root": 2})
+    with pytest.raises(UnknownName, match="known: eps-on-mean-root, "):
+        _ = table["eps-on"]

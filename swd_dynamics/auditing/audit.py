@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swd_dynamics.auditing.features import AuditFeatures, Phase, quantiles
-from swd_dynamics.auditing.kind import Kind, kind_of, needs_longer_runs
+from swd_dynamics.auditing.kind import Kind, kind_of, needs_longer_runs, states_duration
 from swd_dynamics.auditing.reading import features_of
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ LEGEND = (
     "R: the fraction of a perturbation of the weights that one step removes (median, 5th and 95th percentile of the"
     " weights). η_eff: how far a unit of gradient moves a weight in the end."
 )
+ADAPTING = (
+    "In the last two rows the optimizer's state is still adapting to the smaller gradients, because η_eff/η differs"
+    " between them. There R would change further in a longer run. The powers of η and λ are measured in other runs."
+)
+STEADY = 0.05  # relative difference of η_eff/η of two phases with the same gradients: less is scatter
 RATE_COLUMNS = ("R", "5 %", "95 %", "η_eff", "R/η_eff", "R/ηλ")
 
 
@@ -66,6 +71,15 @@ class Audit:
             low, high = quantiles(phase.decay_rate[None])[1:, 0]
             return tuple(map(float, (rate, low, high, isotropic, rate / isotropic, phase.unit)))
 
+    @property
+    def _is_adapting(self) -> bool:
+        """Whether the optimizer's state still changes after the gradients became smaller: only η differs between."""
+        if not {"gradients / 10", "lr / 2"} <= self.features.phases.keys():
+            return False
+        before, after = (self.features.phases[name] for name in ("gradients / 10", "lr / 2"))
+        with np.errstate(all="ignore"):
+            return bool(abs(quantiles((after.gains / before.gains)[None])[0, 0] - 1) > STEADY)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; what is unknown is None."""
         phases = {
@@ -99,11 +113,11 @@ class Audit:
         features = self.features
         if features.weight_decay == 0:
             return []
-        said = [LEGEND]
+        said = [LEGEND, *([ADAPTING] if self._is_adapting else [])]
         powers = [_power("η", features.lr_exponent), _power("λ", features.decay_exponent)]
         if any(powers):
             said.append(f"R is proportional to {' and to '.join(filter(None, powers))}.")
-        if np.isfinite(features.delay):
+        if states_duration(features):
             said.append(f"The effect of a perturbation lasts {short(features.delay)} steps after it was undone.")
         controls = [np.abs(phase.control) for phase in features.phases.values()]
         control = max(float(np.nanmax(each, initial=0.0)) for each in controls)

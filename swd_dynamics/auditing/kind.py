@@ -20,6 +20,7 @@ Found = tuple[Kind, tuple[str, ...]]
 KINDS: tuple[Kind, ...] = ("none", "L2", "decoupled", "stable", "all the same", "other")
 
 REMEMBERED = 0.01  # in steps of decay: less decay than this after a perturbation was undone is not a memory
+LASTS = 0.5  # steps: a shorter delay of an effect that remains is no duration, because decay of both signs is summed
 SOME = 0.02  # the share of steps and weights without decay that is worth a remark: a smaller share may be chance
 COUPLED = 0.2  # relative: how far the median of R may be from ηλ, if each step depends on the norm of all weights
 EXPONENT = 0.2  # how far an exponent may be from 1: L2 with momentum .9 has 1.08, since R is not quite linear in ηλ
@@ -208,11 +209,16 @@ def _constant(values: NDArray, tolerance: float) -> bool:
 
 def _remembered(features: AuditFeatures) -> str:
     """What the memory does after a perturbation was undone."""
-    if not features.delay >= 0.5:
+    if not features.delay >= LASTS:
         return "perturb the weights and undo it: an effect remains in the optimizer state"
     steps = f"{features.delay:.2g}"
     steps += " step" if steps == "1" else " steps"
     return f"perturb the weights and undo it: the effect lasts about {steps}, because momentum remembers it"
+
+
+def states_duration(features: AuditFeatures) -> bool:
+    """Whether the measured delay is how long an effect lasts; not where it is negative, or an effect remains."""
+    return features.delay >= (LASTS if features.memory > REMEMBERED else 0)
 
 
 def _remains(features: AuditFeatures) -> tuple[str, ...]:

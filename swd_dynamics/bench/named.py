@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.tables import nearest
+from swd_dynamics.tables import listed
 
 
 def imported(name: str) -> ModuleType:
@@ -59,7 +59,7 @@ def named_class(text: str) -> type:
     found = getattr(module, name, None)
     if not isinstance(found, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        known = ", ".join(nearest(name, classes)[:5]) or "none"
+        known = listed(name, classes) or "none"
         raise InputError(f"{module_name} has no class {name!r}; it has {known}")
     return found
 

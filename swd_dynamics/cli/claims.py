@@ -82,8 +82,8 @@ def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Pa
 @app.command
 def derive(
     name: str,
-    *,
     what: str = "modified-equation",
+    *,
     lr: float | None = None,
     weight_decay: float | None = None,
     momentum: float | None = None,
@@ -108,8 +108,8 @@ def derive(
     name
         An optimizer of the catalogue, for example AdamS.
     what
-        What is derived: equations, modified-equation, fixed-point, linear-map, eigenvalues,
-        stability-limit or long-run-decay-rate.
+        What is derived, with or without the word --what: equations, modified-equation, fixed-point,
+        linear-map, eigenvalues, stability-limit or long-run-decay-rate.
     lr
         Learning rate η.
     weight_decay
@@ -132,7 +132,7 @@ def derive(
     from swd_dynamics import symbolic
     from swd_dynamics.rules import CATALOG
 
-    entry, derivation = CATALOG[name], getattr(symbolic, DERIVATIONS[what])
+    entry, derivation = CATALOG[name], getattr(symbolic, DERIVATIONS[what.replace("_", "-")])
     given = {
         "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "dampening": dampening,
         "nesterov": nesterov or None, "betas": betas, "eps": eps,

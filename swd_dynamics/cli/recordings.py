@@ -228,9 +228,11 @@ def show(run: Path) -> None:
         A run folder. The run may still be in progress.
     """
     from swd_dynamics.recording import open_recording
+    from swd_dynamics.recording.lock import status_now
     from swd_dynamics.recording.summary import summary
 
-    print(summary(open_recording(run)))
+    recording = open_recording(run)
+    print(summary(recording.assign_attrs(status=status_now(run, recording.attrs["status"]))))
 
 
 @app.command

@@ -103,7 +103,7 @@ def equivalent_weight_decay(
     for role, rule in (("from_", from_), ("to", to)):
         _check_rule(role, rule, moments)
     rate = _mean_decay_rate("from_", from_, moments)
-    return EquivalentDecay(rate / _mean_decay_rate("to", _per_unit(to), moments), rate)
+    return EquivalentDecay(rate / _mean_decay_rate("to", _per_unit(to), moments, to), rate)
 
 
 class SecondMoments(NamedTuple):
@@ -169,14 +169,16 @@ def _decay_rate(rule: UpdateRule, step: int, v: float) -> float:
     return float(rate + (joins * _effective_lr(rule.direction, lr, v) if joins else 0.0))
 
 
-def _mean_decay_rate(role: str, rule: UpdateRule, moments: SecondMoments) -> float:
+def _mean_decay_rate(role: str, rule: UpdateRule, moments: SecondMoments, given: UpdateRule | None = None) -> float:
+    """The mean R of a rule; errors show the rule that the user gave, where it is another one."""
+    shown = rule if given is None else given
     steps = [0] if moments.steps is None else moments.steps.tolist()
     rates = [_decay_rate(rule, step, v) for step, v in zip(steps, moments.v.tolist(), strict=True)]
     rate = float(np.mean(rates))
     if math.isnan(rate) and np.isnan(moments.v).any():
-        raise InputError(f"{role} = {rule} needs v̄, the mean second moment of the gradients: {moments.unknown}")
+        raise InputError(f"{role} = {shown} needs v̄, the mean second moment of the gradients: {moments.unknown}")
     if not 0 < rate < math.inf:
-        raise InputError(f"{role} = {rule} has the decay rate {rate:g}: there is no decay to translate")
+        raise InputError(f"{role} = {shown} has the decay rate {rate:g}: there is no decay to translate")
     return rate
 
 

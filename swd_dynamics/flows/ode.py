@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.tables import nearest
+from swd_dynamics.tables import listed
 
 Array = NDArray[np.float64]
 METHODS = ("automatic", "DOP853", "Radau", "LSODA", "RK45", "RK23", "BDF")
@@ -141,7 +141,7 @@ def solve_twice(
         If the solution grows without bound, is not a number, or the solver gives up.
     """
     if method not in METHODS:
-        raise InputError(f"unknown method {method!r}; known: {', '.join(nearest(str(method), METHODS))}")
+        raise InputError(f"unknown method {method!r}; known: {listed(str(method), METHODS)}")
     automatic = AUTOMATIC if len(start) <= MOST_STIFF else LARGE
     methods = automatic if method == "automatic" else ((method, PATIENCE),)
     solutions = []

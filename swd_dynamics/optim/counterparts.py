@@ -8,7 +8,7 @@ from swd_dynamics.optim.adais import AdaiS
 from swd_dynamics.optim.adams import AdamS
 from swd_dynamics.optim.sgds import SGDS
 from swd_dynamics.optim.sgdw import SGDW
-from swd_dynamics.tables import Table, nearest, preset
+from swd_dynamics.tables import Table, listed, preset
 
 ABOUT = """The real optimizers by name: each is called with parameters and torch's arguments.
 
@@ -18,7 +18,7 @@ OPTIMIZERS["AdamS"](model.parameters(), lr=1e-3), or OPTIMIZERS.AdamS(model.para
 
 def _advice(name: str) -> str:
     return (
-        f"there is no optimizer {name} by name; there are {', '.join(nearest(name, OPTIMIZERS))}. In Python,"
+        f"there is no optimizer {name} by name; there are {listed(name, OPTIMIZERS)}. In Python,"
         " swd_dynamics.record(optimizer, loss, steps) takes any torch optimizer"
     )
 

@@ -19,7 +19,7 @@ import torch
 from swd_dynamics.checks import as_path
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.probe import Probe
-from swd_dynamics.tables import nearest
+from swd_dynamics.tables import listed
 from swd_dynamics.tensors.groups import steps_before
 from swd_dynamics.tensors.weights import unwrapped
 
@@ -266,7 +266,7 @@ def _check_options(options: dict[str, Any]) -> None:
     known = [name for name in signature(Probe).parameters if name not in ("optimizer", "path")]
     for name in options:
         if name not in known:
-            raise InputError(f"a callback has no argument {name}; it has path, {', '.join(nearest(name, known))}")
+            raise InputError(f"a callback has no argument {name}; it has path, {listed(name, known)}")
 
 
 def _made(hooks: type[_Run], base: type, path: str | os.PathLike, options: dict[str, Any]) -> Any:

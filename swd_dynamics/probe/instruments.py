@@ -17,6 +17,7 @@ from swd_dynamics.probe.measure import (
 )
 from swd_dynamics.probe.rates import Rates
 from swd_dynamics.probe.trajectory import MOST_VECTORS, flat_rates, vector_dtype
+from swd_dynamics.probe.warned import NO_RATES, warn
 from swd_dynamics.tensors.known import known
 from swd_dynamics.tensors.sums import Column
 from swd_dynamics.tensors.weights import Layout
@@ -24,6 +25,7 @@ from swd_dynamics.tensors.weights import Layout
 # Attributes of a recording: why a decay rate or a cosine is NaN, and which state of the optimizer is
 # left out.
 UNKNOWN_DECAY, STATE_LEFT_OUT = "decay_unknown_because", "state_not_recorded"
+OF_RATES = ("effective_lr", "decay", "decay_ratio", "decay_decay", "rate_rate")  # sums that need R or η_eff
 UNKNOWN_COSINE = "cos_gradient_momentum_unknown_because"
 
 
@@ -57,6 +59,8 @@ class Instruments:
         entry = self.rates.known
         self.measurement = Measurement(optimizer, layout, self.columns, entry, trajectory)
         self._is_recorded = False
+        # Whether a user who reads the recorded quantities would miss R or η_eff, and has not been told why.
+        self._must_tell = entry.is_decoupled is None and bool(needs & set(OF_RATES))
 
     @property
     def needs_start(self) -> bool:
@@ -99,6 +103,9 @@ class Instruments:
         """The columns of the step just taken, except its loss."""
         theta = self.measurement.theta if self.rates.needs_theta else None
         rates = self.rates.after(self.measurement.took, theta)
+        if self._must_tell and self.rates.reasons:
+            self._must_tell = False
+            warn(NO_RATES.format(reason=min(self.rates.reasons), attribute=UNKNOWN_DECAY))
         row = self.measurement.after()
         if self.measurement.trajectory:
             vector = flat_rates(self.rates.of_weights, self.layout)

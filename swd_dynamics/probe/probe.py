@@ -23,16 +23,12 @@ from swd_dynamics.probe.provenance import made_by
 from swd_dynamics.probe.quantities import Quantity, chosen
 from swd_dynamics.probe.sinks import Contents, FolderSink, MemorySink, Sink
 from swd_dynamics.probe.steps import StepHooks, closure_of, watched
-from swd_dynamics.probe.trajectory import check_room
+from swd_dynamics.probe.trajectory import MAX_TRAJECTORY_VALUES, check_room
 from swd_dynamics.probe.warned import UNSEEN, warn
 from swd_dynamics.recording.format import in_words, status_after
 from swd_dynamics.tensors.sharding import WRITER, local, shares, world
 from swd_dynamics.tensors.versions import version
 from swd_dynamics.tensors.weights import layout_of, unwrapped
-
-# Steps × weights of a trajectory in memory. Its five variables of float64 then take 2 GB; twice as
-# many values take 4 GB.
-MAX_TRAJECTORY_VALUES = 50_000_000
 
 
 class Probe:
@@ -162,6 +158,11 @@ class Probe:
         self._counted = self._left = Counted(0, [None] * len(self.layout.parameters))
         self.steps = 0  # the number of the last step, counting the steps taken before
         self.resume, self.failure = resume, None
+
+    def __repr__(self) -> str:
+        status = f"failed: {self.failure}" if self.failure else "attached" if self._hooks else "not attached"
+        kind, where = type(self.optimizer).__name__, self.path or "memory"
+        return f"<Probe of {kind}: recording in {where}, last step {self.steps}, {status}>"
 
     def _common(self, sink: MemorySink | FolderSink) -> Collector | Contributor:
         """The sink with which this process contributes to one recording of several processes."""

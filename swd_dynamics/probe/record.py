@@ -13,8 +13,9 @@ from torch import Tensor
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.losses import as_number
-from swd_dynamics.probe.probe import MAX_TRAJECTORY_VALUES, Probe
+from swd_dynamics.probe.probe import Probe
 from swd_dynamics.probe.quantities import Quantity
+from swd_dynamics.probe.trajectory import MAX_TRAJECTORY_VALUES
 
 
 def record(

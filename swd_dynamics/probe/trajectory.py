@@ -12,6 +12,10 @@ from swd_dynamics.recording.format import MAX_ROW_VALUES, STATE
 from swd_dynamics.tensors.sums import Entry
 from swd_dynamics.tensors.weights import Layout
 
+# Steps × weights of a trajectory in memory. Its five variables of float64 then take 2 GB; twice as
+# many values take 4 GB.
+MAX_TRAJECTORY_VALUES = 50_000_000
+
 NAMES = {
     "theta": "weights θ after the step",
     "gradient": "gradient g of the loss at θ before the step, without decay; 0 where there is none",

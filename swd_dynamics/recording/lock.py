@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 from reprlib import repr as short
@@ -9,13 +10,14 @@ from typing import BinaryIO
 from weakref import WeakSet
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.recording.format import LOCK, RUN, UNFINISHED, on_disk
+from swd_dynamics.recording.format import LOCK, METADATA, RUN, RUNNING, SCALARS, UNFINISHED, on_disk
 
 try:
     import fcntl
 except ImportError:  # Windows does not have it: there a second writer is not noticed
     fcntl = None
 
+UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 
 # The lock files that this process holds open. A forked process has them open, too, and the system
 # keeps a lock while any process has its file open: a child would block the run after its parent died.
@@ -83,3 +85,34 @@ def unlock(handle: BinaryIO) -> None:
         if fcntl is not None:
             fcntl.flock(handle, fcntl.LOCK_UN)
     handle.close()
+
+
+def status_now(folder: Path, status: str) -> str:
+    """The status of a run, and where no process writes a run that was left as running: how long ago it was written."""
+    if status != RUNNING or not _is_abandoned(folder):
+        return status
+    written = max(file.stat().st_mtime for file in (folder / RUN, folder / SCALARS / METADATA))
+    return f"running when it was last written, {_ago(time.time() - written)}, but no process is writing it now"
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether nobody holds the lock; not where that cannot be known.
+
+    The lock is held for the time of the test, shared, so that readers do not disturb each other.
+    """
+    try:
+        with open(os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as handle:
+            holder = handle.read(200).decode(errors="replace")
+            if fcntl is None or not holder.endswith(f" on {socket.gethostname()}"):
+                return False  # a lock of another machine may not reach this one
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # it is held, or there are no locks
+        return False
+    return True
+
+
+def _ago(seconds: float) -> str:
+    """A time that has passed, in the largest unit of which it has at least two."""
+    size, unit = next(((n, unit) for n, unit in UNITS if seconds >= 2 * n), (1, "second"))
+    count = max(0, int(seconds / size))
+    return f"{count} {unit}{'' if count == 1 else 's'} ago"

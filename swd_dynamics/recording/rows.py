@@ -8,7 +8,7 @@ import numpy as np
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.recording.format import MAX_ROWS, Column
-from swd_dynamics.tables import nearest
+from swd_dynamics.tables import listed
 
 
 def checked_rows(
@@ -33,8 +33,7 @@ def checked_rows(
     """
     for name in rows:
         if name not in columns:
-            known = ", ".join(nearest(name, columns))
-            raise InputError(f"unknown variable {name!r}; recorded are {known}")
+            raise InputError(f"unknown variable {name!r}; recorded are {listed(name, columns)}")
     if np.ndim(rows.get("step", 0)) != 1:
         seen = short(rows.get("step"))
         raise InputError(f"step is {seen}: a block of rows needs the number of every step")

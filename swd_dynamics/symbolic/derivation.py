@@ -11,8 +11,8 @@ import sympy
 from swd_dynamics.errors import InputError
 from swd_dynamics.symbolic.arrange import arranged, free_names, plus_minus
 from swd_dynamics.symbolic.lines import equation_lines, formula_lines, terminal_width
-from swd_dynamics.symbolic.names import complex_latex, symbol_latex, words_latex
-from swd_dynamics.symbolic.printer import has_decimals, has_roots, latex
+from swd_dynamics.symbolic.names import symbol_latex, words_latex
+from swd_dynamics.symbolic.printer import approximated, has_decimals, latex
 from swd_dynamics.symbolic.symbols import SymbolTable, numbers_by_name, table_of
 
 
@@ -109,8 +109,9 @@ class Derived(ABC):
         ``.symbols`` lists the names. A name that is not a symbol of the results is refused.
         """
         if unnamed:
-            said = ", ".join(map(repr, unnamed))
-            raise InputError(f"{said}: numbers have no name here; give each by name, as in derivation(h=2)")
+            names = [f"{row.keyword}=…" for row in table_of(self._open_symbols(), {})]
+            advice = f"name the symbol of each: {', '.join(names)}" if names else "this result has no symbols"
+            raise InputError(f"{', '.join(map(str, unnamed))} cannot be put into the result: {advice}")
         exact = numbers_by_name(self._open_symbols(), self.values, numbers)
         return self.with_numbers(self.values | exact, exact)
 
@@ -253,8 +254,8 @@ def _latex_sides(name: str, result: Any, decimals: bool) -> list[tuple[str, str]
         return [(symbol_latex(name), said), *zip((b, c), sides, strict=True)]
     if isinstance(result, tuple):
         return [side for each in result for side in _latex_sides(name, each, decimals)]
-    value = rf" \approx {complex_latex(result)}" if has_roots(result) else ""
-    return [(symbol_latex(name), latex(arranged(result), decimals) + value)]
+    said = approximated(latex(arranged(result), decimals), result, latex, r"\approx")
+    return [(symbol_latex(name), said)]
 
 
 def _symbols_in(result: Any) -> set:

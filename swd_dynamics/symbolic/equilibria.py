@@ -14,6 +14,11 @@ from swd_dynamics.symbolic.form import one_minus
 from swd_dynamics.symbolic.linear import LinearMap, find_linear_map, with_numbers_if_large
 from swd_dynamics.symbolic.notation import exact, lettered
 
+NOISY = (
+    "the preconditioner comes from gradient noise much larger than the mean gradient. With exact gradients the weights"
+    " rest elsewhere, at the zeros of modified_equation(rule).first"
+)
+
 
 def fixed_point(rule: UpdateRule) -> Derivation:
     """Where the weights come to rest on f = ½h(θ − θ⋆)², with the preconditioner of an adaptive direction frozen.
@@ -48,7 +53,8 @@ def fixed_point(rule: UpdateRule) -> Derivation:
         ),
         stated("Solved for θ", notation.theta, theta),
     )
-    derivation = Derivation("The fixed point on f = ½h(θ − θ⋆)²", {"θ": theta}, steps, found.conditions)
+    conditions = (*found.conditions, *([NOISY] if theta.has(*found.roots.values()) else []))
+    derivation = Derivation("The fixed point on f = ½h(θ − θ⋆)²", {"θ": theta}, steps, conditions)
     return derivation.with_numbers(values, exact(values))
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import sympy
 
 from swd_dynamics.symbolic.arrange import arranged, free_names, named_parts, plus_minus, shortest
-from swd_dynamics.symbolic.names import complex_text
-from swd_dynamics.symbolic.printer import has_decimals, has_roots, text
+from swd_dynamics.symbolic.printer import approximated, has_decimals, text
 
 BREAKS = (
     " = ",
@@ -39,13 +38,13 @@ def formula_lines(name: str, expression: Any, width: int, decimals: bool | None 
         return lines + [line for each in zip((b, c), sides, strict=True) for line in wrapped(" = ".join(each), width)]
     if isinstance(expression, tuple):
         return [line for each in expression for line in formula_lines(name, each, width, decimals)]
-    value = f" ≈ {complex_text(expression)}" if has_roots(expression) else ""
-    lines = wrapped(f"{name} = {text(arranged(expression), decimals)}{value}", width)
+    said = approximated(text(arranged(expression), decimals), expression, text, "≈")
+    lines = wrapped(f"{name} = {said}", width)
     if len(lines) == 1 or not isinstance(expression, sympy.Expr):
         return lines
     whole, parts = named_parts(expression)
     given = [line for part in parts.items() for line in formula_lines(*part, width, decimals)]
-    return [*wrapped(f"{name} = {text(arranged(whole), decimals)}{value}", width), *given]
+    return [*wrapped(f"{name} = {text(arranged(whole), decimals)}", width), *given]
 
 
 def equation_lines(equation: Any, width: int) -> list[str]:

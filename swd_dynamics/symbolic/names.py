@@ -1,7 +1,6 @@
 """The names of symbols and numbers in formulas, as text and as LaTeX."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 from unicodedata import normalize
 
@@ -71,31 +70,6 @@ def number_latex(value: float) -> str:
     mantissa, _, exponent = f"{value:.6g}".partition("e")
     power = rf"10^{{{int(exponent)}}}" if exponent else ""
     return power if mantissa == "1" and power else r" \cdot ".join(filter(None, (mantissa, power)))
-
-
-def complex_text(value: Any) -> str:
-    """The value of a real or complex expression to four digits.
-
-    Examples
-    --------
-    >>> complex_text(sympy.sqrt(2)), complex_text(1 - sympy.sqrt(-3))
-    ('1.414', '1 − 1.732i')
-    """
-    return _joined(value, lambda part: f"{part:.4g}", "−", "i")
-
-
-def complex_latex(value: Any) -> str:
-    """The value of a real or complex expression to four digits as LaTeX."""
-    return _joined(value, lambda part: number_latex(float(f"{part:.4g}")), "-", r" \, i")
-
-
-def _joined(value: Any, said: Callable[[float], str], minus: str, unit: str) -> str:
-    real, imaginary = (float(part) for part in sympy.N(value, 30).as_real_imag())
-    first = (minus if real < 0 else "") + said(abs(real)) if real or not imaginary else ""
-    if not imaginary:
-        return first
-    sign = minus if imaginary < 0 else "+"
-    return (f"{first} {sign} " if first else sign.strip("+")) + said(abs(imaginary)) + unit
 
 
 MATH = {"−": "-", "½": r"\tfrac{1}{2}", "²": "^2", "·": r"\cdot", "√": r"\surd", "±": r"\pm", "∞": r"\infty"}

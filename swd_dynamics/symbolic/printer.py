@@ -77,9 +77,12 @@ def has_decimals(expression: Any) -> bool:
     return any(n.q % 5 == 0 or _digits(n) > 1 for n in numbers) or _stands_alone(plain)
 
 
-def has_roots(expression: Any) -> bool:
-    """Whether an expression is a number with a root in it, which is read only with its value beside it."""
-    return isinstance(expression, sympy.Expr) and expression.is_number and not expression.is_Number
+def approximated(said: str, expression: Any, written: Callable[[Any], str], sign: str) -> str:
+    """What was printed of a result, and after the sign its number to six digits if it is a number with roots."""
+    if not isinstance(expression, sympy.Expr) or expression.free_symbols:
+        return said
+    has_root = any(not power.exp.is_Integer for power in expression.atoms(sympy.Pow))
+    return f"{said} {sign} {written(sympy.N(expression, 6))}" if has_root else said
 
 
 def _digits(number: Any) -> int:

@@ -72,14 +72,17 @@ def _padded(row, widths) -> str:
 
 
 def _value(row: Meaning) -> str:
-    if row.value is None:
-        return ""
-    if callable(row.value):
+    return "" if row.value is None else value_text(row.value)
+
+
+def value_text(value: Any) -> str:
+    """The number of a symbol as text, the smallest and the largest of several, or "a schedule"."""
+    if callable(value):
         return "a schedule"
-    if np.ndim(row.value):
-        low, high = np.min(row.value, initial=np.inf), np.max(row.value, initial=-np.inf)
+    if np.ndim(value):
+        low, high = np.min(value, initial=np.inf), np.max(value, initial=-np.inf)
         return f"{number_text(low)} … {number_text(high)}"
-    return number_text(row.value)
+    return number_text(value)
 
 
 def keyword_of(symbol: Symbol) -> str:

@@ -196,6 +196,22 @@ def test_an_oscillation_has_the_rate_of_its_envelope(momentum):
     assert all(found.to_dict()[number] is None for number in ("delay", "lr_exponent", "decay_exponent"))
 
 
+@pytest.mark.parametrize(
+    ("memory", "delay", "is_stated"), [(0.9, 9.0, True), (0.9, -0.0115, False), (0.9, 0.2, False), (0.0, -0.008, False)]
+)
+def test_a_duration_is_stated_only_where_there_is_one(audits, memory, delay, is_stated):
+    """Assert that no duration is stated where it would be negative, or where an effect remains in the state."""
+    found = audits("SGD, momentum")
+    printed = str(replace(found, features=replace(found.features, memory=memory, delay=delay)))
+    assert (f"lasts {delay:.3g} steps" in printed) == is_stated and ("after it was undone" in printed) == is_stated
+
+
+@pytest.mark.parametrize(("name", "is_adapting"), [("AdamS", True), ("SGD, momentum", False), ("sign", False)])
+def test_a_state_that_still_adapts_is_told(audits, name, is_adapting):
+    """Assert that it is said where η_eff/η changes without a change of the gradients: v forgets in 1/(1−β₂) steps."""
+    assert ("still adapting" in str(audits(name))) == is_adapting
+
+
 def test_periods_are_averaged_out():
     """Assert that an optimizer that goes half of its way back every six steps decays half as much in every phase."""
     found = audit(odd_optimizers.LooksAhead)

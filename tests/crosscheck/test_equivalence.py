@@ -171,6 +171,7 @@ class Foreign:
 PER_WEIGHT = {"lr": np.array([0.1, 0.2])}
 REFUSED = {
     "v̄ not given": (rule("AdamW"), rule("AdamS"), None, "to = .* needs v̄.* give a recording"),
+    "λ as given": (rule("AdamW"), rule("AdamS", weight_decay=0.25), None, r"to = .*weight_decay=0\.25\).* needs v̄"),
     "v̄ of SGD": (rule("AdamW"), rule("AdamS"), made("SGD"), "whether a recording of SGD has it is unknown"),
     "v̄ of Adai": (rule("AdamS"), rule("AdamW"), made("AdaiS"), "from_ = .* a recording of AdaiS has it is unknown"),
     "v̄ of another": (rule("AdamW"), rule("AdamS"), made("Lion"), "a recording of Lion has it is unknown"),

@@ -209,6 +209,24 @@ def test_dataset_may_be_asked_for_at_any_time(network):
     np.testing.assert_array_equal(probe.dataset().iterate, [0, 1, 2, 3])
 
 
+@pytest.mark.parametrize("where", ["memory", "run"])
+def test_a_probe_says_what_it_does(network, tmp_path, where):
+    """Assert that a probe shows its optimizer, its place, its last step, and whether it is attached."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters())
+    path = None if where == "memory" else tmp_path / where
+    probe = Probe(optimizer, path)
+    said = [repr(probe)]
+    with probe:
+        net.loss().backward()
+        optimizer.step()
+        said.append(repr(probe))
+    said.append(str(probe))
+    place = path or "memory"
+    wanted = [(0, "not attached"), (1, "attached"), (1, "not attached")]
+    assert said == [f"<Probe of AdamW: recording in {place}, last step {step}, {status}>" for step, status in wanted]
+
+
 def test_schedule_is_seen(network):
     """Assert that the recorded learning rate of each step is the one that the step used."""
     net = network()

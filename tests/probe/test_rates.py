@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -107,6 +108,25 @@ def test_unknown_optimizer_has_unknown_decay(network, weight_decay):
         assert np.isnan(run[name]).all(), name
     assert "torch.optim.rmsprop.RMSprop is neither" in run.attrs["decay_unknown_because"]
     assert np.isfinite(run.state_square_avg).all()
+
+
+@pytest.mark.parametrize(("quantities", "count"), [("default", 1), (["loss", "theta_norm"], 0), (["decay_rate"], 1)])
+def test_unknown_rates_are_told_once(network, quantities, count):
+    """Assert that one warning names the attribute and the audit, if R or η_eff is recorded and cannot be known."""
+    net = network()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        record(torch.optim.NAdam(net.parameters(), weight_decay=0.1), net.loss, 3, quantities=quantities)
+    assert len(caught) == count
+    assert all(word in str(each.message) for each in caught for word in ("decay_unknown_because", "audit", "NAdam"))
+
+
+def test_known_rates_need_no_warning(network, capsys):
+    """Assert that torch's own AdamW and SGD, whose R is known, give no warning."""
+    for kind in (torch.optim.AdamW, torch.optim.SGD):
+        net = network()
+        record(kind(net.parameters(), lr=0.01, weight_decay=0.1), net.loss, 3)  # warnings are errors in tests
+    assert not capsys.readouterr().err
 
 
 def test_a_subclass_is_not_taken_for_its_parent():

@@ -11,6 +11,7 @@ from written_runs import assert_holds, block, contents
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.recording import RunFolder
+from swd_dynamics.recording.lock import status_now
 
 
 def test_taken_folders_are_refused_untouched(begin, tmp_path):
@@ -120,3 +121,32 @@ def test_a_forked_child_does_not_write(begin):
     run.append(block(1, 1))
     run.close()
     assert_holds(run.folder, block(0, 2))
+
+
+def test_a_killed_run_is_not_said_to_run(begin, tmp_path, monkeypatch):
+    """Assert that a run whose process was killed is said to be written by nobody, and since when."""
+    pid = os.fork()
+    if not pid:
+        begin().append(block(0, 3))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    run = tmp_path / "run"
+    written = max((run / name).stat().st_mtime for name in ("run.json", "scalars.zarr/zarr.json"))
+    for later, said in ((1.5, "1 second ago"), (119, "119 seconds ago"), (7201, "2 hours ago"), (2e5, "2 days ago")):
+        monkeypatch.setattr(time, "time", lambda: written + later)  # noqa: B023
+        assert said in status_now(run, "running")
+    assert status_now(run, "finished") == "finished"
+
+
+@pytest.mark.parametrize("left", ["", "process 1 on another-machine"])
+def test_a_run_that_may_be_written_is_said_to_run(begin, left):
+    """Assert that a run is said to run while a process writes it, and where a lock cannot tell."""
+    run = begin()
+    run.append(block(0, 3))
+    assert status_now(run.folder, "running") == "running"
+    run.close()
+    assert status_now(run.folder, "running") != "running"
+    (run.folder / ".lock").write_text(left)
+    assert status_now(run.folder, "running") == "running"
+    (run.folder / ".lock").unlink()
+    assert status_now(run.folder, "running") == "running"

@@ -59,6 +59,8 @@ def test_adam_frozen(family):
         found = fixed_point(rule)
         assert equal(h * (found.value - theta_star) + lam * weight * found.value, 0)
         assert any("frozen" in assumption for assumption in found.assumptions)
+        # L2 moves the minimum of the loss itself: its fixed point is the same without noise
+        assert any("exact gradients" in each for each in found.assumptions) == bool(decay)
 
 
 @pytest.mark.parametrize("name", ["Adai", "AdaiW", "AdaiS"])

@@ -125,3 +125,16 @@ def test_rules_are_found_again():
     """Assert that a derivation is kept: numbers that differ share the work of one derivation in symbols."""
     first, second = (modified_equation(CATALOG["AdamS"](lr=lr)) for lr in (0.1, 0.2))
     assert first.steps is second.steps
+
+
+def test_a_number_with_a_root_is_given_as_a_decimal_too():
+    """Assert that R = 1 − z is printed as a decimal too, for the larger root of z² − (1+β−ηλ)z + β; a complex z too."""
+    rule = CATALOG["SGD"](lr=0.01, momentum=0.9, weight_decay=0.1)
+    found, b = long_run_decay_rate(rule), (1 + 0.9 - 0.001) / 2
+    printed = f"{1 - b - (b**2 - 0.9) ** 0.5:.6g}"
+    assert found.text().endswith(f" ≈ {printed}") and found.latex().endswith(rf" \approx {printed}")
+    b -= 0.01  # at h = 2, half of ηh = 0.02 is subtracted
+    above, below = eigenvalues(rule)(h=2).text().splitlines()
+    imaginary = f"{(0.9 - b**2) ** 0.5:.6g}"
+    assert above.endswith(f" ≈ {b:.6g} + {imaginary}·i") and below.endswith(f" ≈ {b:.6g} − {imaginary}·i")
+    assert "≈" not in long_run_decay_rate(CATALOG["SGDS"](lr=0.01, momentum=0.9, weight_decay=0.1)).text()

@@ -17,6 +17,7 @@ from swd_dynamics.rules import CATALOG, L2, SGD, Adam, Constant, Cosine, HeavyBa
 from swd_dynamics.symbolic import (
     NotDerivable,
     equations,
+    fixed_point,
     lettered,
     linear_map,
     modified_equation,
@@ -238,3 +239,14 @@ def test_a_learning_rate_that_is_no_symbol_is_refused():
         modified_equation(UpdateRule(2 * a, SGD()))
     with pytest.raises(InputError, match="needs numbers"):
         numeric_equation(UpdateRule(a, SGD()))
+
+
+def test_numbers_without_names_are_refused_with_the_names():
+    """Assert that numbers in order are refused as InputError, which lists the names that the result has."""
+    found = fixed_point(CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=0.5))
+    with pytest.raises(InputError) as caught:
+        found(2, 1)
+    assert all(name in str(caught.value) for name in ("2, 1", "h=", "theta_star="))
+    assert found(h=2, theta_star=1).value == sympy.Rational(4, 5)  # hθ⋆/(h + λ)
+    with pytest.raises(InputError):
+        found(h=2, theta_star=1)(3)
