@@ -159,11 +159,22 @@ def test_derive_shows_steps_and_latex(what, capsys):
     assert "\\" in capsys.readouterr().out
 
 
+def test_derive_writes_a_whole_derivation_as_latex(capsys):
+    """Assert that --latex --steps prints a list of steps, one for each, and the result that --latex prints alone."""
+    assert main(["derive", "SGDS", "--what", "fixed-point", "--latex", "--steps"]) == 0
+    whole = capsys.readouterr().out
+    assert main(["derive", "SGDS", "--what", "fixed-point", "--latex"]) == 0
+    result = capsys.readouterr().out.strip()
+    assert main(["derive", "SGDS", "--what", "fixed-point"]) == 0
+    steps = [line for line in capsys.readouterr().out.splitlines() if line[0].isdigit()]
+    assert result in whole and whole.count(r"\item") == len(steps)
+
+
 GIVEN = {
-    "SGD --what stability-limit --lr 0.1 --weight-decay 0.5 --momentum 0": "h_max = 39/2",  # 2/η − λ
+    "SGD --what stability-limit --lr 0.1 --weight-decay 0.5 --momentum 0": "h_max = 19.5",  # 2/η − λ
     "SGD --what stability-limit --weight-decay 0.5 --momentum 0": "h_max = (2 − η/2)/η",
     "SGDS --what long-run-decay-rate --lr 0.5 --momentum 0.75": "R = 2λ",  # ηλ/(1 − β)
-    "SGDW --what fixed-point --lr 0.1 --weight-decay 0.5 --momentum 0.75": "θ = hθ⋆/(h + 1/8)",  # λ(1 − β)
+    "SGDW --what fixed-point --lr 0.1 --weight-decay 0.5 --momentum 0.75": "θ = hθ⋆/(h + 0.125)",  # λ(1 − β)
     "AdamS --what long-run-decay-rate --betas 0.5 0.75 --eps 1e-4": "R = ηλ/√⟨v⟩",
     "SGDW fixed_point --lr 0.1 --weight-decay 0.5 --momentum 0.75": "θ = hθ⋆/(h + 1/8)",  # as in Python, without --what
     "AdamW --what fixed-point --eps 1e-8": "θ = hθ⋆/(h + λ(√v + 1e-08))",

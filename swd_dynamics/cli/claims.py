@@ -92,6 +92,7 @@ def derive(
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
     latex: bool = False,
+    steps: bool = False,
 ) -> None:
     """Derive a result from an optimizer's rule, step by step.
 
@@ -125,6 +126,8 @@ def derive(
         The number ε of the Adam family and of Adai.
     latex
         Print the result as LaTeX, without the steps.
+    steps
+        With --latex, print the steps too, as a part of a document. The text always has the steps.
     """
     from swd_dynamics import symbolic
     from swd_dynamics.rules import CATALOG
@@ -141,4 +144,4 @@ def derive(
     placeholders = {"momentum": 0.9} if "momentum" in entry.__signature__.parameters else {}
     rule = entry(**{"weight_decay": 0.1, **placeholders, **given})
     result = derivation(symbolic.with_symbols(rule, tuple(given)))
-    print(result.latex() if latex else result)
+    print(result.latex(steps=steps) if latex else result)

@@ -11,7 +11,7 @@ from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.form import one_minus
 from swd_dynamics.symbolic.notation import PerWeight, shown_name
 from swd_dynamics.symbolic.order import is_variable
-from swd_dynamics.symbolic.printer import has_long_numbers, text
+from swd_dynamics.symbolic.printer import has_decimals, text
 
 # Number of terms of a sum from which other ways to write it are tried, and up to which they are. A sum of
 # 60 terms takes half a second, and no way to write it is short.
@@ -34,8 +34,8 @@ def arranged(expression: Any) -> Any:
     if isinstance(expression, sympy.Eq):
         return _arranged_equation(expression)
     if isinstance(expression, sympy.MatrixBase):
-        return expression.applyfunc(lambda entry: entry if has_long_numbers(entry) else shortest(entry))
-    if isinstance(expression, tuple | sympy.MatrixExpr) or has_long_numbers(expression):
+        return expression.applyfunc(lambda entry: entry if has_decimals(entry) else shortest(entry))
+    if isinstance(expression, tuple | sympy.MatrixExpr) or has_decimals(expression):
         return expression
     return _arranged(expression)
 
@@ -119,7 +119,8 @@ def _collected(above: Expr, below: Expr, powers_of: Sequence[Any]) -> list[Expr]
 
 
 def plus_minus(pair: tuple) -> tuple[Any, Any] | None:
-    """b and c of a pair b + √(b² − c), b − √(b² − c): half the sum and the product of two roots; None for other tuples.
+    """b and c of a pair b + √(b² − c), b − √(b² − c): half the sum and the product of two roots; None for other tuples,
+    and for numbers, which need no formula.
 
     Examples
     --------
@@ -127,7 +128,7 @@ def plus_minus(pair: tuple) -> tuple[Any, Any] | None:
     >>> plus_minus((b + sympy.sqrt(b**2 - c), b - sympy.sqrt(b**2 - c)))
     (b, c)
     """
-    if len(pair) != 2 or not pair[0].is_Add:
+    if len(pair) != 2 or not pair[0].is_Add or pair[0].is_number:
         return None
     for root in pair[0].args:
         half = pair[0] - root

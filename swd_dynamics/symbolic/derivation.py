@@ -11,8 +11,8 @@ import sympy
 from swd_dynamics.errors import InputError
 from swd_dynamics.symbolic.arrange import arranged, free_names, plus_minus
 from swd_dynamics.symbolic.lines import equation_lines, formula_lines, terminal_width
-from swd_dynamics.symbolic.names import symbol_latex
-from swd_dynamics.symbolic.printer import approximated, latex
+from swd_dynamics.symbolic.names import symbol_latex, words_latex
+from swd_dynamics.symbolic.printer import approximated, has_decimals, latex
 from swd_dynamics.symbolic.symbols import SymbolTable, numbers_by_name, table_of
 
 
@@ -121,19 +121,54 @@ class Derived(ABC):
     def _open_symbols(self) -> set:
         return set().union(*(_symbols_in(result) for result in self.results.values()))
 
-    def latex(self) -> str:
-        """The results as LaTeX; several results are lines, aligned."""
-        named = [side for name, result in self.results.items() for side in _latex_sides(name, result)]
-        return " = ".join(named[0]) if len(named) == 1 else aligned(named)
+    @property
+    def _decimals(self) -> bool:
+        """Whether the numbers of the results are decimals, so that all of them have one form."""
+        return has_decimals(sympy.Tuple(*sympy.flatten(self.results.values())))
+
+    def latex(self, *, steps: bool = False) -> str:
+        r"""The results as LaTeX; several results are lines, aligned.
+
+        With ``steps=True``, the whole derivation as a part of a document: a numbered list of the steps, each in words
+        and as a displayed equation, then the result and the assumptions. It is ASCII, and needs amsmath.
+
+        Examples
+        --------
+        >>> from swd_dynamics.rules import CATALOG
+        >>> from swd_dynamics.symbolic import equations
+        >>> print(equations(CATALOG["SGDW"](lr=0.5, weight_decay=0.25)).latex(steps=True))
+        One step: SGD with decoupled decay
+        \begin{enumerate}
+        \item The gradient that the direction receives
+        \[ G = g \]
+        \item The fraction of the weights that the step subtracts
+        \[ R = \eta \lambda \]
+        \item The step
+        \[ \theta' = \left(1 - R\right) \theta - \eta G \]
+        \end{enumerate}
+        Result:
+        \[ \theta' = \frac{7 \theta}{8} - \frac{g}{2} \]
+        """
+        decimals = self._decimals
+        named = [side for name, result in self.results.items() for side in _latex_sides(name, result, decimals)]
+        result = " = ".join(named[0]) if len(named) == 1 else aligned(named)
+        return self._document(result) if steps else result
+
+    def _document(self, result: str) -> str:
+        items = [line for s in self.steps for line in (rf"\item {words_latex(s.done)}", rf"\[ {s.latex()} \]")]
+        lines = [words_latex(self.title), *_listed("enumerate", items), "Result:", rf"\[ {result} \]"]
+        assumed = [rf"\item {words_latex(each)}" for each in self.assumptions]
+        return "\n".join(lines + (["Assumptions:", *_listed("itemize", assumed)] if assumed else []))
 
     def text(self, width: int | None = None) -> str:
         """The results as lines of text, by default no wider than the terminal.
 
-        Numbers are fractions if all numbers of a result have a numerator and a denominator of at most two digits, and
-        otherwise decimals, rounded to six digits. ``.value`` is exact.
+        The numbers of all results have one form. They are decimals if each is exact with four digits after the point,
+        as in 34.125 and h + 0.5. Fractions are left where the formula made them, as in ġ/2 and h/3. If a fraction
+        would be long, all are decimals, rounded to six digits. ``.value`` is exact.
         """
-        width = width or terminal_width()
-        lines = [line for name, result in self.results.items() for line in formula_lines(name, result, width)]
+        width, decimals = width or terminal_width(), self._decimals
+        lines = [line for name, result in self.results.items() for line in formula_lines(name, result, width, decimals)]
         return "\n".join(lines)
 
     def with_numbers(self, values: dict, exact: dict):
@@ -207,14 +242,20 @@ def aligned(equations: Iterable[tuple[str, str]]) -> str:
     return rf"\begin{{aligned}} {lines} \end{{aligned}}"
 
 
-def _latex_sides(name: str, result: Any) -> list[tuple[str, str]]:
+def _listed(kind: str, items: list[str]) -> list[str]:
+    return [rf"\begin{{{kind}}}", *items, rf"\end{{{kind}}}"]
+
+
+def _latex_sides(name: str, result: Any, decimals: bool) -> list[tuple[str, str]]:
     if isinstance(result, tuple) and (pair := plus_minus(result)):
         b, c = free_names(result)
         said = rf"{b} \pm \sqrt{{{b}^2 - {c}}}"
-        return [(symbol_latex(name), said), *((n, latex(arranged(e))) for n, e in zip((b, c), pair, strict=True))]
+        sides = (latex(arranged(each), decimals) for each in pair)
+        return [(symbol_latex(name), said), *zip((b, c), sides, strict=True)]
     if isinstance(result, tuple):
-        return [side for each in result for side in _latex_sides(name, each)]
-    return [(symbol_latex(name), approximated(latex(arranged(result)), result, latex, r"\approx"))]
+        return [side for each in result for side in _latex_sides(name, each, decimals)]
+    said = approximated(latex(arranged(result), decimals), result, latex, r"\approx")
+    return [(symbol_latex(name), said)]
 
 
 def _symbols_in(result: Any) -> set:

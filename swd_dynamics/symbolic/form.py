@@ -41,6 +41,23 @@ def tidy(expression: Expr) -> Expr:
     return cast(Expr, tidied.xreplace(unmask))
 
 
+def gathered(sum_: Any) -> Any:
+    """A sum with terms that differ in their constants only as one term: −G for −νG − (1 − ν)G.
+
+    Examples
+    --------
+    >>> nu = Symbol("nu", positive=True)
+    >>> gathered(-nu * notation.total - (1 - nu) * notation.total)
+    -G
+    """
+    coefficients: dict[Any, list[Any]] = {}
+    for term in sympy.Add.make_args(sum_):
+        constant, varying = term.as_independent(PerWeight, as_Add=False)
+        coefficients.setdefault(varying, []).append(constant)
+    each = {v: c[0] if len(c) == 1 else one_minus(sympy.factor(sympy.Add(*c))) for v, c in coefficients.items()}
+    return sympy.Add(*(constant * varying for varying, constant in each.items()))
+
+
 def _by_rate(mean: Any) -> tuple[bool, str]:
     """Means of a rate of change first: the terms of a flow are collected by these."""
     return not mean.has(*RATES), str(mean)

@@ -6,17 +6,18 @@ from typing import Any
 import sympy
 
 from swd_dynamics.symbolic.arrange import arranged, free_names, named_parts, plus_minus, shortest
-from swd_dynamics.symbolic.printer import approximated, text
+from swd_dynamics.symbolic.printer import approximated, has_decimals, text
 
 BREAKS = (
     " = ",
+    " ≈ ",
     " + ",
     " − ",
     ", ",
     "·",
     ")(",
     "/",
-)  # where a line may be broken, before the sign; first the first three
+)  # where a line may be broken, before the sign; first the first four
 
 
 def terminal_width() -> int:
@@ -24,24 +25,26 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((100, 24)).columns
 
 
-def formula_lines(name: str, expression: Any, width: int) -> list[str]:
-    """``name = expression`` as lines of at most ``width`` columns, broken before + and −."""
+def formula_lines(name: str, expression: Any, width: int, decimals: bool | None = None) -> list[str]:
+    """``name = expression`` as lines of at most ``width`` columns, broken before + and −; a root with its value."""
     if isinstance(expression, sympy.MatrixBase):
-        return _matrix_lines(name, expression, width)
+        return _matrix_lines(name, expression, width, decimals)
     if isinstance(expression, tuple) and (pair := plus_minus(expression)):
         (half, product), (b, c) = pair, free_names(expression)
         lines = [f"{name} = {b} ± √({b}² − {c})"]
-        sides = f"({text(shortest(2 * half))})/2", text(product)
+        is_decimal = has_decimals(sympy.Tuple(*pair)) if decimals is None else decimals
+        said = text(shortest(half), True) if is_decimal else f"({text(shortest(2 * half), False)})/2"
+        sides = said, text(product, is_decimal)
         return lines + [line for each in zip((b, c), sides, strict=True) for line in wrapped(" = ".join(each), width)]
     if isinstance(expression, tuple):
-        return [line for each in expression for line in formula_lines(name, each, width)]
-    said = approximated(text(arranged(expression)), expression, text, "≈")
+        return [line for each in expression for line in formula_lines(name, each, width, decimals)]
+    said = approximated(text(arranged(expression), decimals), expression, text, "≈")
     lines = wrapped(f"{name} = {said}", width)
     if len(lines) == 1 or not isinstance(expression, sympy.Expr):
         return lines
     whole, parts = named_parts(expression)
-    given = [line for part in parts.items() for line in formula_lines(*part, width)]
-    return [*wrapped(f"{name} = {text(arranged(whole))}", width), *given]
+    given = [line for part in parts.items() for line in formula_lines(*part, width, decimals)]
+    return [*wrapped(f"{name} = {text(arranged(whole), decimals)}", width), *given]
 
 
 def equation_lines(equation: Any, width: int) -> list[str]:
@@ -67,9 +70,9 @@ def _entries(vector: Any) -> list[Any]:
     return [*arranged(sympy.ImmutableMatrix(vector))]
 
 
-def _matrix_lines(name: str, matrix: Any, width: int) -> list[str]:
+def _matrix_lines(name: str, matrix: Any, width: int, decimals: bool | None) -> list[str]:
     """A matrix as a grid where it fits, and otherwise one line for each entry that is not 0."""
-    drawn = [[text(entry) for entry in row] for row in arranged(sympy.ImmutableMatrix(matrix)).tolist()]
+    drawn = [[text(entry, decimals) for entry in row] for row in arranged(sympy.ImmutableMatrix(matrix)).tolist()]
     sizes = [max(map(columns, column)) for column in zip(*drawn, strict=True)]
     if columns(name) + sum(sizes) + 3 * len(sizes) + 6 > width:
         entries = {f"{name}{_index(i, j, matrix.cols)}": e for i, row in enumerate(drawn) for j, e in enumerate(row)}
@@ -106,7 +109,7 @@ def wrapped(said: str, width: int) -> list[str]:
     left = columns(said.partition(" = ")[0]) + 3
     indent = " " * left if left <= width / 4 else "    "  # a short name on the left, or a whole formula
     depths = _depths(said)
-    for signs in (BREAKS[1:3] if left <= width / 4 else BREAKS[:3], BREAKS):
+    for signs in (BREAKS[1:4] if left <= width / 4 else BREAKS[:4], BREAKS):
         for depth in range(max(depths) + 1):
             places = [i for i in range(1, len(said)) if depths[i] <= depth and _breaks(said, i, signs)]
             lines = _filled(said, places, width, indent)

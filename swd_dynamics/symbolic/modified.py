@@ -15,7 +15,7 @@ from sympy import Expr, S, Symbol
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derived, NotDerivable, stated
-from swd_dynamics.symbolic.form import one_minus, tidy
+from swd_dynamics.symbolic.form import gathered, one_minus, tidy
 from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, maximum, primed
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
@@ -132,7 +132,7 @@ def _derive(rule: UpdateRule) -> ModifiedEquation:
     turn = along(first, moving)
     second = lag - turn / 2
 
-    first, second = one_minus(first), tidy(second)
+    first, second = one_minus(gathered(first)), tidy(second)
     shown = _in_gradients(settled)
     lags = {symbol: memory1[symbol] - rates0[symbol] for symbol in fast}
     starts = _starting_values(traced, memory0, lags, constants, shown)

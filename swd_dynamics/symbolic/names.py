@@ -6,10 +6,12 @@ from unicodedata import normalize
 
 import sympy
 from sympy import Symbol
+from sympy.core.alphabets import greeks
+from sympy.printing.pretty.pretty_symbology import pretty_symbol
 
 from swd_dynamics.symbolic.notation import before, shown_name
 
-GREEK = {"β": "beta", "τ": "tau", "η": "eta", "λ": "lambda", "ε": "epsilon", "θ": "theta"}
+GREEK = {str(pretty_symbol(name)): name for name in greeks}  # {"α": "alpha", …}
 TEX = {"θ⋆": r"\theta^{\star}", "θ̇": r"\dot{\theta}", "ġ": r"\dot{g}", "Ġ": r"\dot{G}", "Ḟ₀": r"\dot{F}_0"}
 TEX |= {"h_max": r"h_{\max}", "β₁_product": r"\Pi\beta_1", "Ṁ": r"\dot{M}"}
 NAMES = {"β₁_product": "Πβ₁"}  # entries of a memory whose names in code are not symbols
@@ -68,3 +70,28 @@ def number_latex(value: float) -> str:
     mantissa, _, exponent = f"{value:.6g}".partition("e")
     power = rf"10^{{{int(exponent)}}}" if exponent else ""
     return power if mantissa == "1" and power else r" \cdot ".join(filter(None, (mantissa, power)))
+
+
+MATH = {"−": "-", "½": r"\tfrac{1}{2}", "²": "^2", "·": r"\cdot", "√": r"\surd", "±": r"\pm", "∞": r"\infty"}
+MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "→": r"\to", "′": "'", "ᵏ": "^k", "Π": r"\Pi", "×": r"\times"}
+SAID = re.compile(r"[^\W\d_][\u0300-\u036f]?⋆?[₀-₉]*(_max)?′?|[_%#&]|" + "|".join(MATH))
+
+
+def words_latex(sentence: str) -> str:
+    r"""A sentence with symbols in it as LaTeX in ASCII.
+
+    Examples
+    --------
+    >>> print(words_latex("F₁ with θ̇ = F₀, at z = −1"))
+    $F_{1}$ with $\dot{\theta}$ = $F_{0}$, at z = $-$1
+    """
+
+    def drawn(match: re.Match) -> str:
+        said = match[0]
+        if said in MATH:
+            return f"${MATH[said]}$"
+        if len(said) == 1 and said.isascii():
+            return said if said.isalpha() else f"\\{said}"
+        return f"${symbol_latex(said)}$"
+
+    return SAID.sub(drawn, sentence)

@@ -334,16 +334,22 @@ class _Letters:
         if isinstance(value, float | np.floating):
             if value == 0 or not np.isfinite(value):
                 return 0 if value == 0 else value
-            symbol = Symbol(self._free(name), positive=bool(value > 0), negative=bool(value < 0))
+            symbol = Symbol(self._named(name), positive=bool(value > 0), negative=bool(value < 0))
         elif isinstance(value, np.ndarray) or type(value).__name__ == "Tensor":
             value = _array(value)
             sign = {"nonnegative": True} if (value >= 0).all() else {"real": True}
-            symbol = PerWeight(self._free(name), **sign)
+            symbol = PerWeight(self._named(name), **sign)
         else:
             return value
         self.values[symbol] = value
         self.taken.add(shown_name(symbol))
         return symbol
+
+    def _named(self, name: str) -> str:
+        """The name of the symbol: that of the field itself where its letter is taken, as a direction's beta."""
+        free = self._free(name)
+        is_own = free == shown_name(name) and free in HYPERPARAMETERS.values()
+        return name if is_own else free
 
     def _free(self, name: str) -> str:
         """The name, with a number if it is taken, as by a field of that name in the direction and in the decay."""

@@ -88,9 +88,18 @@ def _place(factor: Any) -> tuple:
 
 def in_order(terms) -> list[Expr]:
     """The terms of a sum in the order in which they are printed."""
-    ordered = sorted(terms, key=_place_in_sum)
+    symbols = set().union(*(term.free_symbols for term in terms))
+    is_first = not symbols or any(not isinstance(symbol, PerWeight) for symbol in symbols)
+    ordered = sorted(
+        terms, key=lambda term: _place_of_number(term, is_first) if term.is_number else _place_in_sum(term)
+    )
     first = next((i for i, term in enumerate(ordered) if not term_of(term).negative), 0)
     return [ordered[first], *ordered[:first], *ordered[first + 1 :]]
+
+
+def _place_of_number(term: Any, is_first: bool) -> tuple:
+    """First among hyperparameters, as in 1 − β; last among weights and curvatures, as in h + 1 and √v + 1e-08."""
+    return (1 if is_first else 3, 0 if term.is_Rational else 0.5, [])
 
 
 def _place_in_sum(term: Any) -> tuple:
@@ -100,8 +109,7 @@ def _place_in_sum(term: Any) -> tuple:
         return (0, -int(powers[0]) if powers else -1)
     places = [_place(factor) for factor in (*parts.above, *parts.below)]
     variables = [place for place in map(_place, parts.above) if place[0] >= 5]
-    is_fraction = term.is_number and not term.is_Integer  # h + 1/2 and √v + 1e-08, but 1 − β
-    if is_fraction or (term.is_Symbol and symbol_text(term) == "ε"):
+    if term.is_Symbol and symbol_text(term) == "ε":
         return (3,)
     if variables:
         return (2, variables[-1], len(parts.above), places)

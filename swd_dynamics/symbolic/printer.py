@@ -1,8 +1,8 @@
 """The one printer of formulas: as text for a terminal, and as LaTeX, both in the same order.
 
 Factors stand as on paper, numbers and hyperparameters before the weights: ηλθ. In a sum the 1 of 1 − β and the positive
-terms come first. A polynomial in z is monic, with descending powers. Fractions are printed if all of a formula's
-numbers are short, and decimals otherwise.
+terms come first, and other numbers last, as in h + 0.5. A polynomial in z is monic, with descending powers. The numbers
+of a formula are all decimals, or all fractions: see :func:`has_decimals`.
 """
 
 import re
@@ -19,16 +19,18 @@ from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.names import number_latex, number_text, symbol_latex, symbol_text
 from swd_dynamics.symbolic.order import Term, common_bar, in_order, term_of
 
-# Number of digits up to which the numerator and the denominator of a fraction are short. With 2, 69/2 is a fraction and
-# 199/200 is 0.995; with 3, a learning rate of 0.001 would give a mixture of 1/1000 and 0.0005.
+# Number of digits up to which the numerator and the denominator of a fraction are short. With 2, 5/12 is a fraction and
+# 199/300 is 0.663333; with 3, a learning rate of 0.001 would give a mixture of 1/1000 and 0.0005.
 DIGITS = 2
+
+PLACES = 4  # digits after the point up to which a decimal that is exact is shorter to read than a fraction
 
 SUPERSCRIPTS = str.maketrans("0123456789-k", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻ᵏ")
 
 
 @lru_cache(maxsize=4096)
-def text(expression: Any) -> str:
-    """An expression as one line of text.
+def text(expression: Any, decimals: bool | None = None) -> str:
+    """An expression as one line of text, with decimals or fractions: by default as :func:`has_decimals` says.
 
     Examples
     --------
@@ -36,11 +38,11 @@ def text(expression: Any) -> str:
     >>> text((beta - 1) * notation.theta + (1 + beta) * notation.gradient_dot / (2 * (1 - beta) ** 2))
     '(1 + β)ġ/(2(1 − β)²) − (1 − β)θ'
     """
-    return _TextPrinter(has_long_numbers(expression)).doprint(expression)
+    return _TextPrinter(has_decimals(expression) if decimals is None else decimals).doprint(expression)
 
 
-def latex(expression: Any) -> str:
-    r"""An expression as LaTeX.
+def latex(expression: Any, decimals: bool | None = None) -> str:
+    r"""An expression as LaTeX, with the numbers of :func:`text`.
 
     Examples
     --------
@@ -48,14 +50,31 @@ def latex(expression: Any) -> str:
     '\\frac{\\sqrt{2} \\eta \\theta^{\\star}}{2}'
     """
     expression = sympy.sympify(expression)
-    return _LatexPrinter(has_long_numbers(expression)).doprint(expression)
+    return _LatexPrinter(has_decimals(expression) if decimals is None else decimals).doprint(expression)
 
 
-def has_long_numbers(expression: Any) -> bool:
-    """Whether a number in an expression is not exact, or is no short fraction."""
+def has_decimals(expression: Any) -> bool:
+    """Whether the numbers of an expression, or of a tuple of expressions, are printed as decimals.
+
+    They are if one of them is no short fraction. They also are if all have at most four digits after the point and one
+    was not made by a formula: it stands alone, has more than one digit, or has a denominator with the factor 5.
+
+    Examples
+    --------
+    The ½ of ġ/2 is the formula's. The 0.5 of h + 0.5 stands alone, and so does 28.5. A third has no exact decimal.
+
+    >>> h, half = notation.curvature, sympy.Rational(1, 2)
+    >>> [text(e) for e in (h / 2, h + half, sympy.Rational(57, 2), h / 10, h / 3)]
+    ['h/2', 'h + 0.5', '28.5', '0.1h', 'h/3']
+    """
     roots = [power.exp for power in expression.atoms(sympy.Pow) if power.exp.is_Rational]
-    numbers = expression.xreplace({p: Symbol("p") for p in roots if not p.is_Integer}).atoms(sympy.Number)
-    return any(n.is_Float or (n.is_Rational and not n.is_Integer and _is_long(n)) for n in numbers)
+    plain = expression.xreplace({p: Symbol("p") for p in roots if not p.is_Integer})
+    numbers = [n for n in plain.atoms(sympy.Number) if n.is_Float or (n.is_Rational and not n.is_Integer)]
+    if any(n.is_Float or (_digits(n) > DIGITS and not _is_short_decimal(n)) for n in numbers):
+        return True
+    if not all(map(_is_short_decimal, numbers)):
+        return any(_digits(n) > DIGITS for n in numbers)
+    return any(n.q % 5 == 0 or _digits(n) > 1 for n in numbers) or _stands_alone(plain)
 
 
 def approximated(said: str, expression: Any, written: Callable[[Any], str], sign: str) -> str:
@@ -66,8 +85,19 @@ def approximated(said: str, expression: Any, written: Callable[[Any], str], sign
     return f"{said} {sign} {written(sympy.N(expression, 6))}" if has_root else said
 
 
-def _is_long(number: Any) -> bool:
-    return max(len(str(abs(number.p))), len(str(number.q))) > DIGITS
+def _digits(number: Any) -> int:
+    return max(len(str(abs(number.p))), len(str(number.q)))
+
+
+def _is_short_decimal(number: Any) -> bool:
+    return 10**PLACES % number.q == 0
+
+
+def _stands_alone(expression: Any) -> bool:
+    """Whether a fraction is a whole expression, or a term of a sum that is not under one bar."""
+    whole = expression.args if isinstance(expression, sympy.Tuple) else (expression,)
+    sums = [sum_ for sum_ in expression.atoms(sympy.Add) if common_bar(sum_) == 1]
+    return any(part.is_Rational and not part.is_Integer for part in (*whole, *(t for sum_ in sums for t in sum_.args)))
 
 
 class _Arranged:
@@ -183,7 +213,7 @@ class _TextPrinter(_Arranged, StrPrinter):
         drawn = self._print(base)
         bare = base.is_Symbol or isinstance(base, notation.mean | sympy.Abs | notation.norm) or base.is_Integer
         drawn = drawn if bare else f"({drawn})"
-        exponent = self._print(power)
+        exponent = f"{power.p}/{power.q}".removesuffix("/1") if power.is_Rational else self._print(power)
         raised = re.fullmatch("-?[0-9]+|k", exponent)
         return drawn + (exponent.translate(SUPERSCRIPTS) if raised else f"^({exponent})")
 

@@ -107,7 +107,7 @@ def _stability(found: LinearMap, numbers: dict):
     unsolved: list[Expr] = []
     for degree, (done, condition) in zip((1, 1, len(polynomial.all_coeffs()) - 2), conditions.items(), strict=True):
         edges, without_formula = _roots_in(condition, 3 if is_open else 2)
-        steps += [stated(done, h, edge) for edge in edges]
+        steps += [stated(done + _never(edge, found, known), h, edge) for edge in edges]
         steps += [stated(f"{done}: a polynomial in h", factor, 0) for factor in without_formula]
         if not edges and not without_formula:
             steps.append(
@@ -121,6 +121,18 @@ def _stability(found: LinearMap, numbers: dict):
     steps += [DerivationStep(sentence, None) for sentence in said]
     limit = sympy.Min(*first, evaluate=False) if len(first) > 1 else first[0]
     return {"h_max": limit}, tuple(steps)
+
+
+def _never(edge: Expr, found: LinearMap, known: dict) -> str:
+    """The remark that a formula for h is positive for none of the values that its symbols may have; otherwise empty."""
+    symbols = sorted(edge.free_symbols - {*known}, key=str)
+    generator = np.random.default_rng(0)
+    for _ in range(SAMPLES if symbols else 1):
+        point = known | {symbol: _sample(symbol, found, False, generator) for symbol in symbols}
+        value = complex_value(cast(Expr, edge.xreplace(point)))
+        if value.real > 0 and abs(value.imag) <= SAME * value.real:
+            return ""
+    return f": this happens at h > 0 at none of {SAMPLES} sample points" if symbols else ": this happens at no h > 0"
 
 
 def _numbers(found: LinearMap, numbers: dict) -> dict[Symbol, Any]:

@@ -86,15 +86,21 @@ def value_text(value: Any) -> str:
 
 
 def keyword_of(symbol: Symbol) -> str:
-    """The name by which a symbol is given a number: what torch calls it, or its letter in ASCII.
+    """The name by which a symbol is given a number: its own field, what torch calls it, or its letter in ASCII.
 
     Examples
     --------
     >>> from swd_dynamics.symbolic import notation
     >>> [keyword_of(symbol) for symbol in (notation.lr, notation.theta_star, notation.gradient_dot, Symbol("β₁"))]
     ['lr', 'theta_star', 'g_dot', 'beta_1']
+
+    A direction's own field beta keeps its name, although its letter is that of the momentum:
+
+    >>> keyword_of(Symbol("beta"))
+    'beta'
     """
-    return KEYWORDS.get(shown_name(symbol), ascii_name(symbol))
+    shown = shown_name(symbol)
+    return KEYWORDS.get(shown, ascii_name(symbol)) if symbol.name == shown else symbol.name
 
 
 def ascii_name(symbol: Symbol) -> str:
@@ -132,11 +138,16 @@ def numbers_by_name(symbols: set[Symbol], known: dict[Symbol, Any], given: dict[
     """
     found = {}
     for name, value in given.items():
-        named = [s for s in symbols if name in (keyword_of(s), ascii_name(s), shown_name(s), s.name)]
+        named = [s for s in symbols if name in _names(s)]
         if len(named) != 1:
             raise InputError(_unknown(name, named, symbols, known))
         found[named[0]] = exact_number(name, value)
     return found
+
+
+def _names(symbol: Symbol) -> set[str | None]:
+    shown = shown_name(symbol)
+    return {keyword_of(symbol), ascii_name(symbol), symbol.name, shown, KEYWORDS.get(shown)}
 
 
 def exact_number(name: str, value: Any) -> Any:

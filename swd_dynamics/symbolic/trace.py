@@ -133,11 +133,26 @@ def _call(method, *symbols):
     """The result of a method for symbols. Where the method fails, it uses more than the words that a rule may use."""
     try:
         return method(*symbols)
-    except (TypeError, AttributeError, ValueError, IndexError, KeyError) as error:
-        raise NotDerivable(
-            f"{_name(method)} cannot be read as a formula ({type(error).__name__}: {error}): use + - * / and the"
-            f" words of swd_dynamics.arithmetic, {', '.join(('sqrt', 'sign', *OPAQUE))}, and no if on values"
-        ) from None
+    except AttributeError as error:
+        if fields := getattr(error.obj, "_fields", ()):
+            raise NotDerivable(
+                f"{_name(method)} reads {error.name}, which {_received(error.obj)} does not have: it has"
+                f" {', '.join(fields)}"
+            ) from None
+        raise NotDerivable(_unreadable(method, error)) from None
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise NotDerivable(_unreadable(method, error)) from None
+
+
+def _received(received: Any) -> str:
+    return "step" if isinstance(received, Step) else "memory"
+
+
+def _unreadable(method, error: Exception) -> str:
+    return (
+        f"{_name(method)} cannot be read as a formula ({type(error).__name__}: {error}): use + - * / and the"
+        f" words of swd_dynamics.arithmetic, {', '.join(('sqrt', 'sign', *OPAQUE))}, and no if on values"
+    )
 
 
 def _name(method) -> str:

@@ -37,6 +37,8 @@ BREACHES = {
     "depends on the step number": {"move": lambda self, memory, step: memory.m / (1 - self.beta**step.k)},
     r"Broken.move cannot be read as a formula .*sqrt": {"move": lambda self, memory, step: np.sqrt(memory.m)},
     "no if on values": {"move": lambda self, memory, step: memory.m if step.k < 5 else step.gradient},
+    "Broken.move reads grad, .* gradient": {"move": lambda self, memory, step: step.grad},
+    "Broken.move reads v, .* has m": {"move": lambda self, memory, step: memory.v},
     "Broken.rest gave 0: a direction's memory is a NamedTuple": {"rest": lambda self, theta: 0},
     "Broken.remember gave None": {"remember": lambda self, memory, step: None},
 }

@@ -4,6 +4,7 @@ import pytest
 import sympy
 from aggregated_momentum import AggregatedMomentum
 from symbolic.algebra import beta, beta_0, beta_1, beta_2, epsilon, equal, eta, g, gdot, h, lam, tau, theta, theta_dot
+from symbolic.quasi_hyperbolic import QuasiHyperbolic
 
 from swd_dynamics.rules import CATALOG, SGD, HeavyBall, NoDecay, UpdateRule
 from swd_dynamics.symbolic import modified_equation, notation
@@ -123,6 +124,12 @@ def test_aggregated_momentum_is_the_mean_of_two_heavy_balls():
     one, other = (modified_equation(UpdateRule(eta, HeavyBall(b))) for b in (beta_1, beta_2))
     assert equal(mine.first, (one.first + other.first) / 2)
     assert equal(mine.second, (one.second + other.second) / 2)
+
+
+def test_terms_that_differ_in_constants_only_are_one_term():
+    """Assert that F₀ of quasi-hyperbolic momentum is −G: −νG from the average and −(1 − ν)G from the gradient."""
+    equation = modified_equation(UpdateRule(0.1, QuasiHyperbolic(0.75, 0.5)))
+    assert [s.equation.rhs for s in equation.steps if s.equation.lhs.name == "F₀"] == [-notation.total]
 
 
 def test_the_memory_on_its_slow_manifold():

@@ -40,8 +40,17 @@ BY_HAND = {  # how each formula is written on paper
     "1 − β₁ᵏ": 1 - decayed(beta_1, k),
     "⟨g²⟩^(3/2)": mean(g**2) ** sympy.Rational(3, 2),
     "max(v, g²)": maximum(v, g**2),
-    "−1/2": -sympy.Rational(1, 2),
-    "69/2": sympy.Rational(69, 2),
+    "−0.5": -sympy.Rational(1, 2),
+    "34.5": sympy.Rational(69, 2),
+    "34.125": sympy.Rational(273, 8),
+    "h + 0.5": h + sympy.Rational(1, 2),
+    "h + 1": 1 + h,
+    "0.5 + β": beta + sympy.Rational(1, 2),
+    "1.8 − 0.1h": sympy.Rational(9, 5) - h / 10,
+    "√v + 1": 1 + sympy.sqrt(v),
+    "5h/12": 5 * h / 12,
+    "0.333333h + 34.125": h / 3 + sympy.Rational(273, 8),
+    "⟨g²⟩^(3/2) + 0.1": mean(g**2) ** sympy.Rational(3, 2) + sympy.Rational(1, 10),
     "273.5": sympy.Rational(547, 2),
     "0.995θ − 0.1g": sympy.Rational(199, 200) * theta - g / 10,
     "370.5√v + 3.705e-06": sympy.Rational(741, 2) * sympy.sqrt(v) + sympy.Rational(741, 2 * 10**8),
@@ -121,6 +130,32 @@ def test_bias_corrections_have_hats():
         "R = ηλ/√⟨v̂⟩",
         "θ′ = (1 − R)θ − ηm̂/(√v̂ + ε)",
     ]
+
+
+def test_the_numbers_of_one_result_have_one_form():
+    """Assert that b = (1 + β − ηh − ηλ/(1−β))/2 and c = β − βηλ/(1−β) are decimals both, at .1, .9 and .05."""
+    found = sd.eigenvalues(CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=0.05))
+    assert found.text() == "z = b ± √(b² − c)\nb = 0.925 − 0.05h\nc = 0.855"
+    assert "b &= 0.925 - 0.05 h" in found.latex() and "c &= 0.855" in found.latex()
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.9])  # the root is real, and complex
+def test_a_root_of_numbers_has_its_value(momentum):
+    """Assert that R of L2 with momentum has its value: 1 − z for the larger root of z² − (1 + β − ηλ)z + β."""
+    rate, decay = 0.1, 0.05
+    found = sd.long_run_decay_rate(CATALOG["SGD"](lr=rate, momentum=momentum, weight_decay=decay))
+    slow = max(np.roots([1, -(1 + momentum - rate * decay), momentum]), key=abs)
+    said = found.text().partition(" ≈ ")[2]
+    read = complex(said.replace(" ", "").replace("·", "").replace("−", "-").replace("i", "j"))
+    assert abs(read.real - (1 - slow).real) <= 5e-4 * abs(read)  # four digits are printed
+    assert abs(abs(read.imag) - abs(slow.imag)) <= 5e-4 * abs(read)
+    assert rf"\approx {said.split()[0]}" in found.latex()
+
+
+def test_eigenvalues_in_numbers_have_values():
+    """Assert that z² − z + ¼ + .15 = 0 has z = .5 ± .1·√15·i in numbers: SGDS at η = .1, β = .5, λ = 1 and h = 3."""
+    found = sd.eigenvalues(CATALOG["SGDS"](lr=0.1, momentum=0.5, weight_decay=1.0))(h=3)
+    assert [line.partition(" ≈ ")[2] for line in found.text().splitlines()] == ["0.5 + 0.387298·i", "0.5 − 0.387298·i"]
 
 
 DERIVATIONS = [
@@ -207,6 +242,12 @@ def test_other_names_and_values_are_refused(given):
     found = sd.fixed_point(CATALOG["SGDS"](lr=0.1, weight_decay=0.5))
     with pytest.raises(InputError, match=next(iter(given))):
         found(**given)
+
+
+def test_numbers_without_a_name_are_refused():
+    """Assert that numbers without a name are refused, and shown."""
+    with pytest.raises(InputError, match="2, 1"):
+        sd.fixed_point(CATALOG["SGDS"](lr=0.1, weight_decay=0.5))(2, 1)
 
 
 def test_two_symbols_of_one_name_are_refused():

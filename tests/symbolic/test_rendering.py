@@ -48,6 +48,10 @@ def test_every_derivation_of_every_rule(rule, derive):
     assert latex in markdown
     assert found.title in markdown and text.startswith(found.title)
     assert len(found.steps) >= 3
+    document = found.latex(steps=True)
+    assert document.isascii() and latex in document and document.replace(r"\$", "").count("$") % 2 == 0
+    assert all(rf"\[ {step.latex()} \]" in document for step in found.steps)
+    assert document.count(r"\item") == len(found.steps) + len(found.assumptions)
     for number, step in enumerate(found.steps, 1):
         assert f"{number}. {step.done}" in markdown and f"{number}. {step.done}" in text
         assert f"$$ {step.latex()} $$" in markdown

@@ -24,6 +24,7 @@ from symbolic.algebra import (
     root_mean,
     tau,
 )
+from symbolic.quasi_hyperbolic import QuasiHyperbolic
 from tolerances import RADICALS, THREE_DIGITS, round_off
 
 from swd_dynamics.rules import (
@@ -36,7 +37,7 @@ from swd_dynamics.rules import (
     Stable,
     UpdateRule,
 )
-from swd_dynamics.symbolic import NotDerivable, long_run_decay_rate, notation, stability_limit
+from swd_dynamics.symbolic import NotDerivable, lettered, long_run_decay_rate, notation, stability_limit
 
 EIGHT_DECADES = 1e8  # what a run must shrink or grow by to be called stable or unstable: no transient does that
 law = settings(max_examples=15, deadline=None, derandomize=True)
@@ -110,6 +111,15 @@ def test_adams_has_a_boundary_of_its_own():
     """Assert that no curvature is left to AdamS where ηλ = 2√v̄."""
     limit = stability_limit(catalogued("AdamS", **ADAM)).value
     assert equal(limit.subs(lam, 2 * sympy.sqrt(notation.mean(notation.PerWeight("v", positive=True))) / eta), 0)
+
+
+@pytest.mark.parametrize("by_numbers", [True, False])
+def test_a_boundary_at_a_negative_curvature_says_so(by_numbers):
+    """Assert that the step with h = −(1 − β + βηλ)/(βη(1 − ν)) says so, and the one of z = −1 does not."""
+    rule = UpdateRule(0.1, QuasiHyperbolic(0.75, 0.5), Stable(0.5))
+    *_, real, pair = stability_limit(rule if by_numbers else lettered(rule)[0]).steps
+    assert pair.equation.rhs.subs(dict.fromkeys(pair.equation.rhs.free_symbols, 0.5)) < 0
+    assert "h > 0" in pair.done and "h > 0" not in real.done
 
 
 def test_decay_that_is_unstable_by_itself():

@@ -9,6 +9,7 @@ import sympy
 import torch
 from aggregated_momentum import AggregatedMomentum
 from symbolic.algebra import beta, beta_0, beta_1, beta_2, epsilon, equal, eta, gdot, lam, tau
+from symbolic.quasi_hyperbolic import QuasiHyperbolic
 
 from swd_dynamics.arithmetic import mean
 from swd_dynamics.errors import InputError
@@ -24,7 +25,7 @@ from swd_dynamics.symbolic import (
     numeric_equation,
     stability_limit,
 )
-from swd_dynamics.symbolic.notation import PerWeight, exact
+from swd_dynamics.symbolic.notation import PerWeight, exact, shown_name
 
 
 class Held(NamedTuple):
@@ -169,6 +170,16 @@ def test_schedules_become_symbols():
         rule, values = lettered(UpdateRule(schedule, SGD()))
         assert rule.lr == eta
         assert values == {eta: schedule}
+
+
+def test_fields_of_ones_own_keep_their_names():
+    """Assert that a direction's fields beta and nu are called so in the table, where they are printed as β and ν."""
+    rows = {shown_name(row.symbol): row for row in stability_limit(UpdateRule(0.1, QuasiHyperbolic(0.75, 0.5))).symbols}
+    assert (rows["β"].keyword, rows["β"].value) == ("beta", 0.75)
+    assert (rows["ν"].keyword, rows["ν"].value) == ("nu", 0.5)
+    limit = stability_limit(lettered(UpdateRule(0.1, QuasiHyperbolic(0.75, 0.5)))[0])
+    values = {limit(lr=0.1, nu=0.5, **{name: 0.75}).value for name in ("beta", "β", "momentum")}
+    assert values == {sympy.Rational(35)}  # 2(1 + β)/(η(1 + β − 2νβ))
 
 
 def test_ints_are_structure():
