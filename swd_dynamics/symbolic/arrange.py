@@ -138,6 +138,19 @@ def plus_minus(pair: tuple) -> tuple[Any, Any] | None:
     return None
 
 
+def is_cubic(roots: Any) -> bool:
+    """Whether a tuple has roots of a polynomial of degree 3 or more in radicals, which no reader can use.
+
+    Examples
+    --------
+    >>> h = sympy.Symbol("h")
+    >>> is_cubic((sympy.sqrt(h), -sympy.sqrt(h))), is_cubic((h ** sympy.Rational(1, 3),))
+    (False, True)
+    """
+    powers = sympy.Tuple(*roots).atoms(sympy.Pow) if isinstance(roots, tuple) else ()
+    return any(power.exp.is_Rational and power.exp.q > 2 for power in powers)
+
+
 def free_names(expressions: tuple) -> tuple[str, str]:
     """Two names for parts of a formula that no symbol in it has."""
     taken = {shown_name(s) for expression in expressions for s in expression.free_symbols}

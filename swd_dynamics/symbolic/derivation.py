@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import sympy
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.symbolic.arrange import arranged, free_names, plus_minus
+from swd_dynamics.symbolic.arrange import arranged, free_names, is_cubic, plus_minus
 from swd_dynamics.symbolic.lines import equation_lines, formula_lines, terminal_width
 from swd_dynamics.symbolic.names import symbol_latex, words_latex
 from swd_dynamics.symbolic.printer import approximated, has_decimals, latex
@@ -247,6 +247,8 @@ def _listed(kind: str, items: list[str]) -> list[str]:
 
 
 def _latex_sides(name: str, result: Any, decimals: bool) -> list[tuple[str, str]]:
+    if is_cubic(result):
+        return [(symbol_latex(name), rf"\text{{the {len(result)} roots of the polynomial in the last step}}")]
     if isinstance(result, tuple) and (pair := plus_minus(result)):
         b, c = free_names(result)
         said = rf"{b} \pm \sqrt{{{b}^2 - {c}}}"

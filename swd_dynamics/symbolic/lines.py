@@ -1,11 +1,12 @@
 """Formulas as lines that fit a terminal."""
 
 import shutil
+import textwrap
 from typing import Any
 
 import sympy
 
-from swd_dynamics.symbolic.arrange import arranged, free_names, named_parts, plus_minus, shortest
+from swd_dynamics.symbolic.arrange import arranged, free_names, is_cubic, named_parts, plus_minus, shortest
 from swd_dynamics.symbolic.printer import approximated, has_decimals, text
 
 BREAKS = (
@@ -29,6 +30,9 @@ def formula_lines(name: str, expression: Any, width: int, decimals: bool | None 
     """``name = expression`` as lines of at most ``width`` columns, broken before + and −; a root with its value."""
     if isinstance(expression, sympy.MatrixBase):
         return _matrix_lines(name, expression, width, decimals)
+    if is_cubic(expression):
+        said = f"the {len(expression)} roots of the polynomial in the last step (in radicals: .results[{name!r}])"
+        return textwrap.wrap(f"{name}: {said}", width)
     if isinstance(expression, tuple) and (pair := plus_minus(expression)):
         (half, product), (b, c) = pair, free_names(expression)
         lines = [f"{name} = {b} ± √({b}² − {c})"]

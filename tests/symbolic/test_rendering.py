@@ -1,5 +1,6 @@
 """Derivations as people read them: LaTeX, Markdown in Jupyter, text in a terminal."""
 
+import numpy as np
 import pytest
 import sympy
 from aggregated_momentum import AggregatedMomentum
@@ -72,6 +73,17 @@ def test_no_line_is_wider_than_the_terminal(rule, derive, columns, monkeypatch):
         lines = f"{found}\n{found!r}".splitlines()
         assert max(len(line.replace("\u0307", "").replace("\u0302", "")) for line in lines) <= columns
         assert columns < 100 or all(len(part.splitlines()) <= 6 for part in (step.text() for step in found.steps))
+
+
+def test_roots_of_a_cubic_are_named_by_their_polynomial():
+    """Assert that three eigenvalues are not printed in radicals, and that each of them is a root of the last step."""
+    found = eigenvalues(RULES["aggregated"])
+    assert len(found.text().splitlines()) <= 2
+    numbers = {symbol: sympy.Rational(str(value)) for symbol, value in found.values.items()} | {notation.curvature: 2}
+    polynomial = sympy.Poly(found.steps[-1].equation.args[0].xreplace(numbers), notation.z)
+    roots = [complex(root.xreplace(numbers)) for root in found.results["z"]]
+    expected = np.roots([complex(coefficient) for coefficient in polynomial.all_coeffs()])
+    assert np.allclose(np.sort_complex(roots), np.sort_complex(expected))
 
 
 def test_latex_of_a_step():
