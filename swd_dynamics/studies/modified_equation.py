@@ -228,8 +228,8 @@ def draw(errors: FlowErrors) -> Figure:
         _draw_orders(orders, errors)
         _draw_parting(parting, errors.parting, times)
         figure.suptitle(
-            "To first order L2 and stable decay follow the same flow, but with momentum "
-            f"β = {SHOWN:g}\nthe second-order decay of L2 is {times} times as strong",
+            "Runs follow their derived flow to second order with each kind of decay, and with\n"
+            f"momentum β = {SHOWN:g} the second-order decay of L2 is {times} times that of stable decay",
             x=0.01,
             ha="left",
         )

@@ -84,8 +84,7 @@ def _made_earlier(folder: Path) -> str:
     """For a folder with the description of a GPU machine: its figures are not drawn again when its page is written."""
     said = (
         f"\n\nThe figures and verdicts of this folder were made on [a GPU machine]({MACHINE}) by an earlier version of"
-        " this toolkit. The claims and captions on this page are newer, so figures can differ from them in words, marks"
-        " and panels."
+        " this toolkit. The claims on this page are newer, so figures can differ from them in words, marks and panels."
     )
     return said * (folder / MACHINE).is_file()
 
@@ -98,7 +97,8 @@ def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: s
     )
     parts = [f"## {as_markdown(name)}", *claim]
     parts += _figure(folder, name, study.claim if study else name)
-    parts += [as_markdown(study.caption)] if study and study.caption else []
+    is_older = (folder / MACHINE).exists()  # then the caption is of another version of the figure
+    parts += [as_markdown(study.caption)] if study and study.caption and not is_older else []
     parts += _larger(folder, name)
     how = f"{', in the short form' if quick else ''}{f', trained on an {as_markdown(card)}' if card else ''}"
     parts.append(f"**{_counts(verdicts)}**{how}")
