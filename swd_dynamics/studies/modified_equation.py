@@ -228,8 +228,8 @@ def draw(errors: FlowErrors) -> Figure:
         _draw_orders(orders, errors)
         _draw_parting(parting, errors.parting, times)
         figure.suptitle(
-            "Runs follow their derived flow to second order with each kind of decay, and with\n"
-            f"momentum β = {SHOWN:g} the second-order decay of L2 is {times} times that of stable decay",
+            "Runs follow their derived flow to second order with each kind of decay,\n"
+            f"and at β = {SHOWN:g} L2's second-order decay is {times} times that of stable decay",
             x=0.01,
             ha="left",
         )
