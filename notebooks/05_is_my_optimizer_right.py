@@ -78,7 +78,8 @@ guess = None  # a sentence
 # %%
 def trained(optimizer):
     task = sd.tasks.tanh_network(batch_size=50, seed=0)
-    return sd.record(optimizer(task.model.parameters(), **settings), task.loss, steps=200, trajectory=False)
+    made = optimizer(task.model.parameters(), **settings)
+    return sd.record(made, task.loss, steps=200, quantities="minimal", trajectory=False)
 
 
 runs = {"MyAdamS": trained(MyAdamS), "the package's AdamS": trained(sd.optim.AdamS)}
