@@ -3,7 +3,7 @@
 #
 # **Weight decay is one word. Is it one thing?**
 #
-# About 9 minutes, without the exercises. You need Python, and an idea of what momentum does. L2 regularisation,
+# About 10 minutes, without the exercises. You need Python, and an idea of what momentum does. L2 regularisation,
 # decoupled decay (AdamW) and stable decay (SGDS, AdamS; Xie, Sato & Sugiyama, arXiv 2011.11152) all shrink the weights.
 # You will compare their formulas, predict how they differ, and look. The package prints every formula from the code
 # that takes the steps.
@@ -70,7 +70,7 @@ def weights(rule, steps):
 
 
 any_numbers = {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.1}
-rates = {mode: derived_rate(sd.CATALOG[name](**any_numbers)) for mode, name in names.items()}
+rates = {mode: derived_rate(sd.CATALOG[name](**settings | any_numbers)) for mode, name in names.items()}
 steps = np.arange(401)
 
 
@@ -94,10 +94,11 @@ beta, lam = settings["momentum"], settings["weight_decay"]
 sd.plots.Sliders(draw_decay, momentum=(min(0.1, beta), max(0.9, beta), beta), weight_decay=(lam / 10, 1.3 * lam, lam))
 
 # %% [markdown]
-# On this axis a constant rate is a straight line. Stable decay is ten times as fast as decoupled decay, because
-# 1/(1 − 0.9) = 10. L2 is close to stable decay: it first has to fill its momentum, and then it has nearly the same
-# rate. If a kernel runs, move the momentum: the gap follows it. So the same λ means different strengths. With SGD that
-# is a matter of units, because you could give SGDW ten times the λ. With Adam it is not.
+# On this axis a constant rate is a straight line. Stable decay is ten times as fast as decoupled decay, because 1/(1 −
+# 0.9) = 10. L2 is close to stable decay: it first has to fill its momentum, and then it has nearly the same rate. The
+# line of L2 has this rate from the start, so the points run parallel to it, 11 steps later. If a kernel runs, move the
+# momentum: the gap follows it. So the same λ means different strengths. With SGD that is a matter of units, because you
+# could give SGDW ten times the λ. With Adam it is not.
 #
 # ## What happens when the gradients change?
 #
@@ -138,15 +139,15 @@ def ratio(rule, gradients, apart=1e-6):
     return np.array(course)
 
 
-noise = np.random.default_rng(0).normal(size=(120, 2))
+noise = np.random.default_rng(0).normal(size=(240, 2))
 
 
 def draw_ratio(figure, fall, smaller):
-    gradients, points, shown = noise / [1, smaller], {}, slice(2, None, 3)
+    gradients, points, shown = noise / [1, smaller], {}, slice(5, None, 6)
     gradients[60:] /= fall
     for mode, name in zip(names, ("Adam", "AdamW", "AdamS"), strict=True):
         course = ratio(sd.CATALOG[name](**adam), gradients)[shown]
-        points[mode] = np.tile(np.arange(1, 121)[shown], 2), course.T.ravel()
+        points[mode] = np.tile(np.arange(1, len(noise) + 1)[shown], 2), course.T.ravel()
     lam = adam["weight_decay"]
     kept = " and ".join(mode for mode, (_, ratios) in points.items() if np.allclose(ratios, lam, rtol=0.05))
     title = f"R/η$_{{eff}}$ stays at λ for both weights only with {kept} decay"
@@ -170,10 +171,16 @@ sd.plots.Sliders(draw_ratio_and_lambda, fall=(1, 20, 10), smaller=(1, 20, 10))
 # %% [markdown]
 # * **L2** has two rows of points: it decays the two weights at different rates, and the weight with the *small*
 #   gradients decays faster, because Adam divides the decay by the size of that weight's own gradients. Neither row is
-#   at λ. Set `smaller` to 1 and the two rows become one.
+#   at λ. Set `smaller` to 1 and the two rows become one. After step 60 the upper row falls, because λθ is now as large
+#   as the small gradients: Adam divides the decay also by its own size.
 # * **Decoupled** decay always removes the same fraction R = ηλ. But after step 60 the gradients move the weights ten
-#   times as far, so compared with the updates its decay becomes ten times weaker.
+#   times as far, so compared with the updates its decay becomes ten times weaker. This takes about 130 steps, because v
+#   forgets the large gradients slowly (β₂ = 0.95).
 # * **Stable** decay stays at λ, for both weights. Its formula says why: R is λ·η_eff.
+#
+# Why do decoupled decay and the lower row of L2 both begin near 0.7 λ? The sizes of the gradients are 1 and 0.1, so
+# √v̄ is about √((1² + 0.1²)/2) = 0.7. Decoupled decay has R/η_eff = λ√v̄. L2 has about λ√v̄/√v, and √v is 1 in its lower
+# row.
 #
 # So weight decay is three things, and `weight_decay=0.01` means something else in each of them. Notebook 04 records R
 # and η_eff in real training.

@@ -54,18 +54,19 @@ at_minus_1
 # %% [markdown]
 # ## L2 or stable decay?
 #
-# With the same λ, L2 and stable decay follow the same curve if steps are small (notebook 02): in the long run each
-# step removes the fraction R = ηλ/(1 − β) of the weights. Without decay the limit is 2(1 + β)/η = 38.
+# Stable decay subtracts the fraction R = ηλ/(1 − β) of the weights in each step. L2 with the same λ follows the same
+# curve if steps are small (notebook 02). It removes as much in the long run only if ηλ is much smaller than (1 − β)².
+# Without decay the limit is 2(1 + β)/η = 38.
 #
-# **Predict.** Let R be 1, so λ = 1. That is far more than anyone would use, so that the effect is easy to see. Does
-# decay raise the limit or lower it? Which limit is lower, that of L2 or that of stable decay?
+# **Predict.** Let λ be 1 for both, so R = 1. That is far more than anyone would use, so that the effect is easy to see.
+# Does decay raise the limit or lower it? Which limit is lower, that of L2 or that of stable decay?
 
 # %%
 guess = None  # for example: "L2 30, stable 35"
 
 
 # %%
-def with_decay(mode, R):
+def with_decay(mode, R):  # λ is the same for both modes: the one with which stable decay subtracts R
     name = {"L2": "SGD", "stable": "SGDS"}[mode]
     return sd.CATALOG[name](**settings, weight_decay=R * (1 - settings["momentum"]) / settings["lr"])
 
@@ -82,9 +83,10 @@ for mode in ("L2", "stable"):
 # Both lower the limit: L2 by 1, from 38 to 37, but stable decay by 19, to one half. With the same λ, stable decay costs
 # (1 + β)/(1 − β) = 19 times as much stability.
 #
-# Momentum explains the factor. In slow decay all steps have the same sign, so momentum adds them up and multiplies L2
-# decay by 1/(1 − β) = 10. When the weight jumps from side to side, the signs alternate, and momentum divides L2 decay
-# by 1 + β = 1.9. Stable decay does not pass through the momentum, so it acts in full both times.
+# Momentum explains the factor. Stable decay subtracts λη_eff, and the 10 in η_eff = η/(1 − β) is how much momentum adds
+# up when all gradients have the same sign. At the limit the weight jumps from side to side. There the signs alternate,
+# and momentum divides by 1 + β = 1.9. L2 decay passes through the momentum, so it acts only with ηλ/(1 + β). Stable
+# decay does not pass through it, so it acts in full.
 #
 # ## Blow it up
 #
@@ -106,7 +108,7 @@ def derived_limit(rule):
 
 
 names, any_numbers = {"L2": "SGD", "stable": "SGDS"}, {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.1}
-formulas = {mode: derived_limit(sd.CATALOG[name](**any_numbers)) for mode, name in names.items()}
+formulas = {mode: derived_limit(sd.CATALOG[name](**settings | any_numbers)) for mode, name in names.items()}
 
 
 def sizes(rule, h, steps=80):
@@ -122,7 +124,7 @@ def draw_course(figure, curvature, R):
     rules = {"none": with_decay("L2", 0)} | {mode: with_decay(mode, R) for mode in ("L2", "stable")}
     points = {mode: (np.arange(81), sizes(rule, curvature)) for mode, rule in rules.items()}
     derived = ", ".join(
-        f"{mode} {formula(*settings.values(), rules[mode].decay.weight_decay):.3g}"
+        f"{mode} {formula(settings['lr'], settings['momentum'], rules[mode].decay.weight_decay):.3g}"
         for mode, formula in formulas.items()
     )
     labels = {"xlabel": "step k", "ylabel": f"|θ| at curvature {curvature:.3g}"}
@@ -164,12 +166,12 @@ for mode in ("L2", "stable"):
 
 times = (no_decay - limit("stable", 1)) / (no_decay - limit("L2", 1))
 title = f"With the same λ, stable decay costs {times:.3g} times as much stability as L2"
-labels = {"xlabel": "R = ηλ/(1 − β), the fraction that a step removes", "ylabel": "largest stable curvature h"}
+labels = {"xlabel": "R = ηλ/(1 − β), what stable decay subtracts in a step", "ylabel": "largest stable curvature h"}
 sd.plots.lines_and_points(lines, found, title=title, **labels)
 
 # %% [markdown]
-# Does this matter in training? R is usually below 0.001. There even stable decay lowers the limit by less than one
-# part in 2000, and you may choose the kind of decay for other reasons. Decoupled decay (SGDW) at the same R is the
+# Does this matter in training? ηλ/(1 − β) is usually below 0.001. There even stable decay lowers the limit by less than
+# one part in 2000, and you may choose the kind of decay for other reasons. Decoupled decay (SGDW) at the same R is the
 # same method as stable decay here (notebook 02, exercise 3), so it has the same line.
 #
 # ## Exercises

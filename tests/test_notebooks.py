@@ -126,16 +126,26 @@ def changed(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("momentum", [0.5, 0.95])
-def test_the_limits_of_another_momentum_are_in_the_titles(changed, momentum):
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.5, False), (0.95, False), (0.9, True)])
+def test_the_limits_of_another_momentum_are_in_the_titles(changed, momentum, nesterov):
     """Assert that the titles of 07 follow the momentum: Jury's limits by hand, at η = 0.1 and R = 1."""
-    _, titles = changed("07", '"momentum": 0.9}', f'"momentum": {momentum}}}')
-    no_decay = 2 * (1 + momentum) / 0.1
+    _, titles = changed("07", '"momentum": 0.9}', f'"momentum": {momentum}, "nesterov": {nesterov}}}')
+    times_as_large = 1 + 2 * momentum if nesterov else 1  # at z = −1 a step is this times as large
+    no_decay = 2 * (1 + momentum) / 0.1 / times_as_large
     l2 = no_decay - (1 - momentum) / 0.1  # λ less
     limits = [float(number) for number in re.findall(r"[\d.]+", titles[0].replace("L2", ""))]
     assert limits == pytest.approx([no_decay, l2, no_decay / 2], rel=0.01)
     (times,) = re.findall(r"costs ([\d.]+) times", titles[1])
-    assert float(times) == pytest.approx((1 + momentum) / (1 - momentum), rel=0.01)
+    assert float(times) == pytest.approx((1 + momentum) / (1 - momentum) / times_as_large, rel=0.01)
+
+
+def test_the_rate_of_nesterovs_momentum_is_its_own(changed):
+    """Assert that the lines in the first figure of 01 follow Nesterov's momentum: the eigenvalues of a step by hand."""
+    names, _ = changed("01", '0.9, "weight_decay": 0.01}\nnames', '0.9, "weight_decay": 0.01, "nesterov": True}\nnames')
+    lr, beta, lam = 0.1, 0.9, 0.01
+    step = [[1 - lr * lam * (1 + beta), -lr * beta**2], [lam, beta]]  # of θ and m
+    slowest = np.abs(np.linalg.eigvals(step)).max()
+    assert abs(1 - names["rates"]["L2"](lr + 0j, beta, lam)) == pytest.approx(slowest, rel=1e-12)
 
 
 @pytest.mark.parametrize("weight_decay", [0.002, 0.1])
