@@ -148,7 +148,7 @@ def is_cubic(roots: Any) -> bool:
     (False, True)
     """
     powers = sympy.Tuple(*roots).atoms(sympy.Pow) if isinstance(roots, tuple) else ()
-    return any(power.exp.is_Rational and power.exp.q > 2 for power in powers)
+    return any(isinstance(power.exp, sympy.Rational) and power.exp.q > 2 for power in powers)
 
 
 def free_names(expressions: tuple) -> tuple[str, str]:
