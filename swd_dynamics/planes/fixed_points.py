@@ -1,6 +1,6 @@
 """Fixed points of a planar field: where they are, and what the linearisation says about each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,19 +194,20 @@ class Search:
                 found.append(FixedLine(points, rates))
         return tuple(found)
 
-    def points(self, nullclines: Pair, lines: tuple[FixedLine, ...]) -> tuple[FixedPoint, ...]:
+    def points(
+        self, nullclines: Pair, lines: tuple[FixedLine, ...], ends: Sequence[Array] = ()
+    ) -> tuple[FixedPoint, ...]:
         """The isolated zeros.
 
-        A search starts where one component changes sign, or nearly vanishes, along the nullcline of the other.
+        A search starts where one component changes sign, or nearly vanishes, along the nullcline of the other. It also
+        starts at the ``ends`` of orbits: nullclines that lie within 1e-8 of each other do not show where they meet.
         """
         found: list[FixedPoint] = []
-        for of in (0, 1):
-            for line in nullclines[of].lines:
-                for guess in self._guesses(line, 1 - of):
-                    at = self._refined(guess)
-                    if at is None or any(self._close(at, known.point, SAME_POINT) for known in found):
-                        continue
-                    found.append(self._described(at))
+        on_lines = (guess for of in (0, 1) for line in nullclines[of].lines for guess in self._guesses(line, 1 - of))
+        for guess in (*on_lines, *ends):
+            at = self._refined(guess)
+            if at is not None and not any(self._close(at, known.point, SAME_POINT) for known in found):
+                found.append(self._described(at))
         isolated = [p for p in found if p.kind != "degenerate" or not self._on(p.point, lines)]
         return tuple(sorted(isolated, key=lambda point: tuple(point.point)))
 

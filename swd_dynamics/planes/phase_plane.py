@@ -2,7 +2,7 @@
 
 from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -180,18 +180,16 @@ def phase_plane(
     reach = reach if directions is None else float(reach.min())
     plane = cut(system(of if flow is None else flow, first, reach), centre, directions)
     _check_answer(plane, window.mean(axis=0))
-    found = _computed(plane, window, nodes)
+    duration, count = _lasts(flow, steps, t) if len(starts) else (0.0, 0)
+    orbits = tuple(orbit(plane, at, duration, window) for at in starts)
+    found = _computed(plane, window, nodes, [course[-1] for course in orbits])
     if flow is not None:
         found = replace(found, notes=(*found.notes, *_notes_on_points(flow, found.fixed_points, plane.is_slice)))
-    if not len(starts):
-        return found
-    duration, count = _lasts(flow, steps, t)
-    orbits = tuple(orbit(plane, at, duration, window) for at in starts)
     return replace(found, orbits=orbits, iterates=iterates(plane, flow, iterates_of, starts, count))
 
 
-def _computed(plane: Slice, window: Array, nodes: int) -> PhasePlane:
-    """Field, nullclines and fixed points, without orbits and iterates."""
+def _computed(plane: Slice, window: Array, nodes: int, ends: Sequence[Array]) -> PhasePlane:
+    """Field, nullclines and fixed points, which are searched also at the ends of orbits."""
     x, y = (_grid(window[:, i], nodes, shift) for i, shift in enumerate(SHIFTS))
     values = np.array([[plane.field(np.array([a, b])) for a in x] for b in y])
     speeds = np.linalg.norm(values, axis=2)
@@ -205,7 +203,7 @@ def _computed(plane: Slice, window: Array, nodes: int) -> PhasePlane:
     usual = _usual(values, speed)
     search = Search(plane.field, plane.jacobian, plane.multipliers, accuracy, usual, cell, window)
     fixed_lines = search.lines(lines)
-    fixed_points = search.points(lines, fixed_lines)
+    fixed_points = search.points(lines, fixed_lines, ends)
     out = _left_out(plane, x, y) if plane.is_slice else 0.0
     return PhasePlane(
         x=x,
@@ -276,6 +274,8 @@ def _notes_on_points(flow: Flow, points: tuple[FixedPoint, ...], is_slice: bool)
     epsilon = float(np.max(getattr(flow.rule.direction, "eps", 0.0)))
     if epsilon > 0 and fastest > LARGE:
         yield f"ε = {epsilon:g} makes the largest μ so large: where |g| is below ε, an adaptive step is −ηg/ε"
+    if epsilon > 0 and (fastest > LARGE or not points):
+        yield "these are the fixed points found: there may be more, because nullclines can nearly coincide where g is 0"
     if any(point.multipliers is None for point in points) and not is_slice:
         name = type(flow.rule.direction).__name__
         why = "lr is a schedule" if flow.rule.has_schedule else f"the step of {name} is not linear near a fixed point"

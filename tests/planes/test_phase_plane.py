@@ -307,20 +307,33 @@ def test_adaptive_rules_rest_on_their_kinks(name, optimum, rest):
     assert point.multipliers is None
 
 
+def test_a_fixed_point_where_an_orbit_ends():
+    """Assert that the minimum (1, 1) of ½(θ₁θ₂ − 1)² is found, where both nullclines of AdamW lie within 1e-8."""
+
+    def valley(theta):
+        return (theta[0] * theta[1] - 1) * theta[::-1]
+
+    rule = CATALOG["AdamW"](lr=0.02, weight_decay=0.3)
+    plane = phase_plane(rule, valley, start=(1.6, 1.4), steps=1000, nodes=16)
+    assert np.abs(plane.orbits[0][-1] - 1).max() <= ORBIT
+    (point,) = (point for point in plane.fixed_points if np.abs(point.point - 1).max() <= 1e-6)  # λ shifts it by ελ
+    assert point.kind == "stable node"
+
+
 def test_what_is_held_is_said():
     """Assert that one note mentions the maximum of AMSGrad, which is constant in the flow, and Adam's notes do not."""
     notes = {
         name: phase_plane(CATALOG[name](lr=LR, weight_decay=DECAY), gradient, start=(1, 1), steps=3).notes
         for name in ("AMSGradW", "AdamW")
     }
-    assert ["maximum" in note for note in notes["AMSGradW"]] == [True, False, False]
-    assert len(notes["AdamW"]) == 2 and not any("maximum" in note for note in notes["AdamW"])
+    assert ["maximum" in note for note in notes["AMSGradW"]] == [True, False, False, False]
+    assert len(notes["AdamW"]) == 3 and not any("maximum" in note for note in notes["AdamW"])
 
 
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        (CATALOG["AdamW"](lr=LR, weight_decay=DECAY), ["ε = 1e-08", "Adam is not linear"]),
+        (CATALOG["AdamW"](lr=LR, weight_decay=DECAY), ["ε = 1e-08", "there may be more", "Adam is not linear"]),
         (CATALOG["AdamW"](lr=LR, weight_decay=DECAY, eps=1.0), ["Adam is not linear"]),  # μ = −h/ε = −h
         (CATALOG["SGD"](lr=LR, weight_decay=DECAY), []),
         (CATALOG["SGD"](lr=StepDecay(LR, 5, 0.5), weight_decay=DECAY), ["lr is a schedule"]),
