@@ -1,6 +1,6 @@
 """Fixed points of a planar field: where they are, and what the linearisation says about each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,12 @@ CHORD = 1e-16  # of the distance between two vertices: tolerance of a first gues
 # Cells of the grid: where the field is steep, a point with a shorter Newton step is a zero. Such points are right to
 # about this; below 1e-14 round-off would reject them.
 NEWTON_STEP = 1e-9
+SEEN = (
+    1e-3  # of the window: about a pixel of a figure; a tenth is not seen, and ten times as much is not near the point
+)
+# Of the larger of two rates by differences over SEEN: a smaller rate decides nothing, because differences across a sign
+# blur it. At half, a narrow valley could be called a saddle; doubled, fewer points are corrected.
+DECIDED = 0.01
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class FixedPoint:
     multipliers : array of complex or None — z of the optimizer's step: a deviation is multiplied by z; None if unknown
     jacobian : array, shape (2, 2)
     whole : bool — on a slice, whether the whole field is zero here, and not only its projection onto the slice
+    hidden : bool — whether the linearisation holds only much closer than the window shows, and contradicts the field at
+        a thousandth of the window, which ``kind`` then follows
 
     Examples
     --------
@@ -60,6 +68,7 @@ class FixedPoint:
     multipliers: NDArray[np.complex128] | None
     jacobian: Array
     whole: bool = True
+    hidden: bool = False
 
     @property
     def steps_settle(self) -> bool | None:
@@ -80,7 +89,7 @@ class FixedPoint:
         """
         if np.isnan(self.eigenvalues).any():
             return "a kink: no eigenvalues"
-        text = "eigenvalues μ = " + _pair(self.eigenvalues)
+        text = "eigenvalues μ = " + _pair(self.eigenvalues) + "; these hold only very close to it" * self.hidden
         if self.multipliers is None:
             return text
         largest = _number(float(np.abs(self.multipliers).max()), 3)
@@ -164,6 +173,10 @@ def kind(eigenvalues: NDArray[np.complex128], errors: ArrayLike = 0.0, accuracy:
     return f"{'stable' if real.max() < 0 else 'unstable'} {'focus' if turns else 'node'}"
 
 
+def _stability(name: str) -> str:
+    return name.split()[0]
+
+
 @dataclass(frozen=True)
 class Search:
     """The search for the fixed points of a plane, from the vertices of its nullclines.
@@ -194,19 +207,20 @@ class Search:
                 found.append(FixedLine(points, rates))
         return tuple(found)
 
-    def points(self, nullclines: Pair, lines: tuple[FixedLine, ...]) -> tuple[FixedPoint, ...]:
+    def points(
+        self, nullclines: Pair, lines: tuple[FixedLine, ...], ends: Sequence[Array] = ()
+    ) -> tuple[FixedPoint, ...]:
         """The isolated zeros.
 
-        A search starts where one component changes sign, or nearly vanishes, along the nullcline of the other.
+        A search starts where one component changes sign, or nearly vanishes, along the nullcline of the other. It also
+        starts at the ``ends`` of orbits: nullclines that lie within 1e-8 of each other do not show where they meet.
         """
         found: list[FixedPoint] = []
-        for of in (0, 1):
-            for line in nullclines[of].lines:
-                for guess in self._guesses(line, 1 - of):
-                    at = self._refined(guess)
-                    if at is None or any(self._close(at, known.point, SAME_POINT) for known in found):
-                        continue
-                    found.append(self._described(at))
+        on_lines = (guess for of in (0, 1) for line in nullclines[of].lines for guess in self._guesses(line, 1 - of))
+        for guess in (*on_lines, *ends):
+            at = self._refined(guess)
+            if at is not None and not any(self._close(at, known.point, SAME_POINT) for known in found):
+                found.append(self._described(at))
         isolated = [p for p in found if p.kind != "degenerate" or not self._on(p.point, lines)]
         return tuple(sorted(isolated, key=lambda point: tuple(point.point)))
 
@@ -276,7 +290,26 @@ class Search:
         eigenvalues = np.linalg.eigvals(jacobian).astype(complex) if known else np.full(2, np.nan + 0j)
         multipliers = self.multipliers(at)
         name = kind(eigenvalues, self._errors(jacobian, eigenvalues) if known else 0.0, self.accuracy)
-        return FixedPoint(at, np.sort_complex(eigenvalues), name, multipliers, jacobian)
+        seen = self._seen(at, float(np.abs(eigenvalues).max())) if known else ""
+        hidden = bool(seen) and _stability(seen) != _stability(name)
+        return FixedPoint(
+            at, np.sort_complex(eigenvalues), seen if hidden else name, multipliers, jacobian, hidden=hidden
+        )
+
+    def _seen(self, at: Array, fastest: float) -> str:
+        """The kind by differences over a thousandth of the window, if the linearisation cannot hold so far.
+
+        Empty if it can hold, or if such differences do not decide the kind.
+        """
+        reach = SEEN * (self.window[1] - self.window[0])
+        if fastest * reach.min() <= self.usual.max():
+            return ""
+        slopes = [(self.field(at + step) - self.field(at - step)) / (2 * step.sum()) for step in np.diag(reach)]
+        if not np.isfinite(slopes).all():
+            return ""
+        rates = np.linalg.eigvals(np.array(slopes).T).astype(complex)
+        seen = kind(rates, DECIDED * np.abs(rates).max())
+        return seen if _stability(seen) in ("stable", "unstable", "saddle") else ""
 
     def _errors(self, jacobian: Array, eigenvalues: NDArray[np.complex128]) -> Array:
         """The error of each eigenvalue to first order, |l|ᵀE|r|/|lᵀr|, from the errors E of the Jacobian's entries.

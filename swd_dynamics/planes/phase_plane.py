@@ -2,7 +2,7 @@
 
 from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 # everywhere would be traced as nullclines; doubled, nothing changes but a strip of that width.
 SMALLEST = 8 * float(np.finfo(float).eps)
 REACH = 0.25  # of the window: the scale on which a field is taken to vary, for derivatives by differences
+HALF = 2.0  # half the sides of the usual window: many examples are of this size
+MARGIN = 0.05  # of the window, around starts: halved, the marker of a start would touch the frame
 FAINT = 1e-12  # of the usual speed: the least usual size of a component; below lies the round-off of longer sums
 SHIFTS = (0.618, 0.764)  # of a cell, in x and y: they keep the nodes off round numbers, at which many nullclines lie
 # An eigenvalue above which ε is named as its cause: near a point where g is 0 an adaptive step is −ηg/ε, so that
@@ -109,8 +111,8 @@ def phase_plane(
     gradient: Callable[[Array], Array] | None = None,
     *,
     hvp: Callable[[Array, Array], Array] | None = None,
-    x: tuple[float, float] = (-2.0, 2.0),
-    y: tuple[float, float] = (-2.0, 2.0),
+    x: tuple[float, float] | None = None,
+    y: tuple[float, float] | None = None,
     start: ArrayLike | None = None,
     steps: int | None = None,
     t: float | None = None,
@@ -137,7 +139,7 @@ def phase_plane(
     gradient, hvp : callable, optional
         Gradient and Hessian-vector product of the loss, for a rule; see :class:`~swd_dynamics.flows.Flow`.
     x, y : tuple of two floats
-        The window.
+        The window; by default (−2, 2), and wider if a start lies outside.
     start : array, shape (2,) or (r, 2), optional
         Points of the plane. From each, the flow and the rule's steps are followed. A rule begins with its memory at
         rest; on the plane of a weight and its momentum, with the momentum given and its bias corrections gone.
@@ -172,7 +174,8 @@ def phase_plane(
     dθ/dt = F₀: one fixed point, stable node
       stable node at (0, 0); eigenvalues μ = −3, −1; steps settle, |z| = 0.9
     """
-    window, starts, flow = _window(x, y), _points(start), _flow(of, gradient, hvp)
+    starts, flow = _points(start), _flow(of, gradient, hvp)
+    window = _window(*(_with_starts(at) if ends is None else ends for ends, at in zip((x, y), starts.T, strict=True)))
     nodes = whole_number("nodes", nodes, least=8, most=1000)
     centre = _centre(origin, directions, window)
     first = starts[0] if len(starts) and directions is None else centre
@@ -180,18 +183,16 @@ def phase_plane(
     reach = reach if directions is None else float(reach.min())
     plane = cut(system(of if flow is None else flow, first, reach), centre, directions)
     _check_answer(plane, window.mean(axis=0))
-    found = _computed(plane, window, nodes)
+    duration, count = _lasts(flow, steps, t) if len(starts) else (0.0, 0)
+    orbits = tuple(orbit(plane, at, duration, window) for at in starts)
+    found = _computed(plane, window, nodes, [course[-1] for course in orbits])
     if flow is not None:
         found = replace(found, notes=(*found.notes, *_notes_on_points(flow, found.fixed_points, plane.is_slice)))
-    if not len(starts):
-        return found
-    duration, count = _lasts(flow, steps, t)
-    orbits = tuple(orbit(plane, at, duration, window) for at in starts)
     return replace(found, orbits=orbits, iterates=iterates(plane, flow, iterates_of, starts, count))
 
 
-def _computed(plane: Slice, window: Array, nodes: int) -> PhasePlane:
-    """Field, nullclines and fixed points, without orbits and iterates."""
+def _computed(plane: Slice, window: Array, nodes: int, ends: Sequence[Array]) -> PhasePlane:
+    """Field, nullclines and fixed points, which are searched also at the ends of orbits."""
     x, y = (_grid(window[:, i], nodes, shift) for i, shift in enumerate(SHIFTS))
     values = np.array([[plane.field(np.array([a, b])) for a in x] for b in y])
     speeds = np.linalg.norm(values, axis=2)
@@ -205,7 +206,7 @@ def _computed(plane: Slice, window: Array, nodes: int) -> PhasePlane:
     usual = _usual(values, speed)
     search = Search(plane.field, plane.jacobian, plane.multipliers, accuracy, usual, cell, window)
     fixed_lines = search.lines(lines)
-    fixed_points = search.points(lines, fixed_lines)
+    fixed_points = search.points(lines, fixed_lines, ends)
     out = _left_out(plane, x, y) if plane.is_slice else 0.0
     return PhasePlane(
         x=x,
@@ -276,10 +277,19 @@ def _notes_on_points(flow: Flow, points: tuple[FixedPoint, ...], is_slice: bool)
     epsilon = float(np.max(getattr(flow.rule.direction, "eps", 0.0)))
     if epsilon > 0 and fastest > LARGE:
         yield f"ε = {epsilon:g} makes the largest μ so large: where |g| is below ε, an adaptive step is −ηg/ε"
+    if epsilon > 0 and (fastest > LARGE or not points):
+        yield "these are the fixed points found: there may be more, because nullclines can nearly coincide where g is 0"
     if any(point.multipliers is None for point in points) and not is_slice:
         name = type(flow.rule.direction).__name__
         why = "lr is a schedule" if flow.rule.has_schedule else f"the step of {name} is not linear near a fixed point"
         yield f"|z|, which says whether the steps settle, is unknown, because {why}"
+
+
+def _with_starts(at: Array) -> tuple[float, float]:
+    """The usual range, widened to contain the starts and a margin around them."""
+    low, high = at.min(initial=-HALF), at.max(initial=HALF)
+    margin = MARGIN * (high - low)
+    return low - margin * (low < -HALF), high + margin * (high > HALF)
 
 
 def _window(x, y) -> Array:

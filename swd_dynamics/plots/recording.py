@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from textwrap import shorten
+from textwrap import shorten, wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots.style import LOOKS, house_style, measured, with_remark
+from swd_dynamics.recording.summary import fact_in_words
 from swd_dynamics.rules import CATALOG, DECAYS
 from swd_dynamics.tables import Table
 
@@ -35,7 +36,7 @@ DIFFERS = 1e-5
 # Times the first quartile of the sizes: values of both signs that reach further are drawn on a symmetric logarithmic
 # axis, as in _scale. At half of it noisy losses would be.
 FAR = 30
-SAID = 90  # characters of the description of the data in a title
+SAID = 90  # characters of a line of a title, and of the description of the data
 
 
 def recording(
@@ -94,7 +95,7 @@ def _conditions(run: "xarray.Dataset") -> str:
     first, *_ = json.loads(run.attrs.get("optimizer_arguments", "[]")) or [{}]
     symbols = {"η": first.get("lr"), "λ": first.get("weight_decay")}
     numbers = [f"{name} = {value:g}" for name, value in symbols.items() if isinstance(value, int | float)]
-    data = str(run.attrs.get("data", "not given"))
+    data = fact_in_words(run.attrs.get("data", "not given"))
     return (f" with {', '.join(numbers)}" if numbers else "") + (
         f"\n{shorten(data, SAID, placeholder='…')}" if data != "not given" else ""
     )
@@ -137,18 +138,14 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
     courses = first[:1].size
     left_out = f" (the first {MOST_LINES} of {courses})" if courses > MOST_LINES else ""
     medians = [title for title, run in runs.items() if _of_weights(run, name) is not None]
-    axes.set_title(
-        _panel_title(first.attrs.get("long_name", ""), medians, len(runs)) + left_out, fontsize=9, loc="left"
-    )
-    axes.title.set_parse_math(False)
     values = {title: _course(run, name).ravel() for title, run in runs.items()}
     _scale(axes, np.concatenate(list(values.values())))
     unknown = [_why_unknown(runs[title], name, title) for title, seen in values.items() if np.isnan(seen).all()]
     infinite = [title for title, seen in values.items() if np.isinf(seen).any() and not np.isfinite(seen).any()]
     unknown += [f"{title}: not finite" for title in infinite]
-    axes.text(
-        0.5, 0.5, "\n".join(unknown), transform=axes.transAxes, ha="center", va="center", color="#555555", wrap=True
-    )
+    panel_title = _panel_title(first.attrs.get("long_name", ""), medians, len(runs)) + left_out
+    said = [line for sentence in [panel_title, *unknown] for line in wrap(sentence, SAID, break_on_hyphens=False)]
+    axes.set_title("\n".join(said), fontsize=9, loc="left", parse_math=False)
     if courses > 1:
         labels = [str(line.get_label()) for line in _in_legend(axes)]
         place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
@@ -178,10 +175,10 @@ def _of_weights(run: "xarray.Dataset", name: str) -> np.ndarray | None:
     moved = (run["gradient"].values != 0).mean(axis=0) > 0.5
     rates = run["decay_rate_weight"].values[:, moved].astype(float)
     if name == "decay_ratio":
-        lrs = run["effective_lr"].values
-        if lrs.shape[1:] != (1,):  # of several groups, each weight would need its own
+        lrs = run.get("effective_lr")
+        if lrs is None or lrs.shape[1:] != (1,):  # of several groups, each weight would need its own
             return None
-        rates = rates / lrs
+        rates = rates / lrs.values
     known = np.isfinite(rates).all(axis=1)
     spread = np.ptp(rates[known], axis=1) > DIFFERS * np.abs(rates[known]).max(axis=1, initial=0.0)
     return rates if moved.any() and known.all() and spread.any() else None
@@ -201,8 +198,8 @@ def _literally(legend) -> None:
 def _why_unknown(run: "xarray.Dataset", name: str, title: str) -> str:
     if name == "loss":
         return f"{title}: no loss was given, with probe.observe(loss=…)"
-    reason = str(run.attrs.get("decay_unknown_because", "nothing is unknown"))
-    return f"{title}: not known" + (f", for {reason}" if reason != "nothing is unknown" else "")
+    reasons = run.attrs.get("decay_unknown_because", "nothing is unknown")
+    return f"{title}: not known" + (f", because {fact_in_words(reasons)}" if reasons != "nothing is unknown" else "")
 
 
 def _draw(axes, run: "xarray.Dataset", name: str, mode: str, title: str, again: int, turn: float) -> None:

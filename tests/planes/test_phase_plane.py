@@ -307,20 +307,56 @@ def test_adaptive_rules_rest_on_their_kinks(name, optimum, rest):
     assert point.multipliers is None
 
 
+def test_a_fixed_point_where_an_orbit_ends():
+    """Assert that the minimum (1, 1) of ½(θ₁θ₂ − 1)² is found, where both nullclines of AdamW lie within 1e-8."""
+
+    def valley(theta):
+        return (theta[0] * theta[1] - 1) * theta[::-1]
+
+    rule = CATALOG["AdamW"](lr=0.02, weight_decay=0.3)
+    plane = phase_plane(rule, valley, start=(1.6, 1.4), steps=1000, nodes=16)
+    assert np.abs(plane.orbits[0][-1] - 1).max() <= ORBIT
+    (point,) = (point for point in plane.fixed_points if np.abs(point.point - 1).max() <= 1e-6)  # λ shifts it by ελ
+    assert point.kind == "stable node"
+
+
+def test_a_maximum_that_attracts_only_below_epsilon():
+    """Assert that AdamS has a saddle at the maximum of (θ₁² − 1)² + 5θ₂², and stable nodes at its two minima."""
+
+    def double_well(theta):
+        return np.array([4 * theta[0] * (theta[0] ** 2 - 1), 10 * theta[1]])
+
+    rule = CATALOG["AdamS"](lr=0.02, weight_decay=0.1)
+    points = phase_plane(rule, double_well).fixed_points
+    assert [(point.kind, point.hidden) for point in points] == [
+        ("stable node", False), ("saddle", True), ("stable node", False),
+    ]  # fmt: skip
+    around = [Flow(rule, double_well).field(np.array([x, 0.0]))[0] for x in (-1e-3, 1e-3)]
+    assert around[0] < 0 < around[1] and "only very close" in points[1].described()
+
+
+def test_the_usual_window_contains_the_starts():
+    """Assert that a start outside (−2, 2) widens the usual window, and that a window that is given stays."""
+    plane = phase_plane(lambda x, y: (-x, -y), start=[(2.6, 1.4), (0.0, -5.0)], t=0.1, nodes=8)
+    assert plane.x[0] == -2 and plane.x[-1] > 2.6 and plane.y[0] < -5 and plane.y[-1] == 2
+    given = phase_plane(lambda x, y: (-x, -y), x=(-1, 1), start=(2.6, 1.4), t=0.1, nodes=8)
+    assert (given.x[0], given.x[-1], given.y[-1]) == (-1, 1, 2)
+
+
 def test_what_is_held_is_said():
     """Assert that one note mentions the maximum of AMSGrad, which is constant in the flow, and Adam's notes do not."""
     notes = {
         name: phase_plane(CATALOG[name](lr=LR, weight_decay=DECAY), gradient, start=(1, 1), steps=3).notes
         for name in ("AMSGradW", "AdamW")
     }
-    assert ["maximum" in note for note in notes["AMSGradW"]] == [True, False, False]
-    assert len(notes["AdamW"]) == 2 and not any("maximum" in note for note in notes["AdamW"])
+    assert ["maximum" in note for note in notes["AMSGradW"]] == [True, False, False, False]
+    assert len(notes["AdamW"]) == 3 and not any("maximum" in note for note in notes["AdamW"])
 
 
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        (CATALOG["AdamW"](lr=LR, weight_decay=DECAY), ["ε = 1e-08", "Adam is not linear"]),
+        (CATALOG["AdamW"](lr=LR, weight_decay=DECAY), ["ε = 1e-08", "there may be more", "Adam is not linear"]),
         (CATALOG["AdamW"](lr=LR, weight_decay=DECAY, eps=1.0), ["Adam is not linear"]),  # μ = −h/ε = −h
         (CATALOG["SGD"](lr=LR, weight_decay=DECAY), []),
         (CATALOG["SGD"](lr=StepDecay(LR, 5, 0.5), weight_decay=DECAY), ["lr is a schedule"]),

@@ -111,6 +111,27 @@ def test_the_title_says_the_conditions():
     )
 
 
+def test_facts_are_said_in_words_and_inside_the_figure():
+    """Assert that tables and lists among the facts lose their brackets, and that a long reason stays off the panel."""
+    reasons = '["R differs from weight to weight, and takes as long to follow as several steps, or more than several"]'
+    facts = {"data": '{"task": "network", "seed": 3}', "decay_unknown_because": reasons}
+    figure = recording(run("Adam", decay_rate=("step", np.full(3, np.nan))).assign_attrs(facts), "decay_rate")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert figure.get_suptitle().splitlines()[1] == "task network, seed 3"
+    title = axes.get_title(loc="left")
+    assert " ".join(title.split()).endswith(reasons[2:-2]) and not axes.texts
+    (shown,) = (text for text in axes.get_children() if getattr(text, "get_text", str)() == title)
+    box = shown.get_window_extent()
+    assert box.x1 <= figure.bbox.x1 and box.y0 >= axes.get_window_extent().y1
+
+
+def test_weights_without_an_effective_learning_rate():
+    """Assert that R/η_eff is drawn as recorded where η_eff, which gives that of each weight, was not recorded."""
+    made = weighted("Adam", [[0.1, 0.2, 0.3, 0.0]] * 3).drop_vars("effective_lr")
+    assert recording(made, "decay_ratio").axes[0].lines[0].get_ydata() == pytest.approx([0.3] * 3)
+
+
 def test_what_is_drawn_when_nothing_is_named():
     """Assert that by default the loss is drawn, and R/η_eff if the recording has it."""
     assert [axes.get_ylabel() for axes in recording(run("SGD")).axes] == ["loss"]
@@ -190,7 +211,7 @@ def test_the_largest_floats_are_drawn_at_the_top():
     assert figure_png(figure)
     assert figure.axes[0].lines[0].get_ydata().tolist() == [1e307] * 3
     infinite = recording(run("SGD", loss=("step", [np.inf] * 3)), "loss").axes[0]
-    assert "SGD: not finite" in [text.get_text() for text in infinite.texts]
+    assert "SGD: not finite" in infinite.get_title(loc="left").splitlines()
 
 
 @pytest.mark.parametrize("loss", [[4.0, 2.0, 1.0], [1.0, 1e4, 1e9]])
