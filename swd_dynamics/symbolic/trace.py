@@ -123,9 +123,13 @@ def trace(rule: UpdateRule) -> Trace:
 
 
 def _of_one_name(rule: UpdateRule, memory: Sequence[str]) -> tuple[str, ...]:
-    """What tells a rule's own symbols from those of the derivation that look the same."""
+    """What tells a rule's own symbols from those of the derivation that look the same.
+
+    An lr that is called η is the η of the derivation.
+    """
     shown = {symbol.name for symbol in SHOWN} | {*memory}
-    own = {shown_name(s) for s in own_symbols(rule) if type(s) is Symbol} & shown
+    plain = {s for s in own_symbols(rule) if type(s) is Symbol}
+    own = {name for s in plain if (name := shown_name(s)) in shown and not (s == rule.lr and name == notation.lr.name)}
     return tuple(f"a hyperparameter of the rule is called {name} too: it is another {name}" for name in sorted(own))
 
 
