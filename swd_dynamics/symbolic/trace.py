@@ -12,7 +12,7 @@ from swd_dynamics.rules.direction import Step
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
-from swd_dynamics.symbolic.names import hatted, symbol_text
+from swd_dynamics.symbolic.names import corrected_text, hatted, symbol_text
 from swd_dynamics.symbolic.notation import (
     GRADIENTS,
     LAWLESS,
@@ -196,7 +196,7 @@ def trace_steps(traced: Trace) -> tuple[DerivationStep, ...]:
     for symbol, expression in zip(traced.memory, traced.remembered, strict=True):
         steps.append(stated(f"The optimizer state {symbol_text(symbol)} after the step", primed(symbol), expression))
     for hat, expression in corrections.items():
-        steps.append(stated("The same, corrected for its bias towards the initial 0", hat, expression))
+        steps.append(stated(corrected_text(hat), hat, expression))
     steps.append(stated("The fraction of the weights that the step subtracts", notation.decay_rate, traced.decay_rate))
     update = replace(traced, decay_rate=notation.decay_rate).update
     steps.append(stated("The step", primed(notation.theta), update))
