@@ -7,11 +7,10 @@ from unicodedata import normalize
 import sympy
 from sympy import Symbol
 from sympy.core.alphabets import greeks
-from sympy.printing.pretty.pretty_symbology import pretty_symbol
 
-from swd_dynamics.symbolic.notation import before, shown_name
+from swd_dynamics.symbolic.notation import before, in_unicode, shown_name
 
-GREEK = {str(pretty_symbol(name)): name for name in greeks}  # {"α": "alpha", …}
+GREEK = {in_unicode(name): name for name in greeks}  # {"α": "alpha", …}
 TEX = {"θ⋆": r"\theta^{\star}", "θ̇": r"\dot{\theta}", "ġ": r"\dot{g}", "Ġ": r"\dot{G}", "Ḟ₀": r"\dot{F}_0"}
 TEX |= {"⟨·⟩": r"\langle \cdot \rangle", "‖·‖": r"\| \cdot \|"}
 TEX |= {"h_max": r"h_{\max}", "β₁_product": r"\Pi\beta_1", "Ṁ": r"\dot{M}"}
