@@ -157,7 +157,7 @@ class norm(sympy.Function):
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 LAWS = {word.__name__: word for word in (mean, decayed, maximum, clip, matmul, transpose, norm)}
-BRACKETS = {mean: Letter("⟨·⟩"), norm: Letter("‖·‖")}  # how a formula shows these functions
+BRACKETS: dict[Any, Symbol] = {mean: Letter("⟨·⟩"), norm: Letter("‖·‖")}  # how a formula shows these functions
 LAWLESS = (matmul, transpose, norm)  # known by name only: no derivative, no mean, no limit
 
 
