@@ -1,5 +1,6 @@
 """Displays for an IPython shell: a rule as its equations, rules side by side, and a figure as a picture."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,40 @@ class SideBySide:
 
     def _repr_markdown_(self) -> str:
         return self.data
+
+    def latex(self) -> str:
+        r"""The table as a part of a LaTeX document, without colours. It needs amsmath.
+
+        Examples
+        --------
+        >>> from swd_dynamics.rules import CATALOG
+        >>> rules = {name: CATALOG[name](lr=0.5, weight_decay=0.25) for name in ("SGD", "SGDW")}
+        >>> print(side_by_side(**rules).latex())
+        \begin{tabular}{lll}
+         & SGD & SGDW \\
+        \hline
+        $G$ & $g + \lambda \theta$ & $g$ \\
+        $R$ & $0$ & $\eta \lambda$ \\
+        \end{tabular}
+        <BLANKLINE>
+        The same in each: $\theta' = \left(1 - R\right) \theta - \eta G$
+        <BLANKLINE>
+        $\eta = 0.5$, $\lambda = 0.25$
+        """
+        from swd_dynamics.symbolic.names import words_latex
+        from swd_dynamics.symbolic.printer import latex
+
+        columns, differing, shared = self._columns(latex)
+        rows = [[name, *(column.get(name, "") for column in columns)] for name in differing]
+        table = [[f"${cell}$" if cell else "" for cell in row] for row in rows]
+        numbers = [_escaped(_numbers(each.values)) for each in self.derived.values()]
+        table += [["", *numbers]] if len(set(numbers)) > 1 else []
+        lines = [rf"{' & '.join(row)} \\" for row in (["", *map(words_latex, self.rules)], *table)]
+        aligned = "l" * (1 + len(self.rules))
+        lines = [rf"\begin{{tabular}}{{{aligned}}}", lines[0], r"\hline", *lines[1:], r"\end{tabular}"]
+        same = ", ".join(f"${name} = {columns[0][name]}$" for name in shared)
+        below = [f"The same in each: {same}"] * bool(same) + [numbers[0]] * (len(set(numbers)) == 1)
+        return "\n\n".join(["\n".join(lines), *below])
 
     def __str__(self) -> str:
         from swd_dynamics.symbolic.printer import text
@@ -197,6 +232,11 @@ def _numbers(values: dict) -> str:
     from swd_dynamics.symbolic.printer import latex
 
     return ", ".join(f"${latex(symbol)} = {_number(value)}$" for symbol, value in values.items())
+
+
+def _escaped(numbers: str) -> str:
+    """The numbers with each _ in words escaped, as in the name of a schedule's field: Jupyter would show the escape."""
+    return re.sub(r"\\text{[^}]*}", lambda words: words[0].replace("_", r"\_"), numbers)
 
 
 def _numbers_in_text(values: dict) -> str:

@@ -1,5 +1,7 @@
 """The display of each kind of object in a notebook, through a real IPython shell."""
 
+import os
+
 import numpy as np
 import pytest
 from aggregated_momentum import AggregatedMomentum
@@ -9,7 +11,7 @@ from matplotlib.figure import Figure
 import swd_dynamics as sd
 from swd_dynamics.errors import InputError
 from swd_dynamics.jupyter import show_in, side_by_side
-from swd_dynamics.rules import SGD, Stable, UpdateRule
+from swd_dynamics.rules import SGD, Cosine, Stable, UpdateRule
 
 
 @pytest.fixture
@@ -166,6 +168,43 @@ def test_rules_side_by_side_with_other_numbers():
     """Assert that each column has its numbers where the rules differ in them."""
     said = side_by_side(small=sd.CATALOG["SGD"](lr=0.1), large=sd.CATALOG["SGD"](lr=0.4)).data
     assert [cell.strip() for cell in said.splitlines()[2].split("|")[2:-1]] == [r"$\eta = 0.1$", r"$\eta = 0.4$"]
+
+
+def test_rules_side_by_side_in_latex():
+    """Assert that each row has a cell for each rule, shared formulas stand below, and the words are those of LaTeX."""
+    rules = {"my_rule": sd.CATALOG["SGDW"](lr=0.1), "stable": sd.CATALOG["AdamS"](lr=Cosine(0.1, 10, lr_min=0.01))}
+    said = side_by_side(**rules).latex()
+    table, *below = said.split("\n\n")
+    first, head, line, *rows, last = table.splitlines()
+    assert [first, line, last] == [r"\begin{tabular}{lll}", r"\hline", r"\end{tabular}"]
+    assert head == r" & my\_rule & stable \\"
+    assert all(row.count("&") == 2 and row.endswith(r" \\") for row in rows)
+    assert [row.split(" & ")[0] for row in rows] == [
+        "$R$",
+        r"$\theta'$",
+        "$m'$",
+        "$v'$",
+        r"$\hat{m}$",
+        r"$\hat{v}$",
+        "",
+    ]
+    assert below == ["The same in each: $G = g$"]
+    assert r"lr\_min=0.01" in rows[-1] and said.isascii() and said.count("$") % 2 == 0
+
+
+def test_latex_where_the_terminal_has_no_greek_letters():
+    """Assert that LaTeX and the names of symbols do not depend on the letters that standard output has."""
+    from subprocess import run
+    from sys import executable
+
+    code = """
+import swd_dynamics as sd
+from swd_dynamics.symbolic.names import symbol_text
+print(sd.side_by_side(one=sd.CATALOG["SGD"](lr=0.5)).latex().splitlines()[-1], symbol_text("beta_1") == "\u03b2\u2081")
+"""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    said = run([executable, "-c", code], check=True, capture_output=True, text=True, env=environment).stdout
+    assert said.strip() == r"$\eta = 0.5$ True"
 
 
 def test_no_rules_side_by_side():

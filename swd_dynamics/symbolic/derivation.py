@@ -12,6 +12,7 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.symbolic.arrange import arranged, free_names, is_cubic, plus_minus
 from swd_dynamics.symbolic.lines import equation_lines, formula_lines, terminal_width
 from swd_dynamics.symbolic.names import symbol_latex, words_latex
+from swd_dynamics.symbolic.notation import BRACKETS
 from swd_dynamics.symbolic.printer import approximated, has_decimals, latex
 from swd_dynamics.symbolic.symbols import SymbolTable, numbers_by_name, table_of
 
@@ -101,7 +102,9 @@ class Derived(ABC):
     def symbols(self) -> SymbolTable:
         """The symbols of the results and of the steps, with their meaning and the number that the rule gives them."""
         equations = [getattr(step.equation, "rhs", step.equation) for step in self.steps]
-        return table_of(self._open_symbols() | set().union(*(e.free_symbols for e in equations)), self.values)
+        shown = [*sympy.flatten(self.results.values()), *equations]
+        brackets: set[Symbol] = {symbol for function, symbol in BRACKETS.items() if any(e.has(function) for e in shown)}
+        return table_of(brackets.union(self._open_symbols(), *(e.free_symbols for e in equations)), self.values)
 
     def __call__(self, *unnamed, **numbers):
         """The same derivation with numbers put into its results by name, as in ``derivation(h=2, theta_star=1)``.

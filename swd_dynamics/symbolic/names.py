@@ -7,12 +7,12 @@ from unicodedata import normalize
 import sympy
 from sympy import Symbol
 from sympy.core.alphabets import greeks
-from sympy.printing.pretty.pretty_symbology import pretty_symbol
 
-from swd_dynamics.symbolic.notation import before, shown_name
+from swd_dynamics.symbolic.notation import before, in_unicode, shown_name
 
-GREEK = {str(pretty_symbol(name)): name for name in greeks}  # {"α": "alpha", …}
+GREEK = {in_unicode(name): name for name in greeks}  # {"α": "alpha", …}
 TEX = {"θ⋆": r"\theta^{\star}", "θ̇": r"\dot{\theta}", "ġ": r"\dot{g}", "Ġ": r"\dot{G}", "Ḟ₀": r"\dot{F}_0"}
+TEX |= {"⟨·⟩": r"\langle \cdot \rangle", "‖·‖": r"\| \cdot \|"}
 TEX |= {"h_max": r"h_{\max}", "β₁_product": r"\Pi\beta_1", "Πβ₁": r"\Pi\beta_1", "Ṁ": r"\dot{M}"}
 NAMES = {"β₁_product": "Πβ₁"}  # entries of a memory whose names in code are not symbols
 HAT = "\u0302"
@@ -52,6 +52,17 @@ def hatted(symbol: Symbol) -> Symbol:
     """The symbol of a bias-corrected entry of the memory: m̂ for m′."""
     stem, bar, rest = shown_name(before(symbol) or symbol).partition("_")
     return type(symbol)(stem + HAT + bar + rest, **symbol.assumptions0)
+
+
+def corrected_text(hat: Symbol) -> str:
+    """What a bias-corrected entry of the memory is, in words.
+
+    Examples
+    --------
+    >>> corrected_text(hatted(Symbol("m")))
+    'm, corrected for its bias towards the initial 0'
+    """
+    return f"{symbol_text(hat.name.replace(HAT, ''))}, corrected for its bias towards the initial 0"
 
 
 def number_text(value: Any) -> str:

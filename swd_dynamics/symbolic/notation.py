@@ -11,7 +11,7 @@ import numpy as np
 import sympy
 from sympy import Symbol
 from sympy.core.function import AppliedUndef
-from sympy.printing.pretty.pretty_symbology import pretty_symbol
+from sympy.printing.pretty.pretty_symbology import pretty_symbol, pretty_use_unicode
 
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.rules.gate import as_rule
@@ -157,6 +157,7 @@ class norm(sympy.Function):
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 LAWS = {word.__name__: word for word in (mean, decayed, maximum, clip, matmul, transpose, norm)}
+BRACKETS: dict[Any, Symbol] = {mean: Letter("⟨·⟩"), norm: Letter("‖·‖")}  # how a formula shows these functions
 LAWLESS = (matmul, transpose, norm)  # known by name only: no derivative, no mean, no limit
 
 
@@ -173,6 +174,15 @@ def with_laws(expression) -> sympy.Expr:
     )
 
 
+def in_unicode(name: str) -> str:
+    """The name in Greek letters and subscripts, also where the terminal has none and sympy would leave it as it is."""
+    was = pretty_use_unicode(True)
+    try:
+        return str(pretty_symbol(name))
+    finally:
+        pretty_use_unicode(was)
+
+
 def shown_name(symbol: Symbol | str) -> str:
     """The name with which a symbol is printed: Greek letters and the digits of an index in Unicode.
 
@@ -183,8 +193,8 @@ def shown_name(symbol: Symbol | str) -> str:
     """
     stem, bar, index = getattr(symbol, "name", str(symbol)).partition("_")
     if not bar or index.isdigit():
-        return normalize("NFC", str(pretty_symbol(stem + bar + index)))
-    return f"{normalize('NFC', str(pretty_symbol(stem)))}_{index}"
+        return normalize("NFC", in_unicode(stem + bar + index))
+    return f"{normalize('NFC', in_unicode(stem))}_{index}"
 
 
 def numbered(stem: str, number: int) -> str:

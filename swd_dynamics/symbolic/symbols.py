@@ -10,7 +10,7 @@ from sympy import Symbol
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.symbolic.lines import columns
-from swd_dynamics.symbolic.names import GREEK, HAT, number_text, symbol_latex, symbol_text
+from swd_dynamics.symbolic.names import GREEK, HAT, corrected_text, number_text, symbol_latex, symbol_text
 from swd_dynamics.symbolic.notation import HYPERPARAMETERS, before, shown_name
 from swd_dynamics.tables import nearest
 
@@ -37,12 +37,17 @@ MEANINGS = {
     "λ": "strength of the weight decay",
     "m": "first moment or momentum: an entry of the optimizer's state",
     "v": "second moment: an entry of the optimizer's state",
+    "⟨·⟩": "mean over all weights",
+    "‖·‖": "norm √(Σx²) over all weights",
 }
-KEYWORDS = {"η": "lr", "β": "momentum", "τ": "dampening", "ε": "eps", "λ": "weight_decay"}
+KEYWORDS = {"η": "lr", "β": "momentum", "τ": "dampening", "ε": "eps", "λ": "weight_decay", "⟨·⟩": "", "‖·‖": ""}
 
 
 class Meaning(NamedTuple):
-    """A symbol, its meaning, the name by which a call gives it a number, and its number in the rule."""
+    """A symbol, its meaning, the name by which a call gives it a number, and its number in the rule.
+
+    Brackets that stand for a function, as ⟨·⟩ for the mean, have an empty name.
+    """
 
     symbol: Symbol
     meaning: str
@@ -62,7 +67,8 @@ class SymbolTable(tuple[Meaning, ...]):
         return "\n".join(_padded(row, widths) for row in rows)
 
     def _repr_markdown_(self) -> str:
-        rows = [f"| ${symbol_latex(row.symbol)}$ | `{row.keyword}` | {_value(row)} | {row.meaning} |" for row in self]
+        named = [(row, f"`{row.keyword}`" if row.keyword else "") for row in self]
+        rows = [f"| ${symbol_latex(row.symbol)}$ | {name} | {_value(row)} | {row.meaning} |" for row, name in named]
         return "\n".join(["| symbol | name | value | meaning |", "|---|---|---|---|", *rows])
 
 
@@ -121,6 +127,8 @@ def table_of(symbols: set[Symbol], values: dict[Symbol, Any]) -> SymbolTable:
 
 
 def _meaning(symbol: Symbol, values: dict) -> str:
+    if HAT in symbol.name:
+        return corrected_text(symbol)
     name = shown_name(symbol)
     is_plain = type(symbol) is Symbol and name not in HYPERPARAMETERS.values() and name not in ("β₀", "β₁", "β₂")
     if name in MEANINGS and not is_plain:

@@ -12,7 +12,7 @@ from swd_dynamics.rules.direction import Step
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
-from swd_dynamics.symbolic.names import hatted, symbol_text
+from swd_dynamics.symbolic.names import corrected_text, hatted, symbol_text
 from swd_dynamics.symbolic.notation import (
     GRADIENTS,
     LAWLESS,
@@ -123,9 +123,13 @@ def trace(rule: UpdateRule) -> Trace:
 
 
 def _of_one_name(rule: UpdateRule, memory: Sequence[str]) -> tuple[str, ...]:
-    """What tells a rule's own symbols from those of the derivation that look the same."""
+    """What tells a rule's own symbols from those of the derivation that look the same.
+
+    An lr that is called η is the η of the derivation.
+    """
     shown = {symbol.name for symbol in SHOWN} | {*memory}
-    own = {shown_name(s) for s in own_symbols(rule) if type(s) is Symbol} & shown
+    plain = {s for s in own_symbols(rule) if type(s) is Symbol}
+    own = {name for s in plain if (name := shown_name(s)) in shown and not (s == rule.lr and name == notation.lr.name)}
     return tuple(f"a hyperparameter of the rule is called {name} too: it is another {name}" for name in sorted(own))
 
 
@@ -192,7 +196,7 @@ def trace_steps(traced: Trace) -> tuple[DerivationStep, ...]:
     for symbol, expression in zip(traced.memory, traced.remembered, strict=True):
         steps.append(stated(f"The optimizer state {symbol_text(symbol)} after the step", primed(symbol), expression))
     for hat, expression in corrections.items():
-        steps.append(stated("The same, corrected for its bias towards the initial 0", hat, expression))
+        steps.append(stated(corrected_text(hat), hat, expression))
     steps.append(stated("The fraction of the weights that the step subtracts", notation.decay_rate, traced.decay_rate))
     update = replace(traced, decay_rate=notation.decay_rate).update
     steps.append(stated("The step", primed(notation.theta), update))

@@ -58,6 +58,14 @@ def test_a_name_that_is_there_twice_is_said():
         assert sum("it is another" in said for said in fixed_point(rule).assumptions) == count
 
 
+def test_an_lr_that_is_called_eta_is_the_eta():
+    """Assert that lr = η is not said to be another η, that lr = h is another h, and that a second η is another η."""
+    named = sympy.symbols("eta h", positive=True)
+    for lr, weight_decay, count in [(named[0], 0.1, 0), (named[1], 0.1, 1), (named[0], sympy.Symbol("eta"), 1)]:
+        found = fixed_point(CATALOG["SGDW"](lr=lr, momentum=0.9, weight_decay=weight_decay))
+        assert sum("it is another" in said for said in found.assumptions) == count
+
+
 def test_letters_leave_the_users_names_alone():
     """Assert that the momentum is not β where the user's λ is, and that η is not the user's eta."""
     own = sympy.Symbol("beta", positive=True)

@@ -268,6 +268,18 @@ def test_the_table_of_symbols():
     assert len(repr(table).splitlines()) == len(table._repr_markdown_().splitlines()) - 1 == len(table) + 1
 
 
+@pytest.mark.parametrize(("name", "bracket"), [("AdamS", ["⟨·⟩"]), ("AdamW", [])])
+def test_the_symbols_of_adam(name, bracket):
+    """Assert that m̂ and v̂ are told as corrected m and v, and that ⟨·⟩ of √⟨v̂⟩ has a row without a name for a call."""
+    found = sd.equations(CATALOG[name](lr=0.1, weight_decay=0.5))
+    meanings = {symbol_text(row.symbol): row.meaning for row in found.symbols}
+    for entry in "mv":
+        corrected = [step.done for step in found.steps if symbol_text(step.equation.lhs) == f"{entry}\u0302"]
+        assert corrected == [meanings[f"{entry}\u0302"]] and corrected[0].startswith(f"{entry}, corrected")
+    assert [symbol_text(row.symbol) for row in found.symbols if not row.keyword] == bracket
+    assert ("⟨·⟩" in meanings) == (r"\langle \cdot \rangle" in found.symbols._repr_markdown_()) == bool(bracket)
+
+
 def test_an_own_symbol_has_a_meaning():
     """Assert that a user's own hyperparameter is told from the theory's symbols."""
     found = sd.stability_limit(CATALOG["SGD"](lr=sympy.Symbol("rate", positive=True), momentum=sympy.Symbol("g")))
