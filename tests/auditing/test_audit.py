@@ -212,6 +212,12 @@ def test_a_state_that_still_adapts_is_told(audits, name, is_adapting):
     assert ("still adapting" in str(audits(name))) == is_adapting
 
 
+@pytest.mark.parametrize(("name", "changes"), [("NAdam, decoupled", "η_eff and R/η_eff"), ("AdamS", "R and η_eff")])
+def test_what_still_adapts_is_what_follows_the_state(audits, name, changes):
+    """Assert that decoupled R = ηλ is not said to adapt, but η_eff is; stable R = λη_eff adapts with η_eff."""
+    assert f"There {changes} would change further" in " ".join(str(audits(name)).split())
+
+
 def test_periods_are_averaged_out():
     """Assert that an optimizer that goes half of its way back every six steps decays half as much in every phase."""
     found = audit(odd_optimizers.LooksAhead)
