@@ -124,6 +124,8 @@ class Audit:
         said = [LEGEND, *([ADAPTING.format(what=self._adapts)] if self._is_adapting else [])]
         powers = [_power("η", features.lr_exponent), _power("λ", features.decay_exponent)]
         if any(powers):
+            if self.kind == "other" and features.keeps_first_lr:
+                powers[0] = "the η that the optimizer was built with"
             said.append(f"R is proportional to {' and to '.join(filter(None, powers))}.")
         if states_duration(features):
             said.append(f"The effect of a perturbation lasts {short(features.delay)} steps after it was undone.")
