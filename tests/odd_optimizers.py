@@ -55,6 +55,21 @@ class FixedDecay(Odd):
         return theta * (1 - 0.02 * decay)
 
 
+class DecaysByDefaults(torch.optim.AdamW):
+    """AdamW whose decay reads η from ``defaults``, which a scheduler does not change."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.mul_(1 - self.defaults["lr"] * group["weight_decay"])
+            group["weight_decay"] = 0.0
+        super().step()
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+
+
 class HalfDecay(Odd):
     """R = ηλ/2."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from swd_dynamics.auditing.features import AuditFeatures, Phase, quantiles
+from swd_dynamics.auditing.features import SAME_RATE, AuditFeatures, Phase, quantiles
 from swd_dynamics.auditing.kind import Kind, kind_of, needs_longer_runs, states_duration
 from swd_dynamics.auditing.reading import features_of
 
@@ -24,7 +24,8 @@ LEGEND = (
 )
 ADAPTING = (
     "In the last two rows the optimizer's state is still adapting to the smaller gradients, because η_eff/η differs"
-    " between them. There R would change further in a longer run. The powers of η and λ are measured in other runs."
+    " between them. There {what} would change further in a longer run. The powers of η and λ are measured in other"
+    " runs."
 )
 STEADY = 0.05  # relative difference of η_eff/η of two phases with the same gradients: less is scatter
 RATE_COLUMNS = ("R", "5 %", "95 %", "η_eff", "R/η_eff", "R/ηλ")
@@ -80,6 +81,13 @@ class Audit:
         with np.errstate(all="ignore"):
             return bool(abs(quantiles((after.gains / before.gains)[None])[0, 0] - 1) > STEADY)
 
+    @property
+    def _adapts(self) -> str:
+        """What changes while the state adapts: R does not if R or R/ηλ is the same before and after."""
+        before, after = (self.features.phases[name] for name in ("gradients / 10", "lr / 2"))
+        ratios = np.array([after.unit / before.unit, after.typical / before.typical])
+        return "η_eff and R/η_eff" if (np.abs(ratios - 1) <= SAME_RATE).any() else "R and η_eff"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; what is unknown is None."""
         phases = {
@@ -113,9 +121,11 @@ class Audit:
         features = self.features
         if features.weight_decay == 0:
             return []
-        said = [LEGEND, *([ADAPTING] if self._is_adapting else [])]
+        said = [LEGEND, *([ADAPTING.format(what=self._adapts)] if self._is_adapting else [])]
         powers = [_power("η", features.lr_exponent), _power("λ", features.decay_exponent)]
         if any(powers):
+            if self.kind == "other" and features.keeps_first_lr:
+                powers[0] = "the η that the optimizer was built with"
             said.append(f"R is proportional to {' and to '.join(filter(None, powers))}.")
         if states_duration(features):
             said.append(f"The effect of a perturbation lasts {short(features.delay)} steps after it was undone.")

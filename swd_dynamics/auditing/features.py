@@ -191,6 +191,14 @@ class AuditFeatures:
             return np.array([phase.typical / phase.isotropic for phase in self.later.values()])
 
     @property
+    def keeps_first_lr(self) -> bool:
+        """Whether R = c·ηλ of every weight has the η of the start, because R was the same after η was halved."""
+        before, after = (self.phases.get(name) for name in ("gradients / 10", "lr / 2"))
+        if before is None or after is None or abs(self.lr_exponent - 1) > SAME_RATIO:
+            return False
+        return before.uniform and after.uniform and before.equals(after.decay_rate)
+
+    @property
     def ratio_over_decay(self) -> float:
         """R/η_eff divided by λ, the median of the later phases."""
         return float(np.median([phase.ratio_over_decay for phase in self.later.values()]))

@@ -225,6 +225,12 @@ def _remains(features: AuditFeatures) -> tuple[str, ...]:
     """What was seen of a decay that is none of the kinds."""
     units = [phase.unit for phase in features.phases.values() if np.isfinite(phase.unit)]
     said = [f"R/ηλ is {', '.join(f'{unit:.3g}' for unit in units)} from phase to phase"]
+    if features.keeps_first_lr:
+        said.insert(
+            0,
+            "R is proportional to the η that the optimizer was built with; a later change of η does not change R,"
+            " so that the decay ignores schedules",
+        )
     by_parameter = [(shape, rate) for shape, rate in features.by_parameter if np.isfinite(rate)]
     rates = np.array([rate for _, rate in by_parameter])
     if len(rates) > 1 and np.ptp(rates) > max(SAME_RATIO * np.abs(rates).max(), features.phases["settled"].residue):

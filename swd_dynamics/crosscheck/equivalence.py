@@ -11,8 +11,10 @@ from numpy.typing import ArrayLike
 
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.checks import check
+from swd_dynamics.crosscheck.recorded_rule import groups_of
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import CATALOG
+from swd_dynamics.rules.decay import DECAYS, Decoupled
 from swd_dynamics.rules.direction import Direction, Step
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import UpdateRule
@@ -20,6 +22,7 @@ from swd_dynamics.rules.update import UpdateRule
 if TYPE_CHECKING:
     import xarray
 
+SAME_NUMBER = 1e-6  # relative: an optimizer may keep η as float32
 SECOND_MOMENTS = ("v", "v_max")  # the names of the second moment in a direction's memory; v̄ is its mean
 
 
@@ -79,14 +82,16 @@ def equivalent_weight_decay(
         each parameter group by itself.
     statistics : xarray.Dataset, number or array of shape (steps,), optional
         v̄, the mean over all weights of Adam's v̂ = v/(1−β₂ᵏ): one number for all steps, or one for each step; or a
-        recording of an Adam run by :func:`swd_dynamics.record`, which gives v̄ as (η/η_eff)². Not needed if neither
+        recording of an Adam run by :func:`swd_dynamics.record`, which gives v̄ as (η/η_eff)². If the run is one of
+        Adam and ``from_`` is too, it must have the η, the λ and the kind of decay of ``from_``. Not needed if neither
         rule has v̄. A schedule needs the steps, from a recording or an array. Recorded steps with η = 0 do not count.
 
     Raises
     ------
     InputError
-        If v̄ is needed and not given, unknown or not positive, or the recorded optimizer has no v̄; if a rule has no
-        decay, more than one η or λ, or a schedule without steps.
+        If v̄ is needed and not given, unknown or not positive, or the recorded optimizer has no v̄; if the recorded
+        optimizer has another η, λ or kind of decay than ``from_``; if a rule has no decay, more than one η or λ, or a
+        schedule without steps.
 
     Source: the definition of stable decay, Xie, Sato & Sugiyama 2020, 2011.11152; the ratio is its consequence.
 
@@ -102,6 +107,8 @@ def equivalent_weight_decay(
     moments = _second_moments(statistics)
     for role, rule in (("from_", from_), ("to", to)):
         _check_rule(role, rule, moments)
+    if hasattr(statistics, "attrs"):
+        _check_same_run(from_, statistics)
     rate = _mean_decay_rate("from_", from_, moments)
     return EquivalentDecay(rate / _mean_decay_rate("to", _per_unit(to), moments, to), rate)
 
@@ -189,6 +196,36 @@ def _check_rule(role: str, rule: UpdateRule, moments: SecondMoments) -> None:
     for name, value in (("lr", rule.lr_at(0)), ("weight_decay", rule.weight_decay)):
         if np.ndim(value) or is_symbolic(value):
             raise InputError(f"{name} of {role} = {value} is not one number: translate each parameter group by itself")
+
+
+def _check_same_run(rule: UpdateRule, recording: Any) -> None:
+    """Refuse a recorded optimizer of the rule's family that decays otherwise; what is not recorded is not compared."""
+    name = str(recording.attrs.get("optimizer", ""))
+    adaptive = name in CATALOG and _is_adaptive(CATALOG[name]().direction) == _is_adaptive(rule.direction)
+    if not adaptive or "optimizer_arguments" not in recording.attrs:
+        return
+    groups = groups_of(recording)
+    decoupled = any(group.get("decoupled_weight_decay") for group in groups)  # torch's Adam with this argument
+    kinds = {kind: mode for mode, kind in DECAYS.items()}
+    recorded = kinds[Decoupled if decoupled else CATALOG[name].decay]
+    given = kinds.get(type(rule.decay), recorded)
+    if given != recorded:
+        raise InputError(
+            f"from_ = {rule} has {given} decay, but the recording is one of {name}, which has {recorded} decay:"
+            " give the rule of the run that was recorded"
+        )
+    lrs = np.asarray(recording["lr"], dtype=float)
+    lr_is_constant = not rule.has_schedule and bool((lrs == lrs[0]).all())
+    numbers = {"weight_decay": [group["weight_decay"] for group in groups if "weight_decay" in group]}
+    numbers |= {"lr": lrs[0].tolist()} if lr_is_constant else {}
+    for number, values in numbers.items():
+        own = rule.lr_at(0) if number == "lr" else rule.weight_decay
+        if values and not np.isclose(own, values, rtol=SAME_NUMBER, atol=0).any():
+            seen = " or ".join(f"{value:g}" for value in dict.fromkeys(values))
+            raise InputError(
+                f"from_ has {number} = {own:g}, but the recorded {name} has {number} = {seen}: give the rule of the"
+                " run that was recorded"
+            )
 
 
 def _per_unit(rule: UpdateRule) -> UpdateRule:

@@ -22,9 +22,9 @@ from swd_dynamics.probe.measure import SUMMED
 from swd_dynamics.probe.provenance import made_by
 from swd_dynamics.probe.quantities import Quantity, chosen
 from swd_dynamics.probe.sinks import Contents, FolderSink, MemorySink, Sink
-from swd_dynamics.probe.steps import StepHooks, closure_of, watched
+from swd_dynamics.probe.steps import StepHooks, check_attached, closure_of, watched
 from swd_dynamics.probe.trajectory import MAX_TRAJECTORY_VALUES, check_room
-from swd_dynamics.probe.warned import UNSEEN, warn
+from swd_dynamics.probe.warned import UNATTACHED, UNSEEN, warn
 from swd_dynamics.recording.format import in_words, status_after
 from swd_dynamics.tensors.sharding import WRITER, local, shares, world
 from swd_dynamics.tensors.versions import version
@@ -122,8 +122,7 @@ class Probe:
         optimizer = unwrapped(optimizer)
         self.optimizer, self.path = optimizer, None if path is None else as_path("path", path)
         self.layout = layout_of(optimizer, model, sharded=True)
-        self.quantities = chosen(quantities)
-        self.every = whole_number("every", every, 1)
+        self.quantities, self.every = chosen(quantities), whole_number("every", every, 1)
         self.snapshots = None if snapshots is None else whole_number("snapshots", snapshots, 1)
         self._given = None if step is None else whole_number("step", step, 0)
         if trajectory and self.every != 1:
@@ -148,15 +147,14 @@ class Probe:
         self._sink: Sink = self._common(sink) if common else sink
         self._buffer = Buffer({}, torch.device("cpu"))
         self._hooks: StepHooks | None = None
-        self._is_measuring = self._gradient_seen = self._has_stepped = False
+        self._is_measuring = self._gradient_seen = self._has_stepped = self._in_step = False
         self._losses = Losses(self._amend)
         self._lock = threading.RLock()  # dataset() may be called from another thread
         self._process: int | None = None  # the process that attached the probe
-        self._begun, self._in_step = 0, False
         self._written: list[int | None] = []  # versions of the parameters when the probe was attached
         # What a recording says of the optimizer's counts, and what they were at the last detachment.
         self._counted = self._left = Counted(0, [None] * len(self.layout.parameters))
-        self.steps = 0  # the number of the last step, counting the steps taken before
+        self.steps = self._begun = 0  # the number of the last step, counting the steps taken before
         self.resume, self.failure = resume, None
 
     def __repr__(self) -> str:
@@ -264,8 +262,9 @@ class Probe:
         Raises
         ------
         InputError
-            If the loss is not one number, or ``of`` is something else.
+            If the loss is not one number, ``of`` is something else, or the probe was never attached.
         """
+        check_attached(self._process)
         if of not in ("next", "last", None):
             raise InputError(f"of = {of!r} is not allowed: it must be 'next' or 'last'")
         with self._lock:
@@ -307,8 +306,7 @@ class Probe:
         InputError
             If the probe was never attached.
         """
-        if self._process is None:
-            raise InputError("this probe has no recording yet: attach it first")
+        check_attached(self._process)
         if self._hooks is None:
             self._sink.note(**facts)
         else:
@@ -316,6 +314,8 @@ class Probe:
 
     def dataset(self) -> xarray.Dataset:
         """All rows so far, as :func:`swd_dynamics.open_recording` returns them; at any time."""
+        if self._process is None:
+            warn(UNATTACHED)
         with self._lock:
             self._guarded(self.flush)
             return self._sink.dataset()

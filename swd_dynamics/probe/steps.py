@@ -11,6 +11,9 @@ from weakref import WeakSet
 
 import torch
 
+from swd_dynamics.errors import InputError
+from swd_dynamics.probe.warned import UNATTACHED
+
 # All steps that torch has wrapped share this code, in which self is the optimizer.
 STEP = torch.optim.Optimizer.profile_hook_step(lambda self: None).__code__
 
@@ -196,3 +199,9 @@ def watched(
     if len(args) > 1:
         return (args[0], observed, *args[2:]), kwargs
     return args, kwargs | {"closure": observed}
+
+
+def check_attached(process: int | None) -> None:
+    """Refuse a probe that no process has attached."""
+    if process is None:
+        raise InputError(UNATTACHED)

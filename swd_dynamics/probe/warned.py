@@ -7,6 +7,10 @@ UNSEEN = (
     "the weights have changed, but the probe saw no step of this {kind}: attach it to the optimizer"
     " whose step() is called"
 )
+UNATTACHED = (
+    "the probe is not attached, so it records nothing: write `with Probe(optimizer) as probe:` around"
+    " the training, or call probe.attach() before it"
+)
 NO_RATES = (
     "decay_rate and effective_lr of the recording are NaN, because {reason} (attribute {attribute}). To have"
     " numbers, write both into the optimizer's groups in each step, or measure them with swd_dynamics.audit"

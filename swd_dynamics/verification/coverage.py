@@ -113,7 +113,8 @@ def not_tested(seen: Exercised, rule: UpdateRule) -> str:
     limits = [f"|θ| > {seen.theta:.2g}", f"|g| > {seen.gradient:.2g}"]
     if seen.decay_rate:
         limits.append(f"R > {seen.decay_rate:.2g}")
-    limits += [f"tensors of more than {seen.dimensions} dimensions", NOT_TRIED, f"steps after {seen.steps}"]
+    limits += [f"tensors of more than {seen.dimensions} dimensions", NOT_TRIED]
+    limits.append(f"steps after the first {seen.steps} of a scenario")
     said = f"Not tested: {', '.join(limits)}"
     return f"{said} ({'; '.join(_unfinished(rule, seen.steps))})." if any(_unfinished(rule, seen.steps)) else f"{said}."
 
@@ -125,4 +126,4 @@ def _unfinished(rule: UpdateRule, steps: int) -> Iterator[str]:
     if slowest and slowest**steps > LEFT:
         needed = ceil(log(UNTIL) / log(slowest))
         left = f"{slowest:g}^{steps} = {slowest**steps:.2g}"
-        yield f"bias corrections have not ended, because {left}: give steps={needed}"
+        yield f"bias corrections have not ended, because {left}: give steps={needed}, or --steps {needed}"

@@ -226,7 +226,7 @@ def _check(rule: UpdateRule) -> None:
 
 
 def _verdict(rule: UpdateRule, driven: list[Comparison], own: OwnNumbers | None) -> Verdict:
-    name, steps = driven[0].recording.attrs["optimizer"], sum(len(each.departure) for each in driven)
+    name, steps = driven[0].recording.attrs["optimizer"], " + ".join(str(len(each.departure)) for each in driven)
     wrong = [each for each in driven if each.first is not None]
     earliest = min(wrong, key=lambda each: each.first or 0, default=None)
     seen = None if wrong else exercised(driven[-1].altered, [each.recording for each in driven])

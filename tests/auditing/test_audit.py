@@ -49,6 +49,7 @@ CASES = {
     "sign": (odd_optimizers.SignDecay, "other"),
     "cautious": (odd_optimizers.CautiousDecay, "other"),
     "not times η": (odd_optimizers.FixedDecay, "other"),
+    "first η": (partial(odd_optimizers.DecaysByDefaults, **ARGUMENTS), "other"),
     "half": (odd_optimizers.HalfDecay, "decoupled"),
     "matrices": (odd_optimizers.MatrixDecay, "all the same"),
     "still": (odd_optimizers.Still, "other"),
@@ -210,6 +211,22 @@ def test_a_duration_is_stated_only_where_there_is_one(audits, memory, delay, is_
 def test_a_state_that_still_adapts_is_told(audits, name, is_adapting):
     """Assert that it is said where η_eff/η changes without a change of the gradients: v forgets in 1/(1−β₂) steps."""
     assert ("still adapting" in str(audits(name))) == is_adapting
+
+
+@pytest.mark.parametrize(("name", "changes"), [("NAdam, decoupled", "η_eff and R/η_eff"), ("AdamS", "R and η_eff")])
+def test_what_still_adapts_is_what_follows_the_state(audits, name, changes):
+    """Assert that decoupled R = ηλ is not said to adapt, but η_eff is; stable R = λη_eff adapts with η_eff."""
+    assert f"There {changes} would change further" in " ".join(str(audits(name)).split())
+
+
+def test_a_decay_that_ignores_schedules_is_told(audits):
+    """Assert that R stays ηλ of the first η after η was halved, and that this is the reason and the note below."""
+    found = audits("first η")
+    assert found.rows["lr / 2"][0] == pytest.approx(LR * DECAY, rel=READ)
+    assert found.features.keeps_first_lr and "ignores schedules" in found.reasons[0]
+    printed = " ".join(str(found).split())
+    assert "R is proportional to the η that the optimizer was built with and to λ." in printed
+    assert not any(audits(name).features.keeps_first_lr for name in ("not times η", "NAdam, decoupled", "AdamS"))
 
 
 def test_periods_are_averaged_out():

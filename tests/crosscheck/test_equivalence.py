@@ -139,7 +139,7 @@ def test_adams_takes_off_what_adamw_took(scheduled):
 
 def test_a_group_that_stands_still_tells_no_second_moment():
     """Assert that v̄ is read from the groups that have a learning rate."""
-    moving = recorded(torch.optim.AdamW, groups=True, lr=0.01)
+    moving = recorded(torch.optim.AdamW, groups=True, lr=0.01, weight_decay=0.1)
     second_moment = (moving.lr / moving.effective_lr).values[:, 1] ** 2
     both = [equivalent_weight_decay(rule("AdamW"), rule("AdamS"), given) for given in (moving, second_moment)]
     assert both[0].weight_decay == pytest.approx(both[1].weight_decay, rel=ROUND_OFF)
@@ -147,7 +147,7 @@ def test_a_group_that_stands_still_tells_no_second_moment():
 
 def test_a_step_without_learning_rate_does_not_count():
     """Assert that a warm-up from η = 0 is averaged over the steps that were taken, by their own numbers."""
-    recording = recorded(torch.optim.AdamW, steps=6, lr=0.01)
+    recording = recorded(torch.optim.AdamW, steps=6, lr=0.01, weight_decay=0.1)
     warm = recording.assign(lr=recording.lr * (recording.step > 1), effective_lr=recording.effective_lr.where(
         recording.step > 1, 0.0))  # fmt: skip
     found = equivalent_weight_decay(rule("AdamW", lambda k: 0.01 * k), rule("SGDW"), warm)
@@ -202,6 +202,41 @@ def test_what_cannot_be_translated_is_refused(case):
     from_, to, statistics, said = REFUSED[case]
     with pytest.raises(InputError, match=said):
         equivalent_weight_decay(from_, to, statistics)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "from_", "said"),
+    [
+        (torch.optim.AdamW, {}, rule("AdamW", lr=1.0), "lr = 1, but the recorded AdamW has lr = 0.01"),
+        (torch.optim.AdamW, {}, rule("AdamW", weight_decay=0.5), "weight_decay = 0.5, but .* has weight_decay = 0.1"),
+        (torch.optim.AdamW, {}, rule("Adam"), "has L2 decay, but .* AdamW, which has decoupled decay"),
+        (torch.optim.Adam, {}, rule("AdamW"), "has decoupled decay, but .* Adam, which has L2 decay"),
+        (torch.optim.SGD, {}, rule("SGDW"), "has decoupled decay, but .* SGD, which has L2 decay"),
+        (torch.optim.AdamW, {"groups": True}, rule("AdamW", lr=1.0), "has lr = 0 or 0.01"),
+    ],
+)
+def test_a_recording_of_another_run_is_refused(kind, given, from_, said):
+    """Assert that a rule whose η, λ or kind of decay is not that of the recorded run is refused, with both."""
+    recording = recorded(kind, steps=2, lr=0.01, weight_decay=0.1, **given)
+    with pytest.raises(InputError, match=said):
+        equivalent_weight_decay(from_, rule("AdamS" if kind is not torch.optim.SGD else "SGDS"), recording)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "from_"),
+    [
+        (torch.optim.Adam, {"decoupled_weight_decay": True}, rule("AdamW")),
+        (torch.optim.AdamW, {"scheduled": True}, rule("AdamW", Cosine(0.01, steps=2))),
+        (torch.optim.AdamW, {"amsgrad": True}, rule("AMSGradW")),
+        (torch.optim.AdamW, {}, rule("SGDW", lr=0.1, weight_decay=0.5)),  # only v̄ comes from this recording
+    ],
+)
+def test_a_recording_of_the_same_run_is_taken(kind, given, from_):
+    """Assert that R is λη where the run has the numbers of the rule, or is needed for v̄ alone."""
+    recording = recorded(kind, steps=2, lr=0.01, weight_decay=0.1, **given)
+    mean = np.mean([from_.lr_at(k) for k in range(2)]) * from_.weight_decay
+    found = equivalent_weight_decay(from_, rule("AdamS"), recording)
+    assert found.decay_rate == pytest.approx(mean, rel=ROUND_OFF)
 
 
 def test_what_is_not_needed_is_not_asked_for():

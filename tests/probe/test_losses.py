@@ -54,8 +54,8 @@ def test_a_loss_belongs_to_its_step(network, path, when, every):
 
 def test_a_loss_must_be_one_number(network):
     """Assert that a loss that is not one number is refused, and the message names its shape."""
-    probe = Probe(torch.optim.SGD(network().parameters()))
-    with pytest.raises(InputError, match=r"one number, not a tensor of shape \(2,\)"):
+    said = r"one number, not a tensor of shape \(2,\)"
+    with Probe(torch.optim.SGD(network().parameters())) as probe, pytest.raises(InputError, match=said):
         probe.observe(loss=torch.ones(2))
 
 

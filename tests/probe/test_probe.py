@@ -1,6 +1,7 @@
 """The probe records what the optimizer did, and the training does not depend on the probe."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -200,7 +201,9 @@ def test_dataset_may_be_asked_for_at_any_time(network):
     net = network()
     optimizer = torch.optim.Adam(net.parameters())
     probe = Probe(optimizer, trajectory=True)
-    assert probe.dataset().sizes == {"step": 0, "iterate": 1, "weight": 26, "parameter": 4, "group": 1}
+    with pytest.warns(RuntimeWarning, match="not attached"):
+        before = probe.dataset()
+    assert before.sizes == {"step": 0, "iterate": 1, "weight": 26, "parameter": 4, "group": 1}
     with probe:
         for steps in (1, 2, 3):
             net.train(optimizer, 1)
@@ -262,6 +265,23 @@ def test_memory_is_bounded(network):
             net.train(optimizer, 1)
     assert probe.dataset().sizes["step"] == 2
     assert record(optimizer, net.loss, 3, max_trajectory_values=0, trajectory=False).sizes["step"] == 3
+
+
+def test_a_probe_that_was_never_attached_says_so(network):
+    """Assert that before the first attachment a loss is refused and a dataset warns, but not after the detachment."""
+    net = network()
+    probe = Probe(torch.optim.SGD(net.parameters(), lr=0.1))
+    said = r"not attached.*with Probe.*probe\.attach\(\)"
+    with pytest.raises(InputError, match=said):
+        probe.observe(loss=1.0)
+    with pytest.warns(RuntimeWarning, match=said):
+        assert probe.dataset().sizes["step"] == 0
+    probe.attach()
+    net.train(probe.optimizer, 1)
+    probe.detach()
+    probe.observe(loss=1.0)
+    with warnings.catch_warnings(action="error"):
+        assert probe.dataset().sizes["step"] == 1
 
 
 def test_bad_input_is_refused_in_words(network):

@@ -58,6 +58,14 @@ def test_an_optimizer_is_verified_by_name(command, code, said, here, capsys):
     assert said in capsys.readouterr().out
 
 
+def test_steps_are_counted_as_they_are_asked_for(capsys):
+    """Assert that the steps of each scenario are said, and the option that gives more: .999^1204 = .3."""
+    assert main(["verify", "torch.optim:AdamW", "--as", "AdamW", "--steps", "20"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "20 + 20 + 10 steps in 3 scenarios" in said and "after the first 20 of a scenario" in said
+    assert "--steps 1204" in said
+
+
 def test_a_known_difference_may_be_allowed(capsys):
     """Assert that --allow changes the rule: a decay of torch's AdamW that comes after the step is not there."""
     command = ["verify", "torch.optim:AdamW", "--as", "AdamW", "--steps", "20", "--allow"]
