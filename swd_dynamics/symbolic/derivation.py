@@ -103,7 +103,9 @@ class Derived(ABC):
         """The symbols of the results and of the steps, with their meaning and the number that the rule gives them."""
         equations = [getattr(step.equation, "rhs", step.equation) for step in self.steps]
         shown = [*sympy.flatten(self.results.values()), *equations]
-        brackets: set[Symbol] = {symbol for function, symbol in BRACKETS.items() if any(e.has(function) for e in shown)}
+        brackets: set[sympy.Symbol] = {
+            symbol for function, symbol in BRACKETS.items() if any(e.has(function) for e in shown)
+        }
         return table_of(brackets.union(self._open_symbols(), *(e.free_symbols for e in equations)), self.values)
 
     def __call__(self, *unnamed, **numbers):
