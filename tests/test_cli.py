@@ -176,7 +176,7 @@ GIVEN = {
     "SGDS --what long-run-decay-rate --lr 0.5 --momentum 0.75": "R = 2λ",  # ηλ/(1 − β)
     "SGDW --what fixed-point --lr 0.1 --weight-decay 0.5 --momentum 0.75": "θ = hθ⋆/(h + 0.125)",  # λ(1 − β)
     "AdamS --what long-run-decay-rate --betas 0.5 0.75 --eps 1e-4": "R = ηλ/√⟨v⟩",
-    "SGDW fixed_point --lr 0.1 --weight-decay 0.5 --momentum 0.75": "θ = hθ⋆/(h + 0.125)",  # as in Python, without --what
+    "SGDW fixed_point --lr 0.1 --weight-decay 0.5 --momentum 0.75": "θ = hθ⋆/(h + 0.125)",  # without --what
     "AdamW --what fixed-point --eps 1e-8": "θ = hθ⋆/(h + λ(√v + 1e-08))",
 }
 
