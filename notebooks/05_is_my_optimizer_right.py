@@ -76,10 +76,9 @@ guess = None  # a sentence
 
 
 # %%
-def trained(optimizer):
+def trained(make):
     task = sd.tasks.tanh_network(batch_size=50, seed=0)
-    made = optimizer(task.model.parameters(), **settings)
-    return sd.record(made, task.loss, steps=200, quantities="minimal", trajectory=False)
+    return sd.record(make(task.model.parameters(), **settings), task.loss, 200, quantities=["loss"], trajectory=False)
 
 
 runs = {"MyAdamS": trained(MyAdamS), "the package's AdamS": trained(sd.optim.AdamS)}
