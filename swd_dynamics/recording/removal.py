@@ -62,6 +62,8 @@ def replaced(path: str | os.PathLike) -> Iterator[None]:
     folder = Path(path).absolute()
     aside = folder.with_name(f"{UNFINISHED}{folder.name}")
     with _only_a_run(folder):
+        if aside.exists():  # left by a process that was killed while it replaced an even older run
+            rmtree(aside)
         folder.rename(aside)
     try:
         yield

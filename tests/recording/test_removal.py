@@ -49,3 +49,16 @@ def test_a_run_that_is_not_begun_replaces_nothing(begin, tmp_path):
         new.close()
     assert_holds(tmp_path / "run", block(0, 2))
     assert os.listdir(tmp_path) == ["run"]
+
+
+def test_what_a_kill_left_does_not_stop_the_next_replacement(begin, tmp_path):
+    """Assert that a run that a killed process had set aside is removed when the newer run is replaced."""
+    (tmp_path / ".unfinished-run").mkdir()
+    (tmp_path / ".unfinished-run" / "run.json").write_text("{}")
+    begin().close()
+    with replaced(tmp_path / "run"):
+        new = begin()
+        new.append(block(0, 2))
+        new.close()
+    assert_holds(tmp_path / "run", block(0, 2))
+    assert os.listdir(tmp_path) == ["run"]
