@@ -44,6 +44,7 @@ NOISE_ARGUMENTS = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.5}
 BATCH_ARGUMENTS = {"lr": 0.03, "betas": (0.9, 0.95), "weight_decay": 0.5}
 
 # Standard deviations of the gradient noise. The gradients are below 1 (h = θ⋆ = 1), so that √v is the noise.
+KEPT_BY_L2 = 1 / (1 + NOISE_ARGUMENTS["weight_decay"])  # of each weight, with h = 1: h/(h + λ)
 NOISE = np.array([4.0, 6.0, 10.0, 20.0, 30.0])
 COPIES = 1200  # weights for each noise; half as many have √2 times the standard error
 BURN_IN = 800  # steps: five correlation times s/(η(h+cλ)) of the slowest weight; half as many leave 8 % of the start
@@ -261,13 +262,13 @@ AXES: dict[str, dict] = {
 # Position in the panel, decay mode of the colour, and text.
 NOTES = {
     "full_batch": [
-        (0.97, 0.95, "decoupled", "AdamW clips at 1/λ = 2"),
+        (0.97, 0.95, "decoupled", f"AdamW clips at 1/λ = {1 / BATCH_ARGUMENTS['weight_decay']:g}"),
         (0.03, 0.50, "stable", "AdamS clips\nat rms(g)/λ"),
-        (0.55, 0.45, "L2", "Adam with L2\nkeeps 67 %"),
+        (0.55, 0.45, "L2", f"Adam with L2\nkeeps {100 * KEPT_BY_L2:.0f} %"),
     ],
     "noise": [
         (0.97, 0.20, "decoupled", "AdamW keeps {kept}"),
-        (0.03, 0.60, "L2", "Adam with L2 keeps 67 %"),
+        (0.03, 0.60, "L2", f"Adam with L2 keeps {100 * KEPT_BY_L2:.0f} %"),
         (0.50, 0.86, "stable", "AdamS"),
     ],
 }
