@@ -1,6 +1,7 @@
 """The gates for numbers. A value is checked where it enters; the code behind the gate trusts it."""
 
 import os
+import sys
 from operator import index
 from pathlib import Path
 from types import FunctionType
@@ -40,6 +41,8 @@ def check(name: str, value, interval: str) -> None:
         if _lies_outside(value, interval, low, high):
             raise InputError(f"{name} = {value} is not allowed: it must lie in {interval}")
         return
+    if _stands_for_many(value):
+        return
     numbers = _numbers(value)
     if numbers is None:
         raise InputError(f"{name} = {value!r} is not a number: it must lie in {interval}")
@@ -60,6 +63,12 @@ def _lies_outside(expression, interval: str, low: float, high: float) -> bool:
     below = expression < low if interval[0] == "[" else expression <= low
     above = expression > high if interval[-1] == "]" else expression >= high
     return True in (below, above)  # a comparison that sympy cannot decide is neither True nor False
+
+
+def _stands_for_many(value) -> bool:
+    """Whether a value is a tensor inside ``torch.vmap``, whose numbers cannot be read there."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor) and torch._C._functorch.is_batchedtensor(value)
 
 
 def _numbers(value) -> np.ndarray | None:

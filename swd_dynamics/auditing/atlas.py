@@ -320,7 +320,7 @@ def _audited(package: str, names: Sequence[str], jobs: int, limit: float) -> Ite
 
     preload = ["swd_dynamics.bench.response", "torch._dynamo", package]  # torch's first optimizer imports the second
     audit_one = partial(_audit_quietly, package)
-    for outcome in in_processes(audit_one, names, jobs=jobs, limit=limit, preload=preload):
+    for outcome in in_processes(audit_one, names, jobs=jobs, limit=limit, preload=preload, fresh=True):
         yield AtlasEntry(outcome.work, outcome.result, outcome.reason[:300])
 
 

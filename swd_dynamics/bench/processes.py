@@ -1,4 +1,4 @@
-"""A pool of processes that can be killed: one process for each piece of work, ended when its time is over.
+"""A pool of processes that can be killed: each does one piece of work after another, within a time limit.
 
 Work that hangs, or takes its process down, costs its own result and nothing else.
 """
@@ -7,14 +7,17 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import inf
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any
 
 from swd_dynamics.bench.drive import one_thread
 from swd_dynamics.errors import InputError
+
+ENDED = "its process ended without an answer"  # the reason where a process died or was killed from outside
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,11 @@ def in_processes(
     works: Sequence[Any],
     *,
     jobs: int,
-    limit: float,
+    limit: float = inf,
     preload: Sequence[str] = (),
+    fresh: bool = False,
 ) -> Iterator[Done]:
-    """Call a function on each piece of work, each call in a process of its own; yield the outcomes as they come.
+    """Call a function on each piece of work in other processes; yield the outcomes as they come.
 
     A script that calls this needs no ``if __name__ == "__main__":``, because no process runs the script again. So the
     function must be importable from a module other than the script. When the caller stops, running work is killed.
@@ -42,40 +46,73 @@ def in_processes(
     Parameters
     ----------
     function : callable
-        Importable by name; its argument and its result can be pickled.
+        It can be pickled, and so can its argument and its result.
     jobs : int
         Processes at a time.
     limit : float
-        Seconds that a piece of work may take.
+        Seconds that a piece of work may take. A process whose work takes longer is killed.
     preload : sequence of str
         Modules that are imported once, before the first process, where the system can fork.
+    fresh : bool
+        Whether each piece of work has a process of its own, so that nothing is left of the work before it.
 
     Examples
     --------
     >>> from math import sqrt
-    >>> [outcome.result for outcome in in_processes(sqrt, [4.0, 9.0], jobs=1, limit=60.0)]
+    >>> [outcome.result for outcome in in_processes(sqrt, [4.0, 9.0], jobs=1)]
     [2.0, 3.0]
     """
     context = _context(preload)
-    waiting, running = list(reversed(works)), {}
+    waiting, idle = list(reversed(works)), []
+    running: dict[Connection, tuple[_Worker, Any, float]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                pipe, process = _started(context, function, waiting[-1])
-                running[pipe] = (waiting.pop(), process, time.monotonic() + limit)
-            soonest = min(deadline for _, _, deadline in running.values())
-            ready = wait(list(running), timeout=max(0.0, soonest - time.monotonic()))
+                worker = idle.pop() if idle else _Worker(context, function)
+                work = waiting.pop()
+                worker.begin(work)
+                running[worker.pipe] = (worker, work, time.monotonic() + limit)
+            soonest = min(deadline for _, _, deadline in running.values()) - time.monotonic()
+            ready = wait(list(running), timeout=None if soonest == inf else max(0.0, soonest))
             now = time.monotonic()
             late = [pipe for pipe, (_, _, deadline) in running.items() if now > deadline]
             for pipe in {*ready, *late}:
-                work, process, _ = running.pop(pipe)
-                timed_out = Done(work, reason=f"took more than {limit:g} s")
-                outcome = _received(pipe, work) if pipe in ready else timed_out
-                _kill(process)
+                worker, work, _ = running.pop(pipe)
+                outcome = worker.outcome(work) if pipe in ready else Done(work, reason=f"took more than {limit:g} s")
+                if fresh or pipe not in ready or outcome.reason == ENDED:
+                    worker.kill()
+                else:
+                    idle.append(worker)
                 yield outcome
     finally:
-        for _, process, _ in running.values():
-            _kill(process)
+        for worker in (*idle, *(worker for worker, _, _ in running.values())):
+            worker.kill()
+
+
+class _Worker:
+    """A process that calls a function on one piece of work after another."""
+
+    def __init__(self, context: Any, function: Callable):
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        with _empty_main():
+            self.process.start()
+        theirs.close()
+
+    def begin(self, work: Any) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # of a process that died: its outcome says so
+            self.pipe.send(work)
+
+    def outcome(self, work: Any) -> Done:
+        try:
+            return self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return Done(work, reason=ENDED)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
 
 
 def _context(preload: Sequence[str]) -> Any:
@@ -84,15 +121,6 @@ def _context(preload: Sequence[str]) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *preload])
     return context
-
-
-def _started(context: Any, function: Callable, work: Any) -> tuple[Connection, Any]:
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_call, args=(theirs, function, work), daemon=True)
-    with _empty_main():
-        process.start()
-    theirs.close()
-    return ours, process
 
 
 @contextmanager
@@ -109,24 +137,20 @@ def _empty_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _call(pipe: Connection, function: Callable, work: Any) -> None:
-    """In the process: send what the function returns or raises."""
+def _serve(pipe: Connection, function: Callable) -> None:
+    """In the process: send what the function returns or raises, until the other end is closed."""
     one_thread()
+    while True:
+        try:
+            work = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_called(function, work))
+
+
+def _called(function: Callable, work: Any) -> Done:
     try:
-        outcome = Done(work, function(work))
+        return Done(work, function(work))
     except (Exception, SystemExit) as error:  # an error of foreign code is a result
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-        outcome = Done(work, reason=f"{kind}{' '.join(str(error).split())}")
-    pipe.send(outcome)
-
-
-def _received(pipe: Connection, work: Any) -> Done:
-    try:
-        return pipe.recv()
-    except EOFError:
-        return Done(work, reason="its process ended without an answer")
-
-
-def _kill(process: Any) -> None:
-    process.kill()
-    process.join()
+        return Done(work, reason=f"{kind}{' '.join(str(error).split())}")

@@ -1,10 +1,11 @@
 """The tasks: models to train, with losses whose every batch is a function of the seed and the step."""
 
 from swd_dynamics.tables import Table, preset
+from swd_dynamics.tasks.classification import classification
 from swd_dynamics.tasks.digits import logistic_regression, tanh_network
 from swd_dynamics.tasks.images import convolutional_network
 from swd_dynamics.tasks.quadratic import quadratic
-from swd_dynamics.tasks.task import Task
+from swd_dynamics.tasks.task import DrawnLoss, Task
 from swd_dynamics.tasks.text import character_transformer
 
 ABOUT = """The tasks by name. Each is a function that makes a :class:`Task`: a model to train and its loss.
@@ -27,8 +28,10 @@ TASKS = Table(
 
 __all__ = [
     "TASKS",
+    "DrawnLoss",
     "Task",
     "character_transformer",
+    "classification",
     "convolutional_network",
     "logistic_regression",
     "quadratic",

@@ -4,6 +4,7 @@ The data ship in scikit-learn's wheel; nothing is downloaded.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.tables import Table
+from swd_dynamics.tasks.classification import classification
 from swd_dynamics.tasks.seeds import generator
 from swd_dynamics.tasks.task import Task, check_placement
 
@@ -143,7 +145,8 @@ def digits(samples: int) -> tuple[np.ndarray, np.ndarray]:
     >>> digits(4)[1].tolist()
     [0, 1, 2, 3]
     """
-    return _standardised(samples)[0]
+    images, labels = _standardised(whole_number("samples", samples, 1, IMAGES))[0]
+    return images.copy(), labels.copy()
 
 
 def held_out(samples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -171,15 +174,15 @@ def held_out(samples: int) -> tuple[np.ndarray, np.ndarray]:
     >>> held_out(1795)[1].tolist()
     [9, 8]
     """
-    whole_number("samples", samples, 1, IMAGES - 1)
-    return _standardised(samples)[1]
+    images, labels = _standardised(whole_number("samples", samples, 1, IMAGES - 1))[1]
+    return images.copy(), labels.copy()
 
 
+@cache
 def _standardised(samples: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """The first images and the other ones, both standardised with means and deviations of the first."""
     from sklearn.datasets import load_digits
 
-    whole_number("samples", samples, 1, IMAGES)
     images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
     first = images[:samples]
     deviation, varies = first.std(axis=0), first.min(axis=0) < first.max(axis=0)
@@ -189,23 +192,10 @@ def _standardised(samples: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np
 
 def _classifier(name, hidden, loss_name, samples, batch_size, seed, device, dtype) -> Task:
     check_placement(device, dtype)
-    images, labels = digits(samples)
-    if batch_size is not None:
-        whole_number("batch_size", batch_size, 1, samples)
-    loss = LOSSES[loss_name]
+    training, test = (
+        _tensors(part, device, dtype) for part in _standardised(whole_number("samples", samples, 1, IMAGES))
+    )
     model = _network((PIXELS, *hidden, CLASSES), generator(seed)).to(device=device, dtype=dtype)
-    inputs = torch.tensor(images, dtype=dtype, device=device)
-    targets = torch.tensor(labels, dtype=torch.int64, device=device)
-
-    def full_loss(model: torch.nn.Module) -> Tensor:
-        return loss(model(inputs), targets)
-
-    def batch_loss(model: torch.nn.Module, step: int) -> Tensor:
-        if batch_size is None:
-            return full_loss(model)
-        chosen = batch(samples, batch_size, seed, step).to(device)
-        return loss(model(inputs[chosen]), targets[chosen])
-
     description = {
         "task": name,
         "data": "scikit-learn digits",
@@ -217,22 +207,21 @@ def _classifier(name, hidden, loss_name, samples, batch_size, seed, device, dtyp
         "device": str(device),
         "dtype": str(dtype),
     }
-    return Task(name if batch_size is None else f"{name}-minibatch", model, batch_loss, full_loss, description)
+    return classification(
+        model,
+        training,
+        test if len(test[0]) else None,
+        batch_size=batch_size,
+        seed=seed,
+        loss=LOSSES[loss_name],
+        name=name if batch_size is None else f"{name}-minibatch",
+        description=description,
+    )
 
 
-def batch(samples: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """Which images are in the batch of a step: drawn without replacement, a function of (seed, step) alone.
-
-    Returns
-    -------
-    torch.Tensor of int64, shape (batch_size,)
-
-    Examples
-    --------
-    >>> sorted(batch(samples=4, batch_size=4, seed=0, step=9).tolist())
-    [0, 1, 2, 3]
-    """
-    return torch.randperm(samples, generator=generator(seed, step))[:batch_size]
+def _tensors(data: tuple[np.ndarray, np.ndarray], device, dtype) -> tuple[Tensor, Tensor]:
+    images, labels = data
+    return torch.tensor(images, dtype=dtype, device=device), torch.tensor(labels, dtype=torch.int64, device=device)
 
 
 def _network(widths: Sequence[int], random: torch.Generator) -> torch.nn.Sequential:

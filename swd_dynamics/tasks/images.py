@@ -9,12 +9,12 @@ from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential, funct
 
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
-from swd_dynamics.tasks.digits import CLASSES, batch, digits
+from swd_dynamics.tasks.classification import classification
+from swd_dynamics.tasks.digits import CLASSES, IMAGES, digits, held_out
 from swd_dynamics.tasks.seeds import generator
 from swd_dynamics.tasks.task import Task, check_placement
 
 SIDE, ENLARGED, KERNEL, POOL = 8, 28, 3, 2
-IMAGES_AT_ONCE = 100  # in the full loss; twice as many take twice the memory in the convolutions
 
 
 def convolutional_network(
@@ -60,20 +60,10 @@ def convolutional_network(
     (1199882,)
     """
     check_placement(device, dtype)
-    images, labels = digits(samples)
+    training = _tensors(digits(samples), device, dtype)
+    test = _tensors(held_out(samples), device, dtype) if samples < IMAGES else None
     whole_number("batch_size", batch_size, 1, samples)
     model = _network(_pair(channels), hidden, generator(seed)).to(device=device, dtype=dtype)
-    inputs = enlarged(images).to(device=device, dtype=dtype)
-    targets = torch.tensor(labels, dtype=torch.int64, device=device)
-
-    def full_loss(model: torch.nn.Module) -> Tensor:
-        outputs = torch.cat([model(piece) for piece in inputs.split(IMAGES_AT_ONCE)])
-        return functional.cross_entropy(outputs, targets)
-
-    def batch_loss(model: torch.nn.Module, step: int) -> Tensor:
-        chosen = batch(samples, batch_size, seed, step).to(device)
-        return functional.cross_entropy(model(inputs[chosen]), targets[chosen])
-
     description = {
         "task": "convolution",
         "data": "scikit-learn digits, 28 × 28",
@@ -86,7 +76,14 @@ def convolutional_network(
         "device": str(device),
         "dtype": str(dtype),
     }
-    return Task("convolution", model, batch_loss, full_loss, description)
+    return classification(
+        model, training, test, batch_size=batch_size, seed=seed, name="convolution", description=description
+    )
+
+
+def _tensors(data: tuple[np.ndarray, np.ndarray], device, dtype) -> tuple[Tensor, Tensor]:
+    images, labels = data
+    return enlarged(images).to(device=device, dtype=dtype), torch.tensor(labels, dtype=torch.int64, device=device)
 
 
 def enlarged(images: np.ndarray) -> Tensor:

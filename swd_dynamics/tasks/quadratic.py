@@ -10,7 +10,7 @@ from torch import Tensor
 from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
 from swd_dynamics.tasks.seeds import generator
-from swd_dynamics.tasks.task import Task, check_placement
+from swd_dynamics.tasks.task import DrawnLoss, Task, check_placement
 
 
 class Weights(torch.nn.Module):
@@ -75,11 +75,14 @@ def quadratic(
     def full_loss(model: torch.nn.Module) -> Tensor:
         return 0.5 * (h * (model() - minimum) ** 2).sum()
 
-    def batch_loss(model: torch.nn.Module, step: int) -> Tensor:
+    def draw(step: int) -> tuple[Tensor]:
         if not deviation.any():
-            return full_loss(model)
+            return (torch.zeros_like(h),)
         xi = deviation * torch.randn(len(deviation), generator=generator(seed, step), dtype=torch.float64).numpy()
-        return full_loss(model) + torch.tensor(xi, dtype=dtype, device=device) @ model()
+        return (torch.tensor(xi, dtype=dtype, device=device),)
+
+    def noisy_loss(model: torch.nn.Module, xi: Tensor) -> Tensor:
+        return full_loss(model) + xi @ model()
 
     description = {
         "task": "quadratic",
@@ -92,7 +95,7 @@ def quadratic(
         "dtype": str(dtype),
     }
     model = Weights(torch.tensor(theta0, dtype=dtype, device=device))
-    return Task("quadratic", model, batch_loss, full_loss, description)
+    return Task("quadratic", model, DrawnLoss(draw, noisy_loss), full_loss, description)
 
 
 def _curvatures(spectrum: ArrayLike) -> NDArray[np.float64]:

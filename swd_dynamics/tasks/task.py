@@ -18,6 +18,33 @@ HESSIAN_ROWS_AT_ONCE = 64  # each row is a pass through the model with all the d
 
 
 @dataclass(frozen=True, eq=False)
+class DrawnLoss:
+    """The loss on the batch of a step, in two parts: which data are drawn, and the loss on them.
+
+    Many models that are trained on the same batches can then share each batch.
+
+    Parameters
+    ----------
+    draw : callable (step) → tuple of torch.Tensor
+        The batch of the 0-based ``step``.
+    loss : callable (model, *batch) → torch.Tensor, shape ()
+
+    Examples
+    --------
+    >>> numbers = torch.tensor([4.0, 6.0])
+    >>> mean_square = DrawnLoss(lambda step: (numbers[step : step + 1],), lambda model, x: model(x).square().mean())
+    >>> mean_square(torch.nn.Identity(), step=1).item()
+    36.0
+    """
+
+    draw: Callable[[int], tuple[Tensor, ...]]
+    loss: Callable[..., Tensor]
+
+    def __call__(self, model: torch.nn.Module, step: int) -> Tensor:
+        return self.loss(model, *self.draw(step))
+
+
+@dataclass(frozen=True, eq=False)
 class Task:
     """What is trained: a model, its loss on the batch of each step, and its loss on all the data.
 
@@ -35,6 +62,9 @@ class Task:
         Loss on all the data, without noise.
     description : dict
         The arguments of the task, in values that JSON can hold.
+    test_error : callable (model) → torch.Tensor, shape (), optional
+        The error on data that are never trained on: of a classifier the fraction of wrong classes, of a language model
+        the mean cross-entropy in nats.
 
     Examples
     --------
@@ -53,6 +83,7 @@ class Task:
     batch_loss: Callable[[torch.nn.Module, int], Tensor]
     full_loss: Callable[[torch.nn.Module], Tensor]
     description: dict
+    test_error: Callable[[torch.nn.Module], Tensor] | None = None
 
     def __repr__(self) -> str:
         n = sum(parameter.numel() for parameter in self.model.parameters())
@@ -159,13 +190,7 @@ class Task:
         return _array(torch.func.jacrev(gradient, chunk_size=HESSIAN_ROWS_AT_ONCE)(self._vector("theta", theta)))
 
     def _loss_at(self, theta: Tensor) -> Tensor:
-        names, parameters = zip(*self.model.named_parameters(), strict=True)
-        pieces = theta.split([parameter.numel() for parameter in parameters])
-        weights = {
-            f"model.{name}": piece.view_as(parameter)
-            for name, piece, parameter in zip(names, pieces, parameters, strict=True)
-        }
-        return torch.func.functional_call(_LossOf(self.model, self.full_loss), weights, ())
+        return at_weights(self.model, theta, self.full_loss)
 
     def _vector(self, name: str, values: ArrayLike) -> Tensor:
         first = next(self.model.parameters())
@@ -178,15 +203,39 @@ class Task:
         return vector
 
 
-class _LossOf(torch.nn.Module):
-    """The loss as a module, so that its model can be called with other weights."""
+def at_weights(model: torch.nn.Module, theta: Tensor, function: Callable[..., Tensor], *data: Tensor) -> Tensor:
+    """A function of a model, with other weights in the model; for ``torch.func``.
 
-    def __init__(self, model: torch.nn.Module, loss: Callable[[torch.nn.Module], Tensor]):
+    Parameters
+    ----------
+    theta : torch.Tensor, shape (n,)
+        The weights, in the order of ``model.parameters()``. The model's own weights do not change.
+    function : callable (model, *data) → torch.Tensor
+
+    Examples
+    --------
+    >>> line = torch.nn.Linear(1, 1)
+    >>> at_weights(line, torch.tensor([2.0, 1.0]), lambda model, x: model(x), torch.tensor([3.0])).item()
+    7.0
+    """
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    pieces = theta.split([parameter.numel() for parameter in parameters])
+    weights = {
+        f"model.{name}": piece.view_as(parameter)
+        for name, piece, parameter in zip(names, pieces, parameters, strict=True)
+    }
+    return torch.func.functional_call(_FunctionOf(model, function), weights, data)
+
+
+class _FunctionOf(torch.nn.Module):
+    """A function of a model as a module, so that the model can be called with other weights."""
+
+    def __init__(self, model: torch.nn.Module, function: Callable[..., Tensor]):
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.function = model, function
 
-    def forward(self) -> Tensor:
-        return self.loss(self.model)
+    def forward(self, *data: Tensor) -> Tensor:
+        return self.function(self.model, *data)
 
 
 def check_placement(device: torch.device | str, dtype: torch.dtype) -> None:

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.tasks.seeds import generator
-from swd_dynamics.tasks.task import Task, check_placement
+from swd_dynamics.tasks.task import DrawnLoss, Task, check_placement
 
 DEVIATION = 0.02  # of the initial weights
 
@@ -126,14 +126,18 @@ def character_transformer(
     _check_heads(heads, width)
     model = Decoder(len(alphabet), width, layers, heads, length, generator(seed)).to(device=device, dtype=dtype)
     every = _spread(training, length, windows).to(device)
+    unseen = _spread(held_out, length, min(windows, _tiles(held_out, length))).to(device)
 
     def full_loss(model: torch.nn.Module) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernel of the CPU cannot be differentiated twice
             return _loss(model, every)
 
-    def batch_loss(model: torch.nn.Module, step: int) -> Tensor:
+    def draw(step: int) -> tuple[Tensor]:
         starts = torch.randint(len(training) - length, (batch_size,), generator=generator(seed, step))
-        return _loss(model, _windows(training, starts, length).to(device))
+        return (_windows(training, starts, length).to(device),)
+
+    def test_error(model: torch.nn.Module) -> Tensor:
+        return _loss(model, unseen)
 
     description = {
         "task": "transformer",
@@ -148,7 +152,7 @@ def character_transformer(
         "device": str(device),
         "dtype": str(dtype),
     }
-    return Task("transformer", model, batch_loss, full_loss, description)
+    return Task("transformer", model, DrawnLoss(draw, _loss), full_loss, description, test_error)
 
 
 class Decoder(torch.nn.Module):

@@ -26,6 +26,7 @@ NOTEBOOKS = [path for path in sorted(FOLDER.glob("[0-9]*.ipynb")) if "Sliders(" 
 PRESSES = 21  # on each slider
 PROMISE = 150  # milliseconds, the median from key press to picture
 PATIENCE = 300_000  # milliseconds for all cells of a notebook
+LONGEST = 5_000  # milliseconds: a press that shows no new picture until then counts as so long
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 QUIET += ["--disable-component-update", "--disable-sync"]
 SETTINGS = {  # all cells are in the page, and nothing is saved while a press is timed
@@ -35,7 +36,7 @@ SETTINGS = {  # all cells are in the page, and nothing is saved while a press is
 }
 READY = "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 # Watches the outputs of a cell, from the next key press to a new picture that the browser has decoded.
-WATCH = """cell => {
+WATCH = """([cell, longest]) => {
     const shown = () => cell.querySelector('.jp-OutputArea img');
     const before = shown().src;
     window.waited = new Promise(done => {
@@ -48,6 +49,7 @@ WATCH = """cell => {
             await picture.decode();
             done(performance.now() - pressed);
         });
+        setTimeout(() => done(longest), longest);
         watching.observe(cell, {subtree: true, childList: true, attributes: true});
     });
 }"""
@@ -124,7 +126,7 @@ def _press(page, cell, slider, k):
     handle = slider.query_selector(".noUi-handle")
     handle.focus()
     at_end = float(handle.get_attribute("aria-valuenow")) >= float(handle.get_attribute("aria-valuemax"))
-    cell.evaluate(WATCH)
+    page.evaluate(WATCH, [cell, LONGEST])
     page.keyboard.press("ArrowLeft" if at_end or k % 2 else "ArrowRight")
     return page.evaluate("() => window.waited")
 

@@ -18,7 +18,8 @@ from swd_dynamics.tasks import (
     quadratic,
     tanh_network,
 )
-from swd_dynamics.tasks.digits import batch, digits
+from swd_dynamics.tasks.classification import batch
+from swd_dynamics.tasks.digits import digits
 
 # Round-off of a float64 loss over a few hundred samples, differentiated twice along two different paths.
 ROUND_OFF = 1e-12

@@ -1,0 +1,199 @@
+"""Many cells of a sweep in one process: small networks trained at once, by the rule, through ``torch.func``."""
+
+from collections.abc import Iterator, Sequence
+from math import nan
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, grad_and_value, vmap
+
+from swd_dynamics.rules import State
+from swd_dynamics.rules.decay import L2
+from swd_dynamics.sweeping.outcome import CURVES, NUMBERS, TOO_LARGE, Outcomes
+from swd_dynamics.sweeping.plan import Candidate, Cell, Plan
+from swd_dynamics.tasks import Task
+from swd_dynamics.tasks.task import DrawnLoss, at_weights
+
+BATCHED = ("lr", "weight_decay")  # arguments that may differ within a block
+# Weights of all networks in a block. With many more a step's numbers do not fit into the caches of a CPU, and with many
+# fewer most of the time goes into calling torch's functions.
+BLOCK_WEIGHTS = 300_000
+
+
+class CellBlock(NamedTuple):
+    """Cells that are trained together: one optimizer, some points of the grid, and for each point the same seeds."""
+
+    candidate: Candidate
+    arguments: dict[str, Any]  # that are the same in all its cells
+    points: list[tuple]  # the values of BATCHED, as far as they are in the grid
+    names: tuple[str, ...]  # of these values
+    seeds: tuple[int, ...]
+    cells: list[int]  # seed by seed, and for each seed point by point
+
+
+def why_not_batched(plan: Plan) -> str:
+    """Why the runs of a plan cannot be trained together; empty if they can.
+
+    Examples
+    --------
+    >>> from swd_dynamics.sweeping.plan import planned
+    >>> why_not_batched(planned("network", ["SGD"], {"lr": [0.1]}, steps=1))
+    ''
+    >>> why_not_batched(planned("network", {"mine": torch.optim.NAdam}, {"lr": [0.1]}, steps=1))
+    'there is no rule for mine'
+    """
+    without = [candidate.label for candidate in plan.candidates if candidate.name is None]
+    if without:
+        return f"there is no rule for {', '.join(without)}"
+    task = plan.task(plan.seeds[0])
+    if not isinstance(task.batch_loss, DrawnLoss):
+        return f"the batch_loss of the task {task.name!r} is not a swd_dynamics.tasks.DrawnLoss"
+    if next(task.model.buffers(), None) is not None:
+        return "the model has buffers, such as the running means of a BatchNorm"
+    if any(isinstance(module, torch.nn.modules.dropout._DropoutNd) for module in task.model.modules()):
+        return "the model has dropout, which draws its own random numbers"
+    return ""
+
+
+def train_batched(plan: Plan, cells: Sequence[Cell], say: Any = lambda text: None) -> Iterator[Outcomes]:
+    """Train some cells, block by block.
+
+    Parameters
+    ----------
+    say : callable (text) — told which step a block is at
+    """
+    weights = plan.task(plan.seeds[0]).theta.size
+    for block in blocks(plan, cells, max(1, BLOCK_WEIGHTS // weights)):
+        yield _Training(plan, block).outcomes(say)
+
+
+def blocks(plan: Plan, cells: Sequence[Cell], largest: int) -> Iterator[CellBlock]:
+    """The cells as blocks of at most so many cells, except that all seeds of a point stay together."""
+    names = tuple(name for name in plan.axes if name in BATCHED)
+    places = {name: i for i, name in enumerate(plan.axes)}
+
+    def kind(cell: Cell) -> tuple:
+        others = tuple(repr(value) for name, value in plan.arguments(cell).items() if name not in names)
+        return cell.candidate, others
+
+    by_point: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        by_point.setdefault((cell.candidate, cell.point), []).append(cell)
+    alike: dict[tuple, list[list[Cell]]] = {}
+    for runs in by_point.values():
+        alike.setdefault((*kind(runs[0]), tuple(run.seed for run in runs)), []).append(runs)
+    for (*_, seeds), groups in alike.items():
+        count = max(1, largest // len(seeds))
+        for start in range(0, len(groups), count):
+            chosen = groups[start : start + count]
+            head = chosen[0][0]
+            yield CellBlock(
+                candidate=plan.candidates[head.candidate],
+                arguments={name: value for name, value in plan.arguments(head).items() if name not in names},
+                points=[tuple(runs[0].point[places[name]] for name in names) for runs in chosen],
+                names=names,
+                seeds=seeds,
+                cells=[runs[i].number for i in range(len(seeds)) for runs in chosen],
+            )
+
+
+class _Training:
+    """The training of a block. Arrays have the shape (seeds, points, …)."""
+
+    def __init__(self, plan: Plan, block: CellBlock):
+        self.plan, self.block = plan, block
+        self.tasks: list[Task] = [plan.task(seed) for seed in block.seeds]
+        self.model = self.tasks[0].model
+        start = torch.stack([_weights(task.model) for task in self.tasks])
+        self.theta = start.unsqueeze(1).repeat(1, len(block.points), 1)
+        columns = zip(*block.points, strict=True)
+        self.varied = {name: start.new_tensor(column) for name, column in zip(block.names, columns, strict=True)}
+        rest = block.candidate.rule(**block.arguments).direction.rest
+        self.memory = vmap(vmap(rest))(self.theta)
+        loss: Any = self.tasks[0].batch_loss.loss  # pyright: ignore[reportFunctionMemberAccess]
+        derivative = grad_and_value(lambda theta, batch: at_weights(self.model, theta, loss, *batch))
+        self.derivative = vmap(vmap(derivative, in_dims=(0, None)), in_dims=(0, 0))
+        self.diverged = torch.full(self.theta.shape[:2], nan, dtype=torch.float64)
+
+    def outcomes(self, say: Any) -> Outcomes:
+        first, evaluations, numbers = None, [], {}
+        for k in range(self.plan.steps):
+            gradients, losses = self.derivative(self.theta, self._batch(k))
+            first = losses.abs() if first is None else first
+            bad = ~(losses <= TOO_LARGE * first) & self.diverged.isnan()
+            if bad.any():
+                self.diverged[bad] = k + 1
+                self.theta[bad] = nan
+                gradients[bad] = nan
+            numbers = self._step(k, gradients)
+            if k + 1 in self.plan.evaluated:
+                evaluations.append(self._evaluated())
+                say(f"{self.block.candidate.label}, step {k + 1}")
+        curves = {name: torch.stack([each[name] for each in evaluations], dim=-1) for name in CURVES}
+        return self._as_outcomes(numbers | self._end(curves) | curves)
+
+    def _batch(self, k: int) -> tuple[Tensor, ...]:
+        draws = [task.batch_loss.draw(k) for task in self.tasks]  # pyright: ignore[reportFunctionMemberAccess]
+        return tuple(torch.stack(parts) for parts in zip(*draws, strict=True))
+
+    def _step(self, k: int, gradients: Tensor) -> dict[str, Tensor]:
+        """Take step k + 1 of every rule. In the last step, R and η_eff are returned."""
+        factor, is_last = self.plan.schedule(k), k + 1 == self.plan.steps
+        candidate, arguments = self.block.candidate, self.block.arguments
+
+        def step(theta, memory, gradient, varied):
+            lr = varied.get("lr", candidate.rule(**arguments).lr)
+            others = {name: value for name, value in varied.items() if name != "lr"}
+            rule = candidate.rule(lr=lambda _: lr * factor, **arguments, **others)
+            parts = rule.parts(State(theta, memory, k), gradient)
+            if not is_last:
+                return parts.state.theta, parts.memory, ()
+            rate = nan * rule.weight_decay if isinstance(rule.decay, L2) else parts.decay_rate
+            rate = torch.where(torch.as_tensor(rule.weight_decay) == 0, 0.0, rate)
+            effective_lr = rule.direction.effective_lr(parts.memory, parts.step)
+            return parts.state.theta, parts.memory, (rate + 0 * theta[0], effective_lr + 0 * theta[0])
+
+        over_points = vmap(step, in_dims=(0, 0, 0, 0))
+        found = vmap(over_points, in_dims=(0, 0, 0, None))(self.theta, self.memory, gradients, self.varied)
+        self.theta, self.memory, measured = found
+        return dict(zip(("decay_rate", "effective_lr"), measured, strict=False))
+
+    def _evaluated(self) -> dict[str, Tensor]:
+        errors = [self._each(i, task.test_error) for i, task in enumerate(self.tasks)]
+        losses = [self._each(i, task.full_loss) for i, task in enumerate(self.tasks)]
+        return {"test_error_curve": torch.stack(errors), "train_loss_curve": torch.stack(losses)}
+
+    def _each(self, i: int, function: Any) -> Tensor:
+        """A function of the model for every point of a seed; NaN where the run has diverged."""
+        theta = self.theta[i]
+        if function is None:
+            return torch.full(theta.shape[:1], nan, dtype=torch.float64)
+        with torch.no_grad():
+            values = vmap(lambda weights: at_weights(self.model, weights, function))(theta)
+        return torch.where(self.diverged[i].isnan(), values.to(torch.float64), nan)
+
+    def _end(self, curves: dict[str, Tensor]) -> dict[str, Tensor]:
+        gradients = [
+            vmap(grad(lambda theta, task=task: at_weights(self.model, theta, task.full_loss)))(self.theta[i])
+            for i, task in enumerate(self.tasks)
+        ]
+        errors = curves["test_error_curve"]
+        best = torch.where(errors.isnan(), torch.inf, errors).amin(dim=-1)
+        return {
+            "test_error": errors[..., -1],
+            "best_test_error": torch.where(best.isinf(), nan, best),
+            "train_loss": curves["train_loss_curve"][..., -1],
+            "gradient_norm": torch.stack(gradients).norm(dim=-1),
+            "weight_norm": self.theta.norm(dim=-1),
+            "diverged_at": self.diverged,
+        }
+
+    def _as_outcomes(self, found: dict[str, Tensor]) -> Outcomes:
+        found["decay_ratio"] = found["decay_rate"] / found["effective_lr"]
+        values = {name: found[name].flatten(0, 1).to(torch.float64).numpy() for name in (*NUMBERS, *CURVES)}
+        return Outcomes(self.block.cells, values, {})
+
+
+def _weights(model: torch.nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
