@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -47,12 +48,21 @@ def lines_and_points(
             for curves, look in ((lines, theory), (points, measured)):
                 if mode in curves:
                     _plot_or_move(axes, *curves[mode], look(mode))
-        scales = {"xscale": axes.get_xscale(), "yscale": axes.get_yscale()}  # setting a scale makes all ticks again
-        axes.set(**{name: value for name, value in settings.items() if scales.get(name) != value})
+        _change(axes, settings)
         if not figure.legends:
             figure.legend(loc="outside lower center", ncols=len(modes) or 1)
         figure.suptitle(title)
     return figure
+
+
+def _change(axes: Axes, settings: dict[str, Any]) -> None:
+    """Change only what differs, and labels without their axis: otherwise all ticks are made and drawn again."""
+    for name, value in settings.items():
+        label = {"xlabel": axes.xaxis.label, "ylabel": axes.yaxis.label}.get(name)
+        if label is not None:
+            label.set_text(value)
+        elif not np.array_equal(getattr(axes, f"get_{name}", object)(), value):
+            axes.set(**{name: value})
 
 
 def _plot_or_move(axes: Axes, x: ArrayLike, y: ArrayLike, style: dict) -> None:
@@ -60,6 +70,11 @@ def _plot_or_move(axes: Axes, x: ArrayLike, y: ArrayLike, style: dict) -> None:
     if drawn is None:
         axes.plot(x, y, **style)
     else:
+        before = axes.dataLim.frozen()
         drawn.set_data(x, y)
         axes.relim()
-        axes.autoscale_view()
+        changed = axes.dataLim
+        axes.autoscale_view(
+            scalex=tuple(before.intervalx) != tuple(changed.intervalx),
+            scaley=tuple(before.intervaly) != tuple(changed.intervaly),
+        )

@@ -33,7 +33,7 @@ class KeptLayout(ConstrainedLayoutEngine):
         self._kept = None
 
     def execute(self, fig: Figure) -> None:
-        if self._kept is not None and self._kept[0] == _arrangement(fig):
+        if self._kept is not None and self._kept[0] == arrangement(fig):
             for axes, place in zip(fig.axes, self._kept[1], strict=True):
                 axes.set_position(place)
                 axes.set_in_layout(True)  # set_position takes axes out of the layout, for good
@@ -44,10 +44,10 @@ class KeptLayout(ConstrainedLayoutEngine):
             super().execute(fig)
         places = [axes.get_position(original=True) for axes in fig.axes]
         titles = [{"position": title.get_position(), "va": title.get_va()} for title in _titles(fig)]
-        self._kept = _arrangement(fig), places, titles
+        self._kept = arrangement(fig), places, titles
 
 
-def _arrangement(figure: Figure) -> tuple:
+def arrangement(figure: Figure) -> tuple:
     """The figure's size, and which cells of which grid each of its axes fills."""
     cells = [axes.get_subplotspec() for axes in figure.axes]
     return tuple(figure.get_size_inches()), [cell and cell.get_geometry() for cell in cells], len(_titles(figure))

@@ -16,8 +16,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from matplotlib.ticker import NullLocator
 
 from swd_dynamics.errors import InputError
+from swd_dynamics.plots.kept_background import KeptBackground
 from swd_dynamics.plots.kept_layout import KeptLayout
 from swd_dynamics.plots.style import figure_png, house_style
 
@@ -74,6 +76,7 @@ class Sliders:
         with house_style():
             self._layout = KeptLayout()
             self.figure = Figure(figsize=size, layout=self._layout)
+        self._background = KeptBackground(self.figure)
         self.ranges = {name: _checked(name, given) for name, given in ranges.items()}
         self.values = {name: start for name, (_, _, start, *_) in self.ranges.items()}
         self._id = uuid4().hex  # of the picture, in every place where it is shown
@@ -170,12 +173,12 @@ class Sliders:
         display(picture, raw=True, display_id=self._id, update=update)
 
     def _moved_png(self) -> bytes:
-        """The picture after a move: drawn once, where savefig draws twice, and compressed fast."""
+        """The picture after a move: only what changed is drawn, where savefig draws twice, and compressed fast."""
         with house_style():
             canvas = self.figure.canvas
             if not isinstance(canvas, FigureCanvasAgg):
                 canvas = FigureCanvasAgg(self.figure)  # kept by the figure, and with it the sizes of its texts
-            canvas.draw()
+            self._background.draw(canvas)
             if _cut_off(self.figure):
                 self._layout.forget()
                 canvas.draw()
@@ -242,8 +245,12 @@ def _without_minor_ticks(figure: Figure) -> None:
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
-            if axis.get_scale() == "log" and high >= 100 * low:
-                axis.minorticks_off()
+            if (
+                axis.get_scale() == "log"
+                and high >= 100 * low
+                and not isinstance(axis.get_minor_locator(), NullLocator)
+            ):
+                axis.minorticks_off()  # done again, it would change the axis, and all of it would be drawn again
 
 
 def _cut_off(figure: Figure) -> bool:
