@@ -1,7 +1,8 @@
 """How long a reader waits for the picture after a key press on a slider, in JupyterLab in a headless Chromium.
 
 Needs playwright (``pip install playwright``) and a Chromium, whose path is in the variable ``CHROMIUM`` if it is not
-/usr/bin/chromium. Runs all cells of the notebooks that have sliders.
+/usr/bin/chromium. Runs all cells of the notebooks that have sliders, or only of those whose numbers are in the variable
+``SLIDERS``, as in ``SLIDERS="01 03"``.
 """
 
 import json
@@ -23,6 +24,9 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright a
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = [path for path in sorted(FOLDER.glob("[0-9]*.ipynb")) if "Sliders(" in path.read_text(encoding="utf-8")]
+CHOSEN = os.environ.get("SLIDERS", "").split()
+if CHOSEN:
+    NOTEBOOKS = [path for path in NOTEBOOKS if path.stem[:2] in CHOSEN]
 PRESSES = 21  # on each slider
 PROMISE = 150  # milliseconds, the median from key press to picture
 PATIENCE = 300_000  # milliseconds for all cells of a notebook
@@ -35,6 +39,7 @@ SETTINGS = {  # all cells are in the page, and nothing is saved while a press is
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 READY = "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+SHUT_DOWN = "() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
 # Watches the outputs of a cell, from the next key press to a new picture that the browser has decoded.
 WATCH = """([cell, longest]) => {
     const shown = () => cell.querySelector('.jp-OutputArea img');
@@ -108,6 +113,7 @@ def waits(lab):
             page.wait_for_function(READY)
             page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
             found |= _of_sliders(page, notebook.stem[:2])
+            page.evaluate(SHUT_DOWN)  # an idle kernel holds memory and polls
             page.close()
         browser.close()
     return found
