@@ -128,15 +128,15 @@ guess = None  # some of "L2", "decoupled", "stable"
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 def ratio(rule, gradients, apart=1e-6):
     """R/η_eff of every step and weight."""
-    here, there = rule.start(np.ones(2)), rule.start(np.ones(2) + apart)
-    course = []
+    state, effective_lr = rule.start(np.add.outer([0, apart], np.ones(2))), []  # the two runs, side by side
+    weights = [state.theta]
     for g in gradients:
-        before = there.theta - here.theta
-        parts = rule.parts(here, g)
-        here, there = parts.state, rule(there, g)
-        decay_rate = 1 - (there.theta - here.theta) / before
-        course.append(decay_rate / rule.direction.effective_lr(parts.memory, parts.step))
-    return np.array(course)
+        parts = rule.parts(state, g)
+        state = parts.state
+        weights.append(state.theta)
+        effective_lr.append(rule.direction.effective_lr(parts.memory, parts.step))
+    distance = np.diff(weights, axis=1)[:, 0]
+    return (1 - distance[1:] / distance[:-1]) / np.reshape(effective_lr, (-1, 1))
 
 
 noise = np.random.default_rng(0).normal(size=(240, 2))
