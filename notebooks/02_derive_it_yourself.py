@@ -136,7 +136,7 @@ def draw(figure, lr, strength=0.1):
     for mode, name in names.items():
         rule = sd.CATALOG[name](lr=lr, momentum=shown, weight_decay=strength)  # each weight has its own momentum
         points[mode] = shown, excess(rule, first=strength if mode == "decoupled" else strength / (1 - shown))
-    title = f"Larger steps add more decay to L2 than to stable decay (η = {lr:.2g})"
+    title = f"Larger steps add more decay to L2 than to stable decay (η = {lr:.3g})"
     labels = {"xlabel": "momentum β", "ylabel": "excess decay, divided by ηλ"}
     sd.plots.lines_and_points(lines, points, title=title, figure=figure, yscale="log", ylim=(0.3, 2000), **labels)
     return partial(draw, figure)  # a move changes this figure
