@@ -61,8 +61,13 @@ def _change(axes: Axes, settings: dict[str, Any]) -> None:
         label = {"xlabel": axes.xaxis.label, "ylabel": axes.yaxis.label}.get(name)
         if label is not None:
             label.set_text(value)
-        elif not np.array_equal(getattr(axes, f"get_{name}", object)(), value):
+        elif not _is_already(axes, name, value):
             axes.set(**{name: value})
+
+
+def _is_already(axes: Axes, name: str, value: Any) -> bool:
+    now: Any = getattr(axes, f"get_{name}", None)  # not every setting can be asked for
+    return now is not None and np.array_equal(now(), value)
 
 
 def _plot_or_move(axes: Axes, x: ArrayLike, y: ArrayLike, style: dict) -> None:
