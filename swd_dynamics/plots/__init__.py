@@ -1,10 +1,11 @@
-"""The figure style, shared by all studies, and drawings of curves, phase planes, recordings and the atlas."""
+"""The figure style, shared by all studies, and drawings of curves, phase planes, recordings, sweeps and the atlas."""
 
 from swd_dynamics.plots.curves import lines_and_points
 from swd_dynamics.plots.phase_plane import phase_plane
 from swd_dynamics.plots.recording import recording
 from swd_dynamics.plots.sliders import Sliders
 from swd_dynamics.plots.style import COLOURS, LABELS, MARKERS, MUTED, house_style, measured, theory, write_figure
+from swd_dynamics.plots.sweep_map import sweep_map
 
 __all__ = [
     "COLOURS",
@@ -17,6 +18,7 @@ __all__ = [
     "measured",
     "phase_plane",
     "recording",
+    "sweep_map",
     "theory",
     "write_figure",
 ]

@@ -70,7 +70,9 @@ def test_the_test_images_are_those_after_the_training_images():
         def forward(self, images):
             return torch.tensor(neighbour.predict_proba(images.numpy()))
 
-    assert tanh_network(samples=300).test_error(Neighbour()).item() == pytest.approx(1 - neighbour.score(*held_out(300)))
+    assert tanh_network(samples=300).test_error(Neighbour()).item() == pytest.approx(
+        1 - neighbour.score(*held_out(300))
+    )
 
 
 def test_all_images_in_training_leave_no_test_error():
