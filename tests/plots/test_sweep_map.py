@@ -57,4 +57,4 @@ def test_a_third_argument_must_be_chosen():
     found = sd.sweep("quadratic", ["SGD"], {"lr": [0.1], "weight_decay": [0.1], "momentum": [0.0, 0.5]}, steps=2)
     with pytest.raises(InputError, match="choose one value of momentum"):
         sweep_map(found, "train_loss")
-    assert sweep_map(found.sel(momentum=0.5), "train_loss").axes[0].get_title().startswith("SGD: best")
+    assert sweep_map(found.sel(momentum=0.5), "train_loss").axes[0].get_title("left").startswith("SGD: best")
