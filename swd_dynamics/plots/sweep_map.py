@@ -52,7 +52,7 @@ def sweep_map(
     >>> import swd_dynamics as sd
     >>> found = sd.sweep("quadratic", ["SGD"], {"lr": [0.1, 0.2], "weight_decay": [0.0, 0.1]}, steps=3)
     >>> sweep_map(found, "train_loss").axes[0].get_title("left")
-    'SGD: best 0.388'
+    'SGD: best 0.14'
     """
     others = _checked(found, quantity, x, y)
     flat = found.squeeze(others, drop=True).transpose("optimizer", y, x, ...)
