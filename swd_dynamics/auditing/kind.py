@@ -58,6 +58,8 @@ def _nothing(features: AuditFeatures) -> Found | None:
     """No decay."""
     if features.still:
         return "other", ("no weight moved, so that the decay could not be measured",)
+    if features.kept and not features.displaced:
+        return "other", (_kept(features),)
     if features.weight_decay == 0:
         on = "switch it on with --args weight_decay=0.1, or in Python with partial(…, weight_decay=0.1)"
         return "none", (f"decay is switched off, because weight_decay is 0: {on}",)
@@ -70,6 +72,17 @@ def _nothing(features: AuditFeatures) -> Found | None:
     known = not np.isnan(features.weight_decay)
     has = f", and weight_decay = {features.weight_decay:g} changes nothing" if known else ""
     return "none", (f"a perturbation of the weights is constant, R = 0{has}",)
+
+
+def _kept(features: AuditFeatures) -> str:
+    """Which parameters shrink though the λ of the parameter groups does not move them, and what to do."""
+    rates = ", ".join(f"{rate:.3g} on shape {shape}" for shape, rate in features.kept)
+    table = " (the table does not contain this R)" if features.weight_decay else ""
+    return (
+        f"with λ = 0 a perturbation of the weights still shrinks, R = {rates}{table}: the optimizer has a λ that its"
+        " parameter groups do not set (of an inner optimizer, for example), or pulls the weights back in another way. To measure"
+        " this decay, give audit a class that takes weight_decay, and weight_decay as an argument of audit"
+    )
 
 
 def _l2(features: AuditFeatures) -> Found | None:
@@ -248,7 +261,7 @@ def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
     """What is worth knowing besides the kind."""
     if features.still:
         return ()
-    said = []
+    said = [_kept(features)] if features.kept and features.displaced else []
     if features.unmoved:
         said.append(f"parameters of shape {', '.join(map(str, features.unmoved))} never move")
     if features.rounded:
