@@ -80,8 +80,8 @@ def _kept(features: AuditFeatures) -> str:
     table = " (the table does not contain this R)" if features.weight_decay else ""
     return (
         f"with λ = 0 a perturbation of the weights still shrinks, R = {rates}{table}: the optimizer has a λ that its"
-        " parameter groups do not set (of an inner optimizer, for example), or pulls the weights back in another way. To measure"
-        " this decay, give audit a class that takes weight_decay, and weight_decay as an argument of audit"
+        " parameter groups do not set (of an inner optimizer, for example), or pulls the weights back in another way."
+        " To measure this decay, give audit a class that takes weight_decay, and weight_decay as an argument of audit"
     )
 
 
