@@ -23,6 +23,7 @@ REMEMBERED = 0.01  # in steps of decay: less decay than this after a perturbatio
 LASTS = 0.5  # steps: a shorter delay of an effect that remains is no duration, because decay of both signs is summed
 SOME = 0.02  # the share of steps and weights without decay that is worth a remark: a smaller share may be chance
 COUPLED = 0.2  # relative: how far the median of R may be from ηλ, if each step depends on the norm of all weights
+NO_POWER = 0.005  # an exponent that would be printed as 0.00: R does not depend on η or λ
 EXPONENT = 0.2  # how far an exponent may be from 1: L2 with momentum .9 has 1.08, since R is not quite linear in ηλ
 
 
@@ -295,5 +296,9 @@ def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
         return tuple(said)  # the reason says how R follows η
     for symbol, exponent in (("η", features.lr_exponent), ("λ", features.decay_exponent)):
         if abs(exponent - 1) > EXPONENT:
-            said.append(f"R is proportional to {symbol}^{exponent:.2f}")
+            said.append(
+                f"R does not depend on {symbol}"
+                if abs(exponent) < NO_POWER
+                else f"R is proportional to {symbol}^{exponent:.2f}"
+            )
     return tuple(said)

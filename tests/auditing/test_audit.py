@@ -78,7 +78,7 @@ WORDS = {
     "no weight_decay to set": "no control is possible",
     "sign": "nonlinear: the decay of the first step",
     "cautious": "a weight does not decay in",
-    "not times η": "proportional to η^0.00",
+    "not times η": "R does not depend on η",
     "half": "R = 0.5·ηλ",
     "matrices": "shape (8,) do not decay",
     "still": "no weight moved",
@@ -424,6 +424,7 @@ def test_decay_that_is_switched_off_is_no_table(capsys):
         (["torch.optim:SGD", "--args", "lr=open('x')"], "give name=value"),
         (["torch.optim:SGD", "--args", "**{}"], "give name=value"),
         (["torch.optim:LBFGS"], "closure"),
+        (["torch.optim:SGD", "--args", "lr=1e-2", "weight_decay=0.1"], "commas, not spaces"),
     ],
 )
 def test_mistakes_on_the_command_line(words, message, capsys):
