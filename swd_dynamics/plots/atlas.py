@@ -24,8 +24,8 @@ BEFORE, AFTER = "settled", "gradients / 10"
 
 
 EQUAL = (
-    "R = ηλ: the median, before and after the gradients fell, and nine weights in ten before, are within 2 % of ηλ,"
-    " which is less than a marker's width."
+    "R = ηλ: the median, before and after the gradients fell, and nine weights in ten before, are\n"
+    "within 2 % of ηλ, which is less than a marker's width."
 )
 
 

@@ -255,7 +255,7 @@ AXES: dict[str, dict] = {
     "full_batch": {"title": "exact gradients, λ = {weight_decay} (points: torch runs)".format(**BATCH_ARGUMENTS)}
     | {"xlabel": "weight without decay, θ⋆", "ylabel": "weight at rest, θ"}
     | {"xlim": (-3.3, 3.3), "ylim": (-2.7, 2.7)},
-    "noise": {"title": "noisy gradients, λ = {weight_decay} (points: torch runs)".format(**NOISE_ARGUMENTS)}
+    "noise": {"title": "noisy gradients, λ = {weight_decay} (points: means)".format(**NOISE_ARGUMENTS)}
     | {
         "xlabel": "noise of the gradient, s (h = θ⋆ = 1)",
         "ylabel": "fraction of the weight that is left, θ/θ⋆",
