@@ -139,8 +139,15 @@ def _fill(store: Memory, plan: Plan, train: Callable[..., Iterator[Outcomes]], p
 
     cells = plan.cells
     missing: Sequence[Cell] = [cell for cell in cells if not store.done[cell.number]]
-    with tqdm(total=len(cells), initial=len(cells) - len(missing), unit="cell", disable=not progress) as bar:
-        more = {"say": bar.set_postfix_str} if train is train_batched else {}
+    done = len(cells) - len(missing)
+    # smoothing=0: the rate is the mean since the beginning, because the cells of a block arrive at once.
+    with tqdm(total=len(cells), initial=done, unit="cell", smoothing=0, miniters=0, disable=not progress) as bar:
+
+        def say(text: str) -> None:
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(0)  # draws the bar if it was not drawn a moment ago
+
+        more = {"say": say} if train is train_batched else {}
         for outcomes in train(plan, missing, **more):
             store.add(outcomes)
             bar.update(len(outcomes.cells))
