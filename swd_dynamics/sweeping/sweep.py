@@ -85,7 +85,7 @@ def sweep(
     xarray.Dataset
         By optimizer, the arguments of the grid, and seed; curves also by step. ``long_name`` says what a variable is.
         Cells that failed are NaN, with their reasons in the attribute ``failed``, as JSON; ``interrupted`` is 1 after
-        an interrupt. ``engine`` is the engine that was used.
+        an interrupt. ``done`` is the number of cells that are done, and ``engine`` the engine that was used.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def sweep(
             _fill(store, plan, train, progress)
     except KeyboardInterrupt:
         interrupted = True
-    return _dataset(plan, store).assign_attrs(engine=name, interrupted=int(interrupted))
+    return _dataset(plan, store).assign_attrs(engine=name, interrupted=int(interrupted), done=int(store.done.sum()))
 
 
 def _engine(engine: str, plan: Plan, jobs: int | None, scheduler: str | None) -> tuple[str, Callable]:
