@@ -123,8 +123,9 @@ def _literals(option: str, values: str) -> list:
     from swd_dynamics.bench.named import literal_arguments
 
     try:
-        return literal_arguments(f"values=[{values}]")["values"]
-    except (InputError, KeyError):
+        (found,) = literal_arguments(f"values=[{values}]").values()  # more than one after 1],other=[2
+        return found
+    except ValueError:
         raise InputError(f"--grid {option}: the values must be as 1e-2, True or (0.9,0.99), with commas") from None
 
 

@@ -70,7 +70,8 @@ def sweep(
         How often the losses are evaluated in a run.
     engine : str
         "vmap": small networks, all at once in this process, by their rules. "processes": one by one with the real
-        optimizers. "dask": the same on a cluster. "auto": vmap where it can be used and is faster, else processes.
+        optimizers. "dask": the same on a cluster; a script that starts one on this machine needs
+        ``if __name__ == "__main__":``. "auto": vmap where it can be used and is faster, else processes.
     path : str or path, optional
         The folder of the sweep; without it the results are kept in memory.
     jobs : int, optional

@@ -72,11 +72,11 @@ def test_vmap_is_a_loop_over_optimizers(task, schedule):
 
 @pytest.fixture(scope="module")
 def with_a_wild_cell():
-    """Sweeps the network with a learning rate at which it diverges, and one that torch refuses."""
+    """Sweeps the quadratic with a learning rate at which it diverges, and one that torch refuses."""
 
     def swept(engine, **more):
         grid = {"lr": [0.003, 1e9, -1.0], "weight_decay": [0.0, 0.1]}
-        return sweep(NETWORK, NAMES, grid, steps=STEPS, seeds=2, schedule="cosine", engine=engine, **more)
+        return sweep(NOISY, NAMES, grid, steps=STEPS, seeds=2, schedule="cosine", engine=engine, **more)
 
     return swept, swept("vmap")
 
@@ -107,7 +107,7 @@ def test_dask_and_vmap_agree(with_a_wild_cell, cluster):
 def test_a_wild_cell_harms_no_other(with_a_wild_cell):
     """Assert that diverged cells say their step, failed ones their reason, and the others are as without them."""
     _, found = with_a_wild_cell
-    alone = sweep(NETWORK, NAMES, {**GRID, "lr": [0.003]}, steps=STEPS, seeds=2, schedule="cosine", engine="vmap")
+    alone = sweep(NOISY, NAMES, {**GRID, "lr": [0.003]}, steps=STEPS, seeds=2, schedule="cosine", engine="vmap")
     for name in found.data_vars:
         np.testing.assert_allclose(found[name].sel(lr=[0.003]), alone[name], rtol=ROUND_OFF)
     sgd = found.sel(optimizer="SGD", lr=1e9, weight_decay=0.1)
@@ -120,7 +120,7 @@ def test_a_wild_cell_harms_no_other(with_a_wild_cell):
 
 @pytest.mark.parametrize("lr", [2.5, 25.0])
 def test_the_step_of_divergence(lr):
-    """Assert that gradient descent on ½θ² diverges at the step whose loss is the first above a million times the first."""
+    """Assert that gradient descent on ½θ² diverges at the first step whose loss is above 10⁶ times the first loss."""
     found = sweep(LINE, ["SGD"], {"lr": [lr, 0.5]}, steps=60, engine="vmap")
     growth = (1 - lr) ** 2  # of the loss in a step
     first = 1 + int(np.floor(np.log(1e6) / np.log(growth))) + 1
