@@ -1,6 +1,7 @@
 """Many cells of a sweep in one process: small networks trained at once, by the rule, through ``torch.func``."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import ceil, nan
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from swd_dynamics.tasks import Task
 from swd_dynamics.tasks.task import DrawnLoss, at_weights
 
 BATCHED = ("lr", "weight_decay")  # arguments that may differ within a block
+LIMITED = ("AdamS", "AMSGradS")  # whose optimizers omit a decay with R > 2, which their rules have
 # Weights of all networks in a block. With many more a step's numbers do not fit into the caches of a CPU, and with many
 # fewer most of the time goes into calling torch's functions.
 BLOCK_WEIGHTS = 300_000
@@ -179,6 +181,8 @@ class _Training:
 
         def step(theta, memory, gradient, lr, varied):
             rule = candidate.rule(lr=lambda _: lr * factor, **arguments, **varied)
+            if candidate.name in LIMITED:
+                rule = replace(rule, decay=_LimitedDecay(rule.weight_decay))
             parts = rule.parts(State(theta, memory, k), gradient)
             if not is_last:
                 return parts.state.theta, parts.memory, ()
@@ -225,6 +229,20 @@ class _Training:
         found["decay_ratio"] = found["decay_rate"] / found["effective_lr"]
         values = {name: found[name].flatten(0, 1).to(torch.float64).numpy() for name in (*NUMBERS, *CURVES)}
         return Outcomes(self.block.cells, values, {})
+
+
+@dataclass(frozen=True)
+class _LimitedDecay:
+    """Stable decay as the optimizer AdamS has it: none in a step in which R > 2, and none while v̄ = 0."""
+
+    weight_decay: Any
+
+    def added_gradient(self, theta: Any) -> Any:
+        return 0
+
+    def decay_rate(self, lr: Any, effective_lr: Any) -> Any:
+        rate = self.weight_decay * effective_lr()
+        return torch.where(rate <= 2, rate, 0.0)
 
 
 def _weights(model: torch.nn.Module) -> Tensor:

@@ -70,6 +70,18 @@ def test_vmap_is_a_loop_over_optimizers(task, schedule):
                         np.testing.assert_allclose(cell[quantity], value, rtol=ROUND_OFF, err_msg=f"{name} {quantity}")
 
 
+@pytest.mark.parametrize("name", ["SGDS", "AdamS", "AMSGradS", "AdaiS"])
+def test_a_decay_beyond_two(name):
+    """Assert that where R > 2, and where all gradients are 0, vmap does what the optimizer does."""
+    at_rest = partial(quadratic, (1.0, 3.0), optimum=1.0, start=1.0)
+    for task, arguments in ((NOISY, {"lr": 0.1, "weight_decay": 90.0}), (at_rest, {"lr": 0.1, "weight_decay": 0.5})):
+        found = sweep(task, [name], {key: [value] for key, value in arguments.items()}, steps=STEPS, engine="vmap")
+        if found.diverged_at.isnull().all():
+            wanted = by_hand(task, name, arguments, 0, cosine=False)
+            np.testing.assert_allclose(found.weight_norm.item(), wanted["weight_norm"], rtol=ROUND_OFF)
+    assert name not in ("AdamS", "AMSGradS") or found.weight_norm.item() == np.sqrt(2)  # no decay while v̄ = 0
+
+
 @pytest.fixture(scope="module")
 def with_a_wild_cell():
     """Sweeps the quadratic with a learning rate at which it diverges, and one that torch refuses."""
