@@ -236,8 +236,9 @@ def _candidates(optimizers: Any) -> Iterable[Candidate]:
                 f"optimizer {label!r} = {shown(given)} is not allowed: give a name, a function of the parameters, or"
                 ' one of these with fixed arguments, as ("SGD", {"momentum": 0.9})'
             )
-        is_named = isinstance(what, str)
-        yield Candidate(str(label), OPTIMIZERS[what] if is_named else what, what if is_named else None, dict(arguments))
+        name = what if isinstance(what, str) else None
+        factory: Any = what if name is None else OPTIMIZERS[name]
+        yield Candidate(str(label), factory, name, dict(arguments))
 
 
 def _label(optimizer: Any) -> str:
