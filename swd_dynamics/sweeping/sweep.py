@@ -167,7 +167,10 @@ def _dataset(plan: Plan, store: Memory) -> xarray.Dataset:
         values = store.values[name]
         shaped = values.reshape(plan.shape + values.shape[1:])
         variables[name] = ((*dims, "step") if name in CURVES else dims, shaped, {"long_name": long_name})
-    attributes = {"plan": json.dumps(plan.description, default=repr), "failed": json.dumps(dict(sorted(store.reasons.items())))}
+    attributes = {
+        "plan": json.dumps(plan.description, default=repr),
+        "failed": json.dumps(dict(sorted(store.reasons.items()))),
+    }
     return xarray.Dataset(variables, coordinates, attributes)
 
 
