@@ -93,18 +93,8 @@ def measure(setting: Setting) -> Findings:
     """Train with every λ, and compare the final gradient with the law."""
     work = [(name, schedule) for schedule in SCHEDULES for name in RANGES]
     found = {key: final_gradients(*key, setting) for key in setting.track(work, "gradient-norm")}
-    cosine = {name: found[name, "cosine"] for name in RANGES}
-    constant = {name: found[name, "constant"] for name in RANGES}
     by_weight = {name: by_weights(name, setting) for name in setting.track(("AdamW", "AdamS"), "by weight")}
-    verdicts = [
-        *(_law(name, seen) for name, seen in cosine.items()),
-        *(_law_by_weight(name, ratios) for name, ratios in by_weight.items()),
-        must_be_refuted("control: SGDW, λ for R/η_eff", _with_decay_alone(cosine["SGDW"])),
-        *(_noise_adds(name, constant[name]) for name in ISOTROPIC),
-        *(_grows(name, seen) for name, seen in cosine.items()),
-        *_stable_ends_lower(cosine),
-    ]
-    return Findings(verdicts, found)
+    return Findings(judge_ends(found, by_weight), found)
 
 
 # The theory
@@ -148,7 +138,7 @@ def task(setting: Setting, seed: int):
 
 def length(setting: Setting) -> tuple[int, int]:
     """Steps of a run, and seeds."""
-    return (300, 3) if setting.quick else (1000, 5)
+    return (300, 2) if setting.quick else (1000, 5)
 
 
 def final_gradients(name: str, schedule: str, setting: Setting) -> FinalGradients:
@@ -196,6 +186,19 @@ def _by_weight(name: str, decay: float, seed: int, steps: int, setting: Setting)
 
 
 # The verdicts
+
+
+def judge_ends(found: dict[tuple[str, str], FinalGradients], by_weight: dict[str, NDArray]) -> list[Verdict]:
+    """All verdicts: on the law, and on the published comparison of the decays."""
+    cosine = {name: found[name, "cosine"] for name in RANGES}
+    return [
+        *(_law(name, seen) for name, seen in cosine.items()),
+        *(_law_by_weight(name, ratios) for name, ratios in by_weight.items()),
+        must_be_refuted("control: SGDW, λ for R/η_eff", _with_decay_alone(cosine["SGDW"])),
+        *(_noise_adds(name, found[name, "constant"]) for name in ISOTROPIC),
+        *(_grows(name, seen) for name, seen in cosine.items()),
+        *_stable_ends_lower(cosine),
+    ]
 
 
 def _law(name: str, seen: FinalGradients) -> Verdict:
@@ -300,7 +303,8 @@ def draw(found: dict[tuple[str, str], FinalGradients]) -> Figure:
                 xlabel="weight decay λ",
                 title=f"{family[0]} family, η = {RANGES[family[0]][0]['lr']:g}",
             )
-        panels[0].text(0.03, 0.03, "these runs end\nbefore they rest", transform=panels[0].transAxes, fontsize=9)
+        early = "small λ, above the line:\nthese runs end before they rest"
+        panels[0].text(0.4, 0.05, early, transform=panels[0].transAxes, fontsize=9)
         _mark(panels[1], found["AdamS", "cosine"])
         panels[0].set_ylabel("‖g‖ of the training loss at the end")
         figure.legend(handles=_keys(), loc="outside lower center", ncols=3)
@@ -351,4 +355,18 @@ def _keys() -> list[Line2D]:
     return [key for pair in pairs for key in pair]
 
 
-STUDY = Study("gradient-norm", CLAIM, SOURCE, measure, draw, CAPTION)
+STUDY = Study(
+    "gradient-norm",
+    CLAIM,
+    SOURCE,
+    measure,
+    draw,
+    CAPTION,
+    not_confirmed=frozenset(
+        {
+            *("AdamW: law", "AdamS: law"),  # one η_eff for all weights is not enough
+            *("AdamS below AdamW", "AdamS below Adam", "SGDS below SGD"),
+            *("SGDS below SGDW, one λ", "AdamS below AdamW, one λ"),
+        }
+    ),
+)

@@ -19,8 +19,9 @@ def planted(by_decay):
         y = np.log10(decays)[:, None]
         return 5 + seeds + 9 * (x + 1.5 + (n - 1) / 4) ** 2 + 9 * (y - middle - by_decay * (n - 1)) ** 2
 
+    root_v = np.array(WIDTHS)[:, None] ** -np.array([0.4, 0.5, 0.6])
     return WidthMaps(
-        WIDTHS, LRS, DECAYS, {"AdamW": error(DECAYS["AdamW"], -0.5), "AdamS": error(DECAYS["AdamS"], -3.0)}
+        WIDTHS, LRS, DECAYS, {"AdamW": error(DECAYS["AdamW"], -0.5), "AdamS": error(DECAYS["AdamS"], -3.0)}, root_v
     )
 
 
@@ -47,4 +48,5 @@ def test_a_number_that_moves_is_refuted():
     """Assert that a best λ that grows as the root of the width is not called constant."""
     status = {verdict.name: verdict.status for verdict in judge_ways(planted(0.5))}
     assert status["AdamW, λ stays"] == status["AdamS, λ stays"] == "refuted"
+    assert status["AdamW: λ as 1/√v̄"] == "confirmed"
     assert status["AdamW, λ kept"] == status["AdamS, λ kept"] == "refuted"
