@@ -92,7 +92,8 @@ class FinalGradients(NamedTuple):
 def measure(setting: Setting) -> Findings:
     """Train with every λ, and compare the final gradient with the law."""
     work = [(name, schedule) for schedule in SCHEDULES for name in RANGES]
-    found = {key: final_gradients(*key, setting) for key in setting.track(work, "gradient-norm")}
+    tracked = setting.track(work, "gradient-norm")
+    found = {(name, schedule): final_gradients(name, schedule, setting) for name, schedule in tracked}
     by_weight = {name: by_weights(name, setting) for name in setting.track(("AdamW", "AdamS"), "by weight")}
     return Findings(judge_ends(found, by_weight), found)
 
@@ -131,7 +132,7 @@ def held_share(name: str, weight_decay: float, v: NDArray | float = 1.0, mean: f
 # The runs
 
 
-def task(setting: Setting, seed: int):
+def small_network(setting: Setting, seed: int):
     """A 64-32-10 tanh network on the first images of the digits."""
     return tanh_network((32,), samples=500, batch_size=50, seed=seed, device=setting.device)
 
@@ -147,7 +148,7 @@ def final_gradients(name: str, schedule: str, setting: Setting) -> FinalGradient
     decays = 10.0 ** np.arange(low, high + 0.01, 0.5)
     # The seeds of the pilot, from 0 on, are not used again.
     found = sweep(
-        partial(task, setting),
+        partial(small_network, setting),
         {name: (name, {key: value for key, value in fixed.items() if key != "lr"})},
         {"lr": [fixed["lr"]], "weight_decay": decays},
         steps=steps,
@@ -174,12 +175,13 @@ def by_weights(name: str, setting: Setting) -> NDArray:
 
 
 def _by_weight(name: str, decay: float, seed: int, steps: int, setting: Setting) -> float:
-    trained = task(setting, seed)
+    trained = small_network(setting, seed)
     optimizer = METHODS[name].optimizer(trained.model.parameters(), weight_decay=decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, Cosine(1.0, steps))
     for _ in train(optimizer, trained.loss, steps, scheduler):
         pass
-    root = preconditioner_of(optimizer).numpy(force=True)  # √v̂ + ε
+    root: Any = preconditioner_of(optimizer)  # √v̂ + ε
+    root = root.numpy(force=True)
     share = held_share(name, decay, v=root**2, mean=float((root**2).mean()))
     theta = trained.theta
     return float(np.linalg.norm(trained.gradient(theta)) / np.linalg.norm(share * theta))

@@ -108,7 +108,7 @@ def measure(setting: Setting) -> Findings:
     return Findings(judge_maps(maps), maps)
 
 
-def arguments(name: str) -> dict:
+def _fixed(name: str) -> dict:
     """The arguments of an optimizer that are not in the grid."""
     return {"momentum": BETA} if name.startswith("SGD") else {"betas": (BETA, 0.999), "eps": 1e-8}
 
@@ -125,7 +125,7 @@ def error_map(name: str, schedule: str, setting: Setting) -> ErrorMap:
     grid = {"lr": lrs, "weight_decay": decays}
     found = sweep(
         task,
-        [(name, arguments(name))],
+        [(name, _fixed(name))],
         grid,
         steps=steps,
         seeds=range(10, 10 + seeds),
@@ -164,7 +164,7 @@ def predicted_slope(name: str, invariant: str, moments: tuple[float, float] = (0
     >>> predicted_slope("AdamS", "memory", (-0.5, 0.0))
     -1.25
     """
-    fixed = arguments(name) | ({"eps": 0.0} if name.startswith("Adam") else {})
+    fixed = _fixed(name) | ({"eps": 0.0} if name.startswith("Adam") else {})
     rule, values = lettered(CATALOG[name](lr=0.1, weight_decay=SMALL, **fixed))
     kept = _invariant(rule, invariant)
     numbers = {symbol: sympy.Rational(str(value)) for symbol, value in values.items()}

@@ -244,6 +244,7 @@ def draw(maps: WidthMaps) -> Figure:
             yscale="log", ylabel="best value, relative to the narrowest network", title="which number stays the best"
         )
         right.set(ylabel="additional test error, percentage points", title="what it costs to keep it and tune η")
+        left.set_yticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
         for axes in (left, right):
             axes.set(xscale="log", xlabel="width of the hidden layer")
             axes.set_xticks(maps.widths, [str(width) for width in maps.widths])
@@ -257,8 +258,9 @@ def _title(maps: WidthMaps) -> str:
     widest = maps.widths[-1] / maps.widths[0]
     times = {name: widest ** maps.exponents(way).mean() for name, way in WAYS.items()}
     return (
-        f"In a network {widest:g} times as wide, the best λ of AdamW is {times['AdamW, λ']:.2g} times as large,\n"
-        f"that of AdamS {times['AdamS, λ']:.2g} times, and the best ηλ of AdamW {times['AdamW, ηλ']:.2g} times"
+        f"In a network {widest:g} times as wide, the best λ of AdamW is {times['AdamW, λ']:.2g} times as large,"
+        " as 1/√v̄ is,\n"
+        f"that of AdamS {times['AdamS, λ']:.2g} times as large, and the best ηλ of AdamW {times['AdamW, ηλ']:.2g} times"
     )
 
 
