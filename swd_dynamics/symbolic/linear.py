@@ -254,7 +254,7 @@ def _hold_sizes(settled: Trace) -> Trace:
 
 
 def _held(expression: Any, sum_: Any, symbol: Symbol) -> Any:
-    """The expression with the symbol for a sum, also where the sum is a part of a longer sum: u + ε for βu + γδ² + ε."""
+    """The expression with the symbol for a sum, also where the sum is a part of a longer sum, as in βu + γδ² + ε."""
     if not sum_.is_Add:
         return expression.xreplace({sum_: symbol})
     parts = {*sum_.args}
