@@ -33,13 +33,12 @@ class NotDerivable(InputError):
     """
 
 
-# Number of parts (symbols, numbers and operations, counted wherever they are written) of the longest formula of one
-# step from which anything is derived. The formulas of known optimizers have up to 150. A formula of 1000 fills a page,
-# and one that an iteration makes has 10⁴ to 10⁶: with ten times the limit, walks over it take minutes.
+# Number of parts (symbols, numbers and operations, counted wherever they are written) of the longest formula from which
+# anything is derived. The parts of F₁ of known optimizers have up to 260, and derivations from nested signs with up to
+# 1000 end within 2 s. A formula that an iteration makes has 10⁴ to 10⁶, and walks over it do not end.
 LONGEST = 1000
 
-# Number of terms up to which a product of sums is multiplied out. Factoring the 500 terms of the largest known rule
-# takes half a second. Twice as many take four times as long, and no reader can use such a result.
+# Number of terms up to which a product of sums is multiplied out. Those of known optimizers have up to 40.
 MOST_TERMS = 1000
 
 
