@@ -47,6 +47,7 @@ MEANINGS = {
     "Adamax.betas": "β₁ and β₂, each in [0, 1): of the running mean, and by which the largest |g| decays in each step",
     "Adamax.eps": "ε ≥ 0, which is added to |g|",
     "momentum_decay": "ψ ≥ 0, the speed with which β₁ comes to its full value: μₖ = β₁(1 − ½·.96^(kψ))",
+    "RAdam.betas": "β₁ in [0, 1) and β₂ in (⅔, 1), of the running means of the gradient and of its square",
     "RAdam.eps": "ε ≥ 0, which is added to √v before its bias correction",
     "AdaBelief.betas": "β₁ and β₂, each in [0, 1), of the running means of the gradient and of (g − m)²",
     "AdaBelief.eps": "ε ≥ 0, which is added to s in every step, and to √ŝ",

@@ -29,7 +29,7 @@ CASES = {
     "Adamax": [{}, {**BETAS, "eps": 1e-2}],
     "NAdam": [{}, {**BETAS, "momentum_decay": 0.1}, {"momentum_decay": 0.0, "eps": 1e-2}],
     "NAdamW": [{}, {**BETAS, "momentum_decay": 0.1}],
-    "RAdam": [{}, {**BETAS, "eps": 1e-2}, {"betas": (0.9, 0.6)}],
+    "RAdam": [{}, {**BETAS, "eps": 1e-2}, {"betas": (0.9, 0.7)}],
     "RAdamW": [{}, BETAS],
     "AdaBelief": [{}, {**BETAS, "eps": 1e-4}],
     "AdaBeliefW": [{}, {**BETAS, "eps": 1e-6}],
@@ -126,7 +126,7 @@ def test_a_wrong_number_is_seen(name, numbers):
 
 
 def test_the_product_of_nadam_is_float32():
-    """Assert that in torch's usual default dtype NAdam differs from its rule by float32's rounding of Π, and no more."""
+    """Assert that with float32 as the default dtype torch's NAdam differs from its rule by the rounding of Π alone."""
     thetas, gradients = run("NAdam", {})
     apart = np.linalg.norm(ran_free("NAdam", {}, thetas, gradients) - thetas, axis=1).max()
     assert round_off(STEPS, thetas[0]) < apart < np.finfo(np.float32).eps

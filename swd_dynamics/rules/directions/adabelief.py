@@ -52,10 +52,14 @@ class AdaBelief:
 
     def move(self, memory, step):
         m_hat = memory.m / (1 - decayed(self.betas[0], step.k))
-        return m_hat / (sqrt(self._corrected(memory, step)) + self.eps)
+        return m_hat / self.divisor(memory, step)
 
     def effective_lr(self, memory, step):
         return step.lr / sqrt(mean(self._corrected(memory, step)))
+
+    def divisor(self, memory, step):
+        """What the momentum is divided by."""
+        return sqrt(self._corrected(memory, step)) + self.eps
 
     def _corrected(self, memory, step):
         return memory.s / (1 - decayed(self.betas[1], step.k))

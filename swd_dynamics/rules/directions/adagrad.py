@@ -50,10 +50,14 @@ class Adagrad:
         return SumOfSquares(memory.v + step.gradient * step.gradient)
 
     def move(self, memory, step):
-        return step.gradient / (self._slowing(step) * (sqrt(memory.v) + self.eps))
+        return step.gradient / (self._slowing(step) * self.divisor(memory, step))
 
     def effective_lr(self, memory, step):
         return step.lr / (self._slowing(step) * sqrt(mean(memory.v)))
+
+    def divisor(self, memory, step):
+        """What the gradient is divided by, besides the decay of the moves."""
+        return sqrt(memory.v) + self.eps
 
     def _slowing(self, step):
         return 1 + (step.k - 1) * self.lr_decay

@@ -66,10 +66,14 @@ class NAdam:
         mu, mu_next = self.mu(step.k), self.mu(step.k + 1)
         now = (1 - mu) * step.gradient / (1 - memory.mu_product)
         ahead = mu_next * memory.m / (1 - memory.mu_product * mu_next)
-        return (now + ahead) / (sqrt(self._corrected(memory, step)) + self.eps)
+        return (now + ahead) / self.divisor(memory, step)
 
     def effective_lr(self, memory, step):
         return step.lr / sqrt(mean(self._corrected(memory, step)))
+
+    def divisor(self, memory, step):
+        """What the momentum is divided by."""
+        return sqrt(self._corrected(memory, step)) + self.eps
 
     def _corrected(self, memory, step):
         return memory.v / (1 - decayed(self.betas[1], step.k))

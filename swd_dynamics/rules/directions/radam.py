@@ -1,13 +1,13 @@
 """RAdam: Adam without preconditioner in its first steps, and with smaller steps in the next ones."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from swd_dynamics.arithmetic import decayed, mean, sqrt, where
 from swd_dynamics.checks import check, check_pair
 from swd_dynamics.rules.directions.adam import Moments
 
-FEW = 5  # up to so many effective terms of the mean v the preconditioner is not used; torch's 5, the paper has 4
+LEAST_BETA2 = 2 / 3  # with smaller β₂ ρ never exceeds 5: torch's RAdam then moves by m̂ for ever
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class RAdam:
     ρ = ρ_∞ − 2kβ₂ᵏ/(1−β₂ᵏ), with ρ_∞ = 2/(1−β₂) − 1, is the number of effective terms of the mean v, and
     r² = (ρ−4)(ρ−2)ρ_∞/((ρ_∞−4)(ρ_∞−2)ρ) rises to 1. m̂ = m/(1−β₁ᵏ); v̄ is the mean of v/(1−β₂ᵏ) over all weights. As in
     Adam, neither the bias correction of m nor ε enters η_eff. ε is added before √v is bias-corrected, as in torch.
+    β₂ must exceed ⅔: with a smaller β₂ v is never used, and RAdam is a momentum method under another name.
 
     Source: Liu et al. 2020, 1908.03265; torch.optim.RAdam.
 
@@ -32,11 +33,12 @@ class RAdam:
     ([0.0, 2.0], 0.25)
     """
 
+    few: ClassVar = 5  # up to so many effective terms v is not used: torch's 5, where the paper has 4
     betas: tuple[Any, Any] = (0.9, 0.999)
     eps: Any = 1e-8
 
     def __post_init__(self):
-        check_pair("betas", self.betas, ("[0, 1)", "[0, 1)"))
+        check_pair("betas", self.betas, ("[0, 1)", f"({LEAST_BETA2}, 1)"))
         check("eps", self.eps, "[0, inf)")
 
     def rest(self, theta):
@@ -48,21 +50,25 @@ class RAdam:
         return Moments(m, beta2 * memory.v + (1 - beta2) * gradient * gradient)
 
     def move(self, memory, step):
-        beta1, beta2 = self.betas
-        m_hat = memory.m / (1 - decayed(beta1, step.k))
-        root = (sqrt(memory.v) + self.eps) / sqrt(1 - decayed(beta2, step.k))
-        return self._rectified(m_hat, root, step)
+        m_hat = memory.m / (1 - decayed(self.betas[0], step.k))
+        return self._rectified(m_hat, self.divisor(memory, step), step)
 
     def effective_lr(self, memory, step):
         v_hat = memory.v / (1 - decayed(self.betas[1], step.k))
         return self._rectified(step.lr, sqrt(mean(v_hat)), step)
 
+    def divisor(self, memory, step):
+        """What the momentum is divided by, once v has enough terms."""
+        return (sqrt(memory.v) + self.eps) / sqrt(1 - decayed(self.betas[1], step.k))
+
     def _rectified(self, undivided, root, step):
         """r·undivided/root where v has enough terms, and undivided before."""
         beta2_k = decayed(self.betas[1], step.k)
         most = 2 / (1 - self.betas[1]) - 1
-        terms = most - 2 * step.k * beta2_k / (1 - beta2_k)
-        many = terms > FEW
-        above = where(many, (terms - 4) * (terms - 2) * most, 1.0)
-        below = where(many, (most - 4) * (most - 2) * terms, 1.0)
-        return undivided * sqrt(above / below) / where(many, root, 1.0)
+        lacking = 2 * step.k * beta2_k / (1 - beta2_k)
+        # ρ > few, written so that it holds without a condition on β₂ once β₂ᵏ is 0.
+        enough = lacking / (most - self.few) < 1
+        terms = most - lacking
+        above = where(enough, (terms - 4) * (terms - 2) * most, 1.0)
+        below = where(enough, (most - 4) * (most - 2) * terms, 1.0)
+        return undivided * sqrt(above / below) / where(enough, root, 1.0)

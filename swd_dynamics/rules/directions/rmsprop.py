@@ -81,18 +81,20 @@ class RMSprop:
         if self.centered:
             kept["g_avg"] = self.alpha * memory.g_avg + (1 - self.alpha) * gradient
         if "m" in memory._fields:
-            divided = gradient / self._divisor(memory._replace(**kept))
+            divided = gradient / self.divisor(memory._replace(**kept), step)
             kept["m"] = self.momentum * memory.m + divided
         return type(memory)(**kept)
 
     def move(self, memory, step):
-        return memory.m if "m" in memory._fields else step.gradient / self._divisor(memory)
+        return memory.m if "m" in memory._fields else step.gradient / self.divisor(memory, step)
 
     def effective_lr(self, memory, step):
-        return step.lr / ((1 - self.momentum) * sqrt(mean(self._variance(memory))))
+        return step.lr / ((1 - self.momentum) * sqrt(mean(self.second_moment(memory))))
 
-    def _divisor(self, memory):
-        return sqrt(self._variance(memory)) + self.eps
+    def divisor(self, memory, step):
+        """What the gradient is divided by."""
+        return sqrt(self.second_moment(memory)) + self.eps
 
-    def _variance(self, memory):
+    def second_moment(self, memory):
+        """v, or v − ḡ² if centred."""
         return memory.v - memory.g_avg * memory.g_avg if self.centered else memory.v
