@@ -1,10 +1,12 @@
 """The words that a rule may use besides ``+ - * /``, the same for floats, numpy, torch and sympy.
 
-``sqrt``, ``sign``, ``maximum`` and ``clip`` act on every weight, ``matmul`` and ``transpose`` on matrices; ``mean`` and
-``norm`` are over all weights; ``decayed`` is for bias corrections, ``each`` for weights in several tensors.
+``sqrt``, ``sign``, ``absolute``, ``maximum``, ``clip`` and ``where`` act on every weight, ``matmul`` and ``transpose``
+on matrices; ``mean`` and ``norm`` are over all weights; ``decayed`` is for bias corrections, ``each`` for weights in
+several tensors.
 
 torch tensors answer with their own methods, numbers and arrays with numpy. A sympy expression answers with a function
-of sympy (√, sign), or with an *opaque* function of the word's name, to which :mod:`swd_dynamics.symbolic` gives laws.
+of sympy (√, sign, |·|, cases), or with an *opaque* function of the word's name, to which
+:mod:`swd_dynamics.symbolic` gives laws.
 Neither torch nor sympy is imported here, because an argument of theirs exists only where they are imported already.
 """
 
@@ -133,6 +135,23 @@ def sign(x):
     if is_symbolic(x):
         return sys.modules["sympy"].sign(x)
     return x.sign() if _is_tensor(x) else np.sign(x)
+
+
+@_on_each_tensor
+def absolute(x):
+    """|x|, elementwise."""
+    return abs(x)
+
+
+@_on_each_tensor
+def where(condition, then, otherwise):
+    """``then`` where a comparison holds and ``otherwise`` elsewhere, elementwise; both are computed everywhere."""
+    if is_symbolic(condition, then, otherwise):
+        return sys.modules["sympy"].Piecewise((then, condition), (otherwise, True))
+    if not np.ndim(condition):
+        return then if condition else otherwise
+    choose = sys.modules["torch"].where if _is_tensor(condition) else np.where
+    return choose(condition, then, otherwise)
 
 
 @_on_each_tensor

@@ -8,7 +8,21 @@ import sympy
 import torch
 from tolerances import ROUND_OFF
 
-from swd_dynamics.arithmetic import Tensors, clip, decayed, each, matmul, maximum, mean, norm, sign, sqrt, transpose
+from swd_dynamics.arithmetic import (
+    Tensors,
+    absolute,
+    clip,
+    decayed,
+    each,
+    matmul,
+    maximum,
+    mean,
+    norm,
+    sign,
+    sqrt,
+    transpose,
+    where,
+)
 from swd_dynamics.errors import InputError
 from swd_dynamics.symbolic.notation import with_laws
 
@@ -17,6 +31,8 @@ X = sympy.Symbol("x", real=True)
 # Each word of one weight, and its plain meaning for one number.
 WORDS = {
     "sqrt": (lambda x: sqrt(x * x), abs),
+    "absolute": (absolute, abs),
+    "where": (lambda x: where(x > -1, x, 2 * x), lambda x: x if x > -1 else 2 * x),
     "sign": (sign, lambda x: float(x > 0) - float(x < 0)),
     "maximum": (lambda x: maximum(x, 0.5 * x), lambda x: max(x, 0.5 * x)),
     "clip": (lambda x: clip(x, -1.0, 0.5), lambda x: min(max(x, -1.0), 0.5)),
@@ -73,7 +89,7 @@ def test_words_of_several_tensors(kind):
     def joined(found):
         return np.concatenate([np.ravel(tensor) for tensor in found])
 
-    for word in (sign, lambda x: sqrt(x * x), lambda x: clip(x, -1.0, high=1.0), lambda x: maximum(x, -x)):
+    for word in (sign, absolute, lambda x: sqrt(x * x), lambda x: clip(x, -1.0, high=1.0), lambda x: maximum(x, -x)):
         assert np.array_equal(joined(word(tensors)), word(flat))
     assert float(mean(tensors)) == pytest.approx(flat.mean(), abs=ROUND_OFF)
     assert float(norm(tensors)) == pytest.approx(math.sqrt(21.25), abs=ROUND_OFF)

@@ -37,4 +37,12 @@ OPTIMIZERS: Table[Callable[..., torch.optim.Optimizer]] = Table(
     AMSGradW=preset(torch.optim.AdamW, amsgrad=True),
     AMSGradS=preset(AdamS, amsgrad=True),
     AdaiS=AdaiS,
+    RMSprop=torch.optim.RMSprop,
+    Adagrad=torch.optim.Adagrad,
+    Adadelta=torch.optim.Adadelta,
+    Adamax=torch.optim.Adamax,
+    NAdam=torch.optim.NAdam,
+    NAdamW=preset(torch.optim.NAdam, decoupled_weight_decay=True),
+    RAdam=torch.optim.RAdam,
+    RAdamW=preset(torch.optim.RAdam, decoupled_weight_decay=True),
 )

@@ -3,7 +3,21 @@
 from swd_dynamics.rules.catalog import CATALOG
 from swd_dynamics.rules.decay import DECAYS, L2, Decay, Decoupled, NoDecay, Stable
 from swd_dynamics.rules.direction import Direction, Step
-from swd_dynamics.rules.directions import SGD, Adai, Adam, AMSGrad, HeavyBall, Nesterov
+from swd_dynamics.rules.directions import (
+    SGD,
+    AdaBelief,
+    Adadelta,
+    Adagrad,
+    Adai,
+    Adam,
+    Adamax,
+    AMSGrad,
+    HeavyBall,
+    NAdam,
+    Nesterov,
+    RAdam,
+    RMSprop,
+)
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.schedule import Constant, Cosine, StepDecay, Warmup
 from swd_dynamics.rules.update import State, UpdateRule
@@ -14,16 +28,23 @@ __all__ = [
     "L2",
     "SGD",
     "AMSGrad",
+    "AdaBelief",
+    "Adadelta",
+    "Adagrad",
     "Adai",
     "Adam",
+    "Adamax",
     "Constant",
     "Cosine",
     "Decay",
     "Decoupled",
     "Direction",
     "HeavyBall",
+    "NAdam",
     "Nesterov",
     "NoDecay",
+    "RAdam",
+    "RMSprop",
     "Stable",
     "State",
     "Step",

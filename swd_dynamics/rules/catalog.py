@@ -8,7 +8,19 @@ from typing import Any
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.decay import DECAYS, Decay
 from swd_dynamics.rules.direction import Direction
-from swd_dynamics.rules.directions import Adai, Adam, AMSGrad, sgd_family
+from swd_dynamics.rules.directions import (
+    AdaBelief,
+    Adadelta,
+    Adagrad,
+    Adai,
+    Adam,
+    Adamax,
+    AMSGrad,
+    NAdam,
+    RAdam,
+    RMSprop,
+    sgd_family,
+)
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.tables import Table, likeness
 
@@ -23,6 +35,22 @@ MEANINGS = {
     "eps": "ε ≥ 0, which is added to √v̂",
     "Adai.betas": "β₀ > 0 and β₂ in [0, 1): β₁ = 1 − β₀·v̂/v̄ of each weight, and v is the running mean with β₂",
     "Adai.eps": "ε in (0, 1): the largest β₁ is 1 − ε",
+    "alpha": "α in [0, 1), of the running mean v of the squared gradient",
+    "centered": "whether the square of the gradients' running mean is subtracted from v, so that v is a variance",
+    "RMSprop.momentum": "β in [0, 1), of the sum of the moves; 0 is no momentum",
+    "RMSprop.eps": "ε ≥ 0, which is added to √v",
+    "lr_decay": "δ ≥ 0: the move of step k is divided by 1 + (k − 1)·δ",
+    "initial_accumulator_value": "v₀ ≥ 0, which v has before the first step",
+    "Adagrad.eps": "ε ≥ 0, which is added to √v",
+    "rho": "ρ in [0, 1), of the running means of the squares of the gradient and of the move",
+    "Adadelta.eps": "ε ≥ 0, which is added to both running means inside their roots",
+    "Adamax.betas": "β₁ and β₂, each in [0, 1): of the running mean, and by which the largest |g| decays in each step",
+    "Adamax.eps": "ε ≥ 0, which is added to |g|",
+    "momentum_decay": "ψ ≥ 0, the speed with which β₁ comes to its full value: μₖ = β₁(1 − ½·.96^(kψ))",
+    "RAdam.betas": "β₁ in [0, 1) and β₂ in (⅔, 1), of the running means of the gradient and of its square",
+    "RAdam.eps": "ε ≥ 0, which is added to √v before its bias correction",
+    "AdaBelief.betas": "β₁ and β₂, each in [0, 1), of the running means of the gradient and of (g − m)²",
+    "AdaBelief.eps": "ε ≥ 0, which is added to s in every step, and to √ŝ",
 }
 
 # Where the decay enters, by the name of its mode, as the first line of an entry's docstring says it.
@@ -107,6 +135,13 @@ FAMILIES: dict[str, Callable[..., Direction]] = {
     "Adam": Adam,
     "AMSGrad": AMSGrad,
     "Adai": Adai,
+    "RMSprop": RMSprop,
+    "Adagrad": Adagrad,
+    "Adadelta": Adadelta,
+    "Adamax": Adamax,
+    "NAdam": NAdam,
+    "RAdam": RAdam,
+    "AdaBelief": AdaBelief,
 }
 
 # The default weight decays that are not 0: torch's for decoupled decay, the authors' (2011.11152) for stable decay.
@@ -119,8 +154,8 @@ WEIGHT_DECAYS = {
 
 # Well-known optimizers without a rule here. Their names look like names of the catalogue, which they are not slips of.
 OTHERS = (
-    *("Adadelta", "Adafactor", "Adagrad", "Adamax", "ASGD", "LBFGS", "Muon", "NAdam", "RAdam", "RMSprop", "Rprop"),
-    *("AdaBelief", "AdaBound", "AdamP", "Adan", "ADOPT", "LAMB", "LARS", "Lion", "Lookahead", "MADGRAD", "Novograd"),
+    *("Adafactor", "ASGD", "LBFGS", "Muon", "Rprop"),
+    *("AdaBound", "AdamP", "Adan", "ADOPT", "LAMB", "LARS", "Lion", "Lookahead", "MADGRAD", "Novograd"),
     *("Prodigy", "Ranger", "ScheduleFree", "SGDP", "Shampoo", "SOAP", "Sophia", "SparseAdam", "Tiger", "Yogi"),
 )
 SLIP = 0.6  # likeness from which a name counts as a misspelt name of the catalogue; "Adms" is .89 like AdamS

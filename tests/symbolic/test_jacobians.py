@@ -20,7 +20,11 @@ DIFFERENCES = 1e-9
 LINEAR = 1e-13
 
 
-@pytest.mark.parametrize("name", CATALOG)
+# Under a steady gradient Adagrad's v grows without end, and Adadelta's moves feed on their own squares.
+WITHOUT_FLOW = ("Adagrad", "Adadelta")
+
+
+@pytest.mark.parametrize("name", [name for name in CATALOG if not name.startswith(WITHOUT_FLOW)])
 def test_the_turn_of_the_flow(name):
     """Assert that dF₀/dt along the rates v and Hv is the derivative of F₀ on a quadratic, means and all."""
     equation = numeric_equation(CATALOG[name](lr=0.1, weight_decay=0.5))

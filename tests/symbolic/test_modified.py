@@ -143,12 +143,12 @@ def test_the_memory_on_its_slow_manifold():
     assert equal(before, resting + eta * (lagging - total_dot / D))
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", [name for name in CATALOG if name.startswith(("SGD", "Adam", "AMSGrad", "Adai"))])
 def test_kinks_are_said(name):
     """Assert that where an entry has a kink the derivation names the side it assumes."""
     said = " ".join(modified_equation(CATALOG[name](weight_decay=0.1)).assumptions)
     assert ("clip is inactive" in said) == name.startswith("Adai")
-    assert ("maximum holds" in said) == name.startswith("AMSGrad")
+    assert ("maximum holds" in said) == name.startswith(("AMSGrad", "Adamax"))
     assert ("bias corrections are 1" in said) == name.startswith(("Adam", "AMSGrad"))  # in Adai's v̂/v̄ they cancel
     assert ("g is not 0" in said) == name.startswith(("Adam", "Adai"))  # a held maximum does not hear of g
     assert "slow manifold" in said
