@@ -3,7 +3,7 @@
 from swd_dynamics.rules.catalog import CATALOG
 from swd_dynamics.rules.decay import DECAYS, L2, Decay, Decoupled, NoDecay, Stable
 from swd_dynamics.rules.direction import Direction, Step
-from swd_dynamics.rules.directions import SGD, Adai, Adam, AMSGrad, HeavyBall, Nesterov
+from swd_dynamics.rules.directions import SGD, Adai, Adam, AMSGrad, HeavyBall, Lion, Muon, Nesterov, Signum
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.schedule import Constant, Cosine, StepDecay, Warmup
 from swd_dynamics.rules.update import State, UpdateRule
@@ -22,8 +22,11 @@ __all__ = [
     "Decoupled",
     "Direction",
     "HeavyBall",
+    "Lion",
+    "Muon",
     "Nesterov",
     "NoDecay",
+    "Signum",
     "Stable",
     "State",
     "Step",

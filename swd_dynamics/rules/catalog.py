@@ -8,7 +8,7 @@ from typing import Any
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.decay import DECAYS, Decay
 from swd_dynamics.rules.direction import Direction
-from swd_dynamics.rules.directions import Adai, Adam, AMSGrad, sgd_family
+from swd_dynamics.rules.directions import Adai, Adam, AMSGrad, Lion, Muon, Signum, sgd_family
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.tables import Table, likeness
 
@@ -22,6 +22,14 @@ MEANINGS = {
     "betas": "β₁ and β₂, each in [0, 1), of the running means of the gradient and of its square",
     "eps": "ε ≥ 0, which is added to √v̂",
     "Adai.betas": "β₀ > 0 and β₂ in [0, 1): β₁ = 1 − β₀·v̂/v̄ of each weight, and v is the running mean with β₂",
+    "Signum.momentum": "β in [0, 1), of the running mean of the gradient; 0 is the sign of the gradient itself",
+    "Lion.betas": "β₁ of the gradients in a move and β₂ of the gradients that are remembered, each in [0, 1)",
+    "Muon.nesterov": "whether u looks one gradient ahead of m",
+    "Muon.eps": "ε ≥ 0, the least norm by which u is divided",
+    "ns_coefficients": "a, b and c of a Newton–Schulz step X ← aX + (bA + cA²)X, A = XXᵀ",
+    "ns_steps": "the number of Newton–Schulz steps, less than 100",
+    "adjust_lr_fn": 'what s is: "original" or None, or "match_rms_adamw"',
+    "coarse": "whether Newton–Schulz steps are rounded to bfloat16, as torch's are",
     "Adai.eps": "ε in (0, 1): the largest β₁ is 1 − ε",
 }
 
@@ -107,6 +115,9 @@ FAMILIES: dict[str, Callable[..., Direction]] = {
     "Adam": Adam,
     "AMSGrad": AMSGrad,
     "Adai": Adai,
+    "Signum": Signum,
+    "Lion": Lion,
+    "Muon": Muon,
 }
 
 # The default weight decays that are not 0: torch's for decoupled decay, the authors' (2011.11152) for stable decay.
@@ -115,14 +126,22 @@ WEIGHT_DECAYS = {
     "AdamS": 1e-4,
     "AMSGradW": 1e-2,
     "AMSGradS": 1e-4,
+    "MuonW": 0.1,
 }
 
 # Well-known optimizers without a rule here. Their names look like names of the catalogue, which they are not slips of.
 OTHERS = (
-    *("Adadelta", "Adafactor", "Adagrad", "Adamax", "ASGD", "LBFGS", "Muon", "NAdam", "RAdam", "RMSprop", "Rprop"),
-    *("AdaBelief", "AdaBound", "AdamP", "Adan", "ADOPT", "LAMB", "LARS", "Lion", "Lookahead", "MADGRAD", "Novograd"),
+    *("Adadelta", "Adafactor", "Adagrad", "Adamax", "ASGD", "LBFGS", "NAdam", "RAdam", "RMSprop", "Rprop"),
+    *("AdaBelief", "AdaBound", "AdamP", "Adan", "ADOPT", "LAMB", "LARS", "Lookahead", "MADGRAD", "Novograd"),
     *("Prodigy", "Ranger", "ScheduleFree", "SGDP", "Shampoo", "SOAP", "Sophia", "SparseAdam", "Tiger", "Yogi"),
 )
+# Why some of them cannot have a rule, whoever writes it.
+NO_RULE = {
+    "LBFGS": "LBFGS is not a rule: one step evaluates the loss and the gradient up to 20 times, but a rule takes a step"
+    " with one gradient",
+    "SparseAdam": "SparseAdam is not a rule: a step changes only weights for which a sparse gradient has an entry, but"
+    " a rule changes every weight",
+}
 SLIP = 0.6  # likeness from which a name counts as a misspelt name of the catalogue; "Adms" is .89 like AdamS
 
 
@@ -131,6 +150,8 @@ def _advice(name: str) -> str:
     other = next((other for other in OTHERS if name.lower().startswith(other.lower())), None)
     if not other and max(likeness(name, known) for known in CATALOG) >= SLIP:
         return ""
+    if other in NO_RULE:
+        return f"{NO_RULE[other]}. audit and record take any torch optimizer without a rule"
     name = other if other and other.lower() == name.lower() else name
     return (
         f"there is no rule for {name} here; the rules are {', '.join(CATALOG)}. audit works for any torch optimizer"

@@ -163,6 +163,12 @@ KNOWN: dict[str, Known] = {
     "torch.optim.sgd.SGD": _SGD,
     "torch.optim.adam.Adam": _ADAM,
     "torch.optim.adamw.AdamW": replace(_ADAM, is_decoupled=lambda group: True),
+    "torch.optim._muon.Muon": Known(
+        momenta=("momentum_buffer",),
+        second_moments=(),
+        is_decoupled=lambda group: True,
+        writes_gradients=_never,
+    ),
     # These publish their own R and η_eff.
     "swd_dynamics.optim.sgdw.SGDW": _PUBLISHING_SGD,
     "swd_dynamics.optim.sgds.SGDS": _PUBLISHING_SGD,

@@ -120,6 +120,8 @@ def with_numbers(direction: Any, change: Callable[[float], Any]) -> Any:
     def changed(value):
         if isinstance(value, tuple):
             return tuple(map(changed, value))
+        if is_dataclass(value) and not isinstance(value, type):
+            return with_numbers(value, change)
         return change(value) if isinstance(value, float) else value
 
     if not is_dataclass(direction) or isinstance(direction, type):

@@ -2,6 +2,9 @@
 
 from swd_dynamics.rules.directions.adai import Adai
 from swd_dynamics.rules.directions.adam import Adam, AMSGrad
+from swd_dynamics.rules.directions.lion import Lion
+from swd_dynamics.rules.directions.muon import Muon
 from swd_dynamics.rules.directions.sgd import SGD, HeavyBall, Nesterov, sgd_family
+from swd_dynamics.rules.directions.signum import Signum
 
-__all__ = ["SGD", "AMSGrad", "Adai", "Adam", "HeavyBall", "Nesterov", "sgd_family"]
+__all__ = ["SGD", "AMSGrad", "Adai", "Adam", "HeavyBall", "Lion", "Muon", "Nesterov", "Signum", "sgd_family"]
