@@ -39,5 +39,8 @@ OPTIMIZERS: Table[Callable[..., torch.optim.Optimizer]] = Table(
     AMSGradW=preset(torch.optim.AdamW, amsgrad=True),
     AMSGradS=preset(AdamS, amsgrad=True),
     AdaiS=AdaiS,
+    AdafactorW=torch.optim.Adafactor,
+    Rprop=torch.optim.Rprop,
+    ASGD=torch.optim.ASGD,
     **{name: kind for name, kind in IN_NEWER_TORCH.items() if kind},
 )

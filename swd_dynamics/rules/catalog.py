@@ -8,7 +8,20 @@ from typing import Any
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.decay import DECAYS, Decay
 from swd_dynamics.rules.direction import Direction
-from swd_dynamics.rules.directions import Adai, Adam, AMSGrad, Lion, Muon, Signum, sgd_family
+from swd_dynamics.rules.directions import (
+    ASGD,
+    Adafactor,
+    Adai,
+    Adam,
+    AMSGrad,
+    Lion,
+    Muon,
+    Rprop,
+    ScheduleFreeAdam,
+    ScheduleFreeSGD,
+    Signum,
+    sgd_family,
+)
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.tables import Table, likeness
 
@@ -29,6 +42,20 @@ MEANINGS = {
     "ns_coefficients": "a, b and c of a Newton–Schulz step X ← aX + (bA + cA²)X, A = XXᵀ",
     "ns_steps": "the number of Newton–Schulz steps, less than 100",
     "adjust_lr_fn": 'what s is: "original" or None, or "match_rms_adamw"',
+    "beta2_decay": "γ ≤ 0: the newest g² has the weight k^γ in the running mean of step k",
+    "d": "the largest root mean square of a move relative to the weights, at least 1",
+    "Adafactor.eps": "ε₁ ≥ 0 or None, the least √v; and ε₂ ≥ 0, the least root mean square of the weights",
+    "etas": "η⁻ in (0, 1) and η⁺ > 1, by which a step size is multiplied where the gradient's sign changes or not",
+    "step_sizes": "the least and the largest step size of a weight",
+    "lambd": "l ≥ 0, of torch's own decay lθ and of ηₖ",
+    "alpha": "α ≥ 0, the power by which ηₖ decreases",
+    "ASGD.coarse": "whether ηₖ is rounded to float32, as torch's is",
+    "warmup_steps": "the number of steps in which η rises in proportion to k; 0 for none",
+    "r": "the power of k in a step's weight in the average",
+    "weight_lr_power": "q, the power of the largest η so far in a step's weight in the average",
+    "ScheduleFreeSGD.momentum": "β in (0, 1): gradients are taken at y = (1−β)z + βx",
+    "ScheduleFreeAdam.betas": "β in (0, 1), of y = (1−β)z + βx; β₂ in [0, 1), of the running mean of the gradient's square",
+    "decay_at_y": "l ≥ 0, the authors' own decay in the step of z; weight_decay is another decay, of θ",
     "coarse": "whether Newton–Schulz steps are rounded to bfloat16, as torch's are",
     "Adai.eps": "ε in (0, 1): the largest β₁ is 1 − ε",
 }
@@ -118,6 +145,11 @@ FAMILIES: dict[str, Callable[..., Direction]] = {
     "Signum": Signum,
     "Lion": Lion,
     "Muon": Muon,
+    "Adafactor": Adafactor,
+    "Rprop": Rprop,
+    "ASGD": ASGD,
+    "ScheduleFreeSGD": ScheduleFreeSGD,
+    "ScheduleFreeAdam": ScheduleFreeAdam,
 }
 
 # The default weight decays that are not 0: torch's for decoupled decay, the authors' (2011.11152) for stable decay.
@@ -131,9 +163,9 @@ WEIGHT_DECAYS = {
 
 # Well-known optimizers without a rule here. Their names look like names of the catalogue, which they are not slips of.
 OTHERS = (
-    *("Adadelta", "Adafactor", "Adagrad", "Adamax", "ASGD", "LBFGS", "NAdam", "RAdam", "RMSprop", "Rprop"),
+    *("Adadelta", "Adagrad", "Adamax", "LBFGS", "NAdam", "RAdam", "RMSprop"),
     *("AdaBelief", "AdaBound", "AdamP", "Adan", "ADOPT", "LAMB", "LARS", "Lookahead", "MADGRAD", "Novograd"),
-    *("Prodigy", "Ranger", "ScheduleFree", "SGDP", "Shampoo", "SOAP", "Sophia", "SparseAdam", "Tiger", "Yogi"),
+    *("Prodigy", "Ranger", "SGDP", "Shampoo", "SOAP", "Sophia", "SparseAdam", "Tiger", "Yogi"),
 )
 # Why some of them cannot have a rule, whoever writes it.
 NO_RULE = {

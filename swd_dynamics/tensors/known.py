@@ -169,6 +169,12 @@ KNOWN: dict[str, Known] = {
         is_decoupled=lambda group: True,
         writes_gradients=_never,
     ),
+    "torch.optim._adafactor.Adafactor": Known(
+        momenta=(),
+        second_moments=(),
+        is_decoupled=lambda group: True,
+        writes_gradients=_never,
+    ),
     # These publish their own R and η_eff.
     "swd_dynamics.optim.sgdw.SGDW": _PUBLISHING_SGD,
     "swd_dynamics.optim.sgds.SGDS": _PUBLISHING_SGD,
