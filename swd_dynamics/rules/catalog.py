@@ -54,7 +54,7 @@ MEANINGS = {
     "r": "the power of k in a step's weight in the average",
     "weight_lr_power": "q, the power of the largest η so far in a step's weight in the average",
     "ScheduleFreeSGD.momentum": "β in (0, 1): gradients are taken at y = (1−β)z + βx",
-    "ScheduleFreeAdam.betas": "β in (0, 1), of y = (1−β)z + βx; β₂ in [0, 1), of the running mean of the gradient's square",
+    "ScheduleFreeAdam.betas": "β in (0, 1), of y = (1−β)z + βx; β₂ in [0, 1), of the running mean of g²",
     "decay_at_y": "l ≥ 0, the authors' own decay in the step of z; weight_decay is another decay, of θ",
     "coarse": "whether Newton–Schulz steps are rounded to bfloat16, as torch's are",
     "Adai.eps": "ε in (0, 1): the largest β₁ is 1 − ε",

@@ -22,8 +22,6 @@ from swd_dynamics.rules import (
     Muon,
     Nesterov,
     NoDecay,
-    ScheduleFreeAdam,
-    ScheduleFreeSGD,
     UpdateRule,
 )
 from swd_dynamics.symbolic import NotDerivable, equations, notation
@@ -59,12 +57,8 @@ def rules():
             yield pytest.param(entry(lr=0.05, weight_decay=RATE, **arguments), id=f"{name}, {kind}")
 
 
-WITHOUT_EQUATIONS = (
-    Adafactor,
-    ASGD,
-    ScheduleFreeSGD,
-    ScheduleFreeAdam,
-)  # which depend on the number of the step in a way that no derivation knows
+# Those whose steps depend on the number of the step in a way that no derivation knows.
+WITHOUT_EQUATIONS = (Adafactor, ASGD)
 every_rule = pytest.mark.parametrize("rule", list(rules()))
 
 

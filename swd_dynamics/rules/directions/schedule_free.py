@@ -54,7 +54,7 @@ class ScheduleFreeSGD(_ScheduleFree):
     η′ is η in a linear warm-up of ``warmup_steps``. c = w/Σw with w = k^r·(max η′)^q, the largest so far, and q =
     ``weight_lr_power``: with one η c = 1/k, and x is the mean of all z. The weights θ of the rule are those at which
     gradients are taken (y in the paper); x, which the authors evaluate, is θ + (1 − 1/β)(z − θ). L2 decay is the
-    authors' own, λθ in g. There is no derivation, because c depends on the number of the step.
+    authors' own, λθ in g. Of derivations there are only the equations of one step: z and Σw never come to rest.
 
     Source: Defazio et al. 2024, 2405.15682; schedulefree.SGDScheduleFree.
 
