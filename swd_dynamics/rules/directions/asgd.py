@@ -7,7 +7,7 @@ from swd_dynamics.arithmetic import rounded
 from swd_dynamics.checks import check
 
 
-class Rates(NamedTuple):
+class StepRates(NamedTuple):
     eta: Any
     following: Any
 
@@ -47,12 +47,12 @@ class ASGD:
         check("alpha", self.alpha, "[0, inf)")
 
     def rest(self, theta):
-        return Rates(0 * theta, 0 * theta)
+        return StepRates(0 * theta, 0 * theta)
 
     def remember(self, memory, step):
         eta = self._rounded(0 * step.theta + step.lr) if step.k == 1 else memory.following
         following = step.lr / (1 + self.lambd * step.lr * step.k) ** self.alpha
-        return Rates(eta, self._rounded(0 * step.theta + following))
+        return StepRates(eta, self._rounded(0 * step.theta + following))
 
     def move(self, memory, step):
         return memory.eta / step.lr * (step.gradient + self.lambd * step.theta)

@@ -7,7 +7,7 @@ from swd_dynamics.arithmetic import clip, mean, sign, sqrt
 from swd_dynamics.checks import check_pair
 
 
-class Sizes(NamedTuple):
+class StepSizes(NamedTuple):
     last: Any
     size: Any
 
@@ -43,7 +43,7 @@ class Rprop:
         check_pair("step_sizes", self.step_sizes, ("[0, inf)", "(0, inf)"))
 
     def rest(self, theta):
-        return Sizes(0 * theta, 0 * theta)
+        return StepSizes(0 * theta, 0 * theta)
 
     def remember(self, memory, step):
         (slower, faster), (least, most) = self.etas, self.step_sizes
@@ -51,7 +51,7 @@ class Rprop:
         same = sign(memory.last * step.gradient)
         kept, turned = same * (same + 1) / 2, same * (same - 1) / 2  # 1 or 0
         factor = (1 - same * same) + kept * faster + turned * slower
-        return Sizes((1 - turned) * step.gradient, clip(factor * size, least, most))
+        return StepSizes((1 - turned) * step.gradient, clip(factor * size, least, most))
 
     def move(self, memory, step):
         return sign(memory.last) * memory.size / step.lr
