@@ -8,11 +8,11 @@ from swd_dynamics.checks import check, check_pair
 
 
 class Averaged(NamedTuple):
-    z: Any
     v: Any  # stays 0 in gradient descent
     lr_max: Any
     total: Any
     share: Any
+    z: Any
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class _ScheduleFree:
         check("weight_lr_power", self.weight_lr_power, "[0, inf)")
 
     def rest(self, theta):
-        return Averaged(theta, 0 * theta, 0 * theta, 0 * theta, 0 * theta)
+        return Averaged(0 * theta, 0 * theta, 0 * theta, 0 * theta, z=theta)
 
     def _averaged(self, memory, step, v) -> Averaged:
         """The new memory, except for z."""
         lr_max = maximum(memory.lr_max, 0 * step.theta + self._warm(step))
         weight = step.k**self.r * lr_max**self.weight_lr_power
-        return Averaged(memory.z, v, lr_max, memory.total + weight, weight / (memory.total + weight))
+        return Averaged(v, lr_max, memory.total + weight, weight / (memory.total + weight), memory.z)
 
     def _warm(self, step):
         """η′ = η·min(1, k/warmup_steps)."""
