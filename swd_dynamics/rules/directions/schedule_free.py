@@ -1,9 +1,10 @@
 """Schedule-free SGD and Adam, which average the weights in the place of a learning-rate schedule."""
 
+import operator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from swd_dynamics.arithmetic import decayed, maximum, mean, sqrt
+from swd_dynamics.arithmetic import decayed, each, maximum, mean, sqrt
 from swd_dynamics.checks import check, check_pair
 
 
@@ -34,7 +35,7 @@ class _ScheduleFree:
     def _averaged(self, memory, step, v) -> Averaged:
         """The new memory, except for z."""
         lr_max = maximum(memory.lr_max, 0 * step.theta + self._warm(step))
-        weight = step.k**self.r * lr_max**self.weight_lr_power
+        weight = step.k**self.r * each(operator.pow, lr_max, self.weight_lr_power)
         return Averaged(v, lr_max, memory.total + weight, weight / (memory.total + weight), memory.z)
 
     def _warm(self, step):
