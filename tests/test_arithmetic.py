@@ -18,6 +18,7 @@ from swd_dynamics.arithmetic import (
     maximum,
     mean,
     norm,
+    rounded,
     sign,
     sqrt,
     transpose,
@@ -63,6 +64,19 @@ def test_a_word_of_one_weight(word, value):
     by_numpy = np.ravel(apply(np.full(shape, value)))
     by_torch = np.ravel(apply(torch.full(shape, value, dtype=torch.float64)))
     assert [apply(value), *by_numpy, *by_torch, by_sympy] == pytest.approx([plain(value)] * 4, abs=ROUND_OFF)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_rounding_is_torchs(dtype):
+    """Assert that numbers of every size, ties, zeros, infinities and NaN are rounded as torch rounds them."""
+    generator = np.random.default_rng(0)
+    numbers = generator.normal(size=20_000) * 10.0 ** generator.integers(-45, 40, 20_000)
+    ties = np.array([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-24, 1 + 3 * 2**-24])
+    given = np.concatenate([numbers, ties, -ties, [0.0, np.inf, -np.inf, np.nan, 1e300]])
+    expected = torch.from_numpy(given).to(getattr(torch, dtype)).double().numpy()
+    np.testing.assert_array_equal(rounded(given, dtype), expected)
+    np.testing.assert_array_equal(rounded(torch.from_numpy(given), dtype).numpy(), expected)
+    assert rounded(X, dtype) == X and isinstance(rounded(0.1, dtype), float)
 
 
 @pytest.mark.parametrize("kind", [np.array, torch.tensor], ids=["numpy", "torch"])

@@ -4,25 +4,34 @@ from swd_dynamics.rules.catalog import CATALOG
 from swd_dynamics.rules.decay import DECAYS, L2, Decay, Decoupled, NoDecay, Stable
 from swd_dynamics.rules.direction import Direction, Step
 from swd_dynamics.rules.directions import (
+    ASGD,
     SGD,
     AdaBelief,
     Adadelta,
+    Adafactor,
     Adagrad,
     Adai,
     Adam,
     Adamax,
     AMSGrad,
     HeavyBall,
+    Lion,
+    Muon,
     NAdam,
     Nesterov,
     RAdam,
     RMSprop,
+    Rprop,
+    ScheduleFreeAdam,
+    ScheduleFreeSGD,
+    Signum,
 )
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.schedule import Constant, Cosine, StepDecay, Warmup
 from swd_dynamics.rules.update import State, UpdateRule
 
 __all__ = [
+    "ASGD",
     "CATALOG",
     "DECAYS",
     "L2",
@@ -30,6 +39,7 @@ __all__ = [
     "AMSGrad",
     "AdaBelief",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adai",
     "Adam",
@@ -40,11 +50,17 @@ __all__ = [
     "Decoupled",
     "Direction",
     "HeavyBall",
+    "Lion",
+    "Muon",
     "NAdam",
     "Nesterov",
     "NoDecay",
     "RAdam",
     "RMSprop",
+    "Rprop",
+    "ScheduleFreeAdam",
+    "ScheduleFreeSGD",
+    "Signum",
     "Stable",
     "State",
     "Step",

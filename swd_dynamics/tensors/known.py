@@ -198,6 +198,18 @@ KNOWN: dict[str, Known] = {
     "torch.optim.adamax.Adamax": _ADAMAX,
     "torch.optim.nadam.NAdam": _NADAM,
     "torch.optim.radam.RAdam": _RADAM,
+    "torch.optim._muon.Muon": Known(
+        momenta=("momentum_buffer",),
+        second_moments=(),
+        is_decoupled=lambda group: True,
+        writes_gradients=_never,
+    ),
+    "torch.optim._adafactor.Adafactor": Known(
+        momenta=(),
+        second_moments=(),
+        is_decoupled=lambda group: True,
+        writes_gradients=_never,
+    ),
     # These publish their own R and η_eff.
     "swd_dynamics.optim.sgdw.SGDW": _PUBLISHING_SGD,
     "swd_dynamics.optim.sgds.SGDS": _PUBLISHING_SGD,

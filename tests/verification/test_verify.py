@@ -33,6 +33,7 @@ FAMILIES = {
     ],
     "Ada": [{}, {"betas": (0.5, 0.9), "eps": 1e-2}],
 }
+# The other families are verified in test_adaptive.py, and beside their rules in tests/rules/directions.
 SGD_TO_ADAI = [name for name in OPTIMIZERS if CATALOG[name].family in (sgd_family, Adam, AMSGrad, Adai)]
 COUNTERPARTS = [
     (name, kernel, arguments)
