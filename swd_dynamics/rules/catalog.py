@@ -148,7 +148,7 @@ def _documented(entry: Entry) -> str:
     formulas = (getdoc(family) or "").partition("\nExamples\n")[0].strip()
     arguments = []
     for name in entry.__signature__.parameters:
-        arguments += [name, f"    {MEANINGS.get(f'{family.__name__}.{name}', MEANINGS[name])}"]
+        arguments += [name, f"    {MEANINGS.get(f'{family.__name__}.{name}') or MEANINGS[name]}"]
     title = f"{entry.name.removesuffix(entry.decay.suffix)} with {WHERE[mode]}."
     parts = [
         title,
