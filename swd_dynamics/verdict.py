@@ -31,6 +31,7 @@ class Verdict:
     first_departure : int or None — of a replay, the first step (from 1) in which rule and recording differ
     cause : str or None — the reason for the difference, where it is known
     evidence : dict — the arrays from which ``measured`` was computed, for a figure
+    seeds : int or None — of a statistical verdict, the number of seeds; with another number the status can be another
 
     Examples
     --------
@@ -49,6 +50,7 @@ class Verdict:
     first_departure: int | None = None
     cause: str | None = None
     evidence: dict = field(default_factory=dict, repr=False, compare=False)
+    seeds: int | None = None
 
     @property
     def passed(self) -> bool:

@@ -70,3 +70,23 @@ def judge_weights(
         why=why,
         evidence={"measured": measured, "allowed": allowed},
     )
+
+
+def vertex(x: NDArray, y: NDArray) -> float:
+    """Where the parabola through the smallest of some equidistant values and its neighbours is smallest.
+
+    It stays between the first and the last x.
+
+    Examples
+    --------
+    The smallest value of (x − .7)² at whole x is at 1.
+
+    >>> x = np.arange(4.0)
+    >>> round(vertex(x, (x - 0.7) ** 2), 12)
+    0.7
+    """
+    j = int(np.clip(np.argmin(y), 1, len(y) - 2))
+    before, here, after = y[j - 1 : j + 2]
+    bend = before - 2 * here + after
+    shift = 0.5 * (before - after) / bend if bend > 0 else np.sign(before - after)
+    return float(np.clip(x[j] + shift * (x[1] - x[0]), x[0], x[-1]))

@@ -132,9 +132,9 @@ def paired_difference(one: ArrayLike, other: ArrayLike) -> PairedDifference:
 def judge_more(
     name: str, claim: str, larger: ArrayLike, smaller: ArrayLike, *, least: float = 0.0, why: str, **more
 ) -> Verdict:
-    """The verdict on "the first is larger than the second by at least so much, in the mean over seeds".
+    """The verdict on "the first is larger than the second by more than so much, in the mean over seeds".
 
-    Confirmed if the whole confidence interval of the difference lies at or above ``least``, refuted if the whole
+    Confirmed if the whole confidence interval of the difference lies above ``least``, refuted if the whole
     interval lies below, else inconclusive; the cause then says how many seeds would decide.
 
     Examples
@@ -144,14 +144,14 @@ def judge_more(
     'confirmed'
     >>> print(judge_more(larger=[2.0, 3.1, 4.2], smaller=[1.0, 2.0, 4.0], **said))
     ? inconclusive: The first is larger
-        predicted >= 0, measured 0.7667, allowed any more (for example; the mean of 3 seeds, known to ±
+        predicted > 0, measured 0.7667, allowed any more (for example; the mean of 3 seeds, known to ±
         1.23 at 95 %)
         cause: 3 seeds do not decide it, about 6 would
     """
     found = paired_difference(larger, smaller)
     low, high = found.mean - found.half_width, found.mean + found.half_width
-    status: Status = "confirmed" if low >= least else "refuted" if high < least else "inconclusive"
-    return _verdict(name, claim, f">= {least:g}", "any more", found, status, found.seeds_needed(least), why, more)
+    status: Status = "confirmed" if low > least else "refuted" if high < least else "inconclusive"
+    return _verdict(name, claim, f"> {least:g}", "any more", found, status, found.seeds_needed(least), why, more)
 
 
 def judge_same(name: str, claim: str, one: ArrayLike, other: ArrayLike, *, margin: float, why: str, **more) -> Verdict:
@@ -189,7 +189,7 @@ def _verdict(name, claim, predicted, allowed, found: PairedDifference, status: S
     why = f"{why}; the mean of {found.seeds} seeds, known to ± {found.half_width:.3g} at {CONFIDENCE:.0%}".replace(
         "%", " %"
     )
-    return Verdict(name, claim, predicted, found.mean, allowed, why, status, **more)
+    return Verdict(name, claim, predicted, found.mean, allowed, why, status, seeds=found.seeds, **more)
 
 
 def _student(probability: float, freedom: int) -> float:

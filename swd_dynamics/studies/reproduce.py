@@ -25,7 +25,8 @@ class Reproduction:
     Attributes
     ----------
     verdicts : dict of study name to list of Verdict
-    changed : list of str — the verdicts whose status is not the committed one, as sentences
+    changed : list of str — the verdicts whose status is not the committed one, as sentences; of the short form without
+        those that depend on the number of seeds, which is smaller there
     written : list of Path — figures, the ledger and the page
     """
 
@@ -61,7 +62,8 @@ def reproduce(names: Iterable[str] = (), *, setting: Setting, out: Path, announc
         findings = study.measure(setting)
         result.verdicts[study.name] = findings.verdicts
         result.written += write_figure(study.draw(findings.data), out / study.name)
-        result.changed += changed_statuses(study.name, findings.verdicts, committed)
+        comparable = [v for v in findings.verdicts if v.seeds is None or not setting.quick]
+        result.changed += changed_statuses(study.name, comparable, committed)
         announce(study, findings.verdicts)
         _enter(ledger, study.name, findings.verdicts, setting)
         _write(out / LEDGER, json.dumps(ledger, indent=1, ensure_ascii=False) + "\n")

@@ -111,6 +111,8 @@ class Study:
     measure : callable (Setting) → Findings
     draw : callable (data) → Figure — one claim, one figure
     caption : str — what the figure shows and what it does not show, for its page; empty where the claim says it all
+    not_confirmed : frozenset of str — the names of the verdicts that the full form refutes or leaves undecided. They
+        are findings too: published, and named here so that none of them is overlooked.
 
     Examples
     --------
@@ -128,6 +130,7 @@ class Study:
     measure: Callable[[Setting], Findings]
     draw: Callable[[Any], Figure]
     caption: str = ""
+    not_confirmed: frozenset[str] = frozenset()
 
     def run(self, *, quick: bool = True, device: str = "cpu", progress: bool = True) -> Outcome:
         """Run the study. Most studies take less than a minute in the short form, and some minutes in full.

@@ -1,6 +1,7 @@
 """Reproducing: the ledger is written as studies end, and held against the committed one."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from matplotlib.figure import Figure
@@ -94,6 +95,14 @@ def test_a_changed_status_is_a_departure(two_studies, tmp_path, measured, status
     """Assert that a verdict that is not what is committed is named, with both statuses."""
     two_studies["first"] = study("first", measured)
     assert quietly(["first"], tmp_path).changed == [f"first: 'one' is {status}, committed as confirmed"]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_fewer_seeds_are_no_departure(two_studies, tmp_path, quick):
+    """Assert that a status that depends on the number of seeds is compared in the full form alone."""
+    undecided = replace(two_studies["first"].measure(Setting()).verdicts[0], status="inconclusive", seeds=3)
+    two_studies["first"] = replace(two_studies["first"], measure=lambda setting: Findings([undecided], None))
+    assert bool(quietly(["first"], tmp_path, quick).changed) is not quick
 
 
 def test_a_new_verdict_is_a_departure():
