@@ -7,25 +7,28 @@ from swd_dynamics.arithmetic import mean, sqrt
 from swd_dynamics.checks import check
 
 
-class SquaresOfMoves(NamedTuple):
+class SquaresAndScale(NamedTuple):
     v: Any
+    scale: Any
     u: Any
-    delta: Any
 
 
 @dataclass(frozen=True)
 class Adadelta:
-    """Adadelta: v ← ρv + (1−ρ)g², u ← ρu + (1−ρ)Δ², Δ ← g·√(u + ε)/√(v + ε), move Δ, η_eff = η/√⟨(v+ε)/(u+ε)⟩.
+    """Adadelta: v ← ρv + (1−ρ)g², s = √(u + ε)/√(v + ε), u ← ρu + (1−ρ)(sg)², move s·g, η_eff = η/√⟨1/s²⟩.
 
-    u is the running mean of the squares of the moves *before* this step, which torch calls ``acc_delta`` and updates
-    after the step. ⟨⟩ is the mean over all weights of (η/η_i)², with η_i = η√(u+ε)/√(v+ε) of each weight: the same
-    mean that is v̄ in Adam's η_eff. Here ε enters η_eff, because the first moves are √ε times as large as without ε.
+    u is the running mean of the squares of the moves, which torch calls ``acc_delta``; s has the u of *before* this
+    step. ⟨⟩ is the mean over all weights of (η/η_i)², with η_i = ηs of each weight: the same mean that is v̄ in Adam's
+    η_eff. Here ε enters η_eff, because the first moves are √ε times as large as without ε.
+
+    Under a steady gradient s rises to 1, so that Adadelta becomes gradient descent, but only in about
+    (g² + ε)/((1−ρ)ε) steps: with the default ε, 10⁷ for a gradient of 1.
 
     Source: Zeiler 2012, 1212.5701; torch.optim.Adadelta.
 
     Examples
     --------
-    With ρ = ¾ and a gradient of 4, v = 4 and u = 0. With ε = ½ the move is 4·√(½/4½) = 4/3; η_eff = η/3.
+    With ρ = ¾ and a gradient of 4, v = 4, and u was 0. With ε = ½ the move is 4·√(½/4½) = 4/3; η_eff = η/3.
 
     >>> import numpy as np
     >>> from swd_dynamics.rules import UpdateRule
@@ -43,16 +46,17 @@ class Adadelta:
         check("eps", self.eps, "[0, inf)")
 
     def rest(self, theta):
-        return SquaresOfMoves(0 * theta, 0 * theta, 0 * theta)
+        return SquaresAndScale(0 * theta, 0 * theta, 0 * theta)
 
     def remember(self, memory, step):
         gradient = step.gradient
         v = self.rho * memory.v + (1 - self.rho) * gradient * gradient
-        u = self.rho * memory.u + (1 - self.rho) * memory.delta * memory.delta
-        return SquaresOfMoves(v, u, sqrt(u + self.eps) / sqrt(v + self.eps) * gradient)
+        scale = sqrt(memory.u + self.eps) / sqrt(v + self.eps)
+        u = self.rho * memory.u + (1 - self.rho) * (scale * gradient) * (scale * gradient)
+        return SquaresAndScale(v, scale, u)
 
     def move(self, memory, step):
-        return memory.delta
+        return memory.scale * step.gradient
 
     def effective_lr(self, memory, step):
-        return step.lr / sqrt(mean((memory.v + self.eps) / (memory.u + self.eps)))
+        return step.lr / sqrt(mean(1 / (memory.scale * memory.scale)))

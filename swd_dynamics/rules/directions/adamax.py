@@ -48,8 +48,7 @@ class Adamax:
     def remember(self, memory, step):
         beta1, beta2 = self.betas
         m = beta1 * memory.m + (1 - beta1) * step.gradient
-        # Under a steady gradient |g| + ε is the larger, so that it is the argument that a derivation keeps.
-        return MeanAndLargest(m, maximum(absolute(step.gradient) + self.eps, beta2 * memory.u))
+        return MeanAndLargest(m, maximum(beta2 * memory.u, absolute(step.gradient) + self.eps))
 
     def move(self, memory, step):
         return memory.m / (1 - decayed(self.betas[0], step.k)) / memory.u
