@@ -69,6 +69,5 @@ class RAdam:
         # ρ > few, written so that it holds without a condition on β₂ once β₂ᵏ is 0.
         enough = lacking / (most - self.few) < 1
         terms = most - lacking
-        above = where(enough, (terms - 4) * (terms - 2) * most, 1.0)
-        below = where(enough, (most - 4) * (most - 2) * terms, 1.0)
-        return undivided * sqrt(above / below) / where(enough, root, 1.0)
+        ratio = (terms - 4) * (terms - 2) * most / ((most - 4) * (most - 2) * terms)
+        return undivided * sqrt(where(enough, ratio, 1.0)) / where(enough, root, 1.0)
