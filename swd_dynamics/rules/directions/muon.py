@@ -29,9 +29,11 @@ class Muon:
     a matrix at rest, ‖W‖ is then ‖g‖/λ, as it is in gradient descent with L2. Decoupled decay, which is torch's own,
     is R = ηλ without s.
 
-    O rounds to bfloat16 after each operation, as torch does. In a product of small matrices, rows and columns up to 8,
-    every entry is then torch's. In larger matrices the order of a sum sometimes decides how the sum is rounded, and an
-    entry of O may differ from torch's by .01. ``coarse=False`` computes O without rounding.
+    O rounds to bfloat16 after each operation, as torch does. Where a matrix has at most 6 rows and columns, every entry
+    is then torch's. In larger matrices the order of a sum sometimes decides how the sum is rounded, and an entry of O
+    may differ from torch's by .02: that happens in one of 20 matrices with 16 rows and columns, and in most with 64.
+    replay and verify then find a departure of that size. ``coarse=False`` computes O without rounding, which is another
+    map: a move differs from torch's by up to 15 % of its length.
 
     Raises
     ------
@@ -92,8 +94,10 @@ class Muon:
     def _orthogonalised(self, u):
         """s·O(u) of one matrix."""
         if is_symbolic(u) or np.ndim(u) != 2:
-            seen = "a formula" if is_symbolic(u) else f"shape {tuple(np.shape(u))}"
-            raise InputError(f"Muon orthogonalises matrices, not {seen}: give each matrix as an array of 2 dimensions")
+            if is_symbolic(u):
+                raise InputError("Muon orthogonalises matrices, in which a weight moves by all weights of its matrix")
+            seen = tuple(np.shape(u))
+            raise InputError(f"Muon orthogonalises matrices, not shape {seen}: give arrays of 2 dimensions")
         rows, columns = np.shape(u)
         is_tall = rows > columns
         x = self._newton_schulz(self._rounded(transpose(u) if is_tall else u))

@@ -103,12 +103,29 @@ def test_stable_decay_rests_at_the_norm_of_l2():
     assert np.linalg.norm(state.theta, 2) == pytest.approx(np.linalg.norm(gradient) / (2 * np.sqrt(3)), rel=1e-12)
 
 
+def moves(u):
+    """The rule's move for a gradient, and torch's, without momentum."""
+    rule = UpdateRule(1.0, Muon(0.0, nesterov=False))
+    parameter = torch.zeros(u.shape, dtype=torch.float64, requires_grad=True)
+    parameter.grad = torch.from_numpy(u.copy())
+    torch.optim.Muon([parameter], lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.0).step()
+    return rule.parts(rule.start(0 * u), u).move, -parameter.detach().numpy()
+
+
+@pytest.mark.parametrize(("shape", "matrices", "allowed"), [((6, 6), 60, 0.0), ((6, 3), 60, 0.0), ((16, 16), 20, 0.02)])
+def test_rounding_in_small_and_in_larger_matrices(shape, matrices, allowed):
+    """Assert that all entries are torch's up to 6 rows and columns, and that those of larger matrices are near."""
+    generator = np.random.default_rng(5)
+    pairs = [moves(generator.normal(size=shape)) for _ in range(matrices)]
+    assert max(np.abs(ours - theirs).max() for ours, theirs in pairs) <= allowed
+
+
 def test_what_muon_refuses():
     """Assert that a vector, a formula, and arguments out of range are refused with what is allowed."""
     rule = UpdateRule(0.1, Muon())
     with pytest.raises(InputError, match=r"orthogonalises matrices, not shape \(3,\)"):
         rule(rule.start(np.ones(3)), np.ones(3))
-    with pytest.raises(NotDerivable, match="orthogonalises matrices, not a formula"):
+    with pytest.raises(NotDerivable, match="all weights of its matrix"):
         equations(rule)
     with pytest.raises(InputError, match="'original' or 'match_rms_adamw'"):
         Muon(adjust_lr_fn="rms")
