@@ -110,7 +110,7 @@ def _by_rate(mean: Any) -> tuple[bool, str]:
     return not mean.has(*RATES), str(mean)
 
 
-def _as_one_fraction(coefficient: Expr, sign: Symbol) -> Expr:
+def _as_one_fraction(coefficient: Any, sign: Symbol) -> Expr:
     """A coefficient as one fraction, factored, with sign² = 1.
 
     The powers of the sign are taken out first and the fraction is factored before it is expanded: in the other order

@@ -19,6 +19,7 @@ from swd_dynamics.symbolic.form import by_curvature, one_minus
 from swd_dynamics.symbolic.modified import affine
 from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, primed, symbols_of, z
+from swd_dynamics.symbolic.printer import text
 from swd_dynamics.symbolic.tangent import SMOOTH, at_small_gradients, mean_at_rest, same_at_samples
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
@@ -179,11 +180,7 @@ def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Exp
     settled = _hold_sizes(_hold_squares(settled))
     entries = dict(zip(settled.memory, settled.remembered, strict=True))
     frozen = {symbol for symbol, expression in entries.items() if expression == symbol}
-    resting: dict[Symbol, Expr] = {s: s for s in frozen}
-    for symbol, expression in entries.items():
-        others = expression.free_symbols & {*settled.memory, notation.theta, notation.total}
-        if symbol not in frozen and not others - frozen - {symbol}:
-            resting[symbol] = _rest_point(symbol, expression)
+    resting = _resting(entries, frozen)
     roots = {symbol: PerWeight(f"root_{symbol.name}", positive=True) for symbol in frozen}
     squares = {symbol: root**2 for symbol, root in roots.items()}
     changes = {symbol: value.xreplace(squares) for symbol, value in resting.items()}
@@ -207,6 +204,18 @@ def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Exp
     )
     back |= {letter: power.xreplace(back) for power, letter in letters.items()}
     return held, active, back
+
+
+def _resting(entries: dict[Symbol, Expr], frozen: set[Symbol]) -> dict[Symbol, Expr]:
+    """Where the entries come to rest that hear of no gradient but through frozen entries, one after another."""
+    resting: dict[Symbol, Expr] = {symbol: symbol for symbol in frozen}
+    moving = {*entries, notation.theta, notation.total} - frozen
+    while True:
+        waiting = {s: e.xreplace(resting) for s, e in entries.items() if s not in resting}
+        ready = {s: e for s, e in waiting.items() if not e.free_symbols & moving - {s}}
+        if not ready:
+            return resting
+        resting |= {symbol: _rest_point(symbol, expression) for symbol, expression in ready.items()}
 
 
 def _hold_squares(settled: Trace) -> Trace:
@@ -249,7 +258,8 @@ def _hold_sizes(settled: Trace) -> Trace:
         heard = moving & expression.free_symbols - {symbol}
         turned = expression.xreplace({other: -other for other in heard})
         if heard and same_at_samples(turned, expression):
-            settled = settled.map(lambda e, sum_=expression, symbol=symbol: _held(e, sum_, symbol))
+            # Entries that hear of this entry may hear of sizes alone once this entry is constant.
+            return _hold_sizes(settled.map(lambda e, sum_=expression, symbol=symbol: _held(e, sum_, symbol)))
     return settled
 
 
@@ -268,8 +278,8 @@ def _rest_point(symbol: Symbol, expression: Expr) -> Expr:
     slope, rest = affine(expression - symbol, symbol)
     if slope == 0:
         raise NotDerivable(
-            f"the memory entry {symbol_text(symbol)} changes by {rest} in every step and has no rest point: a linear"
-            " map needs one. Use Flow(rule, …, order='state'), in which the memory is a variable"
+            f"the memory entry {symbol_text(symbol)} changes by {text(rest)} in every step and has no rest point: a"
+            " linear map needs one. Use Flow(rule, …, order='state'), in which the memory is a variable"
         )
     return cast(Expr, sympy.cancel(-rest / slope))
 

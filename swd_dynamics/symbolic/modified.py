@@ -203,7 +203,10 @@ def affine(expression: Expr, symbol: Symbol) -> tuple[Expr, Expr]:
     slope = sympy.expand(sympy.diff(expression, symbol))
     rest = expression.subs(symbol, 0)
     if slope.has(symbol) or slope.has(sympy.nan, sympy.zoo):
-        raise NotDerivable(f"the memory entry {symbol.name} feeds on itself nonlinearly: its rest point has no formula")
+        raise NotDerivable(
+            f"the memory entry {symbol.name} feeds on itself nonlinearly: its rest point has no formula. Use"
+            " Flow(rule, …, order='state'), in which the memory is a variable"
+        )
     return slope, sympy.expand(rest) if slope == 0 else rest
 
 

@@ -1,6 +1,6 @@
 """A step that is smooth and not linear, linearised where a direction comes to rest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -70,7 +70,7 @@ def at_small_gradients(after: Matrix, settled: Trace, active: Sequence[Symbol]) 
         raise NotDerivable("the step is not linear in θ even where G = 0: it has no linear map")
     moved = Matrix([symbol - rest[symbol] for symbol in inputs])
     linear = cast(Matrix, level + slopes * moved)
-    is_linear = all(same_at_samples(*pair) for pair in zip(smooth, linear, strict=True))
+    is_linear = all(same_at_samples(*pair) for pair in zip(smooth.flat(), linear.flat(), strict=True))
     return linear, [] if is_linear else [SMOOTH]
 
 
@@ -99,7 +99,7 @@ def _varying(step: Matrix, inputs: Sequence[Symbol]) -> set[Symbol]:
 class _Rest:
     """Expressions where the direction is at rest; what is not finite there, or not smooth, is refused."""
 
-    def __init__(self, rest: dict[Symbol, Expr], jumps: dict[Symbol, Expr]):
+    def __init__(self, rest: Mapping[Any, Any], jumps: dict[Symbol, Expr]):
         self.rest, self.jumps = rest, jumps
 
     def value(self, expression: Any) -> Any:
@@ -112,8 +112,8 @@ class _Rest:
         if kinks := [part for jump, part in self.jumps.items() if found.has(jump)]:
             raise NotDerivable(
                 f"the step is not linear, and {' and '.join(map(text, kinks))} jumps where the optimizer comes to"
-                " rest: it has no linear map there, and no curvature at which it becomes unstable. modified_equation"
-                " has the flow between the kinks"
+                " rest: it has no linear map there, and no curvature at which it becomes unstable. The flow between the"
+                " kinks is that of modified_equation"
             )
         return found
 

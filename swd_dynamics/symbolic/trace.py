@@ -30,6 +30,9 @@ from swd_dynamics.symbolic.notation import (
     with_laws,
 )
 
+# The words that become functions of sympy's own.
+FUNCTIONS = ("sqrt", "sign", "absolute", "where", "rounded")
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -115,11 +118,21 @@ def trace(rule: UpdateRule) -> Trace:
         conditions=_of_one_name(rule, names),
     )
     if traced.map(without_bias).has(notation.k):
-        raise NotDerivable(
-            f"{type(direction).__name__} depends on the step number other than through decayed(beta, step.k):"
-            " write a bias correction as 1 - decayed(beta, step.k), so that its limit is known"
-        )
+        raise NotDerivable(_of_step_number(direction, traced))
     return traced
+
+
+def _of_step_number(direction: Any, traced: Trace) -> str:
+    """Why a step that depends on its number has no derivation; a power βᵏ has one if it is written as decayed."""
+    formulas = (*traced.remembered, traced.decay_rate, traced.move)
+    powers = set().union(*(formula.atoms(sympy.Pow) for formula in formulas))
+    said = (
+        f"{type(direction).__name__} depends on the step number, and not only through decayed(beta, step.k), which has"
+        " a limit after many steps"
+    )
+    if any(power.exp.has(notation.k) for power in powers):
+        return f"{said}: write a bias correction as 1 - decayed(beta, step.k)"
+    return f"{said}: no two of its steps are alike, so it has no equations. Steps, replay and verify need none"
 
 
 def _of_one_name(rule: UpdateRule, memory: Sequence[str]) -> tuple[str, ...]:
@@ -167,7 +180,7 @@ def _received(received: Any) -> str:
 def _unreadable(method, error: Exception) -> str:
     return (
         f"{_name(method)} cannot be read as a formula ({type(error).__name__}: {error}): use + - * / and the"
-        f" words of swd_dynamics.arithmetic, {', '.join(('sqrt', 'sign', *OPAQUE))}, and no if on values"
+        f" words of swd_dynamics.arithmetic, {', '.join((*FUNCTIONS, *OPAQUE))}, and no if on values"
     )
 
 
