@@ -64,15 +64,28 @@ def recorded_rule(name: str | Entry, recording: "xarray.Dataset") -> UpdateRule:
     """
     entry = as_entry(name)
     groups = groups_of(recording)
-    accepted = set(inspect.signature(entry.family).parameters)
-    directions = [{key: _tuple(v) for key, v in group.items() if key in accepted} for group in groups]
+    directions = direction_arguments(entry, groups)
     if any(direction != directions[0] for direction in directions):
+        accepted = sorted(inspect.signature(entry.family).parameters)
         raise InputError(
-            f"the groups differ in {', '.join(sorted(accepted))}, but a rule has the same numbers for all groups,"
+            f"the groups differ in {', '.join(accepted)}, but a rule has the same numbers for all groups,"
             " except for lr and weight_decay"
         )
     decay = per_weight([group.get("weight_decay", 0.0) for group in groups], recording)
     return entry(recorded_lr(recording), weight_decay=decay, **directions[0])
+
+
+def direction_arguments(entry: Entry, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The arguments of the entry's direction that each group of an optimizer has.
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import CATALOG
+    >>> direction_arguments(CATALOG["SGD"], [{"lr": 0.5, "momentum": 0.25, "fused": None}])
+    [{'momentum': 0.25}]
+    """
+    accepted = set(inspect.signature(entry.family).parameters)
+    return [{key: _tuple(value) for key, value in group.items() if key in accepted} for group in groups]
 
 
 def with_shapes(rule: UpdateRule, recording: "xarray.Dataset") -> UpdateRule:
