@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
 
-from swd_dynamics.rules import State
+from swd_dynamics.rules import CATALOG, State
 from swd_dynamics.rules.decay import L2
+from swd_dynamics.rules.shaped import is_by_tensor
 from swd_dynamics.sweeping.outcome import CURVES, NUMBERS, TOO_LARGE, Outcomes
 from swd_dynamics.sweeping.plan import Candidate, Cell, Plan
 from swd_dynamics.tasks import Task
@@ -42,10 +43,15 @@ def why_not_batched(plan: Plan) -> str:
     ''
     >>> why_not_batched(planned("network", {"mine": torch.optim.NAdam}, {"lr": [0.1]}, steps=1))
     'there is no rule for mine'
+    >>> why_not_batched(planned("network", ["AdafactorW"], {"lr": [0.1]}, steps=1))
+    'a step of AdafactorW depends on the shapes of the tensors'
     """
     without = [candidate.label for candidate in plan.candidates if candidate.name is None]
     if without:
         return f"there is no rule for {', '.join(without)}"
+    by_tensor = [each.label for each in plan.candidates if is_by_tensor(CATALOG[str(each.name)]())]
+    if by_tensor:
+        return f"a step of {', '.join(by_tensor)} depends on the shapes of the tensors"
     task = plan.task(plan.seeds[0])
     if not isinstance(task.batch_loss, DrawnLoss):
         return f"the batch_loss of the task {task.name!r} is not a swd_dynamics.tasks.DrawnLoss"
@@ -152,7 +158,7 @@ class _Training:
             rate = nan * rule.weight_decay if isinstance(rule.decay, L2) else parts.decay_rate
             rate = torch.where(torch.as_tensor(rule.weight_decay) == 0, 0.0, rate)
             effective_lr = rule.direction.effective_lr(parts.memory, parts.step)
-            return parts.state.theta, parts.memory, (rate + 0 * theta[0], effective_lr + 0 * theta[0])
+            return parts.state.theta, parts.memory, ((rate + 0 * theta)[0], (effective_lr + 0 * theta)[0])
 
         over_points = vmap(step, in_dims=(0, 0, 0, 0))
         found = vmap(over_points, in_dims=(0, 0, 0, None))(self.theta, self.memory, gradients, self.varied)
