@@ -85,7 +85,8 @@ runs = {"MyAdamS": trained(MyAdamS), "the package's AdamS": trained(sd.optim.Ada
 sd.plots.recording(runs, "loss", title="One of the two has a mistake")
 
 # %% [markdown]
-# The losses are nearly the same at every step. Nobody would look for a mistake here.
+# Both learn (the points of the two runs are at different steps). The optimizer with the mistake even has the lower
+# loss. Nobody would look for a mistake here.
 #
 # ## One line
 #

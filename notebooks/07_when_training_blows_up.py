@@ -3,7 +3,7 @@
 #
 # **How curved may the loss be before training blows up, and does weight decay help?**
 #
-# About 13 minutes, without the exercises. You need to know what an eigenvalue is.
+# About 14 minutes, without the exercises. You need to know what an eigenvalue is.
 
 # %%
 from functools import partial
@@ -165,7 +165,8 @@ for mode in ("L2", "stable"):
     found[mode] = shown, [edge(with_decay(mode, R), curvatures) for R in shown]
 
 times = (no_decay - limit("stable", 1)) / (no_decay - limit("L2", 1))
-title = f"With the same λ, stable decay costs {times:.3g} times as much stability as L2"
+more = f"{times:.3g} times as much" if times > 1.005 else "as much"
+title = f"With the same λ, stable decay costs {more} stability as L2"
 labels = {"xlabel": "R = ηλ/(1 − β), what stable decay subtracts in a step", "ylabel": "largest stable curvature h"}
 sd.plots.lines_and_points(lines, found, title=title, **labels)
 

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, UnusedCliTokensError
 
 from swd_dynamics.cli import app
 from swd_dynamics.errors import InputError
@@ -22,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
+    except UnusedCliTokensError as error:
+        return _refused(f"{error}{_hint(error.unused_tokens or [])}")
     except (InputError, CycloptsError) as error:
         return _refused(str(error))
     except BrokenPipeError:  # whoever read what is printed has read enough, as head does
@@ -40,6 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _refused(message: str) -> int:
     print(f"swd-dynamics: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _hint(unused: list[str]) -> str:
+    """What to do with words that no option takes: arguments of an optimizer are one word."""
+    is_argument = any("=" in word and not word.startswith("-") for word in unused)
+    return " Put commas, not spaces, between arguments: --args lr=0.01,weight_decay=0.1" * is_argument
 
 
 def _keep_printable() -> None:

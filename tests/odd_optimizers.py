@@ -112,6 +112,19 @@ class Runaway(Odd):
         return theta * 1e3
 
 
+class InnerOptimizers(Optimizer):
+    """An AdamW for each tensor, made with its own λ; a later change of the groups' η is handed on, and of λ is not."""
+
+    def __init__(self, params, **settings):
+        super().__init__(params, settings)
+        self.each = [torch.optim.AdamW([p], **settings) for group in self.param_groups for p in group["params"]]
+
+    def step(self):
+        for inner in self.each:
+            inner.param_groups[0]["lr"] = self.param_groups[0]["lr"]
+            inner.step()
+
+
 class Undecayed(Optimizer):
     """Steps in proportion to ‖θ‖, and has no weight_decay to set to 0."""
 

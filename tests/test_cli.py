@@ -15,17 +15,22 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 import torch
+import xarray
 
 from swd_dynamics.__main__ import main
 from swd_dynamics.cli import app
 from swd_dynamics.cli.claims import DERIVATIONS, derive
 from swd_dynamics.cli.recordings import record
+from swd_dynamics.cli.sweeps import _grid, sweep
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.probe import Probe
 from swd_dynamics.probe.quantities import SETS
 from swd_dynamics.recording import open_recording
+from swd_dynamics.recording.format import read_committed
 from swd_dynamics.rules.schedule import SCHEDULES
 from swd_dynamics.studies import MODULES
+from swd_dynamics.sweeping import ENGINES
+from swd_dynamics.sweeping.plan import FACTORS
 from swd_dynamics.tasks import TASKS
 
 SAME_FORMULA = 1e-15  # a product and a quotient by the same number, in float64
@@ -194,10 +199,14 @@ HELP = [
     (record, "schedule", SCHEDULES),
     (record, "quantities", SETS),
     (derive, "what", DERIVATIONS),
+    (sweep, "optimizers", OPTIMIZERS),
+    (sweep, "task", TASKS),
+    (sweep, "schedule", FACTORS),
+    (sweep, "engine", ENGINES),
 ]
 
 
-@pytest.mark.parametrize(("command", "argument", "table"), HELP, ids=[argument for _, argument, _ in HELP])
+@pytest.mark.parametrize(("command", "argument", "table"), HELP, ids=[f"{c.__name__} {name}" for c, name, _ in HELP])
 def test_help_lists_the_table(command, argument, table):
     """Assert that the help of an argument that takes a name lists every name of its table."""
     (said,) = re.findall(rf"^    {argument}\n((?:     .*\n)+)", command.__doc__, flags=re.MULTILINE)
@@ -235,7 +244,7 @@ def test_options_are_told_in_sentences(name):
 def test_examples_run(tmp_path, monkeypatch, capsys):
     """Assert that the examples of the commands about recordings and rules run, one after another."""
     monkeypatch.chdir(tmp_path)
-    for name in ("studies", "derive", "verify", "audit"):
+    for name in ("studies", "derive", "verify", "audit", "sweep"):
         assert main(shlex.split(example_of(name))) == 0, capsys.readouterr().err
     run = shlex.split(example_of("record"))
     run[run.index("--steps") + 1] = "20"  # the same in less time
@@ -309,6 +318,29 @@ MISTAKES = {
     "atlas --jobs 1.5": "1.5",
     "verify torch.optim:SGD --as SGD --steps 10.5": "10.5",
     "nonsense": "nonsense",
+    "sweep mnist --optimizers SGD --grid lr=1 --steps 3 --to x": "unknown task 'mnist'",
+    "sweep quadratic --optimizers SGD,SDG --grid lr=1 --steps 3 --to x": "no optimizer SDG",
+    "sweep quadratic --optimizers SGD,SGD --grid lr=1 --steps 3 --to x": "SGD",
+    "sweep quadratic --optimizers SGD --grid lr --steps 3 --to x": "--grid lr: give an argument and its values",
+    "sweep quadratic --optimizers SGD --grid lr= --steps 3 --to x": "--grid lr=: give an argument and its values",
+    "sweep quadratic --optimizers SGD --grid lr=1 --grid lr=2 --steps 3 --to x": "each argument once",
+    "sweep quadratic --optimizers SGD --grid lr=1e-3:1 --steps 3 --to x": "a range is low:high:count",
+    "sweep quadratic --optimizers SGD --grid lr=1:1e-3:4 --steps 3 --to x": "a range is low:high:count",
+    "sweep quadratic --optimizers SGD --grid lr=1e-3:1:1.5 --steps 3 --to x": "a range is low:high:count",
+    "sweep quadratic --optimizers SGD --grid lr=0:1:3 --steps 3 --to x": "a range is low:high:count",
+    "sweep quadratic --optimizers SGD --grid lr=exit() --steps 3 --to x": "--grid lr=exit(): the values must be",
+    "sweep quadratic --optimizers SGD --grid lr=1],a=[2 --steps 3 --to x": "the values must be",
+    "sweep quadratic --optimizers SGD --grid lr=-1 --steps 3 --to x": "SGD cannot be made with {'lr': -1}",
+    "sweep quadratic --optimizers SGD --grid beta=1 --steps 3 --to x": "SGD cannot be made with {'beta': 1}",
+    "sweep quadratic --optimizers SGD --grid lr=1 --steps 0 --to x": "steps = 0",
+    "sweep quadratic --optimizers SGD --grid lr=1 --steps 3 --seeds 0 --to x": "seeds = 0",
+    "sweep quadratic --optimizers SGD --grid lr=1 --steps 3 --engine gpu --to x": "unknown engine 'gpu'",
+    "sweep quadratic --optimizers SGD --grid lr=1 --steps 3 --schedule cosin --to x": "unknown schedule 'cosin'",
+    "sweep quadratic --optimizers SGD --grid lr=1 --steps 3 --jobs 0 --to x": "jobs = 0",
+    "sweep quadratic --optimizers SGD --grid lr=1 --steps 3 --scheduler tcp://a:1 --to x": "scheduler = 'tcp://a:1'",
+    "sweep quadratic --optimizers SGD --grid lr=1 --steps 3 --to x --nc x.csv": "must end in .nc",
+    "sweep quadratic --optimizers SGD --grid lr=1 --steps 3 --to /dev/null/x": "cannot make a run",
+    f"sweep quadratic --optimizers SGD --grid lr=1 --steps 3 --to {'x' * 300}": "too long",
 }
 
 
@@ -502,3 +534,67 @@ def test_a_recording_that_failed_is_exit_code_1(tmp_path, capsys, monkeypatch):
     command = ["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "3", "--out", str(tmp_path / "run")]
     assert main(command) == 1
     assert "the run is not completely recorded: failed: OSError: no space left" in capsys.readouterr().out
+
+
+SWEEP = "sweep quadratic --optimizers SGD,AdamS --grid lr=1e-2:1e4:4 --grid weight-decay=0,0.1 --steps 40 --seeds 2"
+
+
+def test_a_sweep_ends_with_a_table(tmp_path, capsys):
+    """Assert that a sweep prints the best point and the diverged runs of each optimizer, and writes all as netCDF."""
+    assert main([*SWEEP.split(), "--to", str(tmp_path / "sweep"), "--nc", str(tmp_path / "sweep.nc")]) == 0
+    found = xarray.open_dataset(tmp_path / "sweep.nc", engine="h5netcdf")
+    assert found.lr.values.tolist() == [0.01, 1.0, 100.0, 10000.0]
+    captured = capsys.readouterr()
+    heads, sgd, adams, written, _ = captured.out.splitlines()
+    assert heads.split() == ["train", "loss", "diverged", "failed", "best", "point"]
+    # h = 3 and η = 1 multiply θ₂ by −2 in a step; with η = 0.01 it shrinks, most slowly without decay.
+    loss = sum(h * theta**2 * (1 - 0.01 * h) ** 80 for h, theta in zip((1, 3, 0.1), (1, -2, 0.5), strict=True)) / 2
+    assert float(sgd.split()[1]) == pytest.approx(min(loss, found.train_loss[0, 0].values.min()), rel=5e-4)
+    assert int(sgd.split()[4]) == int(found.diverged_at[0].notnull().sum()) >= 8
+    assert adams.startswith("AdamS") and "16 of 16" not in written and "32 of 32 runs, trained by vmap" in written
+    assert main([*SWEEP.split(), "--to", str(tmp_path / "sweep")]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [heads, sgd, adams]
+
+
+def test_failed_runs_of_a_sweep_are_told(tmp_path, capsys):
+    """Assert that the table counts failed runs and says why they failed, and what there is no best point of."""
+    command = (
+        f"sweep quadratic --optimizers SGDS --grid momentum=0.5,2 --grid lr=1e9 --steps 9 --to {tmp_path / 'sweep'}"
+    )
+    assert main(command.split()) == 0
+    _, sgds, reason, _ = capsys.readouterr().out.splitlines()
+    assert sgds.split() == ["SGDS", "none", "1", "1"]
+    assert reason.startswith("    failed: ") and "momentum" in reason
+
+
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [
+        ("lr=1e-3:1:4", {"lr": [0.001, 0.01, 0.1, 1.0]}),
+        ("weight-decay=0,1e-4", {"weight_decay": [0, 1e-4]}),
+        ("betas=(0.9,0.99),(.8,.9)", {"betas": [(0.9, 0.99), (0.8, 0.9)]}),
+        ("nesterov=True,False", {"nesterov": [True, False]}),
+    ],
+)
+def test_the_grid_of_a_sweep(given, values):
+    """Assert that values with commas are literals, and that a range has its ends and equal ratios."""
+    assert _grid([given]) == values
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("heard_sigint")
+def test_ctrl_c_keeps_what_a_sweep_has_done(tmp_path):
+    """Assert that Ctrl-C ends a sweep with exit code 130 and no traceback, and that the same command goes on."""
+    folder = tmp_path / "sweep"
+    command = f"sweep quadratic --optimizers SGD,Adam,AdamS --grid lr=1e-3:1e-2:3 --to {folder} --steps".split()
+    command = [sys.executable, "-m", "swd_dynamics", *command, "2000", "--engine", "processes", "--jobs", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as process:
+        while not (folder / "scalars.zarr" / "zarr.json").exists() or not read_committed(folder)[0]:
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes
+        said, bar = process.stdout.read().decode(), process.stderr.read().decode()
+    assert process.returncode == 130 and "Traceback" not in bar and "cell" in bar
+    done = read_committed(folder)[0]
+    assert f"{done} of 9 runs" in said and "The same command trains the runs that are missing" in said
+    assert subprocess.run(command, capture_output=True, check=True).stdout.count(b"9 of 9 runs") == 1

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swd_dynamics.auditing.features import SAME_RATE, AuditFeatures, Phase, quantiles
-from swd_dynamics.auditing.kind import Kind, kind_of, needs_longer_runs, states_duration
+from swd_dynamics.auditing.kind import NO_POWER, Kind, kind_of, needs_longer_runs, states_duration
 from swd_dynamics.auditing.reading import features_of
 
 if TYPE_CHECKING:
@@ -122,7 +122,11 @@ class Audit:
         if features.weight_decay == 0:
             return []
         said = [LEGEND, *([ADAPTING.format(what=self._adapts)] if self._is_adapting else [])]
-        powers = [_power("η", features.lr_exponent), _power("λ", features.decay_exponent)]
+        exponents = {"η": features.lr_exponent, "λ": features.decay_exponent}
+        powers = [_power(symbol, exponent) for symbol, exponent in exponents.items()]
+        without = [symbol for symbol, exponent in exponents.items() if abs(exponent) < NO_POWER]
+        if without:
+            said.append(f"R does not depend on {' or '.join(without)}.")
         if any(powers):
             if self.kind == "other" and features.keeps_first_lr:
                 powers[0] = "the η that the optimizer was built with"
@@ -223,7 +227,7 @@ def _plain(value: float) -> float | None:
 
 
 def _power(symbol: str, exponent: float) -> str:
-    """A power of η or λ; nothing if its exponent is unknown."""
-    if not np.isfinite(exponent):
+    """A power of η or λ; nothing if its exponent is 0 or unknown."""
+    if not abs(exponent) >= NO_POWER:
         return ""
     return symbol if short(exponent) == "1" else f"{symbol}^{short(exponent)}"

@@ -141,6 +141,7 @@ class AuditFeatures:
     proportional : bool — whether the decay of the first step is R times the weight
     by_parameter : pairs of the shape of a parameter and its median R, once settled
     undecayed : shapes of the parameters whose weights move and do not decay
+    kept : pairs of the shape of a parameter and its median R, for those that λ does not move and that shrink with λ = 0
     unmoved : shapes of the parameters that never move
     unfollowed : str — why η_eff is unknown, or nothing
     diverged : int or None — the step, from 0, after which weights were not finite
@@ -170,6 +171,7 @@ class AuditFeatures:
     proportional: bool
     by_parameter: Sequence[tuple[tuple[int, ...], float]]
     undecayed: Sequence[tuple[int, ...]]
+    kept: Sequence[tuple[tuple[int, ...], float]]
     unmoved: Sequence[tuple[int, ...]]
     unfollowed: str
     diverged: int | None

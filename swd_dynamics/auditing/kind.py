@@ -23,6 +23,7 @@ REMEMBERED = 0.01  # in steps of decay: less decay than this after a perturbatio
 LASTS = 0.5  # steps: a shorter delay of an effect that remains is no duration, because decay of both signs is summed
 SOME = 0.02  # the share of steps and weights without decay that is worth a remark: a smaller share may be chance
 COUPLED = 0.2  # relative: how far the median of R may be from ηλ, if each step depends on the norm of all weights
+NO_POWER = 0.005  # an exponent that would be printed as 0.00: R does not depend on η or λ
 EXPONENT = 0.2  # how far an exponent may be from 1: L2 with momentum .9 has 1.08, since R is not quite linear in ηλ
 
 
@@ -58,6 +59,8 @@ def _nothing(features: AuditFeatures) -> Found | None:
     """No decay."""
     if features.still:
         return "other", ("no weight moved, so that the decay could not be measured",)
+    if features.kept and not features.displaced:
+        return "other", (_kept(features),)
     if features.weight_decay == 0:
         on = "switch it on with --args weight_decay=0.1, or in Python with partial(…, weight_decay=0.1)"
         return "none", (f"decay is switched off, because weight_decay is 0: {on}",)
@@ -70,6 +73,17 @@ def _nothing(features: AuditFeatures) -> Found | None:
     known = not np.isnan(features.weight_decay)
     has = f", and weight_decay = {features.weight_decay:g} changes nothing" if known else ""
     return "none", (f"a perturbation of the weights is constant, R = 0{has}",)
+
+
+def _kept(features: AuditFeatures) -> str:
+    """Which parameters shrink though the λ of the parameter groups does not move them, and what to do."""
+    rates = ", ".join(f"{rate:.3g} on shape {shape}" for shape, rate in features.kept)
+    table = " (the table does not contain this R)" if features.weight_decay else ""
+    return (
+        f"with λ = 0 a perturbation of the weights still shrinks, R = {rates}{table}: the optimizer has a λ that its"
+        " parameter groups do not set (of an inner optimizer, for example), or pulls the weights back in another way."
+        " To measure this decay, give audit a class that takes weight_decay, and weight_decay as an argument of audit"
+    )
 
 
 def _l2(features: AuditFeatures) -> Found | None:
@@ -248,7 +262,7 @@ def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
     """What is worth knowing besides the kind."""
     if features.still:
         return ()
-    said = []
+    said = [_kept(features)] if features.kept and features.displaced else []
     if features.unmoved:
         said.append(f"parameters of shape {', '.join(map(str, features.unmoved))} never move")
     if features.rounded:
@@ -282,5 +296,9 @@ def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
         return tuple(said)  # the reason says how R follows η
     for symbol, exponent in (("η", features.lr_exponent), ("λ", features.decay_exponent)):
         if abs(exponent - 1) > EXPONENT:
-            said.append(f"R is proportional to {symbol}^{exponent:.2f}")
+            said.append(
+                f"R does not depend on {symbol}"
+                if abs(exponent) < NO_POWER
+                else f"R is proportional to {symbol}^{exponent:.2f}"
+            )
     return tuple(said)

@@ -21,6 +21,7 @@ from swd_dynamics.auditing.rates import Reader
 from swd_dynamics.bench.precision import DOUBLE, TYPES
 
 if TYPE_CHECKING:
+    from swd_dynamics.bench.drive import Shape
     from swd_dynamics.bench.interventions import Track
     from swd_dynamics.bench.response import MeasuredResponse
 
@@ -55,6 +56,7 @@ def features_of(response: "MeasuredResponse") -> tuple[AuditFeatures, dict[str, 
             for (name, window), effective in zip(windows.items(), effective_lr, strict=True)
         }
         lr, weight_decay = _of_first(response)
+        kept = _kept(reader, response)
         features = AuditFeatures(
             lr=lr,
             weight_decay=weight_decay,
@@ -75,7 +77,8 @@ def features_of(response: "MeasuredResponse") -> tuple[AuditFeatures, dict[str, 
             displaced=response.displaced is not None and bool(np.any(response.displaced.after)),
             proportional=_proportional(response, net[0]),
             by_parameter=_by_parameter(phases["settled"].decay_rate, moved, response),
-            **_without_decay(response, moved, alive),
+            **_without_decay(response, moved, alive, kept),
+            kept=kept,
             unfollowed=unfollowed,
             diverged=_diverged(response),
         )
@@ -163,11 +166,31 @@ def _has_any(response: "MeasuredResponse", of_weights: NDArray) -> NDArray:
     return np.array([bool(np.any(part)) for part in _by_shape(response.shapes, of_weights)])
 
 
-def _without_decay(response: "MeasuredResponse", moved: NDArray, alive: NDArray) -> dict[str, Any]:
+def _kept(reader: Reader, response: "MeasuredResponse") -> list[tuple["Shape", float]]:
+    """The parameters that λ does not move, and whose perturbation shrinks with λ = 0, each with its median R.
+
+    In every phase nearly all of their weights must shrink. Where a step only depends on ‖θ‖, as many grow.
+    """
+    if np.isnan(response.weight_decay).all():
+        return []
+    track = response.moved if response.control is None else response.control
+    rates = [reader.mean(track, window) for window in response.windows().values()]
+    shrink = np.min(rates, axis=0) > response.noise
+    idle = np.zeros(len(shrink)) if response.displaced is None else np.any(response.displaced.after, axis=0)
+    parts = (_by_shape(response.shapes, values) for values in (shrink, idle, rates[0]))
+    return [
+        (shape, float(np.nanmedian(rate)))
+        for shape, shrinks, moved, rate in zip(response.shapes, *parts, strict=True)
+        if not moved.any() and 100 * shrinks.mean() >= MOSTLY
+    ]
+
+
+def _without_decay(response: "MeasuredResponse", moved: NDArray, alive: NDArray, kept: list) -> dict[str, Any]:
     """The shapes of the parameters that move and do not decay, and of those that never move."""
     each = list(zip(response.shapes, moved, _has_any(response, alive), strict=True))
+    decaying = [shape for shape, _ in kept]
     return {
-        "undecayed": [shape for shape, decays, moves in each if moves and not decays],
+        "undecayed": [shape for shape, decays, moves in each if moves and not decays and shape not in decaying],
         "unmoved": [shape for shape, _, moves in each if not moves],
     }
 

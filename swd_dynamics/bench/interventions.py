@@ -7,7 +7,7 @@ Nothing is assumed of the optimizer, except that it takes parameters and gradien
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -172,10 +172,12 @@ def _bench(factory: Factory, shapes: Sequence[Shape]) -> Bench:
 
 
 def _named_arguments(factory: Factory) -> set[str]:
+    """The arguments that a factory takes by name, with those that a partial hands on as ``**settings``."""
+    bound = set(factory.keywords) if isinstance(factory, partial) else set()
     try:
-        return set(inspect.signature(factory).parameters)
+        return bound | set(inspect.signature(factory).parameters)
     except (TypeError, ValueError):
-        return set()
+        return bound
 
 
 def lr_set_to(lrs: Sequence[float | None]) -> Action:

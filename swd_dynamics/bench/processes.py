@@ -4,6 +4,7 @@ Work that hangs, or takes its process down, costs its own result and nothing els
 """
 
 import multiprocessing
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -139,13 +140,11 @@ def _empty_main() -> Iterator[None]:
 
 def _serve(pipe: Connection, function: Callable) -> None:
     """In the process: send what the function returns or raises, until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the caller kills this one
     one_thread()
-    while True:
-        try:
-            work = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(_called(function, work))
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the caller has ended
+        while True:
+            pipe.send(_called(function, pipe.recv()))
 
 
 def _called(function: Callable, work: Any) -> Done:

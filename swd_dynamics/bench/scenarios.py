@@ -131,7 +131,8 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
     -------
     xarray.Dataset
         ``theta`` (iterate, weight) and ``gradient`` (step, weight), with the coordinates of a recorded run;
-        ``lr_factor`` (step, weight) and ``weight_decay_factor`` (weight), which multiply the optimizer's own numbers.
+        ``lr_factor`` (step, weight) and ``weight_decay_factor`` (weight), which multiply the optimizer's own numbers;
+        ``weight_dimensions`` (weight), how many dimensions the tensor of a weight has.
         In ``attrs``: ``optimizer``, ``scenario``, ``dimensions`` (of the tensor that has the
         most), ``ungrouped`` (1 if the factory takes no groups), ``matrices`` (1 if it takes
         matrices only), ``parameter_shapes`` (JSON), ``raised`` (the
@@ -282,6 +283,7 @@ def _dataset(optimizer: Optimizer, scenario: Scenario, theta: NDArray, gradients
             "gradient": (("step", "weight"), gradients[:steps]),
             "lr_factor": (("step", "weight"), schedule[:, None] * np.array(scenario.lr)[group]),
             "weight_decay_factor": ("weight", np.array(scenario.weight_decay)[group]),
+            "weight_dimensions": ("weight", np.repeat([len(shape) for shape in scenario.all_shapes], layout.sizes)),
         },
         {"step": np.arange(1, steps + 1), "iterate": np.arange(steps + 1), **layout.coordinates()},
     )

@@ -201,11 +201,10 @@ def replay(run: Path, *, as_: Annotated[str, Parameter(name="--as")]) -> int:
 
     from swd_dynamics.crosscheck import recorded_rule
     from swd_dynamics.crosscheck import replay as compare
-    from swd_dynamics.recording import open_recording
     from swd_dynamics.rules import CATALOG
 
     CATALOG[as_]  # refuses a wrong name before anything is read
-    recording = open_recording(run)
+    recording = _recording(run)
     rule = recorded_rule(as_, recording)
     verdict = compare(rule, recording, name=f"{run} as {as_}")
     print(f"{verdict}\n    the rule, with the recording's numbers: {rule}")
@@ -227,11 +226,10 @@ def show(run: Path) -> None:
     run
         A run folder. The run may still be in progress.
     """
-    from swd_dynamics.recording import open_recording
     from swd_dynamics.recording.lock import status_now
     from swd_dynamics.recording.summary import summary
 
-    recording = open_recording(run)
+    recording = _recording(run)
     print(summary(recording.assign_attrs(status=status_now(run, recording.attrs["status"]))))
 
 
@@ -264,9 +262,8 @@ def plot(
     """
     from swd_dynamics.plots import recording, write_figure
     from swd_dynamics.plots.style import figure_paths
-    from swd_dynamics.recording import open_recording
 
-    opened = open_recording(run)
+    opened = _recording(run)
     named = quantity or []
     figure = recording(opened, *named)
     _refuse_unknown(opened, named)
@@ -307,4 +304,18 @@ def export(run: Path, *, to: Path, overwrite: bool = False) -> None:
     from swd_dynamics.recording import export as write
 
     refuse_existing([to], overwrite)
+    _recording(run)
     print(f"Wrote {write(run, to)}")
+
+
+def _recording(run: Path) -> "xarray.Dataset":
+    """The recording in a folder, which must not hold a sweep."""
+    from swd_dynamics.recording import open_recording
+
+    opened = open_recording(run)
+    if "sweep" in opened.attrs:
+        raise InputError(
+            f"{run} holds a sweep ({opened.sizes['step']} runs are done), not a recording. The command sweep, or"
+            " swd_dynamics.sweep, with the same arguments shows the results and trains what is missing"
+        )
+    return opened

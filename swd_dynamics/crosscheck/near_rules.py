@@ -31,6 +31,8 @@ class AlteredRule:
     sign : float — multiplies the gradient
     lr_in_momentum : bool — whether m sums ηg, so that a change of η does not affect the gradients in m
     rate_changes : tuple of callable — each gives a new R for R and η
+    dimensions : array of int, shape (n,), or None — how many dimensions the tensor of each weight has, if known
+    built_with : (η, λ) or None — the arguments of the optimizer, from which groups and schedules depart, if known
     """
 
     rule: UpdateRule
@@ -40,6 +42,8 @@ class AlteredRule:
     sign: float = 1.0
     lr_in_momentum: bool = False
     rate_changes: tuple[Callable[[Any, Any], Any], ...] = ()
+    dimensions: np.ndarray | None = None
+    built_with: tuple[float, float] | None = None
 
     def start(self, theta) -> State:
         """The state before the first step."""
@@ -114,6 +118,31 @@ def _decay_of_first_group(altered: AlteredRule) -> AlteredRule | None:
         return None
     first = np.full_like(decays, decays[0])
     return altered.with_decay(replace(cast(Any, altered.rule.decay), weight_decay=first))
+
+
+def _no_decay_of_vectors(altered: AlteredRule) -> AlteredRule | None:
+    decays = _weight_decay(altered)
+    if decays is None or altered.dimensions is None:
+        return None
+    matrices = np.where(altered.dimensions > 1, decays, 0.0)
+    return altered.with_decay(replace(cast(Any, altered.rule.decay), weight_decay=matrices))
+
+
+def _decay_by_first_lr(altered: AlteredRule) -> AlteredRule | None:
+    first = altered.rule.lr_at(0)
+    return _with_rate(lambda rate, lr: rate * first / lr)(altered)
+
+
+def _decay_by_default_lr(altered: AlteredRule) -> AlteredRule | None:
+    built = altered.built_with
+    return None if built is None else _with_rate(lambda rate, lr: rate * built[0] / lr)(altered)
+
+
+def _decay_at_one_rate(altered: AlteredRule) -> AlteredRule | None:
+    built = altered.built_with
+    if built is None or not isinstance(altered.rule.decay, DECAYS["decoupled"]):
+        return None
+    return _with_rate(lambda rate, lr: np.full_like(rate, built[0] * built[1]))(altered)
 
 
 def _undampened_decay(altered: AlteredRule) -> AlteredRule | None:
@@ -201,6 +230,21 @@ NEAR_RULES = Table(
         "no-decay": NearRule("there is no weight decay", "decay", _decays_as("none")),
         "decay-without-lr": NearRule(
             "weight decay is not multiplied by η", "rate", _with_rate(lambda rate, lr: rate / lr)
+        ),
+        "decay-by-first-lr": NearRule(
+            "weight decay is multiplied by the η of the first step, so that the decay ignores schedules", "rate",
+            _decay_by_first_lr,
+        ),
+        "decay-by-default-lr": NearRule(
+            "weight decay is multiplied by the η that the optimizer was built with, so that the decay ignores schedules"
+            " and the η of groups", "rate", _decay_by_default_lr,
+        ),
+        "decay-at-one-rate": NearRule(
+            "R is one number, the ηλ that the optimizer was built with, so that the decay ignores schedules and groups",
+            "rate", _decay_at_one_rate,
+        ),
+        "no-decay-of-vectors": NearRule(
+            "tensors with less than two dimensions (biases, gains) do not decay", "λ", _no_decay_of_vectors
         ),
         "decay-undampened": NearRule("η_eff in the decay does not contain the dampening", "rate", _undampened_decay),
         "decay-up-to-2": NearRule(

@@ -60,6 +60,12 @@ class FixedPoint:
     ('stable node', '(0, 0)', False)
     >>> point.described()
     'eigenvalues μ = −5, −1; steps leave, |z| = 1.5'
+
+    So many digits of |z| are written that the side of 1 can be seen:
+
+    >>> (point,) = phase_plane(UpdateRule(0.5, SGD()), lambda theta: np.array([1.0, 3.9999]) * theta).fixed_points
+    >>> point.described()
+    'eigenvalues μ = −4, −1; steps settle, |z| = 0.99995'
     """
 
     point: Array
@@ -92,12 +98,17 @@ class FixedPoint:
         text = "eigenvalues μ = " + _pair(self.eigenvalues) + "; these hold only very close to it" * self.hidden
         if self.multipliers is None:
             return text
-        largest = _number(float(np.abs(self.multipliers).max()), 3)
+        largest = _beside_one(float(np.abs(self.multipliers).max()))
         return f"{text}; steps {'settle' if self.steps_settle else 'leave'}, |z| = {largest}"
 
 
 def _number(x: float, digits: int) -> str:
     return f"{x:.{digits}g}".replace("-", "−")
+
+
+def _beside_one(x: float) -> str:
+    """A number with three digits, or with as many more as show on which side of 1 it is."""
+    return next((text for digits in range(3, 16) if (text := _number(x, digits)) != "1"), "1")
 
 
 def _pair(numbers: NDArray[np.complex128]) -> str:

@@ -23,6 +23,12 @@ FEW = 14  # rows that fit into one panel of a screen's height
 BEFORE, AFTER = "settled", "gradients / 10"
 
 
+EQUAL = (
+    "R = ηλ: the median, before and after the gradients fell, and nine weights in ten before, are\n"
+    "within 2 % of ηλ, which is less than a marker's width."
+)
+
+
 class Group(NamedTuple):
     """A heading, its colour, and the optimizers below it."""
 
@@ -65,7 +71,7 @@ def _counted(entries: Sequence[Any]) -> str:
     drawn = {"with R ≠ ηλ": sum(not entry.decays_by_nominal for entry in rows)}
     drawn["with R = ηλ, but another kind than the name says"] = len(rows) - drawn["with R ≠ ηλ"]
     omitted = Counter(map(_why_omitted, rest))
-    said = f"Drawn: {_listed(drawn)}.\n" if rows else ""
+    said = f"Drawn: {_listed(drawn)}.\n{EQUAL}\n" if rows else ""
     return said + (f"In the table, and not drawn: {_listed(omitted)}." if rest else "")
 
 

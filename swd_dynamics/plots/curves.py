@@ -1,15 +1,16 @@
 """What theory predicts, as lines, and what runs did, as points."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from swd_dynamics.plots.style import house_style, measured, theory
+from swd_dynamics.plots.style import LABELS, house_style, measured, theory
 
+NOT_SHOWN = "points that are not shown"
 Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 
@@ -27,7 +28,8 @@ def lines_and_points(
         The figure to draw on; by default a new figure. On a figure that this function has drawn, it moves the lines and
         points that are there, which takes half the time.
     **settings
-        Of the axes, such as ``xlabel``, ``ylabel``, ``yscale`` and ``ylim``.
+        Of the axes, such as ``xlabel``, ``ylabel``, ``yscale`` and ``ylim``. A note says how many points are beyond
+        the ends of ``ylim``, or are not above 0 on a logarithmic axis.
 
     Raises
     ------
@@ -52,6 +54,7 @@ def lines_and_points(
         if not figure.legends:
             figure.legend(loc="outside lower center", ncols=len(modes) or 1)
         figure.suptitle(title)
+        _say_what_is_not_shown(axes, points, settings.get("ylim"))
     return figure
 
 
@@ -68,6 +71,23 @@ def _change(axes: Axes, settings: dict[str, Any]) -> None:
 def _is_already(axes: Axes, name: str, value: Any) -> bool:
     now: Any = getattr(axes, f"get_{name}", None)  # not every setting can be asked for
     return now is not None and np.array_equal(now(), value)
+
+
+def _say_what_is_not_shown(axes: Axes, points: Curves, ends: Any) -> None:
+    """How many points lie beyond the ends of the vertical axis, or are not above 0 on a logarithmic axis."""
+    low, high = ends or (-np.inf, np.inf)
+    low = max(low, np.nextafter(0, 1)) if axes.get_yscale() == "log" else low
+    hidden = {mode: int(np.sum((values < low) | (values > high))) for mode, values in _heights(points)}
+    listed = ", ".join(f"{count} of {LABELS.get(mode, mode)}" for mode, count in hidden.items() if count)
+    note = next((text for text in axes.texts if text.get_gid() == NOT_SHOWN), None)
+    if note is None:
+        place: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "bottom", "fontsize": 8}
+        note = axes.text(0.99, 0.02, "", gid=NOT_SHOWN, color="#555555", **place)
+    note.set_text(f"points beyond this axis: {listed}" if listed else "")
+
+
+def _heights(points: Curves) -> Iterator[tuple[str, NDArray]]:
+    return ((mode, np.asarray(y, float)) for mode, (_, y) in points.items())
 
 
 def _plot_or_move(axes: Axes, x: ArrayLike, y: ArrayLike, style: dict) -> None:

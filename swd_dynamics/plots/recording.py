@@ -91,14 +91,23 @@ def recording(
 
 
 def _conditions(run: "xarray.Dataset") -> str:
-    """η and λ of the first parameter group, and the data, as far as the recording says them."""
-    first, *_ = json.loads(run.attrs.get("optimizer_arguments", "[]")) or [{}]
-    symbols = {"η": first.get("lr"), "λ": first.get("weight_decay")}
-    numbers = [f"{name} = {value:g}" for name, value in symbols.items() if isinstance(value, int | float)]
+    """η and λ of the parameter groups, and the data, as far as the recording says them."""
+    groups = json.loads(run.attrs.get("optimizer_arguments", "[]")) or [{}]
+    symbols = {"η": "lr", "λ": "weight_decay"}
+    values = {name: [group.get(key) for group in groups] for name, key in symbols.items()}
+    numbers = [f"{name} = {_of_groups(each)}" for name, each in values.items() if isinstance(each[0], int | float)]
+    if "lr" in run and np.ptp(run["lr"].values, axis=0).any() and numbers:
+        numbers[0] += " at first"  # η has a schedule
     data = fact_in_words(run.attrs.get("data", "not given"))
     return (f" with {', '.join(numbers)}" if numbers else "") + (
         f"\n{shorten(data, SAID, placeholder='…')}" if data != "not given" else ""
     )
+
+
+def _of_groups(values: Sequence) -> str:
+    """A number of all groups, or the different numbers of several groups."""
+    said = list(dict.fromkeys(f"{value:g}" if isinstance(value, int | float) else "–" for value in values))
+    return said[0] if len(said) == 1 else f"{' / '.join(said[:3])}{'/ …' * (len(said) > 3)} (groups)"
 
 
 def _by_name(recorded) -> dict[str, "xarray.Dataset"]:
@@ -143,6 +152,7 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
     unknown = [_why_unknown(runs[title], name, title) for title, seen in values.items() if np.isnan(seen).all()]
     infinite = [title for title, seen in values.items() if np.isinf(seen).any() and not np.isfinite(seen).any()]
     unknown += [f"{title}: not finite" for title in infinite]
+    unknown += _hidden_by_logarithm(axes)
     panel_title = _panel_title(first.attrs.get("long_name", ""), medians, len(runs)) + left_out
     said = [line for sentence in [panel_title, *unknown] for line in wrap(sentence, SAID, break_on_hyphens=False)]
     axes.set_title("\n".join(said), fontsize=9, loc="left", parse_math=False)
@@ -150,6 +160,14 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
         labels = [str(line.get_label()) for line in _in_legend(axes)]
         place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
         _literally(axes.legend(_in_legend(axes), labels, fontsize=7, **place))
+
+
+def _hidden_by_logarithm(axes) -> list[str]:
+    """Which lines a logarithmic axis does not show, because all of their values are 0 or less."""
+    if axes.get_yscale() != "log":
+        return []
+    zero = [str(line.get_label()) for line in _in_legend(axes) if not np.any(np.asarray(line.get_ydata()) > 0)]
+    return [f"not shown on this logarithmic axis, because it is 0: {', '.join(zero)}"] * bool(zero)
 
 
 def _panel_title(long_name: str, medians: Sequence[str], runs: int) -> str:

@@ -1,5 +1,6 @@
 """What a probe measures with: sums and rates together, one row for each step."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -17,9 +18,9 @@ from swd_dynamics.probe.measure import (
 )
 from swd_dynamics.probe.rates import Rates
 from swd_dynamics.probe.trajectory import MOST_VECTORS, flat_rates, vector_dtype
-from swd_dynamics.probe.warned import NO_RATES, warn
+from swd_dynamics.probe.warned import NO_RATES, PUBLISH, warn
 from swd_dynamics.tensors.known import known
-from swd_dynamics.tensors.sums import Column
+from swd_dynamics.tensors.sums import Column, Entry
 from swd_dynamics.tensors.weights import Layout
 
 # Attributes of a recording: why a decay rate or a cosine is NaN, and which state of the optimizer is
@@ -60,7 +61,7 @@ class Instruments:
         self.measurement = Measurement(optimizer, layout, self.columns, entry, trajectory)
         self._is_recorded = False
         # Whether a user who reads the recorded quantities would miss R or η_eff, and has not been told why.
-        self._must_tell = entry.is_decoupled is None and bool(needs & set(OF_RATES))
+        self._must_tell = bool(needs & set(OF_RATES))
 
     @property
     def needs_start(self) -> bool:
@@ -104,14 +105,24 @@ class Instruments:
         theta = self.measurement.theta if self.rates.needs_theta else None
         rates = self.rates.after(self.measurement.took, theta)
         if self._must_tell and self.rates.reasons:
-            self._must_tell = False
-            warn(NO_RATES.format(reason=min(self.rates.reasons), attribute=UNKNOWN_DECAY))
+            self._tell(rates)
         row = self.measurement.after()
         if self.measurement.trajectory:
             vector = flat_rates(self.rates.of_weights, self.layout)
             self.measurement.vectors["decay_rate_weight"] = vector
         columns = self.columns if self._is_recorded else COSTLESS
         return row | {name: entries for name, entries in rates.items() if name in columns}
+
+    def _tell(self, rates: dict[str, list[Entry]]) -> None:
+        """Warn once which rates a recording lacks, why, and what to do."""
+        columns = {"decay_rate": rates["rate"], "effective_lr": rates["effective_lr"]}
+        names = [name for name, entries in columns.items() if any(map(_is_nan, entries))]
+        if not names:
+            return
+        self._must_tell = False
+        told = {"names": " and ".join(names), "are": "are" if len(names) > 1 else "is"}
+        said = NO_RATES.format(**told, reason=min(self.rates.reasons), attribute=UNKNOWN_DECAY)
+        warn(said + PUBLISH * (self.rates.known.is_decoupled is None))
 
     def buffer(self) -> Buffer:
         """An empty buffer for the rows."""
@@ -128,3 +139,8 @@ class Instruments:
         itemsize = vector_dtype(self.layout).itemsize
         vectors = MOST_VECTORS * self.layout.weights * itemsize
         return Buffer(widths, device, vectors if self.measurement.trajectory else 0)
+
+
+def _is_nan(entry: Entry) -> bool:
+    """Whether a number that is on the host is NaN."""
+    return isinstance(entry, float) and math.isnan(entry)

@@ -75,7 +75,7 @@ class Rates:
     fraction is followed from step to step. With SGD it is one number for each parameter. With Adam
     it differs from weight to weight, which takes as long as several steps and is done only if
     ``by_weight``. An optimizer of another class may publish ``decay_rate`` and ``effective_lr`` in
-    its groups; they are used if it writes at least one of them in the step. Otherwise R and
+    its groups; each is used if the optimizer writes at least one of them in the step. Otherwise R and
     η_eff are NaN, and ``reasons`` say why. All other arguments are those that the step began with.
 
     Examples
@@ -237,13 +237,17 @@ class Rates:
 
     def _published_in(self, g: int, name: str) -> Entry:
         group, kind = self.optimizer.param_groups[g], class_name(self.optimizer)
-        if not all(each in group for each in PUBLISHED):
+        if not any(each in group for each in PUBLISHED):
             return self._unknown(
                 f"{kind} is neither an optimizer that is known here nor publishes decay_rate and effective_lr"
             )
         if not self._published[g].is_written:
-            here = "writes neither of them in this step: another optimizer may have left them"
-            return self._unknown(f"{kind} has decay_rate and effective_lr in its groups, but {here}")
+            has = " and ".join(each for each in PUBLISHED if each in group)
+            here = "does not write it in this step: another optimizer may have left it, or it is a hyperparameter"
+            return self._unknown(f"{kind} has {has} in its groups, but {here}")
+        if name not in group:
+            has = next(each for each in PUBLISHED if each in group)
+            return self._unknown(f"{kind} publishes {has}, but no {name}")
         value = group[name]
         if isinstance(value, Tensor) and value.numel() == 1 and not _is_here(value):
             return value.detach().reshape(())

@@ -11,9 +11,11 @@ UNATTACHED = (
     "the probe is not attached, so it records nothing: write `with Probe(optimizer) as probe:` around"
     " the training, or call probe.attach() before it"
 )
-NO_RATES = (
-    "decay_rate and effective_lr of the recording are NaN, because {reason} (attribute {attribute}). To have"
-    " numbers, write both into the optimizer's groups in each step, or measure them with swd_dynamics.audit"
+NO_RATES = "{names} of the recording {are} NaN, because {reason} (attribute {attribute})"
+# What to do where an optimizer is not known.
+PUBLISH = (
+    ". To have numbers, write decay_rate and effective_lr into the optimizer's groups in each step, or measure them"
+    " with swd_dynamics.audit"
 )
 
 

@@ -17,6 +17,9 @@ MODULES.update(
         "drop-in": "drop_in",
         "transformer": "transformer",
         "gpu": "gpu",
+        "lr-decay-coupling": "lr_decay_coupling",
+        "gradient-norm": "gradient_norm",
+        "width": "width",
     }
 )
 

@@ -1,22 +1,26 @@
 """Many cells of a sweep in one process: small networks trained at once, by the rule, through ``torch.func``."""
 
 from collections.abc import Iterator, Sequence
-from math import nan
+from dataclasses import dataclass, replace
+from math import ceil, nan
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
 
-from swd_dynamics.rules import CATALOG, State
+from swd_dynamics.errors import InputError
+from swd_dynamics.rules import State
 from swd_dynamics.rules.decay import L2
 from swd_dynamics.rules.shaped import is_by_tensor
 from swd_dynamics.sweeping.outcome import CURVES, NUMBERS, TOO_LARGE, Outcomes
 from swd_dynamics.sweeping.plan import Candidate, Cell, Plan
+from swd_dynamics.sweeping.training import train_cell
 from swd_dynamics.tasks import Task
 from swd_dynamics.tasks.task import DrawnLoss, at_weights
 
 BATCHED = ("lr", "weight_decay")  # arguments that may differ within a block
+LIMITED = ("AdamS", "AMSGradS")  # whose optimizers omit a decay with R > 2, which their rules have
 # Weights of all networks in a block. With many more a step's numbers do not fit into the caches of a CPU, and with many
 # fewer most of the time goes into calling torch's functions.
 BLOCK_WEIGHTS = 300_000
@@ -46,62 +50,88 @@ def why_not_batched(plan: Plan) -> str:
     >>> why_not_batched(planned("network", ["AdafactorW"], {"lr": [0.1]}, steps=1))
     'a step of AdafactorW depends on the shapes of the tensors'
     """
-    without = [candidate.label for candidate in plan.candidates if candidate.name is None]
-    if without:
-        return f"there is no rule for {', '.join(without)}"
-    by_tensor = [each.label for each in plan.candidates if is_by_tensor(CATALOG[str(each.name)]())]
-    if by_tensor:
-        return f"a step of {', '.join(by_tensor)} depends on the shapes of the tensors"
-    task = plan.task(plan.seeds[0])
+    first = plan.cells[0]
+    for candidate in plan.candidates:
+        if candidate.name is None:
+            return f"there is no rule for {candidate.label}"
+        try:
+            rule = candidate.rule(**plan.arguments(first))
+        except InputError as error:
+            return f"there is no rule for {candidate.label} with these arguments ({error})"
+        if is_by_tensor(rule):
+            return f"a step of {candidate.label} depends on the shapes of the tensors"
+    task = plan.task(first.seed)
     if not isinstance(task.batch_loss, DrawnLoss):
         return f"the batch_loss of the task {task.name!r} is not a swd_dynamics.tasks.DrawnLoss"
     if next(task.model.buffers(), None) is not None:
         return "the model has buffers, such as the running means of a BatchNorm"
-    if any(isinstance(module, torch.nn.modules.dropout._DropoutNd) for module in task.model.modules()):
-        return "the model has dropout, which draws its own random numbers"
+    if not all(parameter.requires_grad for parameter in task.model.parameters()):
+        return "some of the model's parameters are not trained"
+    try:
+        _Training(plan, next(blocks(plan, [first], 1))).try_out()
+    except Exception as error:  # of the reader's model and losses, for example one that draws random numbers
+        return f"torch.func.vmap cannot train its model ({' '.join(str(error).split())[:200]})"
     return ""
 
 
 def train_batched(plan: Plan, cells: Sequence[Cell], say: Any = lambda text: None) -> Iterator[Outcomes]:
     """Train some cells, block by block.
 
+    A cell whose arguments the rule or the optimizer refuses is trained alone by the real optimizer, which may fail.
+
     Parameters
     ----------
     say : callable (text) — told which step a block is at
     """
+    regular = []
+    for cell in cells:
+        if _is_regular(plan, cell):
+            regular.append(cell)
+        else:
+            yield train_cell(plan, cell)
     weights = plan.task(plan.seeds[0]).theta.size
-    for block in blocks(plan, cells, max(1, BLOCK_WEIGHTS // weights)):
+    for block in blocks(plan, regular, max(1, BLOCK_WEIGHTS // weights)):
         yield _Training(plan, block).outcomes(say)
+
+
+def _is_regular(plan: Plan, cell: Cell) -> bool:
+    """Whether both the rule and the optimizer take the arguments of a cell."""
+    candidate, arguments = plan.candidates[cell.candidate], plan.arguments(cell)
+    try:
+        candidate.rule(**arguments)
+        candidate.optimizer([torch.nn.Parameter(torch.zeros(1))], **arguments)
+    except Exception:  # training the cell says what is wrong
+        return False
+    return True
 
 
 def blocks(plan: Plan, cells: Sequence[Cell], largest: int) -> Iterator[CellBlock]:
     """The cells as blocks of at most so many cells, except that all seeds of a point stay together."""
     names = tuple(name for name in plan.axes if name in BATCHED)
-    places = {name: i for i, name in enumerate(plan.axes)}
-
-    def kind(cell: Cell) -> tuple:
-        others = tuple(repr(value) for name, value in plan.arguments(cell).items() if name not in names)
-        return cell.candidate, others
-
-    by_point: dict[tuple, list[Cell]] = {}
+    by_point: dict[int, list[Cell]] = {}
     for cell in cells:
-        by_point.setdefault((cell.candidate, cell.point), []).append(cell)
+        by_point.setdefault(cell.number // len(plan.seeds), []).append(cell)
     alike: dict[tuple, list[list[Cell]]] = {}
     for runs in by_point.values():
-        alike.setdefault((*kind(runs[0]), tuple(run.seed for run in runs)), []).append(runs)
-    for (*_, seeds), groups in alike.items():
-        count = max(1, largest // len(seeds))
-        for start in range(0, len(groups), count):
-            chosen = groups[start : start + count]
-            head = chosen[0][0]
-            yield CellBlock(
-                candidate=plan.candidates[head.candidate],
-                arguments={name: value for name, value in plan.arguments(head).items() if name not in names},
-                points=[tuple(runs[0].point[places[name]] for name in names) for runs in chosen],
-                names=names,
-                seeds=seeds,
-                cells=[runs[i].number for i in range(len(seeds)) for runs in chosen],
-            )
+        others = repr([value for name, value in plan.arguments(runs[0]).items() if name not in names])
+        seeds = tuple(run.seed for run in runs)
+        alike.setdefault((runs[0].candidate, others, seeds), []).append(runs)
+    for points in alike.values():
+        count = ceil(len(points) * len(points[0]) / largest)  # of blocks, which are equally large
+        for i in range(min(count, len(points))):
+            yield _block(plan, points[i::count], names)
+
+
+def _block(plan: Plan, points: list[list[Cell]], names: tuple[str, ...]) -> CellBlock:
+    head = points[0][0]
+    return CellBlock(
+        candidate=plan.candidates[head.candidate],
+        arguments={name: value for name, value in plan.arguments(head).items() if name not in names},
+        points=[tuple(plan.arguments(runs[0])[name] for name in names) for runs in points],
+        names=names,
+        seeds=tuple(run.seed for run in points[0]),
+        cells=[runs[i].number for i in range(len(points[0])) for runs in points],
+    )
 
 
 class _Training:
@@ -115,12 +145,18 @@ class _Training:
         self.theta = start.unsqueeze(1).repeat(1, len(block.points), 1)
         columns = zip(*block.points, strict=True)
         self.varied = {name: start.new_tensor(column) for name, column in zip(block.names, columns, strict=True)}
-        rest = block.candidate.rule(**block.arguments).direction.rest
-        self.memory = vmap(vmap(rest))(self.theta)
+        rule = block.candidate.rule(**block.arguments)
+        self.lr = self.varied.pop("lr", start.new_tensor(rule.lr)).expand(len(block.points))
+        self.memory = vmap(vmap(rule.direction.rest))(self.theta)
         loss: Any = self.tasks[0].batch_loss.loss  # pyright: ignore[reportFunctionMemberAccess]
         derivative = grad_and_value(lambda theta, batch: at_weights(self.model, theta, loss, *batch))
         self.derivative = vmap(vmap(derivative, in_dims=(0, None)), in_dims=(0, 0))
         self.diverged = torch.full(self.theta.shape[:2], nan, dtype=torch.float64)
+
+    def try_out(self) -> None:
+        """Compute whatever training computes with the model; the weights do not change."""
+        self.derivative(self.theta, self._batch(0))
+        self._end(self._evaluated())
 
     def outcomes(self, say: Any) -> Outcomes:
         first, evaluations, numbers = None, [], {}
@@ -135,7 +171,7 @@ class _Training:
             numbers = self._step(k, gradients)
             if k + 1 in self.plan.evaluated:
                 evaluations.append(self._evaluated())
-                say(f"{self.block.candidate.label}, step {k + 1}")
+            say(f"{self.block.candidate.label}, step {k + 1} of {self.plan.steps}")
         curves = {name: torch.stack([each[name] for each in evaluations], dim=-1) for name in CURVES}
         return self._as_outcomes(numbers | self._end(curves) | curves)
 
@@ -148,10 +184,10 @@ class _Training:
         factor, is_last = self.plan.schedule(k), k + 1 == self.plan.steps
         candidate, arguments = self.block.candidate, self.block.arguments
 
-        def step(theta, memory, gradient, varied):
-            lr = varied.get("lr", candidate.rule(**arguments).lr)
-            others = {name: value for name, value in varied.items() if name != "lr"}
-            rule = candidate.rule(lr=lambda _: lr * factor, **arguments, **others)
+        def step(theta, memory, gradient, lr, varied):
+            rule = candidate.rule(lr=lambda _: lr * factor, **arguments, **varied)
+            if candidate.name in LIMITED:
+                rule = replace(rule, decay=_LimitedDecay(rule.weight_decay))
             parts = rule.parts(State(theta, memory, k), gradient)
             if not is_last:
                 return parts.state.theta, parts.memory, ()
@@ -160,9 +196,8 @@ class _Training:
             effective_lr = rule.direction.effective_lr(parts.memory, parts.step)
             return parts.state.theta, parts.memory, ((rate + 0 * theta)[0], (effective_lr + 0 * theta)[0])
 
-        over_points = vmap(step, in_dims=(0, 0, 0, 0))
-        found = vmap(over_points, in_dims=(0, 0, 0, None))(self.theta, self.memory, gradients, self.varied)
-        self.theta, self.memory, measured = found
+        over_seeds = vmap(vmap(step), in_dims=(0, 0, 0, None, None))
+        self.theta, self.memory, measured = over_seeds(self.theta, self.memory, gradients, self.lr, self.varied)
         return dict(zip(("decay_rate", "effective_lr"), measured, strict=False))
 
     def _evaluated(self) -> dict[str, Tensor]:
@@ -190,7 +225,7 @@ class _Training:
             "test_error": errors[..., -1],
             "best_test_error": torch.where(best.isinf(), nan, best),
             "train_loss": curves["train_loss_curve"][..., -1],
-            "gradient_norm": torch.stack(gradients).norm(dim=-1),
+            "gradient_norm": torch.where(self.diverged.isnan(), torch.stack(gradients).norm(dim=-1), nan),
             "weight_norm": self.theta.norm(dim=-1),
             "diverged_at": self.diverged,
         }
@@ -199,6 +234,20 @@ class _Training:
         found["decay_ratio"] = found["decay_rate"] / found["effective_lr"]
         values = {name: found[name].flatten(0, 1).to(torch.float64).numpy() for name in (*NUMBERS, *CURVES)}
         return Outcomes(self.block.cells, values, {})
+
+
+@dataclass(frozen=True)
+class _LimitedDecay:
+    """Stable decay as the optimizer AdamS has it: none in a step in which R > 2, and none while v̄ = 0."""
+
+    weight_decay: Any
+
+    def added_gradient(self, theta: Any) -> Any:
+        return 0
+
+    def decay_rate(self, lr: Any, effective_lr: Any) -> Any:
+        rate = self.weight_decay * effective_lr()
+        return torch.where(rate <= 2, rate, 0.0)
 
 
 def _weights(model: torch.nn.Module) -> Tensor:

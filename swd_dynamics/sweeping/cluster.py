@@ -10,9 +10,8 @@ from swd_dynamics.sweeping.outcome import Outcomes, failed
 from swd_dynamics.sweeping.plan import Cell, Plan
 from swd_dynamics.sweeping.workers import SentPlan
 
-TIMEOUT = (
-    10  # seconds until a scheduler must answer; slow networks need some, and a wrong address is noticed after them
-)
+# Seconds within which a scheduler must answer. A slow network needs some, and a wrong address is noticed after them.
+TIMEOUT = 10
 
 
 def train_on_cluster(
@@ -40,21 +39,30 @@ def train_on_cluster(
         raise InputError('the engine "dask" needs dask.distributed: pip install "swd-dynamics[cluster]"') from None
     with ExitStack() as closing:
         client = closing.enter_context(_client(distributed, jobs, scheduler, closing))
-        train = SentPlan.of(plan)
-        futures = {client.submit(_train, train, cell, pure=False): cell for cell in cells}
+        sent = client.submit(SentPlan, SentPlan.of(plan).content, pure=False)  # once, and not with every cell
+        futures = {client.submit(_train, sent, cell.number, pure=False): cell for cell in cells}
         for future in distributed.as_completed(futures):
-            cell = futures[future]
             if future.status == "finished":
                 yield future.result()
             else:
-                reason = " ".join(str(future.exception()).split())[:300]
-                yield failed(cell.number, len(plan.evaluated), reason)
+                yield failed(futures[future].number, len(plan.evaluated), _reason(distributed, future))
             future.release()
 
 
-def _train(plan: SentPlan, cell: Cell) -> Outcomes:
+def _train(plan: SentPlan, number: int) -> Outcomes:
     one_thread()
-    return plan.train(cell)
+    return plan.train(number)
+
+
+def _reason(distributed: Any, future: Any) -> str:
+    """Why a cell has no outcome; an error where that is not the cell's fault, since then no cell has one."""
+    if future.status != "error":
+        raise InputError("the Dask scheduler is gone. A sweep with a path is resumed by the same call")
+    error = future.exception()
+    said = " ".join(str(error).split())[:300]
+    if isinstance(error, distributed.KilledWorker):
+        return said
+    raise InputError(f"the workers of the Dask cluster cannot train: {type(error).__name__}: {said}") from error
 
 
 def _client(distributed: Any, jobs: int | None, scheduler: str | None, closing: ExitStack) -> Any:

@@ -16,9 +16,9 @@ NUMBERS = {
     "train_loss": "loss on all training data after the last step, without weight decay",
     "gradient_norm": "‖g‖ of the loss on all training data after the last step, without weight decay",
     "weight_norm": "‖θ‖ after the last step",
-    "decay_rate": "R of the last step, the fraction of the weights that decay subtracted; NaN for L2",
-    "decay_ratio": "R/η_eff of the last step; NaN for L2",
-    "effective_lr": "η_eff of the last step",
+    "decay_rate": "R of the last step, the fraction of the weights that decay subtracted; NaN for L2 and where unknown",
+    "decay_ratio": "R/η_eff of the last step; NaN for L2 and where unknown",
+    "effective_lr": "η_eff of the last step; NaN where unknown",
     "diverged_at": "number of the step, from 1, whose loss was not finite or too large; NaN if there was none",
 }
 CURVES = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import ceil
 from typing import Any, NamedTuple
@@ -121,7 +122,7 @@ class Plan:
         """The number of optimizers, of values on each axis, and of seeds."""
         return (len(self.candidates), *map(len, self.axes.values()), len(self.seeds))
 
-    @property
+    @cached_property
     def cells(self) -> list[Cell]:
         """All cells, in the order of the dimensions of the result."""
         points = product(range(len(self.candidates)), product(*self.axes.values()), self.seeds)
@@ -134,9 +135,10 @@ class Plan:
     @property
     def description(self) -> dict[str, Any]:
         """The plan in values that JSON can hold: two plans with the same description train the same cells."""
-        task = self.task(self.seeds[0]).description
+        task = self.task(self.seeds[0])
+        facts = {"name": task.name, "weights": task.theta.size, **task.description}
         return {
-            "task": {key: value for key, value in task.items() if key != "seed"},
+            "task": {key: value for key, value in facts.items() if key != "seed"},
             "optimizers": {each.label: [each.name or _named(each.factory), each.arguments] for each in self.candidates},
             "grid": {name: list(values) for name, values in self.axes.items()},
             "seeds": list(self.seeds),
@@ -172,6 +174,8 @@ def planned(
     evaluations = min(whole_number("evaluations", evaluations, least=1), steps)
     chosen = seeds if isinstance(seeds, Iterable) else range(whole_number("seeds", seeds, least=1))
     numbers = tuple(whole_number("seed", seed) for seed in chosen)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise InputError(f"seeds = {shown(seeds)} is not allowed: give at least one seed, each once")
     axes = _axes(grid)
     candidates = tuple(_candidates(optimizers))
     factor, name = _schedule(schedule, steps)
@@ -203,35 +207,47 @@ def _axes(grid: Any) -> dict[str, tuple]:
             raise InputError(f"grid[{name!r}] = {shown(values)} is not allowed: give at least one value, each once")
         if name in ("optimizer", "seed", "step"):
             raise InputError(f"grid cannot have {name!r}, which is a dimension of the result already")
-        axes[name] = tuple(value.item() if hasattr(value, "item") else value for value in listed)
+        axes[name] = tuple(_plain(value) for value in listed)
     return axes
+
+
+def _plain(value: Any) -> Any:
+    """A value without numpy and torch; a pair, such as betas, as a tuple."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _candidates(optimizers: Any) -> Iterable[Candidate]:
     if isinstance(optimizers, str) or callable(optimizers):
         optimizers = [optimizers]
+    if not isinstance(optimizers, Iterable):
+        raise InputError(f"optimizers = {shown(optimizers)} is not allowed: give names in a list, as ['SGD', 'AdamS']")
     if not isinstance(optimizers, Mapping):
-        named = [
-            (each if isinstance(each, str) else getattr(each, "__name__", repr(each)), each) for each in optimizers
-        ]
+        named = [(_label(each), each) for each in optimizers]
         optimizers = dict(named)
         if len(optimizers) < len(named):
             raise InputError(f"optimizers = {shown([label for label, _ in named])}: two of them have the same name")
     if not optimizers:
         raise InputError("optimizers is empty: give at least one")
     for label, given in optimizers.items():
-        what: Any
-        what, arguments = given if isinstance(given, tuple) else (given, {})
-        if isinstance(what, str):
-            yield Candidate(label, OPTIMIZERS[what], what, dict(arguments))
-            continue
-        if not callable(what):
+        what, arguments = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
+        if not isinstance(arguments, Mapping) or not (isinstance(what, str) or callable(what)):
             raise InputError(
                 f"optimizer {label!r} = {shown(given)} is not allowed: give a name, a function of the parameters, or"
                 ' one of these with fixed arguments, as ("SGD", {"momentum": 0.9})'
             )
-        factory: Any = what
-        yield Candidate(label, factory, None, dict(arguments))
+        name = what if isinstance(what, str) else None
+        factory: Any = what if name is None else OPTIMIZERS[name]
+        yield Candidate(str(label), factory, name, dict(arguments))
+
+
+def _label(optimizer: Any) -> str:
+    """The name of an optimizer that was given without a name."""
+    what, arguments = optimizer if isinstance(optimizer, tuple) and len(optimizer) == 2 else (optimizer, {})
+    name = what if isinstance(what, str) else getattr(what, "__name__", repr(what))
+    if not isinstance(arguments, Mapping) or not arguments:
+        return name
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
 def _schedule(schedule: Any, steps: int) -> tuple[Any, str]:
@@ -256,15 +272,22 @@ def _task_maker(task: Any) -> Any:
 
 def _try_out(plan: Plan) -> None:
     """Refuse a task or an optimizer that cannot be made, before anything is trained."""
-    task = plan.task(plan.seeds[0])
+    seed, first = plan.seeds[0], plan.arguments(plan.cells[0])
+    try:
+        task = plan.task(seed)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"the task cannot be made by task(seed={seed}): {type(error).__name__}: {error}") from error
     if not isinstance(task, Task):
-        raise InputError(f"task(seed={plan.seeds[0]}) returned {shown(task)}: it must return a swd_dynamics.tasks.Task")
-    first = plan.arguments(plan.cells[0])
+        raise InputError(f"task(seed={seed}) returned {shown(task)}: it must return a swd_dynamics.tasks.Task")
     for candidate in plan.candidates:
         try:
-            candidate.optimizer(task.fresh().model.parameters(), **first)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{candidate.label} cannot be made with {shown(first)}: {error}") from None
+            made = candidate.optimizer(task.fresh().model.parameters(), **first)
+        except Exception as error:
+            raise InputError(f"{candidate.label} cannot be made with {shown(first)}: {error}") from error
+        if not isinstance(made, torch.optim.Optimizer):
+            raise InputError(f"{candidate.label} made {shown(made)}: it must make a torch.optim.Optimizer")
 
 
 def _named(value: Any) -> str:

@@ -70,7 +70,8 @@ def sweep(
         How often the losses are evaluated in a run.
     engine : str
         "vmap": small networks, all at once in this process, by their rules. "processes": one by one with the real
-        optimizers. "dask": the same on a cluster. "auto": vmap where it can be used and is faster, else processes.
+        optimizers. "dask": the same on a cluster; a script that starts one on this machine needs
+        ``if __name__ == "__main__":``. "auto": vmap where it can be used and is faster, else processes.
     path : str or path, optional
         The folder of the sweep; without it the results are kept in memory.
     jobs : int, optional
@@ -85,7 +86,7 @@ def sweep(
     xarray.Dataset
         By optimizer, the arguments of the grid, and seed; curves also by step. ``long_name`` says what a variable is.
         Cells that failed are NaN, with their reasons in the attribute ``failed``, as JSON; ``interrupted`` is 1 after
-        an interrupt. ``engine`` is the engine that was used.
+        an interrupt. ``done`` is the number of cells that are done, and ``engine`` the engine that was used.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def sweep(
             _fill(store, plan, train, progress)
     except KeyboardInterrupt:
         interrupted = True
-    return _dataset(plan, store).assign_attrs(engine=name, interrupted=int(interrupted))
+    return _dataset(plan, store).assign_attrs(engine=name, interrupted=int(interrupted), done=int(store.done.sum()))
 
 
 def _engine(engine: str, plan: Plan, jobs: int | None, scheduler: str | None) -> tuple[str, Callable]:
@@ -139,8 +140,15 @@ def _fill(store: Memory, plan: Plan, train: Callable[..., Iterator[Outcomes]], p
 
     cells = plan.cells
     missing: Sequence[Cell] = [cell for cell in cells if not store.done[cell.number]]
-    with tqdm(total=len(cells), initial=len(cells) - len(missing), unit="cell", disable=not progress) as bar:
-        more = {"say": bar.set_postfix_str} if train is train_batched else {}
+    done = len(cells) - len(missing)
+    # smoothing=0: the rate is the mean since the beginning, because the cells of a block arrive at once.
+    with tqdm(total=len(cells), initial=done, unit="cell", smoothing=0, miniters=0, disable=not progress) as bar:
+
+        def say(text: str) -> None:
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(0)  # draws the bar if it was not drawn a moment ago
+
+        more = {"say": say} if train is train_batched else {}
         for outcomes in train(plan, missing, **more):
             store.add(outcomes)
             bar.update(len(outcomes.cells))
@@ -159,7 +167,10 @@ def _dataset(plan: Plan, store: Memory) -> xarray.Dataset:
         values = store.values[name]
         shaped = values.reshape(plan.shape + values.shape[1:])
         variables[name] = ((*dims, "step") if name in CURVES else dims, shaped, {"long_name": long_name})
-    attributes = {"plan": json.dumps(plan.description, default=repr), "failed": json.dumps(store.reasons)}
+    attributes = {
+        "plan": json.dumps(plan.description, default=repr),
+        "failed": json.dumps(dict(sorted(store.reasons.items()))),
+    }
     return xarray.Dataset(variables, coordinates, attributes)
 
 

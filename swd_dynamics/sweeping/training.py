@@ -1,6 +1,8 @@
 """One cell of a sweep, trained with a real torch optimizer."""
 
+import warnings
 from math import nan
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,14 +79,22 @@ def _evaluated(task: Task) -> dict[str, float]:
 def _last_step(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Take the last step, and measure R and η_eff in it."""
     group = optimizer.param_groups[0]
-    with Probe(optimizer, quantities=("decay_rate", "decay_ratio", "effective_lr"), distributed=False) as probe:
-        optimizer.step()
-    row = probe.dataset().isel(step=-1)
+    with warnings.catch_warnings():
+        # A sweep has NaN for a foreign optimizer, as its variables say; a warning from each cell would say no more.
+        warnings.filterwarnings("ignore", "decay_rate and effective_lr of the recording", RuntimeWarning)
+        row = _probed_step(optimizer)
     numbers = {name: row[name].values.item() for name in ("decay_rate", "decay_ratio", "effective_lr")}
     decoupled = known(optimizer).is_decoupled
     if decoupled is not None and not decoupled(group) and group["weight_decay"]:
         numbers["decay_rate"] = numbers["decay_ratio"] = nan
     return numbers
+
+
+def _probed_step(optimizer: torch.optim.Optimizer) -> Any:
+    """Take a step, and return its row of a recording."""
+    with Probe(optimizer, quantities=("decay_rate", "decay_ratio", "effective_lr"), distributed=False) as probe:
+        optimizer.step()
+    return probe.dataset().isel(step=-1)
 
 
 def _end(task: Task, curves: dict[str, np.ndarray]) -> dict[str, float]:

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import cloudpickle
 
@@ -29,12 +29,13 @@ class SentPlan:
     def of(cls, plan: Plan) -> "SentPlan":
         return cls(cloudpickle.dumps(plan))
 
-    def train(self, cell: Cell) -> Outcomes:
-        """Train a cell of the plan."""
-        return train_cell(_received(self.content), cell)
+    def train(self, number: int) -> Outcomes:
+        """Train the cell of the plan that has this number."""
+        plan = _received(self.content)
+        return train_cell(plan, plan.cells[number])
 
 
-@cache
+@lru_cache(maxsize=1)
 def _received(content: bytes) -> Plan:
     return cloudpickle.loads(content)
 
@@ -46,16 +47,16 @@ def train_in_processes(plan: Plan, cells: Sequence[Cell], jobs: int | None = Non
     """
     train = SentPlan.of(plan).train
     tries: Counter[int] = Counter()
-    waiting = list(cells)
+    waiting = [cell.number for cell in cells]
     while waiting:
         again = []
         for done in in_processes(train, waiting, jobs=jobs or os.cpu_count() or 1, preload=[__name__]):
             cell = done.work
-            tries[cell.number] += 1
+            tries[cell] += 1
             if done.result is not None:
                 yield done.result
-            elif done.reason == ENDED and tries[cell.number] < TRIES:
+            elif done.reason == ENDED and tries[cell] < TRIES:
                 again.append(cell)
             else:
-                yield failed(cell.number, len(plan.evaluated), done.reason)
+                yield failed(cell, len(plan.evaluated), done.reason)
         waiting = again

@@ -16,7 +16,7 @@ from swd_dynamics.symbolic.notation import exact, lettered
 
 NOISY = (
     "the preconditioner comes from gradient noise much larger than the mean gradient. With exact gradients the weights"
-    " rest elsewhere, at the zeros of modified_equation(rule).first"
+    " rest elsewhere, at modified_equation(rule).rest_point(h=…, theta_star=…)"
 )
 
 
@@ -24,7 +24,8 @@ def fixed_point(rule: UpdateRule) -> Derivation:
     """Where the weights come to rest on f = ½h(θ − θ⋆)², with the preconditioner of an adaptive direction frozen.
 
     Frozen means that √v comes from gradient noise much larger than the gradient. In full batch v follows g², and an
-    adaptive rule comes to rest elsewhere: at the zeros of ``modified_equation(rule).first``.
+    adaptive rule comes to rest elsewhere: at ``modified_equation(rule).rest_point(h=…, theta_star=…)``, where
+    F₀ is 0.
 
     Returns
     -------

@@ -5,13 +5,16 @@ M = M₀(θ, G) + ηM₁(θ, G, θ̇, Ġ), which it reaches after a few times 1/
 is a symbol, so the derivation needs no Hessian: to evaluate the flow, put in the Hessian-vector product ġ = H·dθ/dt.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import sympy
 from sympy import Expr, S, Symbol
 
+from swd_dynamics.checks import check
+from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derived, NotDerivable, refuse_longer, refuse_wider, stated
@@ -21,6 +24,8 @@ from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, let
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
 _s = Letter("s", real=True)  # the distance along a change of symbols, with respect to which expressions are derived
+
+FAR = 1e9  # of the first interval in which a rest point is looked for: no weight in training is larger
 
 INFINITE = (sympy.zoo, sympy.oo, -sympy.oo, sympy.nan)
 
@@ -68,6 +73,53 @@ class ModifiedEquation(Derived):
     def second_in_rates(self) -> Expr:
         """F₁ in θ, g and the rates θ̇ = F₀ and ġ: the short form."""
         return self.results["F₁"]
+
+    def rest_point(self, *, h: float, theta_star: float) -> float:
+        """Where F₀ = 0 on f = ½h(θ − θ⋆)² with exact gradients: a weight comes to rest there if the steps are small.
+
+        The weight is alone, so that a mean over all weights is its own value. Where F₀ jumps from above 0 to below 0,
+        as that of Adam does where g = 0, the weight rests at the jump.
+
+        Parameters
+        ----------
+        h : float — the curvature, above 0
+        theta_star : float — the minimum θ⋆
+
+        Raises
+        ------
+        InputError
+            If h is not above 0, if F₀ has symbols besides θ and g, or if F₀ does not bring large weights back.
+
+        Examples
+        --------
+        AdamW leaves a weight as it is up to 1/λ = 2, and clips it there:
+
+        >>> from swd_dynamics.rules import CATALOG
+        >>> equation = modified_equation(CATALOG["AdamW"](lr=0.01, weight_decay=0.5))
+        >>> [round(equation.rest_point(h=1, theta_star=optimum), 6) for optimum in (1.0, 1.5, 3.0)]
+        [1.0, 1.5, 2.0]
+        """
+        check("h", h, "(0, inf)")
+        check("theta_star", theta_star, "(-inf, inf)")
+        first = self.first.replace(notation.mean, lambda each: each)
+        if unknown := first.free_symbols - {notation.theta, notation.gradient}:
+            names = ", ".join(sorted(map(symbol_text, unknown)))
+            raise InputError(f"F₀ contains {names}: a rest point in numbers needs a rule with a number for each symbol")
+        pull = first.xreplace({notation.gradient: h * (notation.theta - theta_star)})
+        return _downward_crossing(sympy.lambdify(notation.theta, pull, "numpy"), 1 + 2 * abs(theta_star))
+
+
+def _downward_crossing(function: Callable[[np.float64], Any], far: float) -> float:
+    """Where a function changes from above 0 to below 0: found by halving the interval −far to far, made wider first."""
+    low, high = np.float64(-far), np.float64(far)
+    with np.errstate(all="ignore"):  # at a pole of F₀, which may be what is looked for
+        while not function(low) > 0 > function(high):
+            low, high = 2 * low, 2 * high
+            if not high < FAR * far:
+                raise InputError("F₀ does not bring large weights back: there is no rest point (try weight_decay ≥ 0)")
+        while low < (middle := (low + high) / 2) < high:
+            low, high = (middle, high) if function(middle) > 0 else (low, middle)
+    return float(middle) + 0.0  # not −0
 
 
 def modified_equation(rule: UpdateRule) -> ModifiedEquation:

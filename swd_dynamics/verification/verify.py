@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.checks import whole_number
 from swd_dynamics.crosscheck.causes import (
+    NO_CAUSE,
     changed_by,
     likely_cause,
     not_all,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # In some step the weights must move by so many times what rounding can explain. With a tenth of it, a step that is 1 %
 # off would be confirmed.
 RESOLVED = 1000.0
+ASK_AUDIT = "If the difference is in the weight decay, audit may name it"
 MOST_STEPS = 100_000  # of a scenario: their gradients are a few dozen megabytes, and pairs of near rules take minutes
 
 
@@ -155,6 +157,18 @@ class Comparison(NamedTuple):
         outside = self.excess > 1
         return int(np.argmax(outside)) + 1 if outside.any() else None
 
+    @property
+    def wrong_groups(self) -> str:
+        """The parameter groups, from 1, whose weights are wrong in the first wrong step; nothing if there is one."""
+        group = self.recording["weight_group"].values
+        if self.first is None or not group.any():
+            return ""
+        theta, k = self.recording["theta"].values, self.first - 1
+        own = next(islice(own_steps(self.altered, theta, self.recording["gradient"].values), k, None))
+        off = ~(np.abs(own - theta[k + 1]) <= self.allowed[k] * np.abs(theta[k]).max())
+        wrong = [str(i + 1) for i in np.unique(group[off])]
+        return f", in parameter group {' and '.join(wrong)}" if wrong else ""
+
     def is_explained(self, causes: Sequence[NearRule]) -> bool:
         """Whether the rule with these changes takes every recorded step, to round-off."""
         changed = changed_by(self.altered, causes)
@@ -177,7 +191,14 @@ def _compared(rule: UpdateRule, recording, allowed: Sequence[NearRule]) -> Compa
         decay = replace(decay, weight_decay=decay.weight_decay * factor)
     tensor, group = recording["weight_parameter"].values, recording["weight_group"].values
     scaled = with_shapes(replace(rule, lr=lambda k: lr[k], decay=decay), recording)
-    altered = changed_by(AlteredRule(scaled, tensor, group), allowed)
+    plain = AlteredRule(
+        scaled,
+        tensor,
+        group,
+        dimensions=recording["weight_dimensions"].values,
+        built_with=(rule.lr, rule.weight_decay),
+    )
+    altered = changed_by(plain, allowed)
     if altered is None:
         raise InputError(f"allow: {', '.join(near.cause for near in allowed)} has no place in {rule}")
     theta, gradients = recording["theta"].values, recording["gradient"].values
@@ -250,7 +271,8 @@ def _verdict(rule: UpdateRule, driven: list[Comparison], own: OwnNumbers | None)
         if own and own.explains:
             return replace(verdict, status="refuted", cause=own.said)
         cause = likely_cause(lambda causes: all(each.is_explained(causes) for each in driven))
-        return replace(verdict, status="refuted", cause=cause)
+        why = f"{verdict.why}. {ASK_AUDIT}" if cause == NO_CAUSE else verdict.why
+        return replace(verdict, status="refuted", cause=cause, why=why)
     raised = dict.fromkeys(each.recording.attrs["raised"] for each in driven if not _is_large(each))
     reasons = "; ".join(filter(None, raised)) or _unresolved(driven)
     return replace(verdict, status="inconclusive", cause=reasons) if reasons else verdict
@@ -279,6 +301,7 @@ def _sentences(
         yield wrong_by(earliest.departure[earliest.first - 1])
         names = [repr(each.scenario) for each in driven if each.first is not None]
         yield f"Steps are wrong in {' and '.join(filter(None, (', '.join(names[:-1]), names[-1])))}."
+        yield f"The first wrong step is step {earliest.first} of {earliest.scenario!r}{earliest.wrong_groups}."
         for name, dtype in json.loads(earliest.recording.attrs["in_lower_precision"]).items():
             yield f"The optimizer's {name} is {dtype}, with fewer digits than the weights."
     if own and not own.explains:

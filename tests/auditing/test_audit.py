@@ -78,7 +78,7 @@ WORDS = {
     "no weight_decay to set": "no control is possible",
     "sign": "nonlinear: the decay of the first step",
     "cautious": "a weight does not decay in",
-    "not times η": "proportional to η^0.00",
+    "not times η": "R does not depend on η",
     "half": "R = 0.5·ηλ",
     "matrices": "shape (8,) do not decay",
     "still": "no weight moved",
@@ -291,6 +291,48 @@ def test_what_is_below_the_residue_is_no_growth(audits):
     assert "R < 0" in told[0] and "R < 0" not in told[1]
 
 
+def test_inner_optimizers_get_the_weight_decay_of_a_partial():
+    """Assert that λ = 0 reaches the inner optimizers of a class whose λ is bound by a partial."""
+    found = audit(partial(odd_optimizers.InnerOptimizers, **ARGUMENTS))
+    assert found.kind == "decoupled"
+    assert found.rows["settled"][0] == pytest.approx(LR * DECAY, rel=READ / (LR * DECAY))
+
+
+@pytest.mark.parametrize("stated", [DECAY, 0.0])
+def test_decay_that_lambda_does_not_switch_off(stated):
+    """Assert that decay which remains with λ = 0 is told, with its R, whatever λ the parameter groups state."""
+
+    def factory(params):
+        optimizer = odd_optimizers.InnerOptimizers(params, **ARGUMENTS)
+        for group in optimizer.param_groups:
+            group["weight_decay"] = stated
+        return optimizer
+
+    found = audit(factory)
+    assert found.kind == "other" and "with λ = 0 a perturbation of the weights still shrinks" in found.reasons[0]
+    assert [shape for shape, _ in found.features.kept] == [(6, 4), (8,)]
+    assert [rate for _, rate in found.features.kept] == pytest.approx([LR * DECAY] * 2, rel=READ / (LR * DECAY))
+
+
+def test_a_tensor_that_keeps_its_decay():
+    """Assert that a tensor which λ = 0 does not reach is named, and is not said to be without decay."""
+
+    def factory(params):
+        optimizer = odd_optimizers.InnerOptimizers(params, **ARGUMENTS)
+        first, step = optimizer.each[0].param_groups[0], optimizer.step
+
+        def follow():
+            first["weight_decay"] = optimizer.param_groups[0]["weight_decay"]
+            step()
+
+        optimizer.step = follow
+        return optimizer
+
+    found = audit(factory)
+    said = "; ".join(found.reasons)
+    assert found.kind == "decoupled" and "R = 0.001 on shape (8,)" in said and "do not decay" not in said
+
+
 def test_late_decay_is_not_said_of_every_phase():
     """Assert that an optimizer whose first step decays nothing has R = ηλ in every later phase."""
     said = audit(odd_optimizers.LateDecay).reasons
@@ -382,6 +424,7 @@ def test_decay_that_is_switched_off_is_no_table(capsys):
         (["torch.optim:SGD", "--args", "lr=open('x')"], "give name=value"),
         (["torch.optim:SGD", "--args", "**{}"], "give name=value"),
         (["torch.optim:LBFGS"], "closure"),
+        (["torch.optim:SGD", "--args", "lr=1e-2", "weight_decay=0.1"], "commas, not spaces"),
     ],
 )
 def test_mistakes_on_the_command_line(words, message, capsys):

@@ -21,3 +21,13 @@ def test_a_scale_that_is_set_keeps_its_ticks():
     locator = figure.axes[0].yaxis.get_major_locator()
     lines_and_points({"L2": ([0, 1], [0.2, 2])}, {}, figure=figure, **settings)
     assert figure.axes[0].get_yscale() == "log" and figure.axes[0].yaxis.get_major_locator() is locator
+
+
+def test_points_beyond_an_axis_are_counted():
+    """Assert that points that an axis cannot show are counted by mode, and that the note goes when they are back."""
+    settings = {"title": "", "yscale": "log", "ylim": (0.1, 100)}
+    figure = lines_and_points({}, {"L2": ([1, 2, 3], [1, 0, 200]), "stable": ([1], [1])}, **settings)
+    (note,) = figure.axes[0].texts
+    assert note.get_text() == "points beyond this axis: 2 of L2"
+    lines_and_points({}, {"L2": ([1], [1]), "stable": ([1], [1])}, figure=figure, **settings)
+    assert list(figure.axes[0].texts) == [note] and note.get_text() == ""

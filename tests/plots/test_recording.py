@@ -1,5 +1,7 @@
 """Recordings, drawn: the lines, their colours, and the arguments that are refused."""
 
+import json
+
 import matplotlib
 import numpy as np
 import pytest
@@ -222,3 +224,15 @@ def test_latex_is_not_needed(loss):
         assert figure_png(figure)
     texts = figure.findobj(matplotlib.text.Text)
     assert texts and not any(text.get_usetex() for text in texts)
+
+
+def test_what_a_logarithmic_axis_hides_is_said():
+    """Assert that a group whose rate is 0 is named where the axis is logarithmic, and groups' numbers are all given."""
+    steps = np.arange(1, 5)
+    rates = np.stack([1e-3 * 10.0**steps, 0.0 * steps], axis=1)
+    groups = [{"lr": 0.1, "weight_decay": 0.01}, {"lr": 0.1, "weight_decay": 0.0}]
+    attrs = {"optimizer": "AdamW", "optimizer_arguments": json.dumps(groups)}
+    run = xarray.Dataset({"rate": (("step", "group"), rates)}, {"step": steps}, attrs)
+    figure = recording(run, "rate")
+    assert "because it is 0: group 1" in figure.axes[0].get_title(loc="left")
+    assert "η = 0.1, λ = 0.01 / 0 (groups)" in figure.get_suptitle()

@@ -20,15 +20,16 @@ STEPS = np.arange(1, 41)
 
 @compared
 def test_drop_in():
-    """Assert that decay rates and test errors of three optimizers are drawn, with the factor between two of them."""
-    rates = {"AdamW": 1e-3 + 0 * STEPS, "AdamS": 5e-4 * (1 + STEPS / 20), "AdamS, λ kept": 0.05 + 0 * STEPS}
-    falling = np.geomspace(20, 8, drop_in.CHECKPOINTS)
-    errors = {"AdamW": falling, "AdamS": falling, "AdamS, λ kept": 0 * falling + 30}
+    """Assert that decay rates and norms of five runs are drawn, with the factor between two rates."""
+    translated = 5e-4 * (1 + STEPS / 20)
+    rates = dict(zip(drop_in.NAMES, (1e-3, translated, 0.05, translated / 3, 0.0), strict=True))
+    rising = np.geomspace(5, 8, drop_in.CHECKPOINTS)
+    norms = dict(zip(drop_in.NAMES, (rising, rising**0.98, 9 - rising, rising**1.05, rising**1.1), strict=True))
     runs = {}
     for name, rate in rates.items():
-        twice = np.array([rate, rate])  # two seeds
-        error = np.array([0.95, 1.05])[:, None] * errors[name]
-        runs[name] = drop_in.WatchedRun(twice, twice, twice, error)
+        twice = np.tile(rate + 0 * STEPS, (2, 1))  # two seeds
+        norm = np.array([0.95, 1.05])[:, None] * norms[name]
+        runs[name] = drop_in.WatchedRun(twice, twice, twice, norm, norm)
     return drop_in.draw((runs, EquivalentDecay(2e-3, 1e-3)))
 
 

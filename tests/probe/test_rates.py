@@ -96,10 +96,12 @@ def test_what_is_published_is_no_argument():
     "told", [{"decay_rate": None, "effective_lr": 1.0}, {"effective_lr": 1.0}, {"decay_rate": 0.1}]
 )
 def test_half_published_rates_are_unknown(told):
-    """Assert that a missing or meaningless publication gives NaN and a reason."""
+    """Assert that a missing or meaningless publication gives NaN and a reason, and the other rate is recorded."""
     weight = vector(1.0)
     run = one_step(Publishing([weight], 0.1, told), weight)
     assert math.isnan(run.decay_ratio.item())
+    for name in ("decay_rate", "effective_lr"):
+        assert run[name].item() == pytest.approx(told.get(name) or math.nan, nan_ok=True)
     assert "publishes" in run.attrs["decay_unknown_because"]
 
 
@@ -123,6 +125,17 @@ def test_unknown_rates_are_told_once(network, quantities, count):
         record(Unheard(net.parameters(), weight_decay=0.1), net.loss, 3, quantities=quantities)
     assert len(caught) == count
     assert all(word in str(each.message) for each in caught for word in ("decay_unknown_because", "audit", "Unheard"))
+
+
+def test_l2_under_adam_is_told_how_to_have_its_rate(network):
+    """Assert that a probe of Adam with L2 warns that R is NaN, and names the quantities that follow R."""
+    net = network()
+    adam = torch.optim.Adam(net.parameters(), weight_decay=0.1)
+    with pytest.warns(RuntimeWarning, match="^decay_rate of the recording is NaN, .* quantities='dynamics'"):
+        record(adam, net.loss, 3, trajectory=False)
+    record(
+        torch.optim.Adam(net.parameters()), net.loss, 3, trajectory=False
+    )  # without decay R = 0; warnings are errors in tests
 
 
 def test_known_rates_need_no_warning(network, capsys):

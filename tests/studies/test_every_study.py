@@ -25,6 +25,9 @@ PANELS = {
     "drop-in": 2,
     "transformer": 1,
     "gpu": 2,
+    "lr-decay-coupling": 8,
+    "gradient-norm": 2,
+    "width": 2,
 }
 
 every_study = pytest.mark.parametrize("name", MODULES)

@@ -1,5 +1,6 @@
 """The modified equations that the theory states, by algebra."""
 
+import numpy as np
 import pytest
 import sympy
 from aggregated_momentum import AggregatedMomentum
@@ -7,8 +8,9 @@ from symbolic.algebra import beta, beta_0, beta_1, beta_2, epsilon, equal, eta, 
 from symbolic.catalogue import REPRESENTATIVES, family_of, has
 from symbolic.quasi_hyperbolic import QuasiHyperbolic
 
+from swd_dynamics.errors import InputError
 from swd_dynamics.rules import CATALOG, SGD, HeavyBall, NoDecay, UpdateRule
-from swd_dynamics.symbolic import modified_equation, notation
+from swd_dynamics.symbolic import lettered, modified_equation, notation
 
 D = 1 - beta
 TABLE = {
@@ -170,3 +172,23 @@ def test_second_is_second_in_rates_with_the_flow_put_in(decay):
     equation = modified_equation(UpdateRule(eta, HeavyBall(beta), decay))
     assert equal(equation.second_in_rates.subs(theta_dot, equation.first), equation.second)
     assert not equation.second.has(theta_dot)
+
+
+@pytest.mark.parametrize("optimum", [-3.0, -1.0, 0.0, 1.75, 2.75])
+def test_rest_points_with_exact_gradients(optimum):
+    """Assert that AdamW clips at 1/λ, and that SGDW rests where hθ⋆/(h + λ(1−β)) is, by the closed forms."""
+    clipped = modified_equation(CATALOG["AdamW"](lr=0.1, weight_decay=0.5)).rest_point(h=2, theta_star=optimum)
+    assert clipped == pytest.approx(np.clip(optimum, -2, 2), abs=1e-7)  # ε = 1e-8 widens the jump
+    rule = CATALOG["SGDW"](lr=0.1, momentum=0.75, weight_decay=2.0)
+    found = modified_equation(rule).rest_point(h=1.5, theta_star=optimum)
+    assert found == pytest.approx(1.5 * optimum / (1.5 + 2.0 / 4), rel=1e-15)
+
+
+def test_rest_points_that_are_refused():
+    """Assert that a rule in symbols, a maximum that is held, and a flat loss have no rest point in numbers."""
+    rules = [lettered(CATALOG["AdamW"](lr=0.1, weight_decay=0.5))[0], CATALOG["AMSGradW"](lr=0.1, weight_decay=0.5)]
+    for rule in rules:
+        with pytest.raises(InputError, match="symbol"):
+            modified_equation(rule).rest_point(h=1, theta_star=1)
+    with pytest.raises(InputError, match="h = 0"):
+        modified_equation(CATALOG["SGD"](lr=0.1)).rest_point(h=0, theta_star=1)

@@ -58,6 +58,12 @@ class Adam(torch.optim.Optimizer):
         if self.fault == "weight decay off by a thousandth":
             weight_decay = weight_decay * 1.001
         rate = weight_decay if self.fault == "not times lr" else weight_decay * group["lr"]
+        if self.fault == "first lr":
+            rate = weight_decay * group.setdefault("first_lr", group["lr"])
+        if self.fault == "default lr":
+            rate = weight_decay * self.defaults["lr"]
+        if self.fault == "one rate":
+            rate = self.defaults["weight_decay"] * self.defaults["lr"]
         if not self.stable or self.fault == "decoupled":
             return rate
         if self.fault == "v_bar of each tensor":

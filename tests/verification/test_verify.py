@@ -126,6 +126,12 @@ MUTANTS = [
     ("AdamW", "no correction of m", "no-correction-of-m", 1),
     ("AdamW", "v corrected in place", "v-corrected-in-place", 2),
     ("AdamW", "first group", "decay-of-first-group", 1),
+    ("AdamW", "first lr", "decay-by-first-lr", 2),
+    ("AdamW", "default lr", "decay-by-default-lr", 1),
+    ("AdamW", "one rate", "decay-at-one-rate", 1),
+    ("AdamW", "no decay of vectors", "no-decay-of-vectors", 1),
+    ("AdamS", "first lr", "decay-by-first-lr", 2),
+    ("AdamS", "no decay of vectors", "no-decay-of-vectors", 1),
     ("AdamS", "eps inside", "eps-inside", 1),
     ("AdamS", "eps on v_bar", "eps-on-mean-root", 1),
     ("AdamS", "eps in v_bar", "eps-in-mean-root", 1),
@@ -157,7 +163,7 @@ def test_a_fault_is_found_and_named(rule, fault, cause, step):
 
 
 STRANGE = ["betas swapped", "gradient clipped", "single precision", "state in single precision",
-           "every step counted twice", "no decay of vectors", "weight decay off by a thousandth",
+           "every step counted twice", "weight decay off by a thousandth",
            "eps doubled"]  # fmt: skip
 
 
@@ -169,6 +175,13 @@ def test_a_fault_that_is_in_no_list_has_no_cause(rule, fault):
     """Assert that a fault that is in no list is found, and has the cause "unknown"."""
     verdict = verify(*faulty(rule, fault))
     assert (verdict.status, verdict.cause) == ("refuted", "unknown")
+    assert "audit may name it" in verdict.why
+
+
+def test_the_first_wrong_step_has_a_scenario_and_a_group():
+    """Assert that a fault of the second group alone is placed in its scenario and in its group."""
+    verdict = verify(*faulty("AdamW", "first group"))
+    assert "The first wrong step is step 1 of 'two groups on a schedule', in parameter group 2" in verdict.why
 
 
 MOMENTUM = {"lr": 0.01, "momentum": 0.9}

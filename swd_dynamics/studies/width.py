@@ -1,0 +1,298 @@
+"""Study: how the best η and λ move with the width of a network, and which of them can be kept when it grows."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from swd_dynamics.plots import MUTED, house_style, measured
+from swd_dynamics.studies.judging import vertex
+from swd_dynamics.studies.paired import judge_more, judge_same
+from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.sweeping import sweep
+from swd_dynamics.tasks import tanh_network
+from swd_dynamics.verdict import Verdict, must_be_refuted
+
+CLAIM = (
+    "When a network becomes wider, √v̄ falls, and the best λ follows the rest point, R/η_eff = const: λ of AdamW grows"
+    " as 1/√v̄, and λ of AdamS stays. ηλ of AdamW, its memory, would stay if the memory were what counts."
+)
+SOURCE = "2405.13698 (ηλ of AdamW is to be kept while the number of steps is); 2011.11152 (R/η_eff is to be kept)"
+CAPTION = (
+    "Networks with one hidden layer of tanh units on the digits, with torch's usual initial weights, and η falling to 0"
+    " along half a cosine. Left: the best of each number, divided by that of the narrowest network; bars are standard"
+    " errors of a jackknife over the seeds. The grey line is 1/√v̄ of AdamW at one η and λ. Right: the test error of"
+    " networks whose number is that of the narrowest network and whose η is tuned, less the test error where both η and"
+    " λ are tuned; bars are standard errors over the seeds. The cells of a grid are half a decade apart. The study does"
+    " not show how large networks behave, or networks whose initial weights and η are scaled with the width in another"
+    " way. That λ of AdamS stays was predicted before the measurement; that λ of AdamW grows as 1/√v̄ was written down"
+    " after it, when lr-decay-coupling had shown that the rest point decides where η falls to 0."
+)
+
+BETAS = (0.9, 0.999)
+# Exponents of the smallest and the largest value, in half decades.
+LRS = (-3.0, -1.0)
+DECAYS = {"AdamW": (-1.0, 1.0), "AdamS": (-4.0, -1.5)}
+ONE_POINT = (1e-2, 1.0)  # η and λ of AdamW at which √v̄ is compared: tuned at none of the widths, near it at all
+MODES = {"AdamW": "decoupled", "AdamS": "stable"}
+
+FEW_IMAGES = 0.5  # percentage points of test error: six of 1297 images, too few to choose an optimizer
+STILL = 0.25  # power of the width: sixteen times the width then moves the best by a factor of 2, less than a cell
+
+
+class Way(NamedTuple):
+    """A number that is kept from the narrowest network while η is tuned."""
+
+    optimizer: str
+    power: int  # of η in the number η^power·λ
+    number: str
+    style: dict[str, Any]
+
+
+WAYS = {
+    "AdamW, λ": Way("AdamW", 0, "λ of AdamW", {}),
+    "AdamW, ηλ": Way("AdamW", 1, "ηλ of AdamW", {"markerfacecolor": "white", "linestyle": "--"}),
+    "AdamS, λ": Way("AdamS", 0, "λ of AdamS", {}),
+}
+
+
+class WidthMaps(NamedTuple):
+    """Test errors of both optimizers.
+
+    widths : list of int
+    lrs : array — η of the grid
+    decays : dict of optimizer to array — λ of the grid
+    error : dict of optimizer to array, shape (widths, lrs, decays, seeds) — percent
+    root_v : array, shape (widths, seeds) — √v̄ at the end of runs of AdamW with one η and λ, up to a factor
+    """
+
+    widths: list[int]
+    lrs: NDArray
+    decays: dict[str, NDArray]
+    error: dict[str, NDArray]
+    root_v: NDArray
+
+    @property
+    def shrinking(self) -> NDArray:
+        """The power of the width with which 1/√v̄ changes, by seed."""
+        return np.polyfit(np.log10(self.widths), -np.log10(self.root_v), 1)[0]
+
+    def best_number(self, way: Way, seeds: NDArray | slice = slice(None)) -> NDArray:
+        """log₁₀ of the best η^power·λ for each width, of some seeds; parabolas through the best cell."""
+        mean = self.error[way.optimizer][..., seeds].mean(axis=-1)
+        return np.array([self._best(each, way) for each in mean])
+
+    def _best(self, mean: NDArray, way: Way) -> float:
+        i, j = np.unravel_index(np.argmin(mean), mean.shape)
+        lr, decay = vertex(np.log10(self.lrs), mean[:, j]), vertex(np.log10(self.decays[way.optimizer]), mean[i])
+        return way.power * lr + decay
+
+    def jackknife(self, way: Way) -> NDArray:
+        """Pseudo-values of the best number, shape (seeds, widths): their mean and spread are those of the best."""
+        n = self.error[way.optimizer].shape[-1]
+        without = [self.best_number(way, np.delete(np.arange(n), i)) for i in range(n)]
+        return n * self.best_number(way) - (n - 1) * np.array(without)
+
+    def exponents(self, way: Way) -> NDArray:
+        """The power of the width with which the best number changes, pseudo-values over the seeds."""
+        return np.polyfit(np.log10(self.widths), self.jackknife(way).T, 1)[0]
+
+    def tuned(self, optimizer: str) -> NDArray:
+        """The errors where η and λ are tuned, shape (widths, seeds)."""
+        return np.array([_smallest(error.reshape(-1, error.shape[-1])) for error in self.error[optimizer]])
+
+    def kept(self, way: Way) -> NDArray:
+        """The errors where the number is that of the narrowest network and η is tuned, shape (widths, seeds)."""
+        error = self.error[way.optimizer]
+        i, j = np.unravel_index(np.argmin(error[0].mean(axis=-1)), error.shape[1:3])
+        rows = np.arange(error.shape[1])
+        columns = j - way.power * (rows - i)
+        inside = (columns >= 0) & (columns < error.shape[2])
+        return np.array([_smallest(each[rows[inside], columns[inside]]) for each in error])
+
+
+def measure(setting: Setting) -> Findings:
+    """Sweep η and λ at every width, and see what moves and what keeping each number costs."""
+    widths = [32, 64] if setting.quick else [32, 128, 512]
+    lrs = _half_decades(LRS)
+    decays = {name: _half_decades(ends) for name, ends in DECAYS.items()}
+    work = [(name, width) for name in DECAYS for width in widths]
+    tracked = setting.track(work, "width")
+    found = {(name, width): errors(name, width, lrs, decays[name], setting) for name, width in tracked}
+    error = {name: np.array([found[name, width] for width in widths]) for name in DECAYS}
+    root_v = np.array([second_moments(width, setting) for width in widths])
+    maps = WidthMaps(widths, lrs, decays, error, root_v)
+    return Findings(judge_ways(maps), maps)
+
+
+def errors(name: str, width: int, lrs: NDArray, decays: NDArray, setting: Setting) -> NDArray:
+    """Test errors in percent, shape (lrs, decays, seeds)."""
+    return np.nan_to_num(100 * _swept(name, width, lrs, decays, setting).test_error.values, nan=100.0)
+
+
+def second_moments(width: int, setting: Setting) -> NDArray:
+    """√v̄ at the end of runs of AdamW at ONE_POINT, up to a factor, shape (seeds,): η/η_eff."""
+    lr, decay = ONE_POINT
+    return 1 / _swept("AdamW", width, [lr], [decay], setting).effective_lr.values[0, 0]
+
+
+def _swept(name: str, width: int, lrs: ArrayLike, decays: ArrayLike, setting: Setting) -> xarray.Dataset:
+    steps, seeds = (60, 3) if setting.quick else (150, 5)
+    # In float32, because nothing here is as exact as a rounding; the seeds of the pilot, from 0 on, are not used again.
+    task = partial(
+        tanh_network, hidden=(width,), samples=500, batch_size=50, dtype=torch.float32, device=setting.device
+    )
+    return sweep(
+        task,
+        {name: (name, {"betas": BETAS})},
+        {"lr": lrs, "weight_decay": decays},
+        steps=steps,
+        seeds=range(10, 10 + seeds),
+        schedule="cosine",
+        evaluations=1,
+        engine="vmap",
+    ).isel(optimizer=0)
+
+
+# The verdicts
+
+
+def judge_ways(maps: WidthMaps) -> list[Verdict]:
+    """What moves with the width, what it costs to keep it, and which of the three costs least."""
+    first, last = maps.widths[0], maps.widths[-1]
+    moves = f"with a power of {STILL:g}, width {last} moves it by a factor of {(last / first) ** STILL:.2g}"
+    verdicts = [
+        judge_same(
+            f"{name} stays",
+            f"The best {way.number} does not change with the width (power of the width)",
+            maps.exponents(way),
+            0.0,
+            margin=STILL,
+            why=moves,
+        )
+        for name, way in WAYS.items()
+    ]
+    verdicts.append(
+        judge_same(
+            "AdamW: λ as 1/√v̄",
+            "The best λ of AdamW changes with the width as 1/√v̄ does: its rest point stays (power of the width)",
+            maps.exponents(WAYS["AdamW, λ"]),
+            float(maps.shrinking.mean()),
+            margin=STILL,
+            why=moves,
+        )
+    )
+    few = f"{FEW_IMAGES:g} percentage points, six images, are too few to choose an optimizer"
+    verdicts += [
+        judge_same(
+            f"{name} kept",
+            f"Width {last} with {way.number} of width {first} and a tuned η misreads as many digits as with both tuned",
+            maps.kept(way)[-1],
+            maps.tuned(way.optimizer)[-1],
+            margin=FEW_IMAGES,
+            why=few,
+        )
+        for name, way in WAYS.items()
+    ]
+    verdicts += [
+        judge_more(
+            f"{better} against {worse}",
+            f"At width {last} keeping {WAYS[better].number} misreads fewer digits than keeping {WAYS[worse].number}",
+            maps.kept(WAYS[worse])[-1],
+            maps.kept(WAYS[better])[-1],
+            why="any difference that the seeds can tell from 0, in percentage points",
+        )
+        for better, worse in (("AdamS, λ", "AdamW, λ"), ("AdamS, λ", "AdamW, ηλ"), ("AdamW, ηλ", "AdamW, λ"))
+    ]
+    largest = _smallest(maps.error["AdamW"][0][:, -1])
+    claim = f"Width {first} with the largest λ of the grid and a tuned η misreads as many digits as with both tuned"
+    wrong = judge_same("", claim, largest, maps.tuned("AdamW")[0], margin=FEW_IMAGES, why=few)
+    return [*verdicts, must_be_refuted("control: AdamW, largest λ", wrong)]
+
+
+def _half_decades(ends: tuple[float, float]) -> NDArray:
+    return 10.0 ** np.arange(ends[0], ends[1] + 0.01, 0.5)
+
+
+def _smallest(errors: NDArray) -> NDArray:
+    """The errors, by seed, of the row with the smallest mean."""
+    return errors[errors.mean(axis=1).argmin()]
+
+
+# The figure
+
+
+def draw(maps: WidthMaps) -> Figure:
+    """Left: how the best of each number moves. Right: what keeping it costs."""
+    with house_style():
+        figure = Figure(figsize=(9.6, 4.8))
+        left, right = figure.subplots(1, 2)
+        for i, way in enumerate(WAYS.values()):
+            shift = 1.03 ** (i - 1)  # so that the bars are side by side
+            _draw_best(left, maps, way, shift)
+            _draw_cost(right, maps, way, shift)
+        guide = maps.root_v[0] / maps.root_v
+        left.plot(maps.widths, guide.mean(axis=1), color=MUTED, label="1/√v̄ of AdamW, at one η and λ")
+        right.axhspan(-FEW_IMAGES, FEW_IMAGES, color=MUTED, alpha=0.2, linewidth=0)
+        right.text(0.98, 0.02, "grey: six images or fewer", transform=right.transAxes, ha="right", fontsize=9)
+        left.set(
+            yscale="log", ylabel="best value, relative to the narrowest network", title="which number stays the best"
+        )
+        right.set(ylabel="additional test error, percentage points", title="what it costs to keep it and tune η")
+        left.set_yticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
+        for axes in (left, right):
+            axes.set(xscale="log", xlabel="width of the hidden layer")
+            axes.set_xticks(maps.widths, [str(width) for width in maps.widths])
+            axes.minorticks_off()
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        figure.suptitle(_title(maps), x=0.01, ha="left")
+    return figure
+
+
+def _title(maps: WidthMaps) -> str:
+    widest = maps.widths[-1] / maps.widths[0]
+    times = {name: widest ** maps.exponents(way).mean() for name, way in WAYS.items()}
+    return (
+        f"In a network {widest:g} times as wide, the best λ of AdamW is {times['AdamW, λ']:.2g} times as large,"
+        " as 1/√v̄ is,\n"
+        f"that of AdamS {times['AdamS, λ']:.2g} times as large, and the best ηλ of AdamW {times['AdamW, ηλ']:.2g} times"
+    )
+
+
+def _draw_best(axes: Axes, maps: WidthMaps, way: Way, shift: float) -> None:
+    moved = maps.jackknife(way) - maps.jackknife(way)[:, :1]
+    best, deviation = moved.mean(axis=0), moved.std(axis=0, ddof=1) / len(moved) ** 0.5
+    ends = 10 ** np.array([best - deviation, best, best + deviation])
+    look = measured(MODES[way.optimizer], label=way.number, linestyle="-") | way.style
+    axes.errorbar(shift * np.array(maps.widths), ends[1], np.diff(ends, axis=0), capsize=2, **look)
+
+
+def _draw_cost(axes: Axes, maps: WidthMaps, way: Way, shift: float) -> None:
+    cost = maps.kept(way) - maps.tuned(way.optimizer)
+    look = measured(MODES[way.optimizer], linestyle="-") | way.style
+    error = cost.std(axis=1, ddof=1) / cost.shape[1] ** 0.5
+    axes.errorbar(shift * np.array(maps.widths), cost.mean(axis=1), error, capsize=2, **look)
+
+
+STUDY = Study(
+    "width",
+    CLAIM,
+    SOURCE,
+    measure,
+    draw,
+    CAPTION,
+    not_confirmed=frozenset(
+        {
+            *(f"{name} stays" for name in WAYS),
+            *(f"{name} kept" for name in WAYS),
+            "AdamS, λ against AdamW, λ",
+            "AdamS, λ against AdamW, ηλ",
+            "AdamW, ηλ against AdamW, λ",
+        }
+    ),
+)
