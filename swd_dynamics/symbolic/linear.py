@@ -211,7 +211,7 @@ def _resting(entries: dict[Symbol, Expr], frozen: set[Symbol]) -> dict[Symbol, E
     resting: dict[Symbol, Expr] = {symbol: symbol for symbol in frozen}
     moving = {*entries, notation.theta, notation.total} - frozen
     while True:
-        waiting = {s: e.xreplace(resting) for s, e in entries.items() if s not in resting}
+        waiting: dict[Symbol, Any] = {s: e.xreplace(resting) for s, e in entries.items() if s not in resting}
         ready = {s: e for s, e in waiting.items() if not e.free_symbols & moving - {s}}
         if not ready:
             return resting
