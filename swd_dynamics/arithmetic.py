@@ -1,10 +1,12 @@
 """The words that a rule may use besides ``+ - * /``, the same for floats, numpy, torch and sympy.
 
-``sqrt``, ``sign``, ``maximum`` and ``clip`` act on every weight, ``matmul`` and ``transpose`` on matrices; ``mean`` and
-``norm`` are over all weights; ``decayed`` is for bias corrections, ``each`` for weights in several tensors.
+``sqrt``, ``sign``, ``absolute``, ``maximum``, ``clip``, ``where`` and ``rounded`` act on every weight, ``matmul`` and
+``transpose`` on matrices; ``mean`` and ``norm`` are over all weights; ``decayed`` is for bias corrections, ``each`` for
+weights in several tensors.
 
 torch tensors answer with their own methods, numbers and arrays with numpy. A sympy expression answers with a function
-of sympy (√, sign), or with an *opaque* function of the word's name, to which :mod:`swd_dynamics.symbolic` gives laws.
+of sympy (√, sign, |·|, cases), or with an *opaque* function of the word's name, to which
+:mod:`swd_dynamics.symbolic` gives laws.
 Neither torch nor sympy is imported here, because an argument of theirs exists only where they are imported already.
 """
 
@@ -136,6 +138,23 @@ def sign(x):
 
 
 @_on_each_tensor
+def absolute(x):
+    """|x|, elementwise."""
+    return abs(x)
+
+
+@_on_each_tensor
+def where(condition, then, otherwise):
+    """``then`` where a comparison holds and ``otherwise`` elsewhere, elementwise; both are computed everywhere."""
+    if is_symbolic(condition, then, otherwise):
+        return sys.modules["sympy"].Piecewise((then, condition), (otherwise, True))
+    if not np.ndim(condition):
+        return then if condition else otherwise
+    choose = sys.modules["torch"].where if _is_tensor(condition) else np.where
+    return choose(condition, then, otherwise)
+
+
+@_on_each_tensor
 def maximum(held, new):
     """The larger of two, elementwise; ``held`` is the value that was remembered."""
     if is_symbolic(held, new):
@@ -149,6 +168,32 @@ def clip(x, low, high):
     if is_symbolic(x, low, high):
         return _opaque("clip", x, low, high)
     return x.clip(low, high) if _is_tensor(x) else np.clip(x, low, high)
+
+
+@_on_each_tensor
+def rounded(x, dtype: str):
+    """x as a number of a coarser type, "bfloat16" or "float32", to nearest and ties to even, elementwise.
+
+    The result has the type of x. A formula knows no rounding: for a sympy expression it is the expression itself.
+
+    Examples
+    --------
+    Next to 1 the numbers of bfloat16 are 2⁻⁷ apart:
+
+    >>> rounded(np.array([1 + 0.4 * 2**-7, 1 + 0.6 * 2**-7]), "bfloat16").tolist()
+    [1.0, 1.0078125]
+    """
+    if is_symbolic(x):
+        return x
+    if _is_tensor(x):
+        return x.to(getattr(sys.modules["torch"], dtype)).to(x.dtype)
+    with np.errstate(over="ignore"):  # beyond the largest float32 is ∞
+        single = np.asarray(x, np.float32)
+    if dtype == "bfloat16":  # the upper half of a float32: almost half a unit carries into it where x is rounded up
+        bits = single.view(np.uint32)
+        upper = (bits + (0x7FFF + (bits >> 16 & 1))) & 0xFFFF0000
+        single = np.where(np.isnan(single), single, upper.astype(np.uint32).view(np.float32))
+    return single.astype(np.result_type(x, float))[()]
 
 
 @_on_each_tensor

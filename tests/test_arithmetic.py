@@ -8,7 +8,22 @@ import sympy
 import torch
 from tolerances import ROUND_OFF
 
-from swd_dynamics.arithmetic import Tensors, clip, decayed, each, matmul, maximum, mean, norm, sign, sqrt, transpose
+from swd_dynamics.arithmetic import (
+    Tensors,
+    absolute,
+    clip,
+    decayed,
+    each,
+    matmul,
+    maximum,
+    mean,
+    norm,
+    rounded,
+    sign,
+    sqrt,
+    transpose,
+    where,
+)
 from swd_dynamics.errors import InputError
 from swd_dynamics.symbolic.notation import with_laws
 
@@ -17,6 +32,8 @@ X = sympy.Symbol("x", real=True)
 # Each word of one weight, and its plain meaning for one number.
 WORDS = {
     "sqrt": (lambda x: sqrt(x * x), abs),
+    "absolute": (absolute, abs),
+    "where": (lambda x: where(x > -1, x, 2 * x), lambda x: x if x > -1 else 2 * x),
     "sign": (sign, lambda x: float(x > 0) - float(x < 0)),
     "maximum": (lambda x: maximum(x, 0.5 * x), lambda x: max(x, 0.5 * x)),
     "clip": (lambda x: clip(x, -1.0, 0.5), lambda x: min(max(x, -1.0), 0.5)),
@@ -49,6 +66,19 @@ def test_a_word_of_one_weight(word, value):
     assert [apply(value), *by_numpy, *by_torch, by_sympy] == pytest.approx([plain(value)] * 4, abs=ROUND_OFF)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_rounding_is_torchs(dtype):
+    """Assert that numbers of every size, ties, zeros, infinities and NaN are rounded as torch rounds them."""
+    generator = np.random.default_rng(0)
+    numbers = generator.normal(size=20_000) * 10.0 ** generator.integers(-45, 40, 20_000)
+    ties = np.array([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-24, 1 + 3 * 2**-24])
+    given = np.concatenate([numbers, ties, -ties, [0.0, np.inf, -np.inf, np.nan, 1e300]])
+    expected = torch.from_numpy(given).to(getattr(torch, dtype)).double().numpy()
+    np.testing.assert_array_equal(rounded(given, dtype), expected)
+    np.testing.assert_array_equal(rounded(torch.from_numpy(given), dtype).numpy(), expected)
+    assert rounded(X, dtype) == X and isinstance(rounded(0.1, dtype), float)
+
+
 @pytest.mark.parametrize("kind", [np.array, torch.tensor], ids=["numpy", "torch"])
 def test_words_of_matrices(kind):
     """Assert that product, transpose and norm of a matrix are those worked out by hand, also for a stack of two."""
@@ -73,7 +103,7 @@ def test_words_of_several_tensors(kind):
     def joined(found):
         return np.concatenate([np.ravel(tensor) for tensor in found])
 
-    for word in (sign, lambda x: sqrt(x * x), lambda x: clip(x, -1.0, high=1.0), lambda x: maximum(x, -x)):
+    for word in (sign, absolute, lambda x: sqrt(x * x), lambda x: clip(x, -1.0, high=1.0), lambda x: maximum(x, -x)):
         assert np.array_equal(joined(word(tensors)), word(flat))
     assert float(mean(tensors)) == pytest.approx(flat.mean(), abs=ROUND_OFF)
     assert float(norm(tensors)) == pytest.approx(math.sqrt(21.25), abs=ROUND_OFF)

@@ -275,7 +275,7 @@ def test_sgdw_is_recorded_and_replays_as_itself(tmp_path, capsys):
 
 
 MISTAKES = {
-    "derive RMSprop": "no rule for RMSprop",
+    "derive LBFGS": "no rule for LBFGS",
     "derive AdamZ": "unknown optimizer 'AdamZ'; known: Adam",
     "derive AdamS --what limit": "unknown derivation 'limit'",
     "derive AdamS --nesterov": "AdamS has no --nesterov",

@@ -56,7 +56,7 @@ TAKERS = {
 SLIPS = {
     "a name": "SGD",
     "no brackets": CATALOG["SGD"],
-    "an unknown name": "RMSprop",
+    "an unknown name": "LBFGS",
     "a direction": SGD(),
     "a decay": Stable(0.5),
     "a recording": recording(),

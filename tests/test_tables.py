@@ -98,15 +98,21 @@ def test_the_other_adams_is_named():
     assert "2505.16363" in (sd.AdamS.__doc__ or "")
 
 
-@pytest.mark.parametrize(
-    "name", ["RMSprop", "rmsprop", "Lion", "NAdam", "RAdam", "Adafactor", "Muon", "LAMB", "Nonesuch"]
-)
+@pytest.mark.parametrize("name", ["LARS", "AdaBound", "Adan", "SOAP", "Shampoo", "Prodigy", "LAMB", "Nonesuch"])
 def test_an_optimizer_of_the_world(name):
     """Assert that a name without a rule is answered with what can be done: audit, record, or a rule of one's own."""
     with pytest.raises(UnknownName) as caught:
         CATALOG[name]
     for help_ in ("audit", "record", "four methods", "rules.Direction"):
         assert help_ in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("LBFGS", "one gradient"), ("SparseAdam", "every weight")])
+def test_an_optimizer_that_is_not_a_rule(name, reason):
+    """Assert that a name that can have no rule is answered with the reason, and not with how to write the rule."""
+    with pytest.raises(UnknownName, match=f"{name} is not a rule: .*{reason}") as caught:
+        CATALOG[name]
+    assert "four methods" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["AdmaW", "adam", "SDGS", "AMSgrad"])

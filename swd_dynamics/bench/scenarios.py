@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, pairwise
-from math import cos, pi
+from math import cos, pi, prod
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,11 @@ class Scenario:
         name = f"{self.name}, in one group"
         return replace(self, name=name, shapes=(self.all_shapes,), lr=(1.0,), weight_decay=(1.0,))
 
+    def of_matrices(self) -> "Scenario":
+        """The same weights in matrices, for an optimizer that takes nothing else."""
+        shapes = tuple(tuple(map(_matrix, group)) for group in self.shapes)
+        return replace(self, name=f"{self.name}, all in matrices", shapes=shapes)
+
     def without_empty_tensors(self) -> "Scenario":
         """The same scenario for an optimizer that cannot take a tensor without weights."""
         shapes = tuple(tuple(shape for shape in group if 0 not in shape) for group in self.shapes)
@@ -84,6 +89,11 @@ class Scenario:
     def schedule(self, k: int) -> float:
         """The factor of the learning rates in the step that follows ``k`` steps."""
         return 0.6 + 0.4 * cos(2 * pi * k / 13) if self.scheduled else 1.0
+
+
+def _matrix(shape: Shape) -> Shape:
+    """The shape of a matrix with as many weights: one column for a vector, else as many as the last dimension has."""
+    return (prod(shape[:-1]), shape[-1]) if len(shape) > 1 else (prod(shape), 1)
 
 
 SCENARIOS = (
@@ -105,7 +115,8 @@ LARGE = Scenario(
 def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0) -> xarray.Dataset:
     """Put an optimizer through a scenario, in float64, and record every step.
 
-    If the factory takes no parameter groups, all tensors are in one group.
+    If the factory takes no parameter groups, all tensors are in one group. If it takes matrices only, all tensors are
+    matrices.
 
     Parameters
     ----------
@@ -123,7 +134,8 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
         ``lr_factor`` (step, weight) and ``weight_decay_factor`` (weight), which multiply the optimizer's own numbers;
         ``weight_dimensions`` (weight), how many dimensions the tensor of a weight has.
         In ``attrs``: ``optimizer``, ``scenario``, ``dimensions`` (of the tensor that has the
-        most), ``ungrouped`` (1 if the factory takes no groups), ``raised`` (the
+        most), ``ungrouped`` (1 if the factory takes no groups), ``matrices`` (1 if it takes
+        matrices only), ``parameter_shapes`` (JSON), ``raised`` (the
         error that ended the run, or nothing), ``diverged_at_step`` (−1: never), where the run ended; as JSON
         ``optimizer_arguments`` (a list over the groups, before the first step) and ``in_lower_precision`` (η and
         state that the optimizer keeps with fewer digits than the weights have, and their types).
@@ -140,6 +152,7 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
     >>> recording.theta.shape, recording.gradient.shape, recording.attrs["diverged_at_step"]
     ((4, 18), (3, 18), -1)
     """
+    asked, scenario = scenario, _with_possible_shapes(factory, scenario)
     parameters = _parameters(scenario, seed)
     gradients = scenario.gradients(steps, seed)
     with same_random_numbers():
@@ -165,6 +178,8 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
         scenario=possible.name,
         dimensions=max(parameter.ndim for parameter in parameters),
         ungrouped=int(len(possible.shapes) < len(scenario.shapes)),
+        matrices=int(scenario != asked),
+        parameter_shapes=json.dumps(scenario.all_shapes),
         raised=raised,
         diverged_at_step=len(theta) - 1 if has_diverged(theta[-1]) else -1,
         optimizer_arguments=json.dumps(own),
@@ -181,12 +196,27 @@ def default_arguments(factory: Factory) -> dict[str, Any]:
     >>> default_arguments(torch.optim.SGD)["lr"]
     0.001
     """
-    return arguments(make(factory, _parameters(SCENARIOS[0], seed=0)).param_groups[0])
+    scenario = _with_possible_shapes(factory, SCENARIOS[0])
+    return arguments(make(factory, _parameters(scenario, seed=0)).param_groups[0])
 
 
 def has_diverged(theta: NDArray) -> bool:
     """Whether a weight is not finite, or so large that its square is not finite."""
     return not bool((np.abs(theta) < HUGE).all())
+
+
+def _with_possible_shapes(factory: Factory, scenario: Scenario) -> Scenario:
+    """The scenario; in matrices if only so the optimizer can be made."""
+    with same_random_numbers():
+        try:
+            make(factory, _parameters(scenario, seed=0))
+        except ForeignError as error:
+            try:
+                make(factory, _parameters(scenario.of_matrices(), seed=0))
+            except ForeignError:
+                raise error from None
+            return scenario.of_matrices()
+    return scenario
 
 
 def _parameters(scenario: Scenario, seed: int) -> list[Parameter]:

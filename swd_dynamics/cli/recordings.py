@@ -56,8 +56,8 @@ def record(
     Parameters
     ----------
     optimizer
-        Optimizer that trains: SGD, SGDW, SGDS, Adam, AdamW, AdamS, AMSGrad, AMSGradW, AMSGradS or
-        AdaiS.
+        Optimizer that trains: SGD, SGDW, SGDS, Adam, AdamW, AdamS, AMSGrad, AMSGradW, AMSGradS,
+        AdaiS, RMSprop, Adagrad, Adadelta, Adamax, NAdam, NAdamW, RAdam or RAdamW.
     task
         What is trained: quadratic, logistic, network, network-minibatch, transformer or
         convolution.

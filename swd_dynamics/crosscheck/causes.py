@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from swd_dynamics.crosscheck.near_rules import NEAR_RULES, AlteredRule, NearRule
-from swd_dynamics.crosscheck.recorded_rule import groups_of, per_weight, recorded_lr
+from swd_dynamics.crosscheck.recorded_rule import groups_of, per_weight, recorded_lr, with_shapes
 from swd_dynamics.crosscheck.stepping import Stepping, departures
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.directions.sgd import SGD, HeavyBall, Nesterov, sgd_family
@@ -83,14 +83,14 @@ def explanation(
 
     def near(base: UpdateRule) -> str:
         def explains(causes: Sequence[NearRule]) -> bool:
-            changed = changed_by(AlteredRule(base, tensor, group), causes)
+            changed = changed_by(AlteredRule(with_shapes(base, recording), tensor, group), causes)
             return changed is not None and takes_every_step(changed, theta, gradients, allowed)
 
         return likely_cause(explains, pairs=theta.shape[1] <= FEW_WEIGHTS)
 
     own = differing_numbers(rule, recording, theta.shape[1])
     if own is not None and own.rule is not None:
-        if takes_every_step(own.rule, theta, gradients, allowed):
+        if takes_every_step(with_shapes(own.rule, recording), theta, gradients, allowed):
             return Explanation(own.said)
         besides = near(own.rule)
         if besides != NO_CAUSE:

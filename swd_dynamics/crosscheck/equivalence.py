@@ -11,11 +11,12 @@ from numpy.typing import ArrayLike
 
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.checks import check
-from swd_dynamics.crosscheck.recorded_rule import groups_of
+from swd_dynamics.crosscheck.recorded_rule import direction_arguments, groups_of
 from swd_dynamics.errors import InputError
-from swd_dynamics.rules.catalog import CATALOG
-from swd_dynamics.rules.decay import DECAYS, Decoupled
+from swd_dynamics.rules.catalog import CATALOG, Entry
+from swd_dynamics.rules.decay import DECAYS, L2, Decoupled, Stable
 from swd_dynamics.rules.direction import Direction, Step
+from swd_dynamics.rules.directions import RAdam
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import UpdateRule
 
@@ -90,7 +91,8 @@ def equivalent_weight_decay(
     ------
     InputError
         If v̄ is needed and not given, unknown or not positive, or the recorded optimizer has no v̄; if the recorded
-        optimizer has another η, λ or kind of decay than ``from_``; if a rule has no decay, more than one η or λ, or a
+        optimizer has another η, λ or kind of decay than ``from_``; if a rule's R follows an η_eff that is not made of v̄
+        alone, as RAdam's, Adagrad's, Adamax's and Lion's are not; if a rule has no decay, more than one η or λ, or a
         schedule without steps.
 
     Source: the definition of stable decay, Xie, Sato & Sugiyama 2020, 2011.11152; the ratio is its consequence.
@@ -139,7 +141,10 @@ def _second_moments(statistics) -> SecondMoments:
 
 
 def _recorded(recording) -> SecondMoments:
-    """v̄ as (η/η_eff)², with η and η_eff summed over groups, because a group with η = 0 says nothing about v̄."""
+    """v̄ as (η·gain/η_eff)², where the gain is η_eff/η at v̄ = 1: 1/(1−β) of RMSprop, and 1 of Adam.
+
+    η and η_eff are summed over groups, because a group with η = 0 says nothing about v̄.
+    """
     missing = [name for name in ("step", "lr", "effective_lr") if name not in recording.variables]
     if missing:
         raise InputError(f"the recording lacks {' and '.join(missing)}, which a translation of weight decay needs")
@@ -152,14 +157,34 @@ def _recorded(recording) -> SecondMoments:
         return SecondMoments(
             steps, np.full(len(steps), math.nan), f"whether a recording of {name} has it is unknown, so give v̄ itself"
         )
+    gain = _gain(CATALOG[name], groups_of(recording) if "optimizer_arguments" in recording.attrs else [{}])
     with np.errstate(all="ignore"):
-        v = (lr / effective_lr)[lr > 0] ** 2
+        v = (gain * lr / effective_lr)[lr > 0] ** 2
     v = np.where((v > 0) & np.isfinite(v), v, math.nan)
     return SecondMoments(steps, v, f"it is unknown or 0 in {np.isnan(v).sum()} of the recorded steps")
 
 
+def _gain(entry: Entry, groups: list[dict[str, Any]]) -> float:
+    """η_eff/η at v̄ = 1; NaN where groups differ in it, because one η_eff is recorded for all of them."""
+    each = {_effective_lr(entry.family(**own), 1.0, 1.0) for own in direction_arguments(entry, groups)}
+    return each.pop() if len(each) == 1 else math.nan
+
+
 def _is_adaptive(direction: Direction) -> bool:
-    return math.isnan(_effective_lr(direction, 1.0, math.nan))
+    """Whether η_eff is known where v̄ is known, and only there."""
+    return _is_translated(direction) and math.isnan(_effective_lr(direction, 1.0, math.nan))
+
+
+def _is_translated(direction: Direction) -> bool:
+    """Whether η_eff is made of η and v̄ alone, in every step, and v is a running mean: a sum of squares is not v̄."""
+    if isinstance(direction, RAdam) or getattr(direction, "by_tensor", False):
+        return False
+    if not math.isfinite(_effective_lr(direction, 1.0, 1.0)):
+        return False
+    memory = direction.rest(math.nan)
+    steady = memory._replace(**{name: 1.0 for name in SECOND_MOMENTS if name in memory._fields})
+    after = direction.remember(steady, Step(math.nan, 1.0, 1.0, k=math.inf))
+    return all(abs(getattr(after, name) - 1) < SAME_NUMBER for name in ("v",) if name in memory._fields)
 
 
 def _effective_lr(direction: Direction, lr: float, v: float) -> float:
@@ -196,6 +221,12 @@ def _check_rule(role: str, rule: UpdateRule, moments: SecondMoments) -> None:
     for name, value in (("lr", rule.lr_at(0)), ("weight_decay", rule.weight_decay)):
         if np.ndim(value) or is_symbolic(value):
             raise InputError(f"{name} of {role} = {value} is not one number: translate each parameter group by itself")
+    if isinstance(rule.decay, Stable | L2) and not _is_translated(rule.direction):
+        raise InputError(
+            f"{role} = {rule} decays in proportion to η_eff, and the η_eff of {type(rule.direction).__name__} is not"
+            " made of η and v̄ alone: only its decoupled decay can be translated. Record a run with each weight decay"
+            " and compare decay_rate"
+        )
 
 
 def _check_same_run(rule: UpdateRule, recording: Any) -> None:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from swd_dynamics.arithmetic import mean
+from swd_dynamics.crosscheck.adaptive_variants import adaptive_variant
 from swd_dynamics.crosscheck.variants import AdamVariant, MomentumVariant
 from swd_dynamics.rules.decay import DECAYS, Decay, NoDecay
-from swd_dynamics.rules.directions import Adam, AMSGrad, HeavyBall, Nesterov
+from swd_dynamics.rules.directions import Adam, AMSGrad, HeavyBall, Nesterov, RMSprop
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.tables import Table
 
@@ -179,6 +180,32 @@ def _adam(stable_only: bool = False, **changed) -> Callable[[AlteredRule], Alter
     return change
 
 
+def _adaptive(**changed) -> Callable[[AlteredRule], AlteredRule | None]:
+    """A change of the other adaptive directions; None where a direction has no such line or is written so already."""
+
+    def change(altered: AlteredRule) -> AlteredRule | None:
+        variant = adaptive_variant(altered.rule.direction)
+        own = {name: getattr(variant, name, None) for name in changed}
+        has_place = "eps_at" not in changed or changed["eps_at"] in getattr(variant, "places", ())
+        if variant is None or None in own.values() or own == changed or not has_place:
+            return None
+        return altered.with_direction(replace(variant, **changed))
+
+    return change
+
+
+def _either(*changes: Callable[[AlteredRule], AlteredRule | None]) -> Callable[[AlteredRule], AlteredRule | None]:
+    """The first of the changes for which the rule has a place."""
+    return lambda altered: next((new for change in changes if (new := change(altered)) is not None), None)
+
+
+def _lr_in_momentum(altered: AlteredRule) -> AlteredRule | None:
+    direction = altered.rule.direction
+    has_momentum = isinstance(direction, RMSprop) and np.any(direction.momentum != 0)
+    found = has_momentum or _momentum(lambda m: m)(altered) is not None
+    return replace(altered, lr_in_momentum=True) if found else None
+
+
 def _mean_within(labels: str) -> Callable[[AlteredRule], Callable]:
     """A mean over each tensor or each group, as a value of each of its weights."""
 
@@ -239,7 +266,7 @@ NEAR_RULES = Table(
         "first-lr": NearRule("every step has the learning rate of the first step", "lr", _first_lr),
         "lr-in-momentum": NearRule(
             "η is inside the momentum buffer, so that a change of η does not affect the gradients in it", "lr in m",
-            lambda altered: _momentum(lambda m: m)(altered) and replace(altered, lr_in_momentum=True),
+            _lr_in_momentum,
         ),
         "momentum-average": NearRule(
             "the momentum is a running mean from 0: gradients enter with weight 1 − β, also the first", "m",
@@ -267,9 +294,13 @@ NEAR_RULES = Table(
         "no-momentum": NearRule(
             "there is no momentum", "m", _momentum(lambda m: replace(m, momentum=0.0, gain=1.0))
         ),
-        "eps-inside": NearRule("ε is inside the square root", "ε", _adam(eps_at="inside")),
-        "eps-before-correction": NearRule("ε is added before v is bias-corrected", "ε", _adam(eps_at="before")),
-        "no-eps": NearRule("there is no ε", "ε", _adam(eps_at="none")),
+        "eps-inside": NearRule(
+            "ε is inside the square root", "ε", _either(_adam(eps_at="inside"), _adaptive(eps_at="inside"))
+        ),
+        "eps-before-correction": NearRule(
+            "ε is added before v is bias-corrected", "ε", _either(_adam(eps_at="before"), _adaptive(eps_at="before"))
+        ),
+        "no-eps": NearRule("there is no ε", "ε", _either(_adam(eps_at="none"), _adaptive(eps_at="none"))),
         "eps-maximum": NearRule("ε is a lower bound: the step is divided by max(√v̂, ε)", "ε", _adam(eps_at="maximum")),
         "no-correction": NearRule("the bias correction of both moments is missing", "correction", _adam(corrects="")),
         "no-correction-of-m": NearRule("the bias correction of m is missing", "correction", _adam(corrects="v")),
@@ -300,6 +331,18 @@ NEAR_RULES = Table(
         ),
         "mean-of-means": NearRule(
             "v̄ is a mean of the tensors' means, not of all weights", "average", _adam(True, average=_mean_of_means)
+        ),
+        "eps-after-correction": NearRule("ε is added after v is bias-corrected", "ε", _adaptive(eps_at="outside")),
+        "eps-in-step": NearRule("ε is added to u in the move, not to |g|", "ε", _adaptive(eps_at="in step")),
+        "eps-not-in-s": NearRule("ε is not added to s", "s", _adaptive(eps_in_s=False)),
+        "v-from-1": NearRule("v starts at 1, not at 0", "v", _adaptive(first_v=1.0)),
+        "no-momentum-schedule": NearRule("the momentum is β₁ in every step", "μ", _adaptive(scheduled=False)),
+        "product-in-float32": NearRule(
+            "the product of the momenta is kept in float32, which is torch's default dtype", "Π",
+            _adaptive(product_in_float32=True),
+        ),
+        "rectified-from-4": NearRule(
+            "v is used from 4 effective terms on, as in the paper", "few", _adaptive(few=4)
         ),
     },
 )  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import Entry
 from swd_dynamics.rules.gate import as_entry, as_rule
+from swd_dynamics.rules.shaped import is_by_tensor, shaped
 from swd_dynamics.rules.update import UpdateRule
 
 if TYPE_CHECKING:
@@ -63,15 +64,56 @@ def recorded_rule(name: str | Entry, recording: "xarray.Dataset") -> UpdateRule:
     """
     entry = as_entry(name)
     groups = groups_of(recording)
-    accepted = set(inspect.signature(entry.family).parameters)
-    directions = [{key: _tuple(v) for key, v in group.items() if key in accepted} for group in groups]
+    directions = direction_arguments(entry, groups)
     if any(direction != directions[0] for direction in directions):
+        accepted = sorted(inspect.signature(entry.family).parameters)
         raise InputError(
-            f"the groups differ in {', '.join(sorted(accepted))}, but a rule has the same numbers for all groups,"
+            f"the groups differ in {', '.join(accepted)}, but a rule has the same numbers for all groups,"
             " except for lr and weight_decay"
         )
     decay = per_weight([group.get("weight_decay", 0.0) for group in groups], recording)
     return entry(recorded_lr(recording), weight_decay=decay, **directions[0])
+
+
+def direction_arguments(entry: Entry, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The arguments of the entry's direction that each group of an optimizer has.
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import CATALOG
+    >>> direction_arguments(CATALOG["SGD"], [{"lr": 0.5, "momentum": 0.25, "fused": None}])
+    [{'momentum': 0.25}]
+    """
+    accepted = set(inspect.signature(entry.family).parameters)
+    return [{key: _tuple(value) for key, value in group.items() if key in accepted} for group in groups]
+
+
+def with_shapes(rule: UpdateRule, recording: "xarray.Dataset") -> UpdateRule:
+    """The rule over the vector of all recorded weights, for a rule that looks at the shapes of the optimizer's tensors.
+
+    Raises
+    ------
+    InputError
+        If the rule needs the shapes and the recording does not say them.
+
+    Examples
+    --------
+    >>> import xarray
+    >>> from swd_dynamics.rules import Muon
+    >>> recording = xarray.Dataset(attrs={"parameter_shapes": "[[2, 3], [4, 1]]"})
+    >>> with_shapes(UpdateRule(0.1, Muon()), recording).direction.shapes
+    ((2, 3), (4, 1))
+    """
+    if not is_by_tensor(rule):
+        return rule
+    try:
+        shapes = tuple(map(tuple, json.loads(recording.attrs["parameter_shapes"])))
+    except (KeyError, ValueError, TypeError):
+        raise InputError(
+            f"the recording does not say the shapes of its tensors (attribute parameter_shapes), but a step of"
+            f" {type(rule.direction).__name__} depends on them"
+        ) from None
+    return shaped(rule, shapes)
 
 
 def named_rule(name: str | Entry, arguments: dict[str, Any]) -> UpdateRule:
@@ -96,11 +138,12 @@ def named_rule(name: str | Entry, arguments: dict[str, Any]) -> UpdateRule:
         raise InputError(
             f"the optimizer's lr is {arguments.get('lr')!r}, which is not a number: give lr=1e-3, for example"
         )
-    accepted = {"lr", *inspect.signature(entry.family).parameters}
+    parameters = inspect.signature(entry.family).parameters
+    accepted = {"lr", *parameters}
     taken = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items() if key in accepted}
     taken["weight_decay"] = arguments.get("weight_decay", 0.0)
     for key, value in taken.items():
-        if not all(isinstance(each, int | float) for each in (value if isinstance(value, tuple) else [value])):
+        if not _is_numbers(value) and not (key in parameters and _is_choice(parameters[key].default)):
             raise InputError(
                 f"the optimizer's {key} is {value!r}, which the rule {entry.name} cannot take: it needs numbers;"
                 f" if the optimizer takes numbers too, give them with --args {key}=…"
@@ -150,6 +193,15 @@ def per_weight(values: list[float], recording):
     if all(value == values[0] for value in values):
         return values[0]
     return np.asarray(values)[np.asarray(recording["weight_group"], dtype=int)]
+
+
+def _is_numbers(value: Any) -> bool:
+    return all(isinstance(each, int | float) for each in (value if isinstance(value, tuple) else [value]))
+
+
+def _is_choice(default: Any) -> bool:
+    """Whether an argument may be something else than numbers, as its default shows; the direction checks its value."""
+    return not _is_numbers(default)
 
 
 def _tuple(value):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from swd_dynamics.crosscheck.causes import NO_CAUSE, explanation
-from swd_dynamics.crosscheck.recorded_rule import rule_of_recording
+from swd_dynamics.crosscheck.recorded_rule import rule_of_recording, with_shapes
 from swd_dynamics.crosscheck.stepping import allowed_departure, departures, largest_error, norms_of, wrong_by
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import Entry
@@ -78,7 +78,7 @@ def replay(
     allowed = allowed_departure(len(gradients), eps)
     rule = rule_of_recording(rule, recording)
     _check_fit(rule, theta.shape[1])
-    departure = np.array(list(departures(rule, theta, gradients)))
+    departure = np.array(list(departures(with_shapes(rule, recording), theta, gradients)))
     outside = ~(departure <= allowed)
     worst = float(np.max(departure / allowed)) if np.isfinite(departure).all() else float("inf")
     steps = f"{len(gradients)} step{'s' * (len(gradients) != 1)}"

@@ -10,6 +10,8 @@ from swd_dynamics.optim.sgds import SGDS
 from swd_dynamics.optim.sgdw import SGDW
 from swd_dynamics.tables import Table, listed, preset
 
+IN_NEWER_TORCH = {"MuonW": getattr(torch.optim, "Muon", None)}  # torch has Muon since version 2.9
+
 ABOUT = """The real optimizers by name: each is called with parameters and torch's arguments.
 
 OPTIMIZERS["AdamS"](model.parameters(), lr=1e-3), or OPTIMIZERS.AdamS(model.parameters(), lr=1e-3)
@@ -37,4 +39,16 @@ OPTIMIZERS: Table[Callable[..., torch.optim.Optimizer]] = Table(
     AMSGradW=preset(torch.optim.AdamW, amsgrad=True),
     AMSGradS=preset(AdamS, amsgrad=True),
     AdaiS=AdaiS,
+    RMSprop=torch.optim.RMSprop,
+    Adagrad=torch.optim.Adagrad,
+    Adadelta=torch.optim.Adadelta,
+    Adamax=torch.optim.Adamax,
+    NAdam=torch.optim.NAdam,
+    NAdamW=preset(torch.optim.NAdam, decoupled_weight_decay=True),
+    RAdam=torch.optim.RAdam,
+    RAdamW=preset(torch.optim.RAdam, decoupled_weight_decay=True),
+    AdafactorW=torch.optim.Adafactor,
+    Rprop=torch.optim.Rprop,
+    ASGD=torch.optim.ASGD,
+    **{name: kind for name, kind in IN_NEWER_TORCH.items() if kind},
 )

@@ -226,10 +226,10 @@ class Rates:
         if self.known.is_decoupled is None:
             return self._published_in(g, "effective_lr")
         group = self._groups[g]
-        gain = UNKNOWN if self.known.gain is None else self.known.gain(group)
-        if self.known.gain is None:
+        gain = None if self.known.gain is None else self.known.gain(group)
+        if gain is None:
             name = class_name(self.optimizer)
-            self._unknown(f"the effective learning rate of {name} is not known")
+            gain = self._unknown(f"the effective learning rate of {name} is not known")
         elif math.isnan(gain):
             why = f"with momentum = {group['momentum']} the momentum never dies out"
             self._unknown(f"no effective learning rate exists: {why}")
@@ -239,7 +239,7 @@ class Rates:
         group, kind = self.optimizer.param_groups[g], class_name(self.optimizer)
         if not any(each in group for each in PUBLISHED):
             return self._unknown(
-                f"{kind} is neither torch's SGD, Adam or AdamW nor publishes decay_rate and effective_lr"
+                f"{kind} is neither an optimizer that is known here nor publishes decay_rate and effective_lr"
             )
         if not self._published[g].is_written:
             has = " and ".join(each for each in PUBLISHED if each in group)

@@ -8,7 +8,27 @@ from typing import Any
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.decay import DECAYS, Decay
 from swd_dynamics.rules.direction import Direction
-from swd_dynamics.rules.directions import Adai, Adam, AMSGrad, sgd_family
+from swd_dynamics.rules.directions import (
+    ASGD,
+    AdaBelief,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adai,
+    Adam,
+    Adamax,
+    AMSGrad,
+    Lion,
+    Muon,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+    ScheduleFreeAdam,
+    ScheduleFreeSGD,
+    Signum,
+    sgd_family,
+)
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.tables import Table, likeness
 
@@ -22,7 +42,45 @@ MEANINGS = {
     "betas": "β₁ and β₂, each in [0, 1), of the running means of the gradient and of its square",
     "eps": "ε ≥ 0, which is added to √v̂",
     "Adai.betas": "β₀ > 0 and β₂ in [0, 1): β₁ = 1 − β₀·v̂/v̄ of each weight, and v is the running mean with β₂",
+    "Signum.momentum": "β in [0, 1), of the running mean of the gradient; 0 is the sign of the gradient itself",
+    "Lion.betas": "β₁ of the gradients in a move and β₂ of the gradients that are remembered, each in [0, 1)",
+    "Muon.nesterov": "whether u looks one gradient ahead of m",
+    "Muon.eps": "ε ≥ 0, the least norm by which u is divided",
+    "ns_coefficients": "a, b and c of a Newton–Schulz step X ← aX + (bA + cA²)X, A = XXᵀ",
+    "ns_steps": "the number of Newton–Schulz steps, less than 100",
+    "adjust_lr_fn": 'what s is: "original" or None, or "match_rms_adamw"',
+    "beta2_decay": "γ ≤ 0: the newest g² has the weight k^γ in the running mean of step k",
+    "d": "the largest root mean square of a move relative to the weights, at least 1",
+    "Adafactor.eps": "ε₁ ≥ 0 or None, the least √v; and ε₂ ≥ 0, the least root mean square of the weights",
+    "etas": "η⁻ in (0, 1) and η⁺ > 1, by which a step size is multiplied where the gradient's sign changes or not",
+    "step_sizes": "the least and the largest step size of a weight",
+    "lambd": "l ≥ 0, of torch's own decay lθ and of ηₖ",
+    "ASGD.alpha": "α ≥ 0, the power by which ηₖ decreases",
+    "ASGD.coarse": "whether ηₖ is rounded to float32, as torch's is",
+    "warmup_steps": "the number of steps in which η rises in proportion to k; 0 for none",
+    "r": "the power of k in a step's weight in the average",
+    "weight_lr_power": "q, the power of the largest η so far in a step's weight in the average",
+    "ScheduleFreeSGD.momentum": "β in (0, 1): gradients are taken at y = (1−β)z + βx",
+    "ScheduleFreeAdam.betas": "β in (0, 1), of y = (1−β)z + βx; β₂ in [0, 1), of the running mean of g²",
+    "decay_at_y": "l ≥ 0, the authors' own decay in the step of z; weight_decay is another decay, of θ",
+    "coarse": "whether Newton–Schulz steps are rounded to bfloat16, as torch's are",
     "Adai.eps": "ε in (0, 1): the largest β₁ is 1 − ε",
+    "RMSprop.alpha": "α in [0, 1), of the running mean v of the squared gradient",
+    "centered": "whether the square of the gradients' running mean is subtracted from v, so that v is a variance",
+    "RMSprop.momentum": "β in [0, 1), of the sum of the moves; 0 is no momentum",
+    "RMSprop.eps": "ε ≥ 0, which is added to √v",
+    "lr_decay": "δ ≥ 0: the move of step k is divided by 1 + (k − 1)·δ",
+    "initial_accumulator_value": "v₀ ≥ 0, which v has before the first step",
+    "Adagrad.eps": "ε ≥ 0, which is added to √v",
+    "rho": "ρ in [0, 1), of the running means of the squares of the gradient and of the move",
+    "Adadelta.eps": "ε ≥ 0, which is added to both running means inside their roots",
+    "Adamax.betas": "β₁ and β₂, each in [0, 1): of the running mean, and by which the largest |g| decays in each step",
+    "Adamax.eps": "ε ≥ 0, which is added to |g|",
+    "momentum_decay": "ψ ≥ 0, the speed with which β₁ comes to its full value: μₖ = β₁(1 − ½·.96^(kψ))",
+    "RAdam.betas": "β₁ in [0, 1) and β₂ in (⅔, 1), of the running means of the gradient and of its square",
+    "RAdam.eps": "ε ≥ 0, which is added to √v before its bias correction",
+    "AdaBelief.betas": "β₁ and β₂, each in [0, 1), of the running means of the gradient and of (g − m)²",
+    "AdaBelief.eps": "ε ≥ 0, which is added to s in every step, and to √ŝ",
 }
 
 # Where the decay enters, by the name of its mode, as the first line of an entry's docstring says it.
@@ -90,7 +148,7 @@ def _documented(entry: Entry) -> str:
     formulas = (getdoc(family) or "").partition("\nExamples\n")[0].strip()
     arguments = []
     for name in entry.__signature__.parameters:
-        arguments += [name, f"    {MEANINGS.get(f'{family.__name__}.{name}', MEANINGS[name])}"]
+        arguments += [name, f"    {MEANINGS.get(f'{family.__name__}.{name}') or MEANINGS[name]}"]
     title = f"{entry.name.removesuffix(entry.decay.suffix)} with {WHERE[mode]}."
     parts = [
         title,
@@ -107,6 +165,21 @@ FAMILIES: dict[str, Callable[..., Direction]] = {
     "Adam": Adam,
     "AMSGrad": AMSGrad,
     "Adai": Adai,
+    "RMSprop": RMSprop,
+    "Adagrad": Adagrad,
+    "Adadelta": Adadelta,
+    "Adamax": Adamax,
+    "NAdam": NAdam,
+    "RAdam": RAdam,
+    "AdaBelief": AdaBelief,
+    "Signum": Signum,
+    "Lion": Lion,
+    "Muon": Muon,
+    "Adafactor": Adafactor,
+    "Rprop": Rprop,
+    "ASGD": ASGD,
+    "ScheduleFreeSGD": ScheduleFreeSGD,
+    "ScheduleFreeAdam": ScheduleFreeAdam,
 }
 
 # The default weight decays that are not 0: torch's for decoupled decay, the authors' (2011.11152) for stable decay.
@@ -115,14 +188,21 @@ WEIGHT_DECAYS = {
     "AdamS": 1e-4,
     "AMSGradW": 1e-2,
     "AMSGradS": 1e-4,
+    "MuonW": 0.1,
 }
 
 # Well-known optimizers without a rule here. Their names look like names of the catalogue, which they are not slips of.
 OTHERS = (
-    *("Adadelta", "Adafactor", "Adagrad", "Adamax", "ASGD", "LBFGS", "Muon", "NAdam", "RAdam", "RMSprop", "Rprop"),
-    *("AdaBelief", "AdaBound", "AdamP", "Adan", "ADOPT", "LAMB", "LARS", "Lion", "Lookahead", "MADGRAD", "Novograd"),
-    *("Prodigy", "Ranger", "ScheduleFree", "SGDP", "Shampoo", "SOAP", "Sophia", "SparseAdam", "Tiger", "Yogi"),
+    *("AdaBound", "AdamP", "Adan", "ADOPT", "LAMB", "LARS", "LBFGS", "Lookahead", "MADGRAD", "Novograd", "Prodigy"),
+    *("Ranger", "SGDP", "Shampoo", "SOAP", "Sophia", "SparseAdam", "Tiger", "Yogi"),
 )
+# Why some of them cannot have a rule, whoever writes it.
+NO_RULE = {
+    "LBFGS": "LBFGS is not a rule: one step evaluates the loss and the gradient up to 20 times, but a rule takes a step"
+    " with one gradient",
+    "SparseAdam": "SparseAdam is not a rule: a step changes only weights for which a sparse gradient has an entry, but"
+    " a rule changes every weight",
+}
 SLIP = 0.6  # likeness from which a name counts as a misspelt name of the catalogue; "Adms" is .89 like AdamS
 
 
@@ -131,6 +211,8 @@ def _advice(name: str) -> str:
     other = next((other for other in OTHERS if name.lower().startswith(other.lower())), None)
     if not other and max(likeness(name, known) for known in CATALOG) >= SLIP:
         return ""
+    if other in NO_RULE:
+        return f"{NO_RULE[other]}. audit and record take any torch optimizer without a rule"
     name = other if other and other.lower() == name.lower() else name
     return (
         f"there is no rule for {name} here; the rules are {', '.join(CATALOG)}. audit works for any torch optimizer"

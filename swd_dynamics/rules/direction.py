@@ -51,7 +51,8 @@ class Direction(Protocol):
        uses the new ``a``, the new ``a`` must not use the new ``b``.
     8. θ may be several tensors, each with its own shape (:class:`swd_dynamics.arithmetic.Tensors`). A direction that
        treats every weight alike needs nothing for this. A direction that treats a tensor as a matrix applies a function
-       to each tensor with ``each``. It has no derivation if that function looks at shapes.
+       to each tensor with ``each``. If that function looks at shapes, the direction has no derivation, and its class
+       says ``by_tensor = True``: replay and verify then give θ as the tensors that the optimizer has.
 
     Examples
     --------

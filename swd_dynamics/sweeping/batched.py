@@ -12,6 +12,7 @@ from torch.func import grad, grad_and_value, vmap
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules import State
 from swd_dynamics.rules.decay import L2
+from swd_dynamics.rules.shaped import is_by_tensor
 from swd_dynamics.sweeping.outcome import CURVES, NUMBERS, TOO_LARGE, Outcomes
 from swd_dynamics.sweeping.plan import Candidate, Cell, Plan
 from swd_dynamics.sweeping.training import train_cell
@@ -46,15 +47,19 @@ def why_not_batched(plan: Plan) -> str:
     ''
     >>> why_not_batched(planned("network", {"mine": torch.optim.NAdam}, {"lr": [0.1]}, steps=1))
     'there is no rule for mine'
+    >>> why_not_batched(planned("network", ["AdafactorW"], {"lr": [0.1]}, steps=1))
+    'a step of AdafactorW depends on the shapes of the tensors'
     """
     first = plan.cells[0]
     for candidate in plan.candidates:
         if candidate.name is None:
             return f"there is no rule for {candidate.label}"
         try:
-            candidate.rule(**plan.arguments(first))
+            rule = candidate.rule(**plan.arguments(first))
         except InputError as error:
             return f"there is no rule for {candidate.label} with these arguments ({error})"
+        if is_by_tensor(rule):
+            return f"a step of {candidate.label} depends on the shapes of the tensors"
     task = plan.task(first.seed)
     if not isinstance(task.batch_loss, DrawnLoss):
         return f"the batch_loss of the task {task.name!r} is not a swd_dynamics.tasks.DrawnLoss"
@@ -189,7 +194,7 @@ class _Training:
             rate = nan * rule.weight_decay if isinstance(rule.decay, L2) else parts.decay_rate
             rate = torch.where(torch.as_tensor(rule.weight_decay) == 0, 0.0, rate)
             effective_lr = rule.direction.effective_lr(parts.memory, parts.step)
-            return parts.state.theta, parts.memory, (rate + 0 * theta[0], effective_lr + 0 * theta[0])
+            return parts.state.theta, parts.memory, ((rate + 0 * theta)[0], (effective_lr + 0 * theta)[0])
 
         over_seeds = vmap(vmap(step), in_dims=(0, 0, 0, None, None))
         self.theta, self.memory, measured = over_seeds(self.theta, self.memory, gradients, self.lr, self.varied)

@@ -1,5 +1,6 @@
 """What follows from a rule, by algebra."""
 
+from swd_dynamics.symbolic.derivable import derivability_table, derivable
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
 from swd_dynamics.symbolic.equilibria import fixed_point
 from swd_dynamics.symbolic.linear import eigenvalues, linear_map
@@ -15,6 +16,8 @@ __all__ = [
     "ModifiedEquation",
     "NotDerivable",
     "NumericEquation",
+    "derivability_table",
+    "derivable",
     "eigenvalues",
     "equations",
     "fixed_point",

@@ -12,6 +12,7 @@ from swd_dynamics.symbolic.form import one_minus
 from swd_dynamics.symbolic.notation import PerWeight, shown_name
 from swd_dynamics.symbolic.order import is_variable
 from swd_dynamics.symbolic.printer import has_decimals, text
+from swd_dynamics.symbolic.size import expanded_terms
 
 # Number of terms of a sum from which other ways to write it are tried, and up to which they are. A sum of
 # 60 terms takes half a second, and no way to write it is short.
@@ -71,6 +72,10 @@ def shortest(expression: Any) -> Expr:
     """Of an expression as it is, factored, and collected by powers, the form whose text is the shortest."""
     masks = _masks(expression)
     masked = _with_masks(expression, masks)
+    if expanded_terms(masked) > MOST:
+        return expression
+    outer = {part: sympy.Dummy("outer") for part in _outer_roots(masked)}
+    masked = masked.xreplace(outer)
     ways = [masked, one_minus(sympy.factor(masked))]
     above, below = sympy.fraction(sympy.together(masked))
     symbols: Any = above.free_symbols
@@ -81,8 +86,15 @@ def shortest(expression: Any) -> Expr:
         ways += _collected(above, below, sorted(gens, key=str))
     terms = sympy.Add.make_args(sympy.expand(above))
     ways += [sympy.Add(*(one_minus(sympy.cancel(term / below)) for term in terms))] if len(terms) <= FEW else []
-    back = {mask: part for part, mask in masks.items()}
-    return cast(Expr, min((expression, *(way.xreplace(back) for way in ways)), key=_length))
+    back, whole = ({mask: part for part, mask in letters.items()} for letters in (masks, outer))
+    return cast(Expr, min((expression, *(way.xreplace(whole).xreplace(back) for way in ways)), key=_length))
+
+
+def _outer_roots(masked: Any) -> set[Any]:
+    """The outermost powers with a root that have other roots in them, whose letters they would hide."""
+    if masked.is_Pow and not masked.exp.is_Integer:
+        return {masked}
+    return set().union(*map(_outer_roots, masked.args))
 
 
 def _length(expression: Any) -> int:
@@ -101,11 +113,13 @@ def _masks(expression: Any) -> dict[Any, Any]:
 def _with_masks(expression: Any, masks: dict[Any, Any]) -> Any:
     inside = {mask: part.base for part, mask in masks.items() if part.is_Pow}
     bases = {base: mask**2 for mask, base in inside.items() if not base.is_Add}
+    # functions first: a letter for √v inside a mean over weights would leave the mean, as a number does
+    expression = expression.xreplace({part: mask for part, mask in masks.items() if not part.is_Pow})
     expression = expression.replace(
         lambda e: e.is_Pow and sympy.sqrt(e.base) in masks and e.exp.is_Rational,
         lambda e: masks[sympy.sqrt(e.base)] ** (2 * e.exp),
     )
-    return expression.xreplace(bases | {part: mask for part, mask in masks.items() if not part.is_Pow})
+    return expression.xreplace(bases)
 
 
 def _collected(above: Expr, below: Expr, powers_of: Sequence[Any]) -> list[Expr]:

@@ -14,6 +14,7 @@ from swd_dynamics.symbolic.lines import equation_lines, formula_lines, terminal_
 from swd_dynamics.symbolic.names import symbol_latex, words_latex
 from swd_dynamics.symbolic.notation import BRACKETS
 from swd_dynamics.symbolic.printer import approximated, has_decimals, latex
+from swd_dynamics.symbolic.size import expanded_terms, written
 from swd_dynamics.symbolic.symbols import SymbolTable, numbers_by_name, table_of
 
 
@@ -30,6 +31,34 @@ class NotDerivable(InputError):
     Traceback (most recent call last):
     swd_dynamics.symbolic.derivation.NotDerivable: the step is linear only with its preconditioner frozen, ...
     """
+
+
+# Number of parts (symbols, numbers and operations, counted wherever they are written) of the longest formula from which
+# anything is derived. The parts of F₁ of known optimizers have up to 260, and derivations from nested signs with up to
+# 1000 end within 2 s. A formula that an iteration makes has 10⁴ to 10⁶, and walks over it do not end.
+LONGEST = 1000
+
+# Number of terms up to which a product of sums is multiplied out. Those of known optimizers have up to 40.
+MOST_TERMS = 1000
+
+
+def refuse_longer(expression: Any, what: str) -> None:
+    """Raise NotDerivable where a formula is too long to derive from; ``what`` names the formula."""
+    if (parts := written(expression)) > LONGEST:
+        raise NotDerivable(
+            f"{what} has {parts} symbols and operations when it is written out, as an iteration inside a step makes"
+            f" them, and nothing is derived from more than {LONGEST}. Steps and a Flow(rule, …, order='state') need no"
+            " formula"
+        )
+
+
+def refuse_wider(expression: Any, what: str) -> None:
+    """Raise NotDerivable where a formula has too many terms once it is multiplied out."""
+    if (terms := expanded_terms(expression)) > MOST_TERMS:
+        raise NotDerivable(
+            f"{what} has up to {terms} terms when it is multiplied out, and more than {MOST_TERMS} have no formula that"
+            " could be read. Give numbers to the rule, or use Flow(rule, …, order='state'), which needs none"
+        )
 
 
 class DerivationStep(NamedTuple):

@@ -20,7 +20,8 @@ RATES = (notation.total_dot, notation.gradient_dot, notation.theta_dot)
 
 def tidy(expression: Expr) -> Expr:
     """The same expression, collected by the rates of change, with each coefficient as one fraction."""
-    means = sorted(expression.atoms(notation.mean), key=_by_rate)
+    expression = cast(Expr, expression.replace(sympy.sign, _of_factors).replace(sympy.Abs, _sizes_of_factors))
+    means = sorted(_kept(expression), key=_by_rate)
     masks = {part: PerWeight(f"mask {i}") for i, part in enumerate(means)}
     size, sign = Letter("size", positive=True), Letter("sign", real=True, nonzero=True)
     parts = {sympy.Abs(notation.total): size, sympy.sign(notation.total): sign, notation.total: sign * size}
@@ -33,12 +34,58 @@ def tidy(expression: Expr) -> Expr:
         lambda e: e.is_Pow and not e.exp.is_Integer and e.base.has(notation.total),
         lambda e: sympy.Pow(cast(Expr, sympy.factor(in_size_and_sign(e.base))), e.exp),
     )
-    plain = sympy.expand(in_size_and_sign(masked))
-    collected = sympy.collect(plain, (*RATES, *masks.values()), evaluate=False)
+    compact, sums = with_letters_below(in_size_and_sign(masked))
+    collected = sympy.collect(sympy.expand(compact), (*RATES, *masks.values()), evaluate=False)
+    each = {rate: cast(Expr, sympy.factor(c)).xreplace(sums) for rate, c in collected.items()}
     back = {size * sign: notation.total, size: sympy.Abs(notation.total), sign: sympy.sign(notation.total)}
     unmask = {mask: part for part, mask in masks.items()}
-    tidied = sympy.Add(*(rate * one_minus(_as_one_fraction(c, sign)).subs(back) for rate, c in collected.items()))
+    tidied = sympy.Add(*(rate * one_minus(_as_one_fraction(c, sign)).subs(back) for rate, c in each.items()))
     return cast(Expr, tidied.xreplace(unmask))
+
+
+def with_letters_below(expression: Any) -> tuple[Any, dict[Any, Any]]:
+    """The expression with a letter for each sum by which something is divided, and what each letter stands for.
+
+    Otherwise powers of these sums are multiplied out: RMSprop with momentum then has hundreds of terms instead of ten.
+
+    Examples
+    --------
+    >>> from sympy.abc import a, b
+    >>> with_letters_below((1 + a) / (a + b) ** 2)
+    ((a + 1)/sum 0**2, {sum 0: a + b})
+    """
+    below = {power.base for power in expression.atoms(sympy.Pow) if power.exp.is_negative and power.base.is_Add}
+    letters = {
+        base: Letter(f"sum {i}", positive=True) if base.is_positive else Letter(f"sum {i}")
+        for i, base in enumerate(sorted(below - {*_inside(below)}, key=str))
+    }
+    return expression.xreplace(letters), {letter: base for base, letter in letters.items()}
+
+
+def _inside(sums: set[Any]) -> set[Any]:
+    """The sums of a set that are parts of other ones."""
+    return {part for part in sums if any(other != part and other.has(part) for other in sums)}
+
+
+def _of_factors(inner: Any) -> Any:
+    return sympy.sign(sympy.factor(inner))
+
+
+def _sizes_of_factors(inner: Any) -> Any:
+    return sympy.Abs(sympy.factor(inner))
+
+
+def _kept(expression: Any) -> set[Any]:
+    """The outermost functions of G that are kept as they are: means, and all others but sign(G) and |G|."""
+    if isinstance(expression, notation.mean):
+        return {expression}
+    if isinstance(expression, sympy.Function) and expression.has(notation.total):
+        return set() if expression.args == (notation.total,) and _is_kink(expression) else {expression}
+    return set().union(*map(_kept, expression.args))
+
+
+def _is_kink(function: Any) -> bool:
+    return isinstance(function, sympy.sign | sympy.Abs)
 
 
 def gathered(sum_: Any) -> Any:
@@ -63,7 +110,7 @@ def _by_rate(mean: Any) -> tuple[bool, str]:
     return not mean.has(*RATES), str(mean)
 
 
-def _as_one_fraction(coefficient: Expr, sign: Symbol) -> Expr:
+def _as_one_fraction(coefficient: Any, sign: Symbol) -> Expr:
     """A coefficient as one fraction, factored, with sign² = 1.
 
     The powers of the sign are taken out first and the fraction is factored before it is expanded: in the other order

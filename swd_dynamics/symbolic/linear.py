@@ -6,7 +6,7 @@ the value at which it comes to rest.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import sympy
@@ -19,6 +19,8 @@ from swd_dynamics.symbolic.form import by_curvature, one_minus
 from swd_dynamics.symbolic.modified import affine
 from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, primed, symbols_of, z
+from swd_dynamics.symbolic.printer import text
+from swd_dynamics.symbolic.tangent import SMOOTH, at_small_gradients, mean_at_rest, same_at_samples
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
 # Number of entries of the state up to which results are derived in symbols. With 4 that takes seconds, with 6 minutes,
@@ -135,13 +137,9 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
     total = settled.total.xreplace({notation.gradient: pull})
     state = (notation.theta, *active)
     after = [settled.update.xreplace(new), *(new[primed(symbol)] for symbol in active)]
-    after = Matrix([expression.xreplace({notation.total: total}) for expression in after])
-    slopes = after.jacobian(state)
-    if slopes.free_symbols & set(state) and slopes.applyfunc(sympy.cancel).free_symbols & set(state):
-        raise NotDerivable(
-            f"with {_frozen_names(frozen_roots) or 'nothing'} frozen the step is still not linear in {_names(state)}"
-        )
-    matrix = slopes.applyfunc(by_curvature)
+    after, said = at_small_gradients(Matrix(after), settled, active)
+    after = after.xreplace({notation.total: total})
+    matrix = after.jacobian(state).applyfunc(by_curvature)
     constant = after.subs(dict.fromkeys(state, 0)).applyfunc(by_curvature)
     frozen = _frozen_names(frozen_roots)
     unreached = _names(s for s in settled.memory if s not in active and symbol_text(s) not in frozen.split(" and "))
@@ -153,6 +151,7 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
             else []
         ),
         *([f"{unreached} does not depend on the gradients, and is at its limit"] if unreached else []),
+        *(each for each in said if each not in settled.conditions),
     )
     mapped = sympy.MatAdd(sympy.MatMul(matrix, Matrix(state), evaluate=False), constant, evaluate=False)
     matrix_step = stated(
@@ -181,11 +180,7 @@ def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Exp
     settled = _hold_sizes(_hold_squares(settled))
     entries = dict(zip(settled.memory, settled.remembered, strict=True))
     frozen = {symbol for symbol, expression in entries.items() if expression == symbol}
-    resting: dict[Symbol, Expr] = {s: s for s in frozen}
-    for symbol, expression in entries.items():
-        others = expression.free_symbols & {*settled.memory, notation.theta, notation.total}
-        if symbol not in frozen and not others - frozen - {symbol}:
-            resting[symbol] = _rest_point(symbol, expression)
+    resting = _resting(entries, frozen)
     roots = {symbol: PerWeight(f"root_{symbol.name}", positive=True) for symbol in frozen}
     squares = {symbol: root**2 for symbol, root in roots.items()}
     changes = {symbol: value.xreplace(squares) for symbol, value in resting.items()}
@@ -194,10 +189,10 @@ def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Exp
     means = {mean for e in (held.decay_rate, held.move, *held.remembered) for mean in e.atoms(notation.mean)}
     active = tuple(s for s in settled.memory if s not in resting)
     moving = {notation.theta, notation.total, *active, *map(primed, active)}
-    if coupled := [mean for mean in means if mean.free_symbols & moving]:
-        raise NotDerivable(
-            f"a mean over weights couples them, {coupled[0]}: a linear map of one weight needs it frozen"
-        )
+    if coupled := {mean: mean_at_rest(mean, moving) for mean in means if mean.free_symbols & moving}:
+        held = held.map(lambda e: e.xreplace(coupled))
+        held = replace(held, conditions=(*held.conditions, SMOOTH))
+        means = {mean for e in (held.decay_rate, held.move, *held.remembered) for mean in e.atoms(notation.mean)}
     mean_roots = {mean: Letter(f"root_{i}", positive=True) for i, mean in enumerate(sorted(means, key=str))}
     held = held.map(lambda e: e.xreplace({mean: root**2 for mean, root in mean_roots.items()}))
     back: dict[Symbol, Any] = {r: sympy.sqrt(PerWeight(symbol.name, positive=True)) for symbol, r in roots.items()}
@@ -209,6 +204,18 @@ def _frozen(settled: Trace) -> tuple[Trace, tuple[Symbol, ...], dict[Symbol, Exp
     )
     back |= {letter: power.xreplace(back) for power, letter in letters.items()}
     return held, active, back
+
+
+def _resting(entries: dict[Symbol, Expr], frozen: set[Symbol]) -> dict[Symbol, Expr]:
+    """Where the entries come to rest that hear of no gradient but through frozen entries, one after another."""
+    resting: dict[Symbol, Expr] = {symbol: symbol for symbol in frozen}
+    moving = {*entries, notation.theta, notation.total} - frozen
+    while True:
+        waiting: dict[Symbol, Any] = {s: e.xreplace(resting) for s, e in entries.items() if s not in resting}
+        ready = {s: e for s, e in waiting.items() if not e.free_symbols & moving - {s}}
+        if not ready:
+            return resting
+        resting |= {symbol: _rest_point(symbol, expression) for symbol, expression in ready.items()}
 
 
 def _hold_squares(settled: Trace) -> Trace:
@@ -250,16 +257,31 @@ def _hold_sizes(settled: Trace) -> Trace:
     for symbol, expression in entries.items():
         heard = moving & expression.free_symbols - {symbol}
         turned = expression.xreplace({other: -other for other in heard})
-        if heard and sympy.expand(turned - expression) == 0:
-            settled = settled.map(lambda e, held={expression: symbol}: e.xreplace(held))
+        if heard and same_at_samples(turned, expression):
+            # Entries that hear of this entry may hear of sizes alone once this entry is constant.
+            return _hold_sizes(settled.map(lambda e, sum_=expression, symbol=symbol: _held(e, sum_, symbol)))
     return settled
 
 
+def _held(expression: Any, sum_: Any, symbol: Symbol) -> Any:
+    """The expression with the symbol for a sum, also where the sum is a part of a longer sum, as in βu + γδ² + ε."""
+    if not sum_.is_Add:
+        return expression.xreplace({sum_: symbol})
+    parts = {*sum_.args}
+    return expression.replace(
+        lambda e: e.is_Add and parts <= {*e.args},
+        lambda e: symbol + sympy.Add(*(term for term in e.args if term not in parts)),
+    )
+
+
 def _rest_point(symbol: Symbol, expression: Expr) -> Expr:
-    solutions = sympy.solve(expression - symbol, symbol)
-    if len(solutions) != 1:
-        raise NotDerivable(f"the memory entry {symbol.name} has {len(solutions)} rest points; one is needed")
-    return solutions[0]
+    slope, rest = affine(expression - symbol, symbol)
+    if slope == 0:
+        raise NotDerivable(
+            f"the memory entry {symbol_text(symbol)} changes by {text(rest)} in every step and has no rest point: a"
+            " linear map needs one. Use Flow(rule, …, order='state'), in which the memory is a variable"
+        )
+    return cast(Expr, sympy.cancel(-rest / slope))
 
 
 def with_numbers_if_large(matrix: Matrix, known: dict) -> Matrix:

@@ -17,8 +17,8 @@ from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.derivation import Derived, NotDerivable, stated
-from swd_dynamics.symbolic.form import gathered, one_minus, tidy
+from swd_dynamics.symbolic.derivation import Derived, NotDerivable, refuse_longer, refuse_wider, stated
+from swd_dynamics.symbolic.form import gathered, one_minus, tidy, with_letters_below
 from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, maximum, primed
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
@@ -164,7 +164,22 @@ def modified_equation(rule: UpdateRule) -> ModifiedEquation:
     7 steps: print this derivation, or see .steps and .symbols
     """
     letters, values = lettered(rule)
-    return _derive(letters).with_numbers(values, exact(values))
+    equation = _derive(letters)
+    _refuse_growth(letters, exact(values))
+    return equation.with_numbers(values, exact(values))
+
+
+def _refuse_growth(letters: UpdateRule, numbers: dict) -> None:
+    """Raise NotDerivable if a memory entry leaves its rest point, with the numbers that are known."""
+    settled = long_run(trace(letters))
+    at_rest, _ = slow_manifold(settled)
+    for symbol, expression in zip(settled.memory, settled.remembered, strict=True):
+        share = sympy.diff(expression, symbol).xreplace(at_rest).xreplace(numbers)
+        if share.is_number and sympy.Abs(share) > 1:
+            raise NotDerivable(
+                f"the memory entry {symbol.name} is multiplied by {sympy.N(share, 6)} in every step while G is"
+                " constant: it has no rest point. Use Flow(rule, …, order='state'), in which the memory is a variable"
+            )
 
 
 @cached
@@ -183,8 +198,12 @@ def _derive(rule: UpdateRule) -> ModifiedEquation:
     lag += rest
     turn = along(first, moving)
     second = lag - turn / 2
-
-    first, second = one_minus(gathered(first)), tidy(second)
+    if sympy.Tuple(first, second).has(*INFINITE):
+        raise NotDerivable(
+            "the move is infinite where the memory is at rest: something is divided by 0 there. Add an eps to what"
+            " divides, or use Flow(rule, …, order='state'), in which the memory is a variable"
+        )
+    first, second = one_minus(gathered(first)), _tidied(second)
     shown = _in_gradients(settled)
     lags = {symbol: memory1[symbol] - rates0[symbol] for symbol in fast}
     starts = _starting_values(traced, memory0, lags, constants, shown)
@@ -210,7 +229,8 @@ def slow_manifold(settled: Trace) -> tuple[dict[Symbol, Expr], tuple[Symbol, ...
             found[symbol] = symbol
         elif slope == 0:
             raise NotDerivable(
-                f"the memory entry {symbol.name} changes without end while G is constant: it has no slow manifold"
+                f"the memory entry {symbol.name} changes without end while G is constant: it has no rest point, and the"
+                " rule no modified equation. Use Flow(rule, …, order='state'), in which the memory is a variable"
             )
         else:
             found[symbol] = sympy.cancel(-rest / slope) if not rest.has(sympy.Abs) else -rest / slope
@@ -235,7 +255,10 @@ def affine(expression: Expr, symbol: Symbol) -> tuple[Expr, Expr]:
     slope = sympy.expand(sympy.diff(expression, symbol))
     rest = expression.subs(symbol, 0)
     if slope.has(symbol) or slope.has(sympy.nan, sympy.zoo):
-        raise NotDerivable(f"the memory entry {symbol.name} feeds on itself nonlinearly: its rest point has no formula")
+        raise NotDerivable(
+            f"the memory entry {symbol.name} feeds on itself nonlinearly: its rest point has no formula. Use"
+            " Flow(rule, …, order='state'), in which the memory is a variable"
+        )
     return slope, sympy.expand(rest) if slope == 0 else rest
 
 
@@ -305,6 +328,13 @@ def _in_orders(expression: Any, settled: Trace) -> tuple[Expr, Expr]:
     return first, rest
 
 
+def _tidied(expression: Expr) -> Expr:
+    """The expression in its printed form, unless there is too much of it to be read."""
+    refuse_longer(expression, "a part of F₁")
+    refuse_wider(with_letters_below(expression)[0], "a part of F₁")
+    return tidy(expression)
+
+
 def _assumptions(settled: Trace, constants, second: Expr, rest: Expr) -> tuple[str, ...]:
     divided = any(p.exp.is_negative and p.base.has(notation.total) for p in second.atoms(sympy.Pow))
     kinked = divided or second.has(sympy.Abs) or settled.has(sympy.sign)
@@ -329,9 +359,9 @@ def _explain(memory0, memory1, first, lag, turn, second):
         yield stated(
             f"Order 1 of {symbol_text(symbol)}: its lag behind a G that changes",
             Symbol(f"{symbol_text(symbol)}⁽¹⁾"),
-            tidy(correction),
+            _tidied(correction),
         )
     yield stated("Order 0 of (θ′ − θ)/η is the first-order flow", Symbol("F₀"), first)
-    yield stated("Order 1 of (θ′ − θ)/η comes from the lag of the optimizer state", Symbol("U₁"), tidy(lag))
-    yield stated("F₀ changes along the flow: half of this rate of change is subtracted", Symbol("Ḟ₀"), tidy(turn))
+    yield stated("Order 1 of (θ′ − θ)/η comes from the lag of the optimizer state", Symbol("U₁"), _tidied(lag))
+    yield stated("F₀ changes along the flow: half of this rate of change is subtracted", Symbol("Ḟ₀"), _tidied(turn))
     yield stated("F₁ = U₁ − ½·dF₀/dt, with θ̇ = F₀ and ġ the rate of change of g", Symbol("F₁"), second)

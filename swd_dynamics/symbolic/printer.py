@@ -25,6 +25,8 @@ DIGITS = 2
 
 PLACES = 4  # digits after the point up to which a decimal that is exact is shorter to read than a fraction
 
+BRACKETED = (notation.mean, notation.norm, sympy.Abs, sympy.Piecewise)  # functions whose text is in brackets
+
 SUPERSCRIPTS = str.maketrans("0123456789-k", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻ᵏ")
 
 
@@ -208,10 +210,10 @@ class _TextPrinter(_Arranged, StrPrinter):
         if power.is_Rational and power.is_negative:
             return self._unsigned(term_of(expr))
         if power == sympy.Rational(1, 2):
-            bare = base.is_Symbol or isinstance(base, notation.mean) or base.is_Integer
+            bare = base.is_Symbol or isinstance(base, notation.mean | sympy.Piecewise) or base.is_Integer
             return f"√{self._print(base)}" if bare else f"√({self._print(base)})"
         drawn = self._print(base)
-        bare = base.is_Symbol or isinstance(base, notation.mean | sympy.Abs | notation.norm) or base.is_Integer
+        bare = base.is_Symbol or isinstance(base, BRACKETED) or base.is_Integer
         drawn = drawn if bare else f"({drawn})"
         exponent = f"{power.p}/{power.q}".removesuffix("/1") if power.is_Rational else self._print(power)
         raised = re.fullmatch("-?[0-9]+|k", exponent)
@@ -248,6 +250,11 @@ class _TextPrinter(_Arranged, StrPrinter):
 
     def _print_Abs(self, expr):
         return f"|{self._print(expr.args[0])}|"
+
+    def _print_Piecewise(self, expr):
+        *cases, (last, _) = expr.args
+        said = [f"{self._print(value)} if {self._print(condition)}" for value, condition in cases]
+        return f"({', '.join([*said, f'else {self._print(last)}'])})"
 
     def _print_norm(self, expr):
         return f"‖{self._print(expr.args[0])}‖"

@@ -8,10 +8,12 @@ import sympy
 from sympy import Expr, Symbol
 
 from swd_dynamics.arithmetic import OPAQUE
+from swd_dynamics.errors import InputError
 from swd_dynamics.rules.direction import Step
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
+from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, refuse_longer, stated
+from swd_dynamics.symbolic.kinks import between_kinks
 from swd_dynamics.symbolic.names import corrected_text, hatted, symbol_text
 from swd_dynamics.symbolic.notation import (
     GRADIENTS,
@@ -19,16 +21,17 @@ from swd_dynamics.symbolic.notation import (
     SHOWN,
     PerWeight,
     cached,
-    clip,
     decayed,
     exact,
     lettered,
-    maximum,
     own_symbols,
     primed,
     shown_name,
     with_laws,
 )
+
+# The words that become functions of sympy's own.
+FUNCTIONS = ("sqrt", "sign", "absolute", "where", "rounded")
 
 
 @dataclass(frozen=True)
@@ -115,11 +118,21 @@ def trace(rule: UpdateRule) -> Trace:
         conditions=_of_one_name(rule, names),
     )
     if traced.map(without_bias).has(notation.k):
-        raise NotDerivable(
-            f"{type(direction).__name__} depends on the step number other than through decayed(beta, step.k):"
-            " write a bias correction as 1 - decayed(beta, step.k), so that its limit is known"
-        )
+        raise NotDerivable(_of_step_number(direction, traced))
     return traced
+
+
+def _of_step_number(direction: Any, traced: Trace) -> str:
+    """Why a step that depends on its number has no derivation; a power βᵏ has one if it is written as decayed."""
+    formulas = (*traced.remembered, traced.decay_rate, traced.move)
+    powers = set().union(*(formula.atoms(sympy.Pow) for formula in formulas))
+    said = (
+        f"{type(direction).__name__} depends on the step number, and not only through decayed(beta, step.k), which has"
+        " a limit after many steps"
+    )
+    if any(power.exp.has(notation.k) for power in powers):
+        return f"{said}: write a bias correction as 1 - decayed(beta, step.k)"
+    return f"{said}: no two of its steps are alike, so it has no equations. Steps, replay and verify need none"
 
 
 def _of_one_name(rule: UpdateRule, memory: Sequence[str]) -> tuple[str, ...]:
@@ -135,8 +148,20 @@ def _of_one_name(rule: UpdateRule, memory: Sequence[str]) -> tuple[str, ...]:
 
 def _call(method, *symbols):
     """The result of a method for symbols. Where the method fails, it uses more than the words that a rule may use."""
+    result = _called(method, symbols)
+    for formula in result if isinstance(result, tuple) else (result,):
+        if isinstance(formula, sympy.Basic):
+            refuse_longer(formula, _name(method))
+    return result
+
+
+def _called(method, symbols):
     try:
         return method(*symbols)
+    except NotDerivable:
+        raise
+    except InputError as error:
+        raise NotDerivable(f"{_name(method)} has no formula: {error}") from None
     except AttributeError as error:
         if fields := getattr(error.obj, "_fields", ()):
             raise NotDerivable(
@@ -155,7 +180,7 @@ def _received(received: Any) -> str:
 def _unreadable(method, error: Exception) -> str:
     return (
         f"{_name(method)} cannot be read as a formula ({type(error).__name__}: {error}): use + - * / and the"
-        f" words of swd_dynamics.arithmetic, {', '.join(('sqrt', 'sign', *OPAQUE))}, and no if on values"
+        f" words of swd_dynamics.arithmetic, {', '.join((*FUNCTIONS, *OPAQUE))}, and no if on values"
     )
 
 
@@ -174,19 +199,10 @@ def long_run(traced: Trace) -> Trace:
         raise NotDerivable(
             f"{' and '.join(lawless)} has no law in this derivation: only the equations of one step are known"
         )
-    said = {
-        decayed: "many steps were taken, so that bias corrections are 1",
-        maximum: "the maximum holds what it remembers (between its kinks)",
-        clip: "the clip is inactive (between its kinks)",
-        sympy.sign: "no sign changes (between its kinks)",
-    }
-    conditions = (*traced.conditions, *(text for law, text in said.items() if traced.has(law)))
-
-    def settle(expression):
-        expression = without_bias(expression)
-        return expression.replace(maximum, lambda held, new: held).replace(clip, lambda x, low, high: x)
-
-    return replace(traced.map(settle), conditions=conditions)
+    settled, said = between_kinks(traced.map(without_bias), traced.memory)
+    if traced.has(decayed):
+        said = ("many steps were taken, so that bias corrections are 1", *said)
+    return replace(settled, conditions=(*traced.conditions, *said))
 
 
 def trace_steps(traced: Trace) -> tuple[DerivationStep, ...]:

@@ -55,7 +55,9 @@ class Known:
         v̂ = v/(1 − β₂ᵏ). β₂ = 0 if the optimizer does not correct v, None if it has no v.
     divides : bool
         Whether a step is divided by √v̂ + ε, so that η_eff is η·gain/√v̄.
-    gain : callable (group) → float, optional
+    centre : str
+        The key of a mean whose square is subtracted from v, as centred RMSprop does; "" if none.
+    gain : callable (group) → float or None, optional
         η_eff in units of η, or η_eff·√v̄ if a step is divided: how far a unit of gradient moves a
         weight in the end. NaN if the momentum never dies out; None if the gain is not known.
     is_decoupled : callable (group) → bool, optional
@@ -83,7 +85,8 @@ class Known:
     second_moments: tuple[str, ...] = ("max_exp_avg_sq", "exp_avg_sq")
     beta2: Callable[[Group], Any] = _second_beta
     divides: bool = False
-    gain: Callable[[Group], float] | None = None
+    centre: str = ""
+    gain: Callable[[Group], float | None] | None = None
     is_decoupled: Callable[[Group], bool] | None = None
     remembers: Callable[[Group], bool] = lambda group: False
     response: Callable[[Change, Group, Taken], Response] | None = None
@@ -101,7 +104,8 @@ class Known:
 
     def second_moment(self, state: Mapping[str, Any]) -> Any:
         """v of a parameter with this state, or None; with AMSGrad the largest v so far."""
-        return _first(state, self.second_moments)
+        v, centre = _first(state, self.second_moments), state.get(self.centre)
+        return v if v is None or centre is None else v - centre.square()
 
 
 def _first(state: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
@@ -157,12 +161,55 @@ _PUBLISHING_SGD = Known(
     second_moments=(),
     writes_gradients=_in_nesterov,
 )
+_RMSPROP = Known(
+    momenta=("momentum_buffer",),
+    second_moments=("square_avg",),
+    beta2=lambda group: 0.0,
+    divides=True,
+    centre="grad_avg",
+    gain=lambda group: 1 / (1 - beta) if (beta := float(group["momentum"])) < 1 else math.nan,
+    is_decoupled=lambda group: False,
+    remembers=lambda group: True,
+    writes_gradients=_never,
+)
+# With lr_decay η_eff depends on the number of the step.
+_ADAGRAD = replace(
+    _RMSPROP,
+    momenta=(),
+    second_moments=("sum",),
+    centre="",
+    gain=lambda group: 1.0 if group["lr_decay"] == 0 else None,
+)
+# η_eff has a number of its own for each weight, which is not made of v alone.
+_ADADELTA = replace(_ADAGRAD, second_moments=("square_avg",), divides=False, gain=None)
+_ADAMAX = replace(_ADADELTA, momenta=("exp_avg",), second_moments=())
+_NADAM = replace(_ADAM, response=None, by_weight=False)
+# η_eff depends on the number of the step, and the first steps are not divided by √v̂.
+_RADAM = replace(_NADAM, divides=False, gain=None)
 UNKNOWN = Known()
 
 KNOWN: dict[str, Known] = {
     "torch.optim.sgd.SGD": _SGD,
     "torch.optim.adam.Adam": _ADAM,
     "torch.optim.adamw.AdamW": replace(_ADAM, is_decoupled=lambda group: True),
+    "torch.optim.rmsprop.RMSprop": _RMSPROP,
+    "torch.optim.adagrad.Adagrad": _ADAGRAD,
+    "torch.optim.adadelta.Adadelta": _ADADELTA,
+    "torch.optim.adamax.Adamax": _ADAMAX,
+    "torch.optim.nadam.NAdam": _NADAM,
+    "torch.optim.radam.RAdam": _RADAM,
+    "torch.optim._muon.Muon": Known(
+        momenta=("momentum_buffer",),
+        second_moments=(),
+        is_decoupled=lambda group: True,
+        writes_gradients=_never,
+    ),
+    "torch.optim._adafactor.Adafactor": Known(
+        momenta=(),
+        second_moments=(),
+        is_decoupled=lambda group: True,
+        writes_gradients=_never,
+    ),
     # These publish their own R and η_eff.
     "swd_dynamics.optim.sgdw.SGDW": _PUBLISHING_SGD,
     "swd_dynamics.optim.sgds.SGDS": _PUBLISHING_SGD,
@@ -177,8 +224,10 @@ def known(optimizer: torch.optim.Optimizer) -> Known:
     Examples
     --------
     >>> weight = torch.nn.Parameter(torch.zeros(1))
-    >>> known(torch.optim.AdamW([weight])).divides, known(torch.optim.RMSprop([weight])).divides
-    (True, False)
+    >>> known(torch.optim.RMSprop([weight])).second_moments
+    ('square_avg',)
+    >>> known(torch.optim.LBFGS([weight])) is UNKNOWN
+    True
     """
     return KNOWN.get(class_name(optimizer), UNKNOWN)
 

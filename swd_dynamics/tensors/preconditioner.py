@@ -15,8 +15,9 @@ def preconditioner_of(
 ) -> Tensor | None:
     """D, by which an optimizer divides the step of each weight, shape (n,).
 
-    D = √v̂ + ε for Adam, AdamW and AdamS, with v̂ = v/(1 − β₂ᵏ); with AMSGrad v is the largest v so
-    far. D is None for SGD, SGDW, SGDS and AdaiS, whose learning rate is the same for every weight.
+    D = √v̂ + ε for Adam, AdamW, AdamS and NAdam, with v̂ = v/(1 − β₂ᵏ); with AMSGrad v is the largest v
+    so far. For RMSprop and Adagrad D = √v + ε, without bias correction, and with centred RMSprop v is
+    the variance. D is None for SGD, SGDW, SGDS and AdaiS, whose learning rate is the same for every weight.
     A weight that has taken no step when others have taken steps does not move, and its D is ∞.
     Before the first step v̂ is not defined, and D is NaN.
 

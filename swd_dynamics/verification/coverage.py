@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from swd_dynamics.rules.shaped import shaped
 from swd_dynamics.rules.update import State, UpdateRule
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def record_scenarios(factory: Callable[[Any], Any], rule: UpdateRule, steps: int
     if any(recording.attrs["raised"] for recording in recordings):
         return recordings
     steps = max(2, steps // 2)
-    large = replace(LARGE, weight_decay=(_decay_factor(rule, LARGE.gradients(steps, seed)), 1.0))
+    large = LARGE.of_matrices() if recordings[0].attrs["matrices"] else LARGE
+    factor = _decay_factor(shaped(rule, large.all_shapes), large.gradients(steps, seed))
+    large = replace(large, weight_decay=(factor, 1.0))
     recording, empty = run_scenario(factory, large, steps, seed), ""
     ended = _ended(recording)
     if ended:

@@ -73,7 +73,8 @@ def _extended_steps(
 class Shaken:
     """A direction whose gradient and memory are off by one unit in the last place, up or down.
 
-    A running mean may be computed as m + (1 − β)(g − m), so the unit is that of the larger of m and g.
+    A running mean may be computed as m + (1 − β)(g − m), so the unit is that of the larger of m and g. A number that is
+    exactly 0 stays 0, since in a sign a last digit would become a whole step.
     """
 
     direction: Direction
@@ -96,7 +97,8 @@ class Shaken:
     def _off(self, value, before):
         unit = DOUBLE_EPS * np.maximum(np.abs(value), np.abs(before))
         moved = value + unit * self.random.choice([-1.0, 1.0], size=np.shape(unit))
-        return np.where(value >= 0, np.abs(moved), moved)  # a square stays positive
+        signed = np.where(value >= 0, np.abs(moved), moved)  # a square stays positive
+        return np.where(value == 0, 0.0, signed)
 
 
 def one_ulp_lower(direction: Any) -> Any:
@@ -120,6 +122,8 @@ def with_numbers(direction: Any, change: Callable[[float], Any]) -> Any:
     def changed(value):
         if isinstance(value, tuple):
             return tuple(map(changed, value))
+        if is_dataclass(value) and not isinstance(value, type):
+            return with_numbers(value, change)
         return change(value) if isinstance(value, float) else value
 
     if not is_dataclass(direction) or isinstance(direction, type):

@@ -20,7 +20,7 @@ from swd_dynamics.crosscheck.causes import (
     with_rule_numbers,
 )
 from swd_dynamics.crosscheck.near_rules import NEAR_RULES, AlteredRule, NearRule
-from swd_dynamics.crosscheck.recorded_rule import rule_of_optimizer
+from swd_dynamics.crosscheck.recorded_rule import rule_of_optimizer, with_shapes
 from swd_dynamics.crosscheck.stepping import departure_of, largest_error, own_steps, relative, wrong_by
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import Entry
@@ -190,8 +190,9 @@ def _compared(rule: UpdateRule, recording, allowed: Sequence[NearRule]) -> Compa
     if hasattr(decay, "weight_decay"):
         decay = replace(decay, weight_decay=decay.weight_decay * factor)
     tensor, group = recording["weight_parameter"].values, recording["weight_group"].values
+    scaled = with_shapes(replace(rule, lr=lambda k: lr[k], decay=decay), recording)
     plain = AlteredRule(
-        replace(rule, lr=lambda k: lr[k], decay=decay),
+        scaled,
         tensor,
         group,
         dimensions=recording["weight_dimensions"].values,
@@ -310,6 +311,8 @@ def _sentences(
             yield f"In {attrs['scenario']!r} the weights diverged at step {attrs['diverged_at_step']}."
     if any(each.recording.attrs["ungrouped"] for each in driven):
         yield "The optimizer takes no parameter groups, so that groups were not tested."
+    if any(each.recording.attrs["matrices"] for each in driven):
+        yield "The optimizer takes matrices only, so that tensors of other dimensions were not tested."
     if not np.any(rule.weight_decay):
         yield "The weight decay is 0, so that the place where it enters was not tested."
     for empty in filter(None, (each.recording.attrs.get("empty", "") for each in driven)):

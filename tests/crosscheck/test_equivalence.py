@@ -244,3 +244,38 @@ def test_what_is_not_needed_is_not_asked_for():
     recording = made("SGD", effective_lr=math.nan)
     found = equivalent_weight_decay(rule("SGDW", lambda k: 0.1 * (k + 1)), rule("SGDS"), recording)
     assert found.decay_rate == pytest.approx(0.1 * 0.15, rel=ROUND_OFF)
+
+
+def test_the_gain_of_a_recorded_rmsprop_counts_once():
+    """Assert that v̄ of a recorded RMSprop with momentum is the mean of torch's own ``square_avg``."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    optimizer = torch.optim.RMSprop([weight], lr=0.01, momentum=0.9, weight_decay=0.1)
+    v = []
+
+    def loss(k):
+        if k:
+            v.append(float(optimizer.state[weight]["square_avg"].mean()))
+        return (weight * weight).sum()
+
+    recorded = record(optimizer, loss, steps=5)
+    v.append(float(optimizer.state[weight]["square_avg"].mean()))
+    found = equivalent_weight_decay(rule("SGDW"), rule("AdamS"), recorded)
+    assert found.weight_decay == pytest.approx(0.1 / np.mean(1 / np.sqrt(v)), rel=OWN_MEAN)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["RAdam", "Adagrad", "Adadelta", "Adamax", "AdaBelief", "Signum", "Lion", "Muon", "Adafactor", "Rprop", "ASGD"],
+)
+def test_rules_whose_rate_v_does_not_give(name):
+    """Assert that stable decay is refused where v̄ does not give η_eff, and that decoupled decay is translated."""
+    with pytest.raises(InputError, match="only its decoupled decay"):
+        equivalent_weight_decay(rule("AdamW"), rule(f"{name}S"), 4e-4)
+    assert equivalent_weight_decay(rule("AdamW"), rule(f"{name}W"), 4e-4).weight_decay == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "NAdam", "ScheduleFreeAdam"])
+def test_other_rules_with_a_second_moment(name):
+    """Assert that AdamW is translated to other rules that divide by √v̂ as to AdamS."""
+    found = equivalent_weight_decay(rule("AdamW"), rule(f"{name}S"), 4e-4)
+    assert found.weight_decay == pytest.approx(0.1 * 0.02, rel=ROUND_OFF)

@@ -36,6 +36,15 @@ class FormulaReader:
             value += self._product() * (1 if sign == " + " else -1)
         return value
 
+    def _case(self, value: float) -> float:
+        """The value itself, or in "value if a < b, else other" the one of both that is meant."""
+        if not self._next(" if "):
+            return value
+        low, _, high = self._sum(), self._next(" < "), self._sum()
+        assert self._next(", else ")
+        other = self._case(self._sum())
+        return value if low < high else other
+
     def _product(self) -> float:
         value = self._power()
         while self.place < len(self.said):
@@ -63,7 +72,7 @@ class FormulaReader:
             return math.sqrt(self._unit())
         if opened := self._next(*CLOSING):
             self.sizes += opened == "|"
-            value = self._sum()
+            value = self._case(self._sum())
             assert self._next(CLOSING[opened])
             self.sizes -= opened == "|"
             return abs(value) if opened == "|" else value

@@ -5,41 +5,41 @@ import pytest
 import sympy
 from aggregated_momentum import AggregatedMomentum
 from symbolic.algebra import eta, g, theta
+from symbolic.catalogue import DERIVATIONS, OLD, REPRESENTATIVES, family_of, has
 
 from swd_dynamics.rules import CATALOG, Stable, UpdateRule
 from swd_dynamics.symbolic import (
     eigenvalues,
     equations,
-    fixed_point,
     lettered,
-    linear_map,
     long_run_decay_rate,
     modified_equation,
     notation,
-    stability_limit,
 )
 
 pytestmark = pytest.mark.slow  # renders every derivation
 
-DERIVATIONS = [
-    equations,
-    modified_equation,
-    linear_map,
-    eigenvalues,
-    stability_limit,
-    fixed_point,
-    long_run_decay_rate,
-]
-RULES = {name: entry(lr=0.1, weight_decay=0.05) for name, entry in CATALOG.items()}
+RULES = {name: CATALOG[name](lr=0.1, weight_decay=0.05) for name in REPRESENTATIVES}
 RULES |= {
     f"{name}, momentum": CATALOG[name](lr=0.1, weight_decay=0.05, momentum=0.9) for name in ("SGD", "SGDW", "SGDS")
 }
 RULES |= {"SGDS, Nesterov": CATALOG["SGDS"](lr=0.1, weight_decay=0.05, momentum=0.9, nesterov=True)}
 RULES |= {"aggregated": UpdateRule(0.1, AggregatedMomentum(0.5, 0.9), Stable(0.05))}
+LONG = (*OLD, "RAdam", "AdaBelief")  # families with long formulas
+WIDE = {name: rule for name, rule in RULES.items() if name not in CATALOG or family_of(name) in LONG}
 
 
-@pytest.mark.parametrize("derive", DERIVATIONS, ids=lambda derive: derive.__name__)
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def cases(rules):
+    """The names of rules and the derivations that these have."""
+    return [
+        pytest.param(rule, derive, id=f"{name}-{derive.__name__}")
+        for name, rule in rules.items()
+        for derive in DERIVATIONS
+        if has(name, derive)
+    ]
+
+
+@pytest.mark.parametrize(("rule", "derive"), cases(RULES))
 def test_every_derivation_of_every_rule(rule, derive):
     """Assert that each derivation is found for each rule, with steps to read, and prints as LaTeX, Markdown, text."""
     found = derive(rule)
@@ -62,9 +62,8 @@ def test_every_derivation_of_every_rule(rule, derive):
     )
 
 
-@pytest.mark.parametrize("derive", DERIVATIONS, ids=lambda derive: derive.__name__)
 @pytest.mark.parametrize("columns", [60, 100])
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize(("rule", "derive"), cases(WIDE))
 def test_no_line_is_wider_than_the_terminal(rule, derive, columns, monkeypatch):
     """Assert that steps, result and assumptions fit the terminal, with numbers and in symbols."""
     monkeypatch.setenv("COLUMNS", str(columns))

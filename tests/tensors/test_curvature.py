@@ -312,7 +312,7 @@ class Subclass(torch.optim.Adam):
     """A subclass, which may do anything."""
 
 
-@pytest.mark.parametrize("kind", [torch.optim.RMSprop, torch.optim.NAdam, Subclass])
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.RAdam, Subclass])
 def test_an_unknown_optimizer_is_refused(kind):
     """Assert that an optimizer whose D is not known is refused by name."""
     theta, loss = quadratic([3.0, 2.0, 1.0])

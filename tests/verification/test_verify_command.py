@@ -78,7 +78,8 @@ def test_a_known_difference_may_be_allowed(capsys):
     ("command", "said"),
     [
         ("torch.optim:AdamW --as AdamX", "unknown optimizer 'AdamX'; known: Adam"),
-        ("torch.optim:SGD --as Muon", "no rule for Muon"),
+        ("torch.optim:SGD --as LAMB", "no rule for LAMB"),
+        ("torch.optim:SGD --as MuonW", "Muon orthogonalises matrices, not shape"),
         ("torch.optim --as AdamW", "give MODULE:CLASS"),
         ("torch.optim:AdmW --as AdamW", "torch.optim has no class 'AdmW'; it has AdamW"),
         ("no_such_module:A --as AdamW", "no_such_module cannot be imported: ModuleNotFoundError"),
