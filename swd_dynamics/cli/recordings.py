@@ -57,7 +57,8 @@ def record(
     ----------
     optimizer
         Optimizer that trains: SGD, SGDW, SGDS, Adam, AdamW, AdamS, AMSGrad, AMSGradW, AMSGradS,
-        AdaiS, RMSprop, Adagrad, Adadelta, Adamax, NAdam, NAdamW, RAdam or RAdamW.
+        AdaiS, RMSprop, Adagrad, Adadelta, Adamax, NAdam, NAdamW, RAdam, RAdamW, AdafactorW,
+        Rprop, ASGD or MuonW.
     task
         What is trained: quadratic, logistic, network, network-minibatch, transformer or
         convolution.

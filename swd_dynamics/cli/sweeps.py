@@ -45,7 +45,8 @@ def sweep(
         convolution.
     optimizers
         Names of optimizers, separated by commas: SGD, SGDW, SGDS, Adam, AdamW, AdamS, AMSGrad,
-        AMSGradW, AMSGradS or AdaiS.
+        AMSGradW, AMSGradS, AdaiS, RMSprop, Adagrad, Adadelta, Adamax, NAdam, NAdamW, RAdam, RAdamW,
+        AdafactorW, Rprop, ASGD or MuonW.
     grid
         An argument of the optimizers and its values. The values are separated by commas, for
         example weight-decay=0,1e-4,1e-3, or they are low:high:count, so many values from low to

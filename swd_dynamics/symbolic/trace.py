@@ -82,7 +82,7 @@ class Trace:
 
     def has(self, *kinds) -> bool:
         """Whether the memory, the decay rate or the move has one of these symbols or functions in it."""
-        return any(e.has(*kinds) for e in (*self.remembered, self.decay_rate, self.move))
+        return any(sympy.sympify(e).has(*kinds) for e in (*self.remembered, self.decay_rate, self.move))
 
 
 @cached

@@ -34,7 +34,7 @@ class Adadelta:
     >>> from swd_dynamics.rules import UpdateRule
     >>> rule = UpdateRule(0.75, Adadelta(rho=0.75, eps=0.5))
     >>> parts = rule.parts(rule.start(np.ones(1)), np.array([4.0]))
-    >>> float(parts.move[0].round(12)), float(rule.direction.effective_lr(parts.memory, parts.step))
+    >>> float(parts.move[0].round(12)), float(rule.direction.effective_lr(parts.memory, parts.step).round(12))
     (1.333333333333, 0.25)
     """
 
