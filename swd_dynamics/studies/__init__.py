@@ -20,6 +20,10 @@ MODULES.update(
         "lr-decay-coupling": "lr_decay_coupling",
         "gradient-norm": "gradient_norm",
         "width": "width",
+        "optimizer-table": "optimizer_table",
+        "sgd-generalization": "sgd_generalization",
+        "learning-curves": "learning_curves",
+        "batch-size": "batch_size",
     }
 )
 

@@ -27,6 +27,8 @@ class PairedDifference(NamedTuple):
     mean : float — of the differences, one for each seed
     deviation : float — their standard deviation, with n − 1 in its denominator
     seeds : int — n
+    comparisons : int — how many differences are judged together; by Bonferroni's correction each interval is that of
+        the confidence 1 − (1 − CONFIDENCE)/comparisons, so that all of them hold together with CONFIDENCE or more
 
     Examples
     --------
@@ -37,6 +39,7 @@ class PairedDifference(NamedTuple):
     mean: float
     deviation: float
     seeds: int
+    comparisons: int = 1
 
     @property
     def standard_error(self) -> float:
@@ -65,7 +68,12 @@ class PairedDifference(NamedTuple):
         >>> round(PairedDifference(mean=0.0, deviation=sqrt(2), seeds=2).half_width, 3)
         12.706
         """
-        return _student((1 + CONFIDENCE) / 2, self.seeds - 1) * self.standard_error
+        return _student(self._upper, self.seeds - 1) * self.standard_error
+
+    @property
+    def _upper(self) -> float:
+        """The probability below the upper end of the interval."""
+        return 1 - (1 - CONFIDENCE) / 2 / self.comparisons
 
     def seeds_needed(self, bound: float = 0.0) -> int | None:
         """How many seeds would show on which side of a bound the mean lies, with probability POWER.
@@ -88,7 +96,7 @@ class PairedDifference(NamedTuple):
         effect = abs(self.mean - bound)
 
         def enough(seeds: int) -> bool:
-            sides = _student((1 + CONFIDENCE) / 2, seeds - 1) + _student(POWER, seeds - 1)
+            sides = _student(self._upper, seeds - 1) + _student(POWER, seeds - 1)
             return sides * self.deviation <= effect * sqrt(seeds)
 
         if not isfinite(effect + self.deviation) or not enough(MOST_SEEDS):
@@ -100,7 +108,7 @@ class PairedDifference(NamedTuple):
         return high
 
 
-def paired_difference(one: ArrayLike, other: ArrayLike) -> PairedDifference:
+def paired_difference(one: ArrayLike, other: ArrayLike, comparisons: int = 1) -> PairedDifference:
     """The mean of one − other over seeds.
 
     Parameters
@@ -108,6 +116,8 @@ def paired_difference(one: ArrayLike, other: ArrayLike) -> PairedDifference:
     one : array, shape (seeds,)
     other : array, shape (seeds,), or float
         From the same seeds in the same order; or one number, where ``one`` is compared with a prediction.
+    comparisons : int
+        How many differences are judged together.
 
     Raises
     ------
@@ -117,7 +127,7 @@ def paired_difference(one: ArrayLike, other: ArrayLike) -> PairedDifference:
     Examples
     --------
     >>> paired_difference([3.0, 5.0], [1.0, 1.0])
-    PairedDifference(mean=3.0, deviation=1.4142135623730951, seeds=2)
+    PairedDifference(mean=3.0, deviation=1.4142135623730951, seeds=2, comparisons=1)
     """
     values, others = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
     if values.ndim != 1 or others.shape not in ((), values.shape) or len(values) < 2:
@@ -125,12 +135,20 @@ def paired_difference(one: ArrayLike, other: ArrayLike) -> PairedDifference:
         raise InputError(f"values of shapes {shapes} cannot be paired: give one value a seed, of at least two seeds")
     differences = values - others
     if not np.isfinite(differences).all():
-        return PairedDifference(nan, nan, len(values))
-    return PairedDifference(float(differences.mean()), float(differences.std(ddof=1)), len(values))
+        return PairedDifference(nan, nan, len(values), comparisons)
+    return PairedDifference(float(differences.mean()), float(differences.std(ddof=1)), len(values), comparisons)
 
 
 def judge_more(
-    name: str, claim: str, larger: ArrayLike, smaller: ArrayLike, *, least: float = 0.0, why: str, **more
+    name: str,
+    claim: str,
+    larger: ArrayLike,
+    smaller: ArrayLike,
+    *,
+    least: float = 0.0,
+    comparisons: int = 1,
+    why: str,
+    **more,
 ) -> Verdict:
     """The verdict on "the first is larger than the second by more than so much, in the mean over seeds".
 
@@ -148,7 +166,7 @@ def judge_more(
         1.23 at 95 %)
         cause: 3 seeds do not decide it, about 6 would
     """
-    found = paired_difference(larger, smaller)
+    found = paired_difference(larger, smaller, comparisons)
     low, high = found.mean - found.half_width, found.mean + found.half_width
     status: Status = "confirmed" if low > least else "refuted" if high < least else "inconclusive"
     return _verdict(name, claim, f"> {least:g}", "any more", found, status, found.seeds_needed(least), why, more)
@@ -189,6 +207,8 @@ def _verdict(name, claim, predicted, allowed, found: PairedDifference, status: S
     why = f"{why}; the mean of {found.seeds} seeds, known to ± {found.half_width:.3g} at {CONFIDENCE:.0%}".replace(
         "%", " %"
     )
+    if found.comparisons > 1:
+        why += f" for all {found.comparisons} comparisons together"
     return Verdict(name, claim, predicted, found.mean, allowed, why, status, seeds=found.seeds, **more)
 
 

@@ -1,9 +1,11 @@
 """The tasks: models to train, with losses whose every batch is a function of the seed and the step."""
 
 from swd_dynamics.tables import Table, preset
+from swd_dynamics.tasks.cifar10 import cifar10
 from swd_dynamics.tasks.classification import classification
 from swd_dynamics.tasks.digits import logistic_regression, tanh_network
 from swd_dynamics.tasks.images import convolutional_network
+from swd_dynamics.tasks.mnist1d import mnist1d
 from swd_dynamics.tasks.quadratic import quadratic
 from swd_dynamics.tasks.task import DrawnLoss, Task
 from swd_dynamics.tasks.text import character_transformer
@@ -21,6 +23,7 @@ TASKS = Table(
         "logistic": logistic_regression,
         "network": tanh_network,
         "network-minibatch": preset(tanh_network, batch_size=50),
+        "mnist1d": mnist1d,
         "convolution": convolutional_network,
         "transformer": character_transformer,
     },
@@ -31,9 +34,11 @@ __all__ = [
     "DrawnLoss",
     "Task",
     "character_transformer",
+    "cifar10",
     "classification",
     "convolutional_network",
     "logistic_regression",
+    "mnist1d",
     "quadratic",
     "tanh_network",
 ]

@@ -28,6 +28,9 @@ def classification(
 ) -> Task:
     """A network that is trained to name the class of its input.
 
+    The full loss and the test error are those of the model in evaluation mode: dropout drops nothing, and a batch norm
+    uses its running means.
+
     Parameters
     ----------
     model : torch.nn.Module
@@ -115,6 +118,12 @@ def _wrong(inputs: Tensor, labels: Tensor) -> Callable[[torch.nn.Module], Tensor
 
 
 def _in_pieces(model: torch.nn.Module, inputs: Tensor) -> Tensor:
-    if len(inputs) <= SAMPLES_AT_ONCE:
-        return model(inputs)
-    return torch.cat([model(piece) for piece in inputs.split(SAMPLES_AT_ONCE)])
+    """The scores of all inputs in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        if len(inputs) <= SAMPLES_AT_ONCE:
+            return model(inputs)
+        return torch.cat([model(piece) for piece in inputs.split(SAMPLES_AT_ONCE)])
+    finally:
+        model.train(was_training)

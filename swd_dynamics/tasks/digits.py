@@ -115,8 +115,6 @@ def tanh_network(
     """
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
         raise InputError(f"hidden = {hidden!r} is not allowed: it must be the widths of the hidden layers, as (16,)")
-    for width in hidden:
-        whole_number("hidden width", width, 1)
     return _classifier("network", tuple(hidden), loss, samples, batch_size, seed, device, dtype)
 
 
@@ -195,7 +193,7 @@ def _classifier(name, hidden, loss_name, samples, batch_size, seed, device, dtyp
     training, test = (
         _tensors(part, device, dtype) for part in _standardised(whole_number("samples", samples, 1, IMAGES))
     )
-    model = _network((PIXELS, *hidden, CLASSES), generator(seed)).to(device=device, dtype=dtype)
+    model = tanh_layers((PIXELS, *hidden, CLASSES), generator(seed)).to(device=device, dtype=dtype)
     description = {
         "task": name,
         "data": "scikit-learn digits",
@@ -224,13 +222,34 @@ def _tensors(data: tuple[np.ndarray, np.ndarray], device, dtype) -> tuple[Tensor
     return torch.tensor(images, dtype=dtype, device=device), torch.tensor(labels, dtype=torch.int64, device=device)
 
 
-def _network(widths: Sequence[int], random: torch.Generator) -> torch.nn.Sequential:
+def tanh_layers(widths: Sequence[int], random: torch.Generator) -> torch.nn.Sequential:
     """Linear layers with tanh between them, drawn by torch's default scheme for Linear without the global generator.
 
     Weights and biases are uniform in ±1/√(number of inputs), layer by layer, weights first.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        The number of inputs, the widths of the hidden layers, and the number of outputs.
+    random : torch.Generator
+
+    Raises
+    ------
+    InputError
+        If a width is not a whole number ≥ 1.
+
+    Examples
+    --------
+    >>> tanh_layers((4, 2, 3), generator(0))
+    Sequential(
+      (0): Linear(in_features=4, out_features=2, bias=True)
+      (1): Tanh()
+      (2): Linear(in_features=2, out_features=3, bias=True)
+    )
     """
     layers: list[torch.nn.Module] = []
     for inputs, outputs in pairwise(widths):
+        whole_number("hidden width", outputs, 1)
         layer = torch.nn.utils.skip_init(torch.nn.Linear, inputs, outputs, dtype=torch.float64)
         for parameter in layer.parameters():  # weight, then bias
             torch.nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=random)

@@ -28,6 +28,10 @@ PANELS = {
     "lr-decay-coupling": 8,
     "gradient-norm": 2,
     "width": 2,
+    "optimizer-table": 2,
+    "sgd-generalization": 4,
+    "learning-curves": 8,
+    "batch-size": 4,
 }
 
 every_study = pytest.mark.parametrize("name", MODULES)

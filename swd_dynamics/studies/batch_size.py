@@ -1,0 +1,376 @@
+"""Study: how the best λ of AdamW and of AdamS moves with the batch size."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import sympy
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from swd_dynamics.plots import MUTED, house_style, measured
+from swd_dynamics.rules import CATALOG
+from swd_dynamics.studies.judging import vertex
+from swd_dynamics.studies.paired import judge_same, paired_difference
+from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.studies.tuning import SHAPE, Contestant, percent, trained
+from swd_dynamics.symbolic import notation
+from swd_dynamics.symbolic.trace import long_run, trace
+from swd_dynamics.tasks import tanh_network
+from swd_dynamics.verdict import Verdict, must_be_refuted
+
+CLAIM = (
+    "In runs over the same number of epochs with the same η, the best λ of AdamW grows in proportion to the batch size"
+    " B, so that R·steps is constant. By the same law that of AdamS grows as B·√v̄, which is √B where √v̄ falls as 1/√B:"
+    " AdamS needs a smaller change of λ than AdamW, by the exponent of √v̄."
+)
+SOURCE = "Bergsma et al. 2025, “Power Lines”, for ηλ·steps of AdamW; for AdamS it follows from R = λη/√v̄ (2011.11152)"
+CAPTION = (
+    "Left: the mean test error over λ at each batch size. The best λ is that of a parabola in log λ through the"
+    " smallest error and its neighbours; where it is outside of the grid, it is not drawn. The largest harmless λ,"
+    " whose error is one percent above the smallest, is known better, because the curves are flat around the best λ."
+    " Right: both λ over the batch size, with standard errors and 95 % intervals of the exponents by the jackknife"
+    " over seeds, and two predictions that are drawn through the middle of the points. If R·steps is constant, decay"
+    " leaves the same share of the start. If R/η_eff is constant, the rest point of the weights is the same. The"
+    " exponent of √v̄ in the predictions is measured in the last step of the same runs. All runs see the images"
+    " equally often and have the same constant η, so those with large batches take fewer steps. The study is about one"
+    " small network and 500 images."
+)
+
+EPOCHS, SAMPLES, LR = 24, 500, 1e-2
+BATCHES = (10, 20, 50, 100)
+WEIGHT_DECAYS = {
+    "AdamW": tuple(np.geomspace(0.03, 5.0, 9)),
+    "AdamS": tuple(np.geomspace(3e-4, 5e-2, 9)),
+}
+HARM = 1.0  # percent of the test, 13 images: two standard errors of the difference of two points of a curve
+
+# A quarter: the rival predictions differ by a half where √v̄ falls as 1/√B, and half of that tells them apart.
+MARGIN = 0.25
+
+
+INVARIANTS = {"memory": "R·steps", "rest point": "R/η_eff"}
+IN_FIGURES = {"memory": "R·steps", "rest point": r"R/η$_{\mathrm{eff}}$"}
+
+# The theory
+
+
+@cache
+def exponents(name: str) -> dict[str, sympy.Expr]:
+    """How λ ∝ Bˣ must move to keep an invariant: x by the invariant, with p of √v̄ ∝ B⁻ᵖ as a symbol.
+
+    R and η_eff are those of the catalogue's rule. The steps of a run are ∝ 1/B.
+
+    Examples
+    --------
+    >>> exponents("AdamW")
+    {'memory': 1, 'rest point': p}
+    >>> exponents("AdamS")
+    {'memory': 1 - p, 'rest point': 0}
+    """
+    size, power, decay = sympy.symbols("B p λ", positive=True)
+    wanted = sympy.Symbol("x", real=True)
+
+    def rate(of: str) -> sympy.Expr:
+        return long_run(trace(CATALOG[of](lr=notation.lr, weight_decay=decay))).decay_rate
+
+    effective_lr = rate("AdamS") / decay  # the definition of stable decay
+    kept = {"memory": rate(name) / size, "rest point": rate(name) / effective_lr}
+    found = {}
+    for invariant, formula in kept.items():
+        law: Any = formula.replace(notation.mean, lambda v: size ** (-2 * power)).subs(decay, size**wanted)
+        slope = size * sympy.expand_log(sympy.log(law), force=True).diff(size)
+        (found[invariant],) = sympy.solve(sympy.expand(slope), wanted)
+    return found
+
+
+# The measurement
+
+
+class Scan(NamedTuple):
+    """The runs of one optimizer.
+
+    errors : array, shape (batch sizes, λ, seeds) — test error in percent
+    root_v : array, shape (batch sizes, seeds) — √v̄ at the end of the runs with the best λ
+    """
+
+    name: str
+    errors: NDArray
+    root_v: NDArray
+
+    @property
+    def decays(self) -> NDArray:
+        """The λ of the grid."""
+        return np.array(WEIGHT_DECAYS[self.name])
+
+    def without(self, seed: int) -> "Scan":
+        """The same runs but those of a seed."""
+        return self._replace(errors=np.delete(self.errors, seed, -1), root_v=np.delete(self.root_v, seed, -1))
+
+    def found(self, kind: str) -> NDArray:
+        """The best, or the largest harmless, λ of each batch size."""
+        return np.array([KINDS[kind](self.decays, errors.mean(axis=-1)) for errors in self.errors])
+
+    def slope(self, kind: str = "best") -> float:
+        """The exponent x of such a λ ∝ Bˣ."""
+        return power(self.found(kind))
+
+    @property
+    def noise(self) -> float:
+        """The exponent p of √v̄ ∝ B⁻ᵖ."""
+        return -power(np.exp(np.log(self.root_v).mean(axis=-1)))
+
+
+def lowest(decays: NDArray, errors: NDArray) -> float:
+    """The λ of the smallest error, by the parabola in log λ through this point and its neighbours.
+
+    NaN where the point is at the end of the grid: then the grid may not hold the best λ.
+
+    Examples
+    --------
+    >>> decays = np.array([0.25, 0.5, 1.0, 2.0])
+    >>> round(lowest(decays, np.log(decays / 0.75) ** 2), 12)
+    0.75
+    """
+    at_end = np.argmin(errors) in (0, len(errors) - 1)
+    return np.nan if at_end else float(np.exp(vertex(np.log(decays), errors)))
+
+
+def harmless(decays: NDArray, errors: NDArray) -> float:
+    """The largest λ whose error is at most that of the best point plus HARM, interpolated in log λ.
+
+    NaN where no λ of the grid does harm.
+
+    Examples
+    --------
+    Between 1 and 4 the error rises by 2·HARM, so half of the way in log λ does no harm.
+
+    >>> harmless(np.array([0.25, 1.0, 4.0]), np.array([5.0, 5.0, 5.0 + 2 * HARM]))
+    2.0
+    """
+    bound = errors.min() + HARM
+    last = int(np.flatnonzero(errors <= bound)[-1])
+    if last + 1 == len(decays):
+        return np.nan
+    share = (bound - errors[last]) / (errors[last + 1] - errors[last])
+    return float(decays[last] * (decays[last + 1] / decays[last]) ** share)
+
+
+KINDS: dict[str, Callable[[NDArray, NDArray], float]] = {"best": lowest, "largest harmless": harmless}
+
+
+def power(values: NDArray) -> float:
+    """The exponent of a power law of the batch size, by least squares of the logarithms; NaN if a value is.
+
+    Examples
+    --------
+    >>> round(power(np.sqrt(BATCHES)), 12)
+    0.5
+    """
+    return float(np.polyfit(np.log(BATCHES), np.log(values), 1)[0]) if np.isfinite(values).all() else np.nan
+
+
+def jackknife(scans: tuple[Scan, ...], quantity: Any) -> NDArray:
+    """A value for each seed whose mean and spread are those of a quantity of all seeds: n·q − (n−1)·q without the seed.
+
+    Source: Tukey 1958.
+
+    Returns
+    -------
+    array, shape (seeds,)
+
+    Examples
+    --------
+    Of a mean they are the values themselves:
+
+    >>> scan = Scan("AdamW", np.zeros((1, 1, 3)), np.array([[1.0, 2.0, 6.0]]))
+    >>> jackknife((scan,), lambda scan: scan.root_v.mean()).tolist()
+    [1.0, 2.0, 6.0]
+    """
+    seeds = scans[0].root_v.shape[-1]
+    left = [quantity(*(scan.without(seed) for scan in scans)) for seed in range(seeds)]
+    return seeds * quantity(*scans) - (seeds - 1) * np.array(left)
+
+
+def measure(setting: Setting) -> Findings:
+    """Train with both optimizers at every batch size and every λ, all from the same seeds."""
+    seeds = range(6 if setting.quick else 12)
+    epochs = EPOCHS // 2 if setting.quick else EPOCHS
+    work = [(name, size) for name in WEIGHT_DECAYS for size in BATCHES]
+    errors: dict[str, list] = {name: [] for name in WEIGHT_DECAYS}
+    roots: dict[str, list] = {name: [] for name in WEIGHT_DECAYS}
+    for name, size in setting.track(work, "batch-size"):
+        task = partial(tanh_network, **SHAPE | {"batch_size": size}, samples=SAMPLES, device=setting.device)
+        training: dict[str, Any] = {"steps": epochs * SAMPLES // size, "schedule": "constant", "evaluations": 1}
+        ((_, runs),) = trained(task, [Contestant(name, name, (LR,), WEIGHT_DECAYS[name])], seeds, **training)
+        found = percent(runs).values[0]
+        errors[name].append(found)
+        roots[name].append(LR / runs.effective_lr.values[0, np.argmin(found.mean(axis=-1))])
+    scans = {name: Scan(name, np.array(errors[name]), np.array(roots[name])) for name in WEIGHT_DECAYS}
+    return Findings(judge_exponents(scans), scans)
+
+
+# The verdicts
+
+
+def judge_exponents(scans: dict[str, Scan]) -> list[Verdict]:
+    """The measured exponents compared with those of the two invariants, with the measured exponent of √v̄."""
+    pair = tuple(scans.values())
+    noise = jackknife(pair, lambda one, other: (one.noise + other.noise) / 2)
+    return [
+        *(_exponent(scan, *which) for scan in pair for which in product(KINDS, INVARIANTS)),
+        judge_same(
+            "noise: √v̄ ∝ 1/√B",
+            "√v̄ at the end of the runs falls as 1/√B, as where the gradients are all noise",
+            one=noise,
+            other=0.5,
+            margin=MARGIN,
+            why="a quarter would bring each prediction as near to the rival one; the mean of both optimizers",
+        ),
+        *(_apart(pair, noise, kind) for kind in KINDS),
+        must_be_refuted("control: fewer at larger B", _against(scans["AdamW"])),
+    ]
+
+
+def predicted(scan: Scan, invariant: str) -> float:
+    """The exponent that keeps an invariant, with the measured exponent of √v̄."""
+    formula = exponents(scan.name)[invariant]
+    return float(formula.subs(dict.fromkeys(formula.free_symbols, scan.noise)))
+
+
+def _cause(values: NDArray) -> dict[str, str]:
+    """The cause of an undecided verdict, where it is not the number of seeds."""
+    outside = "at some batch size such a λ is outside of the grid, in all runs or without one of the seeds"
+    return {} if np.isfinite(values).all() else {"cause": outside}
+
+
+def _exponent(scan: Scan, kind: str, invariant: str) -> Verdict:
+    formula = exponents(scan.name)[invariant]
+    values = jackknife((scan,), lambda s: s.slope(kind) - predicted(s, invariant)) + predicted(scan, invariant)
+    return judge_same(
+        f"{scan.name}, {kind} λ: {invariant}",
+        f"The {kind} λ of {scan.name} moves with the batch size so that {INVARIANTS[invariant]} is constant: as B to"
+        f" the {formula}, with p of √v̄ ∝ B^−p",
+        one=values,
+        other=predicted(scan, invariant),
+        margin=MARGIN,
+        why="a quarter is half of the distance to the rival prediction where gradients are all noise; by the jackknife",
+        **_cause(values),
+    )
+
+
+def _apart(pair: tuple[Scan, ...], noise: NDArray, kind: str) -> Verdict:
+    values = jackknife(pair, lambda adamw, adams: adamw.slope(kind) - adams.slope(kind))
+    return judge_same(
+        f"AdamW − AdamS, {kind} λ",
+        f"The exponent of the {kind} λ of AdamS is smaller than that of AdamW by p, as both invariants predict",
+        one=values,
+        other=noise,
+        margin=MARGIN,
+        why="the number is the difference of the exponents minus p; a quarter is half of p where gradients are noise",
+        **_cause(values),
+    )
+
+
+def _against(scan: Scan) -> Verdict:
+    """The mutant: a law with the wrong sign, in which λ must fall as the steps become fewer."""
+    slope = jackknife((scan,), lambda scan: scan.slope("largest harmless"))
+    claim = "The largest harmless λ of AdamW is proportional to the number of steps"
+    return judge_same("", claim, one=slope, other=-1.0, margin=MARGIN, why="as for the other exponents")
+
+
+# The figure
+
+
+def draw(scans: dict[str, Scan]) -> Figure:
+    """Left: the error over λ. Right: the two λ over the batch size, with the two predictions."""
+    with house_style():
+        figure = Figure(figsize=(10.6, 6.8))
+        panels = figure.subplots(2, 2, width_ratios=(1.0, 1.0))
+        for (left, right), scan in zip(panels, scans.values(), strict=True):
+            _draw_errors(left, scan)
+            _draw_power(right, scan)
+        said = [f"that of {scan.name} as B to the {_known(scan, 'largest harmless')}" for scan in scans.values()]
+        title = "The largest harmless λ grows with the batch size B: " + ",\n".join(said) + " (95 % intervals)"
+        figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+def _known(scan: Scan, kind: str) -> str:
+    """An exponent with its confidence interval."""
+    found = paired_difference(jackknife((scan,), lambda scan: scan.slope(kind)), 0.0)
+    return f"{found.mean:.2f} ± {found.half_width:.2f}" if np.isfinite(found.mean) else "not measured"
+
+
+def _draw_errors(axes: Axes, scan: Scan) -> None:
+    shades = matplotlib.colormaps["cividis"](np.linspace(0.0, 0.85, len(BATCHES)))
+    x = np.log(scan.decays)
+    for i, (size, shade) in enumerate(zip(BATCHES, shades, strict=True)):
+        mean = scan.errors[i].mean(axis=-1)
+        axes.plot(scan.decays, mean, color=shade, linewidth=1.5, label=f"B = {size}")
+        for kind, (marker, hollow) in MARKS.items():
+            at = scan.found(kind)[i]
+            face = "white" if hollow else shade
+            axes.plot(
+                at, np.interp(np.log(at), x, mean), marker=marker, color=shade, markerfacecolor=face, markersize=7
+            )
+    smallest = scan.errors.mean(axis=-1).min()
+    axes.set(xscale="log", xlabel=f"λ of {scan.name}", ylabel="test error, %", ylim=(smallest - 0.4, smallest + 5))
+    axes.set_title(f"{scan.name}: test error over λ (filled: best λ, hollow: largest harmless)")
+    axes.legend(loc="upper left", ncols=2)
+
+
+# The mark of each λ, and whether it is hollow.
+MARKS = {"best": ("o", False), "largest harmless": ("s", True)}
+
+
+def _draw_power(axes: Axes, scan: Scan) -> None:
+    sizes, mode = np.array(BATCHES, dtype=float), "decoupled" if scan.name == "AdamW" else "stable"
+    color = measured(mode)["color"]
+    for kind, (marker, hollow) in MARKS.items():
+        values = scan.found(kind)
+        known = np.isfinite(values)
+        if not known.any():
+            continue
+        middle, centre = np.exp(np.log(sizes[known]).mean()), np.exp(np.log(values[known]).mean())
+        style = {"color": color, "marker": marker, "markerfacecolor": "white" if hollow else color}
+        label = f"{kind} λ: exponent {_known(scan, kind)}"
+        axes.errorbar(sizes, values, _bars(scan, kind), capsize=3, linestyle="none", markersize=7, label=label, **style)
+        for invariant, dash in (("memory", "--"), ("rest point", ":")):
+            x = predicted(scan, invariant)
+            what = f"{IN_FIGURES[invariant]} constant: exponent {x:.2f}".replace("-", "−")
+            line = {"color": "black" if dash == "--" else MUTED, "linestyle": dash, "linewidth": 1.4}
+            axes.plot(sizes, centre * (sizes / middle) ** x, **line, label=what if hollow else None)
+    values = np.concatenate([scan.found(kind) for kind in KINDS])
+    axes.set(xscale="log", yscale="log", xlabel="batch size B", ylabel=f"λ of {scan.name}")
+    axes.set_ylim(np.nanmin(values) / 3, np.nanmax(values) * 25)
+    axes.set_xticks(BATCHES, map(str, BATCHES))
+    axes.minorticks_off()
+    axes.set_title(f"{scan.name}: λ over the batch size, points measured, lines predicted")
+    axes.legend(loc="upper left")
+
+
+def _bars(scan: Scan, kind: str) -> list[NDArray]:
+    """The standard errors of a λ at each batch size, downwards and upwards on a logarithmic axis."""
+    values = scan.found(kind)
+    error = np.array(
+        [
+            paired_difference(jackknife((scan,), lambda s, i=i: np.log(s.found(kind)[i])), 0.0).standard_error
+            for i in range(len(BATCHES))
+        ]
+    )
+    return [values * (1 - np.exp(-error)), values * (np.exp(error) - 1)]
+
+
+NOT_CONFIRMED = frozenset(
+    {
+        *(f"{name}, {kind} λ: {invariant}" for name, kind, invariant in product(WEIGHT_DECAYS, KINDS, INVARIANTS)),
+        *(f"AdamW − AdamS, {kind} λ" for kind in KINDS),
+        "noise: √v̄ ∝ 1/√B",
+    }
+)
+STUDY = Study("batch-size", CLAIM, SOURCE, measure, draw, CAPTION, NOT_CONFIRMED)

@@ -1,0 +1,256 @@
+"""Study: the table of test errors, and which of its differences are real."""
+
+from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from swd_dynamics.plots import house_style, measured
+from swd_dynamics.studies.paired import judge_more, judge_same
+from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.studies.tuning import MISSING_DATA, Contestant, Tuned, arenas, contestants_of, percent, trained, tuned
+from swd_dynamics.verdict import NOTHING, Verdict, must_be_refuted
+
+CLAIM = (
+    "Stable weight decay makes significant improvements over L2 regularization and decoupled weight decay, and fixing"
+    " the decay of Adam usually outperforms complex variants of Adam, which have more hyperparameters."
+)
+SOURCE = "arXiv 2011.11152 (Xie, Sato & Sugiyama 2020), abstract"
+CAPTION = (
+    "Each point is the mean error on held-out samples after the last step, with its standard error. Every optimizer has"
+    " a grid of three learning rates and three λ, and is tuned for each task and each schedule on five seeds that are"
+    " not reported. A hollow point was tuned to the edge of its grid, so a larger grid might improve this row."
+    " AdaBound, Padam, Yogi and RAdam have L2 decay. A seed sets the start and the batches, the same ones for all, and"
+    " the verdicts compare optimizers seed by seed, after the mean over tasks and schedules. SGDW and"
+    " SGDS are one method with λ in two units, so their rows are the same once both are tuned. The tasks are small tanh"
+    " networks, so the study does not show what holds for the residual networks of the paper."
+)
+
+STEPS = 300
+SCHEDULES = ("constant", "cosine")
+STABLE_AND_RIVALS = {"SGDS": ("SGD",), "AdamS": ("Adam", "AdamW")}
+COMPLEX = ("AMSGrad", "AdaBound", "Padam", "Yogi", "RAdam")
+PEERS = ("AdaBound", "Padam", "Yogi")  # of the package pytorch_optimizer
+NO_PEERS = 'the package pytorch_optimizer is not installed: pip install "swd-dynamics[peers]"'
+COMPARISONS = sum(map(len, STABLE_AND_RIVALS.values())) + len(COMPLEX)
+
+# Differences that are allowed, in percent of the test's samples, with their reasons.
+ONE_SAMPLE = 0.1  # one of the 1000 samples of MNIST-1D; rounding in float32 can turn a sample that is near a border
+TOO_SMALL = 0.01  # the factor of η in the control: the runs then stay near their start
+
+
+class Row(NamedTuple):
+    """A task and a schedule, and the tuned optimizers in them."""
+
+    task: str
+    schedule: str
+    found: dict[str, Tuned]
+
+
+def contestants() -> list[Contestant]:
+    """The optimizers of the table, without those whose package is not installed.
+
+    Examples
+    --------
+    >>> sorted({len(each.lrs) * len(each.decays) for each in contestants()})
+    [9]
+    """
+    lrs, decays = (3e-3, 1e-2, 3e-2), (1e-3, 3e-3, 1e-2)
+    listed = [
+        *contestants_of("SGD"),
+        *contestants_of("Adam"),
+        Contestant("AdaiS", "AdaiS", (0.3, 1.0, 3.0), decays),
+        Contestant("AMSGrad", "AMSGrad", lrs, decays),
+    ]
+    if find_spec("pytorch_optimizer") is not None:
+        import pytorch_optimizer as peers
+
+        listed += [
+            Contestant("AdaBound", partial(peers.AdaBound, weight_decouple=False), lrs, (3e-3, 1e-2, 3e-2)),
+            Contestant("Padam", peers.PAdam, (0.1, 0.3, 1.0), decays),
+            Contestant("Yogi", partial(peers.Yogi, weight_decouple=False), (1e-2, 3e-2, 1e-1), decays),
+        ]
+    return [*listed, Contestant("RAdam", torch.optim.RAdam, (1e-2, 3e-2, 1e-1), decays)]
+
+
+def measure(setting: Setting) -> Findings:
+    """Tune every optimizer for every task and schedule, and train it from the reported seeds."""
+    seeds = range(5 if setting.quick else 10)
+    listed = contestants()
+    if setting.quick:
+        listed = [each for each in listed if each.has_rule]
+    rows = []
+    chosen = arenas(setting.device, only_digits=setting.quick)
+    work = [(name, schedule) for name in chosen for schedule in SCHEDULES]
+    for name, schedule in setting.track(work, "optimizer-table"):
+        training = {"steps": STEPS, "schedule": schedule, "evaluations": 1}
+        rows.append(Row(name, schedule, tuned(chosen[name], listed, seeds=seeds, **training)))
+    untrained = _hardly_trained(chosen["digits"].task, rows[0], seeds)
+    return Findings(judge_table(rows, untrained), rows)
+
+
+def _hardly_trained(task: Any, row: Row, seeds: range) -> NDArray:
+    """The control: AdamS with a hundredth of its learning rate, on the first task and schedule."""
+    best = row.found["AdamS"].contestant
+    slow = best.at(TOO_SMALL * best.lrs[0], best.decays[0])
+    ((_, runs),) = trained(task, [slow], seeds, steps=STEPS, schedule=row.schedule, evaluations=1)
+    return percent(runs).values[0, 0]
+
+
+# The verdicts
+
+
+def judge_table(rows: list[Row], untrained: NDArray) -> list[Verdict]:
+    """Each comparison of the claim, in the mean over tasks and schedules, for all comparisons together."""
+    errors = means(rows)
+    pairs = [(stable, rival) for stable, rivals in STABLE_AND_RIVALS.items() for rival in rivals]
+    over_decays = [_better(errors, *pair, rows) for pair in pairs]
+    over_variants = [_better(errors, "AdamS", rival, rows) for rival in COMPLEX]
+    control = _control(rows[0], untrained)
+    return [*over_decays, _one_method(rows), *over_variants, _usually(over_variants), control]
+
+
+def means(rows: list[Row]) -> dict[str, NDArray]:
+    """The test error of every optimizer, in the mean over tasks and schedules, shape (seeds,)."""
+    return {label: np.mean([row.found[label].errors for row in rows], axis=0) for label in rows[0].found}
+
+
+def _where(rows: list[Row]) -> str:
+    """The tasks and schedules of a mean, in words."""
+    names = list(dict.fromkeys(row.task for row in rows))
+    alone = f"; {MISSING_DATA}" if find_spec("mnist1d") is None else ""
+    return f"in percent, the mean over {' and '.join(names)} and over the schedules {' and '.join(SCHEDULES)}{alone}"
+
+
+def _better(errors: dict[str, NDArray], stable: str, rival: str, rows: list[Row]) -> Verdict:
+    name, claim = f"{stable} < {rival}", f"{stable} has a smaller test error than {rival}, both tuned"
+    if rival not in errors:
+        cause = NO_PEERS if rival in PEERS else "only the full form trains it"
+        why = "there are no runs to compare"
+        seeds = len(errors[stable])
+        return Verdict(name, claim, "> 0", NOTHING, "any more", why, "inconclusive", seeds=seeds, cause=cause)
+    more = {"comparisons": COMPARISONS, "why": _where(rows)}
+    return judge_more(name, claim, larger=errors[rival], smaller=errors[stable], **more)
+
+
+def _one_method(rows: list[Row]) -> Verdict:
+    """R of SGDW is ηλ, R of SGDS ηλ/(1 − β): on grids with the same R the runs are the same."""
+    one, other = (np.array([row.found[label].errors for row in rows]).ravel() for label in ("SGDS", "SGDW"))
+    return judge_same(
+        "SGDS = SGDW",
+        "Tuned, SGDS and SGDW have the same test error, because they are one method with λ in two units",
+        one,
+        other,
+        margin=ONE_SAMPLE,
+        why="one sample of the test in percent, for rounding in float32; so stable decay cannot improve on SGDW",
+    )
+
+
+def _usually(verdicts: list[Verdict]) -> Verdict:
+    """The claim on complex variants as a whole: confirmed if AdamS is better than most of them."""
+    counted = {status: sum(v.status == status for v in verdicts) for status in ("confirmed", "refuted")}
+    most = len(verdicts) / 2
+    status: Any = "confirmed" if counted["confirmed"] > most else "refuted" if counted["refuted"] >= most else None
+    open_ = [v.name.partition("< ")[2] for v in verdicts if v.status == "inconclusive"]
+    return Verdict(
+        "AdamS < most variants",
+        "AdamS has a smaller test error than most of the complex variants of Adam",
+        predicted=f"> {most:g}",
+        measured=f"{counted['confirmed']} better, {counted['refuted']} worse",
+        allowed="any more",
+        why=f"“usually” is more than half of {len(verdicts)} variants, each decided with the correction for all"
+        f" {COMPARISONS} comparisons",
+        status=status or "inconclusive",
+        cause=None if status else f"not decidable at this scale: {', '.join(open_)}",
+        seeds=verdicts[0].seeds,
+    )
+
+
+def _control(row: Row, untrained: NDArray) -> Verdict:
+    claim = "AdamS with a hundredth of its tuned η has a smaller test error than tuned AdamS"
+    more = {"comparisons": COMPARISONS, "why": f"{row.task}, {row.schedule} schedule"}
+    return must_be_refuted(
+        "control: hardly trained",
+        judge_more("", claim, larger=row.found["AdamS"].errors, smaller=untrained, **more),
+    )
+
+
+# The figure
+
+
+def draw(rows: list[Row]) -> Figure:
+    """The table: a row for each optimizer, a panel for each task and schedule."""
+    labels = list(rows[0].found)
+    with house_style():
+        figure = Figure(figsize=(2.8 * len(rows) + 1.6, 0.32 * len(labels) + 1.9))
+        panels = figure.subplots(1, len(rows), sharey=True)
+        for axes, row in zip(panels, rows, strict=True):
+            _draw_row(axes, row, labels)
+        panels[0].set_yticks(range(len(labels)), labels)
+        panels[0].set_ylim(len(labels) - 0.4, -0.6)
+        figure.legend(handles=list(_keys(panels[0])), loc="outside lower center", ncols=5)
+        figure.suptitle(_title(rows), x=0.01, ha="left")
+        if not set(PEERS) <= set(labels):
+            panels[0].text(0, -0.17, "Rows are left out: see the verdicts.", transform=panels[0].transAxes, fontsize=8)
+    return figure
+
+
+def _draw_row(axes: Axes, row: Row, labels: list[str]) -> None:
+    best = min(row.found.values(), key=lambda tuned: tuned.errors.mean())
+    highest = max(found.errors.mean() for found in row.found.values())
+    lowest = best.errors.mean()
+    for place, label in enumerate(labels):
+        found = row.found[label]
+        mean, error = found.errors.mean(), found.errors.std(ddof=1) / len(found.errors) ** 0.5
+        style = measured(found.contestant.mode, label=None)
+        hollow: dict[str, Any] = {"markerfacecolor": "white"} if found.at_edge else {}
+        axes.errorbar(mean, place, xerr=error, capsize=2, linewidth=1.2, **style, **hollow)
+        weight = "bold" if found is best else "normal"
+        text = f"{mean:.2f} ± {error:.2f}"
+        axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, fontweight=weight)
+    margin = 0.15 * (highest - lowest)
+    axes.set(title=f"{row.task}, {row.schedule} η", xlabel="test error, %", xlim=(lowest - margin, highest + margin))
+
+
+def _keys(axes: Axes) -> Iterator[Any]:
+    from matplotlib.lines import Line2D
+
+    for mode in ("L2", "decoupled", "stable", "unknown"):
+        label = (
+            {"label": "L2, without a rule here"}
+            if mode == "unknown"
+            else {"label": measured(mode)["label"].split(",")[0]}
+        )
+        yield Line2D([], [], **measured(mode, **label))
+    yield Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="none", label="edge of its grid")
+
+
+def _title(rows: list[Row]) -> str:
+    errors = {label: values.mean() for label, values in means(rows).items()}
+    order = sorted(errors, key=lambda label: errors[label])
+    place = order.index("AdamS") + 1
+    seeds = len(rows[0].found["AdamS"].errors)
+    return (
+        f"Of {len(order)} tuned optimizers AdamS has the {_ordinal(place)} smallest test error, and {order[0]} the"
+        f" smallest\n(mean over all panels; points: mean and standard error of {seeds} seeds)"
+    )
+
+
+def _ordinal(place: int) -> str:
+    """A place in a row, in figures.
+
+    Examples
+    --------
+    >>> _ordinal(2), _ordinal(11)
+    ('2nd', '11th')
+    """
+    return f"{place}{({1: 'st', 2: 'nd', 3: 'rd'}).get(place if place < 20 else 0, 'th')}"
+
+
+STUDY = Study("optimizer-table", CLAIM, SOURCE, measure, draw, CAPTION)

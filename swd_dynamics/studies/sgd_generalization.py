@@ -1,0 +1,229 @@
+"""Study: how much of the gap between the test errors of Adam and SGD does AdamS close."""
+
+from importlib.util import find_spec
+from math import inf, nan, sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from swd_dynamics.plots import MUTED, house_style, measured
+from swd_dynamics.studies.paired import judge_more, paired_difference
+from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.studies.tuning import MISSING_DATA, Tuned, arenas, contestants_of, percent, trained, tuned
+from swd_dynamics.verdict import NOTHING, Verdict, must_be_refuted
+
+CLAIM = (
+    "Adam with L2 decay generalizes worse than SGD with momentum, and fixing the decay, AdamS, closes at least half of"
+    " the gap between their test errors."
+)
+SOURCE = "arXiv 2011.11152 (Xie, Sato & Sugiyama 2020); that “half” is meant by “closes” is chosen here"
+CAPTION = (
+    "Left: the test error of each optimizer, tuned on its own grid, as a difference from SGD for the same seed. Small"
+    " marks are seeds, large marks their means with a confidence interval of 95 %. Right: the fraction of the gap that"
+    " a fixed decay closes, (Adam − AdamS)/(Adam − SGD), with Fieller's interval of 95 % for a ratio of two means. 0 is"
+    " Adam and 1 is SGD. An arrow says that an interval goes on. Where the gap itself is not certain, there is no"
+    " fraction. The study is about small tanh networks that are trained for some hundred steps, with a cosine"
+    " schedule."
+)
+
+STEPS, SCHEDULE = 300, "cosine"
+HALF = 0.5  # of the gap: less would leave Adam nearer to where it was than to SGD
+TOO_SLOW = 0.01  # the factor of SGD's η in the control
+RIVALS = ("AdamW", "AdamS")
+
+
+class Fraction(NamedTuple):
+    """A ratio of two means over seeds, and Fieller's confidence interval; its ends are ∞ where there are none."""
+
+    value: float
+    low: float
+    high: float
+
+
+def closed(part: NDArray, whole: NDArray) -> Fraction:
+    """The ratio of the means of two quantities, one value of each for every seed.
+
+    φ is in the interval where the paired test does not find mean(part − φ·whole) ≠ 0: a quadratic inequality in φ,
+    (p̄ − φw̄)² ≤ t²·(s_p² − 2φs_pw + φ²s_w²)/n.
+
+    Source: Fieller 1954.
+
+    Examples
+    --------
+    Where each seed has the same ratio, the interval is a point:
+
+    >>> [round(x, 6) for x in closed(np.array([10.0, 11.0, 12.0]), np.array([20.0, 22.0, 24.0]))]
+    [0.5, 0.5, 0.5]
+    """
+    means, cov = np.array([part.mean(), whole.mean()]), np.cov(part, whole) / len(part)
+    single = paired_difference(part, 0.0)
+    t = single.half_width / single.standard_error if single.standard_error else 0.0
+    a = means[1] ** 2 - t**2 * cov[1, 1]
+    b = means[0] * means[1] - t**2 * cov[0, 1]
+    c = means[0] ** 2 - t**2 * cov[0, 0]
+    value = float(means[0] / means[1]) if means[1] else nan
+    if a <= 0:  # the gap may be 0
+        return Fraction(value, -inf, inf)
+    root = sqrt(max(b**2 - a * c, 0.0))
+    return Fraction(value, float((b - root) / a), float((b + root) / a))
+
+
+class Gap(NamedTuple):
+    """What a task came to: the tuned optimizers, and the errors of the control."""
+
+    task: str
+    found: dict[str, Tuned]
+    slow: NDArray
+
+    def errors(self, label: str) -> NDArray:
+        """The test errors of an optimizer in percent, shape (seeds,)."""
+        return self.found[label].errors
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether Adam's error is larger than SGD's, by the confidence interval."""
+        found = paired_difference(self.errors("Adam"), self.errors("SGD"))
+        return found.mean - found.half_width > 0
+
+    def fraction(self, label: str) -> Fraction:
+        """The fraction of the gap between Adam and SGD that an optimizer closes."""
+        return closed(self.errors("Adam") - self.errors(label), self.errors("Adam") - self.errors("SGD"))
+
+
+def measure(setting: Setting) -> Findings:
+    """Tune SGD, Adam, AdamW and AdamS on every task, and train them from the reported seeds."""
+    seeds = range(8 if setting.quick else 24)
+    training: dict[str, Any] = {"steps": STEPS, "schedule": SCHEDULE, "evaluations": 1}
+    listed = [contestants_of("SGD")[0], *contestants_of("Adam")]
+    chosen, gaps = arenas(setting.device), []
+    for name in setting.track(chosen, "sgd-generalization"):
+        found = tuned(chosen[name], listed, seeds=seeds, **training)
+        best = found["SGD"].contestant
+        slow = best.at(TOO_SLOW * best.lrs[0], best.decays[0])
+        ((_, runs),) = trained(chosen[name].task, [slow], seeds, **training)
+        gaps.append(Gap(name, found, percent(runs).values[0, 0]))
+    return Findings([verdict for gap in gaps for verdict in judge_gap(gap)], gaps)
+
+
+# The verdicts
+
+
+def judge_gap(gap: Gap) -> list[Verdict]:
+    """Whether there is a gap, and how much of it a fixed decay closes, on one task."""
+    task = gap.task
+    sgd, adam, adams = (gap.errors(label) for label in ("SGD", "Adam", "AdamS"))
+    why = f"in percent of the test of {task}, seed by seed"
+    why += "" if find_spec("mnist1d") else f"; {MISSING_DATA}"
+    claim = "Adam with L2 decay has a larger test error than SGD with momentum, both tuned"
+    slow = "SGD with a hundredth of its tuned η has a smaller test error than Adam"
+    return [
+        judge_more(f"{task}: the gap", f"On {task} {claim}", larger=adam, smaller=sgd, why=why),
+        judge_more(
+            f"{task}: AdamS < Adam",
+            f"On {task} AdamS has a smaller test error than Adam with L2 decay, both tuned",
+            larger=adam,
+            smaller=adams,
+            why=why,
+        ),
+        *(_half(gap, label) for label in RIVALS),
+        must_be_refuted(
+            f"control: {task}, slow SGD",
+            judge_more("", f"On {task} {slow}", larger=adam, smaller=gap.slow, why=why),
+        ),
+    ]
+
+
+def _half(gap: Gap, label: str) -> Verdict:
+    """Adam − AdamS > ½(Adam − SGD), which is linear, so that it needs no ratio."""
+    adam, sgd = gap.errors("Adam"), gap.errors("SGD")
+    name = f"{gap.task}: {label} closes half"
+    claim = f"On {gap.task} {label} closes at least half of the gap between Adam and SGD"
+    if not gap.is_certain:
+        cause = "no gap between Adam and SGD is certain here, so there is nothing to close"
+        why = "there is no gap to compare with"
+        return Verdict(name, claim, "> 0", NOTHING, "any more", why, "inconclusive", cause=cause, seeds=len(adam))
+    fraction = gap.fraction(label)
+    why = (
+        f"the number is what {label} closes beyond a half, in percent of the test; as a fraction of the gap it closes"
+        f" {fraction.value:.2g}, in a 95% interval from {fraction.low:.2g} to {fraction.high:.2g}"
+    )
+    return judge_more(name, claim, larger=adam - gap.errors(label), smaller=HALF * (adam - sgd), why=why)
+
+
+# The figure
+
+
+def draw(gaps: list[Gap]) -> Figure:
+    """Left: the differences from SGD. Right: the fractions of the gap that AdamW and AdamS close."""
+    with house_style():
+        figure = Figure(figsize=(9.4, 1.9 * len(gaps) + 1.9))
+        for i, gap in enumerate(gaps):
+            left, right = figure.add_subplot(len(gaps), 2, 2 * i + 1), figure.add_subplot(len(gaps), 2, 2 * i + 2)
+            _draw_errors(left, gap)
+            _draw_fractions(right, gap)
+        figure.suptitle(_title(gaps), x=0.01, ha="left")
+    return figure
+
+
+def _draw_errors(axes: Axes, gap: Gap) -> None:
+    labels = list(gap.found)
+    for place, label in enumerate(labels[1:]):
+        differences = gap.errors(label) - gap.errors("SGD")
+        style: dict[str, Any] = measured(gap.found[label].contestant.mode, label=None, markersize=8)
+        spread = place + 0.16 + 0.2 * np.linspace(0, 1, len(differences))
+        axes.plot(differences, spread, **{**style, "markersize": 3, "alpha": 0.45})
+        half = paired_difference(differences, 0.0).half_width
+        axes.errorbar(differences.mean(), place, xerr=half, capsize=3, **style)
+    axes.axvline(0, color=MUTED, linewidth=1.2)
+    sgd = gap.errors("SGD").mean()
+    axes.set_yticks(range(len(labels) - 1), labels[1:])
+    axes.set(xlabel="test error minus that of SGD, percent of the test", ylim=(len(labels) - 1.4, -0.5))
+    axes.set_title(f"{gap.task}: difference from SGD (whose error is {sgd:.1f} %)")
+
+
+def _draw_fractions(axes: Axes, gap: Gap) -> None:
+    reach = 2.5  # beyond it an interval ends with an arrow
+    for place, label in enumerate(RIVALS) if gap.is_certain else ():
+        fraction, style = gap.fraction(label), measured(gap.found[label].contestant.mode, label=None, markersize=8)
+        ends = np.clip([fraction.low, fraction.high], -reach, reach)
+        axes.plot(ends, [place, place], color=style["color"])
+        for end, wanted, arrow in zip(ends, (fraction.low, fraction.high), "<>", strict=True):
+            axes.plot(end, place, **{**style, "marker": arrow if wanted != end else "|"})
+        axes.plot(fraction.value, place, **style)
+        at = float(np.clip(fraction.value, -0.8 * reach, 0.8 * reach))
+        axes.annotate(f"{fraction.value:.2f}".replace("-", "−"), (at, place - 0.16), ha="center")
+    if not gap.is_certain:
+        axes.text(HALF, 0.5, "no gap is certain: nothing to close", ha="center", backgroundcolor="white")
+    for at, name in ((0, "Adam"), (HALF, "half"), (1, "SGD")):
+        axes.axvline(at, color=MUTED, linewidth=1.2, linestyle=":" if name == "half" else "-", zorder=0)
+        axes.text(at, -0.62, name, ha="center", va="bottom", fontsize=9)
+    axes.set_yticks(range(len(RIVALS)), RIVALS)
+    axes.set(xlabel="fraction of the gap that is closed", ylim=(len(RIVALS) - 0.5, -0.6))
+    axes.set(xlim=(-1.08 * reach, 1.08 * reach))
+    axes.set_title(f"{gap.task}: how much of the gap is closed", pad=16)
+
+
+def _title(gaps: list[Gap]) -> str:
+    said = []
+    for gap in gaps:
+        f = gap.fraction("AdamS")
+        part = f"AdamS closes {f.value:.0%} of the gap (95% interval {f.low:.0%} to {f.high:.0%})".replace("-", "−")
+        said.append(f"On {gap.task} {part if gap.is_certain else 'no gap between Adam and SGD is certain'}")
+    return "\n".join(said).replace("%", " %")
+
+
+NOT_CONFIRMED = frozenset(
+    {
+        "digits: the gap",
+        "digits: AdamS < Adam",
+        "digits: AdamW closes half",
+        "digits: AdamS closes half",
+        "MNIST-1D: AdamS < Adam",
+        "MNIST-1D: AdamW closes half",
+        "MNIST-1D: AdamS closes half",
+    }
+)
+STUDY = Study("sgd-generalization", CLAIM, SOURCE, measure, draw, CAPTION, NOT_CONFIRMED)
