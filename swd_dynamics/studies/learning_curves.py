@@ -51,11 +51,11 @@ class Curves(NamedTuple):
 
 def measure(setting: Setting) -> Findings:
     """Tune the six optimizers for each schedule, and follow them from the reported seeds."""
-    seeds = range(8 if setting.quick else 16)
+    steps, seeds = (STEPS // 3, range(8)) if setting.quick else (STEPS, range(16))
     arena = arenas(setting.device, only_digits=True)["digits"]
     found = []
     for schedule in setting.track(SCHEDULES, "learning-curves"):
-        training: dict[str, Any] = {"steps": STEPS, "schedule": schedule, "evaluations": EVALUATIONS}
+        training: dict[str, Any] = {"steps": steps, "schedule": schedule, "evaluations": EVALUATIONS}
         listed = [each for direction in DIRECTIONS for each in contestants_of(direction)]
         best = tuned(arena, listed, seeds=seeds, **training)
         stable = best["SGDS"].contestant
@@ -142,7 +142,7 @@ def draw(found: list[Curves]) -> Figure:
 
 
 def _draw_curves(axes: Axes, direction: str, curves: Curves, name: str) -> None:
-    unit, ends = ROWS[name][1], []
+    unit, ends, last = ROWS[name][1], [], int(curves.found["SGD"].runs.step[-1])
     for label in DIRECTIONS[direction]:
         values = unit * curves.curve(label, name)
         steps = curves.found[label].runs.step.values
@@ -154,9 +154,9 @@ def _draw_curves(axes: Axes, direction: str, curves: Curves, name: str) -> None:
         ends.append((mean[-1], f"{mean[-1]:.2f} %" if unit > 1 else f"{mean[-1]:.3f}", color))
     _write_ends(axes, ends)
     if curves.schedule == "step":
-        for k in (STEPS // 3, 2 * STEPS // 3):
+        for k in (last / 3, 2 * last / 3):
             axes.axvline(k, color="#999999", linewidth=0.8, linestyle=":")
-    axes.set(yscale="log", xlim=(0, STEPS))
+    axes.set(yscale="log", xlim=(0, last))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
