@@ -60,8 +60,8 @@ def record(
         AdaiS, RMSprop, Adagrad, Adadelta, Adamax, NAdam, NAdamW, RAdam, RAdamW, AdafactorW,
         Rprop, ASGD or MuonW.
     task
-        What is trained: quadratic, logistic, network, network-minibatch, transformer or
-        convolution.
+        What is trained: quadratic, logistic, network, network-minibatch, transformer, convolution
+        or mnist1d.
     steps
         Number of steps.
     out

@@ -41,8 +41,8 @@ def sweep(
     Parameters
     ----------
     task
-        What is trained: quadratic, logistic, network, network-minibatch, transformer or
-        convolution.
+        What is trained: quadratic, logistic, network, network-minibatch, transformer, convolution
+        or mnist1d.
     optimizers
         Names of optimizers, separated by commas: SGD, SGDW, SGDS, Adam, AdamW, AdamS, AMSGrad,
         AMSGradW, AMSGradS, AdaiS, RMSprop, Adagrad, Adadelta, Adamax, NAdam, NAdamW, RAdam, RAdamW,

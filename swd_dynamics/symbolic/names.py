@@ -38,6 +38,7 @@ def symbol_latex(symbol: Symbol | str) -> str:
         return symbol_latex(name[:-1]) + "'"
     if name in TEX:
         return TEX[name]
+    name = normalize("NFD", name)  # Unicode has a letter ŝ of its own, and none for m̂
     if HAT in name:
         stem, bar, index = symbol_latex(name.replace(HAT, "")).partition("_")
         return rf"\hat{{{stem}}}{bar}{index}"
@@ -83,7 +84,7 @@ def number_latex(value: float) -> str:
     return power if mantissa == "1" and power else r" \cdot ".join(filter(None, (mantissa, power)))
 
 
-MATH = {"−": "-", "½": r"\tfrac{1}{2}", "²": "^2", "·": r"\cdot", "√": r"\surd", "±": r"\pm", "∞": r"\infty"}
+MATH = {"−": "-", "½": r"\tfrac{1}{2}", "²": "^2", "·": r"\cdot", "√": r"\surd", "±": r"\pm", "∞": r"\infty", "…": r"\ldots"}
 MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "→": r"\to", "′": "'", "ᵏ": "^k", "Π": r"\Pi", "×": r"\times"}
 SAID = re.compile(r"[^\W\d_][\u0300-\u036f]?⋆?[₀-₉]*(_max)?′?|[_%#&]|" + "|".join(MATH))
 
