@@ -103,7 +103,7 @@ class ModifiedEquation(Derived):
         check("theta_star", theta_star, "(-inf, inf)")
         first = self.first.replace(notation.mean, lambda each: each)
         if unknown := first.free_symbols - {notation.theta, notation.gradient}:
-            names = ", ".join(sorted(map(symbol_text, unknown)))
+            names = ", ".join(sorted(symbol_text(str(symbol)) for symbol in unknown))
             raise InputError(f"F₀ contains {names}: a rest point in numbers needs a rule with a number for each symbol")
         pull = first.xreplace({notation.gradient: h * (notation.theta - theta_star)})
         return _downward_crossing(sympy.lambdify(notation.theta, pull, "numpy"), 1 + 2 * abs(theta_star))

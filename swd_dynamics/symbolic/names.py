@@ -84,8 +84,8 @@ def number_latex(value: float) -> str:
     return power if mantissa == "1" and power else r" \cdot ".join(filter(None, (mantissa, power)))
 
 
-MATH = {"−": "-", "½": r"\tfrac{1}{2}", "²": "^2", "·": r"\cdot", "√": r"\surd", "±": r"\pm", "∞": r"\infty", "…": r"\ldots"}
-MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "→": r"\to", "′": "'", "ᵏ": "^k", "Π": r"\Pi", "×": r"\times"}
+MATH = {"−": "-", "½": r"\tfrac{1}{2}", "²": "^2", "·": r"\cdot", "√": r"\surd", "±": r"\pm", "∞": r"\infty"}
+MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "→": r"\to", "′": "'", "ᵏ": "^k", "Π": r"\Pi", "×": r"\times", "…": r"\ldots"}
 SAID = re.compile(r"[^\W\d_][\u0300-\u036f]?⋆?[₀-₉]*(_max)?′?|[_%#&]|" + "|".join(MATH))
 
 
