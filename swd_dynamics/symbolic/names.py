@@ -85,7 +85,8 @@ def number_latex(value: float) -> str:
 
 
 MATH = {"−": "-", "½": r"\tfrac{1}{2}", "²": "^2", "·": r"\cdot", "√": r"\surd", "±": r"\pm", "∞": r"\infty"}
-MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "→": r"\to", "′": "'", "ᵏ": "^k", "Π": r"\Pi", "×": r"\times", "…": r"\ldots"}
+MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "→": r"\to", "′": "'", "ᵏ": "^k", "Π": r"\Pi", "×": r"\times"}
+MATH |= {"…": r"\ldots"}
 SAID = re.compile(r"[^\W\d_][\u0300-\u036f]?⋆?[₀-₉]*(_max)?′?|[_%#&]|" + "|".join(MATH))
 
 
