@@ -3,7 +3,7 @@
 #
 # **I have found a good `weight_decay`. Now I change the learning rate. Must I search again?**
 #
-# About 9 minutes, without the exercises. You should know the three kinds of decay (notebook 01).
+# About 13 minutes, without the exercises. You should know the three kinds of decay (notebook 01).
 
 # %%
 import torch
