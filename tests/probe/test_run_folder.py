@@ -168,7 +168,7 @@ def test_unknown_optimizer(network, path):
     for name in ("decay_rate", "decay_ratio", "decay_fraction", "effective_lr", "v_bar", "momentum_norm"):
         assert np.isnan(run[name]).all(), name
     assert np.isfinite(run.update_norm).all()
-    assert "Unknown is neither torch's" in run.attrs["decay_unknown_because"]
+    assert "Unknown is neither an optimizer that is known" in run.attrs["decay_unknown_because"]
 
 
 def test_l2_of_adam_is_known_to_the_largest_set_only(network, path, tmp_path):
