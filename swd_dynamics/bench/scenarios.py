@@ -214,7 +214,7 @@ def _with_possible_shapes(factory: Factory, scenario: Scenario) -> Scenario:
             try:
                 make(factory, _parameters(scenario.of_matrices(), seed=0))
             except ForeignError:
-                raise error  # whose cause is in the user's code
+                raise error from error.__cause__  # which is in the user's code
             return scenario.of_matrices()
     return scenario
 
