@@ -65,7 +65,7 @@ class FixedPoint:
 
     >>> (point,) = phase_plane(UpdateRule(0.5, SGD()), lambda theta: np.array([1.0, 3.9999]) * theta).fixed_points
     >>> point.described()
-    'eigenvalues μ = −4, −1; steps settle, |z| = 0.99995'
+    'eigenvalues μ = −4, −1; steps settle, |z| = 0.9999'
     """
 
     point: Array
