@@ -43,7 +43,7 @@ def test_the_whole_catalogue(benchmark):
     assert len(benchmark.pedantic(everything, setup=forget, rounds=1)) == len(asked)
 
 
-@pytest.mark.parametrize(("name", "rule"), hard_rules(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("name", "rule"), list(hard_rules()), ids=str)
 def test_every_derivation_of_a_hard_rule(benchmark, name, rule):
     """Assert that each derivation of a hard rule ends within 2 s, with a result or with a refusal."""
     taken = dict.fromkeys(DERIVATIONS, 0.0)
