@@ -329,11 +329,13 @@ def _keys() -> list[Line2D]:
 def _title(maps: dict[tuple[str, str], ErrorMap]) -> str:
     slopes = {key: seen.slopes.mean() for key, seen in maps.items()}
     ends = sorted(slope for (_, schedule), slope in slopes.items() if schedule == "cosine")
-    constant = [f"{_signed(slopes[name, 'constant'])} ({name})" for name in CONSTANT]
+    constant = {name: slopes[name, "constant"] for name in CONSTANT}
+    hardly = "hardly depends" if max(map(abs, ends)) < 0.5 else "depends"  # 0.5: half-way between the two invariants
+    falls = "falls as about 1/η" if all(-1.5 < slope < -0.5 for slope in constant.values()) else "depends on η"
+    said = " and ".join(f"{_signed(slope)} ({name})" for name, slope in constant.items())
     return (
-        "Where η falls to 0, the best λ hardly depends on η: the slopes of the valleys are from"
-        f" {_signed(ends[0])} to {_signed(ends[-1])}.\nWhere η is constant, the best λ falls as about 1/η: the slopes"
-        f" are {' and '.join(constant)}"
+        f"Where η falls to 0, the best λ {hardly} on η: the slopes of the valleys are from {_signed(ends[0])} to"
+        f" {_signed(ends[-1])}.\nWhere η is constant, the best λ {falls}: the slopes are {said}"
     )
 
 

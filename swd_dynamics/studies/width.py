@@ -256,10 +256,14 @@ def draw(maps: WidthMaps) -> Figure:
 
 def _title(maps: WidthMaps) -> str:
     widest = maps.widths[-1] / maps.widths[0]
-    times = {name: widest ** maps.exponents(way).mean() for name, way in WAYS.items()}
+    powers = {name: maps.exponents(way).mean() for name, way in WAYS.items()}
+    times = {name: widest**power for name, power in powers.items()}
+    shrinking = maps.shrinking.mean()
+    is_alike = abs(powers["AdamW, λ"] - shrinking) <= STILL
+    guide = "as 1/√v̄ is" if is_alike else f"and 1/√v̄ is {widest**shrinking:.2g} times as large"
     return (
         f"In a network {widest:g} times as wide, the best λ of AdamW is {times['AdamW, λ']:.2g} times as large,"
-        " as 1/√v̄ is,\n"
+        f" {guide},\n"
         f"that of AdamS {times['AdamS, λ']:.2g} times as large, and the best ηλ of AdamW {times['AdamW, ηλ']:.2g} times"
     )
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from swd_dynamics.studies.lr_decay_coupling import ErrorMap, judge_slopes, predicted_slope
+from swd_dynamics.studies.lr_decay_coupling import CONSTANT, EXPONENTS, ErrorMap, draw, judge_slopes, predicted_slope
 
 LRS, DECAYS = 10.0 ** np.arange(-2, 0.1, 0.5), 10.0 ** np.arange(-4, -0.9, 0.5)
 SEEDS = 4
@@ -65,6 +65,20 @@ def test_an_invariant_is_undecided_where_the_seeds_differ_much():
     verdicts = judge_slopes("SGD", "cosine", planted(-0.5, 2.0))
     assert {verdict.status for verdict in verdicts} == {"inconclusive"}
     assert all("would" in verdict.cause for verdict in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("falling", "constant", "said"),
+    [
+        (0.0, -1.0, ["hardly depends on η", "falls as about 1/η"]),
+        (-1.0, 0.0, ["the best λ depends on η: the slopes of", "the best λ depends on η: the slopes are"]),
+    ],
+)
+def test_the_title_follows_the_result(falling, constant, said):
+    """Assert that the title says that the best λ hardly depends on η, or falls as 1/η, only where it does."""
+    maps = {(name, "cosine"): planted(falling) for name in EXPONENTS}
+    title = draw(maps | {(name, "constant"): planted(constant) for name in CONSTANT}).get_suptitle()
+    assert all(words in title for words in said)
 
 
 def test_planted_moments_are_found():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from swd_dynamics.studies.width import WAYS, WidthMaps, judge_ways
+from swd_dynamics.studies.width import WAYS, WidthMaps, draw, judge_ways
 
 WIDTHS = [10, 100, 1000]
 LRS = 10.0 ** np.arange(-3, -0.9, 0.5)
@@ -42,6 +42,12 @@ def test_keeping_what_stays_costs_least(by_decay, stays):
     cost = {name: maps.kept(WAYS[name])[-1].mean() for name in ("AdamW, λ", "AdamW, ηλ")}
     assert cost.pop(stays) == pytest.approx(5.01, abs=1e-9)  # the smallest error there is, in the mean of the seeds
     assert min(cost.values()) > 6
+
+
+@pytest.mark.parametrize(("by_decay", "said"), [(0.5, "as 1/√v̄ is"), (0.0, "and 1/√v̄ is 10 times as large")])
+def test_the_title_follows_the_result(by_decay, said):
+    """Assert that the title says that λ grows as 1/√v̄ only where it does."""
+    assert said in draw(planted(by_decay)).get_suptitle()
 
 
 def test_a_number_that_moves_is_refuted():
