@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from swd_dynamics.arithmetic import Tensors
+from swd_dynamics.rules.direction import effective_lr_by_weight
 from swd_dynamics.rules.update import UpdateRule
 
 Shape = tuple[int, ...]
@@ -47,6 +48,9 @@ class Shaped:
 
     def effective_lr(self, memory, step):
         return self._flat(self.direction.effective_lr(self._split_memory(memory), self._step(step)))
+
+    def effective_lr_by_weight(self, memory, step):
+        return self._flat(effective_lr_by_weight(self.direction, self._split_memory(memory), self._step(step)))
 
     def _step(self, step):
         return type(step)(*map(self._split, step))

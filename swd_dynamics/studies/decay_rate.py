@@ -13,7 +13,7 @@ from xarray import Dataset
 
 from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
-from swd_dynamics.rules import State, Step, UpdateRule
+from swd_dynamics.rules import DecayStep, State, Step, UpdateRule
 from swd_dynamics.rules.directions.adam import Moments
 from swd_dynamics.studies.judging import farthest, judge_curve, judge_relative
 from swd_dynamics.studies.methods import Method, family
@@ -239,7 +239,7 @@ def _momentum(name: str, seen: RatioCurves, recording: Dataset, third: int) -> l
     before, after = settled(lr), settled(lr / FACTOR)
     decoupled = rule("SGDW", third)
     effective_lr = decoupled.direction.effective_lr(None, Step(None, None, lr, 1))
-    first = decoupled.decay.decay_rate(lr, lambda: None) / effective_lr
+    first = decoupled.decay.decay_rate(DecayStep(None, lr, 1, effective_lr=lambda: None)) / effective_lr
     foreseen, seen_steps = (_steps_to(curve[third:], after) for curve in (by_rule, ratio))
     late = SETTLED, "relative 1e-3, because so much of the transient may be left"
     whole = "With L2 a perturbation of θ shrinks at every step as the rule derives"

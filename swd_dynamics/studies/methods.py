@@ -7,7 +7,7 @@ import torch
 
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.rules import CATALOG, UpdateRule
-from swd_dynamics.rules.decay import DECAYS
+from swd_dynamics.rules.decay import DECAYS, mode_of
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Method:
         """The decay mode, as DECAYS names it: "none" if λ = 0, where all modes are the same."""
         if self.arguments.get("weight_decay") == 0:
             return "none"
-        modes: dict[Any, str] = {decay: mode for mode, decay in DECAYS.items()}
-        return modes[CATALOG[self.name].decay]
+        return mode_of(CATALOG[self.name].decay) or "unknown"
 
     def rule(self, **changed) -> UpdateRule:
         """The rule, with some arguments changed."""

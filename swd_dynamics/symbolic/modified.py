@@ -322,7 +322,7 @@ def _in_orders(expression: Any, settled: Trace) -> tuple[Expr, Expr]:
     first, rest = expression.subs(lr, 0), expression.diff(lr).subs(lr, 0)
     if first.has(*INFINITE) or rest.has(*INFINITE):
         raise NotDerivable(
-            f"(θ′ − θ)/η = {expression} has no expansion F₀ + η·F₁ as η = {lr} → 0. If a decay rate R does not shrink"
+            f"(θ′ − θ)/η = {text(expression)} has no expansion F₀ + η·F₁ as η → 0. If a decay rate R does not shrink"
             " with the learning rate, at a constant learning rate Decoupled(weight_decay=R/lr) is the same map"
         )
     return first, rest

@@ -171,7 +171,7 @@ class Independent:
     def added_gradient(self, theta):
         return 0
 
-    def decay_rate(self, lr, effective_lr):
+    def decay_rate(self, step):
         return self.weight_decay
 
 
