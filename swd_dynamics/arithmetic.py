@@ -1,8 +1,8 @@
 """The words that a rule may use besides ``+ - * /``, the same for floats, numpy, torch and sympy.
 
 ``sqrt``, ``sign``, ``absolute``, ``heaviside``, ``maximum``, ``clip``, ``where`` and ``rounded`` act on every weight,
-``matmul`` and ``transpose`` on matrices; ``mean`` and ``norm`` are over all weights; ``decayed`` is for bias corrections, ``each`` for
-weights in several tensors.
+``matmul`` and ``transpose`` on matrices; ``mean`` and ``norm`` are over all weights; ``decayed`` is for bias
+corrections, ``each`` for weights in several tensors.
 
 torch tensors answer with their own methods, numbers and arrays with numpy. A sympy expression answers with a function
 of sympy (√, sign, |·|, cases), or with an *opaque* function of the word's name, to which

@@ -37,7 +37,7 @@ from swd_dynamics.tables import Table, likeness
 MEANINGS = {
     "lr": "η > 0, the learning rate: a number, an array with a number for every weight, a schedule k → η, or a symbol",
     "weight_decay": "λ ≥ 0, the strength of the weight decay: a number, an array or a symbol",
-    "lr_max": "η_max > 0, the largest learning rate of the schedule; without it lr, which is then the same at every step",
+    "lr_max": "η_max > 0, the largest learning rate of the schedule; by default lr, which is then a number",
     "momentum": "β in [0, 1); 0 is plain gradient descent",
     "dampening": "τ in [0, 1): the gradient enters the momentum with the factor 1 − τ, except at the first step",
     "nesterov": "whether to use Nesterov's momentum, which needs momentum > 0 and dampening = 0",

@@ -49,8 +49,8 @@ class Direction(Protocol):
        :func:`swd_dynamics.checks.check`.
     7. The new value of a memory entry may use the new values of other entries, but not in a circle: if the new ``b``
        uses the new ``a``, the new ``a`` must not use the new ``b``.
-    8. A direction with a preconditioner may have a fifth method, ``effective_lr_by_weight(memory, step)``: η_eff of each
-       weight, where ``effective_lr`` is one number for all. Preconditioned decay asks for it.
+    8. A direction with a preconditioner may have a fifth method, ``effective_lr_by_weight(memory, step)``: η_eff of
+       each weight, where ``effective_lr`` is one number for all. Preconditioned decay asks for it.
     9. θ may be several tensors, each with its own shape (:class:`swd_dynamics.arithmetic.Tensors`). A direction that
        treats every weight alike needs nothing for this. A direction that treats a tensor as a matrix applies a function
        to each tensor with ``each``. If that function looks at shapes, the direction has no derivation, and its class

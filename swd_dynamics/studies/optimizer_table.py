@@ -220,7 +220,7 @@ def _keys(axes: Axes) -> Iterator[Any]:
 
     for mode in ("L2", "decoupled", "stable", "unknown"):
         label = (
-            {"label": "L2, without a rule here"}
+            {"label": "L2, of pytorch_optimizer"}
             if mode == "unknown"
             else {"label": measured(mode)["label"].split(",")[0]}
         )
