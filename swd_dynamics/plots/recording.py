@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.plots.style import, house_style, measured, with_remark
+from swd_dynamics.plots.style import house_style, measured, with_remark
 from swd_dynamics.recording.summary import fact_in_words
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.rules.decay import mode_of

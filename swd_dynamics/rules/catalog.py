@@ -163,7 +163,7 @@ def _documented(entry: Entry) -> str:
     arguments = []
     for name in entry.__signature__.parameters:
         arguments += [name, f"    {MEANINGS.get(f'{family.__name__}.{name}') or MEANINGS[name]}"]
-    title = f"{entry.name.removesuffix(entry.decay.suffix)} with {WHERE[mode_of(entry.decay)]}."
+    title = f"{entry.name.removesuffix(entry.decay.suffix)} with {WHERE[mode_of(entry.decay) or 'none']}."
     parts = [
         title,
         f"{entry!r}{entry.__signature__} makes the UpdateRule.",

@@ -20,8 +20,8 @@ from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derived, NotDerivable, refuse_longer, refuse_wider, stated
 from swd_dynamics.symbolic.form import gathered, one_minus, tidy, with_letters_below
 from swd_dynamics.symbolic.names import symbol_text
-from swd_dynamics.symbolic.printer import text
 from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, maximum, primed
+from swd_dynamics.symbolic.printer import text
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
 _s = Letter("s", real=True)  # the distance along a change of symbols, with respect to which expressions are derived

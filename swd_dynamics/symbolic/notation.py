@@ -262,14 +262,14 @@ def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, Any]]:
     letters = _Letters(values, {shown_name(symbol) for symbol in (*SHOWN, *values, *own_symbols(rule))})
     direction = letters.of_fields(rule.direction)
     if isinstance(rule.decay, Corrected):
-        return UpdateRule(lr_letter, direction, _corrected(rule, lr_letter, letters)), values
+        return UpdateRule(lr_letter, direction, _corrected(rule, rule.decay, lr_letter, letters)), values
     return UpdateRule(lr_letter, direction, letters.of_fields(rule.decay)), values
 
 
-def _corrected(rule: UpdateRule, lr_letter: Any, letters: "_Letters") -> Any:
+def _corrected(rule: UpdateRule, given: Corrected, lr_letter: Any, letters: "_Letters") -> Any:
     """Corrected decay with η/κ in the place of η_max: κ, the ratio of the two, is fixed as η → 0."""
-    decay = letters.of_fields(dataclasses.replace(rule.decay, lr_max=lr_share))
-    lr_max = rule.decay.lr_max
+    decay = letters.of_fields(dataclasses.replace(given, lr_max=lr_share))
+    lr_max = given.lr_max
     if not (is_symbolic(rule.lr) or is_symbolic(lr_max) or rule.has_schedule):
         ratio = _array(rule.lr) / _array(lr_max)
         letter = (PerWeight if ratio.ndim else Letter)(OF_LARGEST, positive=True)
