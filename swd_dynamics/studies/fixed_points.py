@@ -34,6 +34,9 @@ DIGITS_ARGUMENTS = {"lr": 0.2, "momentum": 0.9, "weight_decay": 0.1}
 NOISE_ARGUMENTS = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.5}
 BATCH_ARGUMENTS = {"lr": 0.03, "betas": (0.9, 0.95), "weight_decay": 0.5}
 
+OTHERS = ("independent", "corrected", "cautious", "preconditioned")  # the other decay modes: tested, not drawn
+LR_MAX = 2  # η_max of independent and corrected decay, in units of η: at 1 both would be decoupled decay with another λ
+
 # Standard deviations of the gradient noise. The gradients are below 1 (h = θ⋆ = 1), so that √v is the noise.
 KEPT_BY_L2 = 1 / (1 + NOISE_ARGUMENTS["weight_decay"])  # of each weight, with h = 1: h/(h + λ)
 NOISE = np.array([4.0, 6.0, 10.0, 20.0, 30.0])
@@ -51,7 +54,8 @@ CAPTION = (
     " and 12,000 steps from η = 0.03, which falls to 1e-6 in the last quarter; with torch's default β₂ = 0.999 more"
     " steps are needed. Right: β = (0.9, 0.99), η = 0.1, 12,000 steps. (The short form takes fewer.) Most training"
     " lies between these two extremes. Also tested, but not drawn: SGD with momentum and each decay, on a quadratic"
-    " and on digits."
+    " and on digits, and the other decay modes with exact gradients. Among these, cautious decay comes to rest at θ⋆, as"
+    " no decay does, and Adam with preconditioned decay where L2 does."
 )
 
 
@@ -119,6 +123,44 @@ def _quadratic(setting: Setting) -> list[Verdict]:
     claim = "SGD with momentum and decoupled decay comes to rest at the fixed point of stable decay"
     wrong = judge_weights("", claim, predicted["SGDS"], reached["SGDW"], 1e-12, why)
     return [*verdicts, must_be_refuted("control: SGDW with c = 1", wrong)]
+
+
+def _other_decays(setting: Setting) -> list[Verdict]:
+    """The other decay modes with exact gradients, for SGD with momentum and for Adam, where F₀ is 0."""
+    optimum, reached = np.array([-3.0, -1.25, 0.5, 1.0, 2.75]), {}
+    methods = [*family("SGD", OTHERS, **SGD_ARGUMENTS), *family("Adam", OTHERS, **BATCH_ARGUMENTS)]
+    verdicts = []
+    for method in map(_with_largest_lr, methods):
+        last_lr, allowed, why = _end_of(method)
+        task = quadratic(np.ones(5), optimum, 0.0, device=setting.device)
+        reached[method.name] = _trained(task, method, 2000 if setting.quick else 12000, last_lr)
+        equation = modified_equation(method.rule(lr=last_lr or method.arguments["lr"]))
+        predicted = np.array([equation.rest_point(h=1.0, theta_star=float(theta)) for theta in optimum])
+        claim = f"{method.name} with exact gradients rests where F₀ = 0"
+        verdicts.append(judge_weights(f"{method.name}: F₀ = 0", claim, predicted, reached[method.name], allowed, why))
+    wrong = rest_points(Method("SGDW", SGD_ARGUMENTS).rule(), np.ones(5), optimum)
+    claim = "Cautious decay comes to rest where decoupled decay does"
+    control = judge_weights("", claim, wrong, reached["SGDCautious"], 3e-3, "as above")
+    return [*verdicts, must_be_refuted("control: SGDCautious at SGDW's", control)]
+
+
+def _end_of(method: Method) -> tuple[float | None, float, str]:
+    """The last learning rate if it must fall, the allowed distance from the rest point, and why so much is allowed."""
+    if method.name in ("SGDIndependent", "SGDC"):
+        return None, 1e-12, "round-off, because the step is linear and keeps its learning rate"
+    if method.name == "SGDCautious":
+        why = (
+            "a thousandth: the decay goes on and off around the rest point, and the steps shrink faster than that ends"
+        )
+        return LAST_LR, 3e-3, why
+    why = "a hundred times the last learning rate, for the last steps of size η and what is left of the approach"
+    return LAST_LR, 100 * LAST_LR, why
+
+
+def _with_largest_lr(method: Method) -> Method:
+    """The method with an η_max, if its decay has one."""
+    has = method.mode in ("independent", "corrected")
+    return Method(method.name, method.arguments | ({"lr_max": LR_MAX * method.arguments["lr"]} if has else {}))
 
 
 def _logistic(setting: Setting) -> list[Verdict]:
@@ -247,7 +289,7 @@ def _averaged(noise: Array, method: Method, steps: int, device: str) -> Array:
 
 
 NOT_DRAWN: dict[str, Callable[[Setting], list[Verdict]]] = {
-    "quadratic": _quadratic, "logistic": _logistic, "network": _network,
+    "quadratic": _quadratic, "other decays": _other_decays, "logistic": _logistic, "network": _network,
 }  # fmt: skip
 DRAWN: dict[str, Callable[[Setting, Panel], list[Verdict]]] = {"full_batch": _full_batch, "noise": _noise}
 
