@@ -11,6 +11,10 @@ from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
 from swd_dynamics.tables import Table
 
+# Optimizers whose step, without weight decay, depends on gradients alone.
+READ_NO_WEIGHTS = {
+    getattr(torch.optim, name) for name in "SGD Adam NAdam RAdam RMSprop Adagrad Adadelta Adamax".split()
+}
 BUILT_IN = {"stable": "SGDS, AdamS and AdaiS have stable decay", "L2": "torch's own weight_decay of SGD and Adam is L2"}
 
 
@@ -111,18 +115,37 @@ class WithDecay(torch.optim.Optimizer):
         closure : callable, optional
             Evaluates the loss and its gradients; its loss is returned.
         """
-        before = {parameter: parameter.clone() for group in self.param_groups for parameter in group["params"]}
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
             inner.update({name: group[name] for name in inner if name not in ("params", "weight_decay")})
-        loss = self.inner.step(closure)
-        for group in self.param_groups:
-            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-            rates = [self._decay_rate(group, self.state[p], before[p], p) for p in moved]
-            for parameter, rate in zip(moved, rates, strict=True):
-                parameter.sub_(rate * before[parameter])
-            group["decay_rate"] = _mean(rates, moved)
+        moving = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        before = {parameter: parameter.clone() for parameters in moving for parameter in parameters}
+        moves = self._moves(before)
+        for group, parameters in zip(self.param_groups, moving, strict=True):
+            rates = [self._decay_rate(group, self.state[p], before[p], moves[p]) for p in parameters]
+            for parameter, rate in zip(parameters, rates, strict=True):
+                parameter.copy_(before[parameter] - moves[parameter] - rate * before[parameter])
+            group["decay_rate"] = _mean(rates, parameters)
             group["effective_lr"] = self._effective_lr(group)
         return loss
+
+    def _moves(self, before: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """What a step of the inner optimizer subtracts from each parameter, ηu.
+
+        An optimizer that does not read the weights takes the step from 0, where no digit of it is lost.
+        """
+        reads_none = type(self.inner) in READ_NO_WEIGHTS
+        try:
+            for parameter in before if reads_none else ():
+                parameter.zero_()
+            self.inner.step()
+            return {p: -p if reads_none else theta - p for p, theta in before.items()}
+        finally:
+            for parameter, theta in before.items():
+                parameter.copy_(theta)
 
     def _effective_lr(self, group: dict[str, Any]) -> float:
         if isinstance(self.inner, torch.optim.SGD):
@@ -161,29 +184,29 @@ def _v_hat(group: dict[str, Any], state: dict[str, Any]) -> Tensor:
     return state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
 
 
-def _decoupled(group: dict[str, Any], state: dict[str, Any], before: Tensor, after: Tensor) -> Any:
+def _decoupled(group: dict[str, Any], state: dict[str, Any], before: Tensor, move: Tensor) -> Any:
     return group["weight_decay"] * group["lr"]
 
 
-def _independent(group: dict[str, Any], state: dict[str, Any], before: Tensor, after: Tensor) -> Any:
+def _independent(group: dict[str, Any], state: dict[str, Any], before: Tensor, move: Tensor) -> Any:
     return group["weight_decay"] * (1.0 if group["lr_max"] is None else group["lr"] / group["lr_max"])
 
 
-def _corrected(group: dict[str, Any], state: dict[str, Any], before: Tensor, after: Tensor) -> Any:
+def _corrected(group: dict[str, Any], state: dict[str, Any], before: Tensor, move: Tensor) -> Any:
     return group["weight_decay"] * group["lr"] ** 2 / group["lr_max"]
 
 
-def _cautious(group: dict[str, Any], state: dict[str, Any], before: Tensor, after: Tensor) -> Tensor:
-    return group["weight_decay"] * group["lr"] * (before * (before - after) >= 0).to(before.dtype)
+def _cautious(group: dict[str, Any], state: dict[str, Any], before: Tensor, move: Tensor) -> Tensor:
+    return group["weight_decay"] * group["lr"] * (before * move >= 0).to(before.dtype)
 
 
-def _preconditioned(group: dict[str, Any], state: dict[str, Any], before: Tensor, after: Tensor) -> Tensor:
+def _preconditioned(group: dict[str, Any], state: dict[str, Any], before: Tensor, move: Tensor) -> Tensor:
     if not {"exp_avg_sq", "step"} <= set(state):
         raise InputError("preconditioned decay needs Adam's second moment, and this optimizer does not keep one")
     return group["weight_decay"] * group["lr"] / (_v_hat(group, state).sqrt() + group["eps"])
 
 
-# R of one parameter, from its group, its state and its weights before and after the inner step.
+# R of one parameter, from its group, its state, its weights before the step, and what the inner step subtracts.
 RATES: Table[Callable[[dict[str, Any], dict[str, Any], Tensor, Tensor], Any]] = Table(
     "decay",
     decoupled=_decoupled,

@@ -35,8 +35,8 @@ CAPTION = (
     " multiplied by 10. Points are torch runs. With L2 every weight has its own R: open squares are the median, and"
     " the band holds 90 %, of the 32 weights of the quadratic, or of the weights of the network that have a"
     " gradient. How far AdamW's ratio falls depends on the length of the run, because the gradients go on shrinking."
-    " Also tested, but not drawn: SGD, SGDW and SGDS,"
-    " and Adam with independent, corrected, cautious and preconditioned decay. The study does not show that a constant ratio trains better."
+    " Also tested, but not drawn: SGD, SGDW and SGDS, and Adam with the"
+    " other decay modes. The study does not show that a constant ratio trains better."
 )
 
 FACTOR = 10.0  # after a third of the run η is divided by it; after two thirds the loss is multiplied by it

@@ -54,8 +54,8 @@ CAPTION = (
     " and 12,000 steps from η = 0.03, which falls to 1e-6 in the last quarter; with torch's default β₂ = 0.999 more"
     " steps are needed. Right: β = (0.9, 0.99), η = 0.1, 12,000 steps. (The short form takes fewer.) Most training"
     " lies between these two extremes. Also tested, but not drawn: SGD with momentum and each decay, on a quadratic"
-    " and on digits, and the other decay modes with exact gradients. Among these, cautious decay comes to rest at θ⋆, as"
-    " no decay does, and Adam with preconditioned decay where L2 does."
+    " and on digits, and the other decay modes with exact gradients. Among these, cautious decay comes to rest at"
+    " θ⋆, as no decay does, and Adam with preconditioned decay where L2 does."
 )
 
 

@@ -45,9 +45,9 @@ def test_the_departing_step_is_found(step, size):
 @pytest.mark.parametrize("mode", DECAYS)
 def test_a_direction_of_ones_own(mode):
     """Assert that a user's own direction replays under every decay, and under no other."""
+    numbers = {"none": (), "corrected": (0.1, 0.2)}
     rules = {
-        name: UpdateRule(0.05, AggregatedMomentum(0.5, 0.9), DECAYS[name](*([0.1] * (name != "none"))))
-        for name in DECAYS
+        name: UpdateRule(0.05, Pairwise(0.5, 0.9), decay(*numbers.get(name, (0.1,)))) for name, decay in DECAYS.items()
     }
     recording = made_by_hand(rules[mode])
     assert {name: replay(rule, recording).passed for name, rule in rules.items()} == {n: n == mode for n in DECAYS}
@@ -97,6 +97,13 @@ def test_groups_of_the_recording_are_named(name, numbers, wrong, named):
     verdict = replay(CATALOG[name](**{"lr": 0.01, "weight_decay": 0.1} | numbers), recording)
     assert verdict.first_departure == 1, wrong
     assert [words for words in named if words not in verdict.cause] == []
+
+
+class Pairwise(AggregatedMomentum):
+    """Aggregated momentum with an η_eff for each weight, so that preconditioned decay is not stable decay."""
+
+    def effective_lr_by_weight(self, memory, step):
+        return self.effective_lr(memory, step) * (1 + (step.theta > 0))
 
 
 def step_lr(optimizer):
