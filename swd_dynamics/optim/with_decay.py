@@ -13,7 +13,9 @@ from swd_dynamics.tables import Table
 
 # Optimizers whose step, without weight decay, depends on gradients alone.
 READ_NO_WEIGHTS = {
-    getattr(torch.optim, name) for name in "SGD Adam NAdam RAdam RMSprop Adagrad Adadelta Adamax".split()
+    torch.optim.SGD,
+    *(torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax),
+    *(torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta),
 }
 BUILT_IN = {"stable": "SGDS, AdamS and AdaiS have stable decay", "L2": "torch's own weight_decay of SGD and Adam is L2"}
 

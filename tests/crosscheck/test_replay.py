@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from swd_dynamics.crosscheck import recorded_rule, replay
 from swd_dynamics.errors import InputError
+from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, DECAYS, Decoupled, NoDecay, UpdateRule
 from swd_dynamics.tables import UnknownName
@@ -122,6 +123,12 @@ def step_lr(optimizer):
             "the gradient has the other sign",
         ),
         (torch.optim.NAdam, CATALOG["Adam"], 1, "unknown"),
+        (
+            OPTIMIZERS["AdamPreconditioned"],
+            CATALOG["AdamW"],
+            1,
+            "weight decay is preconditioned: R = λη_eff of each weight",
+        ),
     ],
 )
 def test_a_near_rule_is_named(made, rule, first, cause):
