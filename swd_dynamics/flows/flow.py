@@ -312,7 +312,7 @@ class Flow:
         >>> Flow(UpdateRule(0.25, HeavyBall(0.5)), lambda theta: theta, order="state").state_at([3.0, 1.0])
         State(theta=array([3.]), memory=Momentum(m=array([1.])), step=0)
         """
-        rest = self.rule.direction.rest(np.zeros(1))
+        rest = self.rule.direction.rest(0.0)
         theta, *memory = np.split(np.asarray(at, dtype=float), 1 + len(rest))
         kind = type(rest)
         return State(theta, kind(*memory) if hasattr(rest, "_fields") else kind(memory), k)

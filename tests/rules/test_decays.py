@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tolerances import ROUND_OFF
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules import (
@@ -18,7 +19,6 @@ from swd_dynamics.rules import (
     UpdateRule,
 )
 from swd_dynamics.rules.decay import mode_of
-from tests.tolerances import ROUND_OFF
 
 LR, DECAY = 0.1, 0.3
 RANDOM = np.random.default_rng(0)
