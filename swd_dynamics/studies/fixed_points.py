@@ -64,9 +64,9 @@ CAPTION = (
     " steps are needed. Right: β = (0.9, 0.99), η = 0.1, 12,000 steps. (The short form takes fewer.) Most training"
     " lies between these two extremes. Also tested, but not drawn: SGD with momentum and each decay, on a quadratic"
     " and on digits; the other decay modes with exact gradients, of which cautious decay comes to rest at θ⋆, as no"
-    " decay does, and Adam with preconditioned decay where L2 does; and Muon on a matrix, which does not clip singular values"
-    " at 1/λ = 2: those of 4, 3 and 2.5 come to rest at 2.09, 1.46 and 1.77, because five Newton–Schulz steps are not"
-    " the polar factor."
+    " decay does, and Adam with preconditioned decay where L2 does; and Muon on a matrix, which does not clip singular"
+    " values at 1/λ = 2: those of 4, 3 and 2.5 come to rest at 2.09, 1.46 and 1.77, because five Newton–Schulz steps"
+    " are not the polar factor."
 )
 
 

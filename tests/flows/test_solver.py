@@ -197,7 +197,7 @@ def test_a_decay_that_is_not_proportional_to_the_learning_rate():
 
 
 def test_a_direction_of_matrices():
-    """Assert that the flow of Muon with its memory is (step − state)/η, and that another number of weights is refused."""
+    """Assert that the flow of Muon with its memory is (step − state)/η, and that another size is refused."""
     rule = shaped(UpdateRule(0.1, Muon(coarse=False), Decoupled(0.5)), ((2, 2),))
     flow = Flow(rule, lambda theta: theta - 1.0, order="state")
     at = np.arange(8.0)
