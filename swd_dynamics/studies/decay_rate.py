@@ -87,11 +87,10 @@ def measure(setting: Setting) -> Findings:
             found += [] if name == "Adam" else [_black_box(METHODS[name], recording)]
         unchanged = run_with_changes(task, METHODS["AdamW"], third, factor=1.0)
         found.append(_tenfold(curves[where, "AdamW"], unchanged, third))
-        found += (
-            [_fallen(curves[where, "AdamW"])]
-            if where == "digits"
-            else other_decays(task, third, **ADAM_METHODS[0].arguments)
-        )
+        if where == "digits":
+            found.append(_fallen(curves[where, "AdamW"]))
+        else:
+            found += other_decays(task, third, **METHODS["Adam"].arguments)
         verdicts += [replace(verdict, name=f"{verdict.name}, {where}") for verdict in found]
     return Findings(verdicts, curves)
 
