@@ -33,7 +33,7 @@ CAPTION = (
 
 TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 DIGITS = {"bfloat16": 8, "float16": 11}  # of a number in binary, with the leading 1
-KERNELS: dict[str, dict[str, bool]] = {
+KERNELS: dict[str, dict[str, Any]] = {
     "single": {"foreach": False},
     "foreach": {"foreach": True},
     "fused": {"fused": True},
@@ -218,7 +218,8 @@ def _draw_taken(axes: Axes, found: Found) -> None:
     for kernel, look in looks.items():
         taken = found.taken["bfloat16", kernel]
         axes.plot(rates, taken.predicted, look["linestyle"], color=colour)
-        axes.plot(rates, taken.measured, color=colour, markersize=5, **look | {"linestyle": "none"})
+        points: dict[str, Any] = {**look, "linestyle": "none", "markersize": 5}
+        axes.plot(rates, taken.measured, color=colour, **points)
     axes.axvline(2.0**-9, color=MUTED, linewidth=1)
     axes.set(title="one step of AdamW in bfloat16", xlabel="decay rate R = ηλ", ylabel="R that the step takes")
     axes.set_xscale("log", base=2)
