@@ -24,6 +24,7 @@ _HOMES = {
     "modified_equation": "symbolic",
     "fixed_point": "symbolic",
     "stability_limit": "symbolic",
+    "edge": "symbolic",
     "long_run_decay_rate": "symbolic",
     "linear_map": "symbolic",
     "eigenvalues": "symbolic",
