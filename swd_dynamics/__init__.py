@@ -31,6 +31,7 @@ _HOMES = {
     "lettered": "symbolic",
     "numeric_equation": "symbolic",
     "NotDerivable": "symbolic",
+    "CentralFlow": "flows",
     "Flow": "flows",
     "phase_plane": "planes",
     "Sliders": "plots",
