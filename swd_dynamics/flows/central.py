@@ -13,17 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.complementarity import solve_complementarity
+from swd_dynamics.flows.curvature import Derivatives, Sharpest
 from swd_dynamics.flows.flow import LATE, Flow
-from swd_dynamics.flows.functions import array_function
 from swd_dynamics.flows.ode import FlowDiverged
 from swd_dynamics.rules.decay import NoDecay
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.symbolic import NumericEdge, numeric_edge
 
 Array = NDArray[np.float64]
-EPS = float(np.finfo(float).eps)
-# Relative distances for differences of gradients, where the errors of round-off and of the next derivative are equal.
-FIRST, SECOND = EPS ** (1 / 3), EPS ** (1 / 4)
 MOST = 6  # directions that oscillate at once; the complementarity problem of k of them has k(k + 1)/2 unknowns
 SWEEPS = 200  # Rayleigh–Ritz sweeps before the first step; later ones follow with a sweep each
 # Share of the limit: a direction whose curvature is nearer to the limit takes part in the complementarity problem.
@@ -150,12 +147,12 @@ class CentralFlow:
     limit_of_decay: bool = True
 
     def __post_init__(self):
-        object.__setattr__(self, "gradient", array_function("gradient(theta)", self.gradient))
-        if self.hvp is not None:
-            object.__setattr__(self, "hvp", array_function("hvp(theta, vector)", self.hvp))
-        if self.third is not None:
-            object.__setattr__(self, "third", array_function("third(theta, u, w)", self.third))
+        _ = self._derivatives  # refuses what is not a function
         whole_number("directions", self.directions, least=1)
+
+    @cached_property
+    def _derivatives(self) -> Derivatives:
+        return Derivatives(self.gradient, self.hvp, self.third)
 
     @cached_property
     def edge(self) -> NumericEdge:
@@ -187,17 +184,17 @@ class CentralFlow:
         start = Flow(self.rule, self.gradient).starting_memory(theta) if memory is None else memory
         at = _Point(theta, tuple(np.asarray(entry, dtype=float) for entry in start))
         vectors = np.random.default_rng(0).standard_normal((len(theta), min(self.directions, len(theta))))
-        kept = self._spectrum(at, vectors, SWEEPS)
+        kept = self._derivatives.sharpest(theta, self.limit.limit(theta, at.memory), vectors, SWEEPS)
         rows = []
         for k in range(whole_number("steps", steps, least=1) + 1):
-            gradient, critical = self.gradient(at.theta), self._critical(at, kept)
+            gradient, critical = self._derivatives.gradient(at.theta), self._critical(at, kept)
             covariance = self._covariance(at, gradient, critical)
             rows.append(self._row(at, gradient, kept, critical, covariance))
             at = self._step(at, gradient, critical, covariance) if self.oscillates else self._plain_step(at, kept)
             limit = self.limit.limit(at.theta, at.memory)
             if not np.isfinite(np.concatenate([at.theta, *at.memory, limit])).all():
                 raise FlowDiverged(f"the central flow is not finite from step {k + 1} of {steps} on", k + 1)
-            kept = self._spectrum(at, kept.vectors, 1)
+            kept = self._derivatives.sharpest(at.theta, limit, kept.vectors, sweeps=1)
         return _collected(rows, len(theta))
 
     def oscillating(self, solution: CentralSolution, k: int) -> State:
@@ -233,64 +230,13 @@ class CentralFlow:
         kind: Any = type(self.rule.direction.rest(0.0))
         return State(solution.theta[k] + delta, kind(*held) if hasattr(kind, "_fields") else kind(held), LATE)
 
-    def _spectrum(self, at: _Point, vectors: Array, sweeps: int) -> _Spectrum:
-        """The largest eigenpairs of H u = μ·diag(h_max) u, from vectors near to these, with uᵀ diag(h_max) u = 1."""
-        limit = self.limit.limit(at.theta, at.memory)
-        p, values = vectors.shape[1], np.zeros(0)
-        for _ in range(sweeps):
-            products = self._products(at.theta, vectors)
-            more = products / limit[:, None]
-            block = np.column_stack([vectors, more])
-            metric = block.T @ (limit[:, None] * block)
-            scale = 1 / np.sqrt(np.maximum(np.diag(metric), 1e-300))  # a vector that H maps to 0 drops out
-            sizes, turned = np.linalg.eigh(metric * np.outer(scale, scale))
-            good = sizes > 1e-10 * sizes[-1]
-            basis = block @ (scale[:, None] * turned[:, good] / np.sqrt(sizes[good]))
-            image = np.column_stack([products, self._products(at.theta, more)])
-            image = image @ (scale[:, None] * turned[:, good] / np.sqrt(sizes[good]))
-            small = basis.T @ image
-            found, rotation = np.linalg.eigh((small + small.T) / 2)
-            before, values = values, found[::-1][:p]
-            vectors, products = (whole @ rotation[:, ::-1][:, :p] for whole in (basis, image))
-            if len(before) == len(values) and np.abs(values - before).max() <= 1e-9:
-                break
-        return _Spectrum(values, vectors, products, limit)
-
-    def _products(self, theta: Array, vectors: Array) -> Array:
-        return np.column_stack([self._hvp(theta, vector) for vector in vectors.T])
-
-    def _hvp(self, theta: Array, vector: Array) -> Array:
-        if self.hvp is not None:
-            return self.hvp(theta, vector)
-        step = FIRST * max(1.0, float(np.abs(theta).max())) / max(float(np.abs(vector).max()), 1e-300)
-        return (self.gradient(theta + step * vector) - self.gradient(theta - step * vector)) / (2 * step)
-
-    def _third(self, theta: Array, u: Array, w: Array) -> Array:
-        """∇(uᵀHw)."""
-        if self.third is not None:
-            return self.third(theta, u, w)
-        size = max(1.0, float(np.abs(theta).max()))
-        if self.hvp is not None:
-            step = FIRST * size / float(np.abs(w).max())
-            return (self.hvp(theta + step * w, u) - self.hvp(theta - step * w, u)) / (2 * step)
-        return (self._bend(theta, u + w, size) - self._bend(theta, u - w, size)) / 4
-
-    def _bend(self, theta: Array, u: Array, size: float) -> Array:
-        """∇(uᵀHu) by the second difference of gradients."""
-        largest = float(np.abs(u).max())
-        if largest == 0:
-            return np.zeros_like(theta)
-        step = SECOND * size / largest
-        ahead, behind = self.gradient(theta + step * u), self.gradient(theta - step * u)
-        return (ahead - 2 * self.gradient(theta) + behind) / step**2
-
-    def _critical(self, at: _Point, kept: _Spectrum) -> _Critical:
+    def _critical(self, at: _Point, kept: Sharpest) -> _Critical:
         k = min(int((kept.values > 1 - NEAR).sum()), MOST)
         u = kept.vectors[:, :k]
         slopes = np.zeros((k, k, len(at.theta)))
         for i in range(k):
             for j in range(i, k):
-                slopes[i, j] = slopes[j, i] = self._third(at.theta, u[:, i], u[:, j])
+                slopes[i, j] = slopes[j, i] = self._derivatives.slope_of_curvature(at.theta, u[:, i], u[:, j])
         return _Critical(kept.values[:k], u, kept.products[:, :k], slopes, kept.limit)
 
     def _covariance(self, at: _Point, gradient: Array, critical: _Critical) -> Array:
@@ -326,20 +272,20 @@ class CentralFlow:
         points = [at]
         for _ in range(3):
             theta, memory = points[-1].theta, points[-1].memory
-            mean = (gradient if theta is at.theta else self.gradient(theta)) + force
+            mean = (gradient if theta is at.theta else self._derivatives.gradient(theta)) + force
             memory = self.edge.remember(theta, mean, memory, variance)
             points.append(_Point(self.edge.update(theta, mean, memory), memory))
         theta = _filtered(*(point.theta for point in points))
         return _Point(theta, tuple(_filtered(*each) for each in zip(*(point.memory for point in points), strict=True)))
 
-    def _plain_step(self, at: _Point, kept: _Spectrum) -> _Point:
+    def _plain_step(self, at: _Point, kept: Sharpest) -> _Point:
         """A step of dx/dk = rule(x) − x, without oscillation, by as many Runge–Kutta steps as the sharpness needs."""
         parts = int(np.ceil(max(1.0, kept.values[0])))  # rule(x) − x has slopes down to −2 at the limit; 2.8 is allowed
         z = at.joined()
 
         def change(z: Array) -> Array:
             now = at.apart(z)
-            gradient = self.gradient(now.theta)
+            gradient = self._derivatives.gradient(now.theta)
             memory = self.edge.remember(now.theta, gradient, now.memory, 0.0)
             return _Point(self.edge.update(now.theta, gradient, memory), memory).joined() - z
 
@@ -351,7 +297,7 @@ class CentralFlow:
         return at.apart(z)
 
     def _row(
-        self, at: _Point, gradient: Array, kept: _Spectrum, critical: _Critical, covariance: Array
+        self, at: _Point, gradient: Array, kept: Sharpest, critical: _Critical, covariance: Array
     ) -> dict[str, Any]:
         u = critical.vectors
         variance = float(np.einsum("ni,ij,nj->", u, covariance, u))
@@ -388,16 +334,6 @@ class _Point:
     def apart(self, joined: Array) -> _Point:
         theta, *memory = np.split(joined, 1 + len(self.memory))
         return _Point(theta, tuple(memory))
-
-
-@dataclass(frozen=True)
-class _Spectrum:
-    """Eigenvalues μ, eigenvectors u with uᵀ diag(h_max) u = 1, the products H·u, and h_max."""
-
-    values: Array
-    vectors: Array
-    products: Array
-    limit: Array
 
 
 @dataclass(frozen=True)
