@@ -47,7 +47,8 @@ class CentralSolution:
     loss : array, shape (m,) — the predicted mean loss L(θ) + ½⟨H, Σ⟩; NaN without a ``loss``
     lifting_decay : array, shape (m,)
         The R/η_eff from which on the sharpest direction would cease to oscillate, ⟨−g, ∇S⟩/⟨θ, ∇S⟩ in the metric of
-        η_eff. NaN where no direction is near the limit.
+        η_eff, without what g and θ have along directions that oscillate, where the slow mean is in balance. NaN where
+        no direction is near the limit.
 
     Examples
     --------
@@ -318,9 +319,9 @@ class CentralFlow:
     def _lifting_decay(self, at: _Point, gradient: Array, critical: _Critical) -> float:
         if not len(critical.values):
             return np.nan
-        metric = self.edge.effective_lr(at.theta, at.memory)
-        slope = metric * critical.slopes[0, 0]
-        return float(slope @ -gradient) / float(slope @ at.theta)
+        metric, slope = self.edge.effective_lr(at.theta, at.memory), critical.slopes[0, 0]
+        pull, shrink = (critical.without(metric * each) for each in (-gradient, at.theta))
+        return float(slope @ pull) / float(slope @ shrink)
 
 
 @dataclass(frozen=True)
