@@ -16,8 +16,9 @@ from swd_dynamics.plots import COLOURS, LABELS, MUTED, house_style, measured
 from swd_dynamics.rules import State
 from swd_dynamics.studies.judging import judge_relative
 from swd_dynamics.studies.methods import Method
+from swd_dynamics.studies.modified_equation import real_run
 from swd_dynamics.studies.study import Findings, Setting, Study
-from swd_dynamics.studies.training import LATE, begin_late, train
+from swd_dynamics.studies.training import LATE
 from swd_dynamics.tasks import Task
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
@@ -150,15 +151,6 @@ def gradient_of(task: Task) -> Callable[[np.ndarray], np.ndarray]:
     return gradient
 
 
-def real_run(task: Task, method: Method, state: State, steps: int) -> np.ndarray:
-    """θ of the real optimizer from a given state, shape (steps + 1, n)."""
-    fresh = task.fresh()
-    fresh.set_theta(state.theta)
-    optimizer = method.optimizer(fresh.model.parameters())
-    begin_late(optimizer, state.memory._asdict())
-    return np.array([fresh.theta, *(fresh.theta for _ in train(optimizer, fresh.loss, steps))])
-
-
 def measure(setting: Setting) -> Findings:
     """Follow torch runs at the edge by their central flows, and let decay set in until the oscillation ends."""
     task = regression(setting.device)
@@ -183,7 +175,7 @@ def follow(task: Task, gradient: Callable, method: Method, steps: int) -> Follow
         state = flow.oscillating(before, SETTLED)
     else:
         theta, memory, state = _mean_state(flow, task.theta, EARLIER)
-    real = real_run(task, method, state, steps + 1)
+    real = real_run(task, method, method.arguments["lr"], state, steps + 1)
     mean, variance = slow_mean(real)
     found, plain = (each.solve(theta, steps, memory=memory) for each in (flow, replace(flow, oscillates=False)))
     near, far = (np.linalg.norm(mean - each.theta[1:], axis=1) for each in (found, plain))
@@ -225,7 +217,7 @@ def hold(task: Task, gradient: Callable, setting: Setting) -> Held:
             method = Method(name, NESTEROV | {"weight_decay": times * ratio})
             central = CentralFlow(method.rule(), gradient, directions=2)
             found = central.solve(task.theta, SETTLED + steps)
-            real = real_run(task, method, _on_the_way(central, found, SETTLED), steps + 1)
+            real = real_run(task, method, method.arguments["lr"], _on_the_way(central, found, SETTLED), steps + 1)
             flow[mode].append(found.variance[SETTLED + 1 :].mean())
             runs[mode].append(slow_mean(real)[1].mean())
     return Held(np.array(ratios), *({mode: np.array(v) for mode, v in each.items()} for each in (flow, runs)))
@@ -252,7 +244,8 @@ def lift(task: Task, gradient: Callable) -> Lifted:
     for mode, (name, times) in HELD.items():
         methods = [Method(name, NESTEROV | {"weight_decay": times * ratio}) for ratio in ratios]
         states = [Flow(method.rule(), gradient).starting_state(theta) for method in methods]
-        ends = [real_run(task, *each, AFTER)[-1] for each in zip(methods, states, strict=True)]
+        runs = zip(methods, states, strict=True)
+        ends = [real_run(task, method, NESTEROV["lr"], state, AFTER)[-1] for method, state in runs]
         change[mode] = np.array([curvature(end) for end in ends]) / curvature(theta) - 1
     return Lifted(limit, ratios, change)
 
@@ -322,7 +315,7 @@ def draw(data: tuple[dict[str, Followed], Held, Lifted]) -> Figure:
         _draw_size(size, held)
         figure.suptitle(
             f"At the edge of stability runs are at least {nearest:.0f} times nearer to the derived flow than to a\n"
-            "flow without oscillation. Weak decay makes the oscillation larger, and strong decay ends it",
+            "flow without oscillation. Weak decay makes the oscillation larger, strong decay ends it",
             x=0.01,
             ha="left",
         )

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from swd_dynamics.flows import Flow
-from swd_dynamics.studies.central_flow import HELD, NESTEROV, RUNS, Lifted, gradient_of, real_run, regression, slow_mean
+from swd_dynamics.studies.central_flow import HELD, NESTEROV, RUNS, Lifted, gradient_of, regression, slow_mean
 from swd_dynamics.studies.methods import Method
+from swd_dynamics.studies.modified_equation import real_run
 
 
 def test_slow_mean_splits_what_turns_over():
@@ -31,7 +32,7 @@ def test_real_runs_are_the_rules(name):
     task, method = regression(), RUNS[name]
     gradient = gradient_of(task)
     state = Flow(method.rule(), gradient).starting_state(task.theta)
-    theta = real_run(task, method, state, 5)
+    theta = real_run(task, method, method.arguments["lr"], state, 5)
     for k in range(5):
         state = method.rule()(state, gradient(state.theta))
         assert theta[k + 1] == pytest.approx(state.theta, rel=1e-12, abs=1e-14)  # a few hundred roundings
