@@ -25,6 +25,8 @@ MEANINGS = {
     "h": "curvature of the quadratic f = ½h(θ − θ⋆)²",
     "η": "learning rate",
     "s": "learning rate of a weight divided by the largest learning rate: lr is an array, and ηs is its entry",
+    "η_max": "largest learning rate of the schedule",
+    "κ": "η/η_max, the learning rate divided by the largest one of its schedule: corrected decay has R = κηλ",
     "k": "number of the step, from 1",
     "R": "fraction of the weights that a step subtracts: Δθ = −Rθ − update",
     "z": "factor by which one step multiplies an eigenvector of the linear map",
@@ -43,7 +45,17 @@ MEANINGS = {
     "var G": "variance of G by the oscillation",
     "∇S": "gradient of the sharpness S = uᵀHu, where u is the direction that oscillates",
 }
-KEYWORDS = {"η": "lr", "β": "momentum", "τ": "dampening", "ε": "eps", "λ": "weight_decay", "⟨·⟩": "", "‖·‖": ""}
+KEYWORDS = {
+    "η": "lr",
+    "η_max": "lr_max",
+    "κ": "kappa",
+    "β": "momentum",
+    "τ": "dampening",
+    "ε": "eps",
+    "λ": "weight_decay",
+    "⟨·⟩": "",
+    "‖·‖": "",
+}
 KEYWORDS |= {"∇⟨H, Σ⟩": "curvature_slope", "var G": "gradient_variance", "∇S": "sharpness_slope"}
 
 
