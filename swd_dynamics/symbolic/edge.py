@@ -17,10 +17,25 @@ from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDeri
 from swd_dynamics.symbolic.form import one_minus
 from swd_dynamics.symbolic.linear import LinearMap, find_linear_map
 from swd_dynamics.symbolic.names import symbol_text
-from swd_dynamics.symbolic.notation import PerWeight, cached, exact, inner, lettered
+from swd_dynamics.symbolic.notation import PerWeight, cached, exact, lettered
 from swd_dynamics.symbolic.stability import stability_limit
 from swd_dynamics.symbolic.tangent import same_at_samples
 from swd_dynamics.symbolic.trace import Trace, long_run, trace
+
+# At the edge of stability. No rule can have a hyperparameter or a memory of these names.
+CURVATURE_SLOPE = PerWeight("∇⟨H, Σ⟩", real=True)
+GRADIENT_VARIANCE = PerWeight("var G", nonnegative=True)
+SHARPNESS_SLOPE = PerWeight("∇S", real=True)
+
+
+class inner(sympy.Function):
+    """The inner product of two vectors of all weights. No rule uses it: it is in results only."""
+
+    nargs = 2
+
+    def _latex(self, printer, exp=None):
+        left, right = map(printer._print, self.args)
+        return rf"\left\langle {left}, {right} \right\rangle"
 
 
 @dataclass(frozen=True)
@@ -172,7 +187,7 @@ def _in_the_mean(settled: Trace, found: LinearMap, shares: Any) -> dict[Symbol, 
     for symbol, after in zip(settled.memory, settled.remembered, strict=True):
         slope = sum((after.diff(each) * share for each, share in turning.items()), S.Zero)
         bend = sum((slope.diff(each) * share for each, share in turning.items()), S.Zero)
-        mean[symbol] = after + bend * notation.gradient_variance / 2
+        mean[symbol] = after + bend * GRADIENT_VARIANCE / 2
     return mean
 
 
@@ -203,7 +218,7 @@ def _ratio(parts: EdgeParts) -> Expr:
 
 
 def _slow(parts: EdgeParts) -> Expr:
-    mean = notation.gradient + notation.curvature_slope / 2
+    mean = notation.gradient + CURVATURE_SLOPE / 2
     return -parts.effective_lr * mean - parts.decay_rate * notation.theta
 
 
@@ -212,9 +227,9 @@ def _slow_memory(parts: EdgeParts) -> dict[Symbol, Expr]:
     rates: dict[Symbol, Expr] = {}
     for symbol in (symbol for symbol in parts.settled.memory if symbol not in parts.found.state):
         rate = sympy.expand(parts.remembered[symbol] - symbol)
-        if rate.diff(notation.gradient_variance).is_number or not _moves(rate.diff(notation.gradient_variance), parts):
+        if rate.diff(GRADIENT_VARIANCE).is_number or not _moves(rate.diff(GRADIENT_VARIANCE), parts):
             rates[symbol] = _plain(rate)
-    return {symbol: rate for symbol, rate in rates.items() if rate.has(notation.gradient_variance)}
+    return {symbol: rate for symbol, rate in rates.items() if rate.has(GRADIENT_VARIANCE)}
 
 
 def _moves(expression: Any, parts: EdgeParts) -> bool:
@@ -226,7 +241,7 @@ def _slowed(parts: EdgeParts) -> Any:
     if parts.decay_rate == 0:
         return S.Zero
     same, varying = parts.decay_rate.as_independent(PerWeight, as_Add=False)
-    return -same * inner(varying * notation.theta, notation.sharpness_slope)
+    return -same * inner(varying * notation.theta, SHARPNESS_SLOPE)
 
 
 def _is_one_number(parts: EdgeParts) -> bool:
@@ -241,7 +256,7 @@ def _explain(parts: EdgeParts):
         done = "Its eigenvector, what each step turns over, for a θ of 1"
         yield stated(done, Matrix(parts.found.state), Matrix(parts.oscillation))
     done = "The gradient has a mean over the oscillation, which the third derivative of the loss adds to"
-    mean_total = parts.settled.total + notation.curvature_slope / 2
+    mean_total = parts.settled.total + CURVATURE_SLOPE / 2
     yield stated(done, Symbol("E[G]"), mean_total)
     done = "In the end, how far a gradient of 1 moves a weight in each step"
     yield stated(done, Symbol("η_eff"), parts.effective_lr)
@@ -257,7 +272,7 @@ def _explain(parts: EdgeParts):
 
 
 def _explain_one_direction(parts: EdgeParts):
-    slope, ratio = notation.sharpness_slope, _ratio(parts)
+    slope, ratio = SHARPNESS_SLOPE, _ratio(parts)
     pull = -notation.gradient - ratio * notation.theta
     product: Any = inner
     done = "If one direction oscillates, its variance keeps S constant, with ∇⟨H, Σ⟩ = σ²∇S"

@@ -61,11 +61,6 @@ z: Any = Letter("z")  # the argument of a characteristic polynomial; Any: sympy 
 GRADIENTS = (theta, theta_dot, gradient, gradient_dot, total, total_dot)  # no entry of a memory may be called so
 SHOWN = (*GRADIENTS, theta_star, curvature, lr, k, decay_rate, z)  # what a formula may show beside the rule's own
 
-# At the edge of stability. No rule can have a hyperparameter or a memory of these names.
-curvature_slope = PerWeight("∇⟨H, Σ⟩", real=True)
-gradient_variance = PerWeight("var G", nonnegative=True)
-sharpness_slope = PerWeight("∇S", real=True)
-
 HYPERPARAMETERS = {
     "lr": "η",
     "lr_max": "η_max",
@@ -161,16 +156,6 @@ class norm(sympy.Function):
     def _latex(self, printer, exp=None):
         power = "" if exp is None else f"^{{{exp}}}"
         return rf"\left\| {printer._print(self.args[0])} \right\|{power}"
-
-
-class inner(sympy.Function):
-    """The inner product of two vectors of all weights. No rule uses it: it is in results only."""
-
-    nargs = 2
-
-    def _latex(self, printer, exp=None):
-        left, right = map(printer._print, self.args)
-        return rf"\left\langle {left}, {right} \right\rangle"
 
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.edge import EdgeParts, edge, edge_parts
+from swd_dynamics.symbolic.edge import GRADIENT_VARIANCE, EdgeParts, edge, edge_parts
 from swd_dynamics.symbolic.modified import along
 from swd_dynamics.symbolic.notation import PerWeight, cached, lettered, primed
 
@@ -128,13 +128,13 @@ def _compile(rule: UpdateRule) -> tuple[dict[str, Callable], list[sympy.Symbol]]
         "added_curvature": sympy.sympify(parts.added_curvature),
     }
     given = {
-        "remember": [theta, gradient, memory, notation.gradient_variance],
+        "remember": [theta, gradient, memory, GRADIENT_VARIANCE],
         "update": [theta, gradient, after],
         "limit_turn": [theta, memory, change],
         "added_curvature": [],
     }
     used: Any = set().union(*(formula.free_symbols for formula in formulas.values()))
-    names = sorted(used - {theta, gradient, notation.gradient_variance, *memory, *after, *change}, key=str)
+    names = sorted(used - {theta, gradient, GRADIENT_VARIANCE, *memory, *after, *change}, key=str)
     # lambdify gives new names to symbols and subexpressions, and notation.mean would read them as single numbers
     plain = {name: formula.replace(notation.mean, sympy.Function("mean")) for name, formula in formulas.items()}
     functions = {
