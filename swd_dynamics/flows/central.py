@@ -121,7 +121,9 @@ class CentralFlow:
     Notes
     -----
     Assumes full batches, a loss with three derivatives, and late steps, at which bias corrections are 1. The onset of
-    the oscillation, in which it grows from nothing, is not modelled. With β near 1 oscillations do not settle.
+    the oscillation, in which it grows from nothing, is not modelled. With momentum the oscillation
+    may swing in bursts and not settle, the sooner the larger β and the decay are: then Σ is its mean over many bursts,
+    and the weights of a run are less near to θ.
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206, there without weight decay and momentum.
 
     Examples

@@ -179,6 +179,20 @@ def test_decay_lifts_a_run_off_the_edge(share, lives):
     assert np.linalg.norm(mean[-1] - found.theta[-2]) <= 0.1 * np.linalg.norm(mean[-1] - mean[0])
 
 
+@pytest.mark.slow
+def test_bursts_have_the_predicted_mean():
+    """Assert that heavy ball with decay oscillates in bursts, with the mean of ‖δ‖² that is predicted, within 10 %.
+
+    The bursts are ten times the mean and more; some five of them are in 200 steps.
+    """
+    rule, begin = UpdateRule(0.33, HeavyBall(0.5), Stable(0.012)), 60
+    solution = flow_of(rule).solve(NETWORK.start(1150), begin + 200)
+    _, _, variance = iterates(rule, flow_of(rule).oscillating(solution, begin), 200)
+    predicted = solution.variance[begin + 1 : begin + 1 + len(variance)]
+    assert variance.max() >= 10 * predicted.max()
+    assert variance.mean() == pytest.approx(predicted.mean(), rel=0.1)
+
+
 # Rule, steps before the comparison, how many times nearer, and the error of the variance; None where it never settles.
 ADAPTIVE = [
     pytest.param(CATALOG["RMSpropS"](lr=4e-4, weight_decay=0.005), 500, 100, 0.03, id="RMSprop, stable"),
