@@ -56,9 +56,10 @@ def record(
     Parameters
     ----------
     optimizer
-        Optimizer that trains: SGD, SGDW, SGDS, Adam, AdamW, AdamS, AMSGrad, AMSGradW, AMSGradS,
-        AdaiS, RMSprop, Adagrad, Adadelta, Adamax, NAdam, NAdamW, RAdam, RAdamW, AdafactorW,
-        Rprop, ASGD or MuonW.
+        Optimizer that trains: SGD, SGDW, SGDS, SGDIndependent, SGDC, SGDCautious, Adam, AdamW,
+        AdamS, AdamIndependent, AdamC, AdamCautious, AdamPreconditioned, AMSGrad, AMSGradW,
+        AMSGradS, AdaiS, RMSprop, Adagrad, Adadelta, Adamax, NAdam, NAdamW, RAdam, RAdamW,
+        AdafactorW, Rprop, ASGD or MuonW.
     task
         What is trained: quadratic, logistic, network, network-minibatch, transformer, convolution
         or mnist1d.

@@ -51,7 +51,7 @@ class TakenRates(NamedTuple):
     measured: NDArray
 
 
-class Losses(NamedTuple):
+class LowPrecision(NamedTuple):
     """The R taken by type and kernel, and the rms of weights in noise after each of some steps."""
 
     taken: dict[tuple[str, str], TakenRates]
@@ -71,7 +71,7 @@ def measure(setting: Setting) -> Findings:
             verdicts.append(judge(f"{name}, {kernel}: R", claim, **numbers, why="means of exact numbers"))
             verdicts.append(_threshold(name, kernel, found))
     shown, rms, noisy = in_noise(setting)
-    return Findings([*verdicts, *noisy], Losses(taken, shown, rms))
+    return Findings([*verdicts, *noisy], LowPrecision(taken, shown, rms))
 
 
 # One step
@@ -191,7 +191,7 @@ def with_decay(k: NDArray) -> NDArray:
 # The figure
 
 
-def draw(found: Losses) -> Figure:
+def draw(found: LowPrecision) -> Figure:
     """R taken by a step against R, and the rms of weights in noise."""
     with house_style():
         figure = Figure(figsize=(9.4, 4.4))
@@ -207,7 +207,7 @@ def draw(found: Losses) -> Figure:
     return figure
 
 
-def _draw_taken(axes: Axes, found: Losses) -> None:
+def _draw_taken(axes: Axes, found: LowPrecision) -> None:
     rates, colour = rates_of("bfloat16"), COLOURS["decoupled"]
     axes.plot(rates, rates, ":", color=MUTED, label="without rounding")
     looks: dict[str, dict[str, Any]] = {
@@ -226,7 +226,7 @@ def _draw_taken(axes: Axes, found: Losses) -> None:
     axes.legend(loc="upper left", frameon=True, framealpha=1, edgecolor="none")
 
 
-def _draw_rms(axes: Axes, found: Losses) -> None:
+def _draw_rms(axes: Axes, found: LowPrecision) -> None:
     k = np.geomspace(found.steps[0], found.steps[-1], 200)
     axes.plot(k, LR * np.sqrt(k), **theory("none", label="η√k: no decay"))
     axes.plot(k, with_decay(k), **theory("decoupled", label="law with decay"))
