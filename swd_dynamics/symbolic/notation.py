@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache, update_wrapper
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 from unicodedata import normalize
 
 import numpy as np
@@ -54,10 +54,24 @@ lr = Letter("η", positive=True)
 lr_share = PerWeight("s", positive=True)  # a weight's learning rate, in units of the largest
 k = Letter("k", integer=True, positive=True)
 decay_rate = Letter("R", real=True)
+noise = Letter("σ", positive=True)  # the standard deviation of the noise in each gradient
+layer_size = Letter("C", positive=True)  # the number of weights of a layer
+layer_gradient = Letter("Γ", positive=True)  # ‖g‖·‖θ‖ of a layer whose loss does not depend on ‖θ‖
+layer_norm = Letter("‖θ‖", positive=True)
 z: Any = Letter("z")  # the argument of a characteristic polynomial; Any: sympy annotates generators as strings
 
 GRADIENTS = (theta, theta_dot, gradient, gradient_dot, total, total_dot)  # no entry of a memory may be called so
-SHOWN = (*GRADIENTS, theta_star, curvature, lr, k, decay_rate, z)  # what a formula may show beside the rule's own
+LAYER = (noise, layer_size, layer_gradient, layer_norm)
+SHOWN = (
+    *GRADIENTS,
+    theta_star,
+    curvature,
+    lr,
+    k,
+    decay_rate,
+    z,
+    *LAYER,
+)  # what a formula may show beside the rule's own
 
 HYPERPARAMETERS = {
     "lr": "η",
@@ -153,6 +167,26 @@ class norm(sympy.Function):
     def _latex(self, printer, exp=None):
         power = "" if exp is None else f"^{{{exp}}}"
         return rf"\left\| {printer._print(self.args[0])} \right\|{power}"
+
+
+class root(sympy.Function):
+    """The n-th root of a positive expression, kept in one piece: sympy would take the root of each factor by itself."""
+
+    nargs = 2
+
+    @classmethod
+    def eval(cls, x, n):
+        return sympy.Pow(x, sympy.Rational(1, n)) if x.is_number else None
+
+    def _eval_evalf(self, prec):
+        inside, degree = cast(Any, self.args)
+        return sympy.Pow(inside, sympy.Rational(1, degree))._eval_evalf(prec)
+
+    def _latex(self, printer, exp=None):
+        x, n = self.args
+        index = "" if n == 2 else f"[{n}]"
+        drawn = rf"\sqrt{index}{{{printer._print(x)}}}"
+        return drawn if exp is None else rf"\left({drawn}\right)^{{{exp}}}"
 
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
