@@ -6,7 +6,7 @@ weight has the standard deviation σ = Γ/(√C·‖θ‖). So ‖θ‖² = C·V
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import sympy
@@ -15,7 +15,7 @@ from sympy import Rational, Symbol
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import DerivationStep, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus
-from swd_dynamics.symbolic.notation import Letter, root, shown_name
+from swd_dynamics.symbolic.notation import Letter, shown_name
 from swd_dynamics.symbolic.tangent import same_at_samples
 
 SIZE, GRADIENT, NORM, SIGMA = notation.layer_size, notation.layer_gradient, notation.layer_norm, notation.noise
@@ -33,6 +33,26 @@ NO_BALANCE = (
 NO_FORMULA = (
     "the equation ‖θ‖² = C·Var θ has no formula for ‖θ‖ here: give numbers to the rule, and shape=… and gradient=…"
 )
+
+
+class root(sympy.Function):
+    """The n-th root of a positive expression, kept in one piece: sympy would take the root of each factor by itself."""
+
+    nargs = 2
+
+    @classmethod
+    def eval(cls, x, n):
+        return sympy.Pow(x, sympy.Rational(1, n)) if x.is_number else None
+
+    def _eval_evalf(self, prec):
+        inside, degree = cast(Any, self.args)
+        return sympy.Pow(inside, sympy.Rational(1, degree))._eval_evalf(prec)
+
+    def _latex(self, printer, exp=None):
+        x, n = self.args
+        index = "" if n == 2 else f"[{n}]"
+        drawn = rf"\sqrt{index}{{{printer._print(x)}}}"
+        return drawn if exp is None else rf"\left({drawn}\right)^{{{exp}}}"
 
 
 class Motion(NamedTuple):

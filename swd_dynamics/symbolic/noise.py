@@ -34,7 +34,7 @@ BELOW = "h is below stability_limit(rule), where Var θ diverges"
 ENDLESS = "Var θ grows without end: at h = {h} nothing pulls the weights back"
 
 
-class Moments(NamedTuple):
+class Stationary(NamedTuple):
     """The variance of θ for noise of variance 1, and 1 − ρ₁, where ρ₁ is the correlation of successive weights."""
 
     variance: Expr
@@ -142,7 +142,7 @@ MUCH_LARGER = (
 )
 
 
-def moments_of(matrix: Matrix, response: Matrix, numbers: Mapping[Any, Any]) -> Moments:
+def moments_of(matrix: Matrix, response: Matrix, numbers: Mapping[Any, Any]) -> Stationary:
     """Var θ for noise of variance 1 and 1 − ρ₁, where state′ = matrix·state + response·ξ.
 
     Parameters
@@ -161,7 +161,7 @@ def moments_of(matrix: Matrix, response: Matrix, numbers: Mapping[Any, Any]) -> 
 
     >>> a = Symbol("a", positive=True)
     >>> moments_of(Matrix([[a]]), Matrix([1]), {})
-    Moments(variance=1/((1 - a)*(a + 1)), gap=1 - a)
+    Stationary(variance=1/((1 - a)*(a + 1)), gap=1 - a)
     """
     both = with_numbers_if_large(matrix.row_join(response), dict(numbers))
     if matrix.rows > READABLE and (unknown := both.free_symbols - {notation.curvature}):
@@ -176,7 +176,7 @@ def moments_of(matrix: Matrix, response: Matrix, numbers: Mapping[Any, Any]) -> 
         variance, gap = _solved(p[1:], q[1:])
     else:
         variance, gap = _put_in(p[1:], q[1:])
-    return Moments(*(one_minus(sympy.factor(part.xreplace(sums))) for part in (variance, gap)))
+    return Stationary(*(one_minus(sympy.factor(part.xreplace(sums))) for part in (variance, gap)))
 
 
 def _response(matrix: Matrix, column: Matrix) -> tuple[list[Any], list[Any]]:
@@ -256,8 +256,8 @@ def lyapunov_steps(matrix: Any, response: Any) -> list[DerivationStep]:
     after = []
     for i, j in pairs:
         shares = {(k, m): matrix[i, k] * matrix[j, m] + int(k != m) * matrix[i, m] * matrix[j, k] for k, m in pairs}
-        added = one_minus(sympy.factor(response[i] * response[j])) * noise**2
-        after.append(sum((one_minus(sympy.factor(shares[pair])) * entries[pair] for pair in pairs), added))
+        added = response[i] * response[j] * noise**2
+        after.append(sum((shares[pair] * entries[pair] for pair in pairs), added))
     done = "A step leaves the covariance Σ of the state as it is: Σ = AΣAᵀ + σ²bbᵀ"
     return [*steps, stated(done, Matrix([*entries.values()]), Matrix(after))]
 

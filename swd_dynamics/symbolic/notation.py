@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache, update_wrapper
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 from unicodedata import normalize
 
 import numpy as np
@@ -167,26 +167,6 @@ class norm(sympy.Function):
     def _latex(self, printer, exp=None):
         power = "" if exp is None else f"^{{{exp}}}"
         return rf"\left\| {printer._print(self.args[0])} \right\|{power}"
-
-
-class root(sympy.Function):
-    """The n-th root of a positive expression, kept in one piece: sympy would take the root of each factor by itself."""
-
-    nargs = 2
-
-    @classmethod
-    def eval(cls, x, n):
-        return sympy.Pow(x, sympy.Rational(1, n)) if x.is_number else None
-
-    def _eval_evalf(self, prec):
-        inside, degree = cast(Any, self.args)
-        return sympy.Pow(inside, sympy.Rational(1, degree))._eval_evalf(prec)
-
-    def _latex(self, printer, exp=None):
-        x, n = self.args
-        index = "" if n == 2 else f"[{n}]"
-        drawn = rf"\sqrt{index}{{{printer._print(x)}}}"
-        return drawn if exp is None else rf"\left({drawn}\right)^{{{exp}}}"
 
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")

@@ -33,7 +33,6 @@ from swd_dynamics.symbolic.balance import (
     in_numbers,
     without_eps,
 )
-from swd_dynamics.symbolic.correlation import correlated_law
 from swd_dynamics.symbolic.derivation import Derivation, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus
 from swd_dynamics.symbolic.linear import READABLE, characteristic, find_linear_map
@@ -47,6 +46,8 @@ from swd_dynamics.symbolic.noise import (
     settled_by_noise,
 )
 from swd_dynamics.symbolic.notation import Letter, exact, lettered, z
+from swd_dynamics.symbolic.orthogonal import law_of_matrices
+from swd_dynamics.symbolic.signs import law_of_signs
 
 INVARIANT = "the loss does not depend on ‖θ‖: the gradient is perpendicular to θ, and its norm is Γ/‖θ‖"
 INDEPENDENT = "the gradients of different steps are independent and have the mean 0"
@@ -105,9 +106,7 @@ def equilibrium(rule: UpdateRule, *, shape: int | tuple[int, ...] | None = None,
         check("gradient", gradient, "(0, inf)")
     letters, values = lettered(rule)
     numbers = exact(values)
-    if not is_by_tensor(letters):
-        refuse_jumps(letters)
-    law = correlated_law(rule, letters, numbers, sizes) or _linear_law(letters, numbers)
+    law = _law(rule, letters, numbers, sizes)
     known: dict[Any, Any] = {} if sizes is None else {notation.layer_size: sympy.Integer(prod(sizes))}
     known |= {} if gradient is None else {notation.layer_gradient: sympy.Rational(repr(float(gradient)))}
     balance, said = _formulas_of(law)
@@ -124,6 +123,13 @@ def equilibrium(rule: UpdateRule, *, shape: int | tuple[int, ...] | None = None,
 
 
 TITLE = "The equilibrium of a layer whose loss does not depend on ‖θ‖"
+
+
+def _law(rule: UpdateRule, letters: UpdateRule, numbers: Mapping[Symbol, Any], sizes: tuple[int, ...] | None) -> Law:
+    if is_by_tensor(letters):
+        return law_of_matrices(rule, sizes)
+    refuse_jumps(letters)
+    return law_of_signs(letters, numbers) or _linear_law(letters, numbers)
 
 
 def _sizes(shape: Any) -> tuple[int, ...] | None:

@@ -53,16 +53,9 @@ MEANINGS = {
     "⟨·⟩": "mean over all weights",
     "‖·‖": "norm √(Σx²) over all weights",
 }
-KEYWORDS = {
-    "η": "lr",
-    "β": "momentum",
-    "τ": "dampening",
-    "ε": "eps",
-    "λ": "weight_decay",
-    "⟨·⟩": "",
-    "‖·‖": "",
-    "‖θ‖": "norm",
-}
+KEYWORDS = {"η": "lr", "β": "momentum", "τ": "dampening", "ε": "eps", "λ": "weight_decay", "Γ": "Gamma"}
+SHOWN_ONLY = ("⟨·⟩", "‖·‖", "‖θ‖", "Var θ", "ρₖ", "cₖ", *(f"Σ{digits}" for digits in ENTRIES))  # in no result
+KEYWORDS |= dict.fromkeys(SHOWN_ONLY, "")
 
 
 class Meaning(NamedTuple):
