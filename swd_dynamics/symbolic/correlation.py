@@ -21,6 +21,7 @@ from sympy import Symbol
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.balance import Law, Motion
 from swd_dynamics.symbolic.derivation import NotDerivable, stated
+from swd_dynamics.symbolic.noise import ENDLESS
 from swd_dynamics.symbolic.notation import Letter
 
 Array = NDArray[np.float64]
@@ -113,6 +114,8 @@ class CorrelatedMotion:
 
     def law(self, numbers: Mapping[Symbol, Any], steps, conditions) -> Law:
         rate = self.decay + self.lr * self.slope * self.pull * float(self.weights.sum())
+        if rate == 0:
+            raise NotDerivable(ENDLESS.format(h=0))
         passed = self.output.correlation(correlations(self.weights))[1:]
         spread = sympy.Float(1 + 2 * float(passed.sum()), 15)
         variance = self.lr**2 * self.output.square * Letter("S") / (1 - (1 - notation.decay_rate) ** 2)
@@ -129,7 +132,7 @@ class CorrelatedMotion:
         )
         return Law(
             exact=None,
-            leading=leading if rate != 0 else None,
+            leading=leading,
             numbers=(lambda sigma: self._in_numbers(evaluate(sigma), passed)) if is_known else None,
             steps=steps,
             conditions=(GAUSSIAN, *conditions),

@@ -129,7 +129,9 @@ def _covariance(rule: UpdateRule):
 
 def refuse_jumps(rule: UpdateRule) -> None:
     """Raise NotDerivable where R of a rule in symbols depends on a sign: the average over noise has no formula here."""
-    if trace(rule).decay_rate.has(sympy.Piecewise, sympy.sign):
+    rate: Any = without_bias(sympy.sympify(trace(rule).decay_rate))
+    cases = [condition for choice in rate.atoms(sympy.Piecewise) for _, condition in choice.args]
+    if any(isinstance(s, PerWeight) for each in (*cases, *rate.atoms(sympy.sign)) for s in each.free_symbols):
         raise NotDerivable(
             "the decay rate depends on a sign, which noise turns again and again: what noise and decay do together has"
             " no formula here. Measure it on a run"
@@ -170,16 +172,22 @@ def moments_of(matrix: Matrix, response: Matrix, numbers: Mapping[Any, Any]) -> 
             f"the covariance of {matrix.rows} entries of the state has no formula that can be read: give numbers for"
             f" {names} to the rule"
         )
+    return _moments(cast(Any, sympy.ImmutableMatrix(both)))
+
+
+@lru_cache(maxsize=128)
+def _moments(both: Any) -> Stationary:
+    """The same of the matrix A|b."""
     masked, sums = with_letters_below(both)
-    p, q = _response(cast(Matrix, masked[:, :-1]), cast(Matrix, masked[:, -1:]))
-    if matrix.rows > READABLE:
+    p, q = _response(masked[:, :-1], masked[:, -1:])
+    if both.rows > READABLE:
         variance, gap = _solved(p[1:], q[1:])
     else:
         variance, gap = _put_in(p[1:], q[1:])
     return Stationary(*(one_minus(sympy.factor(part.xreplace(sums))) for part in (variance, gap)))
 
 
-def _response(matrix: Matrix, column: Matrix) -> tuple[list[Any], list[Any]]:
+def _response(matrix: Any, column: Any) -> tuple[list[Any], list[Any]]:
     """The coefficients of p and q, from zⁿ on, of the response q(z)/p(z) of θ: by Cramer's rule for (z − A)x = b."""
     size = matrix.rows
     rest = z * sympy.eye(size) - matrix
