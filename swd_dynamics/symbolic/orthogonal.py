@@ -66,7 +66,7 @@ def law_of_matrices(rule: UpdateRule, shape: tuple[int, ...] | None) -> Law:
         )
     if rule.has_schedule or not isinstance(rule.lr, int | float):
         raise NotDerivable(f"{kind} has no formula: give one number for lr")
-    output, weights = orthogonalised(direction, shape), momentum_weights(direction)
+    output, weights = orthogonalised(replace(direction, momentum=0.0), shape), momentum_weights(direction)
     rate, pull = _measured_rates(rule, shape)
     feed = weights[2] / weights[1] if len(weights) > 2 else 0.0
     filtered = Filter(np.array([[feed]]), np.ones(1), weights[1:2] if len(weights) > 1 else np.zeros(1), weights[0])
