@@ -14,7 +14,13 @@ GREEK = {in_unicode(name): name for name in greeks}  # {"α": "alpha", …}
 CAPITALS = {"Γ": "Gamma", "Δ": "Delta", "Σ": "Sigma"}
 TEX = {"θ⋆": r"\theta^{\star}", "θ̇": r"\dot{\theta}", "ġ": r"\dot{g}", "Ġ": r"\dot{G}", "Ḟ₀": r"\dot{F}_0"}
 TEX |= {"⟨·⟩": r"\langle \cdot \rangle", "‖·‖": r"\| \cdot \|"}
-TEX |= {"h_max": r"h_{\max}", "β₁_product": r"\Pi\beta_1", "Πβ₁": r"\Pi\beta_1", "Ṁ": r"\dot{M}"}
+TEX |= {
+    "h_max": r"h_{\max}",
+    "η_max": r"\eta_{\max}",
+    "β₁_product": r"\Pi\beta_1",
+    "Πβ₁": r"\Pi\beta_1",
+    "Ṁ": r"\dot{M}",
+}
 TEX |= {"‖θ‖": r"\|\theta\|", "‖Δθ‖/‖θ‖": r"\|\Delta\theta\|/\|\theta\|"}
 TEX |= {"Var θ": r"\operatorname{Var}\theta", "ΔL": r"\Delta L", "angle": r"\text{angle}", "steps": r"\text{steps}"}
 NAMES = {"β₁_product": "Πβ₁"}  # entries of a memory whose names in code are not symbols

@@ -23,11 +23,13 @@ OF_THE_MAP = (linear_map, eigenvalues, stability_limit, fixed_point, long_run_de
 DERIVATIONS = (equations, modified_equation, *OF_THE_MAP)
 IN_NOISE = (stationary_covariance, equilibrium)
 
-# By families. All other families have every derivation.
+# By entries and by families. All others have every derivation.
 LACKS: dict[str, tuple[Callable[..., Any], ...]] = {
     "AMSGrad": (equilibrium,),  # a maximum grows in noise
     "Adamax": (equilibrium,),
     "Adagrad": (modified_equation, equilibrium),  # a sum has no rest point
+    "SGDCautious": (*OF_THE_MAP, *IN_NOISE),  # the sign of θ·u jumps where the step would be linear
+    "AdamCautious": (*OF_THE_MAP, *IN_NOISE),
     "Signum": (*OF_THE_MAP, stationary_covariance),  # a sign jumps where the step would be linear
     "Lion": (*OF_THE_MAP, stationary_covariance),
     "Rprop": (modified_equation, *OF_THE_MAP, *IN_NOISE),  # the step sizes grow while the gradient is steady
@@ -52,7 +54,7 @@ REPRESENTATIVES = tuple(name for name in CATALOG if family_of(name) in OLD or na
 
 def has(name: str, derive: Callable[..., Any]) -> bool:
     """Whether an entry has a derivation."""
-    return derive not in LACKS.get(family_of(name), ())
+    return derive not in (*LACKS.get(name, ()), *LACKS.get(family_of(name), ()))
 
 
 def pairs(names: tuple[str, ...] = REPRESENTATIVES) -> list[tuple[str, Callable[..., Any]]]:
