@@ -65,7 +65,7 @@ class Norms(NamedTuple):
     measured: np.ndarray
 
 
-def methods() -> list[Method]:
+def normalised_methods() -> list[Method]:
     """The methods of the left panel."""
     adams = [Method(m.name, ADAM | {"weight_decay": ADAM_DECAY[m.mode]}) for m in family("Adam", weight_decay=1.0)]
     return [*family("SGD", **SGD), *adams]
@@ -74,7 +74,9 @@ def methods() -> list[Method]:
 def measure(setting: Setting) -> Findings:
     """Run normalised layers of noise with every method, and matrices with Muon."""
     strengths = np.geomspace(*STRENGTHS, 3 if setting.quick else 5)
-    found = [norms(method, strengths, setting) for method in setting.track(methods(), "equilibrium of layers")]
+    found = [
+        norms(method, strengths, setting) for method in setting.track(normalised_methods(), "equilibrium of layers")
+    ]
     muon = muon_norms(setting)
     verdicts = [verdict for each in found for verdict in _of_method(each)]
     verdicts += [_of_muon(muon), *_controls({each.name: each for each in found}, muon)]

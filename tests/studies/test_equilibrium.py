@@ -6,7 +6,7 @@ import torch
 
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.studies import equilibrium
-from swd_dynamics.studies.equilibrium import MUON, SIDE, WEIGHTS, Norms, kept_correlation, layer, methods
+from swd_dynamics.studies.equilibrium import MUON, SIDE, WEIGHTS, Norms, kept_correlation, layer, normalised_methods
 
 
 def test_layers_of_gradient_descent():
@@ -50,7 +50,7 @@ def test_wrong_norms_are_refuted():
 
 def test_every_mode_is_measured():
     """Assert that SGD and Adam are measured with each decay."""
-    assert [(m.name, m.mode) for m in methods()] == [
+    assert [(m.name, m.mode) for m in normalised_methods()] == [
         *(("SGD", "L2"), ("SGDW", "decoupled"), ("SGDS", "stable")),
         *(("Adam", "L2"), ("AdamW", "decoupled"), ("AdamS", "stable")),
     ]

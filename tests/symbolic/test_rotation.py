@@ -104,6 +104,7 @@ LAYERS = {
     "AdamW": CATALOG["AdamW"](lr=0.01, betas=(0.9, 0.99), weight_decay=0.5),
     "AdamS": CATALOG["AdamS"](lr=0.01, betas=(0.9, 0.99), weight_decay=0.02),
     "AdaBelief": CATALOG["AdaBelief"](lr=0.01, betas=(0.9, 0.99), weight_decay=0.02),
+    "Adam with preconditioned decay": CATALOG["AdamPreconditioned"](lr=0.01, betas=(0.9, 0.99), weight_decay=0.02),
     "LionS": CATALOG["LionS"](lr=0.001, weight_decay=0.02),
     "Lion with L2, R near 1 − β₂": CATALOG["Lion"](lr=0.001, weight_decay=0.02),
     "SignumW": CATALOG["SignumW"](lr=0.005, weight_decay=1.0),
@@ -191,6 +192,7 @@ def test_how_long_it_takes(name):
 
 REFUSED = [
     pytest.param(UpdateRule(0.1, HeavyBall(0.9)), {}, "grows without end", id="no decay"),
+    pytest.param(CATALOG["AdamCautious"](weight_decay=0.1), {}, "depends on a sign", id="cautious"),
     pytest.param(CATALOG["LionW"](weight_decay=0.0), {"shape": 8}, "grows without end", id="a sign without decay"),
     pytest.param(CATALOG["AMSGradW"](weight_decay=0.1), {}, "v_max", id="a maximum"),
     pytest.param(CATALOG["Adagrad"](weight_decay=0.1), {}, "which value v has", id="a sum"),
