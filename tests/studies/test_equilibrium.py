@@ -54,3 +54,15 @@ def test_every_mode_is_measured():
         *(("SGD", "L2"), ("SGDW", "decoupled"), ("SGDS", "stable")),
         *(("Adam", "L2"), ("AdamW", "decoupled"), ("AdamS", "stable")),
     ]
+
+
+def test_a_network_that_is_far_off_is_refuted():
+    """Assert that a norm on digits that is 12 % off is refuted, and that the worst step of several methods counts."""
+    x, derived = np.array([1.0]), np.array([2.0, 0.1])
+    near, far = (
+        Norms(name, "stable", x, derived, share * derived) for name, share in (("AdamS", 1.08), ("AdamW", 0.88))
+    )
+    assert equilibrium._on_digits(near).passed
+    assert not equilibrium._on_digits(far).passed
+    assert equilibrium._steps_on_digits([near]).passed
+    assert not equilibrium._steps_on_digits([near, far, near]).passed
