@@ -84,7 +84,7 @@ def measure(setting: Setting) -> Findings:
     muon = muon_norms(setting)
     verdicts = [verdict for each in found for verdict in _of_method(each)]
     steps, named = 1500 if setting.quick else 6000, {method.name: method for method in normalised_methods()}
-    networks = [trained(named[name], steps) for name in setting.track(TRAINED, "equilibrium on digits")]
+    networks = [learning_layer(named[name], steps) for name in setting.track(TRAINED, "equilibrium on digits")]
     verdicts += [_of_muon(muon), *map(_on_digits, networks), _steps_on_digits(networks)]
     verdicts += _controls({each.name: each for each in found}, muon)
     return Findings(verdicts, (found, muon))
@@ -136,7 +136,7 @@ def muon_norms(setting: Setting) -> Norms:
     return Norms("Muon", "decoupled", np.array(MOMENTA), np.array(derived).T, np.array(runs).T)
 
 
-def trained(method: Method, steps: int) -> Norms:
+def learning_layer(method: Method, steps: int) -> Norms:
     """‖θ‖ and ‖Δθ‖/‖θ‖ of the normalised first layer of a network on digits, and what is derived with its own Γ.
 
     The layer has UNITS·θ/‖θ‖ in the place of θ, so that the loss does not depend on ‖θ‖. Γ is the root mean square of
