@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from swd_dynamics.plots.style import LOOKS, house_style, measured, theory
 
@@ -35,7 +36,11 @@ def explained(found: Any) -> Figure:
             for axes, law, seen in ((left, course.norm_law, course.norm), (right, course.angle_law, course.angle)):
                 axes.plot(course.steps, law, **theory(mode, label="law, for the η and gradients of that time"))
                 axes.plot(course.steps, seen, **measured(mode, label="the run"))
-                axes.set_ylim(0, 1.15 * np.nanmax([*law, *seen]))
+            left.set_ylim(0, 1.15 * np.nanmax([*course.norm_law, *course.norm]))
+            right.set_yscale("log")  # the first steps of Adam turn the weights ten times as far as later ones
+            right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            right.yaxis.set_minor_locator(NullLocator())
             left.set_ylabel(course.parameter)
         panels[0, 0].set_title("norm ‖θ‖")
         panels[0, 1].set_title("angle of a step, radians")
