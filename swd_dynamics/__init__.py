@@ -55,6 +55,7 @@ _HOMES = {
     "recorded_rule": "crosscheck",
     "convergence_order": "crosscheck",
     "equivalent_weight_decay": "crosscheck",
+    "explain": "crosscheck",
     "verify": "verification",
     "audit": "auditing",
     "Ledger": "verdict",
