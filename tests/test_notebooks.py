@@ -44,7 +44,9 @@ def test_all_are_there():
 
 
 @pytest.mark.slow
-@notebooks
+@pytest.mark.parametrize(
+    "script", [pytest.param(script, id=script.stem, marks=pytest.mark.xdist_group(script.stem)) for script in SCRIPTS]
+)
 def test_it_runs_and_is_committed_as_it_runs(script):
     """Assert that all cells and all solutions run, and that the committed notebook has these cells and outputs."""
     expected = committed(script)
