@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def test_a_killed_sweep_resumes(tmp_path, monkeypatch):
         with subprocess.Popen([sys.executable, "-c", script]) as process:
             while not (folder / "scalars.zarr" / "zarr.json").exists() or read_committed(folder)[0] < least:
                 assert process.poll() is None
+                time.sleep(0.01)  # until it has imported torch
             for _ in range(random.integers(1000)):
                 read_committed(folder)
             process.send_signal(signal.SIGKILL)
