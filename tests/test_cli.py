@@ -241,6 +241,7 @@ def test_options_are_told_in_sentences(name):
         assert words.strip()[0].isupper() and words.strip()[-1] == ".", argument
 
 
+@pytest.mark.slow
 def test_examples_run(tmp_path, monkeypatch, capsys):
     """Assert that the examples of the commands about recordings and rules run, one after another."""
     monkeypatch.chdir(tmp_path)

@@ -129,7 +129,10 @@ def changed(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize(("momentum", "nesterov"), [(0.5, False), (0.95, False), (0.9, True)])
+@pytest.mark.parametrize(
+    ("momentum", "nesterov"),
+    [pytest.param(0.5, False, marks=pytest.mark.slow), pytest.param(0.95, False, marks=pytest.mark.slow), (0.9, True)],
+)
 def test_the_limits_of_another_momentum_are_in_the_titles(changed, momentum, nesterov):
     """Assert that the titles of 07 follow the momentum: Jury's limits by hand, at η = 0.1 and R = 1."""
     _, titles = changed("07", '"momentum": 0.9}', f'"momentum": {momentum}, "nesterov": {nesterov}}}')
