@@ -2,7 +2,6 @@
 
 import re
 
-import nbformat
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -21,6 +20,8 @@ notebooks = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script
 
 
 def committed(script):
+    import nbformat  # takes longer than most tests here
+
     return nbformat.read(script.with_suffix(".ipynb"), as_version=4)
 
 
@@ -72,6 +73,8 @@ def test_it_reads_well_without_a_kernel(script):
 
 def test_minutes_are_those_of_what_is_read():
     """Assert that 180 words or 3 lines of code take a minute, and that solutions, imports and folds take no time."""
+    import nbformat
+
     text = "word " * 180 + "<details>" + "word " * 1800 + "</details>"
     shown = nbformat.v4.new_code_cell("import numpy as np\n\n# why\na = [\n    1,\n]\nb = a\nc = b")
     folded = nbformat.v4.new_code_cell("a = 1\n" * 100, metadata={"jupyter": {"source_hidden": True}})
