@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from xarray import Dataset
 
 from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
-from swd_dynamics.probe import record
-from swd_dynamics.rules import State, Step, UpdateRule
+from swd_dynamics.rules import DecayStep, Step, UpdateRule
 from swd_dynamics.rules.directions.adam import Moments
+from swd_dynamics.studies.changing_runs import FACTOR, ROUND_OFF, changing, other_decays, run_with_changes, stated_rates
 from swd_dynamics.studies.judging import farthest, judge_curve, judge_relative
 from swd_dynamics.studies.methods import Method, family
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.studies.training import train
 from swd_dynamics.symbolic import long_run_decay_rate
-from swd_dynamics.tasks import Task, quadratic, tanh_network
+from swd_dynamics.tasks import quadratic, tanh_network
 from swd_dynamics.verdict import Verdict, judge_at_least, must_be_refuted
 
 CLAIM = (
@@ -35,10 +35,10 @@ CAPTION = (
     " multiplied by 10. Points are torch runs. With L2 every weight has its own R: open squares are the median, and"
     " the band holds 90 %, of the 32 weights of the quadratic, or of the weights of the network that have a"
     " gradient. How far AdamW's ratio falls depends on the length of the run, because the gradients go on shrinking."
-    " Also tested, but not drawn: SGD, SGDW and SGDS. The study does not show that a constant ratio trains better."
+    " Also tested, but not drawn: SGD, SGDW and SGDS, and Adam with the"
+    " other decay modes. The study does not show that a constant ratio trains better."
 )
 
-FACTOR = 10.0  # after a third of the run η is divided by it; after two thirds the loss is multiplied by it
 DECAY = 0.01  # λ
 LR = {"SGD": 0.1, "Adam": 0.01}
 SGD_METHODS = family("SGD", lr=LR["SGD"], momentum=0.9, weight_decay=DECAY)
@@ -49,7 +49,6 @@ METHODS = {method.name: method for method in SGD_METHODS + ADAM_METHODS}
 NOISE = np.repeat([0.03, 0.3, 1.0, 3.0], 8)
 
 # Relative differences that are allowed, with their reasons.
-ROUND_OFF = 1e-12  # R and η_eff are a few products of float64 numbers, v̄ is a mean over a thousand
 RESPONSE = 1e-9  # 1 − δ′/δ loses the digits by which R is smaller than 1
 WITNESS = 1e-7  # δ is a difference of weights up to a thousand times as large, R down to 1e-5 of it
 SETTLED = 1e-3  # the transient shrinks by .91 a step, in the quick form to 1e-4
@@ -88,24 +87,15 @@ def measure(setting: Setting) -> Findings:
             found += [] if name == "Adam" else [_black_box(METHODS[name], recording)]
         unchanged = run_with_changes(task, METHODS["AdamW"], third, factor=1.0)
         found.append(_tenfold(curves[where, "AdamW"], unchanged, third))
-        found += [_fallen(curves[where, "AdamW"])] if where == "digits" else []
+        if where == "digits":
+            found.append(_fallen(curves[where, "AdamW"]))
+        else:
+            found += other_decays(task, third, **METHODS["Adam"].arguments)
         verdicts += [replace(verdict, name=f"{verdict.name}, {where}") for verdict in found]
     return Findings(verdicts, curves)
 
 
 # The real runs
-
-
-def run_with_changes(task: Task, method: Method, third: int, factor: float = FACTOR) -> Dataset:
-    """A recorded run: η falls tenfold after a third of it, and the loss grows by ``factor`` after two thirds."""
-    task = task.fresh()
-    optimizer = method.optimizer(task.model.parameters())
-    drop = torch.optim.lr_scheduler.MultiStepLR(optimizer, [third], 1 / FACTOR)
-
-    def loss(k: int) -> torch.Tensor:
-        return task.loss(k) * (factor if k >= 2 * third else 1.0)
-
-    return record(optimizer, loss, 3 * third, scheduler=drop, data=task.name)
 
 
 def ratio_curves(name: str, recording: Dataset, third: int, *, known_noise: bool) -> RatioCurves:
@@ -157,19 +147,7 @@ def _fed(method: Method, recording: Dataset, theta: NDArray) -> NDArray:
 
 def rule(name: str, third: int) -> UpdateRule:
     """The catalogue's rule, with the learning rate falling tenfold after a third of the run."""
-    method = METHODS[name]
-    return method.rule(lr=lambda step: method.arguments["lr"] / (1 if step < third else FACTOR))
-
-
-def stated_rates(rule: UpdateRule, recording: Dataset) -> tuple[NDArray, NDArray]:
-    """R and η_eff of the rule's own steps from the recorded weights and gradients. Shape (steps,)."""
-    rates, lrs, memory = [], [], rule.direction.rest(recording.theta.values[0])
-    for k, gradient in enumerate(recording.gradient.values):
-        parts = rule.parts(State(recording.theta.values[k], memory, k), gradient)
-        memory = parts.memory
-        rates.append(parts.decay_rate)
-        lrs.append(rule.direction.effective_lr(memory, parts.step))
-    return np.array(rates, float), np.array(lrs, float)
+    return changing(METHODS[name], third)
 
 
 def responded(rule: UpdateRule, steps: int) -> NDArray:
@@ -239,7 +217,7 @@ def _momentum(name: str, seen: RatioCurves, recording: Dataset, third: int) -> l
     before, after = settled(lr), settled(lr / FACTOR)
     decoupled = rule("SGDW", third)
     effective_lr = decoupled.direction.effective_lr(None, Step(None, None, lr, 1))
-    first = decoupled.decay.decay_rate(lr, lambda: None) / effective_lr
+    first = decoupled.decay.decay_rate(DecayStep(None, lr, 1, effective_lr=lambda: None)) / effective_lr
     foreseen, seen_steps = (_steps_to(curve[third:], after) for curve in (by_rule, ratio))
     late = SETTLED, "relative 1e-3, because so much of the transient may be left"
     whole = "With L2 a perturbation of θ shrinks at every step as the rule derives"
