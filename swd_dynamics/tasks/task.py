@@ -265,14 +265,15 @@ def check_placement(device: torch.device | str, dtype: torch.dtype) -> None:
         raise InputError(f"device = {str(device)!r} with dtype = {dtype} cannot be used: {reason}") from None
 
 
-def _derivative(value: Tensor, at: Tensor, *outer: Tensor, **more: bool) -> Tensor:
+def _derivative(value: Tensor, at: Tensor, outer: Tensor | None = None, create_graph: bool = False) -> Tensor:
     """The derivative of a value by a leaf of autograd's graph; 0 where the value does not depend on the leaf.
 
     For small models this takes a third of the time of ``torch.func.grad``.
     """
     if not value.requires_grad:
         return torch.zeros_like(at)
-    return torch.autograd.grad(value, at, *outer, allow_unused=True, materialize_grads=True, **more)[0]
+    more = {"create_graph": create_graph, "allow_unused": True, "materialize_grads": True}
+    return torch.autograd.grad(value, at, outer, **more)[0]
 
 
 def _array(tensor: Tensor) -> NDArray[np.float64]:
