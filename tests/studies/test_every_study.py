@@ -7,7 +7,6 @@ import pytest
 
 from swd_dynamics.crosscheck import EquivalentDecay
 from swd_dynamics.plots import write_figure
-from swd_dynamics.rules.decay import DECAYS
 from swd_dynamics.studies import MODULES, Setting, drop_in, load, transformer, update_rules
 from swd_dynamics.studies.reproduce import committed_ledger, read_ledger
 from swd_dynamics.studies.stability import DIRECTIONS
@@ -15,6 +14,7 @@ from swd_dynamics.verdict import WIDTH, Ledger
 
 pytestmark = pytest.mark.slow  # measures all studies in their short form
 
+MODES = ("none", "L2", "decoupled", "stable")  # of the decay that the study stability compares
 COMMITTED = read_ledger(committed_ledger())
 PANELS = {
     "update-rules": 2,
@@ -159,7 +159,7 @@ def test_stability_measures_every_method(measured):
     """Assert that each direction is measured with each place for the decay."""
     names = {v.name for v in measured("stability").verdicts}
     assert all(any(name.startswith(direction) for name in names) for direction in DIRECTIONS)
-    assert sum(name.split(",")[0] in DIRECTIONS for name in names) == len(DIRECTIONS) * len(DECAYS)
+    assert sum(name.split(",")[0] in DIRECTIONS for name in names) == len(DIRECTIONS) * len(MODES)
 
 
 @of("stability")
