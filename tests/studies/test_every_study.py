@@ -32,6 +32,7 @@ PANELS = {
     "sgd-generalization": 4,
     "learning-curves": 8,
     "batch-size": 4,
+    "lost-decay": 2,
 }
 
 
