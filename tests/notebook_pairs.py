@@ -1,7 +1,12 @@
 """The notebooks, each a pair: a percent script, which people edit, and the executed notebook, which people read.
 
 ``python tests/notebook_pairs.py`` executes all scripts and writes the notebooks; ``… 01 03`` only those.
+
+The libraries of notebooks are imported where they are used: that takes longer than most tests, and every process that
+shares the tests imports this file.
 """
+
+from __future__ import annotations
 
 import re
 import sys
@@ -9,11 +14,10 @@ from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import jupytext
-import nbformat
-from nbclient import NotebookClient
-from nbformat import NotebookNode
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))
@@ -28,6 +32,10 @@ SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", flags=re.
 
 def executed(script: Path, more: Sequence[str] = ()) -> NotebookNode:
     """The notebook of a script with the outputs of its cells, and of ``more`` cells after them."""
+    import jupytext
+    import nbformat
+    from nbclient import NotebookClient
+
     notebook = jupytext.read(script)
     notebook.cells += [nbformat.v4.new_code_cell(source) for source in more]
     with TemporaryDirectory() as folder:  # whatever a notebook writes goes there
@@ -40,6 +48,8 @@ def executed(script: Path, more: Sequence[str] = ()) -> NotebookNode:
 
 def tidied(notebook: NotebookNode, name: str) -> NotebookNode:
     """The same without what changes from run to run, and with pictures in the place of live widgets."""
+    import nbformat
+
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):
         cell.id = f"{name}-{number}"
@@ -94,6 +104,8 @@ def _is_read(line: str) -> bool:
 
 
 def main(chosen: Sequence[str]) -> None:
+    import nbformat
+
     for script in SCRIPTS:
         if not chosen or script.stem[:2] in chosen:
             written = script.with_suffix(".ipynb")

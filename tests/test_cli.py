@@ -241,6 +241,7 @@ def test_options_are_told_in_sentences(name):
         assert words.strip()[0].isupper() and words.strip()[-1] == ".", argument
 
 
+@pytest.mark.slow
 def test_examples_run(tmp_path, monkeypatch, capsys):
     """Assert that the examples of the commands about recordings and rules run, one after another."""
     monkeypatch.chdir(tmp_path)
@@ -483,10 +484,13 @@ def test_as_a_program():
     assert failed.returncode == 2 and "Traceback" not in failed.stderr
 
 
+PRINTING = ("derive", "SGD", "--what", "equations")  # the quickest command that prints lines: it does not import torch
+
+
 @pytest.mark.slow
 def test_a_reader_may_stop_reading():
     """Assert that output into a pipe that is closed, as by head, ends without a traceback."""
-    command = [sys.executable, "-m", "swd_dynamics", "studies"]
+    command = [sys.executable, "-m", "swd_dynamics", *PRINTING]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
@@ -500,7 +504,7 @@ def test_a_reader_may_stop_reading():
 )
 def test_what_is_printed_may_go_nowhere(closed, code, said):
     """Assert that a closed stream is like /dev/null, and a full disk behind it one line."""
-    command = f"{sys.executable} -m swd_dynamics studies {closed}"
+    command = f"{sys.executable} -m swd_dynamics {' '.join(PRINTING)} {closed}"
     ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, check=False)
     assert ended.returncode == code
     assert said in ended.stderr and ended.stderr.count(b"\n") == bool(said)
@@ -509,7 +513,7 @@ def test_what_is_printed_may_go_nowhere(closed, code, said):
 @pytest.mark.slow
 def test_letters_that_cannot_be_encoded_are_printed():
     """Assert that formulas are printed where the encoding has no Greek letters, each as its code."""
-    command = [sys.executable, "-m", "swd_dynamics", "derive", "SGD", "--what", "equations"]
+    command = [sys.executable, "-m", "swd_dynamics", *PRINTING]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     printed = subprocess.run(command, capture_output=True, env=environment, check=True).stdout
     assert rb"\u03b8" in printed  # θ

@@ -104,6 +104,7 @@ def test_a_name_is_verified_with_the_optimizers_numbers():
     assert not sd.verify(torch.optim.SGD, "SGDW", steps=3, lr=0.25, momentum=0.5, weight_decay=0.5).passed
 
 
+@pytest.mark.slow
 def test_arguments_are_those_of_the_optimizer():
     """Assert that an audit with arguments is the audit of the class with these arguments."""
     given = sd.audit(torch.optim.SGD, lr=0.5, weight_decay=0.25)

@@ -192,6 +192,7 @@ def test_rules_side_by_side_in_latex():
     assert r"lr\_min=0.01" in rows[-1] and said.isascii() and said.count("$") % 2 == 0
 
 
+@pytest.mark.slow
 def test_latex_where_the_terminal_has_no_greek_letters():
     """Assert that LaTeX and the names of symbols do not depend on the letters that standard output has."""
     from subprocess import run
@@ -213,6 +214,7 @@ def test_no_rules_side_by_side():
         side_by_side()
 
 
+@pytest.mark.slow
 def test_rules_side_by_side_without_ipython():
     """Assert that a terminal shows lines of text, where IPython cannot be imported: R = ηλ and R = ηλ/√⟨v̂⟩."""
     from subprocess import run

@@ -2,7 +2,6 @@
 
 import re
 
-import nbformat
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -21,6 +20,8 @@ notebooks = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script
 
 
 def committed(script):
+    import nbformat  # takes longer than most tests here
+
     return nbformat.read(script.with_suffix(".ipynb"), as_version=4)
 
 
@@ -44,7 +45,9 @@ def test_all_are_there():
 
 
 @pytest.mark.slow
-@notebooks
+@pytest.mark.parametrize(
+    "script", [pytest.param(script, id=script.stem, marks=pytest.mark.xdist_group(script.stem)) for script in SCRIPTS]
+)
 def test_it_runs_and_is_committed_as_it_runs(script):
     """Assert that all cells and all solutions run, and that the committed notebook has these cells and outputs."""
     expected = committed(script)
@@ -70,6 +73,8 @@ def test_it_reads_well_without_a_kernel(script):
 
 def test_minutes_are_those_of_what_is_read():
     """Assert that 180 words or 3 lines of code take a minute, and that solutions, imports and folds take no time."""
+    import nbformat
+
     text = "word " * 180 + "<details>" + "word " * 1800 + "</details>"
     shown = nbformat.v4.new_code_cell("import numpy as np\n\n# why\na = [\n    1,\n]\nb = a\nc = b")
     folded = nbformat.v4.new_code_cell("a = 1\n" * 100, metadata={"jupyter": {"source_hidden": True}})
@@ -127,7 +132,10 @@ def changed(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize(("momentum", "nesterov"), [(0.5, False), (0.95, False), (0.9, True)])
+@pytest.mark.parametrize(
+    ("momentum", "nesterov"),
+    [pytest.param(0.5, False, marks=pytest.mark.slow), pytest.param(0.95, False, marks=pytest.mark.slow), (0.9, True)],
+)
 def test_the_limits_of_another_momentum_are_in_the_titles(changed, momentum, nesterov):
     """Assert that the titles of 07 follow the momentum: Jury's limits by hand, at η = 0.1 and R = 1."""
     _, titles = changed("07", '"momentum": 0.9}', f'"momentum": {momentum}, "nesterov": {nesterov}}}')

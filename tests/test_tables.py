@@ -27,6 +27,7 @@ def test_a_dot_is_a_pair_of_brackets(table):
     assert table._ipython_key_completions_() == list(table)
 
 
+@pytest.mark.slow
 def test_tab_completes():
     """Assert that IPython completes the names of optimizers after a dot and in brackets."""
     shell = InteractiveShell()

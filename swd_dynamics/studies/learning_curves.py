@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from swd_dynamics.plots import LABELS, house_style, measured
 from swd_dynamics.studies.paired import judge_more
 from swd_dynamics.studies.study import Findings, Setting, Study
-from swd_dynamics.studies.tuning import Contestant, Tuned, arenas, contestants_of, trained, tuned
+from swd_dynamics.studies.tuning import Contestant, Tuned, arenas, contestants_of, trained, tuned, tuning_seeds
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
 CLAIM = (
@@ -52,12 +52,13 @@ class Curves(NamedTuple):
 def measure(setting: Setting) -> Findings:
     """Tune the six optimizers for each schedule, and follow them from the reported seeds."""
     steps, seeds = (STEPS // 3, range(4)) if setting.quick else (STEPS, range(16))
+    tuning = tuning_seeds(setting.quick)
     arena = arenas(setting.device, only_digits=True)["digits"]
     found = []
     for schedule in setting.track(SCHEDULES, "learning-curves"):
         training: dict[str, Any] = {"steps": steps, "schedule": schedule, "evaluations": EVALUATIONS}
         listed = [each for direction in DIRECTIONS for each in contestants_of(direction)]
-        best = tuned(arena, listed, seeds=seeds, **training)
+        best = tuned(arena, listed, seeds=seeds, tuning=tuning, **training)
         stable = best["SGDS"].contestant
         same = Contestant("SGDW", "SGDW", stable.lrs, stable.decays, stable.arguments)
         ((_, runs),) = trained(arena.task, [same], seeds, **training)

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from swd_dynamics.plots import LABELS, house_style, measured
 from swd_dynamics.studies.paired import judge_more, judge_same
 from swd_dynamics.studies.study import Findings, Setting, Study
-from swd_dynamics.studies.tuning import MISSING_DATA, Contestant, Tuned, arenas, contestants_of, percent, trained, tuned
+from swd_dynamics.studies.tuning import (
+    MISSING_DATA,
+    Contestant,
+    Tuned,
+    arenas,
+    contestants_of,
+    percent,
+    trained,
+    tuned,
+    tuning_seeds,
+)
 from swd_dynamics.verdict import NOTHING, Verdict, must_be_refuted
 
 CLAIM = (
@@ -82,6 +92,7 @@ def contestants() -> list[Contestant]:
 def measure(setting: Setting) -> Findings:
     """Tune every optimizer for every task and schedule, and train it from the reported seeds."""
     steps, seeds = (STEPS // 3, range(3)) if setting.quick else (STEPS, range(10))
+    tuning = tuning_seeds(setting.quick)
     listed = contestants()
     if setting.quick:
         listed = [each for each in listed if each.has_rule]
@@ -90,7 +101,7 @@ def measure(setting: Setting) -> Findings:
     work = [(name, schedule) for name in chosen for schedule in SCHEDULES]
     for name, schedule in setting.track(work, "optimizer-table"):
         training: dict[str, Any] = {"steps": steps, "schedule": schedule, "evaluations": 1}
-        rows.append(Row(name, schedule, tuned(chosen[name], listed, seeds=seeds, **training)))
+        rows.append(Row(name, schedule, tuned(chosen[name], listed, seeds=seeds, tuning=tuning, **training)))
     untrained = _hardly_trained(chosen["digits"].task, rows[0], seeds, steps)
     return Findings(judge_table(rows, untrained), rows)
 

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from swd_dynamics.plots import MUTED, house_style, measured
 from swd_dynamics.studies.paired import judge_more, paired_difference
 from swd_dynamics.studies.study import Findings, Setting, Study
-from swd_dynamics.studies.tuning import MISSING_DATA, Tuned, arenas, contestants_of, percent, trained, tuned
+from swd_dynamics.studies.tuning import (
+    MISSING_DATA,
+    Tuned,
+    arenas,
+    contestants_of,
+    percent,
+    trained,
+    tuned,
+    tuning_seeds,
+)
 from swd_dynamics.verdict import NOTHING, Verdict, must_be_refuted
 
 CLAIM = (
@@ -96,11 +105,12 @@ class Gap(NamedTuple):
 def measure(setting: Setting) -> Findings:
     """Tune SGD, Adam, AdamW and AdamS on every task, and train them from the reported seeds."""
     steps, seeds = (STEPS // 3, range(4)) if setting.quick else (STEPS, range(24))
+    tuning = tuning_seeds(setting.quick)
     training: dict[str, Any] = {"steps": steps, "schedule": SCHEDULE, "evaluations": 1}
     listed = [contestants_of("SGD")[0], *contestants_of("Adam")]
     chosen, gaps = arenas(setting.device), []
     for name in setting.track(chosen, "sgd-generalization"):
-        found = tuned(chosen[name], listed, seeds=seeds, **training)
+        found = tuned(chosen[name], listed, seeds=seeds, tuning=tuning, **training)
         best = found["SGD"].contestant
         slow = best.at(TOO_SLOW * best.lrs[0], best.decays[0])
         ((_, runs),) = trained(chosen[name].task, [slow], seeds, **training)

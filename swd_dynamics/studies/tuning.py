@@ -137,6 +137,17 @@ def arenas(device: str, *, only_digits: bool = False) -> dict[str, Arena]:
     return found
 
 
+def tuning_seeds(quick: bool) -> tuple[int, ...]:
+    """The seeds from which a study tunes: two of them in its short form, whose rankings do not count.
+
+    Examples
+    --------
+    >>> len(tuning_seeds(quick=False)), tuning_seeds(quick=True)
+    (5, (100, 101))
+    """
+    return TUNING_SEEDS[:2] if quick else TUNING_SEEDS
+
+
 def tuned(
     arena: Arena,
     contestants: Iterable[Contestant],
@@ -162,8 +173,9 @@ def tuned(
     (0.5,)
     """
     listed, best = [each.scaled(arena.lr, arena.decay) for each in contestants], []
+    only_the_end = training | {"evaluations": 1}
     grids = {
-        label: percent(runs).mean("seed").values for label, runs in trained(arena.task, listed, tuning, **training)
+        label: percent(runs).mean("seed").values for label, runs in trained(arena.task, listed, tuning, **only_the_end)
     }
     for each in listed:
         i, j = np.unravel_index(np.argmin(grids[each.label]), grids[each.label].shape)

@@ -62,7 +62,7 @@ class Pairings:
 
 def measure(setting: Setting) -> Findings:
     """Record every real optimizer on both tasks, and replay every recording as every rule."""
-    steps = 300 if setting.quick else 5000
+    steps = 150 if setting.quick else 5000
     tasks = [
         quadratic((1.0, 3.0, 0.1, 10.0), start=(1.0, -2.0, 0.5, 1.0), noise=0.1, device=setting.device),
         tanh_network((16,), batch_size=50, device=setting.device),

@@ -1,6 +1,7 @@
 """The names of symbols and numbers in formulas, as text and as LaTeX."""
 
 import re
+from functools import lru_cache
 from typing import Any
 from unicodedata import normalize
 
@@ -35,6 +36,7 @@ def symbol_text(symbol: Symbol | str) -> str:
     return NAMES.get(stem, stem) + prime
 
 
+@lru_cache(maxsize=1024)
 def symbol_latex(symbol: Symbol | str) -> str:
     r"""The name of a symbol as LaTeX.
 

@@ -199,7 +199,12 @@ def shown_name(symbol: Symbol | str) -> str:
     >>> [shown_name(name) for name in ("beta_1", "η", "gdot", "v_max")]
     ['β₁', 'η', 'ġ', 'v_max']
     """
-    stem, bar, index = getattr(symbol, "name", str(symbol)).partition("_")
+    return _shown(getattr(symbol, "name", str(symbol)))
+
+
+@lru_cache(maxsize=4096)  # names are looked up for every symbol of every formula
+def _shown(name: str) -> str:
+    stem, bar, index = name.partition("_")
     if not bar or index.isdigit():
         return normalize("NFC", in_unicode(stem + bar + index))
     return f"{normalize('NFC', in_unicode(stem))}_{index}"

@@ -67,6 +67,7 @@ def is_variable(symbol: Any) -> bool:
     return isinstance(symbol, PerWeight) and symbol_text(symbol) not in FIRST
 
 
+@lru_cache(maxsize=4096)
 def _place(factor: Any) -> tuple:
     """The place of a factor in a product."""
     base: Any = factor.base if factor.is_Pow else factor
@@ -102,6 +103,7 @@ def _place_of_number(term: Any, is_first: bool) -> tuple:
     return (1 if is_first else 3, 0 if term.is_Rational else 0.5, [])
 
 
+@lru_cache(maxsize=4096)
 def _place_in_sum(term: Any) -> tuple:
     parts = term_of(term)
     powers = [sympy.degree(term, notation.z) if factor.has(notation.z) else 0 for factor in parts.above[-1:]]

@@ -51,10 +51,15 @@ def latex(expression: Any, decimals: bool | None = None) -> str:
     >>> latex(notation.lr * notation.theta_star / sympy.sqrt(2))
     '\\frac{\\sqrt{2} \\eta \\theta^{\\star}}{2}'
     """
-    expression = sympy.sympify(expression)
+    return _latex(sympy.sympify(expression), decimals)  # which makes matrices immutable
+
+
+@lru_cache(maxsize=4096)
+def _latex(expression: Any, decimals: bool | None) -> str:
     return _LatexPrinter(has_decimals(expression) if decimals is None else decimals).doprint(expression)
 
 
+@lru_cache(maxsize=4096)
 def has_decimals(expression: Any) -> bool:
     """Whether the numbers of an expression, or of a tuple of expressions, are printed as decimals.
 

@@ -125,6 +125,7 @@ def fed(recording, **arguments):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_adams_takes_off_what_adamw_took(scheduled):
     """Assert that AdamS, fed the gradients of a recorded AdamW run with λ translated, has the same sum of R."""

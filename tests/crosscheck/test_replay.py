@@ -34,6 +34,7 @@ def made_by_hand(rule, dtype=float, disturb=None):
     return xarray.Dataset(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)  # each example searches several hundred causes, and there are 120 cases
 @given(step=st.integers(1, 40), size=st.sampled_from([1e-13, 1e-9, 1e-3]))
 def test_the_departing_step_is_found(step, size):

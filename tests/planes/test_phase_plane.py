@@ -307,6 +307,7 @@ def test_adaptive_rules_rest_on_their_kinks(name, optimum, rest):
     assert point.multipliers is None
 
 
+@pytest.mark.slow
 def test_a_fixed_point_where_an_orbit_ends():
     """Assert that the minimum (1, 1) of ½(θ₁θ₂ − 1)² is found, where both nullclines of AdamW lie within 1e-8."""
 
@@ -377,6 +378,7 @@ def test_several_wells():
     assert [point.steps_settle for point in points] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_iterates_are_torch_steps():
     """Assert that the iterates are the steps that torch's SGD takes from the same start."""
     theta = torch.tensor([-1.5, 1.5], dtype=torch.float64, requires_grad=True)

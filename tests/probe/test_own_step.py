@@ -234,6 +234,7 @@ def test_a_class_whose_step_torch_has_not_wrapped():
     assert run.update_norm.values.tolist() == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_a_compiled_step(tmp_path):
     """Assert that the steps of a compiled AdamW are recorded: what each did to the weights, and R."""

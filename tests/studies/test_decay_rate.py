@@ -27,6 +27,7 @@ def test_settled_ratio():
     assert decay_rate.settled(lr) == pytest.approx((1 - larger) / (lr / (1 - beta)), rel=RADICALS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SGD", "SGDW", "SGDS", "AdamW", "AdamS"])
 def test_black_box_hears_a_lie(task, name):
     """Assert that the witness from outside refutes a decay rate that is off by a thousandth, and no other."""
@@ -46,6 +47,7 @@ def test_tenfold_needs_the_change(task):
     assert verdict.measured == 1.0
 
 
+@pytest.mark.slow
 def test_weights_settle_on_known_noise():
     """Assert that the predicted spread over weights under Adam with L2 is the inverse one of their noise."""
     rates, _ = decay_rate.frozen(third=1)

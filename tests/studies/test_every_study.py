@@ -7,7 +7,6 @@ import pytest
 
 from swd_dynamics.crosscheck import EquivalentDecay
 from swd_dynamics.plots import write_figure
-from swd_dynamics.rules.decay import DECAYS
 from swd_dynamics.studies import MODULES, Setting, drop_in, load, transformer, update_rules
 from swd_dynamics.studies.reproduce import committed_ledger, read_ledger
 from swd_dynamics.studies.stability import DIRECTIONS
@@ -15,6 +14,7 @@ from swd_dynamics.verdict import WIDTH, Ledger
 
 pytestmark = pytest.mark.slow  # measures all studies in their short form
 
+MODES = ("none", "L2", "decoupled", "stable")  # of the decay that the study stability compares
 COMMITTED = read_ledger(committed_ledger())
 PANELS = {
     "update-rules": 2,
@@ -32,9 +32,16 @@ PANELS = {
     "sgd-generalization": 4,
     "learning-curves": 8,
     "batch-size": 4,
+    "lost-decay": 2,
 }
 
-every_study = pytest.mark.parametrize("name", MODULES)
+
+def of(name):
+    """Marks a test of one study, so that it runs in the process that has measured this study."""
+    return pytest.mark.xdist_group(name)
+
+
+every_study = pytest.mark.parametrize("name", [pytest.param(name, marks=of(name)) for name in MODULES])
 
 
 @pytest.fixture(scope="session")
@@ -105,19 +112,25 @@ def test_the_figure_draws(drawn, name, tmp_path):
     assert all(path.stat().st_size > 10_000 for path in write_figure(figure, tmp_path / name))
 
 
-@pytest.mark.parametrize("name", ["fixed-points", "modified-equation", "stability"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=of(name)) for name in ("fixed-points", "modified-equation", "stability")]
+)
 def test_axes_are_named(drawn, name):
     """Assert that every panel has a name below and on the left."""
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in drawn(name).axes)
 
 
-@pytest.mark.parametrize(("name", "optimizers"), [("drop-in", 3), ("transformer", 2)])
+@pytest.mark.parametrize(
+    ("name", "optimizers"),
+    [pytest.param(name, optimizers, marks=of(name)) for name, optimizers in (("drop-in", 3), ("transformer", 2))],
+)
 def test_colours_tell_the_optimizers_apart(drawn, name, optimizers):
     """Assert that the legend has a colour for each optimizer."""
     (legend,) = filter(None, [*drawn(name).legends, *(axes.get_legend() for axes in drawn(name).axes)])
     assert len({line.get_color() for line in legend.get_lines()}) == optimizers
 
 
+@of("update-rules")
 def test_update_rules_draws_right_and_wrong_rules(measured, drawn):
     """Assert that each run has one point within rounding, its own rule's, and that all others are far off."""
     pairings = measured("update-rules").data
@@ -129,24 +142,28 @@ def test_update_rules_draws_right_and_wrong_rules(measured, drawn):
     assert len(wrong) == len(pairings.runs) * (len(pairings.rules) - 1) - 2 and (wrong >= update_rules.FAR).all()
 
 
+@of("decay-rate")
 def test_decay_rate_is_drawn_over_decades(drawn):
     """Assert that R/η_eff has a logarithmic axis in both panels."""
     assert all(axes.get_yscale() == "log" for axes in drawn("decay-rate").axes)
 
 
+@of("fixed-points")
 def test_fixed_points_differ(measured):
     """Assert that decoupled decay, weakened by momentum, leaves every weight of the quadratic larger than L2 does."""
     rests = {verdict.name: verdict.evidence.get("measured") for verdict in measured("fixed-points").verdicts}
     assert (np.abs(rests["SGDW: quadratic"]) > np.abs(rests["SGD: quadratic"])).all()
 
 
+@of("stability")
 def test_stability_measures_every_method(measured):
     """Assert that each direction is measured with each place for the decay."""
     names = {v.name for v in measured("stability").verdicts}
     assert all(any(name.startswith(direction) for name in names) for direction in DIRECTIONS)
-    assert sum(name.split(",")[0] in DIRECTIONS for name in names) == len(DIRECTIONS) * len(DECAYS)
+    assert sum(name.split(",")[0] in DIRECTIONS for name in names) == len(DIRECTIONS) * len(MODES)
 
 
+@of("stability")
 def test_stability_has_runs_that_diverged_and_that_survived(measured):
     """Assert that the grid of each decay holds runs of both kinds."""
     heavy, _ = measured("stability").data
@@ -158,6 +175,7 @@ def exchanged(measured):
     return measured("drop-in")
 
 
+@of("drop-in")
 def test_three_witnesses_agree(exchanged):
     """Assert that R as published, as seen in weights without gradient and by the rule are one."""
     for name, seen in exchanged.data[0].items():
@@ -167,6 +185,7 @@ def test_three_witnesses_agree(exchanged):
             np.testing.assert_allclose(seen.published, seen.by_rule, rtol=drop_in.ROUND_OFF)
 
 
+@of("drop-in")
 @pytest.mark.parametrize(("off", "passes"), [(1.1, True), (1.3, False)])
 def test_a_wrong_translation_is_refuted(exchanged, off, passes):
     """Assert that a prediction three tenths off fails where the translation's own departs by less than a tenth."""
@@ -178,6 +197,7 @@ def test_a_wrong_translation_is_refuted(exchanged, off, passes):
     assert [verdict.passed for verdict in about_rate] == [passes, passes]
 
 
+@of("drop-in")
 def test_a_rate_that_does_not_follow_the_moments_is_refuted(exchanged):
     """Assert that R off 1/√v̄ by a millionth in the end, and a λη that moves as little, are refuted."""
     runs, found = exchanged.data
@@ -196,6 +216,7 @@ def refuted(runs):
     return {verdict.name for verdict in transformer.judge_definitions(*runs) if verdict.status != "confirmed"}
 
 
+@of("transformer")
 def test_the_two_runs_meet_the_same_task(trained):
     """Assert that both runs start from the same loss, and that each learns."""
     adamw, adams = (run.recorded.loss.values for run in trained.data.values())
@@ -203,6 +224,7 @@ def test_the_two_runs_meet_the_same_task(trained):
     assert adamw[-1] < adamw[0] - 1 and adams[-1] < adams[0] - 1
 
 
+@of("transformer")
 def test_second_moments_that_are_off_are_refuted(trained):
     """Assert that v̄ off by 1e-4 in the end is found in both runs."""
     drift = 1 + 1e-4 * np.linspace(0, 1, len(trained.data["AdamW"].v_bar))
@@ -210,12 +232,14 @@ def test_second_moments_that_are_off_are_refuted(trained):
     assert refuted(drifting) == {"AdamW: R/η_eff is λ√v̄", "AdamS: η_eff is η/√v̄"}
 
 
+@of("transformer")
 def test_another_learning_rate_is_refuted(trained):
     """Assert that a schedule off by 1e-4 is found wherever η stands."""
     others = [run._replace(planned=run.planned * (1 + 1e-4)) for run in trained.data.values()]
     assert refuted(others) == {"AdamW: R is λη", "AdamS: η_eff is η/√v̄"}
 
 
+@of("transformer")
 @pytest.mark.parametrize("name", transformer.METHODS)
 def test_one_tensor_that_decays_otherwise_is_refuted(trained, name):
     """Assert that a single tensor that does not decay at all is found among the others."""
@@ -225,6 +249,7 @@ def test_one_tensor_that_decays_otherwise_is_refuted(trained, name):
     assert refuted(changed.values()) == {f"{name}: R in the weights"}
 
 
+@of("transformer")
 def test_a_ratio_that_hardly_moves_is_refuted(trained):
     """Assert that AdamW's ratio would not pass as moving if it moved by a third."""
     adamw, adams = trained.data.values()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -74,10 +75,19 @@ def test_nothing_is_trained_twice(tmp_path, monkeypatch):
     assert_equal(resumed, sweep(partial(counted, log), ["SGD"], GRID, steps=3, seeds=2, jobs=2))
 
 
-KILLED = """
+# Imports once, and forks a process that sweeps for each line of its input: importing takes longer than the sweep.
+SERVER = """
+import os, sys
 from swd_dynamics.sweeping import batched, sweep
 batched.BLOCK_WEIGHTS = 1
-sweep("network-minibatch", ["AdamS"], {"lr": [1e-3, 1e-2, 0.1, -1.0]}, steps=20, seeds=5, path=PATH)
+sweep("network-minibatch", ["AdamS"], {"lr": [0.1, -1.0]}, steps=1)  # because torch imports modules as it trains
+for _ in sys.stdin:
+    child = os.fork()
+    if not child:
+        sweep("network-minibatch", ["AdamS"], {"lr": [1e-3, 1e-2, 0.1, -1.0]}, steps=20, seeds=5, path=PATH)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitpid(child, 0), flush=True)
 """
 
 
@@ -86,16 +96,21 @@ def test_a_killed_sweep_resumes(tmp_path, monkeypatch):
     """Assert that a sweep whose process is killed at any moment resumes, and equals a sweep that nobody killed."""
     monkeypatch.setattr(batched, "BLOCK_WEIGHTS", 1)
     random, folder = np.random.default_rng(0), tmp_path / "sweep"
-    script = KILLED.replace("PATH", repr(str(folder)))
+    script = SERVER.replace("PATH", repr(str(folder)))
     seen = [0]
-    for least in (0, 6):
-        with subprocess.Popen([sys.executable, "-c", script]) as process:
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        for least in (0, 6):
+            server.stdin.write(b"\n")
+            server.stdin.flush()
+            sweeping = int(server.stdout.readline())
             while not (folder / "scalars.zarr" / "zarr.json").exists() or read_committed(folder)[0] < least:
-                assert process.poll() is None
+                os.kill(sweeping, 0)  # an error if the sweep has come to its end
+                time.sleep(0.001)
             for _ in range(random.integers(1000)):
                 read_committed(folder)
-            process.send_signal(signal.SIGKILL)
-        seen.append(read_committed(folder)[0])
+            os.kill(sweeping, signal.SIGKILL)
+            server.stdout.readline()  # it is gone
+            seen.append(read_committed(folder)[0])
     assert seen == sorted(seen) and seen[-1] >= 6
     arguments = ("network-minibatch", ["AdamS"], {"lr": [1e-3, 1e-2, 0.1, -1.0]})
     expected = sweep(*arguments, steps=20, seeds=5)

@@ -147,6 +147,7 @@ def test_saturated_momentum():
     assert equal(modified_equation(rule).first, -g / (1 + g**2))
 
 
+@pytest.mark.slow
 def test_centred_rmsprop_is_linearised_with_its_mean_at_rest():
     """Assert that the limit of centred RMSprop with stable decay has √v for √(v − a²), and that its flow is refused.
 

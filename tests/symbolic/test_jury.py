@@ -118,6 +118,7 @@ def test_the_limit_of_three_buffers(direction, decay):
     assert np.isinf(limit) or largest_modulus(rule, 1.001 * limit) > 1
 
 
+@pytest.mark.slow
 def test_samples_of_any_size():
     """Assert that a limit is found though it needs a user's symbol outside of 0 … 1: c > 3/2 where R = 3/c."""
     c = sympy.Symbol("c", positive=True)

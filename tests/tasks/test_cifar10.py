@@ -93,6 +93,7 @@ def test_the_start_is_hes(folder):
     assert not np.array_equal(same.theta, other.theta)
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_the_running_means(folder):
     """Assert that losses on all data use the running means and do not move them, and a training step does."""
     task = tiny(folder)

@@ -38,6 +38,7 @@ def scores(task, inputs):
     return np.tanh(inputs @ first.T + shift) @ second.T + more
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_packages_series(series):
     """Assert that the full loss is the cross-entropy on the package's first series, by numpy."""
     task = tiny()
@@ -59,6 +60,7 @@ def test_the_start_is_that_of_a_tanh_network():
     assert all(torch.equal(value, weights[name]) for name, value in tiny(seed=4).model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_global_generators_are_left_alone():
     """Assert that generating the series changes neither Python's nor numpy's global random numbers."""
     from swd_dynamics.tasks.mnist1d import _series

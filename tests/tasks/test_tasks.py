@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -114,6 +115,20 @@ def test_quadratic_in_closed_form():
     assert np.array_equal(task.gradient(theta), h * (theta - optimum))
     assert np.array_equal(task.hessian(theta), np.diag(h))
     assert [name for name, _ in task.model.named_parameters()] == ["theta"]
+
+
+def test_a_loss_without_curvature():
+    """Assert that gradient and product are right where the loss is linear in θ or constant, also under no_grad."""
+    slope = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    task = quadratic((1.0, 1.0))
+    linear = replace(task, full_loss=lambda model: slope @ model())
+    constant = replace(task, full_loss=lambda model: slope.sum())
+    with torch.no_grad():
+        assert linear.gradient((3.0, 4.0)).tolist() == [2.0, -1.0]
+        assert task.hvp((3.0, 4.0), (1.0, 2.0)).tolist() == [1.0, 2.0]
+        for flat in (linear, constant):
+            assert flat.hvp((3.0, 4.0), (1.0, 2.0)).tolist() == [0.0, 0.0]
+    assert constant.gradient((3.0, 4.0)).tolist() == [0.0, 0.0]
 
 
 def noise_of(task, *steps):

@@ -378,6 +378,7 @@ PAIRS = [1.0, 1.0, 2.0, 2.0, 3.0, 3.001, 3.002, 3.003, *np.linspace(-0.5, 0.5, 2
 REPEATED = [*[1.0] * 6, *[0.999] * 3, *[0.1] * 100, *[0.0] * 20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spectrum", "k"), [(CLUSTER, 4), (PAIRS, 3), (REPEATED, 8)])
 def test_no_eigenvalue_of_a_tight_cluster_is_skipped(spectrum, k):
     """Assert that from each of 40 starts the k largest eigenvalues are found, and none in between

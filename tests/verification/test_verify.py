@@ -450,6 +450,7 @@ def test_a_rule_without_decay():
     assert (decays.status, decays.cause) == ("refuted", "unknown")
 
 
+@pytest.mark.slow
 def test_crosscheck_is_there_without_torch():
     """Assert that importing verify does not import torch."""
     code = "from swd_dynamics.verification import verify; import sys; sys.exit('torch' in sys.modules)"

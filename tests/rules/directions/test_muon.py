@@ -91,6 +91,7 @@ def test_many_exact_steps_reach_the_orthogonal_factor(shape):
     assert np.abs(move - scale * left @ right).max() <= round_off(60, [1.0])
 
 
+@pytest.mark.slow
 def test_stable_decay_rests_at_the_norm_of_l2():
     """Assert that under a constant G, W rests at ‖W‖ = ‖G‖/λ; its largest singular value is then ‖G‖/(λ√r)."""
     gradient = np.diag([3.0, 1.0, 2.0])
