@@ -27,7 +27,7 @@ ARGUMENTS = {"lr": 1e-2, "weight_decay": 0.1}  # where a constructor takes them;
 PHASES = ("first step", "settled", "gradients / 10", "lr / 2")
 SETTLED, FALLEN, SLOW = PHASES[1:]
 NOT_AUDITED = "not audited"
-DISTINCT = ("none", "L2", "decoupled", "stable", "other")  # kinds that exclude each other
+DISTINCT = tuple(kind for kind in KINDS if kind != "all the same")  # kinds that exclude each other
 NOMINAL = 0.02  # relative: how far R may be from ηλ; with half or twice as much no optimizer in figures/atlas changes
 # The decay of torch.optim's optimizers by torch's documentation; None without decay. Others may bear the same name.
 TORCH_KINDS: dict[str, str | None] = {

@@ -38,7 +38,7 @@ class Audit:
     Attributes
     ----------
     name : str — the optimizer's class
-    kind : "none", "L2", "decoupled", "stable", "all the same" or "other"
+    kind : str — one of :data:`swd_dynamics.auditing.kind.KINDS`, for example "L2", "decoupled" or "other"
     reasons : tuple of str — why the decay is of this kind, and remarks
     features : AuditFeatures — the numbers from which the kind follows
     course : dict — R over the steps: ``median``, ``low``, ``high`` (5 and 95 % of the weights), shape (steps,)

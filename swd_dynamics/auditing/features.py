@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,23 @@ SAME_RATIO = 0.05
 RESIDUE = 0.2
 MOSTLY = 90.0  # percent of the weights that must agree; a step that divides by a norm leaves outliers among the others
 NONLINEAR = 0.05  # relative difference of the rates of δ and δ/2; a smooth step has about δ/θ = 5e-4
+REMEMBERED = 0.01  # in steps of decay: less decay than this after a perturbation was undone is not a memory
+EXPONENT = 0.2  # how far an exponent may be from 1: L2 with momentum .9 has 1.08, since R is not quite linear in ηλ
 LATE = "the effect of a gradient lasts longer than it was followed"  # why η_eff is unknown
+
+Kind = Literal[
+    "none",
+    "L2",
+    "decoupled",
+    "stable",
+    "independent",
+    "corrected",
+    "cautious",
+    "preconditioned",
+    "all the same",
+    "other",
+]
+Found = tuple[Kind, tuple[str, ...]]
 
 
 def quantiles(rates: NDArray) -> NDArray:
@@ -135,6 +151,9 @@ class AuditFeatures:
     joins_gradient : bool — whether the run is the same with λ = 0 and λθ added to the gradients
     by_hand : bool
         Whether the run is the same with λ = 0 and weights multiplied by 1 − ηλ, before or after each step.
+    masked : float
+        c, if the run is the same with λ = 0 and c·ηλθ subtracted from those weights that the step itself makes smaller;
+        NaN if it is not.
     follows : str
         The name of a number x of the parameter groups, adapted by the optimizer, so that the run is the same with
         λ = 0 and weights multiplied by 1 − ηλx; or nothing.
@@ -167,6 +186,7 @@ class AuditFeatures:
     displaced: bool
     joins_gradient: bool
     by_hand: bool
+    masked: float
     follows: str
     proportional: bool
     by_parameter: Sequence[tuple[tuple[int, ...], float]]
@@ -180,6 +200,21 @@ class AuditFeatures:
     def later(self) -> dict[str, Phase]:
         """The phases after the first step, in which η_eff is measured."""
         return {name: phase for name, phase in self.phases.items() if name != "first step"}
+
+    @property
+    def uniform_phases(self) -> tuple[dict[str, Phase], bool]:
+        """The phases, if R is the same for all weights in each, without memory; and whether the first step is omitted.
+
+        The first step is omitted if it has no decay. There are no phases if R differs or is remembered.
+        """
+        first = self.phases["first step"]
+        late = np.abs(np.nan_to_num(first.decay_rate)).max() <= self.noise
+        readable = {name: phase for name, phase in self.later.items() if np.isfinite(phase.typical)}
+        phases = readable if late else {"first step": first, **readable}
+        remembers = self.memory > REMEMBERED
+        if remembers or len(readable) < 2 or not all(phase.uniform for phase in phases.values()):
+            return {}, late
+        return phases, late
 
     @property
     def responds(self) -> bool:

@@ -268,7 +268,7 @@ def _rounding(response: "MeasuredResponse", steps: int) -> float:
 def _done_by_hand(response: "MeasuredResponse", decayed: NDArray) -> dict[str, Any]:
     """Whether a run with λ = 0 takes the same steps, if λθ joins the gradients or the weights are multiplied."""
     if response.displaced is None or response.joined is None or response.shrunk is None:
-        return {"joins_gradient": False, "by_hand": False, "follows": ""}
+        return {"joins_gradient": False, "by_hand": False, "masked": np.nan, "follows": ""}
     steps = len(response.joined.after)
     joined = np.abs(response.joined.after).max(axis=0)
     moved = np.abs(response.displaced.after[:steps, decayed]).max()
@@ -280,6 +280,7 @@ def _done_by_hand(response: "MeasuredResponse", decayed: NDArray) -> dict[str, A
     return {
         "joins_gradient": is_same(joined),
         "by_hand": any(map(is_same, response.shrunk)),
+        "masked": next((unit for unit, distance in response.masked if is_same(distance)), np.nan),
         "follows": next((name for name, distance in response.followed.items() if is_same(distance)), ""),
     }
 

@@ -230,3 +230,31 @@ def multiplied_by(factors: Sequence[Tensor]) -> Action:
             parameter.mul_(factor)
 
     return act
+
+
+def shrunk_where_smaller(rates: Sequence[Tensor], late: bool) -> Action:
+    """Action before each step and after the last: cautious decay of the step just taken, by hand.
+
+    Let θ′ be the weights after that step and u = θ − θ′. Where θ·u ≥ 0, Rθ is subtracted. θ is the weight before the
+    step, or after the step if ``late``. At its first call the action only looks at the weights.
+
+    Examples
+    --------
+    >>> weight = Parameter(torch.tensor([4.0, 4.0]))
+    >>> decay = shrunk_where_smaller([torch.tensor([0.25, 0.25])], late=False)
+    >>> decay(None, [weight])
+    >>> weight.data = torch.tensor([3.0, 5.0])  # a step makes the first weight smaller
+    >>> decay(None, [weight])
+    >>> weight.tolist()
+    [2.0, 5.0]
+    """
+    kept: list[Tensor] = []
+
+    @torch.no_grad()
+    def act(_, parameters: Sequence[Parameter]) -> None:
+        for parameter, before, rate in zip(parameters, kept, rates, strict=False):
+            theta = parameter.clone() if late else before
+            parameter.sub_(rate * theta * (theta * (before - parameter) >= 0))
+        kept[:] = [parameter.detach().clone() for parameter in parameters]
+
+    return act
