@@ -162,6 +162,9 @@ class AuditFeatures:
     undecayed : shapes of the parameters whose weights move and do not decay
     kept : pairs of the shape of a parameter and its median R, for those that λ does not move and that shrink with λ = 0
     unmoved : shapes of the parameters that never move
+    pushed : float
+        The size of strong impulses, relative to the rms of their tensor's gradients, where small impulses did not show
+        η_eff; else NaN.
     unfollowed : str — why η_eff is unknown, or nothing
     diverged : int or None — the step, from 0, after which weights were not finite
     """
@@ -193,6 +196,7 @@ class AuditFeatures:
     undecayed: Sequence[tuple[int, ...]]
     kept: Sequence[tuple[tuple[int, ...], float]]
     unmoved: Sequence[tuple[int, ...]]
+    pushed: float
     unfollowed: str
     diverged: int | None
 

@@ -274,6 +274,10 @@ def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
         said.append("R < 0 in a phase: a perturbation of the weights grows")
     if kind == "decoupled" and not features.follows and np.isfinite(features.ratios).all():
         said += _ratio(features)
+    if np.isfinite(features.pushed) and not features.unfollowed:
+        size = f"{features.pushed:.3g} of the rms of their tensor"
+        why = "because a small change is lost to rounding or moves the weights out of proportion"
+        said.append(f"η_eff is known to 25 % for eight weights in ten: gradients were changed by {size}, {why}")
     if features.unfollowed:
         so = "" if kind == "L2" else ", so that stable decay cannot be recognised"
         said.append(f"η_eff is unknown{so}: {features.unfollowed}")

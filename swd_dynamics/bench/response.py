@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from swd_dynamics.bench.adapted import adapted_numbers, shrunk_by_number
 from swd_dynamics.bench.drive import SEED, Action, Factory, Shape, parameters_of
-from swd_dynamics.bench.impulses import effective_lr_of, effective_lrs_of
+from swd_dynamics.bench.impulses import ImpulseResponse, impulse_response
 from swd_dynamics.bench.interventions import (
     Bench,
     Track,
@@ -96,10 +96,7 @@ class MeasuredResponse:
         the names of such numbers.
     half_lr, half_decay : Track or None — as ``moved``, with η or λ halved in both runs; brief
     echo, control_echo : Echo — the control with λ = 0 throughout
-    effective_lr : array, shape (phases, n)
-        How far a unit of gradient moves each weight in the end, with λ = 0.
-    hard_pushed : array, shape (n,) — the same in the first phase, from much larger impulses
-    unfinished : array, shape (phases, n) — the fraction of ``effective_lr`` that comes after the steps followed
+    impulses : ImpulseResponse — how far a unit of gradient moves each weight in the end, with λ = 0
     """
 
     name: str
@@ -126,9 +123,7 @@ class MeasuredResponse:
     half_decay: Track | None
     echo: Echo
     control_echo: Echo | None
-    effective_lr: NDArray
-    hard_pushed: NDArray
-    unfinished: NDArray
+    impulses: ImpulseResponse
 
     @property
     def readable(self) -> float:
@@ -188,7 +183,7 @@ def measure_response(factory: Factory, pace: int = 1) -> MeasuredResponse:
     >>> response = measure_response(partial(torch.optim.SGD, lr=0.5, weight_decay=0.5))
     >>> bool(np.allclose(response.moved.after[0] / response.moved.before[0], 0.75))
     True
-    >>> bool(np.allclose(response.effective_lr[0], 0.5))
+    >>> bool(np.allclose(response.impulses.effective_lr[0], 0.5))
     True
     """
     bench = bench_for(factory, pace)
@@ -212,8 +207,8 @@ def measure_response(factory: Factory, pace: int = 1) -> MeasuredResponse:
         moved = move.followed(bench, base)
     control = move.followed(free, undecayed) if undecayed else None
     unperturbed = bench.run(pace * (UNDONE + AFTERWARDS), actions={pace * UNDONE: bench.without_decay})
-    effective_lr, unfinished = effective_lrs_of(free, undecayed or base, sizes.impulse, unit)
-    ascends = bool(np.mean(effective_lr[0] < 0) > 0.5)
+    impulses = impulse_response(free, undecayed or base, sizes, unit)
+    ascends = bool(np.mean(impulses.effective_lr[0] < 0) > 0.5)
     return MeasuredResponse(
         name=names.pop(),
         shapes=bench.shapes,
@@ -239,9 +234,7 @@ def measure_response(factory: Factory, pace: int = 1) -> MeasuredResponse:
         half_decay=move.followed_briefly(bench.times(decay=0.5)) if bench.has_decay else None,
         echo=_echo(bench, base, unperturbed, move, moved),
         control_echo=_echo(free, undecayed, undecayed, move, control) if undecayed and control else None,
-        effective_lr=effective_lr,
-        hard_pushed=effective_lr_of(free, undecayed or base, DROP, sizes.large_impulse, unit)[0],
-        unfinished=unfinished,
+        impulses=impulses,
     )
 
 

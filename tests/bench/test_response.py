@@ -7,7 +7,8 @@ import odd_optimizers
 import pytest
 import torch
 
-from swd_dynamics.bench.interventions import MATRICES, MIXED
+from swd_dynamics.bench.impulses import Push, effective_lr_of
+from swd_dynamics.bench.interventions import MATRICES, MIXED, bench_for
 from swd_dynamics.bench.response import AFTERWARDS, RENEWED, measure_response
 from swd_dynamics.bench.streams import DROP, FOLLOWED, HALVED, LEAD, PARTS, steady_gradients
 from swd_dynamics.errors import InputError
@@ -85,7 +86,7 @@ def test_heavy_ball_moves_and_remembers():
     """Assert that an impulse moves a weight by η/(1−β), and that L2 lasts for β/(1−β) steps: two sums of βʲ."""
     response = measure_response(HEAVY_BALL)
     followed = FOLLOWED - np.arange(N) % PARTS
-    np.testing.assert_allclose(response.effective_lr[0], LR * (1 - 0.9**followed) / 0.1, rtol=PUSH_READ)
+    np.testing.assert_allclose(response.impulses.effective_lr[0], LR * (1 - 0.9**followed) / 0.1, rtol=PUSH_READ)
     delay = -response.echo.left / response.echo.subtracted
     np.testing.assert_allclose(delay, 0.9 * (1 - 0.9**AFTERWARDS) / 0.1, rtol=READ / 1e-2)
     assert not np.any(response.control_echo.left)
@@ -99,7 +100,31 @@ def test_impulse_measures_the_preconditioner():
     ages = np.arange(100)[:, None]  # .9^100 is 3e-5
     steps = DROP - LEAD + np.arange(N) % PARTS + ages
     expected = np.sum(0.1 * 0.9**ages * speed[steps, np.arange(N)], axis=0)
-    np.testing.assert_allclose(response.effective_lr[0], expected, rtol=MOVING)
+    np.testing.assert_allclose(response.impulses.effective_lr[0], expected, rtol=MOVING)
+
+
+ROUGH = 0.25  # relative: what the audit states of η_eff where steps are rounded to bfloat16
+
+
+@pytest.mark.slow
+def test_rounding_to_bfloat16_does_not_hide_the_effective_lr(monkeypatch):
+    """Assert that η_eff of torch's Muon is what it is with exact matrices, for eight weights in ten within 25 %."""
+    factory = partial(torch.optim.Muon, **ARGUMENTS)
+    rounded = measure_response(factory).impulses
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())
+    bench = bench_for(factory).times(decay=0.0)
+    exact, _ = effective_lr_of(bench, bench.run(), DROP, Push(1e-3, strong=True), 2.0**-53)
+    assert rounded.push.strong and np.mean(rounded.even) >= 0.8
+    off = np.abs(rounded.effective_lr[0] / exact - 1)[rounded.even]
+    assert np.mean(off < ROUGH) >= 0.8
+
+
+def test_strong_impulses_agree_where_small_ones_do():
+    """Assert that η/(1−β) of a heavy ball is found from strong impulses too, which a linear step answers exactly."""
+    bench = bench_for(HEAVY_BALL).times(decay=0.0)
+    found, _ = effective_lr_of(bench, bench.run(), DROP, Push(0.5, strong=True), 2.0**-53)
+    np.testing.assert_allclose(found, LR / 0.1, rtol=PUSH_READ)
+    assert not measure_response(HEAVY_BALL).impulses.push.strong
 
 
 def of_parameters_alone(params):
