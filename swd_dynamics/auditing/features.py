@@ -133,6 +133,7 @@ class AuditFeatures:
     """The features of the runs of one optimizer from which its kind of decay follows.
 
     lr, weight_decay : float — of the first group with λ ≠ 0; NaN where the optimizer has none
+    given : str — what is unusual about the parameters that it was made from, or nothing
     still : bool — whether no weight moved
     oscillates : bool — whether perturbations of most weights change their sign; R is then that of the envelope
     held : bool — whether perturbations die out so quickly that they were renewed before each step
@@ -171,6 +172,7 @@ class AuditFeatures:
 
     lr: float
     weight_decay: float
+    given: str
     still: bool
     oscillates: bool
     held: bool

@@ -245,9 +245,10 @@ def _remains(features: AuditFeatures) -> tuple[str, ...]:
 
 def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
     """What is worth knowing besides the kind."""
+    given = [f"it was given {features.given}"] if features.given else []
     if features.still:
-        return ()
-    said = [_kept(features)] if features.kept and features.displaced else []
+        return tuple(given)
+    said = given + [_kept(features)] * bool(features.kept and features.displaced)
     if features.unmoved:
         said.append(f"parameters of shape {', '.join(map(str, features.unmoved))} never move")
     if features.rounded:

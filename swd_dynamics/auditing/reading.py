@@ -58,6 +58,7 @@ def features_of(response: "MeasuredResponse") -> tuple[AuditFeatures, dict[str, 
         features = AuditFeatures(
             lr=lr,
             weight_decay=weight_decay,
+            given=response.given,
             still=not alive.any(),
             oscillates=reader.oscillates,
             held=response.held,

@@ -67,6 +67,7 @@ class MeasuredResponse:
     ----------
     name : str — the optimizer's class
     shapes : tuples — of its parameters
+    given : str — what is unusual about the parameters that it was made from, or nothing
     lr, weight_decay : array, shape (n,) — of each weight's group; NaN where the group has none
     coarse : tuple of str — the types of its state that hold fewer digits than the weights
     pace : int — multiplies all numbers of steps
@@ -101,6 +102,7 @@ class MeasuredResponse:
 
     name: str
     shapes: Sequence[Shape]
+    given: str
     lr: NDArray
     weight_decay: NDArray
     coarse: tuple[str, ...]
@@ -212,6 +214,7 @@ def measure_response(factory: Factory, pace: int = 1) -> MeasuredResponse:
     return MeasuredResponse(
         name=names.pop(),
         shapes=bench.shapes,
+        given=bench.given.words,
         lr=lr,
         weight_decay=decay,
         coarse=tuple(sorted(coarse)),

@@ -187,6 +187,20 @@ def test_fixed_decay_of_a_library_is_independent(name):
     assert [row[0] for row in found.rows.values()] == pytest.approx([1e-3] * 4, rel=READ / 1e-3)
 
 
+def test_what_was_given_is_said():
+    """Assert that Muon of a library is made from groups with use_muon, decays both by ηλ, and that this is said."""
+    settings = {"adamw_lr": LR, "adamw_wd": DECAY, **ARGUMENTS}
+    found = audit(partial(pytorch_optimizer.Muon, **settings))
+    assert found.kind == "decoupled" and "groups with use_muon=True for a matrix" in "; ".join(found.reasons)
+    assert [row[5] for row in found.rows.values()] == pytest.approx([1.0] * 4, rel=READ / (LR * DECAY))
+
+
+def test_decay_of_fadam_is_preconditioned():
+    """Assert that FAdam, which takes float32 only, divides λθ by its √v as its paper says (arXiv 2405.12807)."""
+    found = audit(partial(pytorch_optimizer.FAdam, **ARGUMENTS))
+    assert found.kind == "preconditioned" and "it was given parameters in float32" in found.reasons
+
+
 def test_corrected_decay_falls_with_the_square(audits):
     """Assert that R of corrected decay falls to a quarter when η is halved, from λη as it was."""
     rates = [row[0] for row in audits("corrected Adam").rows.values()]
@@ -314,11 +328,12 @@ def test_stable_or_not_needs_a_whole_impulse():
 
 
 def test_a_coarse_state_is_told():
-    """Assert that a momentum in bfloat16 is named, η_eff unknown, and nothing said to be nonlinear for it."""
+    """Assert that a momentum in bfloat16 is named, that strong impulses find η/(1−β), and nothing is called nonlinear."""
     found = audit(odd_optimizers.Coarse)
     said = "; ".join(found.reasons)
     assert found.kind == "decoupled" and found.features.coarse == ("bfloat16",) and "bfloat16" in said
-    assert "η_eff is unknown" in said and found.features.unfollowed and "nonlinear" not in said
+    assert "η_eff is known to 25 %" in said and "nonlinear" not in said
+    assert settled(found, "η_eff") == pytest.approx(LR / 0.1, rel=0.25)
     assert found.to_dict()["lr_exponent"] is None
 
 

@@ -156,6 +156,45 @@ def test_matrices_where_nothing_else_will_do():
     assert measure_response(partial(torch.optim.SGD, **ARGUMENTS)).shapes == MIXED
 
 
+class NamedGroups(torch.optim.SGD):
+    """Wants groups with an entry use_muon; matrices get twice the η."""
+
+    def __init__(self, params, lr=LR, weight_decay=DECAY):
+        for group in params:
+            group["lr"] = lr * (1 + group["use_muon"])
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+
+
+class Single(torch.optim.SGD):
+    """Refuses float64."""
+
+    def step(self):
+        for group in self.param_groups:
+            if any(p.dtype != torch.float32 for p in group["params"]):
+                raise RuntimeError("float32 is wanted")
+        super().step()
+
+
+class Both(NamedGroups, Single):
+    """Wants both."""
+
+
+@pytest.mark.parametrize("factory", [NamedGroups, partial(Single, **ARGUMENTS), Both])
+def test_other_forms_are_tried(factory):
+    """Assert that groups with use_muon, and float32, are given where nothing else will do, and R = ηλ of each group."""
+    response = measure_response(factory)
+    grouped, rounded = "use_muon" in response.given, "float32" in response.given
+    assert grouped == (factory in (NamedGroups, Both)) and rounded == (factory is not NamedGroups)
+    expected = np.repeat([2 * LR if grouped else LR, LR], [24, 8]) * DECAY
+    tolerance = 8 * 2.0**-24 * 0.3 / 1e-2 if rounded else READ  # roundings of weights of .3, divided by δ
+    np.testing.assert_allclose(rates(response.moved)[0], expected, rtol=0, atol=tolerance)
+
+
+def test_the_first_form_is_kept_where_nothing_is_unusual():
+    """Assert that an optimizer that takes a matrix and a vector in float64 gets them, and nothing is said of it."""
+    assert measure_response(HEAVY_BALL).given == ""
+
+
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
