@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
@@ -23,11 +23,15 @@ ENDED = "its process ended without an answer"  # the reason where a process died
 
 @dataclass(frozen=True)
 class Done:
-    """What became of one piece of work: its ``result``, or None and the ``reason`` why there is no result."""
+    """What became of one piece of work: its ``result``, or None and the ``reason`` why there is no result.
+
+    ``seconds`` are those from the start of the work to its outcome, by the clock.
+    """
 
     work: Any
     result: Any = None
     reason: str = ""
+    seconds: float = 0.0
 
 
 def in_processes(
@@ -66,13 +70,15 @@ def in_processes(
     context = _context(preload)
     waiting, idle = list(reversed(works)), []
     running: dict[Connection, tuple[_Worker, Any, float]] = {}
+    begun: dict[Connection, float] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 worker = idle.pop() if idle else _Worker(context, function)
                 work = waiting.pop()
                 worker.begin(work)
-                running[worker.pipe] = (worker, work, time.monotonic() + limit)
+                begun[worker.pipe] = time.monotonic()
+                running[worker.pipe] = (worker, work, begun[worker.pipe] + limit)
             soonest = min(deadline for _, _, deadline in running.values()) - time.monotonic()
             ready = wait(list(running), timeout=None if soonest == inf else max(0.0, soonest))
             now = time.monotonic()
@@ -80,6 +86,7 @@ def in_processes(
             for pipe in {*ready, *late}:
                 worker, work, _ = running.pop(pipe)
                 outcome = worker.outcome(work) if pipe in ready else Done(work, reason=f"took more than {limit:g} s")
+                outcome = replace(outcome, seconds=now - begun.pop(pipe))
                 if fresh or pipe not in ready or outcome.reason == ENDED:
                     worker.kill()
                 else:

@@ -34,7 +34,7 @@ black box. Its weights are perturbed, and the decay rate R is the fraction of th
   decay coincide. **Other**: none of these in every phase, or R could not be measured.
 - Each optimizer has the default arguments of its package except η and λ. With other arguments it may be of another
   kind."""
-HEAD = ("optimizer", "R/ηλ", "after the gradients fell to a tenth", "why")
+HEAD = ("optimizer", "R/ηλ", "after the gradients fell to a tenth", "bfloat16", "spike", "s", "why")
 MISNAMED_HEAD = ("optimizer", "its name says", "measured", *HEAD[1:])
 
 
@@ -108,7 +108,8 @@ def _misnamed(entry: AtlasEntry) -> tuple[str, ...]:
 
 
 def _numbers(entry: AtlasEntry) -> tuple[str, ...]:
-    return (short(entry.ratio(SETTLED)), short(entry.ratio(FALLEN)), entry.reasons)
+    ratios = (short(entry.ratio(SETTLED)), short(entry.ratio(FALLEN)))
+    return (*ratios, entry.bfloat16, entry.spike, f"{entry.seconds:.1f}", entry.reasons)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -265,7 +265,7 @@ def test_the_table_fits_a_terminal():
     text = str(Atlas("mine", {}, (rated("RAdam"), rated("Twice", settled=2.0), AtlasEntry("Long", None, long))))
     assert max(map(len, text.splitlines())) <= 100
     rows = {line.split()[0]: line for line in text.splitlines()[1:4]}
-    assert "its name says L2" in rows["RAdam"] and rows["Twice"].split()[1:] == ["decoupled", "2", "1", "1", "1"]
+    assert "name says L2" in rows["RAdam"] and rows["Twice"].split()[1:] == ["decoupled", "2", "1", "1", "1", "–"]
     assert "too long" in rows["Long"]
 
 

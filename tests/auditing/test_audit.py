@@ -328,7 +328,7 @@ def test_stable_or_not_needs_a_whole_impulse():
 
 
 def test_a_coarse_state_is_told():
-    """Assert that a momentum in bfloat16 is named, that strong impulses find η/(1−β), and nothing is called nonlinear."""
+    """Assert that a momentum in bfloat16 is named, η/(1−β) found by strong impulses, and nothing called nonlinear."""
     found = audit(odd_optimizers.Coarse)
     said = "; ".join(found.reasons)
     assert found.kind == "decoupled" and found.features.coarse == ("bfloat16",) and "bfloat16" in said
