@@ -46,7 +46,7 @@ class AtlasEntry:
     """One optimizer: what its audit found, or the reason why it was not audited.
 
     ``found`` is :meth:`Audit.to_dict` with the two entries of :func:`~swd_dynamics.auditing.robustness.robustness`.
-    ``seconds`` is how long it took, by the clock.
+    ``seconds`` is how long a processor took, or the limit that was exceeded.
     """
 
     name: str
@@ -321,14 +321,18 @@ def atlas(package: str = "torch.optim", *, jobs: int = 2, limit: float = 20.0, p
 
 
 def optimizers_of(package: str) -> list[str]:
-    """The names under which a module has torch optimizers.
+    """The names under which a module has torch optimizers, or optimizers derived from a copy of torch's base class.
+
+    Names that a module makes only when they are asked for are found if they are in its ``__all__``.
 
     Examples
     --------
     >>> optimizers_of("torch.optim")[:3]
     ['ASGD', 'Adadelta', 'Adafactor']
     """
-    names = sorted(name for name, value in vars(imported(package)).items() if _is_optimizer(value))
+    module = imported(package)
+    listed = {*vars(module), *filter(partial(hasattr, module), getattr(module, "__all__", ()))}
+    names = sorted(name for name in listed if _is_optimizer(getattr(module, name)))
     if not names:
         raise InputError(f"{package} contains no torch optimizer: give a module that does, for example torch.optim")
     return names
@@ -337,8 +341,8 @@ def optimizers_of(package: str) -> list[str]:
 def _is_optimizer(value: Any) -> bool:
     if not isinstance(value, type) or inspect.isabstract(value):
         return False
-    bases = [(base.__module__, base.__name__) for base in value.__mro__[1:]]
-    return ("torch.optim.optimizer", "Optimizer") in bases
+    derived = "Optimizer" in [base.__name__ for base in value.__mro__[1:]]
+    return derived and all(hasattr(value, method) for method in ("step", "zero_grad", "add_param_group"))
 
 
 def _audited(package: str, names: Sequence[str], jobs: int, limit: float) -> Iterator[AtlasEntry]:

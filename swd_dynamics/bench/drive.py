@@ -76,7 +76,8 @@ def make(factory: Factory, given: list, **arguments) -> Optimizer:
     ForeignError
         If the factory fails.
     InputError
-        If the factory is not callable, or returns something else than a torch optimizer.
+        If the factory is not callable, or returns something else than an optimizer: torch's, or an object with
+        ``param_groups``, ``state`` and ``step``, as libraries have that carry a copy of torch's base class.
 
     Examples
     --------
@@ -88,7 +89,7 @@ def make(factory: Factory, given: list, **arguments) -> Optimizer:
     name = called.__name__ if isinstance(called, type) else "the factory's optimizer"
     with _told(f"{name} cannot be made from parameters alone"):
         optimizer = factory(given, **arguments)
-    if not isinstance(optimizer, Optimizer):
+    if not all(hasattr(optimizer, name) for name in ("param_groups", "state", "step")):
         raise InputError(f"the factory must return a torch.optim.Optimizer, not {optimizer!r}")
     return optimizer
 

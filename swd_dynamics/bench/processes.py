@@ -25,7 +25,7 @@ ENDED = "its process ended without an answer"  # the reason where a process died
 class Done:
     """What became of one piece of work: its ``result``, or None and the ``reason`` why there is no result.
 
-    ``seconds`` are those from the start of the work to its outcome, by the clock.
+    ``seconds`` are those of the processor, so that other programs do not count; ``limit`` where that was exceeded.
     """
 
     work: Any
@@ -70,23 +70,21 @@ def in_processes(
     context = _context(preload)
     waiting, idle = list(reversed(works)), []
     running: dict[Connection, tuple[_Worker, Any, float]] = {}
-    begun: dict[Connection, float] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 worker = idle.pop() if idle else _Worker(context, function)
                 work = waiting.pop()
                 worker.begin(work)
-                begun[worker.pipe] = time.monotonic()
-                running[worker.pipe] = (worker, work, begun[worker.pipe] + limit)
+                running[worker.pipe] = (worker, work, time.monotonic() + limit)
             soonest = min(deadline for _, _, deadline in running.values()) - time.monotonic()
             ready = wait(list(running), timeout=None if soonest == inf else max(0.0, soonest))
             now = time.monotonic()
             late = [pipe for pipe, (_, _, deadline) in running.items() if now > deadline]
             for pipe in {*ready, *late}:
                 worker, work, _ = running.pop(pipe)
-                outcome = worker.outcome(work) if pipe in ready else Done(work, reason=f"took more than {limit:g} s")
-                outcome = replace(outcome, seconds=now - begun.pop(pipe))
+                late_outcome = Done(work, reason=f"took more than {limit:g} s", seconds=limit)
+                outcome = worker.outcome(work) if pipe in ready else late_outcome
                 if fresh or pipe not in ready or outcome.reason == ENDED:
                     worker.kill()
                 else:
@@ -155,8 +153,10 @@ def _serve(pipe: Connection, function: Callable) -> None:
 
 
 def _called(function: Callable, work: Any) -> Done:
+    begun = time.process_time()
     try:
-        return Done(work, function(work))
+        done = Done(work, function(work))
     except (Exception, SystemExit) as error:  # an error of foreign code is a result
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-        return Done(work, reason=f"{kind}{' '.join(str(error).split())}")
+        done = Done(work, reason=f"{kind}{' '.join(str(error).split())}")
+    return replace(done, seconds=time.process_time() - begun)
