@@ -214,6 +214,13 @@ class Atlas:
         return ", ".join(f"{count} {kind}" for kind, count in counted.items())
 
     @property
+    def bfloat16_counts(self) -> str:
+        """The number of optimizers that keep weak decay in bfloat16, that lose it, and so on."""
+        words = {"–": "unknown or without decay", "fails": "fail in bfloat16"}
+        counted = Counter(entry.bfloat16.partition(" ")[0] for entry in self.entries if entry.found)
+        return ", ".join(f"{count} {words.get(word, word)}" for word, count in counted.most_common())
+
+    @property
     def audited(self) -> bool:
         """Whether any optimizer was audited, so that the atlas is worth a file."""
         return any(entry.found for entry in self.entries)

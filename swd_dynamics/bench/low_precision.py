@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import bfloat16, dtype
 
 from swd_dynamics.bench.interventions import MATRICES, Bench
+from swd_dynamics.errors import InputError
 
 WEAK, STRONG = 2.0**-11, 2.0**-6  # R: four times below the limit of 2⁻⁹, and four times above that of 2⁻⁸
 SHRINKAGE = {WEAK: 200, STRONG: 20}  # steps: weights shrink by 9 % and by 27 %, which is 25 and 70 units of rounding
@@ -45,7 +46,7 @@ def kept_in_bfloat16(bench: Bench, decay_rate: float, wanted: float) -> float:
     Raises
     ------
     InputError
-        If the optimizer fails in bfloat16.
+        If the optimizer fails in bfloat16, or its weights are not finite.
 
     Examples
     --------
@@ -64,6 +65,8 @@ def kept_in_bfloat16(bench: Bench, decay_rate: float, wanted: float) -> float:
     large = replace(bench, given=replace(bench.given, shapes=SHAPES[bench.shapes == MATRICES]))
     full = _made_by_decay(large, factor, wanted, bench.given.dtype)
     low = _made_by_decay(large, factor, wanted, bfloat16)
+    if np.isfinite(full).all() and not np.isfinite(low).all():
+        raise InputError("weights are not finite in bfloat16")
     with np.errstate(all="ignore"):
         return float(np.dot(low, full) / np.dot(full, full))
 

@@ -62,6 +62,8 @@ def spike_response(bench: Bench) -> SpikeResponse:
 def answer_to_spike(plain: Track, hit: Track, spiked: int) -> SpikeResponse:
     """The answer to a spike in step ``spiked``, from the runs without and with the spike.
 
+    Steps in which no weight moves without the spike do not count. Numbers are NaN if a weight is not finite.
+
     Examples
     --------
     Steps of size 1, then 8, 4, 2, 1, 1: the third step after the spike is within a factor of 2 again.
@@ -74,10 +76,10 @@ def answer_to_spike(plain: Track, hit: Track, spiked: int) -> SpikeResponse:
     """
     steps = plain.after - plain.before
     usual = np.sqrt(np.mean(steps[max(0, spiked - USUAL) : spiked] ** 2, axis=0))
-    with np.errstate(all="ignore"):
-        ratio = (_sizes(hit, usual) / _sizes(plain, usual))[spiked:]
-    if not np.isfinite(ratio).all():
-        return SpikeResponse(float("nan"), float("nan"), None, len(ratio))
+    sizes, without = _sizes(hit, usual)[spiked:], _sizes(plain, usual)[spiked:]
+    if not np.isfinite([*sizes, *without]).all() or not without.any():
+        return SpikeResponse(float("nan"), float("nan"), None, len(sizes))
+    ratio = np.divide(sizes, without, out=np.ones_like(sizes), where=without > 0)
     unusual = np.flatnonzero((ratio > WITHIN) | (ratio < 1 / WITHIN))
     recovery = int(unusual[-1]) + 1 if len(unusual) else 0
     back = recovery if recovery < len(ratio) else None
@@ -87,4 +89,5 @@ def answer_to_spike(plain: Track, hit: Track, spiked: int) -> SpikeResponse:
 def _sizes(run: Track, usual: NDArray) -> NDArray:
     """The size of each step, relative to the usual steps of the weights that move; shape (steps,)."""
     moves = usual > 0
-    return np.sqrt(np.mean(((run.after - run.before)[:, moves] / usual[moves]) ** 2, axis=1))
+    with np.errstate(all="ignore"):  # of a run that diverged
+        return np.sqrt(np.mean(((run.after - run.before)[:, moves] / usual[moves]) ** 2, axis=1))

@@ -201,6 +201,17 @@ def test_decay_of_fadam_is_preconditioned():
     assert found.kind == "preconditioned" and "it was given parameters in float32" in found.reasons
 
 
+@pytest.mark.parametrize(("normalized", "kind"), [(True, "corrected"), (False, "decoupled")])
+def test_adamc_of_a_library_corrects_normalized_layers(normalized, kind):
+    """Assert that AdamC corrects the decay of groups that are marked as normalized, and of no others."""
+
+    def factory(params, **changed):
+        groups = [{"params": list(params), "normalized": normalized}]
+        return pytorch_optimizer.AdamC(groups, **(ARGUMENTS | changed))
+
+    assert audit(factory, **ARGUMENTS).kind == kind
+
+
 def test_corrected_decay_falls_with_the_square(audits):
     """Assert that R of corrected decay falls to a quarter when η is halved, from λη as it was."""
     rates = [row[0] for row in audits("corrected Adam").rows.values()]

@@ -8,6 +8,7 @@ import torch
 
 from swd_dynamics.bench.interventions import bench_for
 from swd_dynamics.bench.low_precision import STRONG, WEAK, kept_in_bfloat16
+from swd_dynamics.errors import InputError
 
 LR, DECAY = 0.01, 0.1
 ARGUMENTS = {"lr": LR, "weight_decay": DECAY}
@@ -74,3 +75,17 @@ def test_without_a_decay_rate_nothing_is_said(rate):
     """Assert that the share is unknown where R is 0 or unknown, or so small that λ would have to be enormous."""
     bench = bench_for(partial(torch.optim.SGD, **ARGUMENTS))
     assert np.isnan(kept_in_bfloat16(bench, rate, WEAK))
+
+
+def test_weights_that_are_not_finite_are_told():
+    """Assert that an optimizer whose bfloat16 weights overflow is said to fail."""
+
+    class Overflows(torch.optim.SGD):
+        def step(self):
+            super().step()
+            for p in self.param_groups[0]["params"]:
+                if p.dtype == torch.bfloat16:
+                    p.data.mul_(torch.inf)
+
+    with pytest.raises(InputError, match="not finite in bfloat16"):
+        kept(partial(Overflows, **ARGUMENTS))

@@ -81,3 +81,18 @@ def test_a_run_that_overflows_is_unknown():
 
     found = spike_response(bench_for(partial(Explodes, lr=LR)))
     assert np.isnan(found.peak) and found.recovery is None
+
+
+def test_steps_in_which_nothing_moves_do_not_count():
+    """Assert that an optimizer that rests in every other step has an answer."""
+
+    class Rests(torch.optim.SGD):
+        count = 0
+
+        def step(self):
+            self.count += 1
+            if self.count % 2:
+                super().step()
+
+    found = spike_response(bench_for(partial(Rests, lr=LR)))  # the spike is in step 241, which is odd
+    assert (found.peak, found.recovery) == (pytest.approx(1000, rel=SAME), 1)
