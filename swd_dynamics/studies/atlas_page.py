@@ -44,8 +44,8 @@ black box. Its weights are perturbed, and the decay rate R is the fraction of th
   value: such decay is *lost*, whatever the number of steps. It is *kept* where decay and update are added before they
   are rounded, as in L2 and in fused kernels, or where a copy of the weights has more digits. The share that is left is
   measured: it is the difference that decay makes to the weights after {SHRINKAGE[WEAK]} steps, in bfloat16 compared
-  with the difference in full precision; *kept* is {KEPT:.0%} or more, *lost* {LOST:.0%} or less. With R = 2⁻⁶, which is above
-  the limit, it is in the CSV file.
+  with the difference in full precision; *kept* is {KEPT:.0%} or more, *lost* {LOST:.0%} or less. The CSV file has the
+  share for R = 2⁻⁶, which is above the limit, too.
 - **spike**: the gradients of one step are {FACTOR:g} times as large, with λ = 0. The first number is the largest step
   from then on, compared with the same step without the spike. The second is the number of steps until step sizes are
   within a factor of {WITHIN:g} of usual, and stay there. After a spike Adam's steps are too *small* for a long time.
