@@ -1,8 +1,8 @@
 """The words that a rule may use besides ``+ - * /``, the same for floats, numpy, torch and sympy.
 
-``sqrt``, ``sign``, ``absolute``, ``maximum``, ``clip``, ``where`` and ``rounded`` act on every weight, ``matmul`` and
-``transpose`` on matrices; ``mean`` and ``norm`` are over all weights; ``decayed`` is for bias corrections, ``each`` for
-weights in several tensors.
+``sqrt``, ``sign``, ``absolute``, ``heaviside``, ``maximum``, ``clip``, ``where`` and ``rounded`` act on every weight,
+``matmul`` and ``transpose`` on matrices; ``mean`` and ``norm`` are over all weights; ``decayed`` is for bias
+corrections, ``each`` for weights in several tensors.
 
 torch tensors answer with their own methods, numbers and arrays with numpy. A sympy expression answers with a function
 of sympy (√, sign, |·|, cases), or with an *opaque* function of the word's name, to which
@@ -141,6 +141,22 @@ def sign(x):
 def absolute(x):
     """|x|, elementwise."""
     return abs(x)
+
+
+@_on_each_tensor
+def heaviside(x):
+    """1 where x ≥ 0 and 0 elsewhere, elementwise.
+
+    To sympy it is ½(1 + sign x), which is the same but where x is exactly 0.
+
+    Examples
+    --------
+    >>> heaviside(np.array([-2.0, 0.0, 3.0])).tolist()
+    [0.0, 1.0, 1.0]
+    """
+    if is_symbolic(x):
+        return (1 + sign(x)) / 2
+    return (x >= 0).to(x.dtype) if _is_tensor(x) else (x >= 0) * 1.0
 
 
 @_on_each_tensor

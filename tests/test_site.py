@@ -12,12 +12,13 @@ from site_pages import BLOCK, PAGES, SITE, executed
 import swd_dynamics
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.symbolic import modified_equation, notation
+from swd_dynamics.symbolic.names import symbol_text
 
 REFERENCE = "\n".join(page.read_text(encoding="utf-8") for page in sorted((SITE / "reference").glob("*.md")))
 DOCUMENTED = [import_module(name) for name in re.findall(r"automodule:: (\S+)\n", REFERENCE)]
 SYMBOLS = (SITE / "symbols.md").read_text(encoding="utf-8")
 NAMES = [name for names in notation.HYPERPARAMETERS.values() for name in ([names] if isinstance(names, str) else names)]
-HYPERPARAMETERS = [sympy.pretty(sympy.Symbol(name)) for name in dict.fromkeys(NAMES)]
+HYPERPARAMETERS = [symbol_text(name) for name in dict.fromkeys(NAMES)]
 EXPANDED = modified_equation(CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=0.1))
 ORDERS = [sympy.pretty(step.equation.lhs) for step in EXPANDED.steps]  # "F₀", "m⁽¹⁾" and others
 FLOW = ("μ",)  # what the legend of a phase plane shows

@@ -19,6 +19,7 @@ NO_CAUSE = "unknown"
 # Weights up to which pairs of near rules are tried. They take about ten seconds with so many; with ten times as many
 # a user would wait for minutes.
 FEW_WEIGHTS = 20_000
+SELDOM = ("cautious", "preconditioned", "corrected")  # tried where no other single near rule explains the steps
 SYMBOLS = {"lr": "η", "weight_decay": "λ"}
 COUNTS = {2: "two", 3: "three", 4: "four"}
 
@@ -54,10 +55,9 @@ def likely_cause(explains: Callable[[Sequence[NearRule]], bool], *, pairs: bool 
     >>> likely_cause(lambda causes: causes == (NEAR_RULES["no-eps"],))
     'there is no ε'
     """
-    near = list(NEAR_RULES.values())
-    singles = [(each,) for each in near]
-    both = [pair for pair in combinations(near, 2) if pair[0].line != pair[1].line] if pairs else []
-    for candidates in (singles, both):
+    usual = [each for name, each in NEAR_RULES.items() if name not in SELDOM]
+    both = [pair for pair in combinations(usual, 2) if pair[0].line != pair[1].line] if pairs else []
+    for candidates in ([(each,) for each in usual], [(NEAR_RULES[name],) for name in SELDOM], both):
         found = [causes for causes in candidates if explains(causes)]
         if found:
             return ", or the same here: ".join("; and ".join(each.cause for each in causes) for causes in found)

@@ -17,6 +17,7 @@ from swd_dynamics.flows import AssumptionFailed, FlowDiverged, Solution
 from swd_dynamics.flows.clock import Clock
 from swd_dynamics.flows.flow import LATE, Flow
 from swd_dynamics.flows.functions import array_function
+from swd_dynamics.rules.decay import Corrected
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.verdict import Status, Verdict
@@ -252,11 +253,17 @@ def _at_rate(rule: UpdateRule, lr: float, steps: int) -> UpdateRule:
     """The rule at another learning rate; groups keep their shares, and a schedule keeps its course in time."""
     if not rule.has_schedule:
         each = lr * (np.asarray(rule.lr) / np.max(rule.lr)) if np.ndim(rule.lr) else lr
-        return replace(rule, lr=each)
+        return replace(rule, lr=each, decay=_in_proportion(rule.decay, lr / np.max(rule.lr)))
     check("the schedule's first learning rate", rule.lr_at(0), "(0, inf)")
     factor = lr / float(rule.lr_at(0))
     course = Clock(rule, ceil(steps * factor) + 1)
-    return replace(rule, lr=lambda k: factor * course.at(factor * k))
+    decay = _in_proportion(rule.decay, factor)
+    return replace(rule, lr=lambda k: factor * course.at(factor * k), decay=decay)
+
+
+def _in_proportion(decay: Any, factor: Any) -> Any:
+    """The decay at learning rates that are multiplied by a factor: η/η_max of corrected decay is kept."""
+    return replace(decay, lr_max=factor * decay.lr_max) if isinstance(decay, Corrected) else decay
 
 
 def _effect(flow: Flow, finest: _Run, lr: float, order: float, theta0, solver: dict) -> float:

@@ -14,7 +14,7 @@ from swd_dynamics.checks import check
 from swd_dynamics.crosscheck.recorded_rule import direction_arguments, groups_of
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import CATALOG, Entry
-from swd_dynamics.rules.decay import DECAYS, L2, Decoupled, Stable
+from swd_dynamics.rules.decay import L2, Cautious, DecayStep, Preconditioned, Stable, mode_of
 from swd_dynamics.rules.direction import Direction, Step
 from swd_dynamics.rules.directions import RAdam
 from swd_dynamics.rules.gate import as_rule
@@ -197,7 +197,8 @@ def _effective_lr(direction: Direction, lr: float, v: float) -> float:
 def _decay_rate(rule: UpdateRule, step: int, v: float) -> float:
     """R; for L2 to first order: η_eff times the decay's addition to the gradient for each unit of θ."""
     lr, joins = rule.lr_at(step), rule.decay.added_gradient(1.0)
-    rate = rule.decay.decay_rate(lr, lambda: _effective_lr(rule.direction, lr, v))
+    seen = DecayStep(math.nan, lr, step + 1, effective_lr=lambda: _effective_lr(rule.direction, lr, v))
+    rate = rule.decay.decay_rate(seen)
     return float(rate + (joins * _effective_lr(rule.direction, lr, v) if joins else 0.0))
 
 
@@ -221,6 +222,10 @@ def _check_rule(role: str, rule: UpdateRule, moments: SecondMoments) -> None:
     for name, value in (("lr", rule.lr_at(0)), ("weight_decay", rule.weight_decay)):
         if np.ndim(value) or is_symbolic(value):
             raise InputError(f"{name} of {role} = {value} is not one number: translate each parameter group by itself")
+    if isinstance(rule.decay, Cautious | Preconditioned):
+        raise InputError(
+            f"{role} = {rule} has a decay rate of its own for each weight: a translation is one number for all weights"
+        )
     if isinstance(rule.decay, Stable | L2) and not _is_translated(rule.direction):
         raise InputError(
             f"{role} = {rule} decays in proportion to η_eff, and the η_eff of {type(rule.direction).__name__} is not"
@@ -237,9 +242,8 @@ def _check_same_run(rule: UpdateRule, recording: Any) -> None:
         return
     groups = groups_of(recording)
     decoupled = any(group.get("decoupled_weight_decay") for group in groups)  # torch's Adam with this argument
-    kinds = {kind: mode for mode, kind in DECAYS.items()}
-    recorded = kinds[Decoupled if decoupled else CATALOG[name].decay]
-    given = kinds.get(type(rule.decay), recorded)
+    recorded = "decoupled" if decoupled else mode_of(CATALOG[name].decay)
+    given = mode_of(rule.decay) or recorded
     if given != recorded:
         raise InputError(
             f"from_ = {rule} has {given} decay, but the recording is one of {name}, which has {recorded} decay:"

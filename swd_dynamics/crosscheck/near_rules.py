@@ -133,6 +133,11 @@ def _decay_by_first_lr(altered: AlteredRule) -> AlteredRule | None:
     return _with_rate(lambda rate, lr: rate * first / lr)(altered)
 
 
+def _corrected_by_first_lr(altered: AlteredRule) -> AlteredRule | None:
+    first = altered.rule.lr_at(0)
+    return _with_rate(lambda rate, lr: rate * lr / first)(altered)
+
+
 def _decay_by_default_lr(altered: AlteredRule) -> AlteredRule | None:
     built = altered.built_with
     return None if built is None else _with_rate(lambda rate, lr: rate * built[0] / lr)(altered)
@@ -227,6 +232,16 @@ NEAR_RULES = Table(
         "L2": NearRule("weight decay joins the gradient (L2)", "decay", _decays_as("L2")),
         "decoupled": NearRule("weight decay is decoupled: R = ηλ", "decay", _decays_as("decoupled")),
         "stable": NearRule("weight decay is stable: R = λη_eff", "decay", _decays_as("stable")),
+        "cautious": NearRule(
+            "weight decay is cautious: R = ηλ for weights that the step does not move away from 0", "decay",
+            _decays_as("cautious"),
+        ),
+        "preconditioned": NearRule(
+            "weight decay is preconditioned: R = λη_eff of each weight", "decay", _decays_as("preconditioned")
+        ),
+        "corrected": NearRule(
+            "weight decay is corrected: R = λη²/η₀ with the first η as η₀", "rate", _corrected_by_first_lr
+        ),
         "no-decay": NearRule("there is no weight decay", "decay", _decays_as("none")),
         "decay-without-lr": NearRule(
             "weight decay is not multiplied by η", "rate", _with_rate(lambda rate, lr: rate / lr)

@@ -103,12 +103,18 @@ class AdamVariant:
 
     def move(self, memory, step):
         m = memory.m / self._bias("m", step.k) if "m" in self.corrects else memory.m
+        return m / self._divisor(memory, step)
+
+    def _divisor(self, memory, step):
         v = memory.v if self.amsgrad == "no" else memory.v_max
         bias = self._bias("v", step.k) if "v" in self.corrects else 1.0
         roots = {"outside": lambda: sqrt(v / bias) + self.eps, "inside": lambda: sqrt(v / bias + self.eps),
                  "before": lambda: (sqrt(v) + self.eps) / sqrt(bias),
                  "maximum": lambda: maximum(sqrt(v / bias), self.eps), "none": lambda: sqrt(v / bias)}  # fmt: skip
-        return m / roots[self.eps_at]()
+        return roots[self.eps_at]()
+
+    def effective_lr_by_weight(self, memory, step):
+        return step.lr / self._divisor(memory, step)
 
     def effective_lr(self, memory, step):
         v = memory.v if self.amsgrad == "no" else memory.v_max

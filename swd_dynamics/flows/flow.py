@@ -17,6 +17,7 @@ from swd_dynamics.flows.assumptions import check_clips, check_maxima
 from swd_dynamics.flows.clock import Clock
 from swd_dynamics.flows.functions import array_function, as_array
 from swd_dynamics.flows.ode import Solution, Stretch, solve_twice
+from swd_dynamics.rules.decay import Corrected
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import State, UpdateRule
 from swd_dynamics.symbolic import NumericEquation, numeric_equation
@@ -96,6 +97,11 @@ class Flow:
         if self.order == 1 and self.rule.has_schedule and np.ndim(self.rule.lr_at(0)) > 0:
             raise InputError(
                 "order 1 follows a schedule of one learning rate, but this schedule has one for every weight: take"
+                " order 'state'"
+            )
+        if self.order == 1 and self.rule.has_schedule and isinstance(self.rule.decay, Corrected):
+            raise InputError(
+                "order 1 follows a schedule as a stretch of time, but R/η of corrected decay changes with η too: take"
                 " order 'state'"
             )
         if self.order == 2 and self.rule.has_schedule:
@@ -306,7 +312,7 @@ class Flow:
         >>> Flow(UpdateRule(0.25, HeavyBall(0.5)), lambda theta: theta, order="state").state_at([3.0, 1.0])
         State(theta=array([3.]), memory=Momentum(m=array([1.])), step=0)
         """
-        rest = self.rule.direction.rest(np.zeros(1))
+        rest = self.rule.direction.rest(0.0)
         theta, *memory = np.split(np.asarray(at, dtype=float), 1 + len(rest))
         kind = type(rest)
         return State(theta, kind(*memory) if hasattr(rest, "_fields") else kind(memory), k)

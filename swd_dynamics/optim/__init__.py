@@ -1,4 +1,6 @@
-"""Torch optimizers with stable weight decay for real training: SGDS, AdamS and AdaiS; and SGDW, to compare with.
+"""Torch optimizers with stable weight decay for real training: SGDS, AdamS and AdaiS; and others to compare with.
+
+SGDW has decoupled decay, which torch's SGD does not have; WithDecay gives any torch optimizer another decay.
 
 They are written from the paper's formulas and share no code with :mod:`swd_dynamics.rules`. So each
 of the two can be tested against the other.
@@ -9,5 +11,6 @@ from swd_dynamics.optim.adams import AdamS
 from swd_dynamics.optim.counterparts import OPTIMIZERS
 from swd_dynamics.optim.sgds import SGDS
 from swd_dynamics.optim.sgdw import SGDW
+from swd_dynamics.optim.with_decay import WithDecay
 
-__all__ = ["OPTIMIZERS", "SGDS", "SGDW", "AdaiS", "AdamS"]
+__all__ = ["OPTIMIZERS", "SGDS", "SGDW", "AdaiS", "AdamS", "WithDecay"]

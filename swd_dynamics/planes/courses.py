@@ -10,7 +10,7 @@ from scipy.integrate import RK45, Radau
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows.flow import LATE, Flow
 from swd_dynamics.planes.slices import Slice
-from swd_dynamics.rules import DECAYS
+from swd_dynamics.rules.decay import mode_of
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import State, UpdateRule
 
@@ -111,7 +111,7 @@ def decay_mode(rule: UpdateRule) -> str:
     """
     if not np.any(np.asarray(getattr(rule.decay, "weight_decay", 1.0))):
         return "none"
-    return next((mode for mode, decay in DECAYS.items() if isinstance(rule.decay, decay)), "unknown")
+    return mode_of(rule.decay) or "unknown"
 
 
 def _steps(plane: Slice, flow: Flow, rule: UpdateRule, start: Array, steps: int) -> Array:

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.plots.style import LOOKS, house_style, measured, with_remark
+from swd_dynamics.plots.style import house_style, measured, with_remark
 from swd_dynamics.recording.summary import fact_in_words
-from swd_dynamics.rules import CATALOG, DECAYS
+from swd_dynamics.rules import CATALOG
+from swd_dynamics.rules.decay import mode_of
 from swd_dynamics.tables import Table
 
 if TYPE_CHECKING:
@@ -279,9 +280,7 @@ def _fit_decades(axes, low: float, high: float) -> None:
 def _mode(run: "xarray.Dataset") -> str:
     """The decay mode of the optimizer, which decides its look; ``"unknown"`` for an optimizer not in the catalogue."""
     name = str(run.attrs.get("optimizer", ""))
-    modes: dict[Any, str] = {decay: mode for mode, decay in DECAYS.items()}
-    mode = modes.get(CATALOG[name].decay, "unknown") if name in CATALOG else "unknown"
-    return mode if mode in LOOKS else "unknown"
+    return (mode_of(CATALOG[name].decay) or "unknown") if name in CATALOG else "unknown"
 
 
 def _label(run: "xarray.Dataset", dims: Sequence, i: int) -> str:

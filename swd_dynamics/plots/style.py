@@ -30,6 +30,10 @@ LOOKS = Table(
     L2=Look("#D55E00", "s", "L2"),
     decoupled=Look("#0072B2", "^", "decoupled"),
     stable=Look("#009E73", "D", "stable"),
+    independent=Look("#56B4E9", "v", "independent"),
+    corrected=Look("#CC79A7", "P", "corrected"),
+    cautious=Look("#E69F00", "X", "cautious"),
+    preconditioned=Look("#882255", "h", "preconditioned"),
     unknown=Look("#000000", "*", "unknown decay"),
 )
 MODES = [mode for mode in LOOKS if mode != "unknown"]

@@ -1,7 +1,19 @@
 """What an optimizer does, written once: ``UpdateRule(lr, direction, decay)``."""
 
 from swd_dynamics.rules.catalog import CATALOG
-from swd_dynamics.rules.decay import DECAYS, L2, Decay, Decoupled, NoDecay, Stable
+from swd_dynamics.rules.decay import (
+    DECAYS,
+    L2,
+    Cautious,
+    Corrected,
+    Decay,
+    DecayStep,
+    Decoupled,
+    Independent,
+    NoDecay,
+    Preconditioned,
+    Stable,
+)
 from swd_dynamics.rules.direction import Direction, Step
 from swd_dynamics.rules.directions import (
     ASGD,
@@ -44,17 +56,22 @@ __all__ = [
     "Adai",
     "Adam",
     "Adamax",
+    "Cautious",
     "Constant",
+    "Corrected",
     "Cosine",
     "Decay",
+    "DecayStep",
     "Decoupled",
     "Direction",
     "HeavyBall",
+    "Independent",
     "Lion",
     "Muon",
     "NAdam",
     "Nesterov",
     "NoDecay",
+    "Preconditioned",
     "RAdam",
     "RMSprop",
     "Rprop",

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from inspect import Parameter, Signature, getdoc, signature
 from typing import Any
 
+from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.errors import InputError
-from swd_dynamics.rules.decay import DECAYS, Decay
+from swd_dynamics.rules.decay import DECAYS, Decay, mode_of
 from swd_dynamics.rules.direction import Direction
 from swd_dynamics.rules.directions import (
     ASGD,
@@ -36,6 +37,7 @@ from swd_dynamics.tables import Table, likeness
 MEANINGS = {
     "lr": "η > 0, the learning rate: a number, an array with a number for every weight, a schedule k → η, or a symbol",
     "weight_decay": "λ ≥ 0, the strength of the weight decay: a number, an array or a symbol",
+    "lr_max": "η_max > 0, the largest learning rate of the schedule; by default lr, which is then a number",
     "momentum": "β in [0, 1); 0 is plain gradient descent",
     "dampening": "τ in [0, 1): the gradient enters the momentum with the factor 1 − τ, except at the first step",
     "nesterov": "whether to use Nesterov's momentum, which needs momentum > 0 and dampening = 0",
@@ -88,6 +90,10 @@ WHERE = {
     "L2": "L2 decay: λθ is added to the gradient",
     "decoupled": "decoupled decay: each step subtracts R·θ with R = λη",
     "stable": "stable decay: each step subtracts R·θ with R = λ·η_eff",
+    "independent": "independent decay: each step subtracts R·θ with R = λη/η_max",
+    "corrected": "corrected decay: each step subtracts R·θ with R = λη²/η_max",
+    "cautious": "cautious decay: each step subtracts λη·θ from the weights that it does not move away from 0",
+    "preconditioned": "preconditioned decay: each step subtracts R·θ with R = λ·η_eff of each weight",
 }
 
 # What a reader of one entry must know besides.
@@ -125,12 +131,19 @@ class Entry:
             if not unknown:
                 problem = f"a rule takes lr first, and no parameters or model ({error})"
             raise InputError(f"{problem}; there are {', '.join(allowed)}") from None
-        lr, strength = given.pop("lr", 1e-3), given.pop("weight_decay", None)
-        decay = self.decay(self.weight_decay if strength is None else strength)
-        return UpdateRule(lr, self.family(**given), decay)
+        lr, strength = given.pop("lr", 1e-3), given.pop("weight_decay", self.weight_decay)
+        more = {name: given.pop(name, lr) for name in self._decay_arguments}  # lr_max: the lr, unless it is given
+        if callable(more.get("lr_max")) and not is_symbolic(more["lr_max"]):
+            raise InputError("lr is a schedule, so that this decay needs its largest learning rate too: give lr_max")
+        return UpdateRule(lr, self.family(**given), self.decay(strength, **more))
 
     def __repr__(self) -> str:
         return f'CATALOG["{self.name}"]'
+
+    @property
+    def _decay_arguments(self) -> tuple[str, ...]:
+        """What the decay takes besides λ."""
+        return tuple(name for name in signature(self.decay).parameters if name != "weight_decay")
 
     @property
     def __signature__(self) -> Signature:
@@ -138,18 +151,19 @@ class Entry:
         taken = signature(self.family).parameters.values()
         direction = [p.replace(kind=Parameter.KEYWORD_ONLY, annotation=Parameter.empty) for p in taken]
         lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=1e-3)
-        return Signature([lr, Parameter("weight_decay", Parameter.KEYWORD_ONLY, default=self.weight_decay), *direction])
+        decay = [Parameter("weight_decay", Parameter.KEYWORD_ONLY, default=self.weight_decay)]
+        decay += [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in self._decay_arguments]
+        return Signature([lr, *decay, *direction])
 
 
 def _documented(entry: Entry) -> str:
     """The docstring of an entry: its call, its formulas, and what each argument means."""
     family: Any = entry.family
-    mode = next(mode for mode, decay in DECAYS.items() if decay is entry.decay)
     formulas = (getdoc(family) or "").partition("\nExamples\n")[0].strip()
     arguments = []
     for name in entry.__signature__.parameters:
         arguments += [name, f"    {MEANINGS.get(f'{family.__name__}.{name}') or MEANINGS[name]}"]
-    title = f"{entry.name.removesuffix(entry.decay.suffix)} with {WHERE[mode]}."
+    title = f"{entry.name.removesuffix(entry.decay.suffix)} with {WHERE[mode_of(entry.decay) or 'none']}."
     parts = [
         title,
         f"{entry!r}{entry.__signature__} makes the UpdateRule.",
@@ -224,7 +238,7 @@ def _advice(name: str) -> str:
 def _entries() -> Iterator[tuple[str, Entry]]:
     for family, direction in FAMILIES.items():
         for decay in DECAYS.values():
-            if decay.suffix is not None:
+            if decay.suffix is not None and family in getattr(decay, "directions", FAMILIES):
                 name = family + decay.suffix
                 yield name, Entry(name, direction, decay, WEIGHT_DECAYS.get(name, 0.0))
 

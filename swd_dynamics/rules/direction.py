@@ -49,7 +49,9 @@ class Direction(Protocol):
        :func:`swd_dynamics.checks.check`.
     7. The new value of a memory entry may use the new values of other entries, but not in a circle: if the new ``b``
        uses the new ``a``, the new ``a`` must not use the new ``b``.
-    8. θ may be several tensors, each with its own shape (:class:`swd_dynamics.arithmetic.Tensors`). A direction that
+    8. A direction with a preconditioner may have a fifth method, ``effective_lr_by_weight(memory, step)``: η_eff of
+       each weight, where ``effective_lr`` is one number for all. Preconditioned decay asks for it.
+    9. θ may be several tensors, each with its own shape (:class:`swd_dynamics.arithmetic.Tensors`). A direction that
        treats every weight alike needs nothing for this. A direction that treats a tensor as a matrix applies a function
        to each tensor with ``each``. If that function looks at shapes, the direction has no derivation, and its class
        says ``by_tensor = True``: replay and verify then give θ as the tensors that the optimizer has.
@@ -90,3 +92,15 @@ class Direction(Protocol):
     def move(self, memory, step: Step) -> Any: ...
 
     def effective_lr(self, memory, step: Step) -> Any: ...
+
+
+def effective_lr_by_weight(direction: Any, memory: Any, step: Step) -> Any:
+    """η_eff of each weight, from the direction's own method; without one, the η_eff that all weights share.
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import HeavyBall
+    >>> effective_lr_by_weight(HeavyBall(0.5), None, Step(theta=1.0, gradient=1.0, lr=0.25, k=2))
+    0.5
+    """
+    return getattr(direction, "effective_lr_by_weight", direction.effective_lr)(memory, step)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from swd_dynamics.arithmetic import Tensors
+from swd_dynamics.errors import InputError
+from swd_dynamics.rules.direction import effective_lr_by_weight
 from swd_dynamics.rules.update import UpdateRule
 
 Shape = tuple[int, ...]
@@ -48,6 +50,9 @@ class Shaped:
     def effective_lr(self, memory, step):
         return self._flat(self.direction.effective_lr(self._split_memory(memory), self._step(step)))
 
+    def effective_lr_by_weight(self, memory, step):
+        return self._flat(effective_lr_by_weight(self.direction, self._split_memory(memory), self._step(step)))
+
     def _step(self, step):
         return type(step)(*map(self._split, step))
 
@@ -61,7 +66,10 @@ class Shaped:
         """The tensors of a vector of all weights; a number as it is."""
         if np.ndim(value) == 0:
             return value
-        ends = np.cumsum([prod(shape) for shape in self.shapes])[:-1]
+        sizes = [prod(shape) for shape in self.shapes]
+        if np.shape(value) != (sum(sizes),):
+            raise InputError(f"a vector of all weights has {sum(sizes)} entries here, not shape {np.shape(value)}")
+        ends = np.cumsum(sizes)[:-1]
         pieces = np.split(np.asarray(value), ends)
         return Tensors(piece.reshape(shape) for piece, shape in zip(pieces, self.shapes, strict=True))
 

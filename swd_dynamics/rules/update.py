@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from swd_dynamics.arithmetic import Tensors, is_symbolic
 from swd_dynamics.checks import check, shown
 from swd_dynamics.errors import InputError
-from swd_dynamics.rules.decay import DECAYS, Decay, NoDecay
-from swd_dynamics.rules.direction import Direction, Step
+from swd_dynamics.rules.decay import Decay, DecayStep, NoDecay, mode_of
+from swd_dynamics.rules.direction import Direction, Step, effective_lr_by_weight
 
 
 class State(NamedTuple):
@@ -51,8 +51,9 @@ class UpdateRule:
 
         G  = g + decay.added_gradient(θ)
         m′ = direction.remember(m, step)            with step = (θ, G, η, k)
-        R  = decay.decay_rate(η, η_eff)             with η_eff = direction.effective_lr(m′, step)
-        θ′ = (1 − R)·θ − η·direction.move(m′, step)
+        u  = direction.move(m′, step)
+        R  = decay.decay_rate(seen)                 with seen = (θ, η, k, η_eff, u), a DecayStep
+        θ′ = (1 − R)·θ − ηu
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ class UpdateRule:
         What turns gradients into a move: any object with the four methods of
         :class:`~swd_dynamics.rules.direction.Direction`.
     decay : Decay
-        One of the four modes of :data:`~swd_dynamics.rules.decay.DECAYS`; its ``weight_decay`` may be an array too.
+        One of the modes of :data:`~swd_dynamics.rules.decay.DECAYS`; its ``weight_decay`` may be an array too.
 
     Raises
     ------
@@ -93,9 +94,7 @@ class UpdateRule:
     @property
     def name(self) -> str:
         """Direction and decay in words, as "Adam with stable decay"."""
-        kind: Any = type(self.decay)
-        modes: dict[Any, str] = {decay: mode for mode, decay in DECAYS.items()}
-        return f"{type(self.direction).__name__} with {modes.get(kind, kind.__name__)} decay"
+        return f"{type(self.direction).__name__} with {mode_of(self.decay) or type(self.decay).__name__} decay"
 
     @property
     def weight_decay(self) -> Any:
@@ -135,8 +134,16 @@ class UpdateRule:
         gradient = _weights(gradient) if isinstance(theta, Tensors) else gradient
         step = Step(theta, gradient + self.decay.added_gradient(theta), lr, state.step + 1)
         memory = self.direction.remember(state.memory, step)
-        decay_rate = self.decay.decay_rate(lr, lambda: self.direction.effective_lr(memory, step))
         move = self.direction.move(memory, step)
+        seen = DecayStep(
+            theta,
+            lr,
+            step.k,
+            effective_lr=lambda: self.direction.effective_lr(memory, step),
+            effective_lr_by_weight=lambda: effective_lr_by_weight(self.direction, memory, step),
+            move=lambda: move,
+        )
+        decay_rate = self.decay.decay_rate(seen)
         after = State((1 - decay_rate) * theta - lr * move, memory, step.k)
         return Parts(step, memory, decay_rate, move, after)
 

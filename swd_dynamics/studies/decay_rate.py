@@ -13,7 +13,7 @@ from xarray import Dataset
 
 from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
 from swd_dynamics.probe import record
-from swd_dynamics.rules import State, Step, UpdateRule
+from swd_dynamics.rules import DecayStep, State, Step, UpdateRule
 from swd_dynamics.rules.directions.adam import Moments
 from swd_dynamics.studies.judging import farthest, judge_curve, judge_relative
 from swd_dynamics.studies.methods import Method, family
@@ -35,7 +35,8 @@ CAPTION = (
     " multiplied by 10. Points are torch runs. With L2 every weight has its own R: open squares are the median, and"
     " the band holds 90 %, of the 32 weights of the quadratic, or of the weights of the network that have a"
     " gradient. How far AdamW's ratio falls depends on the length of the run, because the gradients go on shrinking."
-    " Also tested, but not drawn: SGD, SGDW and SGDS. The study does not show that a constant ratio trains better."
+    " Also tested, but not drawn: SGD, SGDW and SGDS, and Adam with the"
+    " other decay modes. The study does not show that a constant ratio trains better."
 )
 
 FACTOR = 10.0  # after a third of the run η is divided by it; after two thirds the loss is multiplied by it
@@ -44,6 +45,12 @@ LR = {"SGD": 0.1, "Adam": 0.01}
 SGD_METHODS = family("SGD", lr=LR["SGD"], momentum=0.9, weight_decay=DECAY)
 ADAM_METHODS = family("Adam", lr=LR["Adam"], betas=(0.9, 0.95), weight_decay=DECAY)
 METHODS = {method.name: method for method in SGD_METHODS + ADAM_METHODS}
+# The other decay modes: tested on the quadratic, and not drawn.
+WITH_LARGEST = {"lr_max": LR["Adam"]}
+OTHERS = [
+    *family("Adam", ("independent", "corrected"), **ADAM_METHODS[0].arguments, **WITH_LARGEST),
+    *family("Adam", ("cautious", "preconditioned"), **ADAM_METHODS[0].arguments),
+]
 # The standard deviation of the gradient noise of each weight of the quadratic. The gradients are smaller, so that √v
 # is known; with half the noise they would count.
 NOISE = np.repeat([0.03, 0.3, 1.0, 3.0], 8)
@@ -88,7 +95,7 @@ def measure(setting: Setting) -> Findings:
             found += [] if name == "Adam" else [_black_box(METHODS[name], recording)]
         unchanged = run_with_changes(task, METHODS["AdamW"], third, factor=1.0)
         found.append(_tenfold(curves[where, "AdamW"], unchanged, third))
-        found += [_fallen(curves[where, "AdamW"])] if where == "digits" else []
+        found += [_fallen(curves[where, "AdamW"])] if where == "digits" else _other_decays(task, third)
         verdicts += [replace(verdict, name=f"{verdict.name}, {where}") for verdict in found]
     return Findings(verdicts, curves)
 
@@ -157,7 +164,11 @@ def _fed(method: Method, recording: Dataset, theta: NDArray) -> NDArray:
 
 def rule(name: str, third: int) -> UpdateRule:
     """The catalogue's rule, with the learning rate falling tenfold after a third of the run."""
-    method = METHODS[name]
+    return changing(METHODS[name], third)
+
+
+def changing(method: Method, third: int) -> UpdateRule:
+    """The rule of a method, with the learning rate falling tenfold after a third of the run."""
     return method.rule(lr=lambda step: method.arguments["lr"] / (1 if step < third else FACTOR))
 
 
@@ -239,7 +250,7 @@ def _momentum(name: str, seen: RatioCurves, recording: Dataset, third: int) -> l
     before, after = settled(lr), settled(lr / FACTOR)
     decoupled = rule("SGDW", third)
     effective_lr = decoupled.direction.effective_lr(None, Step(None, None, lr, 1))
-    first = decoupled.decay.decay_rate(lr, lambda: None) / effective_lr
+    first = decoupled.decay.decay_rate(DecayStep(None, lr, 1, effective_lr=lambda: None)) / effective_lr
     foreseen, seen_steps = (_steps_to(curve[third:], after) for curve in (by_rule, ratio))
     late = SETTLED, "relative 1e-3, because so much of the transient may be left"
     whole = "With L2 a perturbation of θ shrinks at every step as the rule derives"
@@ -319,6 +330,35 @@ def _known_noise(seen: RatioCurves, recording: Dataset, ratio: NDArray, third: i
         judge_relative(f"Adam: loss × {FACTOR:g}", grown, fall, times, SAMPLED, why),
     ]
 
+
+def _other_decays(task: Task, third: int) -> list[Verdict]:
+    """Adam with the other decay modes: the mean R over the weights, with what each mode makes of the two changes."""
+    rates = {}
+    verdicts = []
+    for method in OTHERS:
+        recording = run_with_changes(task, method, third)
+        by_rule, _ = stated_rates(changing(method, third), recording)
+        rates[method.mode] = recording.decay_rate.values
+        claim = f"The mean R of {method.name} over the weights is the rule's at every step"
+        foreseen = by_rule.reshape(len(by_rule), -1).mean(axis=1)
+        verdicts.append(judge_curve(f"{method.name}: R", claim, foreseen, rates[method.mode], ROUND_OFF, "round-off"))
+    dropped = {mode: rate[third - 1] / rate[third] for mode, rate in rates.items() if mode in DROPS}
+    for mode, factor in dropped.items():
+        claim = f"When η drops by the factor {FACTOR:g}, R of {mode} decay drops by the factor {DROPS[mode]:g}"
+        name = f"{mode} decay: η / {FACTOR:g}"
+        verdicts.append(judge_relative(name, claim, DROPS[mode], factor, ROUND_OFF, "round-off"))
+    wrong = judge_relative("", "R of corrected decay is proportional to η", FACTOR, dropped["corrected"], ROUND_OFF, "")
+    claim, why = "In noise cautious decay acts on half of the weights", "relative .3, for the pull towards the minimum"
+    lrs = np.where(np.arange(3 * third) < third, LR["Adam"], LR["Adam"] / FACTOR)
+    share = (rates["cautious"] / (lrs * DECAY))[third // 2 :].mean()  # the weights walk to the minimum before
+    return [
+        *verdicts,
+        must_be_refuted("control: corrected R ∝ η", wrong),
+        judge_relative("AdamCautious: share", claim, 0.5, share, 0.3, why),
+    ]
+
+
+DROPS = {"independent": FACTOR, "corrected": FACTOR**2}  # the factor by which R drops when η drops by FACTOR
 
 JUDGES = {"SGD": _momentum, "SGDW": _stable, "SGDS": _stable, "Adam": _per_weight, "AdamW": _moving, "AdamS": _stable}
 

@@ -12,14 +12,19 @@ from numpy.typing import NDArray
 from scipy.optimize import root
 from torch.optim.lr_scheduler import LambdaLR
 
+from swd_dynamics.flows import Flow
+from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.plots import COLOURS, LABELS, house_style, measured, theory
 from swd_dynamics.rules import Adam, UpdateRule
+from swd_dynamics.rules.shaped import shaped
 from swd_dynamics.studies.judging import farthest, judge_relative, judge_weights
 from swd_dynamics.studies.methods import Method, family
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.studies.training import train
 from swd_dynamics.symbolic import fixed_point, modified_equation, notation, numeric_equation
 from swd_dynamics.tasks import Task, logistic_regression, quadratic, tanh_network
+from swd_dynamics.tasks.quadratic import Weights
+from swd_dynamics.tasks.task import DrawnLoss
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
 CLAIM = (
@@ -33,6 +38,13 @@ SGD_ARGUMENTS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5}
 DIGITS_ARGUMENTS = {"lr": 0.2, "momentum": 0.9, "weight_decay": 0.1}
 NOISE_ARGUMENTS = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.5}
 BATCH_ARGUMENTS = {"lr": 0.03, "betas": (0.9, 0.95), "weight_decay": 0.5}
+
+OTHERS = ("independent", "corrected", "cautious", "preconditioned")  # the other decay modes: tested, not drawn
+LR_MAX = 2  # η_max of independent and corrected decay, in units of η: at 1 both would be decoupled decay with another λ
+
+MUON_ARGUMENTS = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.5}
+SINGULAR_VALUES = np.array([4.0, 3.0, 2.5, 1.0, 0.5, 0.2])  # of W⋆: three above 1/λ = 2, and three below
+MUON_ALLOWED = 0.02
 
 # Standard deviations of the gradient noise. The gradients are below 1 (h = θ⋆ = 1), so that √v is the noise.
 KEPT_BY_L2 = 1 / (1 + NOISE_ARGUMENTS["weight_decay"])  # of each weight, with h = 1: h/(h + λ)
@@ -51,7 +63,10 @@ CAPTION = (
     " and 12,000 steps from η = 0.03, which falls to 1e-6 in the last quarter; with torch's default β₂ = 0.999 more"
     " steps are needed. Right: β = (0.9, 0.99), η = 0.1, 12,000 steps. (The short form takes fewer.) Most training"
     " lies between these two extremes. Also tested, but not drawn: SGD with momentum and each decay, on a quadratic"
-    " and on digits."
+    " and on digits; the other decay modes with exact gradients, of which cautious decay comes to rest at θ⋆, as no"
+    " decay does, and Adam with preconditioned decay where L2 does; and Muon on a matrix, which does not clip singular"
+    " values at 1/λ = 2: those of 4, 3 and 2.5 come to rest at 2.09, 1.46 and 1.77, because five Newton–Schulz steps"
+    " are not the polar factor."
 )
 
 
@@ -119,6 +134,80 @@ def _quadratic(setting: Setting) -> list[Verdict]:
     claim = "SGD with momentum and decoupled decay comes to rest at the fixed point of stable decay"
     wrong = judge_weights("", claim, predicted["SGDS"], reached["SGDW"], 1e-12, why)
     return [*verdicts, must_be_refuted("control: SGDW with c = 1", wrong)]
+
+
+def _other_decays(setting: Setting) -> list[Verdict]:
+    """The other decay modes with exact gradients, for SGD with momentum and for Adam, where F₀ is 0."""
+    optimum, reached = np.array([-3.0, -1.25, 0.5, 1.0, 2.75]), {}
+    methods = [*family("SGD", OTHERS, **SGD_ARGUMENTS), *family("Adam", OTHERS, **BATCH_ARGUMENTS)]
+    verdicts = []
+    for method in map(_with_largest_lr, methods):
+        last_lr, allowed, why = _end_of(method)
+        task = quadratic(np.ones(5), optimum, 0.0, device=setting.device)
+        reached[method.name] = _trained(task, method, 2000 if setting.quick else 12000, last_lr)
+        equation = modified_equation(method.rule(lr=last_lr or method.arguments["lr"]))
+        predicted = np.array([equation.rest_point(h=1.0, theta_star=float(theta)) for theta in optimum])
+        claim = f"{method.name} with exact gradients rests where F₀ = 0"
+        verdicts.append(judge_weights(f"{method.name}: F₀ = 0", claim, predicted, reached[method.name], allowed, why))
+    wrong = rest_points(Method("SGDW", SGD_ARGUMENTS).rule(), np.ones(5), optimum)
+    claim = "Cautious decay comes to rest where decoupled decay does"
+    control = judge_weights("", claim, wrong, reached["SGDCautious"], 3e-3, "as above")
+    return [*verdicts, must_be_refuted("control: SGDCautious at SGDW's", control)]
+
+
+def _end_of(method: Method) -> tuple[float | None, float, str]:
+    """The last learning rate if it must fall, the allowed distance from the rest point, and why so much is allowed."""
+    if method.name in ("SGDIndependent", "SGDC"):
+        return None, 1e-12, "round-off, because the step is linear and keeps its learning rate"
+    if method.name == "SGDCautious":
+        why = (
+            "a thousandth: the decay goes on and off around the rest point, and the steps shrink faster than that ends"
+        )
+        return LAST_LR, 3e-3, why
+    why = "a hundred times the last learning rate, for the last steps of size η and what is left of the approach"
+    return LAST_LR, 100 * LAST_LR, why
+
+
+def _with_largest_lr(method: Method) -> Method:
+    """The method with an η_max, if its decay has one."""
+    has = method.mode in ("independent", "corrected")
+    return Method(method.name, method.arguments | ({"lr_max": LR_MAX * method.arguments["lr"]} if has else {}))
+
+
+def _muon(setting: Setting) -> list[Verdict]:
+    """Muon on f = ½‖W − W⋆‖²: where the singular values of W rest, by the flow of its rule and by torch's optimizer.
+
+    An exact polar factor would clip them at 1/λ. Muon's five Newton–Schulz steps take a singular value of the gradient
+    to a number around 1, which depends on its share of the gradient's norm.
+    """
+    method, rank = Method("MuonW", MUON_ARGUMENTS), len(SINGULAR_VALUES)
+    left, right = (np.linalg.qr(np.random.default_rng(seed).standard_normal((rank, rank)))[0] for seed in (0, 1))
+    optimum, steps = left @ np.diag(SINGULAR_VALUES) @ right.T, 2000 if setting.quick else 12000
+    task = _matrix_quadratic(optimum, setting.device)
+    found = left.T @ _trained(task, method, steps, LAST_LR).reshape(rank, rank) @ right
+    start, rested = np.diag(SINGULAR_VALUES).ravel(), np.zeros(rank * rank)
+    flow = Flow(shaped(method.rule(coarse=False), ((rank, rank),)), lambda theta: theta - start, order="state")
+    predicted = np.diag(flow.solve(rested, 4000, tolerance=1e-6).theta[-1].reshape(rank, rank))
+    claim, why = (
+        "Muon rests where the flow of its rule does",
+        "1 % of 1/λ: torch's Newton–Schulz rounds to three digits",
+    )
+    exact = np.minimum(SINGULAR_VALUES, 1 / MUON_ARGUMENTS["weight_decay"])
+    clipped = judge_weights("", "Muon clips singular values at 1/λ", exact, np.diag(found), MUON_ALLOWED, why)
+    return [
+        judge_weights("MuonW: singular values", claim, predicted, np.diag(found), MUON_ALLOWED, why),
+        must_be_refuted("control: MuonW clips at 1/λ", clipped),
+    ]
+
+
+def _matrix_quadratic(optimum: Array, device: str) -> Task:
+    """f = ½‖W − W⋆‖² of one matrix, from W = 0."""
+    minimum = torch.tensor(optimum, device=device)
+
+    def loss(model: torch.nn.Module) -> torch.Tensor:
+        return 0.5 * ((model() - minimum) ** 2).sum()
+
+    return Task("matrix quadratic", Weights(torch.zeros_like(minimum)), DrawnLoss(lambda step: (), loss), loss, {})
 
 
 def _logistic(setting: Setting) -> list[Verdict]:
@@ -247,7 +336,8 @@ def _averaged(noise: Array, method: Method, steps: int, device: str) -> Array:
 
 
 NOT_DRAWN: dict[str, Callable[[Setting], list[Verdict]]] = {
-    "quadratic": _quadratic, "logistic": _logistic, "network": _network,
+    "quadratic": _quadratic, "other decays": _other_decays, "logistic": _logistic, "network": _network,
+    **({"Muon": _muon} if "MuonW" in OPTIMIZERS else {}),
 }  # fmt: skip
 DRAWN: dict[str, Callable[[Setting, Panel], list[Verdict]]] = {"full_batch": _full_batch, "noise": _noise}
 

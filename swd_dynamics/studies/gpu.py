@@ -272,14 +272,9 @@ def draw(found: Found | None) -> Figure:
     return figure
 
 
-def mode_of(name: str) -> str:
-    """The decay mode of an entry of the catalogue."""
-    return Method(name, {}).mode
-
-
 def _draw_rules(axes: Axes, found: Found) -> None:
     for (arithmetic, name, _), error in found.right.items():
-        style: dict[str, Any] = measured(mode_of(name), markersize=5, alpha=0.7, label=None)
+        style: dict[str, Any] = measured(Method(name, {}).mode, markersize=5, alpha=0.7, label=None)
         axes.plot(error, ROWS.index(arithmetic), **style)
     for (arithmetic, wrong), values in found.wrong.items():
         height = ROWS.index(arithmetic) + 0.18 * (list(CROSSES).index(wrong) + 1)
@@ -307,13 +302,13 @@ def _draw_errors(axes: Axes, errors: dict[tuple[str, str], float]) -> None:
     worst_of_all = max(errors.values())
     for (arithmetic, name), error in errors.items():
         height = ROWS.index(arithmetic) + (0.12 if name == "AdamS" else -0.12)
-        axes.plot(100 * error, height, **measured(mode_of(name), markersize=6, label=None))
+        axes.plot(100 * error, height, **measured(Method(name, {}).mode, markersize=6, label=None))
         weight = "bold" if error == worst_of_all else "normal"
         said = f"{100 * error:.2g} %"
         axes.text(100 * error / 2.5, height, said, fontsize=9, va="center", ha="right", fontweight=weight)
     axes.axvline(100 * OFF, color=MUTED, linewidth=1)
     axes.text(100 * OFF, TOP + 0.3, "1 % ", ha="right", fontsize=9, color="#555555")
-    handles = [Line2D([], [], **measured(mode_of(name), label=name)) for name in SHOWN]
+    handles = [Line2D([], [], **measured(Method(name, {}).mode, label=name)) for name in SHOWN]
     axes.legend(handles=handles, fontsize=8, loc="upper left")
     axes.set(xscale="log", xlim=(1e-15, 10), ylim=(3.8, TOP), yticks=range(len(ROWS)), yticklabels=NAMES)
     axes.set(xlabel="smallest error of λ that rounding\ncannot explain, in % of λ")

@@ -1,5 +1,6 @@
 """The methods that studies compare: each is a rule, for the theory, and a real optimizer, for the runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.rules import CATALOG, UpdateRule
-from swd_dynamics.rules.decay import DECAYS
+from swd_dynamics.rules.decay import DECAYS, mode_of
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,7 @@ class Method:
         """The decay mode, as DECAYS names it: "none" if λ = 0, where all modes are the same."""
         if self.arguments.get("weight_decay") == 0:
             return "none"
-        modes: dict[Any, str] = {decay: mode for mode, decay in DECAYS.items()}
-        return modes[CATALOG[self.name].decay]
+        return mode_of(CATALOG[self.name].decay) or "unknown"
 
     def rule(self, **changed) -> UpdateRule:
         """The rule, with some arguments changed."""
@@ -48,19 +48,23 @@ class Method:
         return OPTIMIZERS[self.name](parameters, **(self.arguments | changed))
 
 
-def names_of(direction: str) -> list[str]:
-    """The names in CATALOG of a direction with each decay mode, in the order of DECAYS.
+THREE = ("L2", "decoupled", "stable")  # the decay modes that the paper compares
+
+
+def names_of(direction: str, modes: Sequence[str] = THREE) -> list[str]:
+    """The names in CATALOG of a direction with each of some decay modes.
 
     Examples
     --------
     >>> names_of("Adai")
     ['Adai', 'AdaiW', 'AdaiS']
     """
-    return [direction + decay.suffix for decay in DECAYS.values() if decay.suffix is not None]
+    names = (direction + DECAYS[mode].suffix for mode in modes)
+    return [name for name in names if name in CATALOG]
 
 
-def family(direction: str, **arguments) -> list[Method]:
-    """The methods with one direction and each decay mode, in the order of DECAYS, all with the same arguments.
+def family(direction: str, modes: Sequence[str] = THREE, **arguments) -> list[Method]:
+    """The methods with one direction and each of some decay modes, all with the same arguments.
 
     A decay mode is omitted if no real optimizer has it.
 
@@ -69,4 +73,4 @@ def family(direction: str, **arguments) -> list[Method]:
     >>> [(method.name, method.mode) for method in family("Adam", weight_decay=0.5)]
     [('Adam', 'L2'), ('AdamW', 'decoupled'), ('AdamS', 'stable')]
     """
-    return [Method(name, arguments) for name in names_of(direction) if name in OPTIMIZERS]
+    return [Method(name, arguments) for name in names_of(direction, modes) if name in OPTIMIZERS]

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from swd_dynamics.plots import house_style, measured
+from swd_dynamics.plots import LABELS, house_style, measured
 from swd_dynamics.studies.paired import judge_more, judge_same
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.studies.tuning import MISSING_DATA, Contestant, Tuned, arenas, contestants_of, percent, trained, tuned
@@ -219,12 +219,8 @@ def _keys(axes: Axes) -> Iterator[Any]:
     from matplotlib.lines import Line2D
 
     for mode in ("L2", "decoupled", "stable", "unknown"):
-        label = (
-            {"label": "L2, without a rule here"}
-            if mode == "unknown"
-            else {"label": measured(mode)["label"].split(",")[0]}
-        )
-        yield Line2D([], [], **measured(mode, **label))
+        label = "L2, a complex variant of Adam" if mode == "unknown" else LABELS[mode]
+        yield Line2D([], [], **measured(mode, label=label))
     yield Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="none", label="edge of its grid")
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules import CATALOG
-from swd_dynamics.rules.decay import DECAYS
+from swd_dynamics.rules.decay import mode_of
 from swd_dynamics.sweeping import sweep
 from swd_dynamics.tasks import Task, mnist1d, tanh_network
 
@@ -60,8 +60,7 @@ class Contestant:
     @property
     def mode(self) -> str:
         """The decay mode, as DECAYS names it; "unknown" where there is no rule."""
-        modes: dict[Any, str] = {decay: mode for mode, decay in DECAYS.items()}
-        return modes[CATALOG[self.factory].decay] if self.has_rule else "unknown"
+        return (mode_of(CATALOG[str(self.factory)].decay) if self.has_rule else None) or "unknown"
 
     def scaled(self, lr: float, decay: float) -> "Contestant":
         """The same optimizer with all η and all λ of its grid multiplied by a factor."""

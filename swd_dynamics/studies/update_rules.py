@@ -215,7 +215,7 @@ def _rounded(value: float) -> str:
 
 
 def _keys() -> list[Line2D]:
-    modes = [mode for mode in LABELS if mode != "none"]
+    modes = ("L2", "decoupled", "stable")
     right = [Line2D([], [], **measured(mode, label=f"its own rule, {LABELS[mode]}")) for mode in modes]
     return [*right, Line2D([], [], color="#555555", marker="|", linestyle="none", label="the other rules")]
 

@@ -245,8 +245,8 @@ class _LimitedDecay:
     def added_gradient(self, theta: Any) -> Any:
         return 0
 
-    def decay_rate(self, lr: Any, effective_lr: Any) -> Any:
-        rate = self.weight_decay * effective_lr()
+    def decay_rate(self, step: Any) -> Any:
+        rate = self.weight_decay * step.effective_lr()
         return torch.where(rate <= 2, rate, 0.0)
 
 

@@ -21,6 +21,7 @@ from swd_dynamics.symbolic.derivation import Derived, NotDerivable, refuse_longe
 from swd_dynamics.symbolic.form import gathered, one_minus, tidy, with_letters_below
 from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, maximum, primed
+from swd_dynamics.symbolic.printer import text
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 
 _s = Letter("s", real=True)  # the distance along a change of symbols, with respect to which expressions are derived
@@ -322,7 +323,7 @@ def _in_orders(expression: Any, settled: Trace) -> tuple[Expr, Expr]:
     first, rest = expression.subs(lr, 0), expression.diff(lr).subs(lr, 0)
     if first.has(*INFINITE) or rest.has(*INFINITE):
         raise NotDerivable(
-            f"(θ′ − θ)/η = {expression} has no expansion F₀ + η·F₁ as η = {lr} → 0. If a decay rate R does not shrink"
+            f"(θ′ − θ)/η = {text(expression)} has no expansion F₀ + η·F₁ as η → 0. If a decay rate R does not shrink"
             " with the learning rate, at a constant learning rate Decoupled(weight_decay=R/lr) is the same map"
         )
     return first, rest

@@ -13,7 +13,13 @@ from swd_dynamics.symbolic.notation import before, in_unicode, shown_name
 GREEK = {in_unicode(name): name for name in greeks}  # {"α": "alpha", …}
 TEX = {"θ⋆": r"\theta^{\star}", "θ̇": r"\dot{\theta}", "ġ": r"\dot{g}", "Ġ": r"\dot{G}", "Ḟ₀": r"\dot{F}_0"}
 TEX |= {"⟨·⟩": r"\langle \cdot \rangle", "‖·‖": r"\| \cdot \|"}
-TEX |= {"h_max": r"h_{\max}", "β₁_product": r"\Pi\beta_1", "Πβ₁": r"\Pi\beta_1", "Ṁ": r"\dot{M}"}
+TEX |= {
+    "h_max": r"h_{\max}",
+    "η_max": r"\eta_{\max}",
+    "β₁_product": r"\Pi\beta_1",
+    "Πβ₁": r"\Pi\beta_1",
+    "Ṁ": r"\dot{M}",
+}
 NAMES = {"β₁_product": "Πβ₁"}  # entries of a memory whose names in code are not symbols
 HAT = "\u0302"
 

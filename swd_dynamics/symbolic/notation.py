@@ -14,6 +14,7 @@ from sympy.core.function import AppliedUndef
 from sympy.printing.pretty.pretty_symbology import pretty_symbol, pretty_use_unicode
 
 from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.rules.decay import Corrected
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import UpdateRule
 
@@ -52,6 +53,7 @@ total_dot = PerWeight("Ġ", real=True)
 curvature = PerWeight("h", positive=True)
 lr = Letter("η", positive=True)
 lr_share = PerWeight("s", positive=True)  # a weight's learning rate, in units of the largest
+OF_LARGEST = "κ"  # the letter for η/η_max, the learning rate in units of the largest one of its schedule
 k = Letter("k", integer=True, positive=True)
 decay_rate = Letter("R", real=True)
 z: Any = Letter("z")  # the argument of a characteristic polynomial; Any: sympy annotates generators as strings
@@ -61,6 +63,7 @@ SHOWN = (*GRADIENTS, theta_star, curvature, lr, k, decay_rate, z)  # what a form
 
 HYPERPARAMETERS = {
     "lr": "η",
+    "lr_max": "η_max",
     "momentum": "β",
     "dampening": "τ",
     "betas": ("β₁", "β₂"),
@@ -257,8 +260,23 @@ def lettered(rule: UpdateRule) -> tuple[UpdateRule, dict[Symbol, Any]]:
     rule = as_rule(rule)
     lr_letter = _letter_lr(rule, values)
     letters = _Letters(values, {shown_name(symbol) for symbol in (*SHOWN, *values, *own_symbols(rule))})
-    direction, decay = letters.of_fields(rule.direction), letters.of_fields(rule.decay)
-    return UpdateRule(lr_letter, direction, decay), values
+    direction = letters.of_fields(rule.direction)
+    if isinstance(rule.decay, Corrected):
+        return UpdateRule(lr_letter, direction, _corrected(rule, rule.decay, lr_letter, letters)), values
+    return UpdateRule(lr_letter, direction, letters.of_fields(rule.decay)), values
+
+
+def _corrected(rule: UpdateRule, given: Corrected, lr_letter: Any, letters: "_Letters") -> Any:
+    """Corrected decay with η/κ in the place of η_max: κ, the ratio of the two, is fixed as η → 0."""
+    decay = letters.of_fields(dataclasses.replace(given, lr_max=lr_share))
+    lr_max = given.lr_max
+    if not (is_symbolic(rule.lr) or is_symbolic(lr_max) or rule.has_schedule):
+        ratio = _array(rule.lr) / _array(lr_max)
+        letter = (PerWeight if ratio.ndim else Letter)(OF_LARGEST, positive=True)
+        letters.values[letter] = ratio if ratio.ndim else float(ratio)
+        return dataclasses.replace(decay, lr_max=lr_letter / letter)
+    same = is_symbolic(lr_max) and lr_max == rule.lr
+    return dataclasses.replace(decay, lr_max=lr_letter / (1 if same else Letter(OF_LARGEST, positive=True)))
 
 
 def with_symbols(rule: UpdateRule, but: Sequence[str]) -> UpdateRule:

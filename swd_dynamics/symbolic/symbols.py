@@ -25,6 +25,8 @@ MEANINGS = {
     "h": "curvature of the quadratic f = ½h(θ − θ⋆)²",
     "η": "learning rate",
     "s": "learning rate of a weight divided by the largest learning rate: lr is an array, and ηs is its entry",
+    "η_max": "largest learning rate of the schedule",
+    "κ": "η/η_max, the learning rate divided by the largest one of its schedule: corrected decay has R = κηλ",
     "k": "number of the step, from 1",
     "R": "fraction of the weights that a step subtracts: Δθ = −Rθ − update",
     "z": "factor by which one step multiplies an eigenvector of the linear map",
@@ -40,7 +42,17 @@ MEANINGS = {
     "⟨·⟩": "mean over all weights",
     "‖·‖": "norm √(Σx²) over all weights",
 }
-KEYWORDS = {"η": "lr", "β": "momentum", "τ": "dampening", "ε": "eps", "λ": "weight_decay", "⟨·⟩": "", "‖·‖": ""}
+KEYWORDS = {
+    "η": "lr",
+    "η_max": "lr_max",
+    "κ": "kappa",
+    "β": "momentum",
+    "τ": "dampening",
+    "ε": "eps",
+    "λ": "weight_decay",
+    "⟨·⟩": "",
+    "‖·‖": "",
+}
 
 
 class Meaning(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import sympy
@@ -9,7 +10,8 @@ from sympy import Expr, Symbol
 
 from swd_dynamics.arithmetic import OPAQUE
 from swd_dynamics.errors import InputError
-from swd_dynamics.rules.direction import Step
+from swd_dynamics.rules.decay import DecayStep
+from swd_dynamics.rules.direction import Step, effective_lr_by_weight
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, refuse_longer, stated
@@ -31,7 +33,7 @@ from swd_dynamics.symbolic.notation import (
 )
 
 # The words that become functions of sympy's own.
-FUNCTIONS = ("sqrt", "sign", "absolute", "where", "rounded")
+FUNCTIONS = ("sqrt", "sign", "absolute", "heaviside", "where", "rounded")
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,23 @@ def trace(rule: UpdateRule) -> Trace:
         raise NotDerivable(
             f"{_name(direction.remember)} gave {remembered!r}: it must return a memory like that of rest"
         )
-    rate = _call(rule.decay.decay_rate, rule.lr, lambda: _call(direction.effective_lr, new, step))
+    move = _call(direction.move, new, step)
+    seen = DecayStep(
+        notation.theta,
+        rule.lr,
+        notation.k,
+        effective_lr=lambda: _call(direction.effective_lr, new, step),
+        effective_lr_by_weight=lambda: _call(partial(effective_lr_by_weight, direction), new, step),
+        move=lambda: move,
+    )
+    rate = _call(rule.decay.decay_rate, seen)
     traced = Trace(
         lr=rule.lr,
         total=with_laws(notation.gradient + _call(rule.decay.added_gradient, notation.theta)),
         memory=memory,
         remembered=tuple(with_laws(entry) for entry in remembered),
         decay_rate=with_laws(rate),
-        move=with_laws(_call(direction.move, new, step)),
+        move=with_laws(move),
         conditions=_of_one_name(rule, names),
     )
     if traced.map(without_bias).has(notation.k):

@@ -10,7 +10,7 @@ import numpy as np
 from swd_dynamics.crosscheck.near_rules import AlteredRule
 from swd_dynamics.crosscheck.stepping import ROUND_OFFS, allowed_departure, own_steps, relative
 from swd_dynamics.errors import InputError
-from swd_dynamics.rules.direction import Direction
+from swd_dynamics.rules.direction import Direction, effective_lr_by_weight
 
 DOUBLE_EPS = float(np.finfo(float).eps)
 
@@ -93,6 +93,9 @@ class Shaken:
 
     def effective_lr(self, memory, step):
         return self.direction.effective_lr(memory, step)
+
+    def effective_lr_by_weight(self, memory, step):
+        return effective_lr_by_weight(self.direction, memory, step)
 
     def _off(self, value, before):
         unit = DOUBLE_EPS * np.maximum(np.abs(value), np.abs(before))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from swd_dynamics.crosscheck import recorded_rule, replay
 from swd_dynamics.errors import InputError
+from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.probe import record
 from swd_dynamics.rules import CATALOG, DECAYS, Decoupled, NoDecay, UpdateRule
 from swd_dynamics.tables import UnknownName
@@ -45,9 +46,9 @@ def test_the_departing_step_is_found(step, size):
 @pytest.mark.parametrize("mode", DECAYS)
 def test_a_direction_of_ones_own(mode):
     """Assert that a user's own direction replays under every decay, and under no other."""
+    numbers = {"none": (), "corrected": (0.1, 0.2)}
     rules = {
-        name: UpdateRule(0.05, AggregatedMomentum(0.5, 0.9), DECAYS[name](*([0.1] * (name != "none"))))
-        for name in DECAYS
+        name: UpdateRule(0.05, Pairwise(0.5, 0.9), decay(*numbers.get(name, (0.1,)))) for name, decay in DECAYS.items()
     }
     recording = made_by_hand(rules[mode])
     assert {name: replay(rule, recording).passed for name, rule in rules.items()} == {n: n == mode for n in DECAYS}
@@ -99,6 +100,13 @@ def test_groups_of_the_recording_are_named(name, numbers, wrong, named):
     assert [words for words in named if words not in verdict.cause] == []
 
 
+class Pairwise(AggregatedMomentum):
+    """Aggregated momentum with an η_eff for each weight, so that preconditioned decay is not stable decay."""
+
+    def effective_lr_by_weight(self, memory, step):
+        return self.effective_lr(memory, step) * (1 + (step.theta > 0))
+
+
 def step_lr(optimizer):
     return torch.optim.lr_scheduler.StepLR(optimizer, 5, gamma=0.5)
 
@@ -115,6 +123,12 @@ def step_lr(optimizer):
             "the gradient has the other sign",
         ),
         (torch.optim.NAdam, CATALOG["Adam"], 1, "unknown"),
+        (
+            OPTIMIZERS["AdamPreconditioned"],
+            CATALOG["AdamW"],
+            1,
+            "weight decay is preconditioned: R = λη_eff of each weight",
+        ),
     ],
 )
 def test_a_near_rule_is_named(made, rule, first, cause):

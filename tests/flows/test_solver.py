@@ -11,7 +11,19 @@ from tolerances import SOLVED
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows import AssumptionFailed, Flow, FlowDiverged
 from swd_dynamics.flows.ode import MOST_STIFF
-from swd_dynamics.rules import CATALOG, SGD, Adai, AMSGrad, HeavyBall, StepDecay, UpdateRule, Warmup
+from swd_dynamics.rules import (
+    CATALOG,
+    SGD,
+    Adai,
+    AMSGrad,
+    Decoupled,
+    HeavyBall,
+    Muon,
+    StepDecay,
+    UpdateRule,
+    Warmup,
+)
+from swd_dynamics.rules.shaped import shaped
 
 pytestmark = pytest.mark.slow  # solves stiff flows
 
@@ -171,7 +183,7 @@ class Independent:
     def added_gradient(self, theta):
         return 0
 
-    def decay_rate(self, lr, effective_lr):
+    def decay_rate(self, step):
         return self.weight_decay
 
 
@@ -182,3 +194,14 @@ def test_a_decay_that_is_not_proportional_to_the_learning_rate():
         Flow(rule, lambda theta: 0 * theta).solve([1.0], steps=10)
     theta = Flow(rule, lambda theta: 0 * theta, order="state").solve([1.0], steps=10).theta[:, 0]
     assert np.abs(theta - np.exp(-0.02 * np.arange(11))).max() <= SOLVED
+
+
+def test_a_direction_of_matrices():
+    """Assert that the flow of Muon with its memory is (step − state)/η, and that another size is refused."""
+    rule = shaped(UpdateRule(0.1, Muon(coarse=False), Decoupled(0.5)), ((2, 2),))
+    flow = Flow(rule, lambda theta: theta - 1.0, order="state")
+    at = np.arange(8.0)
+    state = rule(flow.state_at(at, 1), at[:4] - 1.0)
+    np.testing.assert_allclose(flow.field(at), (np.concatenate([state.theta, state.memory.m]) - at) / 0.1, rtol=1e-12)
+    with pytest.raises(InputError, match="4 entries"):
+        flow.field(np.arange(6.0))

@@ -414,7 +414,7 @@ def test_a_decay_that_is_not_in_the_table_is_unknown():
         def added_gradient(self, theta):
             return 0
 
-        def decay_rate(self, lr, effective_lr):
+        def decay_rate(self, step):
             return self.weight_decay
 
     rules = {"own": UpdateRule(LR, SGD(), Independent(0.1)), "off": UpdateRule(LR, SGD(), Independent(0.0))}

@@ -18,6 +18,7 @@ from swd_dynamics.rules import (
     Adai,
     Adam,
     AMSGrad,
+    Corrected,
     HeavyBall,
     Muon,
     Nesterov,
@@ -49,8 +50,8 @@ SGD_ARGUMENTS = {
 def rules():
     """Every direction with every decay, and every entry of the catalogue."""
     for (name, direction), (mode, decay) in itertools.product(DIRECTIONS.items(), DECAYS.items()):
-        chosen = decay() if decay is NoDecay else decay(RATE)
-        yield pytest.param(UpdateRule(0.05, direction, chosen), id=f"{name}, {mode}")
+        numbers = {NoDecay: (), Corrected: (RATE, 0.2)}.get(decay, (RATE,))
+        yield pytest.param(UpdateRule(0.05, direction, decay(*numbers)), id=f"{name}, {mode}")
     vectors = {name: entry for name, entry in CATALOG.items() if entry.family is not Muon}  # which takes matrices
     for name, entry in vectors.items():
         for kind, arguments in SGD_ARGUMENTS.items() if name.startswith("SGD") else [("defaults", {})]:

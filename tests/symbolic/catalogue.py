@@ -20,9 +20,11 @@ from swd_dynamics.symbolic import (
 OF_THE_MAP = (linear_map, eigenvalues, stability_limit, fixed_point, long_run_decay_rate)
 DERIVATIONS = (equations, modified_equation, *OF_THE_MAP)
 
-# By families. All other families have every derivation.
+# By entries and by families. All others have every derivation.
 LACKS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Adagrad": (modified_equation,),  # a sum has no rest point
+    "SGDCautious": OF_THE_MAP,  # the sign of θ·u jumps where the step would be linear
+    "AdamCautious": OF_THE_MAP,
     "Signum": OF_THE_MAP,  # a sign jumps where the step would be linear
     "Lion": OF_THE_MAP,
     "Rprop": (modified_equation, *OF_THE_MAP),  # the step sizes grow while the gradient is steady
@@ -47,7 +49,7 @@ REPRESENTATIVES = tuple(name for name in CATALOG if family_of(name) in OLD or na
 
 def has(name: str, derive: Callable[..., Any]) -> bool:
     """Whether an entry has a derivation."""
-    return derive not in LACKS.get(family_of(name), ())
+    return derive not in (*LACKS.get(name, ()), *LACKS.get(family_of(name), ()))
 
 
 def pairs(names: tuple[str, ...] = REPRESENTATIVES) -> list[tuple[str, Callable[..., Any]]]:

@@ -250,8 +250,8 @@ class SlottedDecay:
     def added_gradient(self, theta):
         return 0
 
-    def decay_rate(self, lr, effective_lr):
-        return self.weight_decay * lr
+    def decay_rate(self, step):
+        return self.weight_decay * step.lr
 
 
 class PlainDecay:
@@ -263,8 +263,8 @@ class PlainDecay:
     def added_gradient(self, theta):
         return 0
 
-    def decay_rate(self, lr, effective_lr):
-        return self.weight_decay * lr
+    def decay_rate(self, step):
+        return self.weight_decay * step.lr
 
 
 @dataclass(frozen=True)
@@ -277,5 +277,5 @@ class PowerDecay:
     def added_gradient(self, theta):
         return 0
 
-    def decay_rate(self, lr, effective_lr):
-        return self.weight_decay * lr**self.power
+    def decay_rate(self, step):
+        return self.weight_decay * step.lr**self.power

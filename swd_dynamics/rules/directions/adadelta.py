@@ -60,3 +60,6 @@ class Adadelta:
 
     def effective_lr(self, memory, step):
         return step.lr / sqrt(mean(1 / (memory.scale * memory.scale)))
+
+    def effective_lr_by_weight(self, memory, step):
+        return step.lr * memory.scale

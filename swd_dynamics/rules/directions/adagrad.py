@@ -55,6 +55,9 @@ class Adagrad:
     def effective_lr(self, memory, step):
         return step.lr / (self._slowing(step) * sqrt(mean(memory.v)))
 
+    def effective_lr_by_weight(self, memory, step):
+        return step.lr / (self._slowing(step) * self.divisor(memory, step))
+
     def divisor(self, memory, step):
         """What the gradient is divided by, besides the decay of the moves."""
         return sqrt(memory.v) + self.eps

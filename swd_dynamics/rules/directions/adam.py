@@ -48,6 +48,9 @@ class _AdamFamily(ABC):
     def effective_lr(self, memory, step):
         return step.lr / sqrt(mean(self._corrected(memory, step)))
 
+    def effective_lr_by_weight(self, memory, step):
+        return step.lr / (sqrt(self._corrected(memory, step)) + self.eps)
+
     def _corrected(self, memory, step):
         return self.second_moment(memory) / (1 - decayed(self.betas[1], step.k))
 

@@ -55,3 +55,6 @@ class Adamax:
 
     def effective_lr(self, memory, step):
         return step.lr / sqrt(mean(memory.u * memory.u))
+
+    def effective_lr_by_weight(self, memory, step):
+        return step.lr / memory.u

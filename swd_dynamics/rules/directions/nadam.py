@@ -71,6 +71,9 @@ class NAdam:
     def effective_lr(self, memory, step):
         return step.lr / sqrt(mean(self._corrected(memory, step)))
 
+    def effective_lr_by_weight(self, memory, step):
+        return step.lr / self.divisor(memory, step)
+
     def divisor(self, memory, step):
         """What the momentum is divided by."""
         return sqrt(self._corrected(memory, step)) + self.eps

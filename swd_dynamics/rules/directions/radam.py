@@ -57,6 +57,9 @@ class RAdam:
         v_hat = memory.v / (1 - decayed(self.betas[1], step.k))
         return self._rectified(step.lr, sqrt(mean(v_hat)), step)
 
+    def effective_lr_by_weight(self, memory, step):
+        return self._rectified(step.lr, self.divisor(memory, step), step)
+
     def divisor(self, memory, step):
         """What the momentum is divided by, once v has enough terms."""
         return (sqrt(memory.v) + self.eps) / sqrt(1 - decayed(self.betas[1], step.k))

@@ -91,6 +91,9 @@ class RMSprop:
     def effective_lr(self, memory, step):
         return step.lr / ((1 - self.momentum) * sqrt(mean(self.second_moment(memory))))
 
+    def effective_lr_by_weight(self, memory, step):
+        return step.lr / ((1 - self.momentum) * self.divisor(memory, step))
+
     def divisor(self, memory, step):
         """What the gradient is divided by."""
         return sqrt(self.second_moment(memory)) + self.eps

@@ -130,6 +130,9 @@ class ScheduleFreeAdam(_ScheduleFree):
     def effective_lr(self, memory, step):
         return self._warm(step) / sqrt(mean(self._corrected(memory, step)))
 
+    def effective_lr_by_weight(self, memory, step):
+        return self._warm(step) / (sqrt(self._corrected(memory, step)) + self.eps)
+
     def _taken(self, memory, step):
         """p, the step of z without the learning rate."""
         return step.gradient / (sqrt(self._corrected(memory, step)) + self.eps) + self.decay_at_y * step.theta
