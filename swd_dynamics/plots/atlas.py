@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from swd_dynamics.plots.style import COLOURS, LOOKS, MUTED, Look, house_style
 
-OTHER = Look("#CC79A7", "v", "other")  # Okabe & Ito's, as all others
+OTHER = Look("#8C6239", "<", "other")  # a brown, because the pink of Okabe & Ito's is that of corrected decay
 FIRST = ("decoupled", "independent", "corrected", "cautious", "stable", "preconditioned", "none", "other", "L2")
 MISNAMED = "not what the name says"
 ROW = 0.19  # height of an optimizer, in inches: with half as much the names of 8 points overlap

@@ -18,7 +18,7 @@ from swd_dynamics.auditing.rates import Reader
 from swd_dynamics.bench.response import measure_response
 from swd_dynamics.bench.streams import DROP
 from swd_dynamics.errors import InputError
-from swd_dynamics.optim import SGDS, AdaiS, AdamS
+from swd_dynamics.optim import SGDS, AdaiS, AdamS, WithDecay
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.symbolic import long_run_decay_rate
 
@@ -210,6 +210,27 @@ def test_adamc_of_a_library_corrects_normalized_layers(normalized, kind):
         return pytorch_optimizer.AdamC(groups, **(ARGUMENTS | changed))
 
     assert audit(factory, **ARGUMENTS).kind == kind
+
+
+def with_decay(params, decay, lr_max=None, kind=torch.optim.Adam, lr=LR, weight_decay=DECAY):
+    return WithDecay(kind(params, lr=lr), decay, weight_decay, lr_max)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"decay": "decoupled"}, "decoupled"),
+        ({"decay": "independent"}, "independent"),
+        ({"decay": "corrected", "lr_max": LR}, "corrected"),
+        ({"decay": "cautious"}, "cautious"),
+        ({"decay": "cautious", "kind": partial(torch.optim.SGD, momentum=0.9)}, "cautious"),
+        ({"decay": "preconditioned"}, "preconditioned"),
+    ],
+    ids=lambda value: " ".join(map(str, value.values()))[:30] if isinstance(value, dict) else value,
+)
+def test_decay_beside_any_optimizer_has_the_kind_it_is_given(settings, kind):
+    """Assert that WithDecay, which knows nothing of the audit, is found to have the decay that it was asked for."""
+    assert audit(partial(with_decay, **settings), lr=LR, weight_decay=DECAY).kind == kind
 
 
 def test_corrected_decay_falls_with_the_square(audits):
