@@ -92,11 +92,15 @@ REMARKS: Mapping[str, tuple[Remark, ...]] = {
             bfloat16={"StableAdamW": "lost"},
         ),
         Remark(
-            "**FlashAdamW is the only decoupled optimizer here that keeps weak decay in bfloat16**, because it"
-            " stores the digits that a bfloat16 drops. But its state has 8 bits: after a spike of the gradients"
-            " one weight takes an enormous step, because its v was rounded to 0 and its m was not.",
+            "**Of the decoupled optimizers only FlashAdamW and Kron keep weak decay in bfloat16.** FlashAdamW stores"
+            " the digits that a bfloat16 drops, and Kron adds λθ to its update before it subtracts η times the sum.",
+            _alike("decoupled", "FlashAdamW", "Kron"),
+            _alike("kept", "FlashAdamW", "Kron") | _alike("lost", "AdamC", "Lion", "Muon", "Adan", "SOAP", "Yogi"),
+        ),
+        Remark(
+            "**FlashAdamW takes an enormous step long after a spike**: its state has 8 bits, with one scale for many"
+            " weights. When the gradient of a weight is exactly 0, its v may be rounded to 0 while its m is not.",
             {"FlashAdamW": "decoupled"},
-            {"FlashAdamW": "kept"} | _alike("lost", "AdamC", "Lion", "Muon", "Adan", "SOAP", "Yogi"),
         ),
         Remark(
             "**Ranger has half the decay that its arguments say**, R = ½ηλ: every sixth step returns half of the"
