@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from xarray import Dataset
 
 from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
-from swd_dynamics.probe import record
-from swd_dynamics.rules import DecayStep, State, Step, UpdateRule
+from swd_dynamics.rules import DecayStep, Step, UpdateRule
 from swd_dynamics.rules.directions.adam import Moments
+from swd_dynamics.studies.changing_runs import FACTOR, ROUND_OFF, changing, other_decays, run_with_changes, stated_rates
 from swd_dynamics.studies.judging import farthest, judge_curve, judge_relative
 from swd_dynamics.studies.methods import Method, family
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.studies.training import train
 from swd_dynamics.symbolic import long_run_decay_rate
-from swd_dynamics.tasks import Task, quadratic, tanh_network
+from swd_dynamics.tasks import quadratic, tanh_network
 from swd_dynamics.verdict import Verdict, judge_at_least, must_be_refuted
 
 CLAIM = (
@@ -39,24 +39,16 @@ CAPTION = (
     " other decay modes. The study does not show that a constant ratio trains better."
 )
 
-FACTOR = 10.0  # after a third of the run η is divided by it; after two thirds the loss is multiplied by it
 DECAY = 0.01  # λ
 LR = {"SGD": 0.1, "Adam": 0.01}
 SGD_METHODS = family("SGD", lr=LR["SGD"], momentum=0.9, weight_decay=DECAY)
 ADAM_METHODS = family("Adam", lr=LR["Adam"], betas=(0.9, 0.95), weight_decay=DECAY)
 METHODS = {method.name: method for method in SGD_METHODS + ADAM_METHODS}
-# The other decay modes: tested on the quadratic, and not drawn.
-WITH_LARGEST = {"lr_max": LR["Adam"]}
-OTHERS = [
-    *family("Adam", ("independent", "corrected"), **ADAM_METHODS[0].arguments, **WITH_LARGEST),
-    *family("Adam", ("cautious", "preconditioned"), **ADAM_METHODS[0].arguments),
-]
 # The standard deviation of the gradient noise of each weight of the quadratic. The gradients are smaller, so that √v
 # is known; with half the noise they would count.
 NOISE = np.repeat([0.03, 0.3, 1.0, 3.0], 8)
 
 # Relative differences that are allowed, with their reasons.
-ROUND_OFF = 1e-12  # R and η_eff are a few products of float64 numbers, v̄ is a mean over a thousand
 RESPONSE = 1e-9  # 1 − δ′/δ loses the digits by which R is smaller than 1
 WITNESS = 1e-7  # δ is a difference of weights up to a thousand times as large, R down to 1e-5 of it
 SETTLED = 1e-3  # the transient shrinks by .91 a step, in the quick form to 1e-4
@@ -95,24 +87,15 @@ def measure(setting: Setting) -> Findings:
             found += [] if name == "Adam" else [_black_box(METHODS[name], recording)]
         unchanged = run_with_changes(task, METHODS["AdamW"], third, factor=1.0)
         found.append(_tenfold(curves[where, "AdamW"], unchanged, third))
-        found += [_fallen(curves[where, "AdamW"])] if where == "digits" else _other_decays(task, third)
+        if where == "digits":
+            found.append(_fallen(curves[where, "AdamW"]))
+        else:
+            found += other_decays(task, third, **METHODS["Adam"].arguments)
         verdicts += [replace(verdict, name=f"{verdict.name}, {where}") for verdict in found]
     return Findings(verdicts, curves)
 
 
 # The real runs
-
-
-def run_with_changes(task: Task, method: Method, third: int, factor: float = FACTOR) -> Dataset:
-    """A recorded run: η falls tenfold after a third of it, and the loss grows by ``factor`` after two thirds."""
-    task = task.fresh()
-    optimizer = method.optimizer(task.model.parameters())
-    drop = torch.optim.lr_scheduler.MultiStepLR(optimizer, [third], 1 / FACTOR)
-
-    def loss(k: int) -> torch.Tensor:
-        return task.loss(k) * (factor if k >= 2 * third else 1.0)
-
-    return record(optimizer, loss, 3 * third, scheduler=drop, data=task.name)
 
 
 def ratio_curves(name: str, recording: Dataset, third: int, *, known_noise: bool) -> RatioCurves:
@@ -165,22 +148,6 @@ def _fed(method: Method, recording: Dataset, theta: NDArray) -> NDArray:
 def rule(name: str, third: int) -> UpdateRule:
     """The catalogue's rule, with the learning rate falling tenfold after a third of the run."""
     return changing(METHODS[name], third)
-
-
-def changing(method: Method, third: int) -> UpdateRule:
-    """The rule of a method, with the learning rate falling tenfold after a third of the run."""
-    return method.rule(lr=lambda step: method.arguments["lr"] / (1 if step < third else FACTOR))
-
-
-def stated_rates(rule: UpdateRule, recording: Dataset) -> tuple[NDArray, NDArray]:
-    """R and η_eff of the rule's own steps from the recorded weights and gradients. Shape (steps,)."""
-    rates, lrs, memory = [], [], rule.direction.rest(recording.theta.values[0])
-    for k, gradient in enumerate(recording.gradient.values):
-        parts = rule.parts(State(recording.theta.values[k], memory, k), gradient)
-        memory = parts.memory
-        rates.append(parts.decay_rate)
-        lrs.append(rule.direction.effective_lr(memory, parts.step))
-    return np.array(rates, float), np.array(lrs, float)
 
 
 def responded(rule: UpdateRule, steps: int) -> NDArray:
@@ -330,35 +297,6 @@ def _known_noise(seen: RatioCurves, recording: Dataset, ratio: NDArray, third: i
         judge_relative(f"Adam: loss × {FACTOR:g}", grown, fall, times, SAMPLED, why),
     ]
 
-
-def _other_decays(task: Task, third: int) -> list[Verdict]:
-    """Adam with the other decay modes: the mean R over the weights, with what each mode makes of the two changes."""
-    rates = {}
-    verdicts = []
-    for method in OTHERS:
-        recording = run_with_changes(task, method, third)
-        by_rule, _ = stated_rates(changing(method, third), recording)
-        rates[method.mode] = recording.decay_rate.values
-        claim = f"The mean R of {method.name} over the weights is the rule's at every step"
-        foreseen = by_rule.reshape(len(by_rule), -1).mean(axis=1)
-        verdicts.append(judge_curve(f"{method.name}: R", claim, foreseen, rates[method.mode], ROUND_OFF, "round-off"))
-    dropped = {mode: rate[third - 1] / rate[third] for mode, rate in rates.items() if mode in DROPS}
-    for mode, factor in dropped.items():
-        claim = f"When η drops by the factor {FACTOR:g}, R of {mode} decay drops by the factor {DROPS[mode]:g}"
-        name = f"{mode} decay: η / {FACTOR:g}"
-        verdicts.append(judge_relative(name, claim, DROPS[mode], factor, ROUND_OFF, "round-off"))
-    wrong = judge_relative("", "R of corrected decay is proportional to η", FACTOR, dropped["corrected"], ROUND_OFF, "")
-    claim, why = "In noise cautious decay acts on half of the weights", "relative .3, for the pull towards the minimum"
-    lrs = np.where(np.arange(3 * third) < third, LR["Adam"], LR["Adam"] / FACTOR)
-    share = (rates["cautious"] / (lrs * DECAY))[third // 2 :].mean()  # the weights walk to the minimum before
-    return [
-        *verdicts,
-        must_be_refuted("control: corrected R ∝ η", wrong),
-        judge_relative("AdamCautious: share", claim, 0.5, share, 0.3, why),
-    ]
-
-
-DROPS = {"independent": FACTOR, "corrected": FACTOR**2}  # the factor by which R drops when η drops by FACTOR
 
 JUDGES = {"SGD": _momentum, "SGDW": _stable, "SGDS": _stable, "Adam": _per_weight, "AdamW": _moving, "AdamS": _stable}
 

@@ -34,10 +34,10 @@ CLAIM = (
 SOURCE = "arXiv 2011.11152 (stable decay), 1711.05101 (AdamW), 2404.04454 (its bound 1/λ); AdamS's bound: derived here"
 Array = NDArray[np.float64]
 
-SGD_ARGUMENTS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5}
-DIGITS_ARGUMENTS = {"lr": 0.2, "momentum": 0.9, "weight_decay": 0.1}
-NOISE_ARGUMENTS = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.5}
-BATCH_ARGUMENTS = {"lr": 0.03, "betas": (0.9, 0.95), "weight_decay": 0.5}
+SGD_ARGUMENTS: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5}
+DIGITS_ARGUMENTS: dict[str, Any] = {"lr": 0.2, "momentum": 0.9, "weight_decay": 0.1}
+NOISE_ARGUMENTS: dict[str, Any] = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.5}
+BATCH_ARGUMENTS: dict[str, Any] = {"lr": 0.03, "betas": (0.9, 0.95), "weight_decay": 0.5}
 
 OTHERS = ("independent", "corrected", "cautious", "preconditioned")  # the other decay modes: tested, not drawn
 LR_MAX = 2  # η_max of independent and corrected decay, in units of η: at 1 both would be decoupled decay with another λ
