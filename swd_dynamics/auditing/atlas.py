@@ -19,7 +19,7 @@ from typing import Any
 from swd_dynamics.auditing.audit import audit, short
 from swd_dynamics.auditing.features import NONLINEAR
 from swd_dynamics.auditing.kind import KINDS
-from swd_dynamics.auditing.robustness import in_words, robustness, spike_in_words
+from swd_dynamics.auditing.robustness import bfloat16_in_words, robustness, spike_in_words
 from swd_dynamics.bench.named import imported
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
@@ -67,7 +67,7 @@ class AtlasEntry:
     @property
     def bfloat16(self) -> str:
         """Whether its decay survives in bfloat16: "kept", "lost", "partly" with the share that is left, or "–"."""
-        return in_words((self.found or {}).get("bfloat16", {}))
+        return bfloat16_in_words((self.found or {}).get("bfloat16", {}))
 
     @property
     def spike(self) -> str:

@@ -30,7 +30,7 @@ def robustness(factory: Callable[..., Any], decay_rate: float | None) -> dict[st
     >>> import torch
     >>> from functools import partial
     >>> found = robustness(partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1, foreach=False), decay_rate=0.001)
-    >>> in_words(found["bfloat16"]), found["spike"]["recovery"]
+    >>> bfloat16_in_words(found["bfloat16"]), found["spike"]["recovery"]
     ('lost', None)
     """
     from swd_dynamics.bench.interventions import bench_for
@@ -59,12 +59,12 @@ def _rounded(value: float | None) -> float | None:
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
-def in_words(bfloat16: dict[str, Any]) -> str:
+def bfloat16_in_words(bfloat16: dict[str, Any]) -> str:
     """Whether weak decay, R = 2⁻¹¹, is kept in bfloat16, lost, or left in part; "–" if it is unknown.
 
     Examples
     --------
-    >>> [in_words({"weak": share}) for share in (1.02, 0.5, 0.0, None)], in_words({"failed": "no such type"})
+    >>> [bfloat16_in_words({"weak": share}) for share in (1.02, 0.5, 0.0, None)], bfloat16_in_words({"failed": "no such type"})
     (['kept', 'partly (0.50)', 'lost', '–'], 'fails')
     """
     if "failed" in bfloat16:

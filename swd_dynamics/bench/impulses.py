@@ -34,13 +34,13 @@ class Allowed(NamedTuple):
 
 
 # √v̄ drifts by 3 % between the steps of one impulse and of the other. Rates within 2 % count as equal.
-FINE = Allowed(difference=0.05, missing=0.02, share=0.9)
+SMOOTH = Allowed(difference=0.05, missing=0.02, share=0.9)
 # A matrix step in bfloat16 (torch's Muon) has a round-off of 1 % of its largest entry, which 20 steps of momentum sum
 # up. With half the difference η_eff of Muon would be unknown; twice the difference would be the factor 2 itself.
 ROUGH = Allowed(difference=0.25, missing=0.1, share=0.8)
 # Each is twice the one before it. Relative to the rms of a tensor's gradients, because a step of a matrix mixes its
 # entries, so that an entry with small gradients would answer to the impulses of the others.
-STRONG = (0.1, 0.2, 0.4, 0.8)
+STRENGTHS = (0.1, 0.2, 0.4, 0.8)
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def in_proportion(small: NDArray, large: NDArray, allowed: Allowed) -> bool:
 
     Examples
     --------
-    >>> in_proportion(np.array([1.0, 2.0, 0.0]), np.array([1.01, 1.99, 0.0]), FINE)
+    >>> in_proportion(np.array([1.0, 2.0, 0.0]), np.array([1.01, 1.99, 0.0]), SMOOTH)
     True
-    >>> in_proportion(np.array([1.0, 0.0]), np.array([1.0, 2.0]), FINE)
+    >>> in_proportion(np.array([1.0, 0.0]), np.array([1.0, 2.0]), SMOOTH)
     False
     """
     answer = (small != 0) | (large != 0)
@@ -114,11 +114,11 @@ def impulse_response(bench: Bench, base: Track, sizes: Sizes, unit: float) -> Im
     """
     small, large = Push(sizes.impulse), Push(sizes.large_impulse)
     hard = effective_lr_of(bench, base, DROP, large, unit)[0]
-    found = ImpulseResponse(*effective_lrs_of(bench, base, small, unit), hard, small, FINE)
-    if in_proportion(found.effective_lr[0], hard, FINE):
+    found = ImpulseResponse(*effective_lrs_of(bench, base, small, unit), hard, small, SMOOTH)
+    if in_proportion(found.effective_lr[0], hard, SMOOTH):
         return found
     before = None
-    for strength in STRONG:
+    for strength in STRENGTHS:
         here = effective_lr_of(bench, base, DROP, Push(strength, strong=True), unit)[0]
         if before is not None and in_proportion(before, here, ROUGH):
             push = Push(strength / 2, strong=True)

@@ -21,7 +21,7 @@ SHRINKAGE = {WEAK: 200, STRONG: 20}  # steps: weights shrink by 9 % and by 27 %,
 # Many weights, so that rounding, of 2 % of a weight in 200 steps, is 1 % of the shrinkage in the mean. With a quarter
 # as many the shares would scatter by 2 %.
 SHAPES = {True: ((24, 16), (16, 8)), False: ((24, 16), (64,))}  # whether the optimizer takes matrices alone
-MOST = 1e4  # times λ: with a larger λ an optimizer that hardly decays would not be itself
+LARGEST = 1e4  # times λ: with a larger λ an optimizer that hardly decays would not be itself
 
 
 def kept_in_bfloat16(bench: Bench, decay_rate: float, wanted: float) -> float:
@@ -41,7 +41,7 @@ def kept_in_bfloat16(bench: Bench, decay_rate: float, wanted: float) -> float:
     Returns
     -------
     float
-        NaN if R is unknown, or λ would have to be multiplied by more than MOST.
+        NaN if R is unknown, or λ would have to be multiplied by more than LARGEST.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def kept_in_bfloat16(bench: Bench, decay_rate: float, wanted: float) -> float:
     True
     """
     factor = wanted / decay_rate if decay_rate > 0 else np.nan
-    if not factor < MOST:
+    if not factor < LARGEST:
         return float("nan")
     large = replace(bench, given=replace(bench.given, shapes=SHAPES[bench.shapes == MATRICES]))
     full = _made_by_decay(large, factor, wanted, bench.given.dtype)

@@ -34,7 +34,9 @@ COMPARED = slice(40, BRIEF)  # steps of brief runs that are compared: .9^40 = 1.
 UNDONE = 120  # the step before which a perturbation is undone
 AFTERWARDS = 60  # steps for which the effect of an undone perturbation is followed: .9^60 = .2 % of it come later
 ENOUGH = 10  # steps of a window that must be readable for a rate
-IDLE = 0.1  # the least share of steps and weights, with and without decay, that cautious decay has; it has half of each
+RESTING = (
+    0.1  # the least share of steps and weights, with and without decay, that cautious decay has; it has half of each
+)
 FADED = 0.1  # the fraction of the weights that may be unreadable in a window: they are left out of its median
 # The fraction of δ below which a perturbation has died out: round-off of weights of order 1, in float64, is 1e-6 of
 # such a perturbation, 1e-5 of a decay rate of .1.
@@ -321,7 +323,7 @@ def _masked(bench: Bench, base: Track, moved: Track, rates: NDArray) -> list[tup
         units = (1 - moved.after[:steps] / moved.before[:steps]) / rates
     known = units[np.isfinite(units)]
     acts = known > 0.1 * np.percentile(known, 99) if len(known) else np.zeros(0, dtype=bool)
-    if not len(known) or not IDLE < np.mean(acts) < 1 - IDLE:
+    if not len(known) or not RESTING < np.mean(acts) < 1 - RESTING:
         return []
     factor = float(np.median(known[acts]))
     found = []
