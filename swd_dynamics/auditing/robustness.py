@@ -64,8 +64,10 @@ def bfloat16_in_words(bfloat16: dict[str, Any]) -> str:
 
     Examples
     --------
-    >>> [bfloat16_in_words({"weak": share}) for share in (1.02, 0.5, 0.0, None)], bfloat16_in_words({"failed": "no such type"})
-    (['kept', 'partly (0.50)', 'lost', '–'], 'fails')
+    >>> [bfloat16_in_words({"weak": share}) for share in (1.02, 0.5, 0.0, None)]
+    ['kept', 'partly (0.50)', 'lost', '–']
+    >>> bfloat16_in_words({"failed": "no such type"})
+    'fails'
     """
     if "failed" in bfloat16:
         return "fails"

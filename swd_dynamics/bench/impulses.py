@@ -34,7 +34,7 @@ class Allowed(NamedTuple):
 
 
 # √v̄ drifts by 3 % between the steps of one impulse and of the other. Rates within 2 % count as equal.
-SMOOTH = Allowed(difference=0.05, missing=0.02, share=0.9)
+PROPORTIONAL = Allowed(difference=0.05, missing=0.02, share=0.9)
 # A matrix step in bfloat16 (torch's Muon) has a round-off of 1 % of its largest entry, which 20 steps of momentum sum
 # up. With half the difference η_eff of Muon would be unknown; twice the difference would be the factor 2 itself.
 ROUGH = Allowed(difference=0.25, missing=0.1, share=0.8)
@@ -92,9 +92,9 @@ def in_proportion(small: NDArray, large: NDArray, allowed: Allowed) -> bool:
 
     Examples
     --------
-    >>> in_proportion(np.array([1.0, 2.0, 0.0]), np.array([1.01, 1.99, 0.0]), SMOOTH)
+    >>> in_proportion(np.array([1.0, 2.0, 0.0]), np.array([1.01, 1.99, 0.0]), PROPORTIONAL)
     True
-    >>> in_proportion(np.array([1.0, 0.0]), np.array([1.0, 2.0]), SMOOTH)
+    >>> in_proportion(np.array([1.0, 0.0]), np.array([1.0, 2.0]), PROPORTIONAL)
     False
     """
     answer = (small != 0) | (large != 0)
@@ -114,8 +114,8 @@ def impulse_response(bench: Bench, base: Track, sizes: Sizes, unit: float) -> Im
     """
     small, large = Push(sizes.impulse), Push(sizes.large_impulse)
     hard = effective_lr_of(bench, base, DROP, large, unit)[0]
-    found = ImpulseResponse(*effective_lrs_of(bench, base, small, unit), hard, small, SMOOTH)
-    if in_proportion(found.effective_lr[0], hard, SMOOTH):
+    found = ImpulseResponse(*effective_lrs_of(bench, base, small, unit), hard, small, PROPORTIONAL)
+    if in_proportion(found.effective_lr[0], hard, PROPORTIONAL):
         return found
     before = None
     for strength in STRENGTHS:

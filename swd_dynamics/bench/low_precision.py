@@ -20,8 +20,8 @@ WEAK, STRONG = 2.0**-11, 2.0**-6  # R: four times below the limit of 2⁻⁹, an
 SHRINKAGE = {WEAK: 200, STRONG: 20}  # steps: weights shrink by 9 % and by 27 %, which is 25 and 70 units of rounding
 # Many weights, so that rounding, of 2 % of a weight in 200 steps, is 1 % of the shrinkage in the mean. With a quarter
 # as many the shares would scatter by 2 %.
-SHAPES = {True: ((24, 16), (16, 8)), False: ((24, 16), (64,))}  # whether the optimizer takes matrices alone
-LARGEST = 1e4  # times λ: with a larger λ an optimizer that hardly decays would not be itself
+LARGE_SHAPES = {True: ((24, 16), (16, 8)), False: ((24, 16), (64,))}  # whether the optimizer takes matrices alone
+LARGEST_FACTOR = 1e4  # times λ: with a larger λ an optimizer that hardly decays would not be itself
 
 
 def kept_in_bfloat16(bench: Bench, decay_rate: float, wanted: float) -> float:
@@ -41,7 +41,7 @@ def kept_in_bfloat16(bench: Bench, decay_rate: float, wanted: float) -> float:
     Returns
     -------
     float
-        NaN if R is unknown, or λ would have to be multiplied by more than LARGEST.
+        NaN if R is unknown, or λ would have to be multiplied by more than LARGEST_FACTOR.
 
     Raises
     ------
@@ -60,9 +60,9 @@ def kept_in_bfloat16(bench: Bench, decay_rate: float, wanted: float) -> float:
     True
     """
     factor = wanted / decay_rate if decay_rate > 0 else np.nan
-    if not factor < LARGEST:
+    if not factor < LARGEST_FACTOR:
         return float("nan")
-    large = replace(bench, given=replace(bench.given, shapes=SHAPES[bench.shapes == MATRICES]))
+    large = replace(bench, given=replace(bench.given, shapes=LARGE_SHAPES[bench.shapes == MATRICES]))
     full = _made_by_decay(large, factor, wanted, bench.given.dtype)
     low = _made_by_decay(large, factor, wanted, bfloat16)
     if np.isfinite(full).all() and not np.isfinite(low).all():

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from swd_dynamics.bench.interventions import Bench, Track
 from swd_dynamics.bench.streams import DROP
 
-FACTOR = 1e3  # of the gradients; √v of Adam with β₂ = .999 becomes about thirty times as large
-PACE = 2  # the spike comes after 240 steps, and 240 steps are followed: with half as many, v̂ is still a mean of few
-USUAL = 100  # steps before the spike, whose rms is a weight's usual step; it is known to 7 %
+SPIKE_FACTOR = 1e3  # of the gradients; √v of Adam with β₂ = .999 becomes about thirty times as large
+SPIKE_PACE = (
+    2  # the spike comes after 240 steps, and 240 steps are followed: with half as many, v̂ is still a mean of few
+)
+USUAL_STEPS = 100  # steps before the spike, whose rms is a weight's usual step; it is known to 7 %
 WITHIN = 2.0  # a step this many times larger or smaller than usual is not back to usual; its scatter is 1.1
 
 
@@ -52,10 +54,10 @@ def spike_response(bench: Bench) -> SpikeResponse:
     >>> round(found.peak, 6), found.recovery
     (1000.0, 1)
     """
-    bench = replace(bench, pace=PACE, decay=0.0)
-    end, spiked = PACE * DROP, PACE * DROP // 2
+    bench = replace(bench, pace=SPIKE_PACE, decay=0.0)
+    end, spiked = SPIKE_PACE * DROP, SPIKE_PACE * DROP // 2
     plain = bench.run(end)
-    push = {spiked: (FACTOR - 1) * bench.stream[1][spiked]}
+    push = {spiked: (SPIKE_FACTOR - 1) * bench.stream[1][spiked]}
     return answer_to_spike(plain, bench.run(end, push=push), spiked)
 
 
@@ -75,7 +77,7 @@ def answer_to_spike(plain: Track, hit: Track, spiked: int) -> SpikeResponse:
     SpikeResponse(peak=8.0, lowest=1.0, recovery=2, followed=5)
     """
     steps = plain.after - plain.before
-    usual = np.sqrt(np.mean(steps[max(0, spiked - USUAL) : spiked] ** 2, axis=0))
+    usual = np.sqrt(np.mean(steps[max(0, spiked - USUAL_STEPS) : spiked] ** 2, axis=0))
     sizes, without = _sizes(hit, usual)[spiked:], _sizes(plain, usual)[spiked:]
     if not np.isfinite([*sizes, *without]).all() or not without.any():
         return SpikeResponse(float("nan"), float("nan"), None, len(sizes))

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from swd_dynamics.plots.style import COLOURS, LOOKS, MUTED, Look, house_style
 
 OTHER = Look("#8C6239", "<", "other")  # a brown, because the pink of Okabe & Ito's is that of corrected decay
-FIRST = ("decoupled", "independent", "corrected", "cautious", "stable", "preconditioned", "none", "other", "L2")
+IN_ORDER = ("decoupled", "independent", "corrected", "cautious", "stable", "preconditioned", "none", "other", "L2")
 MISNAMED = "not what the name says"
 ROW = 0.19  # height of an optimizer, in inches: with half as much the names of 8 points overlap
 SMALLEST_DRAWN = 1e-4  # R/ηλ; the markers of smaller ratios would crowd all others
@@ -104,7 +104,7 @@ def _groups(entries: Sequence[Any]) -> list[Group]:
     drawn = sorted(filter(_drawn, entries), key=lambda entry: (-_sortable(entry.ratio(BEFORE)), entry.name.lower()))
     wrong, rest = ([entry for entry in drawn if entry.contradicts_name is which] for which in (True, False))
     groups = [Group(f"{MISNAMED}: {len(wrong)}", "#000000", wrong)]
-    for kind in dict.fromkeys([*FIRST, *(entry.kind for entry in rest)]):
+    for kind in dict.fromkeys([*IN_ORDER, *(entry.kind for entry in rest)]):
         colour, _, words = _style(kind)
         rows, all_of_kind = ([entry for entry in among if entry.kind == kind] for among in (rest, entries))
         of = f" of {len(all_of_kind)} in the table" * (len(rows) < len(all_of_kind))

@@ -10,9 +10,9 @@ from swd_dynamics.auditing.audit import short
 from swd_dynamics.auditing.features import NONLINEAR
 from swd_dynamics.auditing.robustness import KEPT, LOST
 from swd_dynamics.bench.low_precision import SHRINKAGE, WEAK
-from swd_dynamics.bench.spikes import FACTOR, WITHIN
+from swd_dynamics.bench.spikes import SPIKE_FACTOR, WITHIN
 from swd_dynamics.errors import InputError
-from swd_dynamics.studies.atlas_remarks import REMARKS
+from swd_dynamics.studies.atlas_remarks import ATLAS_REMARKS
 from swd_dynamics.studies.page import as_markdown
 
 PAGE = "README.md"
@@ -46,7 +46,7 @@ black box. Its weights are perturbed, and the decay rate R is the fraction of th
   measured: it is the difference that decay makes to the weights after {SHRINKAGE[WEAK]} steps, in bfloat16 compared
   with the difference in full precision; *kept* is {KEPT:.0%} or more, *lost* {LOST:.0%} or less. The CSV file has the
   share for R = 2⁻⁶, which is above the limit, too.
-- **spike**: the gradients of one step are {FACTOR:g} times as large, with λ = 0. The first number is the largest step
+- **spike**: the gradients of one step are {SPIKE_FACTOR:g} times as large, with λ = 0. The first number is the largest step
   from then on, compared with the same step without the spike. The second is the number of steps until step sizes are
   within a factor of {WITHIN:g} of usual, and stay there. After a spike Adam's steps are too *small* for a long time.
 - **s**: seconds of one processor for the measurements of this optimizer.
@@ -100,7 +100,7 @@ def _section(found: Atlas, folder: Path) -> list[str]:
     if doubtful := [entry.name for entry in found.entries if entry.differs_from_name and not entry.contradicts_name]:
         why = "because R could not be measured, or is ηλ in all phases but one"
         parts += [f"Of kind *other*, but not called a contradiction, {why}: {as_markdown(', '.join(doubtful))}."]
-    if remarks := [f"- {remark.text}" for remark in REMARKS.get(found.package, ()) if remark.holds(found)]:
+    if remarks := [f"- {remark.text}" for remark in ATLAS_REMARKS.get(found.package, ()) if remark.holds(found)]:
         parts += ["What is surprising:", "\n".join(remarks)]
     parts += [f"Decay with R = 2⁻¹¹ in bfloat16: {found.bfloat16_counts}."]
     parts += [f"All optimizers by kind: {found.counts}. Audited with {found.arguments}; {as_markdown(versions)}."]

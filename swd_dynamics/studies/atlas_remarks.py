@@ -36,7 +36,7 @@ def _alike(value: str, *names: str) -> dict[str, str]:
     return dict.fromkeys(names, value)
 
 
-REMARKS: Mapping[str, tuple[Remark, ...]] = {
+ATLAS_REMARKS: Mapping[str, tuple[Remark, ...]] = {
     "torch.optim": (
         Remark(
             "**AdamW, Muon and Adafactor have no weak decay in bfloat16.** They multiply the weights by 1 − ηλ"

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from swd_dynamics.bench.interventions import bench_for
-from swd_dynamics.bench.spikes import PACE, spike_response
+from swd_dynamics.bench.spikes import SPIKE_PACE, spike_response
 from swd_dynamics.bench.streams import DROP, steady_gradients
 
 LR = 0.01
-SPIKED, END = PACE * DROP // 2, PACE * DROP
+SPIKED, END = SPIKE_PACE * DROP // 2, SPIKE_PACE * DROP
 SAME = 1e-6  # relative: differences of weights of order 1, with a round-off of 1e-16, that are 1e-6 or more
 
 
@@ -31,7 +31,7 @@ def heavy_ball(gradients):
 
 def expected(recursion):
     """The ratio of step sizes from the spike on."""
-    gradients = steady_gradients(32, PACE)[1][:END]
+    gradients = steady_gradients(32, SPIKE_PACE)[1][:END]
     hit = gradients.copy()
     hit[SPIKED] *= 1000
     plain, hit = (np.array(list(recursion(each))) for each in (gradients, hit))

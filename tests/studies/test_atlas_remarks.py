@@ -7,10 +7,10 @@ import pytest
 
 from swd_dynamics.auditing.atlas import Atlas, AtlasEntry, read_atlas
 from swd_dynamics.studies.atlas_page import atlas_page
-from swd_dynamics.studies.atlas_remarks import REMARKS, Remark
+from swd_dynamics.studies.atlas_remarks import ATLAS_REMARKS, Remark
 
 FOLDER = Path(__file__).parents[2] / "figures" / "atlas"
-ALL = [(package, remark) for package, remarks in REMARKS.items() for remark in remarks]
+ALL = [(package, remark) for package, remarks in ATLAS_REMARKS.items() for remark in remarks]
 
 
 @pytest.mark.parametrize(("package", "remark"), ALL, ids=[remark.text[:30] for _, remark in ALL])
