@@ -239,7 +239,8 @@ class AuditFeatures:
         before, after = (self.phases.get(name) for name in ("gradients / 10", "lr / 2"))
         if before is None or after is None or abs(self.lr_exponent - 1) > SAME_RATIO:
             return False
-        return before.uniform and after.uniform and before.equals(after.decay_rate)
+        same = abs(after.typical - before.typical) <= SAME_RATIO * abs(before.typical)
+        return bool(before.uniform and after.uniform and same and before.equals(after.decay_rate))
 
     @property
     def ratio_over_decay(self) -> float:

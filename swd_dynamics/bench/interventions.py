@@ -160,6 +160,8 @@ class Bench:
         optimizer = make(self.factory, self.given.to_optimizer(parameters), **named)
         for group, numbers in zip(optimizer.param_groups, self.stated, strict=True):
             group.update(self._changed(numbers))
+        if callable(train := getattr(optimizer, "train", None)):  # schedule-free optimizers must be told
+            train()
         return optimizer
 
     def _changed(self, numbers: Mapping[str, float]) -> dict[str, float]:

@@ -5,7 +5,17 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from swd_dynamics.auditing.atlas import FALLEN, NOMINAL, NOT_AUDITED, PHASES, SETTLED, Atlas, AtlasEntry, read_atlas
+from swd_dynamics.auditing.atlas import (
+    DISTINCT,
+    FALLEN,
+    NOMINAL,
+    NOT_AUDITED,
+    PHASES,
+    SETTLED,
+    Atlas,
+    AtlasEntry,
+    read_atlas,
+)
 from swd_dynamics.auditing.audit import short
 from swd_dynamics.auditing.features import NONLINEAR
 from swd_dynamics.auditing.robustness import KEPT, LOST
@@ -46,9 +56,9 @@ black box. Its weights are perturbed, and the decay rate R is the fraction of th
   measured: it is the difference that decay makes to the weights after {SHRINKAGE[WEAK]} steps, in bfloat16 compared
   with the difference in full precision; *kept* is {KEPT:.0%} or more, *lost* {LOST:.0%} or less. The CSV file has the
   share for R = 2⁻⁶, which is above the limit, too.
-- **spike**: the gradients of one step are {SPIKE_FACTOR:g} times as large, with λ = 0. The first number is the largest step
-  from then on, compared with the same step without the spike. The second is the number of steps until step sizes are
-  within a factor of {WITHIN:g} of usual, and stay there. After a spike Adam's steps are too *small* for a long time.
+- **spike**: the gradients of one step are {SPIKE_FACTOR:g} times as large, with λ = 0. The first number is the largest
+  step from then on, compared with the same step without the spike. The second is the number of steps until step sizes
+  are within a factor of {WITHIN:g} of usual, and stay there. After a spike Adam's steps are too *small* for long.
 - **s**: seconds of one processor for the measurements of this optimizer.
 - Each optimizer has the default arguments of its package except η and λ. With other arguments it may be of another
   kind."""
@@ -79,8 +89,10 @@ def check_atlas_page(folder: Path) -> None:
 def atlas_page(folder: Path) -> str:
     """The page as GitHub's Markdown, made from the JSON files and the pictures in the folder alone."""
     parts = [WRITTEN, "# The atlas of weight decay", INTRODUCTION]
-    for found in sorted(_atlases(folder), key=lambda found: (len(found.entries), found.package)):
+    atlases = sorted(_atlases(folder), key=lambda found: (len(found.entries), found.package))
+    for found in atlases:
         parts += _section(found, folder)
+    parts += _namesakes(atlases)
     return "\n\n".join(parts) + "\n"
 
 
@@ -109,6 +121,29 @@ def _section(found: Atlas, folder: Path) -> list[str]:
         parts += [f"<details>\n<summary>{as_markdown(kind)}: {len(own)}</summary>", _listed(kind, own), "</details>"]
     files = [f"[{ending}]({quote(found.stem)}.{ending.lower()})" for ending in ("CSV", "JSON")]
     return [*parts, f"All numbers: {', '.join(files)}."]
+
+
+def _namesakes(atlases: list[Atlas]) -> list[str]:
+    """A table of the names under which two packages have optimizers with different kinds of decay."""
+    by_name: dict[str, dict[str, AtlasEntry]] = {}
+    for found in atlases:
+        for entry in found.entries:
+            if entry.kind in DISTINCT and entry.measured:
+                by_name.setdefault(entry.name.lower(), {})[found.package] = entry
+    rows = []
+    for entries in by_name.values():
+        if len({entry.kind for entry in entries.values()}) > 1:
+            kinds = (f"{entry.kind} ({short(entry.ratio(SETTLED))})" for entry in entries.values())
+            rows.append(
+                (next(iter(entries.values())).name, "; ".join(map(": ".join, zip(entries, kinds, strict=True))))
+            )
+    if not rows:
+        return []
+    said = (
+        "These optimizers have one name and different decay in two packages, with R/ηλ in brackets. A λ that was tuned"
+        " with the one does not fit the other:"
+    )
+    return ["## One name, two kinds of decay", said, _table(("optimizer", "kind of decay"), sorted(rows, key=str))]
 
 
 def _picture(found: Atlas, folder: Path) -> list[str]:
