@@ -18,7 +18,7 @@ from swd_dynamics.probe.measure import (
 )
 from swd_dynamics.probe.rates import Rates
 from swd_dynamics.probe.trajectory import MOST_VECTORS, flat_rates, vector_dtype
-from swd_dynamics.probe.warned import NO_RATES, PUBLISH, warn
+from swd_dynamics.probe.warned import LOST_DECAY, NO_RATES, PUBLISH, warn
 from swd_dynamics.tensors.known import known
 from swd_dynamics.tensors.sums import Column, Entry
 from swd_dynamics.tensors.weights import Layout
@@ -62,6 +62,7 @@ class Instruments:
         self._is_recorded = False
         # Whether a user who reads the recorded quantities would miss R or η_eff, and has not been told why.
         self._must_tell = bool(needs & set(OF_RATES))
+        self._is_decay_lost = False  # once it was, the user has been told
 
     @property
     def needs_start(self) -> bool:
@@ -106,6 +107,8 @@ class Instruments:
         rates = self.rates.after(self.measurement.took, theta)
         if self._must_tell and self.rates.reasons:
             self._tell(rates)
+        if not self._is_decay_lost:
+            self._watch_decay()
         row = self.measurement.after()
         if self.measurement.trajectory:
             vector = flat_rates(self.rates.of_weights, self.layout)
@@ -123,6 +126,27 @@ class Instruments:
         told = {"names": " and ".join(names), "are": "are" if len(names) > 1 else "is"}
         said = NO_RATES.format(**told, reason=min(self.rates.reasons), attribute=UNKNOWN_DECAY)
         warn(said + PUBLISH * (self.rates.known.is_decoupled is None))
+
+    def _watch_decay(self) -> None:
+        """Warn once if θ ← (1 − R)θ, rounded to the type of the weights, leaves every weight as it is.
+
+        A fused kernel rounds decay and step together, as one change, and does not lose the decay.
+        """
+        decoupled = self.rates.known.is_decoupled
+        for group in self.optimizer.param_groups:
+            if decoupled is None or not group["params"] or group.get("fused"):
+                continue
+            if not group["weight_decay"] or not decoupled(group):
+                continue
+            if isinstance(group["lr"], torch.Tensor) and group["lr"].device.type != "cpu":
+                continue  # the host does not wait for an accelerator
+            decay_rate = float(group["lr"]) * float(group["weight_decay"])
+            dtype = max((p.dtype for p in group["params"]), key=lambda each: torch.finfo(each).eps)
+            least = torch.finfo(dtype).eps / 4  # half a unit in the last place, of the weights just below a power of 2
+            if 0 < decay_rate < least:
+                self._is_decay_lost = True
+                warn(LOST_DECAY.format(decay_rate=decay_rate, least=least, dtype=str(dtype).removeprefix("torch.")))
+                return
 
     def buffer(self) -> Buffer:
         """An empty buffer for the rows."""

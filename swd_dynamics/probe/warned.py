@@ -18,6 +18,12 @@ PUBLISH = (
     " with swd_dynamics.audit"
 )
 
+LOST_DECAY = (
+    "the weight decay is lost to rounding: R = {decay_rate:.2g} is less than {least:.2g}, so that (1 − R)·θ, rounded to"
+    " {dtype}, is θ for every weight. Keep the weights in float32 and compute in {dtype} (torch.autocast), or take"
+    " fused=True, which rounds the decay together with the step"
+)
+
 
 def warn(message: str) -> None:
     """Warn, but do not raise where warnings are errors."""

@@ -17,6 +17,7 @@ MODULES.update(
         "drop-in": "drop_in",
         "transformer": "transformer",
         "gpu": "gpu",
+        "lost-decay": "lost_decay",
         "lr-decay-coupling": "lr_decay_coupling",
         "gradient-norm": "gradient_norm",
         "width": "width",

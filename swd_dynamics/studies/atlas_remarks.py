@@ -129,4 +129,21 @@ ATLAS_REMARKS: Mapping[str, tuple[Remark, ...]] = {
             _alike("decoupled", "Muon", "AdaMuon", "AdaGO", "MuonClip", "NorMuon"),
         ),
     ),
+    "zij": (
+        Remark(
+            "**LaProp and AdaBoundW leave η out of their decay**: R = λ, so that λ = .1 removes a tenth of the"
+            " weights in every step. A λ of AdamW would be a hundred to a thousand times too strong here.",
+            _alike("independent", "LaProp", "AdaBoundW"),
+        ),
+        Remark(
+            "**AdEMAMix and MARS keep weak decay in bfloat16 although they are decoupled**: λθ is added to the"
+            " update, and the sum is rounded with the weights once.",
+            _alike("decoupled", "AdEMAMix", "MARS"),
+            _alike("kept", "AdEMAMix", "MARS"),
+        ),
+        Remark(
+            "**FAdam is preconditioned here, too**, in an implementation of its own.",
+            {"FAdam": "preconditioned"},
+        ),
+    ),
 }

@@ -104,14 +104,16 @@ class _Rest:
 
     def value(self, expression: Any) -> Any:
         found = expression.xreplace(self.rest)
-        if found.has(*NOT_FINITE):
+        endless = found.has(*NOT_FINITE)
+        if endless and not self.jumps:
             raise NotDerivable(
                 "where G = 0 and the optimizer state is at rest, the step has no finite slope: it has no linear map,"
                 " and no curvature at which it becomes unstable. Add an eps to what divides there"
             )
-        if kinks := [part for jump, part in self.jumps.items() if found.has(jump)]:
+        if kinks := [part for jump, part in self.jumps.items() if endless or found.has(jump)]:
             raise NotDerivable(
-                f"the step is not linear, and {' and '.join(map(text, kinks))} jumps where the optimizer comes to"
+                f"the step is not linear, and {' and '.join(map(text, kinks))}"
+                f" {'jump' if len(kinks) > 1 else 'jumps'} where the optimizer comes to"
                 " rest: it has no linear map there, and no curvature at which it becomes unstable. The flow between the"
                 " kinks is that of modified_equation"
             )

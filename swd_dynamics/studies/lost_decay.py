@@ -1,0 +1,246 @@
+"""Study: the decay rate below which rounding takes the decay away, in bfloat16 and float16, by kernel."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from swd_dynamics.optim import AdamS
+from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
+from swd_dynamics.studies.judging import judge_relative
+from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.verdict import Verdict, judge, must_be_refuted
+
+CLAIM = (
+    "Decoupled decay that is rounded apart from the step is lost where R is below half a unit in the last place of a"
+    " weight: always below 2⁻⁹ in bfloat16 and 2⁻¹² in float16. torch's fused kernels keep it."
+)
+SOURCE = "derived here from the rounding of θ·(1 − R); the loss of small updates in bfloat16: arXiv 2010.06192"
+CAPTION = (
+    "Left: R that one step of AdamW takes from bfloat16 weights, a mean over all 128 mantissas, without gradient. The"
+    " kernel for single tensors rounds each weight once. The foreach kernel (on the CPU) first rounds the factor 1 − R"
+    " to bfloat16, so that all weights lose the same, in whole units of 2⁻⁸. Right: 4000 weights that start at 0, in"
+    " pure noise, with η = 0.01, λ = 0.1 and β = (0.9, 0.95), so that R = 0.001. Without decay the root mean square"
+    " (rms) of the weights grows as η√k. With decay it ends at √(η/2λ). In bfloat16 the foreach kernel, torch's choice"
+    " on a GPU, leaves every weight exactly as a run with λ = 0 does. (That run grows a little more slowly than η√k,"
+    " because small steps are lost too.) Keep the weights in float32 and compute in bfloat16, or take fused=True. With"
+    " torch's default β₂ = 0.999 the second moment is distorted by bfloat16 besides, which is not shown. Also tested,"
+    " but not drawn: float16, and AdamS, whose decay is lost in the same way."
+)
+
+TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+DIGITS = {"bfloat16": 8, "float16": 11}  # of a number in binary, with the leading 1
+KERNELS: dict[str, dict[str, Any]] = {
+    "single": {"foreach": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
+RATES = np.geomspace(0.5, 8.0, 33)  # R, in units of the R below which no weight changes
+LR, DECAY, BETAS = 1e-2, 0.1, (0.9, 0.95)
+WEIGHTS = 4000
+EXACT = 1e-12  # of means over 128 to 1024 exact numbers
+
+
+class Taken(NamedTuple):
+    """R that one step takes, a mean over all mantissas: by the rounding of numbers, and by torch. Shapes (rates,)."""
+
+    predicted: NDArray
+    measured: NDArray
+
+
+class Found(NamedTuple):
+    """The R taken by type and kernel, and the rms of weights in noise after each of some steps."""
+
+    taken: dict[tuple[str, str], Taken]
+    steps: NDArray
+    rms: dict[str, NDArray]
+
+
+def measure(setting: Setting) -> Findings:
+    """One step without gradient for every mantissa and R; then training in noise."""
+    taken, verdicts = {}, []
+    for name in TYPES:
+        for kernel in KERNELS:
+            taken[name, kernel] = found = one_step(name, kernel, setting.device)
+            off = float(np.abs(found.measured - found.predicted).max())
+            claim = f"A {kernel} step of AdamW in {name} takes the R that rounding leaves, for every R"
+            numbers = {"predicted": 0.0, "measured": off, "allowed": EXACT}
+            verdicts.append(judge(f"{name}, {kernel}: R", claim, **numbers, why="means of exact numbers"))
+            verdicts.append(_threshold(name, kernel, found))
+    shown, rms, noisy = in_noise(setting)
+    return Findings([*verdicts, *noisy], Found(taken, shown, rms))
+
+
+# One step
+
+
+def mantissas(name: str) -> NDArray:
+    """All numbers of a type from 1 to 2, without 2."""
+    return 1 + np.arange(2 ** (DIGITS[name] - 1)) / 2.0 ** (DIGITS[name] - 1)
+
+
+def rounded(values: NDArray, name: str) -> NDArray:
+    """Positive numbers rounded to the digits of a type, to nearest and ties to even.
+
+    Examples
+    --------
+    >>> rounded(np.array([1 - 0.4 * 2**-8, 1 - 0.6 * 2**-8]), "bfloat16").tolist()
+    [1.0, 0.99609375]
+    """
+    fraction, exponent = np.frexp(values)
+    return np.ldexp(np.rint(np.ldexp(fraction, DIGITS[name])), exponent - DIGITS[name])
+
+
+def rates_of(name: str) -> NDArray:
+    """The R that are tried with a type."""
+    return RATES * 2.0 ** -(DIGITS[name] + 1)
+
+
+def one_step(name: str, kernel: str, device: str) -> Taken:
+    """R taken by each step of AdamW from all mantissas, where no gradient moves them."""
+    numbers, predicted, seen = mantissas(name), [], []
+    for rate in rates_of(name):
+        # torch's foreach kernels on the CPU take a factor in the type of the weights.
+        factor = rounded(np.array(1 - rate), name) if (kernel, device) == ("foreach", "cpu") else 1 - rate
+        product = (np.float32(numbers) * np.float32(factor)).astype(float)  # torch computes in float32
+        predicted.append(np.mean(1 - rounded(product, name) / numbers))
+        weights = torch.nn.Parameter(torch.tensor(numbers, dtype=TYPES[name], device=device))
+        weights.grad = torch.zeros_like(weights)
+        torch.optim.AdamW([weights], lr=1.0, eps=1e-3, weight_decay=float(rate), **KERNELS[kernel]).step()
+        seen.append(np.mean(1 - weights.detach().double().cpu().numpy() / numbers))
+    return Taken(np.array(predicted), np.array(seen))
+
+
+def _threshold(name: str, kernel: str, found: Taken) -> Verdict:
+    """The largest R of those tried that changes no weight."""
+    least = 2.0 ** -(DIGITS[name] + 1)
+    lost = rates_of(name)[found.measured == 0].max()
+    claim = f"A {kernel} step of AdamW in {name} loses the decay up to R = 2^−{DIGITS[name] + 1}"
+    why = "one step of the grid of R, which is 2^(1/8)"
+    return judge_relative(f"{name}, {kernel}: threshold", claim, least, float(lost), 2 ** (1 / 8) - 1, why)
+
+
+# Training in noise
+
+
+def in_noise(setting: Setting) -> tuple[NDArray, dict[str, NDArray], list[Verdict]]:
+    """AdamW and AdamS in pure noise: the rms of the weights, and what their last weights have in common."""
+    steps = 2000 if setting.quick else 6000
+    shown = np.unique(np.geomspace(40, steps, 32).astype(int))
+    half: dict[str, Any] = {"dtype": torch.bfloat16}
+    runs: dict[str, dict[str, Any]] = {
+        "float32": {"foreach": True},
+        "bfloat16, fused": half | {"fused": True},
+        "bfloat16, foreach": half | {"foreach": True},
+        "bfloat16, foreach, λ = 0": half | {"foreach": True, "weight_decay": 0.0},
+        "AdamS": half | {"foreach": True, "kind": AdamS},
+        "AdamS, λ = 0": half | {"foreach": True, "kind": AdamS, "weight_decay": 0.0},
+    }
+    rms, last = {}, {}
+    for name in setting.track(runs, "lost-decay in noise"):
+        rms[name], last[name] = _trained(shown, setting.device, **runs[name])
+    ends = {name: values[-1] for name, values in rms.items()}
+    law, why = float(with_decay(shown[-1:])[0]), "sampling of 4000 weights (1 %), and in bfloat16 steps that are lost"
+    same = {name: int((last[name] != last[f"{name}, λ = 0"]).sum()) for name in ("bfloat16, foreach", "AdamS")}
+    claim = "{} in bfloat16 with λ = 0.1 ends with the weights of λ = 0, bit by bit"
+    lost = judge_relative("", "In bfloat16 the foreach kernel decays", law, ends["bfloat16, foreach"], 0.05, why)
+    names = {"bfloat16, foreach": "AdamW (foreach)", "AdamS": "AdamS (foreach)"}
+    return (
+        shown,
+        rms,
+        [
+            judge_relative(
+                "float32: rms", "In float32 AdamW's weights follow the law", law, ends["float32"], 0.05, why
+            ),
+            judge_relative(
+                "fused: rms", "So they do in bfloat16 with fused=True", law, ends["bfloat16, fused"], 0.05, why
+            ),
+            *(
+                judge(f"{name}: lost", claim.format(names[name]), predicted=0, measured=count, allowed=0, why="a count")
+                for name, count in same.items()
+            ),
+            must_be_refuted("control: foreach decays", lost),
+        ],
+    )
+
+
+def _trained(
+    shown: NDArray, device: str, dtype: torch.dtype = torch.float32, kind: type = torch.optim.AdamW, **arguments
+) -> tuple[NDArray, torch.Tensor]:
+    """The rms of weights in noise after each of some steps, and the weights after the last of them."""
+    noise = torch.Generator().manual_seed(0)
+    weights = torch.nn.Parameter(torch.zeros(WEIGHTS, dtype=dtype, device=device))
+    optimizer = kind([weights], lr=LR, betas=BETAS, **{"weight_decay": DECAY, **arguments})
+    rms, wanted = [], set(shown.tolist())
+    for k in range(1, shown[-1] + 1):
+        weights.grad = torch.randn(WEIGHTS, generator=noise).to(weights)
+        optimizer.step()
+        if k in wanted:
+            rms.append(weights.detach().double().square().mean().sqrt().item())
+    return np.array(rms), weights.detach().cpu()
+
+
+def with_decay(k: NDArray) -> NDArray:
+    """The rms of AdamW's weights in noise after k steps from 0: steps of size η, with memory 1/R."""
+    return np.sqrt(LR / (2 * DECAY) * (1 - np.exp(-2 * LR * DECAY * k)))
+
+
+# The figure
+
+
+def draw(found: Found) -> Figure:
+    """R taken by a step against R, and the rms of weights in noise."""
+    with house_style():
+        figure = Figure(figsize=(9.4, 4.4))
+        left, right = figure.subplots(1, 2)
+        _draw_taken(left, found)
+        _draw_rms(right, found)
+        figure.suptitle(
+            "In bfloat16 a decay rate below 2⁻⁹ = 0.002 takes nothing from the weights:\n"
+            "torch's foreach kernel then trains as if λ were 0, its fused kernel does not",
+            x=0.01,
+            ha="left",
+        )
+    return figure
+
+
+def _draw_taken(axes: Axes, found: Found) -> None:
+    rates, colour = rates_of("bfloat16"), COLOURS["decoupled"]
+    axes.plot(rates, rates, ":", color=MUTED, label="without rounding")
+    looks: dict[str, dict[str, Any]] = {
+        "single": {"marker": "^", "linestyle": "-", "label": "single: each weight is rounded once"},
+        "foreach": {"marker": "v", "linestyle": "--", "label": "foreach: 1 − R is rounded too"}
+        | {"markerfacecolor": "white"},
+    }
+    for kernel, look in looks.items():
+        taken = found.taken["bfloat16", kernel]
+        axes.plot(rates, taken.predicted, look["linestyle"], color=colour)
+        points: dict[str, Any] = {**look, "linestyle": "none", "markersize": 5}
+        axes.plot(rates, taken.measured, color=colour, **points)
+    axes.axvline(2.0**-9, color=MUTED, linewidth=1)
+    axes.set(title="one step of AdamW in bfloat16", xlabel="decay rate R = ηλ", ylabel="R that the step takes")
+    axes.set_xscale("log", base=2)
+    axes.legend(loc="upper left", frameon=True, framealpha=1, edgecolor="none")
+
+
+def _draw_rms(axes: Axes, found: Found) -> None:
+    k = np.geomspace(found.steps[0], found.steps[-1], 200)
+    axes.plot(k, LR * np.sqrt(k), **theory("none", label="η√k: no decay"))
+    axes.plot(k, with_decay(k), **theory("decoupled", label="law with decay"))
+    points: dict[str, dict[str, Any]] = {
+        "float32": measured("decoupled", label="float32", markersize=9),
+        "bfloat16, fused": measured("decoupled", label="bfloat16, fused", markerfacecolor="white", markersize=5),
+        "bfloat16, foreach": measured("none", label="bfloat16, foreach", markersize=5),
+    }
+    for name, look in points.items():
+        axes.plot(found.steps[::2], found.rms[name][::2], **look)
+    axes.set(title="training in noise with R = 0.001", xlabel="step k", ylabel="rms of the weights")
+    axes.set(xscale="log", yscale="log", yticks=(0.1, 0.3), yticklabels=("0.1", "0.3"))
+    axes.minorticks_off()
+    axes.legend(loc="upper left")
+
+
+STUDY = Study("lost-decay", CLAIM, SOURCE, measure, draw, CAPTION)
