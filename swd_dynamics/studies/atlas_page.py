@@ -128,7 +128,7 @@ def _namesakes(atlases: list[Atlas]) -> list[str]:
     by_name: dict[str, dict[str, AtlasEntry]] = {}
     for found in atlases:
         for entry in found.entries:
-            if entry.kind in DISTINCT and entry.measured:
+            if entry.kind in DISTINCT and entry.kind != "other":
                 by_name.setdefault(entry.name.lower(), {})[found.package] = entry
     rows = []
     for entries in by_name.values():
