@@ -2,11 +2,13 @@
 
 from swd_dynamics.symbolic.derivable import derivability_table, derivable
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
+from swd_dynamics.symbolic.edge import edge
 from swd_dynamics.symbolic.equilibria import fixed_point
 from swd_dynamics.symbolic.linear import eigenvalues, linear_map
 from swd_dynamics.symbolic.modified import ModifiedEquation, modified_equation
 from swd_dynamics.symbolic.notation import lettered, with_symbols
 from swd_dynamics.symbolic.numeric import NumericEquation, numeric_equation, numeric_linear_map
+from swd_dynamics.symbolic.numeric_edge import NumericEdge, numeric_edge
 from swd_dynamics.symbolic.stability import long_run_decay_rate, stability_limit
 from swd_dynamics.symbolic.trace import equations
 
@@ -15,9 +17,11 @@ __all__ = [
     "DerivationStep",
     "ModifiedEquation",
     "NotDerivable",
+    "NumericEdge",
     "NumericEquation",
     "derivability_table",
     "derivable",
+    "edge",
     "eigenvalues",
     "equations",
     "fixed_point",
@@ -25,6 +29,7 @@ __all__ = [
     "linear_map",
     "long_run_decay_rate",
     "modified_equation",
+    "numeric_edge",
     "numeric_equation",
     "numeric_linear_map",
     "stability_limit",

@@ -20,6 +20,7 @@ TEX |= {
     "Πβ₁": r"\Pi\beta_1",
     "Ṁ": r"\dot{M}",
 }
+TEX |= {"∇⟨H, Σ⟩": r"\nabla \langle H, \Sigma \rangle", "∇S": r"\nabla S", "var G": r"\operatorname{var} G"}
 NAMES = {"β₁_product": "Πβ₁"}  # entries of a memory whose names in code are not symbols
 HAT = "\u0302"
 

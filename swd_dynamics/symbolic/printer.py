@@ -248,6 +248,9 @@ class _TextPrinter(_Arranged, StrPrinter):
     def _print_mean(self, expr):
         return f"⟨{self._print(expr.args[0])}⟩"
 
+    def _print_inner(self, expr):
+        return f"⟨{', '.join(map(self._print, expr.args))}⟩"
+
     def _print_Abs(self, expr):
         return f"|{self._print(expr.args[0])}|"
 

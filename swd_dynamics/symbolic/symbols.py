@@ -41,6 +41,9 @@ MEANINGS = {
     "v": "second moment: an entry of the optimizer's state",
     "⟨·⟩": "mean over all weights",
     "‖·‖": "norm √(Σx²) over all weights",
+    "∇⟨H, Σ⟩": "gradient of the mean of δᵀHδ, for an oscillation δ with covariance Σ = E[δδᵀ]",
+    "var G": "variance of G by the oscillation",
+    "∇S": "gradient of the sharpness S = uᵀHu, where u is the direction that oscillates",
 }
 KEYWORDS = {
     "η": "lr",
@@ -53,6 +56,7 @@ KEYWORDS = {
     "⟨·⟩": "",
     "‖·‖": "",
 }
+KEYWORDS |= {"∇⟨H, Σ⟩": "curvature_slope", "var G": "gradient_variance", "∇S": "sharpness_slope"}
 
 
 class Meaning(NamedTuple):
