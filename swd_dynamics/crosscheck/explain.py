@@ -76,6 +76,13 @@ class Explained:
     mode : str — its decay mode
     courses : tuple of Course
     notes : tuple of str — how much of the start is left, whether rounding takes the decay, and what a smaller η will do
+
+    Examples
+    --------
+    >>> print(Explained("SGDW", "decoupled", (), ("R is 0 at the end.",)))
+    SGDW: norm and rotation per step, by law and as recorded, in the last 8 % of the run
+    parameter  ‖θ‖ law   seen      angle law  seen
+    R is 0 at the end.
     """
 
     optimizer: str

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
+from swd_dynamics.symbolic.letters import lettered
 from swd_dynamics.symbolic.modified import modified_equation
-from swd_dynamics.symbolic.notation import lettered, primed
+from swd_dynamics.symbolic.notation import primed
 from swd_dynamics.symbolic.trace import trace, without_bias
 
 Array = NDArray[np.float64]

@@ -15,9 +15,10 @@ from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus
+from swd_dynamics.symbolic.letters import exact, lettered
 from swd_dynamics.symbolic.linear import LinearMap, find_linear_map
 from swd_dynamics.symbolic.names import symbol_text
-from swd_dynamics.symbolic.notation import PerWeight, cached, exact, lettered
+from swd_dynamics.symbolic.notation import PerWeight, cached
 from swd_dynamics.symbolic.stability import stability_limit
 from swd_dynamics.symbolic.tangent import same_at_samples
 from swd_dynamics.symbolic.trace import Trace, long_run, trace

@@ -11,8 +11,8 @@ from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.arrange import shortest
 from swd_dynamics.symbolic.derivation import Derivation, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus
+from swd_dynamics.symbolic.letters import exact, lettered
 from swd_dynamics.symbolic.linear import LinearMap, find_linear_map, with_numbers_if_large
-from swd_dynamics.symbolic.notation import exact, lettered
 
 NOISY = (
     "the preconditioner comes from gradient noise much larger than the mean gradient. With exact gradients the weights"

@@ -16,9 +16,10 @@ from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated, substituted
 from swd_dynamics.symbolic.form import by_curvature, one_minus
+from swd_dynamics.symbolic.letters import exact, lettered, symbols_of
 from swd_dynamics.symbolic.modified import affine
 from swd_dynamics.symbolic.names import symbol_text
-from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, primed, symbols_of, z
+from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, primed, z
 from swd_dynamics.symbolic.printer import text
 from swd_dynamics.symbolic.tangent import SMOOTH, at_small_gradients, mean_at_rest, same_at_samples
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps

@@ -19,8 +19,9 @@ from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derived, NotDerivable, refuse_longer, refuse_wider, stated
 from swd_dynamics.symbolic.form import gathered, one_minus, tidy, with_letters_below
+from swd_dynamics.symbolic.letters import exact, lettered
 from swd_dynamics.symbolic.names import symbol_text
-from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, exact, lettered, maximum, primed
+from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, maximum, primed
 from swd_dynamics.symbolic.printer import text
 from swd_dynamics.symbolic.trace import Trace, long_run, trace, trace_steps
 

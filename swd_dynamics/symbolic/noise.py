@@ -24,9 +24,10 @@ from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus, with_letters_below
+from swd_dynamics.symbolic.letters import lettered
 from swd_dynamics.symbolic.linear import READABLE, LinearMap, derived_from_map, find_linear_map, with_numbers_if_large
 from swd_dynamics.symbolic.names import symbol_text
-from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, lettered, noise, z
+from swd_dynamics.symbolic.notation import Letter, PerWeight, cached, noise, z
 from swd_dynamics.symbolic.trace import Trace, trace, without_bias
 
 NOISY = "every gradient has noise of variance σ², independent of θ and of the noise of other steps"

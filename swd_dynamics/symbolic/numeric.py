@@ -12,9 +12,10 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import NotDerivable
+from swd_dynamics.symbolic.letters import lettered
 from swd_dynamics.symbolic.linear import find_linear_map
 from swd_dynamics.symbolic.modified import ModifiedEquation, along, modified_equation
-from swd_dynamics.symbolic.notation import cached, lettered
+from swd_dynamics.symbolic.notation import cached
 
 Array = NDArray[np.float64]
 

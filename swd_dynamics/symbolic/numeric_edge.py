@@ -12,8 +12,9 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.edge import GRADIENT_VARIANCE, EdgeParts, edge, edge_parts
+from swd_dynamics.symbolic.letters import lettered
 from swd_dynamics.symbolic.modified import along
-from swd_dynamics.symbolic.notation import PerWeight, cached, lettered, primed
+from swd_dynamics.symbolic.notation import PerWeight, cached, primed
 
 Array = NDArray[np.float64]
 Memory = tuple[Array, ...]

@@ -35,6 +35,7 @@ from swd_dynamics.symbolic.balance import (
 )
 from swd_dynamics.symbolic.derivation import Derivation, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus
+from swd_dynamics.symbolic.letters import exact, lettered
 from swd_dynamics.symbolic.linear import READABLE, characteristic, find_linear_map
 from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.noise import (
@@ -45,7 +46,7 @@ from swd_dynamics.symbolic.noise import (
     refuse_jumps,
     settled_by_noise,
 )
-from swd_dynamics.symbolic.notation import Letter, exact, lettered, z
+from swd_dynamics.symbolic.notation import Letter, z
 from swd_dynamics.symbolic.orthogonal import law_of_matrices
 from swd_dynamics.symbolic.signs import law_of_signs
 

@@ -49,7 +49,7 @@ def law_of_signs(letters: UpdateRule, numbers: Mapping[Symbol, Any]) -> Law | No
     Signs of gradients are independent, and with decoupled decay θ is a sum of (1 − ηλ)ᵏ·η·sign.
 
     >>> from swd_dynamics.rules import CATALOG
-    >>> from swd_dynamics.symbolic.notation import exact, lettered
+    >>> from swd_dynamics.symbolic.letters import exact, lettered
     >>> rule, values = lettered(CATALOG["SignumW"](lr=0.5, momentum=0.0, weight_decay=1.0))
     >>> law = law_of_signs(rule, exact(values))
     >>> round(float(law.numbers(1.0).variance), 12), round(0.5**2 / (1 - 0.5**2), 12)

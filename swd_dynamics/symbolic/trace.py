@@ -16,6 +16,7 @@ from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, refuse_longer, stated
 from swd_dynamics.symbolic.kinks import between_kinks
+from swd_dynamics.symbolic.letters import exact, lettered, own_symbols
 from swd_dynamics.symbolic.names import corrected_text, hatted, symbol_text
 from swd_dynamics.symbolic.notation import (
     GRADIENTS,
@@ -24,9 +25,6 @@ from swd_dynamics.symbolic.notation import (
     PerWeight,
     cached,
     decayed,
-    exact,
-    lettered,
-    own_symbols,
     primed,
     shown_name,
     with_laws,

@@ -25,7 +25,8 @@ from swd_dynamics.symbolic import (
     numeric_equation,
     stability_limit,
 )
-from swd_dynamics.symbolic.notation import PerWeight, exact, shown_name
+from swd_dynamics.symbolic.letters import exact
+from swd_dynamics.symbolic.notation import PerWeight, shown_name
 
 
 class Held(NamedTuple):
