@@ -327,3 +327,79 @@ def in_float32(kind):
                 p.copy_(copy)
 
     return Rounded
+
+
+class _Adam(Odd):
+    """Adam's step by hand, with β = (.9, .999): its direction u and √v̂ + ε of each tensor."""
+
+    def direction(self, p):
+        kept = self.state.setdefault(p, {"m": torch.zeros_like(p), "v": torch.zeros_like(p), "k": 0})
+        kept["k"] += 1
+        kept["m"].lerp_(p.grad, 0.1)
+        kept["v"].lerp_(p.grad.square(), 0.001)
+        scale = (kept["v"] / (1 - 0.999 ** kept["k"])).sqrt() + 1e-8
+        return kept["m"] / (1 - 0.9 ** kept["k"]) / scale, scale
+
+    def decay_rate(self, p, direction, scale, lr, decay):
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            lr, decay = group["lr"], group["weight_decay"]
+            for p in group["params"]:
+                direction, scale = self.direction(p)
+                p.sub_(self.decay_rate(p, direction, scale, lr, decay) * p + lr * direction)
+
+
+class IndependentAdam(_Adam):
+    """R = λ, whatever η is."""
+
+    def decay_rate(self, p, direction, scale, lr, decay):
+        return decay / 100
+
+
+class CorrectedAdam(_Adam):
+    """R = λη²/η_max, with the η at the start as η_max, as AdamC."""
+
+    def __init__(self, params, lr=0.01, weight_decay=0.1):
+        super().__init__(params, lr, weight_decay)
+        self.highest = lr
+
+    def decay_rate(self, p, direction, scale, lr, decay):
+        return decay * lr**2 / self.highest
+
+
+class SquaredAdam(_Adam):
+    """R = 50·λη², a corrected decay whose η_max is .02 whatever the first η is."""
+
+    def decay_rate(self, p, direction, scale, lr, decay):
+        return decay * lr**2 / 0.02
+
+
+class CautiousAdam(_Adam):
+    """R = ηλ on weights with θ·u ≥ 0."""
+
+    def decay_rate(self, p, direction, scale, lr, decay):
+        return lr * decay * (p * direction >= 0)
+
+
+class BoldAdam(_Adam):
+    """R = ηλ on weights with θ·u < 0: on those that cautious decay leaves as they are."""
+
+    def decay_rate(self, p, direction, scale, lr, decay):
+        return lr * decay * (p * direction < 0)
+
+
+class PreconditionedAdam(_Adam):
+    """R = ηλ/(√v̂ + ε) of each weight; λθ joins neither m nor v."""
+
+    def decay_rate(self, p, direction, scale, lr, decay):
+        return lr * decay / scale
+
+
+class RootPreconditionedAdam(_Adam):
+    """R = ηλ/√(√v̂ + ε) of each weight: it differs as η_eff does, but is not in proportion to η_eff."""
+
+    def decay_rate(self, p, direction, scale, lr, decay):
+        return lr * decay / scale.sqrt()

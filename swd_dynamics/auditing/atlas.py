@@ -19,15 +19,17 @@ from typing import Any
 from swd_dynamics.auditing.audit import audit, short
 from swd_dynamics.auditing.features import NONLINEAR
 from swd_dynamics.auditing.kind import KINDS
+from swd_dynamics.auditing.robustness import bfloat16_in_words, robustness, spike_in_words
 from swd_dynamics.bench.named import imported
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
 
-ARGUMENTS = {"lr": 1e-2, "weight_decay": 0.1}  # where a constructor takes them; all others are its defaults
+# Where a constructor takes them; all others are its defaults. The last two are of vectors in Muon and its relatives.
+ARGUMENTS = {"lr": 1e-2, "weight_decay": 0.1, "adamw_lr": 1e-2, "adamw_wd": 0.1}
 PHASES = ("first step", "settled", "gradients / 10", "lr / 2")
 SETTLED, FALLEN, SLOW = PHASES[1:]
 NOT_AUDITED = "not audited"
-DISTINCT = ("none", "L2", "decoupled", "stable", "other")  # kinds that exclude each other
+DISTINCT = tuple(kind for kind in KINDS if kind != "all the same")  # kinds that exclude each other
 NOMINAL = 0.02  # relative: how far R may be from ηλ; with half or twice as much no optimizer in figures/atlas changes
 # The decay of torch.optim's optimizers by torch's documentation; None without decay. Others may bear the same name.
 TORCH_KINDS: dict[str, str | None] = {
@@ -41,11 +43,16 @@ DECOUPLED_NAMES = ("AdamW", "SGDW")  # a name with one of these in it says that 
 
 @dataclass(frozen=True)
 class AtlasEntry:
-    """One optimizer: what its audit found, as :meth:`Audit.to_dict`, or the reason why it was not audited."""
+    """One optimizer: what its audit found, or the reason why it was not audited.
+
+    ``found`` is :meth:`Audit.to_dict` with the two entries of :func:`~swd_dynamics.auditing.robustness.robustness`.
+    ``seconds`` is how long a processor took, or the limit that was exceeded.
+    """
 
     name: str
     found: dict[str, Any] | None
     reason: str = ""
+    seconds: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -56,6 +63,16 @@ class AtlasEntry:
     def reasons(self) -> str:
         """Why it has this kind, or why it was not audited."""
         return self.reason or "; ".join((self.found or {}).get("reasons", ()))
+
+    @property
+    def bfloat16(self) -> str:
+        """Whether its decay survives in bfloat16: "kept", "lost", "partly" with the share that is left, or "–"."""
+        return bfloat16_in_words((self.found or {}).get("bfloat16", {}))
+
+    @property
+    def spike(self) -> str:
+        """The largest step after gradients that were a thousand times too large, and how long it took to recover."""
+        return spike_in_words((self.found or {}).get("spike", {}))
 
     @property
     def nominal(self) -> float:
@@ -129,10 +146,11 @@ class AtlasEntry:
         """The entry as one line for a terminal."""
         if not self.found:
             why = self.reason.rpartition("gradients alone: ")[2]
-            return f"{self.name:22}{self.kind:13}  {shorten(why, COLUMNS - 37, placeholder='…')}"
+            return f"{self.name:22}{self.kind:15}  {shorten(why, COLUMNS - 39, placeholder='…')}"
         seen = [*(self.ratio(SETTLED, column) for column in ("R", "5 %", "95 %")), self.ratio(FALLEN)]
-        remark = f"  its name says {self.named}" if self.contradicts_name else ""
-        return f"{self.name:22}{self.kind:13}" + "".join(f"{short(ratio):>9}" for ratio in seen) + remark
+        remark = f" name says {self.named}" if self.contradicts_name else ""
+        numbers = "".join(f"{short(ratio):>9}" for ratio in seen)
+        return f"{self.name:22}{self.kind:15}{numbers}{self.bfloat16.partition(' ')[0]:>7}{remark}"
 
     def row(self) -> dict[str, Any]:
         """The entry as one line of a table."""
@@ -144,8 +162,12 @@ class AtlasEntry:
         spread = {f"settled {column}": settled.get(column) for column in columns}
         names = ("lr", "weight_decay", "delay", "lr_exponent", "decay_exponent")
         numbers = {name: found.get(name) for name in names}
+        kept, spike = found.get("bfloat16", {}), found.get("spike", {})
+        more = {"bfloat16": self.bfloat16, "kept, R = 2^-11": kept.get("weak"), "kept, R = 2^-6": kept.get("strong")}
+        more |= {f"spike {name}": spike.get(name) for name in ("peak", "lowest", "recovery", "followed")}
         entry = {"optimizer": self.name, "kind": self.kind}
-        return {**entry, **rates, **spread, **numbers, "reasons": self.reasons}
+        last = {"seconds": self.seconds, "reasons": self.reasons}
+        return {**entry, **rates, **spread, **numbers, **more, **last}
 
 
 @dataclass(frozen=True)
@@ -192,15 +214,23 @@ class Atlas:
         return ", ".join(f"{count} {kind}" for kind, count in counted.items())
 
     @property
+    def bfloat16_counts(self) -> str:
+        """The number of optimizers that keep weak decay in bfloat16, that lose it, and so on."""
+        words = {"–": "unknown or without decay", "fails": "fail in bfloat16"}
+        counted = Counter(entry.bfloat16.partition(" ")[0] for entry in self.entries if entry.found)
+        return ", ".join(f"{count} {words.get(word, word)}" for word, count in counted.most_common())
+
+    @property
     def audited(self) -> bool:
         """Whether any optimizer was audited, so that the atlas is worth a file."""
         return any(entry.found for entry in self.entries)
 
     def __str__(self) -> str:
         head = ("R/ηλ", "5 %", "95 %", "later")
-        lines = [f"{'':22}{'kind':13}" + "".join(f"{name:>9}" for name in head)]
+        lines = [f"{'':22}{'kind':15}" + "".join(f"{name:>9}" for name in head) + f"{'bf16':>7}"]
         lines += [entry.line() for entry in self.entries]
-        lines.append("R/ηλ: median and range over the weights; later: median after the gradients fell to a tenth")
+        lines.append("R/ηλ: median and range over the weights; later: median after the gradients fell to a tenth;")
+        lines.append("bf16: whether decay with R = 2⁻¹¹ is kept where weights are bfloat16")
         return "\n".join([*lines, *wrap(f"{self.claim}.", COLUMNS), *wrap(f"By kind: {self.counts}", COLUMNS)])
 
     def write(self, folder: Path) -> list[Path]:
@@ -213,7 +243,10 @@ class Atlas:
             writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        entries = [{"name": e.name, "kind": e.kind, "reason": e.reason, "audit": e.found} for e in self.entries]
+        entries = [
+            {"name": e.name, "kind": e.kind, "reason": e.reason, "seconds": e.seconds, "audit": e.found}
+            for e in self.entries
+        ]
         whole = {
             "package": self.package,
             "arguments": ARGUMENTS,
@@ -234,7 +267,8 @@ def read_atlas(path: Path) -> Atlas:
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        entries = tuple(AtlasEntry(each["name"], each["audit"], each["reason"]) for each in stored["optimizers"])
+        names = ("name", "audit", "reason", "seconds")
+        entries = tuple(AtlasEntry(*(each[name] for name in names)) for each in stored["optimizers"])
         return Atlas(stored["package"], stored["versions"], entries)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not an atlas ({type(error).__name__}: {error}); remove it") from None
@@ -294,14 +328,18 @@ def atlas(package: str = "torch.optim", *, jobs: int = 2, limit: float = 20.0, p
 
 
 def optimizers_of(package: str) -> list[str]:
-    """The names under which a module has torch optimizers.
+    """The names under which a module has torch optimizers, or optimizers derived from a copy of torch's base class.
+
+    Names that a module makes only when they are asked for are found if they are in its ``__all__``.
 
     Examples
     --------
     >>> optimizers_of("torch.optim")[:3]
     ['ASGD', 'Adadelta', 'Adafactor']
     """
-    names = sorted(name for name, value in vars(imported(package)).items() if _is_optimizer(value))
+    module = imported(package)
+    listed = {*vars(module), *filter(partial(hasattr, module), getattr(module, "__all__", ()))}
+    names = sorted(name for name in listed if _is_optimizer(getattr(module, name)))
     if not names:
         raise InputError(f"{package} contains no torch optimizer: give a module that does, for example torch.optim")
     return names
@@ -310,8 +348,8 @@ def optimizers_of(package: str) -> list[str]:
 def _is_optimizer(value: Any) -> bool:
     if not isinstance(value, type) or inspect.isabstract(value):
         return False
-    bases = [(base.__module__, base.__name__) for base in value.__mro__[1:]]
-    return ("torch.optim.optimizer", "Optimizer") in bases
+    derived = "Optimizer" in [base.__name__ for base in value.__mro__[1:]]
+    return derived and all(hasattr(value, method) for method in ("step", "zero_grad", "add_param_group"))
 
 
 def _audited(package: str, names: Sequence[str], jobs: int, limit: float) -> Iterator[AtlasEntry]:
@@ -321,7 +359,7 @@ def _audited(package: str, names: Sequence[str], jobs: int, limit: float) -> Ite
     preload = ["swd_dynamics.bench.response", "torch._dynamo", package]  # torch's first optimizer imports the second
     audit_one = partial(_audit_quietly, package)
     for outcome in in_processes(audit_one, names, jobs=jobs, limit=limit, preload=preload, fresh=True):
-        yield AtlasEntry(outcome.work, outcome.result, outcome.reason[:300])
+        yield AtlasEntry(outcome.work, outcome.result, outcome.reason[:300], round(outcome.seconds, 1))
 
 
 def _audit_quietly(package: str, name: str) -> dict[str, Any]:
@@ -331,7 +369,9 @@ def _audit_quietly(package: str, name: str) -> dict[str, Any]:
         made = getattr(imported(package), name)
         taken = inspect.signature(made).parameters
         given = {argument: value for argument, value in ARGUMENTS.items() if argument in taken}
-        return audit(partial(made, **given)).to_dict()
+        factory = partial(made, **given)
+        found = audit(factory).to_dict()
+        return found | robustness(factory, found["phases"][SETTLED]["R"])
 
 
 def _versions(package: str) -> dict[str, str]:

@@ -38,7 +38,7 @@ class Audit:
     Attributes
     ----------
     name : str — the optimizer's class
-    kind : "none", "L2", "decoupled", "stable", "all the same" or "other"
+    kind : str — one of :data:`swd_dynamics.auditing.kind.KINDS`, for example "L2", "decoupled" or "other"
     reasons : tuple of str — why the decay is of this kind, and remarks
     features : AuditFeatures — the numbers from which the kind follows
     course : dict — R over the steps: ``median``, ``low``, ``high`` (5 and 95 % of the weights), shape (steps,)
@@ -163,6 +163,9 @@ def audit(factory: Callable[..., Any], **arguments: Any) -> Audit:
     A δ that dies out within a few steps is renewed before each step. An impulse, added to one gradient, shows η_eff:
     its effect on the weights is followed until it ends, in longer runs if need be. A perturbation δ that is undone
     shows the memory of L2. Changes are larger where the weights are found to be rounded to float32 or less.
+    Where a small impulse is lost to rounding, or is not answered in proportion, strong impulses are given up and down.
+    The optimizer gets a matrix and a vector in float64. If it cannot be made from them or takes no step, it gets
+    matrices alone, then groups with an entry ``use_muon``, then all of these in float32; the reasons say so.
     These measurements are repeated with gradients ten times smaller, and then with η halved.
 
     Parameters

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,23 @@ SAME_RATIO = 0.05
 RESIDUE = 0.2
 MOSTLY = 90.0  # percent of the weights that must agree; a step that divides by a norm leaves outliers among the others
 NONLINEAR = 0.05  # relative difference of the rates of δ and δ/2; a smooth step has about δ/θ = 5e-4
+REMEMBERED = 0.01  # in steps of decay: less decay than this after a perturbation was undone is not a memory
+EXPONENT = 0.2  # how far an exponent may be from 1: L2 with momentum .9 has 1.08, since R is not quite linear in ηλ
 LATE = "the effect of a gradient lasts longer than it was followed"  # why η_eff is unknown
+
+Kind = Literal[
+    "none",
+    "L2",
+    "decoupled",
+    "stable",
+    "independent",
+    "corrected",
+    "cautious",
+    "preconditioned",
+    "all the same",
+    "other",
+]
+Found = tuple[Kind, tuple[str, ...]]
 
 
 def quantiles(rates: NDArray) -> NDArray:
@@ -117,6 +133,7 @@ class AuditFeatures:
     """The features of the runs of one optimizer from which its kind of decay follows.
 
     lr, weight_decay : float — of the first group with λ ≠ 0; NaN where the optimizer has none
+    given : str — what is unusual about the parameters that it was made from, or nothing
     still : bool — whether no weight moved
     oscillates : bool — whether perturbations of most weights change their sign; R is then that of the envelope
     held : bool — whether perturbations die out so quickly that they were renewed before each step
@@ -135,6 +152,9 @@ class AuditFeatures:
     joins_gradient : bool — whether the run is the same with λ = 0 and λθ added to the gradients
     by_hand : bool
         Whether the run is the same with λ = 0 and weights multiplied by 1 − ηλ, before or after each step.
+    masked : float
+        c, if the run is the same with λ = 0 and c·ηλθ subtracted from those weights that the step itself makes smaller;
+        NaN if it is not.
     follows : str
         The name of a number x of the parameter groups, adapted by the optimizer, so that the run is the same with
         λ = 0 and weights multiplied by 1 − ηλx; or nothing.
@@ -143,12 +163,16 @@ class AuditFeatures:
     undecayed : shapes of the parameters whose weights move and do not decay
     kept : pairs of the shape of a parameter and its median R, for those that λ does not move and that shrink with λ = 0
     unmoved : shapes of the parameters that never move
+    pushed : float
+        The size of strong impulses, relative to the rms of their tensor's gradients, where small impulses did not show
+        η_eff; else NaN.
     unfollowed : str — why η_eff is unknown, or nothing
     diverged : int or None — the step, from 0, after which weights were not finite
     """
 
     lr: float
     weight_decay: float
+    given: str
     still: bool
     oscillates: bool
     held: bool
@@ -167,12 +191,14 @@ class AuditFeatures:
     displaced: bool
     joins_gradient: bool
     by_hand: bool
+    masked: float
     follows: str
     proportional: bool
     by_parameter: Sequence[tuple[tuple[int, ...], float]]
     undecayed: Sequence[tuple[int, ...]]
     kept: Sequence[tuple[tuple[int, ...], float]]
     unmoved: Sequence[tuple[int, ...]]
+    pushed: float
     unfollowed: str
     diverged: int | None
 
@@ -180,6 +206,21 @@ class AuditFeatures:
     def later(self) -> dict[str, Phase]:
         """The phases after the first step, in which η_eff is measured."""
         return {name: phase for name, phase in self.phases.items() if name != "first step"}
+
+    @property
+    def uniform_phases(self) -> tuple[dict[str, Phase], bool]:
+        """The phases, if R is the same for all weights in each, without memory; and whether the first step is omitted.
+
+        The first step is omitted if it has no decay. There are no phases if R differs or is remembered.
+        """
+        first = self.phases["first step"]
+        late = np.abs(np.nan_to_num(first.decay_rate)).max() <= self.noise
+        readable = {name: phase for name, phase in self.later.items() if np.isfinite(phase.typical)}
+        phases = readable if late else {"first step": first, **readable}
+        remembers = self.memory > REMEMBERED
+        if remembers or len(readable) < 2 or not all(phase.uniform for phase in phases.values()):
+            return {}, late
+        return phases, late
 
     @property
     def responds(self) -> bool:
@@ -198,7 +239,8 @@ class AuditFeatures:
         before, after = (self.phases.get(name) for name in ("gradients / 10", "lr / 2"))
         if before is None or after is None or abs(self.lr_exponent - 1) > SAME_RATIO:
             return False
-        return before.uniform and after.uniform and before.equals(after.decay_rate)
+        same = abs(after.typical - before.typical) <= SAME_RATIO * abs(before.typical)
+        return bool(before.uniform and after.uniform and same and before.equals(after.decay_rate))
 
     @property
     def ratio_over_decay(self) -> float:

@@ -1,30 +1,31 @@
 """The kind of weight decay that an optimizer has, by the features of its runs."""
 
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swd_dynamics.auditing.features import (
+    EXPONENT,
     LATE,
     NONLINEAR,
+    REMEMBERED,
     SAME_RATE,
     SAME_RATIO,
     AuditFeatures,
-    Phase,
+    Found,
+    Kind,
     quantiles,
 )
+from swd_dynamics.auditing.powers import power_of_lr
+from swd_dynamics.auditing.weightwise import cautious, preconditioned
 
-Kind = Literal["none", "L2", "decoupled", "stable", "all the same", "other"]
-Found = tuple[Kind, tuple[str, ...]]
-KINDS: tuple[Kind, ...] = ("none", "L2", "decoupled", "stable", "all the same", "other")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
-REMEMBERED = 0.01  # in steps of decay: less decay than this after a perturbation was undone is not a memory
 LASTS = 0.5  # steps: a shorter delay of an effect that remains is no duration, because decay of both signs is summed
 SOME = 0.02  # the share of steps and weights without decay that is worth a remark: a smaller share may be chance
 COUPLED = 0.2  # relative: how far the median of R may be from ηλ, if each step depends on the norm of all weights
 NO_POWER = 0.005  # an exponent that would be printed as 0.00: R does not depend on η or λ
-EXPONENT = 0.2  # how far an exponent may be from 1: L2 with momentum .9 has 1.08, since R is not quite linear in ηλ
 
 
 def kind_of(features: AuditFeatures) -> tuple[Kind, tuple[str, ...]]:
@@ -37,11 +38,21 @@ def kind_of(features: AuditFeatures) -> tuple[Kind, tuple[str, ...]]:
     decoupled
         With λ = 0 and weights multiplied by 1 − ηλ before or after each step the optimizer takes the same steps; or
         R = ηλ for every weight, in every phase (first steps may be without decay). R = c·ηλ is decoupled in other
-        units; with R = λ·η/η₀, where η₀ is the first η, it is independent decay; R = ηλx follows a step size x that
-        the optimizer adapts.
+        units; R = ηλx follows a step size x that the optimizer adapts.
     stable
         R/η_eff is one constant for all weights, whatever the scale of the gradients and η are, and R is not ηλ. If
         η_eff/η differs between weights, it must also change from phase to phase, so that R ∝ η_eff can be seen.
+    independent
+        R of every weight depends on λ and on how η changes, but not on how large η is: R = cλη/η₀ with the first η as
+        η₀, or R = cλ throughout. In papers also "fully decoupled".
+    corrected
+        R ∝ η² for every weight when η changes in a run: R = λη²/η₀ with the first η as η₀, as AdamC, or R = cλη².
+    cautious
+        With λ = 0 and ηλθ subtracted, after each step, from those weights that the step itself makes smaller, the
+        steps are the same.
+    preconditioned
+        R differs from weight to weight and R/η_eff of each weight is one constant, whatever the gradients and η are,
+        but λθ does not join the gradient.
     all the same
         The decay is L2, decoupled and stable at once, because the optimizer has neither momentum nor preconditioner:
         then R = ηλ and η_eff = η.
@@ -50,8 +61,8 @@ def kind_of(features: AuditFeatures) -> tuple[Kind, tuple[str, ...]]:
     """
     if features.diverged is not None:
         return "other", (f"the run diverged: weights are not finite after step {features.diverged + 1}",)
-    found = _nothing(features) or _l2(features) or _by_hand(features) or _unclear(features) or _uniform(features)
-    kind, reasons = found or ("other", _remains(features))
+    in_turn = (_nothing, _l2, power_of_lr, _by_hand, cautious, _unclear, _uniform, preconditioned)
+    kind, reasons = next(filter(None, (find(features) for find in in_turn)), ("other", _remains(features)))
     return kind, (*reasons, *_remarks(features, kind))
 
 
@@ -146,7 +157,7 @@ def _same(features: AuditFeatures) -> list[str]:
 
 def _uniform(features: AuditFeatures) -> Found | None:
     """Decoupled or stable decay: the same R for all weights, without memory."""
-    phases, late = _uniform_phases(features)
+    phases, late = features.uniform_phases
     if not phases:
         return None
     when = "later phase" if late else "phase"
@@ -158,26 +169,11 @@ def _uniform(features: AuditFeatures) -> Found | None:
     if decoupled and abs(unit - 1) <= SAME_RATE:
         return _or_all(features, (f"R = ηλ for every weight, in every {when}", *but))
     if decoupled and not is_stable:
-        return "decoupled", (f"R = {_in_units(features, unit)} for every weight, in every {when}", *but)
+        return "decoupled", (f"R = {unit:.3g}·ηλ for every weight, in every {when} (decoupled in other units)", *but)
     if stable:
         of_decay = "λ" if is_stable else f"{ratio:.3g} λ"
         return "stable", (f"R/η_eff = {of_decay} for every weight, also when the gradients and η change", *but)
     return None
-
-
-def _uniform_phases(features: AuditFeatures) -> tuple[dict[str, Phase], bool]:
-    """The phases, if R is the same for all weights in each, without memory; and whether the first step is omitted.
-
-    The first step is omitted if it has no decay.
-    """
-    first = features.phases["first step"]
-    late = np.abs(np.nan_to_num(first.decay_rate)).max() <= features.noise
-    readable = {name: phase for name, phase in features.later.items() if np.isfinite(phase.typical)}
-    phases = readable if late else {"first step": first, **readable}
-    remembers = features.memory > REMEMBERED
-    if remembers or len(readable) < 2 or not all(phase.uniform for phase in phases.values()):
-        return {}, late
-    return phases, late
 
 
 def needs_longer_runs(features: AuditFeatures) -> bool:
@@ -185,19 +181,8 @@ def needs_longer_runs(features: AuditFeatures) -> bool:
     settled_anyway = features.diverged is not None or features.joins_gradient or bool(features.follows)
     if features.unfollowed != LATE or settled_anyway:
         return False
-    phases, _ = _uniform_phases(features)
+    phases, _ = features.uniform_phases
     return bool(phases) and _nothing(features) is None and any(abs(p.unit - 1) > SAME_RATE for p in phases.values())
-
-
-def _in_units(features: AuditFeatures, unit: float) -> str:
-    """c·ηλ in words; and λ·η/η₀, if R depends on how η changes and not on how large it is."""
-    said, share = f"{unit:.3g}·ηλ", float(features.phases["settled"].share)
-    follows = abs(features.lr_exponent) <= EXPONENT
-    if follows or abs(share - 1) <= SAME_RATE:
-        factor = "" if abs(share - 1) <= SAME_RATE else f"{share:.3g}·"
-        independent = f"{factor}λ·η/η₀ with the first η as η₀ (independent decay)"
-        return independent if follows else f"{said} = {independent}"
-    return f"{said} (decoupled in other units)"
 
 
 def _range(features: AuditFeatures) -> str:
@@ -253,16 +238,17 @@ def _remains(features: AuditFeatures) -> tuple[str, ...]:
         said.append(_range(features))
     if features.memory > REMEMBERED:
         said.append(_remembered(features))
-    if _uniform_phases(features)[0] and _constant(features.ratios, SAME_RATIO):
+    if features.uniform_phases[0] and _constant(features.ratios, SAME_RATIO):
         said.append("R/η_eff is constant, but η_eff/η is too: whether R follows η_eff cannot be seen")
     return tuple(said)
 
 
 def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
     """What is worth knowing besides the kind."""
+    given = [f"it was given {features.given}"] if features.given else []
     if features.still:
-        return ()
-    said = [_kept(features)] if features.kept and features.displaced else []
+        return tuple(given)
+    said = given + [_kept(features)] * bool(features.kept and features.displaced)
     if features.unmoved:
         said.append(f"parameters of shape {', '.join(map(str, features.unmoved))} never move")
     if features.rounded:
@@ -289,10 +275,14 @@ def _remarks(features: AuditFeatures, kind: Kind) -> tuple[str, ...]:
         said.append("R < 0 in a phase: a perturbation of the weights grows")
     if kind == "decoupled" and not features.follows and np.isfinite(features.ratios).all():
         said += _ratio(features)
+    if np.isfinite(features.pushed) and not features.unfollowed:
+        size = f"{features.pushed:.3g} of the rms of their tensor"
+        why = "because a small change is lost to rounding or moves the weights out of proportion"
+        said.append(f"η_eff is known to 25 % for eight weights in ten: gradients were changed by {size}, {why}")
     if features.unfollowed:
         so = "" if kind == "L2" else ", so that stable decay cannot be recognised"
         said.append(f"η_eff is unknown{so}: {features.unfollowed}")
-    if kind == "decoupled" and (features.follows or abs(features.lr_exponent) <= EXPONENT):
+    if features.follows or kind in ("independent", "corrected"):
         return tuple(said)  # the reason says how R follows η
     for symbol, exponent in (("η", features.lr_exponent), ("λ", features.decay_exponent)):
         if abs(exponent - 1) > EXPONENT:

@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     from swd_dynamics.bench.response import MeasuredResponse
 
 CLEAR = 10.0  # in units of the round-off: what is smaller cannot be told from 0, or one kind from another
-COMPLETE = 0.02  # the largest share of η_eff that may be missing, as rates within .02 count as equal
 IDLE = 1e-3  # of the mean rate: a rate below this counts as no decay
 # Of what λ does to the weights: two runs that differ by less take the same steps. Their sums are formed in another
 # order, in some optimizers in float32.
 JOINED = 1e-5
-MOST = 0.9  # the share of the weights that must follow an impulse if η_eff is to be known
 
 
 def features_of(response: "MeasuredResponse") -> tuple[AuditFeatures, dict[str, NDArray]]:
@@ -60,6 +58,7 @@ def features_of(response: "MeasuredResponse") -> tuple[AuditFeatures, dict[str, 
         features = AuditFeatures(
             lr=lr,
             weight_decay=weight_decay,
+            given=response.given,
             still=not alive.any(),
             oscillates=reader.oscillates,
             held=response.held,
@@ -80,6 +79,7 @@ def features_of(response: "MeasuredResponse") -> tuple[AuditFeatures, dict[str, 
             **_without_decay(response, moved, alive, kept),
             kept=kept,
             unfollowed=unfollowed,
+            pushed=response.impulses.push.strength if response.impulses.push.strong else np.nan,
             diverged=_diverged(response),
         )
         course = quantiles(net[:, decayed])
@@ -127,17 +127,21 @@ def _known_effective_lrs(response: "MeasuredResponse", alive: NDArray) -> tuple[
     Weights that never move are left out. Of an optimizer that ascends, η_eff is that of the descent with −g.
     """
     alive = alive if alive.any() else ~alive
-    found = np.where(alive, -response.effective_lr if response.ascends else response.effective_lr, np.nan)
-    with np.errstate(all="ignore"):
-        even = np.mean((np.abs(response.hard_pushed / response.effective_lr[0] - 1) < SAME_RATIO)[alive]) >= MOST
-    positive = np.mean((found > 0)[:, alive], axis=1) >= MOST
-    complete = np.mean((np.abs(response.unfinished) < COMPLETE)[:, alive], axis=1) >= MOST
-    known = positive & even & complete
+    impulses = response.impulses
+    found = np.where(alive, -impulses.effective_lr if response.ascends else impulses.effective_lr, np.nan)
+    share, even = impulses.allowed.share, impulses.even
+    if impulses.push.strong:
+        found = np.where(even, found, np.nan)
+        alive = alive & even if np.mean(even[alive]) >= share else alive
+    positive = np.mean((found > 0)[:, alive], axis=1) >= share
+    complete = np.mean((np.abs(impulses.unfinished) < impulses.allowed.missing)[:, alive], axis=1) >= share
+    is_even = np.mean(even[alive]) >= share
     reason = "" if complete.all() else LATE
-    if not even:
+    if not is_even:
         reason = "a large change of a gradient does not move the weights in proportion to a small one"
     if not positive.all():
         reason = "steps do not follow a small change of a gradient"
+    known = positive & is_even & complete
     later = np.where(known[:, None] & (found > 0), found, np.nan)
     return np.vstack([np.full(found.shape[1], np.nan), later]), reason
 
@@ -268,7 +272,7 @@ def _rounding(response: "MeasuredResponse", steps: int) -> float:
 def _done_by_hand(response: "MeasuredResponse", decayed: NDArray) -> dict[str, Any]:
     """Whether a run with λ = 0 takes the same steps, if λθ joins the gradients or the weights are multiplied."""
     if response.displaced is None or response.joined is None or response.shrunk is None:
-        return {"joins_gradient": False, "by_hand": False, "follows": ""}
+        return {"joins_gradient": False, "by_hand": False, "masked": np.nan, "follows": ""}
     steps = len(response.joined.after)
     joined = np.abs(response.joined.after).max(axis=0)
     moved = np.abs(response.displaced.after[:steps, decayed]).max()
@@ -280,6 +284,7 @@ def _done_by_hand(response: "MeasuredResponse", decayed: NDArray) -> dict[str, A
     return {
         "joins_gradient": is_same(joined),
         "by_hand": any(map(is_same, response.shrunk)),
+        "masked": next((unit for unit, distance in response.masked if is_same(distance)), np.nan),
         "follows": next((name for name, distance in response.followed.items() if is_same(distance)), ""),
     }
 

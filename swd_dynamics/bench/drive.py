@@ -76,7 +76,8 @@ def make(factory: Factory, given: list, **arguments) -> Optimizer:
     ForeignError
         If the factory fails.
     InputError
-        If the factory is not callable, or returns something else than a torch optimizer.
+        If the factory is not callable, or returns something else than an optimizer: torch's, or an object with
+        ``param_groups``, ``state`` and ``step``, as libraries have that carry a copy of torch's base class.
 
     Examples
     --------
@@ -88,7 +89,7 @@ def make(factory: Factory, given: list, **arguments) -> Optimizer:
     name = called.__name__ if isinstance(called, type) else "the factory's optimizer"
     with _told(f"{name} cannot be made from parameters alone"):
         optimizer = factory(given, **arguments)
-    if not isinstance(optimizer, Optimizer):
+    if not all(hasattr(optimizer, name) for name in ("param_groups", "state", "step")):
         raise InputError(f"the factory must return a torch.optim.Optimizer, not {optimizer!r}")
     return optimizer
 
@@ -98,15 +99,15 @@ def sizes_of(shapes: Iterable[Shape]) -> list[int]:
     return [prod(shape) for shape in shapes]
 
 
-def parameters_of(theta: NDArray, shapes: Sequence[Shape]) -> list[Parameter]:
-    """All weights, shape (n,), as one parameter of each shape."""
-    pieces = torch.from_numpy(theta).split(sizes_of(shapes))
+def parameters_of(theta: NDArray, shapes: Sequence[Shape], dtype: torch.dtype = torch.float64) -> list[Parameter]:
+    """All weights, shape (n,), as one parameter of each shape, rounded to a type."""
+    pieces = torch.from_numpy(theta).to(dtype).split(sizes_of(shapes))
     return [Parameter(piece.reshape(shape).clone()) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def weights_of(parameters: Sequence[Parameter]) -> NDArray:
-    """The weights of all parameters as one vector, a copy, shape (n,)."""
-    return torch.cat([parameter.detach().reshape(-1) for parameter in parameters]).numpy()
+    """The weights of all parameters as one vector, a copy in float64, shape (n,)."""
+    return torch.cat([parameter.detach().reshape(-1) for parameter in parameters]).double().numpy()
 
 
 def drive(
@@ -192,7 +193,7 @@ def _set_gradients(parameters: Sequence[Parameter], gradient: NDArray, same_tens
         if same_tensors and parameter.grad is not None:
             parameter.grad.detach().copy_(piece.reshape(parameter.shape))
         else:
-            parameter.grad = piece.reshape(parameter.shape).clone()
+            parameter.grad = piece.reshape(parameter.shape).to(parameter.dtype, copy=True)
 
 
 def _requires_closure(optimizer: Optimizer) -> bool:

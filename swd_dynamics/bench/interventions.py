@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,59 @@ MIXED: Sequence[Shape] = ((6, 4), (8,))
 MATRICES: Sequence[Shape] = ((6, 4), (4, 2))  # for optimizers that take nothing but matrices
 
 
+@dataclass(frozen=True)
+class Given:
+    """What an optimizer is made from.
+
+    shapes : of the parameters
+    grouped : bool
+        Whether matrices and vectors come in groups of their own, with an entry ``use_muon`` that is true for matrices.
+    dtype : of the parameters and their gradients
+    """
+
+    shapes: Sequence[Shape]
+    grouped: bool = False
+    dtype: torch.dtype = torch.float64
+
+    def to_optimizer(self, parameters: list[Parameter]) -> list[Any]:
+        """The parameters as a list, or as a list of parameter groups.
+
+        Examples
+        --------
+        >>> weights = [Parameter(torch.ones(shape)) for shape in MIXED]
+        >>> [group["use_muon"] for group in Given(MIXED, grouped=True).to_optimizer(weights)]
+        [True, False]
+        """
+        if not self.grouped:
+            return parameters
+        parts = [[p for p in parameters if (p.ndim > 1) is is_matrix] for is_matrix in (True, False)]
+        return [{"params": part, "use_muon": is_matrix} for part, is_matrix in zip(parts, (True, False), strict=True)]
+
+    @property
+    def words(self) -> str:
+        """What is unusual about it; nothing of a matrix and a vector in a list, in float64.
+
+        Examples
+        --------
+        >>> Given(MATRICES, dtype=torch.float32).words
+        'matrices alone in float32'
+        """
+        said = "matrices alone" if self.shapes == MATRICES else ""
+        if self.grouped:
+            said = "parameter groups with use_muon=True for a matrix and False for a vector"
+        if self.dtype is torch.float64:
+            return said
+        return f"{said or 'parameters'} in {str(self.dtype).removeprefix('torch.')}"
+
+
+# In the order in which they are tried. An optimizer that takes the first gets the first.
+FORMS = tuple(
+    Given(shapes, grouped, dtype)
+    for dtype in (torch.float64, torch.float32)
+    for shapes, grouped in ((MIXED, False), (MATRICES, False), (MIXED, True))
+)
+
+
 class Track(NamedTuple):
     """The weights of one run ``before`` and ``after`` each step, or the difference of two runs; shape (steps, n)."""
 
@@ -53,7 +106,7 @@ class Bench:
     """A factory whose optimizer is made again for each run, and the numbers that its parameter groups state.
 
     factory : callable (parameters, **changed arguments) → Optimizer
-    shapes : of the parameters
+    given : what the factory is given
     stated : for each group, η and every λ as the factory sets them
     group_of : the group of each parameter
     lr, decay : float — factors of η and λ
@@ -61,12 +114,17 @@ class Bench:
     """
 
     factory: Factory
-    shapes: Sequence[Shape]
+    given: Given
     stated: Sequence[Mapping[str, float]]
     group_of: Sequence[int]
     lr: float = 1.0
     decay: float = 1.0
     pace: int = 1
+
+    @property
+    def shapes(self) -> Sequence[Shape]:
+        """The shapes of the parameters."""
+        return self.given.shapes
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -98,10 +156,12 @@ class Bench:
         """The optimizer with η and λ multiplied: by arguments that the factory takes, and in the parameter groups."""
         arguments = _named_arguments(self.factory) & {"lr", "weight_decay"}
         first = self._changed(self.stated[0])
-        given = {name: first[name] for name in first if name in arguments}
-        optimizer = make(self.factory, parameters, **given)
+        named = {name: first[name] for name in first if name in arguments}
+        optimizer = make(self.factory, self.given.to_optimizer(parameters), **named)
         for group, numbers in zip(optimizer.param_groups, self.stated, strict=True):
             group.update(self._changed(numbers))
+        if callable(train := getattr(optimizer, "train", None)):  # schedule-free optimizers must be told
+            train()
         return optimizer
 
     def _changed(self, numbers: Mapping[str, float]) -> dict[str, float]:
@@ -127,7 +187,7 @@ class Bench:
         gradients = gradients[:steps].copy()
         for k, impulse in (push or {}).items():
             gradients[k] += impulse
-        parameters = parameters_of(theta + move, self.shapes)
+        parameters = parameters_of(theta + move, self.shapes, self.given.dtype)
         action_before = {self.pace * HALVED: halve_lr, **(actions or {})}.get
         with same_random_numbers():
             optimizer = self.build(parameters)
@@ -141,34 +201,41 @@ class Bench:
 
 
 def bench_for(factory: Factory, pace: int = 1) -> Bench:
-    """A bench with a matrix and a vector, or with matrices alone if the optimizer takes no step with a vector.
+    """A bench with the first of FORMS with which the optimizer can be made and takes two steps.
+
+    All forms but the first must also move a weight. The forms are a matrix and a vector, matrices alone, and a group of
+    matrices and a group of vectors with an entry ``use_muon``; in float64, and if none of them will do, in float32.
 
     Raises
     ------
     InputError
-        If the optimizer takes no steps with either, has lr = None, or the factory is not a function.
+        If the optimizer takes no steps with any, has lr = None, or the factory is not a function. The reason is that of
+        the first form with which the optimizer can be made, or else of the first form.
     """
-    reasons = []
-    for shapes in (MIXED, MATRICES):
+    made: list[InputError] = []
+    unmade: list[InputError] = []
+    for given in FORMS:
+        reasons = unmade
         try:
-            bench = replace(_bench(factory, shapes), pace=pace)
-            bench.run(2)
+            bench = replace(_bench(factory, given), pace=pace)
+            reasons = made
+            run = bench.run(2)
+            if given is FORMS[0] or not np.array_equal(run.before[0], run.after[-1]):
+                return bench
         except InputError as error:
             reasons.append(error)
-        else:
-            return bench
-    raise reasons[0]
+    raise next(iter(made + unmade))
 
 
-def _bench(factory: Factory, shapes: Sequence[Shape]) -> Bench:
-    parameters = parameters_of(np.ones(sum(sizes_of(shapes))), shapes)
+def _bench(factory: Factory, given: Given) -> Bench:
+    parameters = parameters_of(np.ones(sum(sizes_of(given.shapes))), given.shapes, given.dtype)
     with same_random_numbers():
-        groups = make(factory, parameters).param_groups
+        groups = make(factory, given.to_optimizer(parameters)).param_groups
     if any(group.get("lr", 0.0) is None for group in groups):
         raise InputError("lr = None in a parameter group: an audit halves lr; make it a number")
     group_of = {id(parameter): i for i, group in enumerate(groups) for parameter in group["params"]}
     of_parameters = [group_of.get(id(parameter), 0) for parameter in parameters]
-    return Bench(factory, shapes, [numbers_of(group) for group in groups], of_parameters)
+    return Bench(factory, given, [numbers_of(group) for group in groups], of_parameters)
 
 
 def _named_arguments(factory: Factory) -> set[str]:
@@ -228,5 +295,33 @@ def multiplied_by(factors: Sequence[Tensor]) -> Action:
     def act(_, parameters: Sequence[Parameter]) -> None:
         for parameter, factor in zip(parameters, factors, strict=True):
             parameter.mul_(factor)
+
+    return act
+
+
+def shrunk_where_smaller(rates: Sequence[Tensor], late: bool) -> Action:
+    """Action before each step and after the last: cautious decay of the step just taken, by hand.
+
+    Let θ′ be the weights after that step and u = θ − θ′. Where θ·u ≥ 0, Rθ is subtracted. θ is the weight before the
+    step, or after the step if ``late``. At its first call the action only looks at the weights.
+
+    Examples
+    --------
+    >>> weight = Parameter(torch.tensor([4.0, 4.0]))
+    >>> decay = shrunk_where_smaller([torch.tensor([0.25, 0.25])], late=False)
+    >>> decay(None, [weight])
+    >>> weight.data = torch.tensor([3.0, 5.0])  # a step makes the first weight smaller
+    >>> decay(None, [weight])
+    >>> weight.tolist()
+    [2.0, 5.0]
+    """
+    kept: list[Tensor] = []
+
+    @torch.no_grad()
+    def act(_, parameters: Sequence[Parameter]) -> None:
+        for parameter, before, rate in zip(parameters, kept, rates, strict=False):
+            theta = parameter.clone() if late else before
+            parameter.sub_(rate * theta * (theta * (before - parameter) >= 0))
+        kept[:] = [parameter.detach().clone() for parameter in parameters]
 
     return act

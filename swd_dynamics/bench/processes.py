@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
@@ -23,11 +23,15 @@ ENDED = "its process ended without an answer"  # the reason where a process died
 
 @dataclass(frozen=True)
 class Done:
-    """What became of one piece of work: its ``result``, or None and the ``reason`` why there is no result."""
+    """What became of one piece of work: its ``result``, or None and the ``reason`` why there is no result.
+
+    ``seconds`` are those of the processor, so that other programs do not count; ``limit`` where that was exceeded.
+    """
 
     work: Any
     result: Any = None
     reason: str = ""
+    seconds: float = 0.0
 
 
 def in_processes(
@@ -79,7 +83,8 @@ def in_processes(
             late = [pipe for pipe, (_, _, deadline) in running.items() if now > deadline]
             for pipe in {*ready, *late}:
                 worker, work, _ = running.pop(pipe)
-                outcome = worker.outcome(work) if pipe in ready else Done(work, reason=f"took more than {limit:g} s")
+                late_outcome = Done(work, reason=f"took more than {limit:g} s", seconds=limit)
+                outcome = worker.outcome(work) if pipe in ready else late_outcome
                 if fresh or pipe not in ready or outcome.reason == ENDED:
                     worker.kill()
                 else:
@@ -148,8 +153,10 @@ def _serve(pipe: Connection, function: Callable) -> None:
 
 
 def _called(function: Callable, work: Any) -> Done:
+    begun = time.process_time()
     try:
-        return Done(work, function(work))
+        done = Done(work, function(work))
     except (Exception, SystemExit) as error:  # an error of foreign code is a result
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-        return Done(work, reason=f"{kind}{' '.join(str(error).split())}")
+        done = Done(work, reason=f"{kind}{' '.join(str(error).split())}")
+    return replace(done, seconds=time.process_time() - begun)

@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 
 from swd_dynamics.bench.adapted import adapted_numbers, shrunk_by_number
 from swd_dynamics.bench.drive import SEED, Action, Factory, Shape, parameters_of
-from swd_dynamics.bench.impulses import effective_lr_of, effective_lrs_of
-from swd_dynamics.bench.interventions import Bench, Track, bench_for, moved_by, multiplied_by, set_to
+from swd_dynamics.bench.impulses import ImpulseResponse, impulse_response
+from swd_dynamics.bench.interventions import (
+    Bench,
+    Track,
+    bench_for,
+    moved_by,
+    multiplied_by,
+    set_to,
+    shrunk_where_smaller,
+)
 from swd_dynamics.bench.precision import sizes_for, unit_round_off
 from swd_dynamics.bench.settings import coarse_state
 from swd_dynamics.bench.streams import DROP, END, HALVED
@@ -26,6 +34,9 @@ COMPARED = slice(40, BRIEF)  # steps of brief runs that are compared: .9^40 = 1.
 UNDONE = 120  # the step before which a perturbation is undone
 AFTERWARDS = 60  # steps for which the effect of an undone perturbation is followed: .9^60 = .2 % of it come later
 ENOUGH = 10  # steps of a window that must be readable for a rate
+RESTING = (
+    0.1  # the least share of steps and weights, with and without decay, that cautious decay has; it has half of each
+)
 FADED = 0.1  # the fraction of the weights that may be unreadable in a window: they are left out of its median
 # The fraction of δ below which a perturbation has died out: round-off of weights of order 1, in float64, is 1e-6 of
 # such a perturbation, 1e-5 of a decay rate of .1.
@@ -58,6 +69,7 @@ class MeasuredResponse:
     ----------
     name : str — the optimizer's class
     shapes : tuples — of its parameters
+    given : str — what is unusual about the parameters that it was made from, or nothing
     lr, weight_decay : array, shape (n,) — of each weight's group; NaN where the group has none
     coarse : tuple of str — the types of its state that hold fewer digits than the weights
     pace : int — multiplies all numbers of steps
@@ -79,19 +91,20 @@ class MeasuredResponse:
     shrunk : array, shape (2, n), or None
         In two brief runs with λ = 0 the weights are multiplied by 1 − ηλ, before each step or after each step: the
         largest distances from the base run. One of them is 0 for decoupled decay.
+    masked : pairs of c and an array, shape (n,)
+        As ``shrunk``, with R = cηλ of those weights alone that a step makes smaller, θ being the weight before or
+        after the step; none where all weights decay in nearly all steps, or nearly none do.
     followed : dict
         As ``shrunk``, shape (n,), with R = ηλx and a number x of the parameter groups that the optimizer adapts; over
         the names of such numbers.
     half_lr, half_decay : Track or None — as ``moved``, with η or λ halved in both runs; brief
     echo, control_echo : Echo — the control with λ = 0 throughout
-    effective_lr : array, shape (phases, n)
-        How far a unit of gradient moves each weight in the end, with λ = 0.
-    hard_pushed : array, shape (n,) — the same in the first phase, from much larger impulses
-    unfinished : array, shape (phases, n) — the fraction of ``effective_lr`` that comes after the steps followed
+    impulses : ImpulseResponse — how far a unit of gradient moves each weight in the end, with λ = 0
     """
 
     name: str
     shapes: Sequence[Shape]
+    given: str
     lr: NDArray
     weight_decay: NDArray
     coarse: tuple[str, ...]
@@ -108,14 +121,13 @@ class MeasuredResponse:
     displaced: Track | None
     joined: Track | None
     shrunk: NDArray | None
+    masked: list[tuple[float, NDArray]]
     followed: dict[str, NDArray]
     half_lr: Track | None
     half_decay: Track | None
     echo: Echo
     control_echo: Echo | None
-    effective_lr: NDArray
-    hard_pushed: NDArray
-    unfinished: NDArray
+    impulses: ImpulseResponse
 
     @property
     def readable(self) -> float:
@@ -175,7 +187,7 @@ def measure_response(factory: Factory, pace: int = 1) -> MeasuredResponse:
     >>> response = measure_response(partial(torch.optim.SGD, lr=0.5, weight_decay=0.5))
     >>> bool(np.allclose(response.moved.after[0] / response.moved.before[0], 0.75))
     True
-    >>> bool(np.allclose(response.effective_lr[0], 0.5))
+    >>> bool(np.allclose(response.impulses.effective_lr[0], 0.5))
     True
     """
     bench = bench_for(factory, pace)
@@ -199,11 +211,12 @@ def measure_response(factory: Factory, pace: int = 1) -> MeasuredResponse:
         moved = move.followed(bench, base)
     control = move.followed(free, undecayed) if undecayed else None
     unperturbed = bench.run(pace * (UNDONE + AFTERWARDS), actions={pace * UNDONE: bench.without_decay})
-    effective_lr, unfinished = effective_lrs_of(free, undecayed or base, sizes.impulse, unit)
-    ascends = bool(np.mean(effective_lr[0] < 0) > 0.5)
+    impulses = impulse_response(free, undecayed or base, sizes, unit)
+    ascends = bool(np.mean(impulses.effective_lr[0] < 0) > 0.5)
     return MeasuredResponse(
         name=names.pop(),
         shapes=bench.shapes,
+        given=bench.given.words,
         lr=lr,
         weight_decay=decay,
         coarse=tuple(sorted(coarse)),
@@ -220,14 +233,13 @@ def measure_response(factory: Factory, pace: int = 1) -> MeasuredResponse:
         displaced=base.minus(undecayed) if undecayed else None,
         joined=_joined(free, base, (-1.0 if ascends else 1.0) * np.nan_to_num(decay)) if undecayed else None,
         shrunk=_shrunk(free, base, 1 - lr * np.nan_to_num(decay)) if undecayed else None,
+        masked=_masked(free, base, moved, lr * np.nan_to_num(decay)) if undecayed else [],
         followed=_followed(bench, free, base, moved, lr * np.nan_to_num(decay)) if undecayed else {},
         half_lr=move.followed_briefly(bench.times(lr=0.5)) if np.isfinite(lr).all() else None,
         half_decay=move.followed_briefly(bench.times(decay=0.5)) if bench.has_decay else None,
         echo=_echo(bench, base, unperturbed, move, moved),
         control_echo=_echo(free, undecayed, undecayed, move, control) if undecayed and control else None,
-        effective_lr=effective_lr,
-        hard_pushed=effective_lr_of(free, undecayed or base, DROP, sizes.large_impulse, unit)[0],
-        unfinished=unfinished,
+        impulses=impulses,
     )
 
 
@@ -299,6 +311,27 @@ def _followed(bench: Bench, free: Bench, base: Track, moved: Track, rates: NDArr
         factor = float(np.nanmedian((1 - moved.after[0] / moved.before[0]) / rates))
     numbers = adapted_numbers(bench, bench.pace * BRIEF, factor)
     return {name: shrunk_by_number(free, base, rates, course) for name, course in numbers.items()}
+
+
+def _masked(bench: Bench, base: Track, moved: Track, rates: NDArray) -> list[tuple[float, NDArray]]:
+    """c and the largest distances from ``base`` if R = cηλ where a step makes a weight smaller.
+
+    c is read from the steps in which a perturbation shrinks by more than a tenth of the most.
+    """
+    steps = bench.pace * BRIEF
+    with np.errstate(all="ignore"):
+        units = (1 - moved.after[:steps] / moved.before[:steps]) / rates
+    known = units[np.isfinite(units)]
+    acts = known > 0.1 * np.percentile(known, 99) if len(known) else np.zeros(0, dtype=bool)
+    if not len(known) or not RESTING < np.mean(acts) < 1 - RESTING:
+        return []
+    factor = float(np.median(known[acts]))
+    found = []
+    for late in (False, True):
+        act = shrunk_where_smaller(parameters_of(factor * rates, bench.shapes), late)
+        run = bench.run(steps + 1, actions=dict.fromkeys(range(steps + 1), act)).minus(base)
+        found.append((factor, np.abs(run.before[1:]).max(axis=0)))
+    return found
 
 
 def _echo(bench: Bench, base: Track, unperturbed: Track, move: Perturbation, moved: Track) -> Echo:

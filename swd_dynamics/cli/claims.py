@@ -17,6 +17,9 @@ DERIVATIONS = Table(
         "eigenvalues": "eigenvalues",
         "stability-limit": "stability_limit",
         "long-run-decay-rate": "long_run_decay_rate",
+        "noise": "stationary_covariance",
+        "noise-floor": "noise_floor",
+        "equilibrium": "equilibrium",
     },
 )
 
@@ -109,7 +112,8 @@ def derive(
         An optimizer of the catalogue, for example AdamS.
     what
         What is derived, with or without the word --what: equations, modified-equation, fixed-point,
-        linear-map, eigenvalues, stability-limit or long-run-decay-rate.
+        linear-map, eigenvalues, stability-limit, long-run-decay-rate, noise, noise-floor or
+        equilibrium.
     lr
         Learning rate η.
     weight_decay

@@ -67,9 +67,9 @@ def verify(
 def audit(optimizer: str, *, args: str = "") -> None:
     """Measure what kind of weight decay an optimizer has, and how much of it.
 
-    The kind is L2, decoupled, stable, none, other, or "all the same" where there is neither
-    momentum nor a preconditioner, so that the first three are the same. Importing the module runs
-    its code, as python -m does. Example:
+    The kind is L2, decoupled, stable, independent, corrected, cautious, preconditioned, none, other,
+    or "all the same" where there is neither momentum nor a preconditioner, so that the first three
+    are the same. Importing the module runs its code, as python -m does. Example:
 
         swd-dynamics audit torch.optim:SGD --args lr=1e-2,momentum=.9,weight_decay=.1
 

@@ -56,9 +56,10 @@ def record(
     Parameters
     ----------
     optimizer
-        Optimizer that trains: SGD, SGDW, SGDS, Adam, AdamW, AdamS, AMSGrad, AMSGradW, AMSGradS,
-        AdaiS, RMSprop, Adagrad, Adadelta, Adamax, NAdam, NAdamW, RAdam, RAdamW, AdafactorW,
-        Rprop, ASGD or MuonW.
+        Optimizer that trains: SGD, SGDW, SGDS, SGDIndependent, SGDC, SGDCautious, Adam, AdamW,
+        AdamS, AdamIndependent, AdamC, AdamCautious, AdamPreconditioned, AMSGrad, AMSGradW,
+        AMSGradS, AdaiS, RMSprop, Adagrad, Adadelta, Adamax, NAdam, NAdamW, RAdam, RAdamW,
+        AdafactorW, Rprop, ASGD or MuonW.
     task
         What is trained: quadratic, logistic, network, network-minibatch, transformer, convolution
         or mnist1d.
@@ -272,6 +273,43 @@ def plot(
     stem = run.resolve().with_name(name) if out is None else out
     refuse_existing(figure_paths(stem), overwrite)
     print(f"Wrote {', '.join(map(str, write_figure(figure, stem)))}")
+
+
+@app.command
+def explain(
+    run: Path,
+    *,
+    as_: Annotated[str | None, Parameter(name="--as")] = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Hold a recorded run against the laws of its optimizer: norm and rotation of every parameter, and a figure.
+
+    Example:
+
+        swd-dynamics explain run --overwrite
+
+    Parameters
+    ----------
+    run
+        A run folder. The run may still be in progress.
+    as_
+        Name of the rule, for example AdamW. By default the rule of the recorded optimizer is taken.
+    out
+        Path of the figure without its ending; it is written as PNG and SVG. By default the figure is
+        written next to the run folder, and its name is that of the folder with -explained.
+    overwrite
+        Write even if there are files of these names.
+    """
+    from swd_dynamics.crosscheck import explain as hold_against_laws
+    from swd_dynamics.plots import explained, write_figure
+    from swd_dynamics.plots.style import figure_paths
+
+    stem = run.resolve().with_name(f"{run.resolve().name}-explained") if out is None else out
+    refuse_existing(figure_paths(stem), overwrite)
+    found = hold_against_laws(_recording(run), as_)
+    print(found)
+    print(f"Wrote {', '.join(map(str, write_figure(explained(found), stem)))}")
 
 
 def _refuse_unknown(recording: "xarray.Dataset", quantities: list[str]) -> None:

@@ -44,9 +44,10 @@ def sweep(
         What is trained: quadratic, logistic, network, network-minibatch, transformer, convolution
         or mnist1d.
     optimizers
-        Names of optimizers, separated by commas: SGD, SGDW, SGDS, Adam, AdamW, AdamS, AMSGrad,
-        AMSGradW, AMSGradS, AdaiS, RMSprop, Adagrad, Adadelta, Adamax, NAdam, NAdamW, RAdam, RAdamW,
-        AdafactorW, Rprop, ASGD or MuonW.
+        Names of optimizers, separated by commas: SGD, SGDW, SGDS, SGDIndependent, SGDC,
+        SGDCautious, Adam, AdamW, AdamS, AdamIndependent, AdamC, AdamCautious, AdamPreconditioned,
+        AMSGrad, AMSGradW, AMSGradS, AdaiS, RMSprop, Adagrad, Adadelta, Adamax, NAdam, NAdamW,
+        RAdam, RAdamW, AdafactorW, Rprop, ASGD or MuonW.
     grid
         An argument of the optimizers and its values. The values are separated by commas, for
         example weight-decay=0,1e-4,1e-3, or they are low:high:count, so many values from low to

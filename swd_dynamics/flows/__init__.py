@@ -1,8 +1,9 @@
 """What an optimizer looks like in continuous time."""
 
 from swd_dynamics.flows.assumptions import AssumptionFailed
+from swd_dynamics.flows.central import CentralFlow, CentralSolution
 from swd_dynamics.flows.flow import Flow
 from swd_dynamics.flows.linearisation import Linearisation
 from swd_dynamics.flows.ode import FlowDiverged, Solution
 
-__all__ = ["AssumptionFailed", "Flow", "FlowDiverged", "Linearisation", "Solution"]
+__all__ = ["AssumptionFailed", "CentralFlow", "CentralSolution", "Flow", "FlowDiverged", "Linearisation", "Solution"]

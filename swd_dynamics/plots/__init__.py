@@ -1,6 +1,7 @@
 """The figure style, shared by all studies, and drawings of curves, phase planes, recordings, sweeps and the atlas."""
 
 from swd_dynamics.plots.curves import lines_and_points
+from swd_dynamics.plots.explained import explained
 from swd_dynamics.plots.phase_plane import phase_plane
 from swd_dynamics.plots.recording import recording
 from swd_dynamics.plots.sliders import Sliders
@@ -13,6 +14,7 @@ __all__ = [
     "MARKERS",
     "MUTED",
     "Sliders",
+    "explained",
     "house_style",
     "lines_and_points",
     "measured",

@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
-from swd_dynamics.plots.style import COLOURS, LABELS, MARKERS, MUTED, house_style
+from swd_dynamics.plots.style import COLOURS, LOOKS, MUTED, Look, house_style
 
-KIND_STYLES = {kind: (COLOURS[kind], MARKERS[kind], LABELS[kind]) for kind in ("decoupled", "stable", "none")}
-KIND_STYLES["other"] = ("#CC79A7", "v", "other")  # Okabe & Ito's, as all others
-KIND_STYLES["L2"] = (COLOURS["L2"], MARKERS["L2"], LABELS["L2"])
+OTHER = Look("#8C6239", "<", "other")  # a brown, because the pink of Okabe & Ito's is that of corrected decay
+IN_ORDER = ("decoupled", "independent", "corrected", "cautious", "stable", "preconditioned", "none", "other", "L2")
 MISNAMED = "not what the name says"
 ROW = 0.19  # height of an optimizer, in inches: with half as much the names of 8 points overlap
 SMALLEST_DRAWN = 1e-4  # R/ηλ; the markers of smaller ratios would crowd all others
@@ -105,7 +104,7 @@ def _groups(entries: Sequence[Any]) -> list[Group]:
     drawn = sorted(filter(_drawn, entries), key=lambda entry: (-_sortable(entry.ratio(BEFORE)), entry.name.lower()))
     wrong, rest = ([entry for entry in drawn if entry.contradicts_name is which] for which in (True, False))
     groups = [Group(f"{MISNAMED}: {len(wrong)}", "#000000", wrong)]
-    for kind in dict.fromkeys([*KIND_STYLES, *(entry.kind for entry in rest)]):
+    for kind in dict.fromkeys([*IN_ORDER, *(entry.kind for entry in rest)]):
         colour, _, words = _style(kind)
         rows, all_of_kind = ([entry for entry in among if entry.kind == kind] for among in (rest, entries))
         of = f" of {len(all_of_kind)} in the table" * (len(rows) < len(all_of_kind))
@@ -117,9 +116,12 @@ def _sortable(ratio: float) -> float:
     return float(np.nan_to_num(ratio, nan=-1.0))
 
 
-def _style(kind: str) -> tuple[str, str, str]:
-    """Colour, marker and words of a kind; grey where the kind has no style."""
-    return KIND_STYLES.get(kind, (MUTED, "o", kind))
+def _style(kind: str) -> Look:
+    """Colour, marker and words of a kind; those of an unknown decay mode where the kind is not a decay mode."""
+    if kind == "other":
+        return OTHER
+    unknown = LOOKS["unknown"]
+    return LOOKS[kind] if kind in LOOKS else unknown._replace(label=kind)
 
 
 def _height(groups: Sequence[Group]) -> int:

@@ -14,6 +14,8 @@ MODULES.update(
         "fixed-points": "fixed_points",
         "modified-equation": "modified_equation",
         "stability": "stability",
+        "central-flow": "central_flow",
+        "equilibrium": "equilibrium",
         "drop-in": "drop_in",
         "transformer": "transformer",
         "gpu": "gpu",

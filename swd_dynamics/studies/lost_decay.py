@@ -44,17 +44,17 @@ WEIGHTS = 4000
 EXACT = 1e-12  # of means over 128 to 1024 exact numbers
 
 
-class Taken(NamedTuple):
+class TakenRates(NamedTuple):
     """R that one step takes, a mean over all mantissas: by the rounding of numbers, and by torch. Shapes (rates,)."""
 
     predicted: NDArray
     measured: NDArray
 
 
-class Found(NamedTuple):
+class LowPrecision(NamedTuple):
     """The R taken by type and kernel, and the rms of weights in noise after each of some steps."""
 
-    taken: dict[tuple[str, str], Taken]
+    taken: dict[tuple[str, str], TakenRates]
     steps: NDArray
     rms: dict[str, NDArray]
 
@@ -71,7 +71,7 @@ def measure(setting: Setting) -> Findings:
             verdicts.append(judge(f"{name}, {kernel}: R", claim, **numbers, why="means of exact numbers"))
             verdicts.append(_threshold(name, kernel, found))
     shown, rms, noisy = in_noise(setting)
-    return Findings([*verdicts, *noisy], Found(taken, shown, rms))
+    return Findings([*verdicts, *noisy], LowPrecision(taken, shown, rms))
 
 
 # One step
@@ -82,12 +82,12 @@ def mantissas(name: str) -> NDArray:
     return 1 + np.arange(2 ** (DIGITS[name] - 1)) / 2.0 ** (DIGITS[name] - 1)
 
 
-def rounded(values: NDArray, name: str) -> NDArray:
+def to_digits(values: NDArray, name: str) -> NDArray:
     """Positive numbers rounded to the digits of a type, to nearest and ties to even.
 
     Examples
     --------
-    >>> rounded(np.array([1 - 0.4 * 2**-8, 1 - 0.6 * 2**-8]), "bfloat16").tolist()
+    >>> to_digits(np.array([1 - 0.4 * 2**-8, 1 - 0.6 * 2**-8]), "bfloat16").tolist()
     [1.0, 0.99609375]
     """
     fraction, exponent = np.frexp(values)
@@ -99,22 +99,22 @@ def rates_of(name: str) -> NDArray:
     return RATES * 2.0 ** -(DIGITS[name] + 1)
 
 
-def one_step(name: str, kernel: str, device: str) -> Taken:
+def one_step(name: str, kernel: str, device: str) -> TakenRates:
     """R taken by each step of AdamW from all mantissas, where no gradient moves them."""
     numbers, predicted, seen = mantissas(name), [], []
     for rate in rates_of(name):
         # torch's foreach kernels on the CPU take a factor in the type of the weights.
-        factor = rounded(np.array(1 - rate), name) if (kernel, device) == ("foreach", "cpu") else 1 - rate
+        factor = to_digits(np.array(1 - rate), name) if (kernel, device) == ("foreach", "cpu") else 1 - rate
         product = (np.float32(numbers) * np.float32(factor)).astype(float)  # torch computes in float32
-        predicted.append(np.mean(1 - rounded(product, name) / numbers))
+        predicted.append(np.mean(1 - to_digits(product, name) / numbers))
         weights = torch.nn.Parameter(torch.tensor(numbers, dtype=TYPES[name], device=device))
         weights.grad = torch.zeros_like(weights)
         torch.optim.AdamW([weights], lr=1.0, eps=1e-3, weight_decay=float(rate), **KERNELS[kernel]).step()
         seen.append(np.mean(1 - weights.detach().double().cpu().numpy() / numbers))
-    return Taken(np.array(predicted), np.array(seen))
+    return TakenRates(np.array(predicted), np.array(seen))
 
 
-def _threshold(name: str, kernel: str, found: Taken) -> Verdict:
+def _threshold(name: str, kernel: str, found: TakenRates) -> Verdict:
     """The largest R of those tried that changes no weight."""
     least = 2.0 ** -(DIGITS[name] + 1)
     lost = rates_of(name)[found.measured == 0].max()
@@ -191,7 +191,7 @@ def with_decay(k: NDArray) -> NDArray:
 # The figure
 
 
-def draw(found: Found) -> Figure:
+def draw(found: LowPrecision) -> Figure:
     """R taken by a step against R, and the rms of weights in noise."""
     with house_style():
         figure = Figure(figsize=(9.4, 4.4))
@@ -207,7 +207,7 @@ def draw(found: Found) -> Figure:
     return figure
 
 
-def _draw_taken(axes: Axes, found: Found) -> None:
+def _draw_taken(axes: Axes, found: LowPrecision) -> None:
     rates, colour = rates_of("bfloat16"), COLOURS["decoupled"]
     axes.plot(rates, rates, ":", color=MUTED, label="without rounding")
     looks: dict[str, dict[str, Any]] = {
@@ -226,7 +226,7 @@ def _draw_taken(axes: Axes, found: Found) -> None:
     axes.legend(loc="upper left", frameon=True, framealpha=1, edgecolor="none")
 
 
-def _draw_rms(axes: Axes, found: Found) -> None:
+def _draw_rms(axes: Axes, found: LowPrecision) -> None:
     k = np.geomspace(found.steps[0], found.steps[-1], 200)
     axes.plot(k, LR * np.sqrt(k), **theory("none", label="η√k: no decay"))
     axes.plot(k, with_decay(k), **theory("decoupled", label="law with decay"))

@@ -25,7 +25,7 @@ SYMBOLS = (
     " and η/(1−β) for SGD with momentum. h and θ⋆ are the curvature and the minimum of a quadratic loss. The flow"
     " dθ/dt = F₀ + ηF₁ is the continuous model of the steps, and a flat loss has the gradient 0."
 )
-ATLAS_MARKS = " In the atlas ▼ pink is a decay that is neither L2, decoupled nor stable."
+ATLAS_MARKS = " In the atlas ◀ brown is a decay of none of these kinds."
 
 
 def page(ledger: dict, folder: Path) -> str:

@@ -2,11 +2,15 @@
 
 from swd_dynamics.symbolic.derivable import derivability_table, derivable
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
+from swd_dynamics.symbolic.edge import edge
 from swd_dynamics.symbolic.equilibria import fixed_point
 from swd_dynamics.symbolic.linear import eigenvalues, linear_map
 from swd_dynamics.symbolic.modified import ModifiedEquation, modified_equation
+from swd_dynamics.symbolic.noise import noise_floor, stationary_covariance
 from swd_dynamics.symbolic.notation import lettered, with_symbols
 from swd_dynamics.symbolic.numeric import NumericEquation, numeric_equation, numeric_linear_map
+from swd_dynamics.symbolic.numeric_edge import NumericEdge, numeric_edge
+from swd_dynamics.symbolic.rotation import equilibrium
 from swd_dynamics.symbolic.stability import long_run_decay_rate, stability_limit
 from swd_dynamics.symbolic.trace import equations
 
@@ -15,18 +19,24 @@ __all__ = [
     "DerivationStep",
     "ModifiedEquation",
     "NotDerivable",
+    "NumericEdge",
     "NumericEquation",
     "derivability_table",
     "derivable",
+    "edge",
     "eigenvalues",
     "equations",
+    "equilibrium",
     "fixed_point",
     "lettered",
     "linear_map",
     "long_run_decay_rate",
     "modified_equation",
+    "noise_floor",
+    "numeric_edge",
     "numeric_equation",
     "numeric_linear_map",
     "stability_limit",
+    "stationary_covariance",
     "with_symbols",
 ]

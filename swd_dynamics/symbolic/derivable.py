@@ -8,6 +8,8 @@ from swd_dynamics.symbolic.derivation import NotDerivable
 from swd_dynamics.symbolic.equilibria import fixed_point
 from swd_dynamics.symbolic.linear import linear_map
 from swd_dynamics.symbolic.modified import modified_equation
+from swd_dynamics.symbolic.noise import stationary_covariance
+from swd_dynamics.symbolic.rotation import equilibrium
 from swd_dynamics.symbolic.stability import long_run_decay_rate, stability_limit
 from swd_dynamics.symbolic.trace import equations
 
@@ -19,6 +21,8 @@ ASKED: dict[str, Callable[[Any], Any]] = {
     "stability limit": stability_limit,
     "fixed point": fixed_point,
     "long-run decay rate": long_run_decay_rate,
+    "noise": stationary_covariance,
+    "equilibrium": equilibrium,
 }
 
 YES = "yes"
@@ -35,7 +39,8 @@ def derivable(rule: UpdateRule) -> dict[str, str]:
     Examples
     --------
     >>> from swd_dynamics.rules import SGD, UpdateRule
-    >>> set(derivable(UpdateRule(0.1, SGD())).values())
+    >>> from swd_dynamics.rules import L2
+    >>> set(derivable(UpdateRule(0.1, SGD(), L2(0.1))).values())
     {'yes'}
     """
     return {name: _answer(derive, rule) for name, derive in ASKED.items()}
@@ -56,8 +61,9 @@ def derivability_table(rules: Mapping[str, UpdateRule]) -> str:
     --------
     >>> from swd_dynamics.rules import SGD, UpdateRule
     >>> print(derivability_table({"SGD": UpdateRule(0.1, SGD())}))
-         equations  modified equation  linear map  stability limit  fixed point  long-run decay rate
-    SGD  yes        yes                yes         yes              yes          yes
+         equations  modified equation  linear map  stability limit  fixed point  long-run decay rate  noise  equilibrium
+    SGD  yes        yes                yes         yes              yes          yes                  yes    (1)
+    (1) Var θ grows without end: at h = 0 nothing pulls the weights back
     """
     answers = {name: derivable(rule) for name, rule in rules.items()}
     reasons = list(dict.fromkeys(answer for row in answers.values() for answer in row.values() if answer != YES))

@@ -36,6 +36,7 @@ class LinearMap:
     ----------
     state : tuple of Symbol — θ and the memory that is not frozen
     matrix, constant : Matrix, in h, θ⋆ and the symbols of ``roots``
+    response : Matrix — the change of the state after the step for a unit that is added to the gradient of the loss
     roots : dict of Symbol to Expr — the roots √v and √v̄ that the symbols of a frozen preconditioner stand for
     conditions : tuple of str — what is assumed
     decay_symbols : frozenset of Symbol — the symbols of the decay's strength
@@ -45,6 +46,7 @@ class LinearMap:
     state: tuple[Symbol, ...]
     matrix: Matrix
     constant: Matrix
+    response: Matrix
     roots: dict[Symbol, Expr]
     conditions: tuple[str, ...]
     decay_symbols: frozenset[Symbol]
@@ -138,6 +140,7 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
     state = (notation.theta, *active)
     after = [settled.update.xreplace(new), *(new[primed(symbol)] for symbol in active)]
     after, said = at_small_gradients(Matrix(after), settled, active)
+    response: Any = after.diff(notation.total) * settled.total.diff(notation.gradient)
     after = after.xreplace({notation.total: total})
     matrix = after.jacobian(state).applyfunc(by_curvature)
     constant = after.subs(dict.fromkeys(state, 0)).applyfunc(by_curvature)
@@ -160,7 +163,11 @@ def find_linear_map(rule: UpdateRule) -> LinearMap:
         mapped.xreplace(frozen_roots),
     )
     letters, steps = frozenset(symbols_of(rule.decay)), (*trace_steps(traced), matrix_step)
-    return LinearMap(state, matrix, constant, frozen_roots, conditions, letters, steps)
+    return LinearMap(state, matrix, constant, response.applyfunc(_factored), frozen_roots, conditions, letters, steps)
+
+
+def _factored(expression: Any) -> Expr:
+    return one_minus(sympy.factor(expression))
 
 
 def _names(symbols) -> str:

@@ -12,6 +12,7 @@ from sympy.core.alphabets import greeks
 from swd_dynamics.symbolic.notation import before, in_unicode, shown_name
 
 GREEK = {in_unicode(name): name for name in greeks}  # {"α": "alpha", …}
+CAPITALS = {"Γ": "Gamma", "Δ": "Delta", "Σ": "Sigma"}
 TEX = {"θ⋆": r"\theta^{\star}", "θ̇": r"\dot{\theta}", "ġ": r"\dot{g}", "Ġ": r"\dot{G}", "Ḟ₀": r"\dot{F}_0"}
 TEX |= {"⟨·⟩": r"\langle \cdot \rangle", "‖·‖": r"\| \cdot \|"}
 TEX |= {
@@ -21,6 +22,9 @@ TEX |= {
     "Πβ₁": r"\Pi\beta_1",
     "Ṁ": r"\dot{M}",
 }
+TEX |= {"∇⟨H, Σ⟩": r"\nabla \langle H, \Sigma \rangle", "∇S": r"\nabla S", "var G": r"\operatorname{var} G"}
+TEX |= {"‖θ‖": r"\|\theta\|", "‖Δθ‖/‖θ‖": r"\|\Delta\theta\|/\|\theta\|"}
+TEX |= {"Var θ": r"\operatorname{Var}\theta", "ΔL": r"\Delta L", "angle": r"\text{angle}", "steps": r"\text{steps}"}
 NAMES = {"β₁_product": "Πβ₁"}  # entries of a memory whose names in code are not symbols
 HAT = "\u0302"
 
@@ -52,8 +56,8 @@ def symbol_latex(symbol: Symbol | str) -> str:
         return rf"\hat{{{stem}}}{bar}{index}"
     if order := re.fullmatch("(.*)⁽(.)⁾", name):
         return f"{symbol_latex(order[1])}^{{({normalize('NFKC', order[2])})}}"
-    letters = "".join(GREEK.get(letter, letter) for letter in name)
-    plain = re.sub("[₀-₉]+", lambda digits: "_" + normalize("NFKC", digits[0]), letters)
+    letters = "".join({**GREEK, **CAPITALS}.get(letter, letter) for letter in name)
+    plain = re.sub("[₀-₉ₖⱼ₊]+", lambda digits: "_" + normalize("NFKC", digits[0]), letters)
     return sympy.latex(Symbol(plain))
 
 
@@ -94,8 +98,8 @@ def number_latex(value: float) -> str:
 
 MATH = {"−": "-", "½": r"\tfrac{1}{2}", "²": "^2", "·": r"\cdot", "√": r"\surd", "±": r"\pm", "∞": r"\infty"}
 MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "→": r"\to", "′": "'", "ᵏ": "^k", "Π": r"\Pi", "×": r"\times"}
-MATH |= {"…": r"\ldots"}
-SAID = re.compile(r"[^\W\d_][\u0300-\u036f]?⋆?[₀-₉]*(_max)?′?|[_%#&]|" + "|".join(MATH))
+MATH |= {"…": r"\ldots", "‖": r"\|", "ᵀ": r"^\top"}
+SAID = re.compile(r"[^\W\d_][\u0300-\u036f]?⋆?[₀-₉ₖⱼ₊]*(_max)?′?|[_%#&]|" + "|".join(MATH))
 
 
 def words_latex(sentence: str) -> str:

@@ -56,10 +56,15 @@ lr_share = PerWeight("s", positive=True)  # a weight's learning rate, in units o
 OF_LARGEST = "κ"  # the letter for η/η_max, the learning rate in units of the largest one of its schedule
 k = Letter("k", integer=True, positive=True)
 decay_rate = Letter("R", real=True)
+noise = Letter("σ", positive=True)  # the standard deviation of the noise in each gradient
+layer_size = Letter("C", positive=True)  # the number of weights of a layer
+layer_gradient = Letter("Γ", positive=True)  # ‖g‖·‖θ‖ of a layer whose loss does not depend on ‖θ‖
+layer_norm = Letter("‖θ‖", positive=True)
 z: Any = Letter("z")  # the argument of a characteristic polynomial; Any: sympy annotates generators as strings
 
 GRADIENTS = (theta, theta_dot, gradient, gradient_dot, total, total_dot)  # no entry of a memory may be called so
-SHOWN = (*GRADIENTS, theta_star, curvature, lr, k, decay_rate, z)  # what a formula may show beside the rule's own
+LAYER = (noise, layer_size, layer_gradient, layer_norm)
+SHOWN = (*GRADIENTS, theta_star, curvature, lr, k, decay_rate, z, *LAYER)  # what a formula may show, not of the rule
 
 HYPERPARAMETERS = {
     "lr": "η",

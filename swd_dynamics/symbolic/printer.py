@@ -224,6 +224,19 @@ class _TextPrinter(_Arranged, StrPrinter):
         raised = re.fullmatch("-?[0-9]+|k", exponent)
         return drawn + (exponent.translate(SUPERSCRIPTS) if raised else f"^({exponent})")
 
+    def _print_root(self, expr):
+        inside, degree = expr.args
+        return f"√({self._print(inside)})" if degree == 2 else f"({self._print(inside)})^(1/{degree})"
+
+    def _print_acos(self, expr):
+        return self._called("arccos", expr)
+
+    def _print_asin(self, expr):
+        return self._called("arcsin", expr)
+
+    def _print_Pi(self, expr):
+        return "π"
+
     def _print_decayed(self, expr):
         return self._print_Pow(sympy.Pow(*expr.args, evaluate=False))
 
@@ -252,6 +265,9 @@ class _TextPrinter(_Arranged, StrPrinter):
 
     def _print_mean(self, expr):
         return f"⟨{self._print(expr.args[0])}⟩"
+
+    def _print_inner(self, expr):
+        return f"⟨{', '.join(map(self._print, expr.args))}⟩"
 
     def _print_Abs(self, expr):
         return f"|{self._print(expr.args[0])}|"
@@ -287,7 +303,7 @@ class _LatexPrinter(_Arranged, LatexPrinter):
     _name = staticmethod(symbol_latex)
 
     def __init__(self, decimals: bool):
-        super().__init__()
+        super().__init__({"inv_trig_style": "full"})
         self.decimals = decimals
 
     def _bracketed(self, said: str) -> str:

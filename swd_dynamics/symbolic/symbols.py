@@ -14,6 +14,8 @@ from swd_dynamics.symbolic.names import GREEK, HAT, corrected_text, number_text,
 from swd_dynamics.symbolic.notation import HYPERPARAMETERS, before, shown_name
 from swd_dynamics.tables import nearest
 
+ENTRIES = ("₁₁", "₁₂", "₁₃", "₂₂", "₂₃", "₃₃")  # of a covariance
+
 MEANINGS = {
     "θ": "a weight",
     "θ̇": "rate of change of θ along the flow, dθ/dt with t = ηk",
@@ -39,8 +41,22 @@ MEANINGS = {
     "λ": "strength of the weight decay",
     "m": "first moment or momentum: an entry of the optimizer's state",
     "v": "second moment: an entry of the optimizer's state",
+    "σ": "standard deviation of the noise in each gradient of a weight",
+    "C": "number of weights of a layer",
+    "Γ": "‖g‖·‖θ‖ of a layer whose loss does not depend on ‖θ‖: the norm of its gradient at ‖θ‖ = 1",
+    "‖θ‖": "norm of the weights of a layer",
+    "Var θ": "variance of a weight in noise",
+    **{f"b{digit}": "change of the state for a unit that is added to the gradient" for digit in "₁₂₃"},
+    **{f"Σ{digits}": "covariance of two entries of the state (θ, memory)" for digits in ENTRIES},
+    **{f"w{digit}": "weight of an older gradient in the momentum" for digit in "₀₁₂"},
+    "ρₖ": "correlation of the momentum with the momentum k steps later",
+    "cₖ": "correlation of a move with the move k steps later",
+    "S": "sum of the correlations of the moves",
     "⟨·⟩": "mean over all weights",
     "‖·‖": "norm √(Σx²) over all weights",
+    "∇⟨H, Σ⟩": "gradient of the mean of δᵀHδ, for an oscillation δ with covariance Σ = E[δδᵀ]",
+    "var G": "variance of G by the oscillation",
+    "∇S": "gradient of the sharpness S = uᵀHu, where u is the direction that oscillates",
 }
 KEYWORDS = {
     "η": "lr",
@@ -50,9 +66,11 @@ KEYWORDS = {
     "τ": "dampening",
     "ε": "eps",
     "λ": "weight_decay",
-    "⟨·⟩": "",
-    "‖·‖": "",
+    "Γ": "Gamma",
 }
+KEYWORDS |= {"∇⟨H, Σ⟩": "curvature_slope", "var G": "gradient_variance", "∇S": "sharpness_slope"}
+SHOWN_ONLY = ("⟨·⟩", "‖·‖", "‖θ‖", "Var θ", "ρₖ", "cₖ", *(f"Σ{digits}" for digits in ENTRIES))  # in no result
+KEYWORDS |= dict.fromkeys(SHOWN_ONLY, "")
 
 
 class Meaning(NamedTuple):

@@ -8,6 +8,7 @@ from itertools import chain
 
 import pytest
 
+from swd_dynamics import audit
 from swd_dynamics.__main__ import main
 from swd_dynamics.auditing import atlas as atlas_module
 from swd_dynamics.auditing.atlas import PHASES, Atlas, AtlasEntry, atlas, optimizers_of, read_atlas
@@ -183,6 +184,40 @@ def test_a_script_needs_no_guard(tmp_path):
     assert done.stdout.count("\n") == 1
 
 
+LAZY = """
+__all__ = ["Mine", "Listed", "Optimizer", "helper", "gone"]
+
+class Optimizer:  # a copy of torch's, as some libraries carry
+    def __init__(self, params, lr=0.01, weight_decay=0.1):
+        self.param_groups = [{"params": list(params), "lr": lr, "weight_decay": weight_decay}]
+        self.state = {}
+
+    def zero_grad(self): ...
+    def add_param_group(self, group): ...
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data -= group["lr"] * (p.grad + group["weight_decay"] * p.data)
+
+class Mine(Optimizer): ...
+class Helper: ...
+helper = Helper()
+
+def __getattr__(name):
+    if name == "Listed":
+        return type("Listed", (Optimizer,), {})
+    raise AttributeError(name)
+"""
+
+
+def test_copies_of_the_base_class_and_late_names_are_found(tmp_path, monkeypatch):
+    """Assert that optimizers derived from a copy of torch's base class are found, also if made on demand."""
+    (tmp_path / "lazy_here.py").write_text(LAZY)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert optimizers_of("lazy_here") == ["Listed", "Mine"]
+    assert audit(sys.modules["lazy_here"].Mine).kind == "all the same"
+
+
 def rated(name, kind="decoupled", *, low=1.0, settled=1.0, high=1.0, fallen=1.0, weight_decay=0.1):
     """An entry with R/ηλ as given."""
     phases = {"settled": {"5 %": low * 1e-3, "R": settled * 1e-3, "95 %": high * 1e-3}}
@@ -265,7 +300,7 @@ def test_the_table_fits_a_terminal():
     text = str(Atlas("mine", {}, (rated("RAdam"), rated("Twice", settled=2.0), AtlasEntry("Long", None, long))))
     assert max(map(len, text.splitlines())) <= 100
     rows = {line.split()[0]: line for line in text.splitlines()[1:4]}
-    assert "its name says L2" in rows["RAdam"] and rows["Twice"].split()[1:] == ["decoupled", "2", "1", "1", "1"]
+    assert "name says L2" in rows["RAdam"] and rows["Twice"].split()[1:] == ["decoupled", "2", "1", "1", "1", "–"]
     assert "too long" in rows["Long"]
 
 

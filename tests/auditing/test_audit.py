@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import odd_optimizers
 import pytest
+import pytorch_optimizer
 import torch
 
 from swd_dynamics import audit
@@ -17,7 +18,7 @@ from swd_dynamics.auditing.rates import Reader
 from swd_dynamics.bench.response import measure_response
 from swd_dynamics.bench.streams import DROP
 from swd_dynamics.errors import InputError
-from swd_dynamics.optim import SGDS, AdaiS, AdamS
+from swd_dynamics.optim import SGDS, AdaiS, AdamS, WithDecay
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.symbolic import long_run_decay_rate
 
@@ -47,8 +48,15 @@ CASES = {
     "norm-scaled, no decay": (odd_optimizers.NormScaled, "none"),
     "no weight_decay to set": (odd_optimizers.Undecayed, "other"),
     "sign": (odd_optimizers.SignDecay, "other"),
-    "cautious": (odd_optimizers.CautiousDecay, "other"),
-    "not times η": (odd_optimizers.FixedDecay, "other"),
+    "cautious": (odd_optimizers.CautiousDecay, "cautious"),
+    "cautious Adam": (odd_optimizers.CautiousAdam, "cautious"),
+    "bold Adam": (odd_optimizers.BoldAdam, "other"),
+    "not times η": (odd_optimizers.FixedDecay, "independent"),
+    "independent Adam": (odd_optimizers.IndependentAdam, "independent"),
+    "corrected Adam": (odd_optimizers.CorrectedAdam, "corrected"),
+    "squared Adam": (odd_optimizers.SquaredAdam, "corrected"),
+    "preconditioned Adam": (odd_optimizers.PreconditionedAdam, "preconditioned"),
+    "root-preconditioned Adam": (odd_optimizers.RootPreconditionedAdam, "other"),
     "first η": (partial(odd_optimizers.DecaysByDefaults, **ARGUMENTS), "other"),
     "half": (odd_optimizers.HalfDecay, "decoupled"),
     "matrices": (odd_optimizers.MatrixDecay, "all the same"),
@@ -63,7 +71,8 @@ CASES = {
     "SGDS in float32": (partial(odd_optimizers.in_float32(SGDS), **MOMENTUM), "stable"),
     "SGD, momentum, uphill": (partial(torch.optim.SGD, maximize=True, **MOMENTUM), "L2"),
     "SGDS, uphill": (partial(SGDS, maximize=True, **MOMENTUM), "stable"),
-    "relative": (odd_optimizers.RelativeDecay, "decoupled"),
+    "relative": (odd_optimizers.RelativeDecay, "independent"),
+    "relative to 1": (partial(odd_optimizers.RelativeDecay, lr=1.0), "independent"),
     "vectors stay": (partial(odd_optimizers.SkipsVectors, **ARGUMENTS), "decoupled"),
     "v barely moves": (odd_optimizers.Unmoved, "decoupled"),
     "estimating": (odd_optimizers.Estimating, "decoupled"),
@@ -78,7 +87,12 @@ WORDS = {
     "no weight_decay to set": "no control is possible",
     "sign": "nonlinear: the decay of the first step",
     "cautious": "a weight does not decay in",
-    "not times η": "R does not depend on η",
+    "cautious Adam": "R = ηλ, but only of those weights that the step itself makes smaller",
+    "not times η": "R = 0.02·λ, whatever η is",
+    "independent Adam": "R = 0.01·λ, whatever η is",
+    "corrected Adam": "R = λ·η²/η₀, with the first η as η₀",
+    "squared Adam": "R = 50·λη²",
+    "preconditioned Adam": "R = λη_eff with the η_eff of each weight",
     "half": "R = 0.5·ηλ",
     "matrices": "shape (8,) do not decay",
     "still": "no weight moved",
@@ -161,6 +175,79 @@ def test_kinds(audits, name):
     assert WORDS.get(name, "") in "; ".join(found.reasons)
 
 
+LIBRARY = ["AdaBelief", "Kate", "Lion", "QHM", "Yogi"]  # five of its optimizers with an argument fixed_decay
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_fixed_decay_of_a_library_is_independent(name):
+    """Assert that R = λ is found where an optimizer of pytorch_optimizer is told to leave η out of its decay."""
+    made = getattr(pytorch_optimizer, name)
+    found = audit(partial(made, lr=LR, weight_decay=1e-3, weight_decouple=True, fixed_decay=True))
+    assert found.kind == "independent" and found.reasons[0].startswith("R = λ, whatever η is")
+    assert [row[0] for row in found.rows.values()] == pytest.approx([1e-3] * 4, rel=READ / 1e-3)
+
+
+def test_what_was_given_is_said():
+    """Assert that Muon of a library is made from groups with use_muon, decays both by ηλ, and that this is said."""
+    settings = {"adamw_lr": LR, "adamw_wd": DECAY, **ARGUMENTS}
+    found = audit(partial(pytorch_optimizer.Muon, **settings))
+    assert found.kind == "decoupled" and "groups with use_muon=True for a matrix" in "; ".join(found.reasons)
+    assert [row[5] for row in found.rows.values()] == pytest.approx([1.0] * 4, rel=READ / (LR * DECAY))
+
+
+def test_decay_of_fadam_is_preconditioned():
+    """Assert that FAdam, which takes float32 only, divides λθ by its √v as its paper says (arXiv 2405.12807)."""
+    found = audit(partial(pytorch_optimizer.FAdam, **ARGUMENTS))
+    assert found.kind == "preconditioned" and "it was given parameters in float32" in found.reasons
+
+
+@pytest.mark.parametrize(("normalized", "kind"), [(True, "corrected"), (False, "decoupled")])
+def test_adamc_of_a_library_corrects_normalized_layers(normalized, kind):
+    """Assert that AdamC corrects the decay of groups that are marked as normalized, and of no others."""
+
+    def factory(params, **changed):
+        groups = [{"params": list(params), "normalized": normalized}]
+        return pytorch_optimizer.AdamC(groups, **(ARGUMENTS | changed))
+
+    assert audit(factory, **ARGUMENTS).kind == kind
+
+
+def with_decay(params, decay, lr_max=None, kind=torch.optim.Adam, lr=LR, weight_decay=DECAY):
+    return WithDecay(kind(params, lr=lr), decay, weight_decay, lr_max)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"decay": "decoupled"}, "decoupled"),
+        ({"decay": "independent"}, "independent"),
+        ({"decay": "corrected", "lr_max": LR}, "corrected"),
+        ({"decay": "cautious"}, "cautious"),
+        ({"decay": "cautious", "kind": partial(torch.optim.SGD, momentum=0.9)}, "cautious"),
+        ({"decay": "preconditioned"}, "preconditioned"),
+    ],
+    ids=lambda value: " ".join(map(str, value.values()))[:30] if isinstance(value, dict) else value,
+)
+def test_decay_beside_any_optimizer_has_the_kind_it_is_given(settings, kind):
+    """Assert that WithDecay, which knows nothing of the audit, is found to have the decay that it was asked for."""
+    assert audit(partial(with_decay, **settings), lr=LR, weight_decay=DECAY).kind == kind
+
+
+def test_corrected_decay_falls_with_the_square(audits):
+    """Assert that R of corrected decay falls to a quarter when η is halved, from λη as it was."""
+    rates = [row[0] for row in audits("corrected Adam").rows.values()]
+    assert rates == pytest.approx([LR * DECAY] * 3 + [LR * DECAY / 4], abs=READ)
+
+
+def test_each_weight_has_its_own_ratio(audits):
+    """Assert that R_i/η_eff,i is λ for the median weight in each phase, while R differs fifty times between weights."""
+    features = audits("preconditioned Adam").features
+    for phase in features.later.values():
+        assert np.median(phase.decay_rate / phase.effective_lr) == pytest.approx(DECAY, rel=WINDOWED)
+    low, high = np.percentile(features.phases["settled"].decay_rate, [5, 95])
+    assert high > 50 * low
+
+
 def test_l2_settles_where_theory_has_it(audits):
     """Assert that R of L2 with momentum is ηλ in the first step, and in the long run 1.11e-2, by the larger root."""
     course = audits("SGD, momentum").course["median"]
@@ -226,6 +313,7 @@ def test_a_decay_that_ignores_schedules_is_told(audits):
     assert found.features.keeps_first_lr and "ignores schedules" in found.reasons[0]
     printed = " ".join(str(found).split())
     assert "R is proportional to the η that the optimizer was built with and to λ." in printed
+    assert found.kind == "other"
     assert not any(audits(name).features.keeps_first_lr for name in ("not times η", "NAdam, decoupled", "AdamS"))
 
 
@@ -272,11 +360,12 @@ def test_stable_or_not_needs_a_whole_impulse():
 
 
 def test_a_coarse_state_is_told():
-    """Assert that a momentum in bfloat16 is named, η_eff unknown, and nothing said to be nonlinear for it."""
+    """Assert that a momentum in bfloat16 is named, η/(1−β) found by strong impulses, and nothing called nonlinear."""
     found = audit(odd_optimizers.Coarse)
     said = "; ".join(found.reasons)
     assert found.kind == "decoupled" and found.features.coarse == ("bfloat16",) and "bfloat16" in said
-    assert "η_eff is unknown" in said and found.features.unfollowed and "nonlinear" not in said
+    assert "η_eff is known to 25 %" in said and "nonlinear" not in said
+    assert settled(found, "η_eff") == pytest.approx(LR / 0.1, rel=0.25)
     assert found.to_dict()["lr_exponent"] is None
 
 

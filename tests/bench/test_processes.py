@@ -35,6 +35,15 @@ def test_work_that_fails_has_a_reason(function, work, limit, reason):
     assert outcome.reason.startswith(reason)
 
 
+def test_seconds_are_those_of_the_processor():
+    """Assert that work is timed by the processor: sleep takes no time, work takes its own, and a limit is the limit."""
+    (slept,) = in_processes(time.sleep, [0.2], jobs=1)
+    (worked,) = in_processes(sum, [range(3_000_000)], jobs=1)
+    assert slept.seconds < 0.01 < worked.seconds
+    (late,) = in_processes(time.sleep, [1000], jobs=1, limit=0.5)
+    assert late.seconds == 0.5
+
+
 def test_work_that_runs_is_killed_when_the_caller_stops():
     """Assert that a caller who stops after the first outcome does not wait for the work that still runs."""
     begun = time.monotonic()

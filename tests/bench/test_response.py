@@ -7,7 +7,8 @@ import odd_optimizers
 import pytest
 import torch
 
-from swd_dynamics.bench.interventions import MATRICES, MIXED
+from swd_dynamics.bench.impulses import Push, effective_lr_of
+from swd_dynamics.bench.interventions import MATRICES, MIXED, bench_for
 from swd_dynamics.bench.response import AFTERWARDS, RENEWED, measure_response
 from swd_dynamics.bench.streams import DROP, FOLLOWED, HALVED, LEAD, PARTS, steady_gradients
 from swd_dynamics.errors import InputError
@@ -85,7 +86,7 @@ def test_heavy_ball_moves_and_remembers():
     """Assert that an impulse moves a weight by η/(1−β), and that L2 lasts for β/(1−β) steps: two sums of βʲ."""
     response = measure_response(HEAVY_BALL)
     followed = FOLLOWED - np.arange(N) % PARTS
-    np.testing.assert_allclose(response.effective_lr[0], LR * (1 - 0.9**followed) / 0.1, rtol=PUSH_READ)
+    np.testing.assert_allclose(response.impulses.effective_lr[0], LR * (1 - 0.9**followed) / 0.1, rtol=PUSH_READ)
     delay = -response.echo.left / response.echo.subtracted
     np.testing.assert_allclose(delay, 0.9 * (1 - 0.9**AFTERWARDS) / 0.1, rtol=READ / 1e-2)
     assert not np.any(response.control_echo.left)
@@ -99,7 +100,31 @@ def test_impulse_measures_the_preconditioner():
     ages = np.arange(100)[:, None]  # .9^100 is 3e-5
     steps = DROP - LEAD + np.arange(N) % PARTS + ages
     expected = np.sum(0.1 * 0.9**ages * speed[steps, np.arange(N)], axis=0)
-    np.testing.assert_allclose(response.effective_lr[0], expected, rtol=MOVING)
+    np.testing.assert_allclose(response.impulses.effective_lr[0], expected, rtol=MOVING)
+
+
+ROUGH = 0.25  # relative: what the audit states of η_eff where steps are rounded to bfloat16
+
+
+@pytest.mark.slow
+def test_rounding_to_bfloat16_does_not_hide_the_effective_lr(monkeypatch):
+    """Assert that η_eff of torch's Muon is what it is with exact matrices, for eight weights in ten within 25 %."""
+    factory = partial(torch.optim.Muon, **ARGUMENTS)
+    rounded = measure_response(factory).impulses
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())
+    bench = bench_for(factory).times(decay=0.0)
+    exact, _ = effective_lr_of(bench, bench.run(), DROP, Push(1e-3, strong=True), 2.0**-53)
+    assert rounded.push.strong and np.mean(rounded.even) >= 0.8
+    off = np.abs(rounded.effective_lr[0] / exact - 1)[rounded.even]
+    assert np.mean(off < ROUGH) >= 0.8
+
+
+def test_strong_impulses_agree_where_small_ones_do():
+    """Assert that η/(1−β) of a heavy ball is found from strong impulses too, which a linear step answers exactly."""
+    bench = bench_for(HEAVY_BALL).times(decay=0.0)
+    found, _ = effective_lr_of(bench, bench.run(), DROP, Push(0.5, strong=True), 2.0**-53)
+    np.testing.assert_allclose(found, LR / 0.1, rtol=PUSH_READ)
+    assert not measure_response(HEAVY_BALL).impulses.push.strong
 
 
 def of_parameters_alone(params):
@@ -129,6 +154,45 @@ def test_matrices_where_nothing_else_will_do():
     """Assert that an optimizer of matrices gets matrices alone, and any other optimizer a vector too."""
     assert measure_response(partial(torch.optim.Muon, **ARGUMENTS)).shapes == MATRICES
     assert measure_response(partial(torch.optim.SGD, **ARGUMENTS)).shapes == MIXED
+
+
+class NamedGroups(torch.optim.SGD):
+    """Wants groups with an entry use_muon; matrices get twice the η."""
+
+    def __init__(self, params, lr=LR, weight_decay=DECAY):
+        for group in params:
+            group["lr"] = lr * (1 + group["use_muon"])
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+
+
+class Single(torch.optim.SGD):
+    """Refuses float64."""
+
+    def step(self):
+        for group in self.param_groups:
+            if any(p.dtype != torch.float32 for p in group["params"]):
+                raise RuntimeError("float32 is wanted")
+        super().step()
+
+
+class Both(NamedGroups, Single):
+    """Wants both."""
+
+
+@pytest.mark.parametrize("factory", [NamedGroups, partial(Single, **ARGUMENTS), Both])
+def test_other_forms_are_tried(factory):
+    """Assert that groups with use_muon, and float32, are given where nothing else will do, and R = ηλ of each group."""
+    response = measure_response(factory)
+    grouped, rounded = "use_muon" in response.given, "float32" in response.given
+    assert grouped == (factory in (NamedGroups, Both)) and rounded == (factory is not NamedGroups)
+    expected = np.repeat([2 * LR if grouped else LR, LR], [24, 8]) * DECAY
+    tolerance = 8 * 2.0**-24 * 0.3 / 1e-2 if rounded else READ  # roundings of weights of .3, divided by δ
+    np.testing.assert_allclose(rates(response.moved)[0], expected, rtol=0, atol=tolerance)
+
+
+def test_the_first_form_is_kept_where_nothing_is_unusual():
+    """Assert that an optimizer that takes a matrix and a vector in float64 gets them, and nothing is said of it."""
+    assert measure_response(HEAVY_BALL).given == ""
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ PANELS = {
     "learning-curves": 8,
     "batch-size": 4,
     "lost-decay": 2,
+    "central-flow": 2,
+    "equilibrium": 2,
 }
 
 

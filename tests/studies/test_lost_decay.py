@@ -13,7 +13,7 @@ def test_rounding_is_torchs(name, dtype):
     values = np.float32(np.linspace(0.3, 3.0, 5001))
     ties = (lost_decay.mantissas(name)[:-1] + lost_decay.mantissas(name)[1:]) / 2
     both = np.concatenate([values, np.float32(ties)]).astype(float)
-    np.testing.assert_array_equal(lost_decay.rounded(both, name), torch.tensor(both).to(dtype).double().numpy())
+    np.testing.assert_array_equal(lost_decay.to_digits(both, name), torch.tensor(both).to(dtype).double().numpy())
 
 
 def test_another_prediction_is_refuted():

@@ -10,29 +10,34 @@ from swd_dynamics.rules import CATALOG, UpdateRule
 from swd_dynamics.symbolic import (
     eigenvalues,
     equations,
+    equilibrium,
     fixed_point,
     linear_map,
     long_run_decay_rate,
     modified_equation,
     stability_limit,
+    stationary_covariance,
 )
 
 OF_THE_MAP = (linear_map, eigenvalues, stability_limit, fixed_point, long_run_decay_rate)
 DERIVATIONS = (equations, modified_equation, *OF_THE_MAP)
+IN_NOISE = (stationary_covariance, equilibrium)
 
 # By entries and by families. All others have every derivation.
 LACKS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "Adagrad": (modified_equation,),  # a sum has no rest point
-    "SGDCautious": OF_THE_MAP,  # the sign of θ·u jumps where the step would be linear
-    "AdamCautious": OF_THE_MAP,
-    "Signum": OF_THE_MAP,  # a sign jumps where the step would be linear
-    "Lion": OF_THE_MAP,
-    "Rprop": (modified_equation, *OF_THE_MAP),  # the step sizes grow while the gradient is steady
-    "ScheduleFreeSGD": (modified_equation, *OF_THE_MAP),  # the sum of the weights of an average has no rest point
-    "ScheduleFreeAdam": (modified_equation, *OF_THE_MAP),
-    "Muon": DERIVATIONS,  # looks at shapes
-    "Adafactor": DERIVATIONS,  # depend on the number of the step
-    "ASGD": DERIVATIONS,
+    "AMSGrad": (equilibrium,),  # a maximum grows in noise
+    "Adamax": (equilibrium,),
+    "Adagrad": (modified_equation, equilibrium),  # a sum has no rest point
+    "SGDCautious": (*OF_THE_MAP, *IN_NOISE),  # the sign of θ·u jumps where the step would be linear
+    "AdamCautious": (*OF_THE_MAP, *IN_NOISE),
+    "Signum": (*OF_THE_MAP, stationary_covariance),  # a sign jumps where the step would be linear
+    "Lion": (*OF_THE_MAP, stationary_covariance),
+    "Rprop": (modified_equation, *OF_THE_MAP, *IN_NOISE),  # the step sizes grow while the gradient is steady
+    "ScheduleFreeSGD": (modified_equation, *OF_THE_MAP, *IN_NOISE),  # the sum of the weights has no rest point
+    "ScheduleFreeAdam": (modified_equation, *OF_THE_MAP, *IN_NOISE),
+    "Muon": (*DERIVATIONS, *IN_NOISE),  # looks at shapes
+    "Adafactor": (*DERIVATIONS, *IN_NOISE),  # depend on the number of the step
+    "ASGD": (*DERIVATIONS, *IN_NOISE),
 }
 
 

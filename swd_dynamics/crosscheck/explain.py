@@ -1,0 +1,240 @@
+"""The laws of norm and rotation on a recorded run: what η, λ and gradients predict for each parameter, and the run."""
+
+import json
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swd_dynamics.crosscheck.recorded_rule import groups_of, named_rule
+from swd_dynamics.errors import InputError
+from swd_dynamics.rules.catalog import CATALOG
+from swd_dynamics.rules.decay import mode_of
+from swd_dynamics.rules.gate import as_entry
+from swd_dynamics.rules.update import UpdateRule
+from swd_dynamics.symbolic import NotDerivable, equilibrium
+
+if TYPE_CHECKING:
+    import xarray
+
+NEEDED = ("lr", "theta_norm_parameter", "gradient_norm_parameter", "rotation_parameter")
+WINDOWS = 12  # of a run, in each of which the law is evaluated; doubled, explaining takes twice as long
+FEW = 24  # steps: a shorter run has no windows over which a norm of gradients could be averaged
+LARGEST = 6  # parameters that are explained: those with the most weights
+CLOSE = 0.15  # relative: a norm that is nearer to its law is said to follow it. Laws assume independent gradients
+# The smallest R that changes some weight of a type, where decay is rounded apart from the step (half a unit in the last
+# place of a weight just below a power of two).
+LEAST_RATE = {"bfloat16": 2.0**-9, "float16": 2.0**-12, "float32": 2.0**-25}
+
+
+class Course(NamedTuple):
+    """One parameter along a run, in windows of steps.
+
+    Attributes
+    ----------
+    parameter : str
+    shape : tuple of int
+    steps : array, shape (windows,) — the middle step of each window
+    norm, norm_law : array, shape (windows,) — ‖θ‖ as recorded, and at the equilibrium of the window's η and gradients
+    angle, angle_law : array, shape (windows,) — the angle by which a step turns the parameter, in radians
+    time : array, shape (windows,) — the number of steps in which a departure from the equilibrium falls to 1/e
+    unknown : str — why there is no law, or nothing
+    """
+
+    parameter: str
+    shape: tuple[int, ...]
+    steps: NDArray
+    norm: NDArray
+    norm_law: NDArray
+    angle: NDArray
+    angle_law: NDArray
+    time: NDArray
+    unknown: str = ""
+
+    @property
+    def said(self) -> str:
+        """What the last window says of the law."""
+        if self.unknown:
+            return self.unknown
+        off = self.norm[-1] / self.norm_law[-1] - 1
+        if abs(off) <= CLOSE:
+            return "at its equilibrium"
+        if self.time[-1] > self.steps[-1]:
+            return f"not there yet: the way takes about {self.time[-1]:.0f} steps"
+        return "off its equilibrium: the loss depends on ‖θ‖, or the gradients are not independent"
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The laws on the curves of one run; ``print`` shows law and run for each parameter, and what follows.
+
+    Attributes
+    ----------
+    optimizer : str — the name of the rule
+    mode : str — its decay mode
+    courses : tuple of Course
+    notes : tuple of str — how much of the start is left, whether rounding takes the decay, and what a smaller η will do
+    """
+
+    optimizer: str
+    mode: str
+    courses: tuple[Course, ...] = field(repr=False)
+    notes: tuple[str, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        names = [course.parameter for course in self.courses]
+        width = max(map(len, ("parameter", *names)))
+        lines = [f"{'parameter':{width}}  ‖θ‖ law   seen      angle law  seen       "]
+        for course in self.courses:
+            numbers = [course.norm_law, course.norm, course.angle_law, course.angle]
+            cells = [f"{values[-1]:<8.3g}" if np.isfinite(values[-1]) else "–       " for values in numbers]
+            lines.append(f"{course.parameter:{width}}  {cells[0]}  {cells[1]}  {cells[2]}   {cells[3]}   {course.said}")
+        when = f"in the last {100 // WINDOWS} % of the run"
+        title = f"{self.optimizer}: norm and rotation per step, by law and as recorded, {when}"
+        return "\n".join([title, *lines, *self.notes])
+
+
+def explain(recording: "xarray.Dataset", name: str | None = None) -> Explained:
+    """Hold a recorded run against the laws of its optimizer: norm, rotation, memory, and what rounding takes.
+
+    Parameters
+    ----------
+    recording : xarray.Dataset
+        Of any run, with norms and rotation for each parameter: the probe's default.
+    name : str, optional
+        The rule by name; by default the one with the name of the recorded optimizer.
+
+    Returns
+    -------
+    Explained
+
+    Raises
+    ------
+    InputError
+        If the recording has too few steps, or lacks norms or rotation, or no rule has the optimizer's name.
+
+    Notes
+    -----
+    The law is :func:`swd_dynamics.symbolic.equilibrium`, with the η, λ and shape of each parameter and with the product
+    ‖g‖·‖θ‖ that was recorded. It assumes that the loss does not depend on ‖θ‖, as before a normalisation, and that the
+    gradients of different steps are independent; for other parameters it says where noise alone would bring them.
+
+    Examples
+    --------
+    A weight in pure noise comes to the law's norm √(ησ²·n/(λ(2 − ηλ))), which is √(10/(2 − .01)) for ten weights:
+
+    >>> import torch
+    >>> from swd_dynamics.optim import SGDW
+    >>> from swd_dynamics.probe import record
+    >>> draws = torch.Generator().manual_seed(0)
+    >>> weight = torch.nn.Parameter(torch.zeros(10, dtype=torch.float64))
+    >>> sgdw = SGDW([weight], lr=0.1, weight_decay=0.1)
+    >>> run = record(sgdw, lambda k: weight @ torch.randn(10, generator=draws, dtype=torch.float64), steps=2000)
+    >>> explain(run).courses[0].said
+    'at its equilibrium'
+    """
+    _check(recording)
+    name = _entry_name(recording) if name is None else name
+    rules = [named_rule(name, arguments) for arguments in groups_of(recording)]
+    shapes = [tuple(shape) for shape in json.loads(recording.attrs["parameter_shapes"])]
+    order = np.argsort([-np.prod(shape) for shape in shapes], kind="stable")[:LARGEST]
+    courses = tuple(_course(recording, rules, int(i), shapes[i]) for i in sorted(order))
+    mode = mode_of(rules[0].decay) or "unknown"
+    return Explained(name, mode, courses, tuple(_notes(recording, rules, courses)))
+
+
+def _check(recording: "xarray.Dataset") -> None:
+    missing = [name for name in NEEDED if name not in recording]
+    if missing or "parameter_shapes" not in recording.attrs:
+        lacks = ", ".join(missing) or "the attribute parameter_shapes"
+        raise InputError(f"the recording lacks {lacks}: record with the probe's default quantities")
+    if recording.sizes["step"] < FEW:
+        raise InputError(f"the recording has {recording.sizes['step']} steps: explain needs {FEW} or more")
+
+
+def _entry_name(recording: "xarray.Dataset") -> str:
+    """The entry of the catalogue that the recorded optimizer is."""
+    name = str(recording.attrs.get("optimizer", ""))
+    groups = groups_of(recording)
+    if name in ("Adam", "AdamW", "AdamS") and any(group.get("amsgrad") for group in groups):
+        name = name.replace("Adam", "AMSGrad")
+    if any(group.get("decoupled_weight_decay") for group in groups) and f"{name}W" in CATALOG:
+        name = f"{name}W"
+    name = "MuonW" if name == "Muon" else name
+    if name not in CATALOG:
+        raise InputError(f"no rule has the name of the recorded optimizer, {name}: give the name of its rule")
+    return as_entry(name).name
+
+
+def _course(recording: "xarray.Dataset", rules: list[UpdateRule], i: int, shape: tuple[int, ...]) -> Course:
+    """One parameter in windows."""
+    group = int(recording["parameter_group"].values[i])
+    norm, gradient, angle = (np.asarray(recording[name].values[:, i], float) for name in NEEDED[1:])
+    lr = np.asarray(recording["lr"].values[:, group], float)
+    edges = np.linspace(0, len(norm), WINDOWS + 1).astype(int)
+    windows = [slice(*pair) for pair in pairwise(edges)]
+    courses = norm, angle, gradient * norm
+    norms, angles, gammas = (np.array([_rms(course[w]) for w in windows]) for course in courses)
+    steps, lrs = (np.array([values[w].mean() for w in windows]) for values in (recording["step"].values, lr))
+    laws, unknown = [], ""
+    for gamma, eta in zip(gammas, lrs, strict=True):
+        law, reason = _law(rules[group], float(eta), shape, float(gamma))
+        laws.append(law)
+        unknown = reason or unknown
+    norm_law, angle_law, time = np.array(laws).T
+    name = str(recording["parameter"].values[i])
+    return Course(name, shape, steps, norms, norm_law, angles, angle_law, time, unknown)
+
+
+def _rms(values: NDArray) -> float:
+    return float(np.sqrt(np.nanmean(values**2)))
+
+
+def _law(rule: UpdateRule, lr: float, shape: tuple[int, ...], gamma: float) -> tuple[tuple[float, float, float], str]:
+    """Norm, angle and time of the equilibrium at this η, or NaN and the reason why there is none."""
+    none = (np.nan, np.nan, np.nan)
+    if not (lr > 0 and gamma > 0 and np.isfinite(gamma)):
+        return none, "no law: η or the gradient is 0, or not finite"
+    changed = UpdateRule(lr, rule.direction, rule.decay)
+    try:
+        found: dict[str, Any] = equilibrium(changed, shape=shape or 1, gradient=gamma).results
+    except NotDerivable as refusal:
+        return none, f"no law: {str(refusal).split('.')[0]}"
+    return (float(found["‖θ‖"]), float(found["angle"]), float(found["steps"])), ""
+
+
+def _notes(recording: "xarray.Dataset", rules: list[UpdateRule], courses: tuple[Course, ...]) -> list[str]:
+    notes = []
+    rate = np.asarray(recording["decay_rate"].values, float) if "decay_rate" in recording else np.full(1, np.nan)
+    if np.isfinite(rate).all():
+        left = float(np.exp(np.sum(np.log1p(-np.minimum(rate, 1 - 1e-12)))))
+        memory = 1 / rate[-1] if rate[-1] > 0 else np.inf
+        notes.append(
+            f"Of the start Π(1 − R) = {left:.2g} is left. R is {rate[-1]:.2g}: the memory is {memory:.3g} steps."
+        )
+    else:
+        notes.append("R is not recorded, so how much of the start is left is unknown.")
+    notes.append(_rounding(recording, rate))
+    known = [course for course in courses if not course.unknown]
+    if known:
+        first, group = known[0], int(recording["parameter_group"].values[0])
+        eta = float(recording["lr"].values[-1, group]) / 10
+        gamma = first.norm[-1] * _rms(np.asarray(recording["gradient_norm_parameter"].values[-FEW:, 0], float))
+        (norm, angle, time), _ = _law(rules[group], eta, first.shape, gamma)
+        change = f"‖θ‖ → {norm:.3g}, angle → {angle:.2g}, in about {time:.0f} steps"
+        notes.append(f"With a tenth of the last η the equilibrium of {first.parameter} is {change}.")
+    return notes
+
+
+def _rounding(recording: "xarray.Dataset", rate: NDArray) -> str:
+    dtype = str(recording.attrs.get("dtype", ""))
+    least = next((value for name, value in LEAST_RATE.items() if name in dtype), 0.0)
+    if not np.isfinite(rate[-1]) or rate[-1] <= 0:
+        return "R is 0 at the end." if rate[-1] == 0 else "Whether rounding takes the decay is unknown."
+    if rate[-1] >= least:
+        return f"Rounding to {dtype or 'the type of the weights'} does not take the decay."
+    return (
+        f"R is below {least:.2g}: rounded to {dtype} apart from the step, the decay is lost (a fused kernel keeps it)."
+    )

@@ -1,0 +1,79 @@
+"""Recorded runs held against the laws of norm and rotation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from swd_dynamics.crosscheck import explain
+from swd_dynamics.errors import InputError
+from swd_dynamics.optim import SGDW
+from swd_dynamics.plots import explained
+from swd_dynamics.probe import record
+
+
+def noisy_run(make, steps=1500, sizes=(40,)):
+    """A run in pure noise: the gradients do not depend on the weights."""
+    draws = torch.Generator().manual_seed(0)
+    weights = [torch.nn.Parameter(torch.zeros(n, dtype=torch.float64)) for n in sizes]
+
+    def loss(k):
+        return sum(w @ torch.randn(len(w), generator=draws, dtype=torch.float64) for w in weights)
+
+    return record(make(weights), loss, steps)
+
+
+def test_noise_alone_brings_a_weight_to_its_law():
+    """Assert that law and run agree with √(nη/(λ(2 − ηλ))), the norm of n weights of plain SGD in unit noise."""
+    lr, decay, n = 0.1, 0.2, 40
+    found = explain(noisy_run(lambda w: SGDW(w, lr=lr, weight_decay=decay), sizes=(n,)))
+    (course,) = found.courses
+    expected = math.sqrt(n * lr / (decay * (2 - lr * decay)))
+    assert course.norm_law[-1] == pytest.approx(expected, rel=0.1)  # Γ is measured as ‖g‖·‖θ‖, over 125 steps
+    assert course.norm[-1] == pytest.approx(expected, rel=0.15)
+    assert course.said == "at its equilibrium"
+    # The law has ‖g‖ = Γ/‖θ‖, so that ‖θ‖⁴ is what relaxes, four times as fast as the weights.
+    assert course.time[-1] == pytest.approx(1 / (4 * lr * decay), rel=0.02)
+
+
+def test_a_run_that_is_too_short_is_not_there_yet():
+    """Assert that weights far from their norm are said to be under way, with the steps that the way takes."""
+    found = explain(noisy_run(lambda w: SGDW(w, lr=0.1, weight_decay=0.001), steps=60))
+    assert "not there yet" in found.courses[0].said
+    assert "the memory is 1e+04 steps" in found.notes[0]
+
+
+def test_a_smaller_lr_is_foreseen():
+    """Assert that law and forecast are AdamW's closed form for n weights, exact in a = 1 − ηλ; Γ has no part in it."""
+
+    def norm(lr, decay=0.5, beta=0.9, n=40):
+        a, step = 1 - lr * decay, lr * math.sqrt(n * (1 - beta) / (1 + beta))
+        return step * math.sqrt((1 + a * beta) / ((1 - a * a) * (1 - a * beta)))
+
+    found = explain(noisy_run(lambda w: torch.optim.AdamW(w, lr=0.01, weight_decay=0.5)))
+    assert found.courses[0].norm_law[-1] == pytest.approx(norm(0.01), rel=1e-6)  # ε = 1e-8
+    assert f"‖θ‖ → {norm(0.001):.3g}" in found.notes[-1]
+
+
+def test_what_has_no_law_says_why():
+    """Assert that without decay there is no law, with the reason, and that the figure is still drawn."""
+    found = explain(noisy_run(lambda w: torch.optim.SGD(w, lr=0.1), steps=30))
+    assert "no law" in str(found) and np.isnan(found.courses[0].norm_law).all()
+    assert len(explained(found).axes) == 2
+
+
+def test_bad_recordings():
+    """Assert that a run without a rule, a short run, and a recording without norms are refused with what to do."""
+
+    class Other(torch.optim.SGD):
+        pass
+
+    run = noisy_run(lambda w: Other(w, lr=0.1, weight_decay=0.1), steps=30)
+    with pytest.raises(InputError, match="give the name of its rule"):
+        explain(run)
+    assert explain(run, "SGD").optimizer == "SGD"
+    with pytest.raises(InputError, match="needs 24"):
+        explain(run.isel(step=slice(5)))
+    with pytest.raises(InputError, match="theta_norm_parameter"):
+        explain(run.drop_vars("theta_norm_parameter"))
