@@ -97,7 +97,7 @@ def test_atlas():
 def test_style():
     """Assert that theory is a line and measurements are points, in the look of each decay mode."""
     with house_style():
-        figure = Figure(figsize=(5.4, 3.2))
+        figure = Figure(figsize=(5.4, 5.4))
         axes = figure.subplots()
         for i, mode in enumerate(LOOKS):
             axes.plot([0, 1], [i, i], **theory(mode))

@@ -146,7 +146,7 @@ def test_the_memory_on_its_slow_manifold():
     assert equal(before, resting + eta * (lagging - total_dot / D))
 
 
-# What the assumptions say of each family, beside the slow manifold.
+# What the assumptions say of each family or entry, beside the slow manifold.
 SAID = {
     "clip is inactive": ("Adai",),
     "maximum holds": ("AMSGrad",),
