@@ -20,6 +20,8 @@ WITHIN = 2.0  # a step this many times larger or smaller than usual is not back 
 class SpikeResponse(NamedTuple):
     """How an optimizer answers to one spike. Sizes are relative to those of the run without the spike.
 
+    Attributes
+    ----------
     peak, lowest : float — the largest and the smallest step from the spike on
     recovery : int or None
         The steps, counted from the spike, until step sizes stay within WITHIN of usual; None: more than ``followed``.
