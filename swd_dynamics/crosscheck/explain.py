@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from itertools import pairwise
+from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from swd_dynamics.crosscheck.recorded_rule import groups_of, named_rule
 from swd_dynamics.errors import InputError
+from swd_dynamics.recording import open_recording
 from swd_dynamics.rules.catalog import CATALOG
 from swd_dynamics.rules.decay import mode_of
 from swd_dynamics.rules.gate import as_entry
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 NEEDED = ("lr", "theta_norm_parameter", "gradient_norm_parameter", "rotation_parameter")
 WINDOWS = 12  # of a run, in each of which the law is evaluated; doubled, explaining takes twice as long
 FEW = 24  # steps: a shorter run has no windows over which a norm of gradients could be averaged
+SMALL = 0.01  # of the largest η: nothing is foreseen for the end of a schedule that falls to 0
 LARGEST = 6  # parameters that are explained: those with the most weights
-CLOSE = 0.15  # relative: a norm that is nearer to its law is said to follow it. Laws assume independent gradients
+NOISE = "The law is that of noise: it does not hold for full batches, whose gradients hardly change from step to step."
+CLOSE = 0.15  # relative: a norm or an angle that is nearer to its law is said to follow it; nearer is within noise
 # The smallest R that changes some weight of a type, where decay is rounded apart from the step (half a unit in the last
 # place of a weight just below a power of two).
 LEAST_RATE = {"bfloat16": 2.0**-9, "float16": 2.0**-12, "float32": 2.0**-25}
@@ -58,12 +62,17 @@ class Course(NamedTuple):
         """What the last window says of the law."""
         if self.unknown:
             return self.unknown
-        off = self.norm[-1] / self.norm_law[-1] - 1
-        if abs(off) <= CLOSE:
-            return "at its equilibrium"
         if self.time[-1] > self.steps[-1]:
-            return f"not there yet: the way takes about {self.time[-1]:.0f} steps"
-        return "off its equilibrium: the loss depends on ‖θ‖, or the gradients are not independent"
+            return f"too early: an equilibrium takes about {self.time[-1]:.0f} steps"
+        pairs = ((self.norm, self.norm_law), (self.angle, self.angle_law))
+        off = [name for name, pair in zip(("norm", "angle"), pairs, strict=True) if _is_off(*pair)]
+        if not off:
+            return "at its equilibrium"
+        return f"{' and '.join(off)} off: the loss depends on ‖θ‖, or gradients of different steps are alike"
+
+
+def _is_off(seen: NDArray, law: NDArray) -> bool:
+    return abs(seen[-1] / law[-1] - 1) > CLOSE
 
 
 @dataclass(frozen=True)
@@ -103,13 +112,13 @@ class Explained:
         return "\n".join([title, *lines, *self.notes])
 
 
-def explain(recording: "xarray.Dataset", name: str | None = None) -> Explained:
+def explain(recording: "xarray.Dataset | str | PathLike", name: str | None = None) -> Explained:
     """Hold a recorded run against the laws of its optimizer: norm, rotation, memory, and what rounding takes.
 
     Parameters
     ----------
-    recording : xarray.Dataset
-        Of any run, with norms and rotation for each parameter: the probe's default.
+    recording : xarray.Dataset or path
+        Of any run, or its folder, with norms and rotation for each parameter: the probe's default.
     name : str, optional
         The rule by name; by default the one with the name of the recorded optimizer.
 
@@ -130,18 +139,19 @@ def explain(recording: "xarray.Dataset", name: str | None = None) -> Explained:
 
     Examples
     --------
-    A weight in pure noise comes to the law's norm √(ησ²·n/(λ(2 − ηλ))), which is √(10/(2 − .01)) for ten weights:
+    A hundred weights in pure noise come to the law:
 
     >>> import torch
     >>> from swd_dynamics.optim import SGDW
     >>> from swd_dynamics.probe import record
     >>> draws = torch.Generator().manual_seed(0)
-    >>> weight = torch.nn.Parameter(torch.zeros(10, dtype=torch.float64))
+    >>> weight = torch.nn.Parameter(torch.zeros(100, dtype=torch.float64))
     >>> sgdw = SGDW([weight], lr=0.1, weight_decay=0.1)
-    >>> run = record(sgdw, lambda k: weight @ torch.randn(10, generator=draws, dtype=torch.float64), steps=2000)
+    >>> run = record(sgdw, lambda k: weight @ torch.randn(100, generator=draws, dtype=torch.float64), steps=2000)
     >>> explain(run).courses[0].said
     'at its equilibrium'
     """
+    recording = open_recording(recording) if isinstance(recording, str | PathLike) else recording
     _check(recording)
     name = _entry_name(recording) if name is None else name
     rules = [named_rule(name, arguments) for arguments in groups_of(recording)]
@@ -149,7 +159,7 @@ def explain(recording: "xarray.Dataset", name: str | None = None) -> Explained:
     order = np.argsort([-np.prod(shape) for shape in shapes], kind="stable")[:LARGEST]
     courses = tuple(_course(recording, rules, int(i), shapes[i]) for i in sorted(order))
     mode = mode_of(rules[0].decay) or "unknown"
-    return Explained(name, mode, courses, tuple(_notes(recording, rules, courses)))
+    return Explained(name, mode, courses, (NOISE, *_notes(recording, rules, courses)))
 
 
 def _check(recording: "xarray.Dataset") -> None:
@@ -225,7 +235,8 @@ def _notes(recording: "xarray.Dataset", rules: list[UpdateRule], courses: tuple[
         notes.append("R is not recorded, so how much of the start is left is unknown.")
     notes.append(_rounding(recording, rate))
     known = [course for course in courses if not course.unknown]
-    if known:
+    lr = np.asarray(recording["lr"].values[:, 0], float)
+    if known and lr[-1] > SMALL * lr.max():
         first, group = known[0], int(recording["parameter_group"].values[0])
         eta = float(recording["lr"].values[-1, group]) / 10
         gamma = first.norm[-1] * _rms(np.asarray(recording["gradient_norm_parameter"].values[-FEW:, 0], float))

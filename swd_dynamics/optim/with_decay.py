@@ -1,6 +1,7 @@
 """Any torch optimizer with another weight decay, which is applied beside its step."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,7 +31,7 @@ class WithDecay(torch.optim.Optimizer):
     ``independent``     λη/η_max, or λ if there is no ``lr_max``
     ``corrected``       λη²/η_max
     ``cautious``        λη if the step does not move the weight away from 0, else 0
-    ``preconditioned``  λη/(√v̂ + ε), with v̂ and ε of Adam
+    ``preconditioned``  λη/(√v̂ + ε), with v̂ and ε of Adam; a warning tells of R > 2
     ==================  ============================================================
 
     Parameters
@@ -43,7 +44,8 @@ class WithDecay(torch.optim.Optimizer):
     weight_decay : float
         λ ≥ 0; a parameter group may have another one, in ``param_groups``.
     lr_max : float, optional
-        η_max > 0, the largest learning rate of the schedule; only for independent and corrected decay.
+        η_max > 0, the largest learning rate of the schedule, for independent and corrected decay. Without it R of
+        independent decay is λ in every step, whatever the schedule is.
 
     Raises
     ------
@@ -89,7 +91,7 @@ class WithDecay(torch.optim.Optimizer):
             raise InputError("corrected decay needs lr_max, the largest learning rate of the schedule: give lr_max")
         if lr_max is not None:
             check("lr_max", lr_max, "(0, inf)")
-        self.inner, self.decay = optimizer, decay
+        self.inner, self.decay, self._has_warned = optimizer, decay, False
         groups = [{**_without_own_decay(group), "weight_decay": weight_decay} for group in optimizer.param_groups]
         super().__init__(groups, {**optimizer.defaults, "weight_decay": weight_decay, "lr_max": lr_max})
         self.state = optimizer.state
@@ -128,11 +130,24 @@ class WithDecay(torch.optim.Optimizer):
         moves = self._moves(before)
         for group, parameters in zip(self.param_groups, moving, strict=True):
             rates = [self._decay_rate(group, self.state[p], before[p], moves[p]) for p in parameters]
+            self._watch(rates)
             for parameter, rate in zip(parameters, rates, strict=True):
                 parameter.copy_(before[parameter] - moves[parameter] - rate * before[parameter])
             group["decay_rate"] = _mean(rates, parameters)
             group["effective_lr"] = self._effective_lr(group)
         return loss
+
+    def _watch(self, rates: list[Any]) -> None:
+        """Warn once of weights that a decay of R > 2 makes larger."""
+        too_large = sum(int((rate > 2).sum()) for rate in rates if isinstance(rate, Tensor))
+        if too_large and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"R is above 2 for {too_large} weights, which this decay makes larger in every step: their gradients"
+                " are nearly 0, so that η/(√v̂ + ε) is large. Take a smaller λ, or a larger eps of the optimizer",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def _moves(self, before: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         """What a step of the inner optimizer subtracts from each parameter, ηu.

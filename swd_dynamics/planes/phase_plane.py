@@ -62,7 +62,7 @@ class PhasePlane:
 
     >>> plane = phase_plane(lambda x, y: (y, -x), start=(1, 0), t=6)
     >>> plane
-    The field: one fixed point, centre
+    The field: one fixed point found, centre
       centre at (0, 0); eigenvalues μ = ± 1i
     >>> bool(np.allclose(np.hypot(*plane.orbits[0].T), 1))
     True
@@ -102,7 +102,7 @@ class PhasePlane:
             also = f", and {points} isolated" if points else ""
             return ("a line of fixed points" if lines == 1 else "lines of fixed points") + also
         if points == 1:
-            return f"one fixed point, {self.fixed_points[0].kind}"
+            return f"one fixed point found, {self.fixed_points[0].kind}"
         return f"{points or 'no'} fixed points"
 
 
@@ -171,7 +171,7 @@ def phase_plane(
 
     >>> from swd_dynamics.rules import SGD
     >>> print(phase_plane(UpdateRule(0.1, SGD()), lambda theta: np.array([1.0, 3.0]) * theta))
-    dθ/dt = F₀: one fixed point, stable node
+    dθ/dt = F₀: one fixed point found, stable node
       stable node at (0, 0); eigenvalues μ = −3, −1; steps settle, |z| = 0.9
     """
     starts, flow = _points(start), _flow(of, gradient, hvp)

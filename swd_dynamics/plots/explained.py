@@ -1,5 +1,6 @@
 """The laws of norm and rotation, drawn on the curves of one run."""
 
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,9 @@ def explained(found: Any) -> Figure:
             right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             right.yaxis.set_minor_locator(NullLocator())
             left.set_ylabel(course.parameter)
-        panels[0, 0].set_title("norm ‖θ‖")
-        panels[0, 1].set_title("angle of a step, radians")
+            left.set_title(shorten(course.said, 52, placeholder="…"), fontsize=9, loc="right")
+        panels[0, 0].set_title("norm ‖θ‖", loc="left")
+        panels[0, 1].set_title("angle of a step, radians", loc="left")
         for axes in panels[-1]:
             axes.set_xlabel("step k")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -18,7 +18,7 @@ from swd_dynamics.probe.measure import (
 )
 from swd_dynamics.probe.rates import Rates
 from swd_dynamics.probe.trajectory import MOST_VECTORS, flat_rates, vector_dtype
-from swd_dynamics.probe.warned import LOST_DECAY, NO_RATES, PUBLISH, warn
+from swd_dynamics.probe.warned import LOST_DECAY, LOST_IN_HALF, LOST_IN_SINGLE, NO_RATES, PUBLISH, warn
 from swd_dynamics.tensors.known import known
 from swd_dynamics.tensors.sums import Column, Entry
 from swd_dynamics.tensors.weights import Layout
@@ -62,7 +62,8 @@ class Instruments:
         self._is_recorded = False
         # Whether a user who reads the recorded quantities would miss R or η_eff, and has not been told why.
         self._must_tell = bool(needs & set(OF_RATES))
-        self._is_decay_lost = False  # once it was, the user has been told
+        self._is_decay_told = False  # whether it is known, and told if need be, that decay is lost to rounding
+        self._decay_rates: dict[int, float] = {}  # R of each group in the step before, while that is not known
 
     @property
     def needs_start(self) -> bool:
@@ -107,7 +108,7 @@ class Instruments:
         rates = self.rates.after(self.measurement.took, theta)
         if self._must_tell and self.rates.reasons:
             self._tell(rates)
-        if not self._is_decay_lost:
+        if not self._is_decay_told:
             self._watch_decay()
         row = self.measurement.after()
         if self.measurement.trajectory:
@@ -130,10 +131,11 @@ class Instruments:
     def _watch_decay(self) -> None:
         """Warn once if θ ← (1 − R)θ, rounded to the type of the weights, leaves every weight as it is.
 
-        A fused kernel rounds decay and step together, as one change, and does not lose the decay.
+        That is judged once η no longer rises: a warm-up begins with an R that is too small. A fused kernel rounds decay
+        and step together, as one change, and does not lose the decay.
         """
         decoupled = self.rates.known.is_decoupled
-        for group in self.optimizer.param_groups:
+        for i, group in enumerate(self.optimizer.param_groups):
             if decoupled is None or not group["params"] or group.get("fused"):
                 continue
             if not group["weight_decay"] or not decoupled(group):
@@ -141,11 +143,15 @@ class Instruments:
             if isinstance(group["lr"], torch.Tensor) and group["lr"].device.type != "cpu":
                 continue  # the host does not wait for an accelerator
             decay_rate = float(group["lr"]) * float(group["weight_decay"])
+            before, self._decay_rates[i] = self._decay_rates.get(i, 0.0), decay_rate
+            if decay_rate > before:
+                continue
             dtype = max((p.dtype for p in group["params"]), key=lambda each: torch.finfo(each).eps)
             least = torch.finfo(dtype).eps / 4  # half a unit in the last place, of the weights just below a power of 2
-            if 0 < decay_rate < least:
-                self._is_decay_lost = True
-                warn(LOST_DECAY.format(decay_rate=decay_rate, least=least, dtype=str(dtype).removeprefix("torch.")))
+            self._is_decay_told = True
+            if 0 < before < least:
+                name, advice = str(dtype).removeprefix("torch."), LOST_IN_SINGLE if dtype.itemsize > 2 else LOST_IN_HALF
+                warn(LOST_DECAY.format(decay_rate=before, least=least, dtype=name) + advice.format(dtype=name))
                 return
 
     def buffer(self) -> Buffer:

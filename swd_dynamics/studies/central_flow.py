@@ -315,7 +315,7 @@ def draw(data: tuple[dict[str, Followed], Held, Lifted]) -> Figure:
         nearest = _draw_path(path, {n: r for n, r in runs.items() if n.startswith("Adam")})
         _draw_size(size, held)
         figure.suptitle(
-            f"At the edge of stability runs are at least {nearest:.0f} times nearer to the derived flow than to a\n"
+            f"At the edge of stability runs end at least {nearest:.0f} times nearer to the derived flow than to a\n"
             "flow without oscillation. Weak decay makes the oscillation larger, strong decay ends it",
             x=0.01,
             ha="left",

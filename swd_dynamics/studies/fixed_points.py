@@ -360,7 +360,7 @@ NOTES = {
         (0.55, 0.45, "L2", f"Adam with L2\nkeeps {100 * KEPT_BY_L2:.0f} %"),
     ],
     "noise": [
-        (0.97, 0.20, "decoupled", "AdamW keeps {kept}"),
+        (0.97, 0.20, "decoupled", "AdamW keeps {kept}\nat s = 30"),
         (0.03, 0.60, "L2", f"Adam with L2 keeps {100 * KEPT_BY_L2:.0f} %"),
         (0.50, 0.86, "stable", "AdamS"),
     ],

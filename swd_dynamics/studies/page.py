@@ -92,16 +92,15 @@ def _made_earlier(folder: Path) -> str:
 def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: str | None) -> list[str]:
     """The paragraphs of one study; only those of the ledger if this version does not have the study."""
     study = studies.load(name) if name in studies.MODULES else None
-    claim = (
-        [as_markdown(study.claim), f"Source: {_cited(study.source)}."] if study else ["This version has no such study."]
-    )
-    parts = [f"## {as_markdown(name)}", *claim]
+    claim = ["This version has no such study."]
+    if study:
+        claim = [f"**Claim tested:** {as_markdown(study.claim)}", f"Source: {_cited(study.source)}."]
+    how = f"{', in the short form' if quick else ''}{f', trained on an {as_markdown(card)}' if card else ''}"
+    parts = [f"## {as_markdown(name)}", *claim, f"**Outcome:** {_counts(verdicts)}{how}."]
     parts += _figure(folder, name, study.claim if study else name)
     is_older = (folder / MACHINE).exists()  # then the caption is of another version of the figure
     parts += [as_markdown(study.caption)] if study and study.caption and not is_older else []
     parts += _larger(folder, name)
-    how = f"{', in the short form' if quick else ''}{f', trained on an {as_markdown(card)}' if card else ''}"
-    parts.append(f"**{_counts(verdicts)}**{how}")
     parts += _not_confirmed(verdicts)
     if verdicts:
         parts += ["<details>\n<summary>The verdicts</summary>", _table(verdicts), "</details>"]

@@ -111,3 +111,14 @@ def test_unknown_decay_and_no_second_moment():
     parameter.grad = torch.ones(1)
     with pytest.raises(InputError, match="second moment"):
         optimizer.step()
+
+
+def test_a_decay_that_grows_weights_is_told_once():
+    """Assert that R > 2 of a weight without gradient is warned of, once."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = WithDecay(torch.optim.Adam([parameter], lr=0.1, eps=1e-8), "preconditioned", weight_decay=0.1)
+    with pytest.warns(RuntimeWarning, match="R is above 2 for 1 weights") as told:
+        for _ in range(2):
+            parameter.grad = torch.tensor([1.0, 0.0])
+            optimizer.step()
+    assert len(told) == 1

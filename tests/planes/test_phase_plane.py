@@ -504,5 +504,5 @@ def test_slice_along_given_directions():
 def test_text():
     """Assert that a plane can be read without being drawn."""
     said = str(phase_plane(catalogued("SGDS"), gradient))
-    assert "one fixed point, stable node" in said
+    assert "one fixed point found, stable node" in said
     assert "stable node at (0.857143, −0.533333); eigenvalues μ = −17.5, −7.5; steps settle" in said

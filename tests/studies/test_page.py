@@ -121,7 +121,7 @@ def test_a_caption_stands_below_its_picture(tmp_path):
     """Assert that what a study does not show is said right below its figure."""
     (tmp_path / "drop-in.png").touch()
     paragraphs = page(ALL, tmp_path).split("\n\n")
-    below = paragraphs[paragraphs.index("## drop-in") + 4]
+    below = paragraphs[paragraphs.index("## drop-in") + 5]
     assert (
         "drop-in.png" in paragraphs[paragraphs.index(below) - 1] and "does not show that AdamS trains better" in below
     )
