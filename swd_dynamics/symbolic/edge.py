@@ -86,8 +86,9 @@ def edge(rule: UpdateRule) -> Derivation:
         ========= =================================================================================================
         h_max     the limit: the Hessian H of the loss stays at or below diag(h_max)
         m, …      what the memory does while θ oscillates as (−1)ᵏ
-        η_eff, R  how far a constant gradient of 1 moves a weight in each step, and the share of θ that is subtracted
-        R/η_eff   decay in units of the gradient; if it is one number for all weights, the run leaves the edge where
+        ηᵢ, R     how far a constant gradient of 1 moves this weight in each step, and the share of θ that a step
+                  subtracts. η_eff of stable decay is one number for all weights; ηᵢ is a weight's own
+        R/ηᵢ      decay in units of the gradient; if it is one number for all weights, the run leaves the edge where
                   it is above ⟨−g, ∇S⟩/⟨θ, ∇S⟩
         dθ/dk     the slow flow −η_eff(g + ½∇⟨H, Σ⟩) − Rθ, per step
         dv/dk, …  the rate of change of the preconditioner, which also feels the variance of the oscillating gradient
@@ -113,7 +114,7 @@ def edge(rule: UpdateRule) -> Derivation:
 
     >>> from swd_dynamics.rules import CATALOG
     >>> found = edge(CATALOG["SGDS"](lr=0.5, momentum=0.5, weight_decay=0.25))
-    >>> [found.results[name] for name in ("h_max", "η_eff", "R", "R/η_eff")]
+    >>> [found.results[name] for name in ("h_max", "ηᵢ", "R", "R/ηᵢ")]
     [21/4, 1, 1/4, 1/4]
     >>> found.results["dθ/dk"]
     -g - θ/4 - ∇⟨H, Σ⟩/2
@@ -208,7 +209,7 @@ def _results(parts: EdgeParts) -> dict[str, Any]:
     shown = parts.in_memory
     turned = zip(parts.found.state[1:], parts.oscillation[1:], strict=True)
     results = {"h_max": shown(parts.limit), **{symbol_text(symbol): shown(entry) for symbol, entry in turned}}
-    results |= {"η_eff": shown(parts.effective_lr), "R": shown(parts.decay_rate), "R/η_eff": shown(_ratio(parts))}
+    results |= {"ηᵢ": shown(parts.effective_lr), "R": shown(parts.decay_rate), "R/ηᵢ": shown(_ratio(parts))}
     results |= {"dθ/dk": shown(_slow(parts))}
     results |= {f"d{symbol_text(symbol)}/dk": rate for symbol, rate in _slow_memory(parts).items()}
     return results | {"dS/dk": shown(_slowed(parts))}
@@ -259,8 +260,8 @@ def _explain(parts: EdgeParts):
     done = "The gradient has a mean over the oscillation, which the third derivative of the loss adds to"
     mean_total = parts.settled.total + CURVATURE_SLOPE / 2
     yield stated(done, Symbol("E[G]"), mean_total)
-    done = "In the end, how far a gradient of 1 moves a weight in each step"
-    yield stated(done, Symbol("η_eff"), parts.effective_lr)
+    done = "In the end, how far a gradient of 1 moves this weight in each step"
+    yield stated(done, Symbol("ηᵢ"), parts.effective_lr)
     yield stated("and the share of θ that each step subtracts, also by L2", notation.decay_rate, parts.decay_rate)
     yield stated("The slow flow, for one step", Symbol("dθ/dk"), _slow(parts))
     for symbol, rate in _slow_memory(parts).items():
@@ -279,7 +280,7 @@ def _explain_one_direction(parts: EdgeParts):
     done = "If one direction oscillates, its variance keeps S constant, with ∇⟨H, Σ⟩ = σ²∇S"
     yield stated(done, Symbol("σ²"), 2 * product(pull, slope) / product(slope, slope))
     if parts.decay_rate != 0:
-        done = "Decay takes the run off the edge where this variance is 0: from this R/η_eff on"
+        done = "Decay takes the run off the edge where this variance is 0: from this R/ηᵢ on"
         yield stated(done, ratio, product(-notation.gradient, slope) / product(notation.theta, slope))
 
 

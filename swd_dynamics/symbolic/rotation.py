@@ -51,6 +51,10 @@ from swd_dynamics.symbolic.orthogonal import law_of_matrices
 from swd_dynamics.symbolic.signs import law_of_signs
 
 INVARIANT = "the loss does not depend on ‖θ‖: the gradient is perpendicular to θ, and its norm is Γ/‖θ‖"
+WHOLE = (
+    "the layer is the whole model: a mean over all weights, ⟨v⟩, is that of its own weights. With layers of other"
+    " gradients beside it, its norm and theirs depend on each other"
+)
 INDEPENDENT = "the gradients of different steps are independent and have the mean 0"
 LEADING = (
     "the formulas are of leading order in the decay: for all digits give numbers to the rule, shape=… and gradient=…"
@@ -189,7 +193,9 @@ def _linear_law(rule: UpdateRule, numbers: Mapping[Symbol, Any]) -> Law:
     steps = tuple(s._replace(equation=s.equation.xreplace(found.roots)) for s in steps)
     open_matrix = matrix.row_join(response).xreplace(closed).xreplace(dict(numbers))
     is_known = not open_matrix.free_symbols - {SIGMA}
-    return Law(exactly, leading, _in_numbers(open_matrix) if is_known else None, steps, found.conditions)
+    has_mean = any(found.roots[letter].has(notation.mean) for letter in used)
+    conditions = (*found.conditions, *([WHOLE] if has_mean else []))
+    return Law(exactly, leading, _in_numbers(open_matrix) if is_known else None, steps, conditions)
 
 
 def _rate(polynomial: Any, small: list[Symbol]) -> Any:

@@ -64,9 +64,9 @@ def test_limit_and_rates_in_closed_form(rule, limit, effective_lr, decay_rate):
     """Assert that the limit, η_eff and R are those of the theory, and that R/η_eff is their ratio."""
     found = edge(rule).results
     assert equal(found["h_max"], limit)
-    assert equal(found["η_eff"], effective_lr)
+    assert equal(found["ηᵢ"], effective_lr)
     assert equal(found["R"], decay_rate)
-    assert equal(found["R/η_eff"], decay_rate / effective_lr)
+    assert equal(found["R/ηᵢ"], decay_rate / effective_lr)
 
 
 def momentum(**more):
