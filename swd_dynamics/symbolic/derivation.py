@@ -11,11 +11,11 @@ import sympy
 from swd_dynamics.errors import InputError
 from swd_dynamics.symbolic.arrange import arranged, free_names, is_cubic, plus_minus
 from swd_dynamics.symbolic.lines import equation_lines, formula_lines, terminal_width
-from swd_dynamics.symbolic.names import symbol_latex, words_latex
-from swd_dynamics.symbolic.notation import BRACKETS
+from swd_dynamics.symbolic.names import symbol_latex, symbol_text, words_latex
+from swd_dynamics.symbolic.notation import BRACKETS, mean
 from swd_dynamics.symbolic.printer import approximated, has_decimals, latex
 from swd_dynamics.symbolic.size import expanded_terms, written
-from swd_dynamics.symbolic.symbols import SymbolTable, numbers_by_name, table_of
+from swd_dynamics.symbolic.symbols import SymbolTable, exact_number, keyword_of, numbers_by_name, table_of
 
 
 class NotDerivable(InputError):
@@ -59,6 +59,9 @@ def refuse_wider(expression: Any, what: str) -> None:
             f"{what} has up to {terms} terms when it is multiplied out, and more than {MOST_TERMS} have no formula that"
             " could be read. Give numbers to the rule, or use Flow(rule, …, order='state'), which needs none"
         )
+
+
+ALIKE = "{} has the same number for all weights, which is then its mean too; to give another mean, name it"
 
 
 class DerivationStep(NamedTuple):
@@ -140,14 +143,30 @@ class Derived(ABC):
     def __call__(self, *unnamed, **numbers):
         """The same derivation with numbers put into its results by name, as in ``derivation(h=2, theta_star=1)``.
 
-        ``.symbols`` lists the names. A name that is not a symbol of the results is refused.
+        ``.symbols`` lists the names. A name that is not a symbol of the results is refused. The mean of a symbol over
+        all weights, as ⟨v⟩, has the symbol's name and ``_mean``: ``derivation(v=9, v_mean=4)``. If only ``v`` is given,
+        all weights have the same v, and the assumptions say so.
         """
         if unnamed:
             names = [f"{row.keyword}=…" for row in table_of(self._open_symbols(), {})]
             advice = f"name the symbol of each: {', '.join(names)}" if names else "this result has no symbols"
             raise InputError(f"{', '.join(map(str, unnamed))} cannot be put into the result: {advice}")
-        exact = numbers_by_name(self._open_symbols(), self.values, numbers)
-        return self.with_numbers(self.values | exact, exact)
+        means = {f"{keyword_of(each.args[0])}_mean": each for each in self._means()}
+        put = {means[name]: exact_number(name, numbers.pop(name)) for name in [*numbers] if name in means}
+        alike = [each.args[0] for name, each in means.items() if each not in put and name[: -len("_mean")] in numbers]
+        meant = replace(
+            self,
+            results={name: substituted(result, put) for name, result in self.results.items()},
+            assumptions=(*self.assumptions, *(ALIKE.format(symbol_text(symbol)) for symbol in alike)),
+        )
+        exact = numbers_by_name(meant._open_symbols(), self.values, numbers)
+        return meant.with_numbers(self.values | exact, exact)
+
+    def _means(self) -> set:
+        """The means of single symbols over all weights in the results."""
+        results = map(sympy.sympify, sympy.flatten(self.results.values()))
+        found = set().union(*(result.atoms(mean) for result in results))
+        return {each for each in found if each.args[0].is_Symbol}
 
     def __float__(self) -> float:
         return float(self.value)

@@ -103,3 +103,13 @@ def test_a_rule_stays_at_its_fixed_point(rule, curvature, target):
     assert abs(rule(state, gradient).theta - where) <= round_off(
         1500, [where, rule.lr * max(map(abs, memory), default=0)]
     )
+
+
+def test_a_mean_is_given_apart_from_the_weights_own_value():
+    """Assert that v and its mean are two numbers, and that one number for both is said to be one."""
+    rest = fixed_point(CATALOG["AdamS"](lr=0.01, weight_decay=0.5, eps=0.0))
+    apart, alike = rest(h=1, theta_star=1, v=9, v_mean=4), rest(h=1, theta_star=1, v=9)
+    assert float(apart) == pytest.approx(1 / (1 + 0.5 * 3 / 2))
+    assert float(alike) == pytest.approx(1 / (1 + 0.5))
+    assert any("v has the same number" in said for said in alike.assumptions)
+    assert not any("v has the same number" in said for said in apart.assumptions)
