@@ -206,9 +206,7 @@ def _draw_fractions(axes: Axes, gap: Gap) -> None:
         at = float(np.clip(fraction.value, -0.8 * reach, 0.8 * reach))
         axes.annotate(f"{fraction.value:.2f}".replace("-", "−"), (at, place - 0.16), ha="center")
     if not gap.is_certain:
-        axes.text(
-            HALF, 0.5, "Adam is not certainly worse than SGD: nothing to close", ha="center", backgroundcolor="white"
-        )
+        axes.text(0, 0.5, "Adam is not worse: no gap to close", ha="center", backgroundcolor="white")
     for at, name in ((0, "Adam"), (HALF, "half"), (1, "SGD")):
         axes.axvline(at, color=MUTED, linewidth=1.2, linestyle=":" if name == "half" else "-", zorder=0)
         axes.text(at, -0.62, name, ha="center", va="bottom", fontsize=9)
@@ -222,7 +220,8 @@ def _title(gaps: list[Gap]) -> str:
     said = []
     for gap in gaps:
         f = gap.fraction("AdamS")
-        part = f"AdamS closes {f.value:.0%} of the gap (95% interval {f.low:.0%} to {f.high:.0%})".replace("-", "−")
+        does = f"closes {f.value:.0%} of the gap" if f.value > 0 else f"widens the gap by {-f.value:.0%}"
+        part = f"AdamS {does} (closed: 95% interval {f.low:.0%} to {f.high:.0%})".replace("-", "−")
         said.append(f"On {gap.task} {part if gap.is_certain else 'Adam is not certainly worse than SGD'}")
     return "\n".join(said).replace("%", " %")
 
