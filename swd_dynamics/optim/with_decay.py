@@ -1,6 +1,7 @@
 """Any torch optimizer with another weight decay, which is applied beside its step."""
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -142,12 +143,14 @@ class WithDecay(torch.optim.Optimizer):
         too_large = sum(int((rate > 2).sum()) for rate in rates if isinstance(rate, Tensor))
         if too_large and not self._has_warned:
             self._has_warned = True
-            warnings.warn(
+            said = (
                 f"R is above 2 for {too_large} weights, which this decay makes larger in every step: their gradients"
-                " are nearly 0, so that η/(√v̂ + ε) is large. Take a smaller λ, or a larger eps of the optimizer",
-                RuntimeWarning,
-                stacklevel=3,
+                " are nearly 0, so that η/(√v̂ + ε) is large. Take a smaller λ, or a larger eps of the optimizer"
             )
+            try:
+                warnings.warn(said, RuntimeWarning, stacklevel=3)
+            except RuntimeWarning:  # where warnings are errors, a training does not end by one
+                print(said, file=sys.stderr)
 
     def _moves(self, before: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         """What a step of the inner optimizer subtracts from each parameter, ηu.

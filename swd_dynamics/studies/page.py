@@ -40,8 +40,8 @@ def page(ledger: dict, folder: Path) -> str:
     --------
     >>> known = {"name": "half", "claim": "A half is .5", "predicted": 0.5, "measured": 0.5, "status": "confirmed"}
     >>> text = page({"studies": {"stability": [known]}}, Path("elsewhere/figures"))
-    >>> [line for line in text.splitlines() if line.startswith(("## ", "**1", "swd-dynamics"))]
-    ['## stability', '**1 verdict: ✓ 1 confirmed**', 'swd-dynamics reproduce stability']
+    >>> [line for line in text.splitlines() if line.startswith(("## ", "**O", "swd-dynamics"))]
+    ['## stability', '**Outcome:** 1 verdict: ✓ 1 confirmed.', 'swd-dynamics reproduce stability']
     """
     found = ledger["studies"]
     known = [name for name in studies.MODULES if name in found or _figure(folder, name, "")]
