@@ -235,15 +235,21 @@ def _notes(recording: "xarray.Dataset", rules: list[UpdateRule], courses: tuple[
         notes.append("R is not recorded, so how much of the start is left is unknown.")
     notes.append(_rounding(recording, rate))
     known = [course for course in courses if not course.unknown]
-    lr = np.asarray(recording["lr"].values[:, 0], float)
-    if known and lr[-1] > SMALL * lr.max():
-        first, group = known[0], int(recording["parameter_group"].values[0])
-        eta = float(recording["lr"].values[-1, group]) / 10
-        gamma = first.norm[-1] * _rms(np.asarray(recording["gradient_norm_parameter"].values[-FEW:, 0], float))
-        (norm, angle, time), _ = _law(rules[group], eta, first.shape, gamma)
-        change = f"‖θ‖ → {norm:.3g}, angle → {angle:.2g}, in about {time:.0f} steps"
-        notes.append(f"With a tenth of the last η the equilibrium of {first.parameter} is {change}.")
-    return notes
+    return notes + ([_foreseen(recording, rules, known[0])] if known else [])
+
+
+def _foreseen(recording: "xarray.Dataset", rules: list[UpdateRule], course: Course) -> str:
+    """The equilibrium of a parameter with a tenth of the last η; none is said at the end of a schedule to 0."""
+    i = recording["parameter"].values.tolist().index(course.parameter)
+    group = int(recording["parameter_group"].values[i])
+    lr = np.asarray(recording["lr"].values[:, group], float)
+    if lr[-1] <= SMALL * lr.max():
+        return "η has fallen to nearly 0, so that nothing is foreseen for a smaller one."
+    late = recording.isel(step=slice(-FEW, None))
+    norm, gradient = (np.asarray(late[name].values[:, i], float) for name in NEEDED[1:3])
+    (norm, angle, time), _ = _law(rules[group], lr[-1] / 10, course.shape, _rms(norm * gradient))
+    change = f"‖θ‖ → {norm:.3g}, angle → {angle:.2g}, in about {time:.0f} steps"
+    return f"With a tenth of the last η the equilibrium of {course.parameter} is {change}."
 
 
 def _rounding(recording: "xarray.Dataset", rate: NDArray) -> str:

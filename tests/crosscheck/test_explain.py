@@ -56,6 +56,23 @@ def test_a_smaller_lr_is_foreseen():
     assert f"‖θ‖ → {norm(0.001):.3g}" in found.notes[-1]
 
 
+def test_the_forecast_is_of_a_parameter_that_has_a_law():
+    """Assert that where the first parameter does not decay the forecast is made for the second, with its own η."""
+
+    def make(weights):
+        first, second = weights
+        return SGDW(
+            [{"params": [first], "weight_decay": 0.0, "lr": 0.5}, {"params": [second]}], lr=0.1, weight_decay=0.2
+        )
+
+    found = explain(noisy_run(make, sizes=(40, 20)))
+    assert found.courses[0].unknown and not found.courses[1].unknown
+    assert found.courses[1].parameter in found.notes[-1]
+    norm = found.courses[1].norm_law[-1] / math.sqrt(math.sqrt(10))  # ‖θ‖⁴ ∝ η
+    # The forecast takes Γ from the last 24 steps, one correlation time, in which the norm of 20 weights varies by .16.
+    assert float(found.notes[-1].split("→ ")[1].split(",")[0]) == pytest.approx(norm, rel=0.2)
+
+
 def test_what_has_no_law_says_why():
     """Assert that without decay there is no law, with the reason, and that the figure is still drawn."""
     found = explain(noisy_run(lambda w: torch.optim.SGD(w, lr=0.1), steps=30))
