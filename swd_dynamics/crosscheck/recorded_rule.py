@@ -72,7 +72,7 @@ def recorded_rule(name: str | Entry, recording: "xarray.Dataset") -> UpdateRule:
             " except for lr and weight_decay"
         )
     decay = per_weight([group.get("weight_decay", 0.0) for group in groups], recording)
-    return entry(recorded_lr(recording), weight_decay=decay, **directions[0])
+    return entry(recorded_lr(recording), weight_decay=decay, **directions[0], **_of_decay(entry, groups[0]))
 
 
 def direction_arguments(entry: Entry, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -148,7 +148,12 @@ def named_rule(name: str | Entry, arguments: dict[str, Any]) -> UpdateRule:
                 f"the optimizer's {key} is {value!r}, which the rule {entry.name} cannot take: it needs numbers;"
                 f" if the optimizer takes numbers too, give them with --args {key}=…"
             )
-    return entry(**taken)
+    return entry(**taken, **_of_decay(entry, arguments))
+
+
+def _of_decay(entry: Entry, group: dict[str, Any]) -> dict[str, Any]:
+    """What a group says of the entry's decay besides λ: η_max, which a learning rate that was recorded does not say."""
+    return {name: group[name] for name in entry.decay_arguments if name in group}
 
 
 def groups_of(recording) -> list[dict]:

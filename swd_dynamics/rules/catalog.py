@@ -132,7 +132,7 @@ class Entry:
                 problem = f"a rule takes lr first, and no parameters or model ({error})"
             raise InputError(f"{problem}; there are {', '.join(allowed)}") from None
         lr, strength = given.pop("lr", 1e-3), given.pop("weight_decay", self.weight_decay)
-        more = {name: given.pop(name, lr) for name in self._decay_arguments}  # lr_max: the lr, unless it is given
+        more = {name: given.pop(name, lr) for name in self.decay_arguments}  # lr_max: the lr, unless it is given
         if callable(more.get("lr_max")) and not is_symbolic(more["lr_max"]):
             raise InputError("lr is a schedule, so that this decay needs its largest learning rate too: give lr_max")
         return UpdateRule(lr, self.family(**given), self.decay(strength, **more))
@@ -141,7 +141,7 @@ class Entry:
         return f'CATALOG["{self.name}"]'
 
     @property
-    def _decay_arguments(self) -> tuple[str, ...]:
+    def decay_arguments(self) -> tuple[str, ...]:
         """What the decay takes besides λ."""
         return tuple(name for name in signature(self.decay).parameters if name != "weight_decay")
 
@@ -152,7 +152,7 @@ class Entry:
         direction = [p.replace(kind=Parameter.KEYWORD_ONLY, annotation=Parameter.empty) for p in taken]
         lr = Parameter("lr", Parameter.POSITIONAL_OR_KEYWORD, default=1e-3)
         decay = [Parameter("weight_decay", Parameter.KEYWORD_ONLY, default=self.weight_decay)]
-        decay += [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in self._decay_arguments]
+        decay += [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in self.decay_arguments]
         return Signature([lr, *decay, *direction])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.rules import State
+from swd_dynamics.rules import CATALOG, State
 from swd_dynamics.rules.decay import L2
 from swd_dynamics.rules.shaped import is_by_tensor
 from swd_dynamics.sweeping.outcome import CURVES, NUMBERS, TOO_LARGE, Outcomes
@@ -183,9 +183,12 @@ class _Training:
         """Take step k + 1 of every rule. In the last step, R and η_eff are returned."""
         factor, is_last = self.plan.schedule(k), k + 1 == self.plan.steps
         candidate, arguments = self.block.candidate, self.block.arguments
+        given = {*candidate.arguments, *arguments, *self.varied}
+        needs_largest = "lr_max" in CATALOG[str(candidate.name)].decay_arguments and "lr_max" not in given
 
         def step(theta, memory, gradient, lr, varied):
-            rule = candidate.rule(lr=lambda _: lr * factor, **arguments, **varied)
+            largest = {"lr_max": lr} if needs_largest else {}
+            rule = candidate.rule(lr=lambda _: lr * factor, **largest, **arguments, **varied)
             if candidate.name in LIMITED:
                 rule = replace(rule, decay=_LimitedDecay(rule.weight_decay))
             parts = rule.parts(State(theta, memory, k), gradient)
@@ -194,7 +197,7 @@ class _Training:
             rate = nan * rule.weight_decay if isinstance(rule.decay, L2) else parts.decay_rate
             rate = torch.where(torch.as_tensor(rule.weight_decay) == 0, 0.0, rate)
             effective_lr = rule.direction.effective_lr(parts.memory, parts.step)
-            return parts.state.theta, parts.memory, ((rate + 0 * theta)[0], (effective_lr + 0 * theta)[0])
+            return parts.state.theta, parts.memory, ((rate + 0 * theta).mean(), (effective_lr + 0 * theta)[0])
 
         over_seeds = vmap(vmap(step), in_dims=(0, 0, 0, None, None))
         self.theta, self.memory, measured = over_seeds(self.theta, self.memory, gradients, self.lr, self.varied)

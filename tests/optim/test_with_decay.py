@@ -122,3 +122,12 @@ def test_a_decay_that_grows_weights_is_told_once():
             parameter.grad = torch.tensor([1.0, 0.0])
             optimizer.step()
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("name", ["AdamC", "SGDIndependent", "AdamCautious"])
+def test_a_scheduled_run_replays_by_its_name(name):
+    """Assert that the largest learning rate is read from the recording, and not guessed from the schedule."""
+    parameters = weights()
+    optimizer = OPTIMIZERS[name](parameters, **ARGUMENTS)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=STEPS)
+    assert replay(name, record(optimizer, loss_of(parameters), STEPS, scheduler=warm_up)).passed

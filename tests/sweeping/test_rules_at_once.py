@@ -31,3 +31,15 @@ def test_rules_at_once_are_the_real_optimizers(name):
 def test_a_rule_of_shapes_is_not_batched():
     """Assert that a rule whose step depends on the shapes of the tensors is refused with that reason."""
     assert "AdafactorW" in why_not_batched(planned("network", ["AdafactorW"], {"lr": [0.1]}, steps=1))
+
+
+@pytest.mark.parametrize("name", ["SGDIndependent", "AdamC", "AdamCautious", "AdamPreconditioned"])
+def test_other_decays_under_a_schedule(name):
+    """Assert that the largest learning rate is that of each cell, and that R is the mean over the weights."""
+    more = {"eps": 1e-2} if name == "AdamPreconditioned" else {}
+    plan = planned("network", [(name, more)], {"lr": [1e-3, 1e-2], "weight_decay": [0.05]}, steps=5, schedule="cosine")
+    (block,) = train_batched(plan, plan.cells)
+    alone = [train_cell(plan, cell) for cell in plan.cells]
+    for measured in (*MEASURED, "decay_rate", "effective_lr"):
+        expected = np.concatenate([np.ravel(each.values[measured]) for each in alone])
+        assert np.allclose(block.values[measured], expected, rtol=1e-11, atol=0), measured
