@@ -14,3 +14,10 @@ from swd_dynamics.optim.sgdw import SGDW
 from swd_dynamics.optim.with_decay import WithDecay
 
 __all__ = ["OPTIMIZERS", "SGDS", "SGDW", "AdaiS", "AdamS", "WithDecay"]
+
+
+def __getattr__(name: str):
+    """The other real optimizers by their names in OPTIMIZERS: torch's own, and torch's with another decay."""
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

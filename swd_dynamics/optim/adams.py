@@ -74,7 +74,8 @@ class AdamS(StableDecayOptimizer):
     After a gradient that is not finite, v̄ is not finite any more: from then on there is no decay, and η_eff shows why.
     A finite gradient does not have this effect, however large it is, except with AMSGrad, whose maximum may overflow.
 
-    A checkpoint of torch.optim.AdamW contains AdamW's λ, in its groups: set AdamS's own λ after loading it.
+    A checkpoint of torch.optim.AdamW contains AdamW's λ, in its groups: set AdamS's own λ after loading it. A warning
+    says so where the two differ.
 
     A parameter without gradient skips the step. If it ever had a gradient, its v̂, with its own count of steps, stays in
     v̄; else it has no v̂ and does not count.

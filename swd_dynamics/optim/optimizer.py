@@ -1,6 +1,7 @@
 """What all optimizers of this folder share: the interface of a torch optimizer."""
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import chain
@@ -122,7 +123,8 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         """Load a state: of this optimizer, of torch's own of the same family, or of one of another dtype.
 
         torch casts everything that it loads to the parameter's dtype. Not so here: the sums from which v̄ is
-        computed stay in float64, and the moments of AdaiS in float32 at least.
+        computed stay in float64, and the moments of AdaiS in float32 at least. A warning tells of a λ that a checkpoint
+        of torch's optimizer sets, because stable decay multiplies λ by η_eff.
 
         Raises
         ------
@@ -144,6 +146,22 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
         finally:
             for hook in hooks:
                 hook.remove()
+        self._tell_of_other_decay(seen[-1]["param_groups"], before[1])
+
+    def _tell_of_other_decay(self, loaded: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
+        """Warn of the first λ that a checkpoint of torch's optimizer has changed."""
+        for group, own in zip(loaded, before, strict=True):
+            is_torchs = TORCHS_OWN & set(group)  # groups of this package have no such arguments
+            if is_torchs and group.get("weight_decay", 0) != own["weight_decay"]:
+                warnings.warn(
+                    f"the loaded state is of one of torch's optimizers, and has set weight_decay to"
+                    f" {group['weight_decay']:g} in place of {own['weight_decay']:g}. {type(self).__name__} multiplies"
+                    " λ by η_eff: set weight_decay in param_groups to the λ that you want (equivalent_weight_decay"
+                    " translates)",
+                    UserWarning,
+                    stacklevel=3,
+                )
+                return
 
     def _settle(self, state_dict: dict[str, Any]) -> None:
         """Restore the digits of the pieces of state that torch has cast, and refuse arguments out of range."""

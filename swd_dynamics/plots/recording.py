@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from textwrap import shorten, wrap
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,9 +100,8 @@ def _conditions(run: "xarray.Dataset") -> str:
     if "lr" in run and np.ptp(run["lr"].values, axis=0).any() and numbers:
         numbers[0] += " at first"  # η has a schedule
     data = fact_in_words(run.attrs.get("data", "not given"))
-    return (f" with {', '.join(numbers)}" if numbers else "") + (
-        f"\n{shorten(data, SAID, placeholder='…')}" if data != "not given" else ""
-    )
+    lines = wrap(data, SAID, max_lines=2, placeholder=" …") if data != "not given" else []
+    return "\n".join([f" with {', '.join(numbers)}" if numbers else "", *lines])
 
 
 def _of_groups(values: Sequence) -> str:

@@ -182,7 +182,7 @@ def test_goes_on_from_a_checkpoint_of_torchs_own(ours, torchs, arguments, fused)
     other = torchs(tensors, lr=0.01, weight_decay=0.0, fused=fused, **arguments)
     take_steps(other, tensors, 5)
     copies = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-    optimizer = ours(copies, fused=fused)
+    optimizer = ours(copies, weight_decay=0.0, fused=fused)
     optimizer.load_state_dict(copy.deepcopy(other.state_dict()))
     take_steps(other, tensors, 5, first=5)
     take_steps(optimizer, copies, 5, first=5)

@@ -212,7 +212,7 @@ def test_nothing_of_torchs_stays_in_a_group():
     tensors = weights(4)
     adamw = torch.optim.AdamW(tensors)
     take_steps(adamw, tensors, 2)
-    optimizer = AdamS(weights(4))
+    optimizer = AdamS(weights(4), weight_decay=0.01)  # AdamW's default
     optimizer.load_state_dict(copy.deepcopy(adamw.state_dict()))
     assert set(optimizer.param_groups[0]) == {"params", *optimizer.defaults}
     assert set(optimizer.defaults) == set(AdamS(weights(4)).defaults)
@@ -220,6 +220,15 @@ def test_nothing_of_torchs_stays_in_a_group():
     wrong["param_groups"][0]["differentiable"] = True
     with pytest.raises(InputError):
         optimizer.load_state_dict(wrong)
+
+
+def test_a_warning_tells_of_the_decay_of_torchs_checkpoint():
+    """Assert that a λ that torch's checkpoint changes is told, and that a checkpoint of AdamS itself is silent."""
+    adamw, optimizer = torch.optim.AdamW(weights(4), weight_decay=0.1), AdamS(weights(4), weight_decay=1e-3)
+    with pytest.warns(UserWarning, match="weight_decay"):
+        optimizer.load_state_dict(adamw.state_dict())
+    assert optimizer.param_groups[0]["weight_decay"] == 0.1
+    AdamS(weights(4), weight_decay=1e-3).load_state_dict(optimizer.state_dict())
 
 
 @every_optimizer

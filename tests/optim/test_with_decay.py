@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from swd_dynamics import optim
 from swd_dynamics.crosscheck import replay
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import OPTIMIZERS, WithDecay
@@ -131,3 +132,10 @@ def test_a_scheduled_run_replays_by_its_name(name):
     optimizer = OPTIMIZERS[name](parameters, **ARGUMENTS)
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=STEPS)
     assert replay(name, record(optimizer, loss_of(parameters), STEPS, scheduler=warm_up)).passed
+
+
+def test_the_other_optimizers_are_imported_by_name():
+    """Assert that every name of OPTIMIZERS is one of swd_dynamics.optim, and that another name is not."""
+    assert all(getattr(optim, name) is made for name, made in OPTIMIZERS.items())
+    with pytest.raises(AttributeError, match="AdamX"):
+        _ = optim.AdamX
