@@ -1,4 +1,4 @@
-"""Study: how large the gradient is at the end of training, and why: at rest it holds against the decay."""
+"""Study: how large the gradient is at the end of training, and why: at rest it balances the decay."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -36,8 +36,8 @@ CAPTION = (
     " cosine. Runs with a small λ lie above their line, because they end before they rest. With a constant η the noise"
     " of the batches adds to the gradient. AdamW and AdamS lie above their lines for any λ: their η_eff differs from"
     " weight to weight, and the line has one η_eff for all weights. With η_eff of each weight the law holds for them"
-    " too; this is tested, but not drawn. The study shows one small network on 8 × 8 digits, with one η for each"
-    " family."
+    " too: the short black lines, for the largest λ, with which it was tested. The study shows one small network on"
+    " 8 × 8 digits, with one η for each family."
 )
 
 BETA = 0.9
@@ -95,7 +95,7 @@ def measure(setting: Setting) -> Findings:
     tracked = setting.track(work, "gradient-norm")
     found = {(name, schedule): final_gradients(name, schedule, setting) for name, schedule in tracked}
     by_weight = {name: by_weights(name, setting) for name in setting.track(("AdamW", "AdamS"), "by weight")}
-    return Findings(judge_ends(found, by_weight), found)
+    return Findings(judge_ends(found, by_weight), (found, by_weight))
 
 
 # The theory
@@ -288,11 +288,13 @@ def _stable_ends_lower(cosine: dict[str, FinalGradients]) -> list[Verdict]:
 
 # The figure
 
-RATIO = r"R/η$_{\mathrm{eff}}$"
+ETA = r"η$_{\mathrm{eff}}$"
+RATIO = f"R/{ETA}"
 
 
-def draw(found: dict[tuple[str, str], FinalGradients]) -> Figure:
+def draw(data: tuple[dict[tuple[str, str], FinalGradients], dict[str, NDArray]]) -> Figure:
     """The final gradient over λ, for the SGD family and the Adam family, with the law."""
+    found, by_weight = data
     with house_style():
         figure = Figure(figsize=(9.6, 5.0))
         panels = figure.subplots(1, 2, sharey=True)
@@ -307,16 +309,18 @@ def draw(found: dict[tuple[str, str], FinalGradients]) -> Figure:
             )
         early = "small λ, above the line:\nthese runs end before they rest"
         panels[0].text(0.4, 0.05, early, transform=panels[0].transAxes, fontsize=9)
+        for name, ratios in by_weight.items():
+            _draw_law_by_weight(panels[1], found[name, "cosine"], ratios)
         _mark(panels[1], found["AdamS", "cosine"])
         panels[0].set_ylabel("‖g‖ of the training loss at the end")
-        figure.legend(handles=_keys(), loc="outside lower center", ncols=3)
+        figure.legend(handles=_keys(), loc="outside lower center", ncols=4)
         figure.suptitle(TITLE, x=0.01, ha="left")
     return figure
 
 
 TITLE = (
     "With every decay a larger λ ends with a larger gradient. Where a run has come to rest,\n"
-    f"the gradient holds against the decay: ‖g‖ = ({RATIO})·‖θ‖"
+    f"the gradient balances the decay: ‖g‖ = ({RATIO})·‖θ‖"
 )
 # So that lines and points that coincide can be told apart: what is drawn first is thicker and larger.
 LOOKS: dict[str, tuple[float, float]] = {"L2": (4.0, 8.5), "decoupled": (1.8, 6.0), "stable": (1.6, 5.0)}
@@ -331,10 +335,16 @@ def _draw_optimizer(axes: Axes, name: str, found: dict[tuple[str, str], FinalGra
         axes.plot(points.decays, _middle(points.norm), **measured(mode, markersize=markersize, **more))
 
 
+def _draw_law_by_weight(axes: Axes, seen: FinalGradients, ratios: NDArray) -> None:
+    """The law with η_eff of each weight, at the largest λ: a short line, in front of the points."""
+    law = float(seen.norm[-1].mean() / ratios.mean())
+    axes.plot(seen.decays[-1] * np.array([0.6, 1.7]), [law, law], color="black", linewidth=1.4, zorder=5)
+
+
 def _mark(axes: Axes, seen: FinalGradients) -> None:
     """How far the gradient of AdamS is above the line for one η_eff."""
     times = float((seen.norm / seen.law)[-1].mean())
-    said = f"× {times:.2g}: η$_{{\\mathrm{{eff}}}}$ differs\nfrom weight to weight"
+    said = f"× {times:.2g}: {ETA} differs\nfrom weight to weight"
     at = (seen.decays[-1], float(seen.norm[-1].mean()))
     arrow = {"arrowstyle": "-", "color": "#444444", "shrinkB": 5}
     axes.annotate(said, at, xytext=(0.03, 0.93), textcoords="axes fraction", fontsize=9, va="top", arrowprops=arrow)
@@ -349,12 +359,13 @@ def _keys() -> list[Line2D]:
     modes = ("L2", "decoupled", "stable")
     keys = [Line2D([], [], **measured(mode, linestyle="-", label=LABELS[mode])) for mode in modes]
     shapes: list[dict[str, Any]] = [
-        {"linestyle": "-", "label": f"law at rest, ({RATIO})·‖θ‖"},
+        {"linestyle": "-", "label": f"law with one {ETA}, ({RATIO})·‖θ‖"},
         {"linestyle": "none", "marker": "o", "label": "measured, η falls along a cosine"},
         {"linestyle": "none", "marker": "o", "markerfacecolor": "none", "label": "measured, constant η"},
     ]
     pairs = zip(keys, [Line2D([], [], color="#444444", **shape) for shape in shapes], strict=True)
-    return [key for pair in pairs for key in pair]
+    by_weight = Line2D([], [], color="black", linewidth=1.4, label=f"law with {ETA} of each weight")
+    return [*(key for pair in pairs for key in pair), Line2D([], [], linestyle="none", label=" "), by_weight]
 
 
 STUDY = Study(

@@ -158,7 +158,7 @@ def _draw_curves(axes: Axes, direction: str, curves: Curves, name: str) -> None:
         for k in (last / 3, 2 * last / 3):
             axes.axvline(k, color="#999999", linewidth=0.8, linestyle=":")
     axes.set(yscale="log", xlim=(0, last))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2) if unit > 1 else (1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
 

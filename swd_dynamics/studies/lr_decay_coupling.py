@@ -268,7 +268,7 @@ def _same_run(name: str, claim: str, sgdw: ErrorMap, sgds: ErrorMap) -> Verdict:
 
 LINES: dict[str, Any] = {"memory": "-", "rest point": "--"}
 CIRCLES: dict = {"color": "white", "marker": "o", "markersize": 8, "markeredgecolor": "black", "linestyle": "none"}
-DIAMONDS: dict = CIRCLES | {"color": "#E69F00", "marker": "D", "markersize": 7}
+DIAMONDS: dict = CIRCLES | {"color": "black", "marker": "D", "markersize": 6, "markeredgecolor": "white"}
 
 
 def draw(maps: dict[tuple[str, str], ErrorMap]) -> Figure:
@@ -320,8 +320,8 @@ def _keys() -> list[Line2D]:
         "rest point": "predicted slope if the rest point stays constant",
     }
     return [
-        Line2D([], [], **CIRCLES, label="best λ of an η, where η falls to 0"),
-        Line2D([], [], **DIAMONDS, label="best λ of an η, where η is constant"),
+        Line2D([], [], **CIRCLES, label="best λ of an η, where η falls to 0 (the map that is drawn)"),
+        Line2D([], [], **DIAMONDS, label="best λ of an η, where η is constant (another map, not drawn)"),
         *(Line2D([], [], color="black", linestyle=LINES[name], label=text) for name, text in lines.items()),
     ]
 
