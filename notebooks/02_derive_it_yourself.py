@@ -35,7 +35,8 @@ rule
 #
 # If the steps are small, the weights seem to glide along a curve. Let time be t = ηk at step k. Then the curve has a
 # differential equation, dθ/dt = F₀ + ηF₁, which is called the **modified equation**. The package derives it from the
-# formulas above in six steps. You will look at four of them.
+# formulas above in several steps. You will look at four of them. (To try other numbers, keep `momentum` above 0:
+# without momentum there are fewer steps.)
 
 # %%
 flow = sd.modified_equation(rule)
@@ -52,6 +53,8 @@ print("your answer:", guess)
 at_rest
 
 # %% [markdown]
+# Such a result holds only under some assumptions. Every derivation lists its own, in `flow.assumptions`.
+#
 # Put this m into the step and divide by η. The result is a velocity, F₀:
 
 # %%

@@ -28,6 +28,8 @@ guess = None  # a number
 print("your answer:", guess, "  derived:", sd.stability_limit(sd.CATALOG["SGD"](lr=0.1)).value)
 
 # %% [markdown]
+# For Adam such a limit assumes a constant √v. `sd.stability_limit(…).assumptions` says so, as for every derivation.
+#
 # At this curvature the factor 1 − ηh is −1, so the weight jumps from side to side. Above it, each jump is larger than
 # the one before.
 #

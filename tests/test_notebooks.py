@@ -10,7 +10,7 @@ from notebook_pairs import FOLDER, SCRIPTS, executed, is_folded, minutes, soluti
 NAMES = ["01_three_decays", "02_derive_it_yourself", "03_flow_and_iterates", "04_record_your_training",
          "05_is_my_optimizer_right", "06_your_own_optimizer", "07_when_training_blows_up",
          "08_from_adamw_to_adams", "09_what_kind_of_decay",
-         "10_lr_and_decay"]  # fmt: skip
+         "10_lr_and_decay", "11_edge_of_stability"]  # fmt: skip
 LONGEST = 15  # minutes of a notebook: with twice as many, it is put off
 LARGEST = 1_500_000  # bytes of an executed notebook: what a page loads without a wait
 TAG = re.compile(r"<[^>]*>")  # with the pictures in them
@@ -39,7 +39,7 @@ def _form(output) -> tuple:
 
 
 def test_all_are_there():
-    """Assert that the ten notebooks are there, each as a script and as an executed notebook."""
+    """Assert that the eleven notebooks are there, each as a script and as an executed notebook."""
     assert [script.stem for script in SCRIPTS] == NAMES
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
 

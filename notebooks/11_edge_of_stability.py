@@ -1,0 +1,215 @@
+# %% [markdown]
+# # The edge of stability: training that cannot rest
+#
+# **The minimum is too curved for the learning rate. Where does training go, and what does weight decay change?**
+#
+# About 14 minutes, without the exercises. Read notebook 07 first: it derives the largest stable curvature.
+
+# %%
+from functools import partial
+
+import numpy as np
+
+import swd_dynamics as sd
+
+# %% [markdown]
+# ## Two weights
+#
+# The loss is f(x, y) = ½(1 + y)x² + 0.1(y − 3.5)². It is smallest at x = 0, y = 3.5. The curvature along x is 1 + y,
+# so it is 4.5 at the minimum. We train with gradient descent:
+
+# %%
+LR = 0.5
+
+
+def gradient(theta):
+    x, y = theta
+    return np.array([(1 + y) * x, x**2 / 2 + 0.2 * (y - 3.5)])
+
+
+def run(rule, start=(0.05, 2.0), steps=600):
+    """x and y over the steps."""
+    state, course = rule.start(np.array(start)), [np.array(start)]
+    for _ in range(steps):
+        state = rule(state, gradient(state.theta))
+        course.append(state.theta)
+    return np.array(course).T
+
+
+rule = sd.CATALOG["SGD"](lr=LR)
+print("largest stable curvature:", sd.stability_limit(rule).value)
+
+# %% [markdown]
+# The minimum needs a curvature of 4.5, and only 4 is stable.
+#
+# **Predict.** The run starts at y = 2, where the curvature is 3. Does it blow up, does it stop, or what else
+# happens? What is the curvature after 600 steps?
+
+# %%
+guess = None  # for example: "it blows up", or a number
+
+# %%
+x, y = run(rule)
+print("your answer:", guess)
+print(f"after 600 steps: curvature {1 + y[-1]:.4f}, x = {x[-2]:.3f}, then {x[-1]:.3f}")
+
+# %% [markdown]
+# It does not blow up, and it never rests. The curvature rises to 4 and stays there, while x jumps from side to side,
+# between two values of the same size. This is the **edge of stability** (Cohen et al. 2021, arXiv 2103.00065). Large
+# networks that are trained in full batches do the same.
+#
+# ## Why it stays
+#
+# The jumps act on y. The gradient along y is x²/2 + 0.2(y − 3.5), so a large x² pushes y down, and with y the
+# curvature. If the curvature is below 4, the jumps become smaller, and y rises. If it is above 4, the jumps become
+# larger, and y falls. Both balance at curvature 4, where y = 3 and x² holds y still.
+#
+# **Predict.** Which size of x holds y still at y = 3?
+
+# %%
+guess = None  # solve x²/2 + 0.2·(3 − 3.5) = 0
+
+# %%
+print("your answer:", guess, "  in the run:", abs(x[-1]).round(4))
+
+# %% [markdown]
+# A **central flow** is this reasoning for any optimizer and any loss (Cohen et al. 2024, arXiv 2410.24206). The weights
+# have a slow mean and an oscillation with the variance σ². The oscillation adds ½σ²∇S to the gradient, where S is the
+# sharpness, that is, the largest curvature. And σ² is just so large that S stays at its limit. The package derives the
+# limit and the flow from the rule of the optimizer, with its weight decay:
+
+# %%
+sd.edge(sd.CATALOG["SGDS"](lr=LR, weight_decay=0.01))
+
+# %% [markdown]
+# ## Now with decay
+#
+# Weight decay pulls y towards 0, and so the curvature down. A part of the work of the oscillation is done by the decay.
+#
+# **Predict.** At y = 3 the loss pulls y up with 0.2 · 0.5 = 0.1, and decay pulls it down with λy. From which λ on is
+# there nothing left to do for the oscillation?
+
+# %%
+guess = None  # solve 0.1 = 3λ
+
+# %%
+solution = sd.CentralFlow(rule, gradient).solve((0.0, 2.9), steps=60)
+print("your answer:", guess, "  derived:", solution.lifting_decay[-1].round(5))
+
+# %% [markdown]
+# The derived number is ⟨−g, ∇S⟩/⟨θ, ∇S⟩: how fast the loss raises the sharpness, divided by how fast decay of strength
+# 1 would lower it. It needs no run with decay.
+#
+# Move λ past this number, and watch the run leave the edge. If the notebook is not running, the picture has λ = 0.02.
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Run and draw.
+def draw_run(figure, weight_decay):
+    decayed = sd.CATALOG["SGDS"](lr=LR, weight_decay=weight_decay)
+    x, y = run(decayed)
+    steps, limit = np.arange(len(x)), float(sd.stability_limit(decayed).value)
+    at_edge = "stays at the edge" if abs(x[-1]) > 1e-3 else "leaves the edge and rests"
+    sd.plots.lines_and_points(
+        {"stable": (steps[[0, -1]], [limit, limit])},
+        {"stable": (steps[::4], 1 + y[::4])},
+        title=f"With λ = {weight_decay:.3g} the run {at_edge} (derived: rests from λ = 0.0333 on)",
+        xlabel="step k",
+        ylabel="curvature 1 + y (line: its limit)",
+        figure=figure,
+        ylim=(2.8, 4.8),
+    )
+    return partial(draw_run, figure)
+
+
+# %%
+sd.plots.Sliders(draw_run, weight_decay=(0.0, 0.06, 0.02))
+
+# %% [markdown]
+# ## A network
+#
+# The same happens to a network of 433 weights, which is trained in full batches on random data. Its first steps, up to
+# the edge, are left out. For each λ the line is the variance of the oscillation that the flow predicts. The points are
+# the oscillation of a run of torch's SGD with momentum and stable decay. Both start at the same weights.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# The network, its runs and their flows.
+from swd_dynamics.studies import central_flow as study
+from swd_dynamics.studies.methods import Method
+
+task = study.regression()
+slope = study.gradient_of(task)
+for _ in range(study.EARLY):
+    task.set_theta(task.theta - study.SLOW * slope(task.theta))
+
+
+def followed(weight_decay, steps=150):
+    """The variance of the oscillation, from the flow and in a torch run, and the flow."""
+    method = Method("SGDS", study.NESTEROV | {"weight_decay": weight_decay})
+    flow = sd.CentralFlow(method.rule(), slope, directions=2)
+    solution = flow.solve(task.theta, study.SETTLED + steps)
+    start = study._on_the_way(flow, solution, study.SETTLED)
+    real = study.real_run(task, method, study.NESTEROV["lr"], start, steps + 1)
+    return solution.variance[study.SETTLED + 1 :], study.slow_mean(real)[1], solution
+
+
+# %%
+strengths = np.array([0.0, 0.008, 0.016, 0.024, 0.032])
+predicted, seen, flows = zip(*map(followed, strengths), strict=True)
+lines = {"stable": (strengths, [each.mean() for each in predicted])}
+points = {"stable": (strengths, [each.mean() for each in seen])}
+title = "Weak decay makes the oscillation larger; strong decay ends it"
+sd.plots.lines_and_points(lines, points, title=title, xlabel="R/η_eff, here λ", ylabel="mean square of the oscillation")
+
+# %% [markdown]
+# Weak decay makes the oscillation *larger*. Decay keeps the loss from falling, and so the gradient, which pushes
+# towards larger curvature, stays large. Only strong decay takes over the work of the oscillation and ends it.
+#
+# ## Exercises
+#
+# **1.** Train the two weights with momentum β = 0.2. Where is the edge now, and does the oscillation have another size?
+#
+# <details><summary>Solution</summary>
+#
+# The limit is 2(1 + β)/η = 4.8. It is above the curvature of the minimum, 4.5, so the run rests at the minimum.
+#
+# ```python
+# heavy = sd.CATALOG["SGD"](lr=LR, momentum=0.2)
+# x, y = run(heavy)
+# print(float(sd.stability_limit(heavy).value), 1 + y[-1], x[-1])
+# ```
+#
+# </details>
+
+# %% [markdown]
+# **2.** Is the mean of the loss at the edge larger than the loss at the slow mean of the weights? Compute both.
+#
+# <details><summary>Solution</summary>
+#
+# It is larger by ½Sσ², here ½ · 4 · 0.2. `CentralFlow(…, loss=…)` predicts the mean.
+#
+# ```python
+# def loss(theta):
+#     x, y = theta
+#     return (1 + y) * x**2 / 2 + 0.1 * (y - 3.5) ** 2
+#
+#
+# x, y = run(rule, steps=2000)
+# solution = sd.CentralFlow(rule, gradient, loss=loss).solve((0.0, 2.9), steps=200)
+# print(loss([x, y])[-100:].mean(), solution.loss[-1], loss(solution.theta[-1]))
+# ```
+#
+# </details>
+
+# %% [markdown]
+# **3.** Adam has an edge too. Which formula does `sd.edge` give for its limit, and what is curved there?
+#
+# <details><summary>Solution</summary>
+#
+# The limit is on the Hessian divided by √v of each weight, and 38 = 2(1 + β₁)/(1 − β₁) replaces 2 at β₁ = 0.9.
+#
+# ```python
+# display(sd.edge(sd.CATALOG["AdamW"](lr=0.001, weight_decay=0.1)))
+# ```
+#
+# </details>
