@@ -11,6 +11,8 @@ from functools import partial
 import numpy as np
 
 import swd_dynamics as sd
+from swd_dynamics.studies import central_flow as study
+from swd_dynamics.studies.methods import Method
 
 # %% [markdown]
 # ## Two weights
@@ -134,9 +136,6 @@ sd.plots.Sliders(draw_run, weight_decay=(0.0, 0.06, 0.02))
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 # The network, its runs and their flows.
-from swd_dynamics.studies import central_flow as study
-from swd_dynamics.studies.methods import Method
-
 task = study.regression()
 slope = study.gradient_of(task)
 for _ in range(study.EARLY):

@@ -58,6 +58,8 @@ def check_maxima(constants_at: Callable[[Array], tuple[Array, ...]], steps: Arra
 def check_clips(rule: UpdateRule, gradient: Callable[[Array], Array], steps: Array, theta: Array) -> None:
     """Refuse a solution along which a value is clipped: the clip changes F₁, but not F₀."""
     clips = numeric_clips(rule)
+    if not clips(theta[0], gradient(theta[0])):  # for a rule without clips no other gradient is needed
+        return
     for k, at in zip(steps, theta, strict=True):
         for value, low, high in clips(at, gradient(at)):
             slight = SLIGHT * np.maximum(np.abs(low), np.abs(high))
