@@ -133,7 +133,7 @@ def unheard() -> NDArray:
     return weights[:, (digits(IMAGES)[0] == 0).all(axis=0)].ravel()
 
 
-def trained(method: Method, task: Task, steps: int) -> tuple[NDArray, NDArray]:
+def trained_path(method: Method, task: Task, steps: int) -> tuple[NDArray, NDArray]:
     """θ before each step and after the last, shape (steps + 1, n), and the gradients, shape (steps, n)."""
     parameters = list(task.model.parameters())
     optimizer, path, gradients = method.optimizer(parameters), [task.theta], []
@@ -151,7 +151,7 @@ def half_lives(name: str, setting: Setting) -> HalfLives:
     for decay in decays:
         method, task = Method(name, ARGUMENTS[name] | {"weight_decay": decay}), network()
         dead = unheard()
-        path, gradients = trained(method, task, steps)
+        path, gradients = trained_path(method, task, steps)
         if name == "AdamS":
             foreseen = with_gradients(method.rule(), path[0], gradients)[:, dead]
         else:

@@ -14,7 +14,7 @@ from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
 from swd_dynamics.rules.schedule import Cosine
 from swd_dynamics.studies.judging import farthest, judge_curve, judge_relative
 from swd_dynamics.studies.methods import Method
-from swd_dynamics.studies.normalised_layers import BINS, FROM, WEIGHTS, Course, digits_course, noise_course
+from swd_dynamics.studies.normalised_layers import BINS, FROM, WEIGHTS, RatioCourse, digits_course, noise_course
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.verdict import Verdict, judge_at_least, must_be_refuted
 
@@ -69,9 +69,9 @@ ALLOWED = {"SGD": 0.02, "Adam": 0.05, "digits": 0.2}
 class Courses(NamedTuple):
     """The courses in noise, and on digits by seed: with normalisation, and without; all by the name of the method."""
 
-    noise: dict[str, Course]
-    normalised: dict[str, list[Course]]
-    plain: dict[str, list[Course]]
+    noise: dict[str, RatioCourse]
+    normalised: dict[str, list[RatioCourse]]
+    plain: dict[str, list[RatioCourse]]
 
 
 def measure(setting: Setting) -> Findings:
@@ -101,7 +101,7 @@ def measure(setting: Setting) -> Findings:
 # The verdicts
 
 
-def _in_noise(found: dict[str, Course]) -> Iterator[Verdict]:
+def _in_noise(found: dict[str, RatioCourse]) -> Iterator[Verdict]:
     for name, course in found.items():
         kind = name[: 4 if name.startswith("Adam") else 3]
         yield _follows(
@@ -119,11 +119,11 @@ WHY = {
 }
 
 
-def _follows(name: str, claim: str, course: Course, kind: str) -> Verdict:
+def _follows(name: str, claim: str, course: RatioCourse, kind: str) -> Verdict:
     return judge_curve(name, claim, course.law[FROM:], course.seen[FROM:], ALLOWED[kind], WHY[kind])
 
 
-def _on_digits(found: Courses, whole: list[Course]) -> Iterator[Verdict]:
+def _on_digits(found: Courses, whole: list[RatioCourse]) -> Iterator[Verdict]:
     for name, courses in found.normalised.items():
         claim = f"A normalised layer that {name} trains on digits has the ‖g‖/‖θ‖ of the law with its own Γ"
         yield max((_follows(f"digits, {name}", claim, each, "digits") for each in courses), key=lambda v: v.measured)
@@ -140,12 +140,12 @@ def _on_digits(found: Courses, whole: list[Course]) -> Iterator[Verdict]:
     yield _rises_not("all weights, not normalised", claim, [plain])
 
 
-def _rises(name: str, claim: str, courses: list[Course]) -> Verdict:
+def _rises(name: str, claim: str, courses: list[RatioCourse]) -> Verdict:
     why = "the last fortieth of a run divided by the one at a quarter, the least of all seeds; set after pilot runs"
     return judge_at_least(name, claim, least=1 + CHANGE, measured=min(each.rise for each in courses), why=why)
 
 
-def _rises_not(name: str, claim: str, courses: list[Course]) -> Verdict:
+def _rises_not(name: str, claim: str, courses: list[RatioCourse]) -> Verdict:
     why = f"relative {CHANGE:g}: batches differ, and less noise in θ changes the gradient; the farthest of all seeds"
     return judge_relative(name, claim, 1.0, farthest([each.rise for each in courses], 1.0), CHANGE, why)
 
@@ -210,7 +210,7 @@ def _draw_course(axes: Axes, name: str, law: NDArray, seen: NDArray, label: str)
     axes.plot(TIMES[EVERY], seen[EVERY], **measured(mode, label=label) | inside)
 
 
-def _draw_noise(axes: Axes, found: dict[str, Course]) -> None:
+def _draw_noise(axes: Axes, found: dict[str, RatioCourse]) -> None:
     for name in SHOWN:
         course = found[name]
         law, seen, rest = (each[FROM:] / course.seen[FROM] for each in (course.law, course.seen, course.rest))
@@ -241,7 +241,7 @@ def _draw_digits(axes: Axes, found: Courses) -> None:
     axes.legend(handles=keys, loc="upper left")
 
 
-def _middle(values: list[NDArray], courses: list[Course]) -> NDArray:
+def _middle(values: list[NDArray], courses: list[RatioCourse]) -> NDArray:
     """The geometric mean over the seeds of ratios, relative to what is measured at a quarter of the run."""
     return np.exp(np.mean([np.log(each / own.seen[FROM])[FROM:] for each, own in zip(values, courses, strict=True)], 0))
 

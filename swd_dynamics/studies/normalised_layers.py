@@ -32,7 +32,7 @@ FORGET = 0.25
 FROM = int(FORGET * BINS)
 
 
-class Course(NamedTuple):
+class RatioCourse(NamedTuple):
     """‖g‖/‖θ‖ along a run, as root mean squares over its parts. Shapes (BINS,).
 
     seen : measured
@@ -80,12 +80,12 @@ def _largest(method: Method, symbols: Iterable[Any]) -> dict[Any, Any]:
     return {s: notation.lr / method.arguments["lr_max"] for s in symbols if s.name == notation.OF_LARGEST}
 
 
-def power(at_rest: Callable[[float], float]) -> float:
+def power_of_lr(at_rest: Callable[[float], float]) -> float:
     """The power of η with which a function of η changes where η is small, to two digits.
 
     Examples
     --------
-    >>> power(lambda lr: lr**-0.5 * (1 + lr))
+    >>> power_of_lr(lambda lr: lr**-0.5 * (1 + lr))
     -0.5
     """
     return round(float(np.log2(at_rest(1e-5) / at_rest(5e-6))), 2)
@@ -163,7 +163,7 @@ def integrated_norms(method: Method, gammas: NDArray, size: int, norm: float, lr
 # The runs
 
 
-def noise_course(method: Method, layers: int, steps: int) -> Course:
+def noise_course(method: Method, layers: int, steps: int) -> RatioCourse:
     """Layers that a torch optimizer trains on noise: the loss of a step is Γ·⟨ξ, θ⟩/(√C·‖θ‖) with new Gaussian ξ."""
     generator = torch.Generator().manual_seed(0)
     theta = torch.randn(layers, WEIGHTS, generator=generator, dtype=torch.float64)
@@ -178,10 +178,12 @@ def noise_course(method: Method, layers: int, steps: int) -> Course:
     norms, gradients = _trained(method, [theta], loss, steps, layers)
     rest = np.array([at_rest(lr(i + 0.5)) for i in range(BINS)])
     course = _course(method, norms, gradients, np.full(steps, GAMMA), WEIGHTS)
-    return course._replace(rest=rest, power=power(at_rest))
+    return course._replace(rest=rest, power=power_of_lr(at_rest))
 
 
-def digits_course(method: Method, steps: int, seed: int, is_normalised: bool, trains_readout: bool = False) -> Course:
+def digits_course(
+    method: Method, steps: int, seed: int, is_normalised: bool, trains_readout: bool = False
+) -> RatioCourse:
     """The first layer of a tanh network that learns digits in minibatches, and the law with the layer's own Γ.
 
     A normalised layer has √UNITS·θ/‖θ‖ in the place of θ. Pixels that are almost never inked are left out.
@@ -219,10 +221,10 @@ def _trained(
     return np.array(norms), np.array(gradients)
 
 
-def _course(method: Method, norms: NDArray, gradients: NDArray, gammas: NDArray, size: int) -> Course:
+def _course(method: Method, norms: NDArray, gradients: NDArray, gammas: NDArray, size: int) -> RatioCourse:
     """The ratio, from ‖θ‖ and ‖g‖ of each step, shapes (steps, layers), and by the law from Γ of each step."""
     by_law = gammas / integrated_norms(method, gammas, size, float(norms[0].mean())) ** 2
     seen, law = (
         [np.sqrt(np.mean(part**2)) for part in np.array_split(ratio, BINS)] for ratio in (gradients / norms, by_law)
     )
-    return Course(np.array(seen), np.array(law))
+    return RatioCourse(np.array(seen), np.array(law))

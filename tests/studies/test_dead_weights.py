@@ -14,7 +14,7 @@ from swd_dynamics.studies.dead_weights import (
     alone,
     burst_decay,
     network,
-    trained,
+    trained_path,
     unheard,
 )
 from swd_dynamics.studies.half_lives import (
@@ -80,7 +80,7 @@ def test_weights_alone_move_as_published():
 
 def test_dead_weights_have_no_gradient():
     """Assert that exactly the gradients of the weights of empty pixels are 0 at every step."""
-    path, gradients = trained(Method("SGD", {"lr": 0.1, "weight_decay": 0.1}), network(), 3)
+    path, gradients = trained_path(Method("SGD", {"lr": 0.1, "weight_decay": 0.1}), network(), 3)
     silent = np.flatnonzero((gradients == 0).all(axis=0))
     np.testing.assert_array_equal(silent, np.sort(unheard()))
     assert len(unheard()) % HIDDEN == 0 and len(path) == 4

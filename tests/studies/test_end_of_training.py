@@ -10,11 +10,11 @@ from swd_dynamics.studies.normalised_layers import (
     BINS,
     FROM,
     WEIGHTS,
-    Course,
+    RatioCourse,
     balance,
     integrated_norms,
     moment_map,
-    power,
+    power_of_lr,
 )
 
 
@@ -23,7 +23,7 @@ from swd_dynamics.studies.normalised_layers import (
 )
 def test_powers_of_the_learning_rate(name, exponent):
     """Assert that ‖g‖/‖θ‖ goes as η to the powers that follow from ‖θ‖⁴ ∝ η, ‖θ‖² ∝ η, ‖θ‖³ ∝ η and ‖θ‖ constant."""
-    assert power(balance(Method(name, IN_NOISE[name]), 3.0, WEIGHTS)) == pytest.approx(exponent, abs=0.005)
+    assert power_of_lr(balance(Method(name, IN_NOISE[name]), 3.0, WEIGHTS)) == pytest.approx(exponent, abs=0.005)
 
 
 def test_momentum_weakens_the_ratio_of_sgd():
@@ -77,7 +77,7 @@ def course(off, rise=2.0):
     law = np.linspace(1.0, rise, BINS)
     law[FROM:] *= rise / law[-1]
     law[FROM] = 1.0
-    return Course(law * off, law)
+    return RatioCourse(law * off, law)
 
 
 @pytest.mark.parametrize(("off", "status"), [(1.0, "confirmed"), (1.03, "confirmed"), (1.06, "refuted")])
