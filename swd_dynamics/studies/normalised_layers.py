@@ -80,12 +80,12 @@ def _largest(method: Method, symbols: Iterable[Any]) -> dict[Any, Any]:
     return {s: notation.lr / method.arguments["lr_max"] for s in symbols if s.name == notation.OF_LARGEST}
 
 
-def power_of_lr(at_rest: Callable[[float], float]) -> float:
+def exponent_of_lr(at_rest: Callable[[float], float]) -> float:
     """The power of η with which a function of η changes where η is small, to two digits.
 
     Examples
     --------
-    >>> power_of_lr(lambda lr: lr**-0.5 * (1 + lr))
+    >>> exponent_of_lr(lambda lr: lr**-0.5 * (1 + lr))
     -0.5
     """
     return round(float(np.log2(at_rest(1e-5) / at_rest(5e-6))), 2)
@@ -178,7 +178,7 @@ def noise_course(method: Method, layers: int, steps: int) -> RatioCourse:
     norms, gradients = _trained(method, [theta], loss, steps, layers)
     rest = np.array([at_rest(lr(i + 0.5)) for i in range(BINS)])
     course = _course(method, norms, gradients, np.full(steps, GAMMA), WEIGHTS)
-    return course._replace(rest=rest, power=power_of_lr(at_rest))
+    return course._replace(rest=rest, power=exponent_of_lr(at_rest))
 
 
 def digits_course(

@@ -12,9 +12,9 @@ from swd_dynamics.studies.normalised_layers import (
     WEIGHTS,
     RatioCourse,
     balance,
+    exponent_of_lr,
     integrated_norms,
     moment_map,
-    power_of_lr,
 )
 
 
@@ -23,7 +23,7 @@ from swd_dynamics.studies.normalised_layers import (
 )
 def test_powers_of_the_learning_rate(name, exponent):
     """Assert that ‖g‖/‖θ‖ goes as η to the powers that follow from ‖θ‖⁴ ∝ η, ‖θ‖² ∝ η, ‖θ‖³ ∝ η and ‖θ‖ constant."""
-    assert power_of_lr(balance(Method(name, IN_NOISE[name]), 3.0, WEIGHTS)) == pytest.approx(exponent, abs=0.005)
+    assert exponent_of_lr(balance(Method(name, IN_NOISE[name]), 3.0, WEIGHTS)) == pytest.approx(exponent, abs=0.005)
 
 
 def test_momentum_weakens_the_ratio_of_sgd():
