@@ -16,6 +16,8 @@ MODULES.update(
         "stability": "stability",
         "central-flow": "central_flow",
         "equilibrium": "equilibrium",
+        "end-of-training": "end_of_training",
+        "dead-weights": "dead_weights",
         "drop-in": "drop_in",
         "transformer": "transformer",
         "gpu": "gpu",

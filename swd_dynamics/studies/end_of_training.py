@@ -1,0 +1,249 @@
+"""Study: why the gradient of a normalised layer grows at the end of training, and which decay keeps it from growing."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
+from swd_dynamics.rules.schedule import Cosine
+from swd_dynamics.studies.judging import farthest, judge_curve, judge_relative
+from swd_dynamics.studies.methods import Method
+from swd_dynamics.studies.normalised_layers import BINS, FROM, WEIGHTS, RatioCourse, digits_course, noise_course
+from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.verdict import Verdict, judge_at_least, must_be_refuted
+
+CLAIM = (
+    "In a normalised layer a falling learning rate shortens the weights, so that ‖g‖/‖θ‖ rises at the end of training:"
+    " as η^(−1/2) with SGD, as η^(−1) with AdamW, and still as η^(−2/3) with AdamS. Stable decay weakens the rise and"
+    " does not remove it; corrected decay (AdamC) does. At the very end the rise stops, because R has become too small"
+    " for the weights to follow. In the same network without normalisation ‖g‖/‖θ‖ changes by less than a third."
+)
+SOURCE = (
+    "2506.02285 (Defazio 2025): only normalised layers have the rise, and AdamC removes it; in contrast to 2011.11152,"
+    " where decay makes the last gradients large in any network. The laws with momentum, of AdamW and of AdamS, and the"
+    " end of the rise are derived here"
+)
+CAPTION = (
+    "All learning rates fall to 0 along half a cosine. Left: layers of noise, in which the norm Γ of the gradient at"
+    " ‖θ‖ = 1 is constant. Solid lines: the covariance of the derived linear map, integrated through the schedule."
+    " Dotted: the equilibrium of the current η, which the weights no longer reach at the end. Right: the first layer of"
+    " a network that learns digits in minibatches of 8, with weights that are normalised (filled; lines: the law with"
+    " the layer's own Γ) and with weights that are not (open). Under AdamC the ratio falls as Γ does, since the network"
+    " learns. ‖g‖ is that of the minibatch. Without normalisation the decay sets how large the gradient is in the end,"
+    " as the study gradient-norm shows, but a falling η does not make it grow. Also tested, but not drawn: SGDS, which"
+    " is SGDW with another unit of λ, SGDW on digits, and the network with a readout that is trained too. The allowed"
+    " errors were set after pilot runs."
+)
+
+SGD: dict[str, Any] = {"lr": 0.1, "momentum": 0.9}
+ADAM: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.99)}
+# In noise, λ such that R ≈ .02 at the largest η: then ΣR is 40 over the run. With half of it, the rise is half as high.
+IN_NOISE = {
+    "SGDW": SGD | {"weight_decay": 0.2},
+    "SGDS": SGD | {"weight_decay": 0.02},
+    "AdamW": ADAM | {"weight_decay": 2.0},
+    "AdamS": ADAM | {"weight_decay": 0.2},
+    "AdamC": ADAM | {"weight_decay": 2.0, "lr_max": ADAM["lr"]},
+}
+ON_DIGITS = {
+    "SGDW": SGD | {"weight_decay": 0.1},
+    "AdamW": ADAM | {"weight_decay": 1.0},
+    "AdamS": ADAM | {"weight_decay": 0.03},
+    "AdamC": ADAM | {"weight_decay": 1.0, "lr_max": ADAM["lr"]},
+}
+DECAYING = ("SGDW", "AdamW", "AdamS")  # whose R/η does not fall with η
+# The relative errors allowed, set after pilot runs. A bin of the short form has 25 steps, four layers and 512 weights,
+# and the norm forgets its fluctuations in 25 steps only: sampling takes 1 %. v fluctuates by 10 % at β₂ = .99, which
+# changes the mean of 1/√v and with it the ratio by up to 1 %. On digits twice the tenth by which the study
+# `equilibrium` lets the norm be off, because the ratio has the square of the norm.
+CHANGE = 0.3  # of ‖g‖/‖θ‖ from a quarter of a run on digits to its end: less is no rise, more is a rise
+ALLOWED = {"SGD": 0.02, "Adam": 0.05, "digits": 0.2}
+
+
+class Courses(NamedTuple):
+    """The courses in noise, and on digits by seed: with normalisation, and without; all by the name of the method."""
+
+    noise: dict[str, RatioCourse]
+    normalised: dict[str, list[RatioCourse]]
+    plain: dict[str, list[RatioCourse]]
+
+
+def measure(setting: Setting) -> Findings:
+    """Train layers of noise and networks on digits along a cosine."""
+    steps, seeds = (1000, 1) if setting.quick else (4000, 3)
+    noise = {
+        name: noise_course(Method(name, arguments), 4 if setting.quick else 16, steps)
+        for name, arguments in setting.track(IN_NOISE.items(), "end-of-training in noise")
+    }
+    methods = [Method(name, arguments) for name, arguments in ON_DIGITS.items()]
+    normalised, plain = (
+        {
+            method.name: [digits_course(method, steps, seed, is_normalised) for seed in range(seeds)]
+            for method in setting.track(methods, "end-of-training on digits")
+            if is_normalised or method.name in DECAYING
+        }
+        for is_normalised in (True, False)
+    )
+    whole = [
+        digits_course(Method("AdamW", ON_DIGITS["AdamW"]), steps, seed=0, is_normalised=each, trains_readout=True)
+        for each in (True, False)
+    ]
+    found = Courses(noise, normalised, plain)
+    return Findings([*_in_noise(found.noise), *_on_digits(found, whole), *_controls(found)], found)
+
+
+# The verdicts
+
+
+def _in_noise(found: dict[str, RatioCourse]) -> Iterator[Verdict]:
+    for name, course in found.items():
+        kind = name[: 4 if name.startswith("Adam") else 3]
+        yield _follows(
+            f"{name}: course", f"In layers of noise ‖g‖/‖θ‖ under {name} is the integrated one", course, kind
+        )
+        claim = f"From a quarter of the run to its end ‖g‖/‖θ‖ under {name} changes by the factor of the integrated law"
+        why = f"relative {2 * ALLOWED[kind]:g}, twice the error that is allowed for each of both values"
+        yield judge_relative(f"{name}: rise", claim, course.foreseen, course.rise, 2 * ALLOWED[kind], why)
+
+
+WHY = {
+    "SGD": "relative .02: sampling in the short form takes 1 %",
+    "Adam": "relative .05: sampling takes 1 %, and the fluctuation of v up to 1 %, both in the square of the norm",
+    "digits": "relative .2: twice what the norm may be off in the study equilibrium, because ‖θ‖² enters",
+}
+
+
+def _follows(name: str, claim: str, course: RatioCourse, kind: str) -> Verdict:
+    return judge_curve(name, claim, course.law[FROM:], course.seen[FROM:], ALLOWED[kind], WHY[kind])
+
+
+def _on_digits(found: Courses, whole: list[RatioCourse]) -> Iterator[Verdict]:
+    for name, courses in found.normalised.items():
+        claim = f"A normalised layer that {name} trains on digits has the ‖g‖/‖θ‖ of the law with its own Γ"
+        yield max((_follows(f"digits, {name}", claim, each, "digits") for each in courses), key=lambda v: v.measured)
+    for name in DECAYING:
+        yield _rises(f"digits, {name}: rises", f"With normalisation ‖g‖/‖θ‖ rises under {name}", found.normalised[name])
+        claim = f"In the same network without normalisation ‖g‖/‖θ‖ does not change by a third under {name}"
+        yield _rises_not(f"digits, {name}, not normalised", claim, found.plain[name])
+    claim = "Under AdamC ‖g‖/‖θ‖ of the normalised layer does not change by a third"
+    yield _rises_not("digits, AdamC: no rise", claim, found.normalised["AdamC"])
+    normalised, plain = whole
+    claim = "With a readout that AdamW trains too, ‖g‖/‖θ‖ of the normalised layer rises"
+    yield _rises("all weights: rises", claim, [normalised])
+    claim = "With a readout that AdamW trains too, ‖g‖/‖θ‖ does not change by a third without normalisation"
+    yield _rises_not("all weights, not normalised", claim, [plain])
+
+
+def _rises(name: str, claim: str, courses: list[RatioCourse]) -> Verdict:
+    why = "the last fortieth of a run divided by the one at a quarter, the least of all seeds; set after pilot runs"
+    return judge_at_least(name, claim, least=1 + CHANGE, measured=min(each.rise for each in courses), why=why)
+
+
+def _rises_not(name: str, claim: str, courses: list[RatioCourse]) -> Verdict:
+    why = f"relative {CHANGE:g}: batches differ, and less noise in θ changes the gradient; the farthest of all seeds"
+    return judge_relative(name, claim, 1.0, farthest([each.rise for each in courses], 1.0), CHANGE, why)
+
+
+def _controls(found: Courses) -> Iterator[Verdict]:
+    """The negative controls: no lag, the law of another optimizer, and the law where nothing is normalised."""
+    adamw, adams, sgdw = (found.noise[name] for name in ("AdamW", "AdamS", "SGDW"))
+    claim = "The weights are at the equilibrium of the current η until the end"
+    yield must_be_refuted("control: no lag", _follows("", claim, adamw._replace(law=adamw.rest), "Adam"))
+    claim = "Stable decay keeps ‖g‖/‖θ‖ of a normalised layer where it is"
+    why = "relative .05"
+    yield must_be_refuted("control: AdamS as AdamC", judge_relative("", claim, 1.0, adams.rise, ALLOWED["Adam"], why))
+    claim = "Under AdamW ‖g‖/‖θ‖ rises by the factor of SGDW, whose R is the same"
+    yield must_be_refuted(
+        "control: AdamW as SGDW", judge_relative("", claim, sgdw.foreseen, adamw.rise, ALLOWED["Adam"], why)
+    )
+    lr, decay = SGD["lr"], IN_NOISE["SGDW"]["weight_decay"]
+    claim = "With momentum too ‖g‖/‖θ‖ is √(2λ/η) at the equilibrium, here a quarter of the run after its start"
+    start = float(np.sqrt(2 * decay / Cosine(lr, BINS)(FROM)))
+    yield must_be_refuted(
+        "control: √(2λ/η) with momentum", judge_relative("", claim, start, float(sgdw.seen[FROM]), 0.1, "relative .1")
+    )
+    claim = "A layer that is not normalised has the ‖g‖/‖θ‖ of the law of a normalised layer"
+    yield must_be_refuted("control: not normalised", _follows("", claim, found.plain["AdamW"][0], "digits"))
+
+
+# The figure
+
+TITLE = (
+    "As η falls to 0, ‖g‖/‖θ‖ of a normalised layer rises under AdamW and, less, under AdamS;\n"
+    "AdamC has no rise, and the same network without normalisation has hardly any"
+)
+SHOWN = ("AdamW", "AdamS", "SGDW", "AdamC")
+TIMES = ((np.arange(BINS) + 0.5) / BINS)[FROM:]
+EVERY = slice(None, None, 2)  # of the points
+
+
+def draw(found: Courses) -> Figure:
+    """‖g‖/‖θ‖ along the run: in layers of noise, and on digits with and without normalisation."""
+    with house_style():
+        figure = Figure(figsize=(9.2, 4.6))
+        noise, real = figure.subplots(1, 2)
+        _draw_noise(noise, found.noise)
+        _draw_digits(real, found)
+        for axes in (noise, real):
+            axes.set(yscale="log", xlabel="share of the run, over which η falls to 0", xlim=(0.23, 1.02))
+            axes.set_xticks([0.25, 0.5, 0.75, 1.0])
+            axes.set_yticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
+            axes.minorticks_off()
+        noise.set_ylim(0.7, 4 * found.noise["AdamW"].rise)
+        real.set_ylim(0.5, 8)
+        noise.set_ylabel("‖g‖/‖θ‖, relative to its value at a quarter")
+        figure.suptitle(TITLE, x=0.01, ha="left")
+    return figure
+
+
+def _draw_course(axes: Axes, name: str, law: NDArray, seen: NDArray, label: str) -> None:
+    """Points for the measured ratio, and a line for the law; SGD with hollow points and a broken line."""
+    mode, is_adam = Method(name, IN_NOISE[name]).mode, name.startswith("Adam")
+    axes.plot(TIMES, law, **theory(mode, label=None, linestyle="-" if is_adam else "--"))
+    inside: dict[str, Any] = {} if is_adam else {"markerfacecolor": "white"}
+    axes.plot(TIMES[EVERY], seen[EVERY], **measured(mode, label=label) | inside)
+
+
+def _draw_noise(axes: Axes, found: dict[str, RatioCourse]) -> None:
+    for name in SHOWN:
+        course = found[name]
+        law, seen, rest = (each[FROM:] / course.seen[FROM] for each in (course.law, course.seen, course.rest))
+        exponent = str(Fraction(course.power).limit_denominator(4)).replace("-", "−")
+        changes = rf"$\propto\eta^{{{exponent}}}$" if course.power else "constant"
+        _draw_course(axes, name, law, seen, f"{name}: equilibrium {changes}")
+        axes.plot(TIMES, rest, ":", color=COLOURS[Method(name, IN_NOISE[name]).mode], linewidth=1.3, zorder=1)
+    axes.set_title(f"layers of noise, {WEIGHTS} weights")
+    axes.plot([], [], ":", color=MUTED, label="equilibrium of the current η")
+    axes.plot([], [], color=MUTED, label="law integrated along the cosine")
+    axes.legend(loc="upper left")
+
+
+def _draw_digits(axes: Axes, found: Courses) -> None:
+    for name in ("AdamW", "AdamS", "AdamC"):
+        courses = found.normalised[name]
+        law, seen = _middle([each.law for each in courses], courses), _middle([each.seen for each in courses], courses)
+        _draw_course(axes, name, law, seen, name)
+        if courses := found.plain.get(name, []):
+            mode, size = Method(name, IN_NOISE[name]).mode, 8 if name == "AdamW" else 4  # they coincide
+            look = measured(mode, label=None, markerfacecolor="white", markersize=size)
+            axes.plot(TIMES[EVERY], _middle([each.seen for each in courses], courses)[EVERY], **look)
+    axes.set_title(f"a layer that learns digits, mean of {len(found.plain['AdamW'])} runs")
+    kinds = {"normalised (lines: law)": {}, "not normalised": {"markerfacecolor": "white"}}
+    keys = [
+        Line2D([], [], color=MUTED, marker="o", linestyle="none", label=said, **look) for said, look in kinds.items()
+    ]
+    axes.legend(handles=keys, loc="upper left")
+
+
+def _middle(values: list[NDArray], courses: list[RatioCourse]) -> NDArray:
+    """The geometric mean over the seeds of ratios, relative to what is measured at a quarter of the run."""
+    return np.exp(np.mean([np.log(each / own.seen[FROM])[FROM:] for each, own in zip(values, courses, strict=True)], 0))
+
+
+STUDY = Study("end-of-training", CLAIM, SOURCE, measure, draw, CAPTION)
