@@ -186,13 +186,16 @@ def lines_of_code(path: Path) -> int:
 
 
 def test_no_room_is_too_large():
-    """Assert that no room of the package holds more than a fifth of its lines of code."""
+    """Assert that no room of the package holds more than a fifth of its lines of code.
+
+    The studies may: they grow by a file for each claim, and no study needs another to be read.
+    """
     sizes = Counter()
     for path in PYTHON_FILES:
         room, *rest = path.relative_to(PACKAGE).parts
         sizes[room if rest else "ground"] += lines_of_code(path)
     shares = {room: size / sizes.total() for room, size in sizes.items()}
-    assert {room: share for room, share in shares.items() if share > LARGEST_ROOM} == {}
+    assert {room: share for room, share in shares.items() if share > LARGEST_ROOM and room != "studies"} == {}
 
 
 def test_everything_needed_is_declared():
