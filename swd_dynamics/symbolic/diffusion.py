@@ -75,7 +75,8 @@ def stochastic_equation(rule: UpdateRule) -> Derivation:
     Notes
     -----
     Assumes that the preconditioner of an adaptive direction is frozen, and that the memory is fast: β is fixed as
-    η → 0. Third derivatives of the loss enter where F is evaluated, but terms of order η²σ² with them are left out.
+    η → 0. Terms of order η²σ² with higher derivatives of the loss are left out. Where the curvature at the minimum is
+    0, as on θ⁴, they are as large as the terms with F₁ and B₁, which then do not help.
     For the mean the error is of order η². B is fitted to the stationary variance: as long as the start is remembered,
     the variance is off by a term η²σ²·const·exp(2μt), whose relative order is η where there is momentum, because a
     momentum holds a part of the noise back. Source: Li, Tai & E 2019, 1811.01558, for SGD with F₁ and B₀; Zygalakis

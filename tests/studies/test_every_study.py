@@ -35,6 +35,7 @@ PANELS = {
     "lost-decay": 2,
     "central-flow": 2,
     "equilibrium": 2,
+    "stationary-noise": 2,
 }
 
 

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from aggregated_momentum import AggregatedMomentum
 from symbolic.algebra import beta, equal, eta, g, gdot, h, lam, tau, theta_dot
 from symbolic.odd_directions import Averages
 from symbolic.quasi_hyperbolic import QuasiHyperbolic
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.rules import CATALOG, L2, SGD, Cosine, Decoupled, HeavyBall, Stable, UpdateRule
+from swd_dynamics.rules import CATALOG, L2, SGD, Cosine, HeavyBall, Stable, UpdateRule
 from swd_dynamics.symbolic import (
     NotDerivable,
     lettered,
@@ -25,7 +24,6 @@ LINEAR = {
     "Nesterov": CATALOG["SGDW"](lr=eta, momentum=beta, weight_decay=lam, nesterov=True),
     "dampening": UpdateRule(eta, HeavyBall(beta, tau), Stable(lam)),
     "corrected": CATALOG["SGDC"](lr=eta, momentum=beta, weight_decay=lam),
-    "two momenta": UpdateRule(eta, AggregatedMomentum(0.5, 0.8), Decoupled(lam)),
     "quasi-hyperbolic": UpdateRule(eta, QuasiHyperbolic(beta, tau), L2(lam)),
 }
 
