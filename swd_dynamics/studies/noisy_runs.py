@@ -1,7 +1,7 @@
 """Weights that train in noise, and what their rule says of them: on quadratics, in a linear regression, and on θ⁴."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ BATCH = 16  # of the regression
 NOISE_QUARTIC, STEPS_QUARTIC = 2.0, 150
 
 
-def in_noise(
+def scatter_in_noise(
     make: Callable[[list[Tensor]], torch.optim.Optimizer], curvature: NDArray, copies: int, steps: int, seed: int = 0
 ) -> tuple[NDArray, NDArray]:
     """Var θ and 1 − ρ₁ of weights that torch trains on ½hθ² + ξθ with Gaussian ξ, and their standard errors.

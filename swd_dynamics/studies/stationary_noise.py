@@ -14,7 +14,7 @@ from swd_dynamics.plots import LABELS, MUTED, house_style, measured, theory
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.studies.judging import farthest, judge_relative
 from swd_dynamics.studies.methods import Method, family
-from swd_dynamics.studies.noisy_runs import Quartic, Regression, in_noise, quartic, regression
+from swd_dynamics.studies.noisy_runs import Quartic, Regression, scatter_in_noise, quartic, regression
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.symbolic import notation, stability_limit, stationary_covariance
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
@@ -104,7 +104,7 @@ def scatter_of_sgd(method: Method, setting: Setting) -> Scatter:
     curvature = limit * np.array(SHARES[setting.quick])
     derived = np.array(law(curvature, 1.0))
     copies, steps = (400, 600) if setting.quick else (2000, 3000)
-    seen, errors = in_noise(method.optimizer, curvature, copies, steps)
+    seen, errors = scatter_in_noise(method.optimizer, curvature, copies, steps)
     plain = method.arguments["lr"] / (1 - method.arguments["momentum"])
     name = method.name + ", Nesterov" * bool(method.arguments.get("nesterov"))
     return Scatter(name, method.mode, plain, curvature, limit, derived, seen, errors, derived[0])
@@ -117,7 +117,7 @@ def scatter_of_adam(method: Method, setting: Setting) -> Scatter:
     derived, frozen = laws_of_adam(method, curvature)
     copies, steps = (500, 800) if setting.quick else (1000, 4000)
     tensors = np.split(curvature, len(curvature)) if method.mode == "stable" else [curvature]
-    runs = [in_noise(method.optimizer, each, copies, steps) for each in tensors]
+    runs = [scatter_in_noise(method.optimizer, each, copies, steps) for each in tensors]
     seen, errors = (np.concatenate(part, axis=1) for part in zip(*runs, strict=True))
     return Scatter(method.name, method.mode, method.arguments["lr"], curvature, limit, derived, seen, errors, frozen)
 

@@ -7,7 +7,7 @@ import torch
 from swd_dynamics.rules import Nesterov
 from swd_dynamics.studies import stationary_noise
 from swd_dynamics.studies.methods import Method
-from swd_dynamics.studies.noisy_runs import Quartic, Regression, in_noise, regression
+from swd_dynamics.studies.noisy_runs import Quartic, Regression, scatter_in_noise, regression
 from swd_dynamics.studies.stationary_noise import Scatter, law_of, laws_of_adam, plain_variance, second_moment
 from swd_dynamics.studies.study import Setting
 
@@ -16,7 +16,7 @@ CURVATURE = np.array([0.5, 1.0, 4.0])
 
 def test_gradient_descent_in_noise():
     """Assert Var θ = η/(h(2 − ηh)) and 1 − ρ₁ = ηh of torch's gradient descent, within four standard errors."""
-    seen, errors = in_noise(lambda p: torch.optim.SGD(p, lr=0.25), CURVATURE, copies=500, steps=600)
+    seen, errors = scatter_in_noise(lambda p: torch.optim.SGD(p, lr=0.25), CURVATURE, copies=500, steps=600)
     known = np.array([0.25 / (CURVATURE * (2 - 0.25 * CURVATURE)), 0.25 * CURVATURE])
     assert (np.abs(seen - known) <= 4 * errors).all()
     assert (errors < 0.03 * known).all()
@@ -28,7 +28,7 @@ def test_the_standard_errors_are_those_of_repeated_runs():
     def make(parameters):
         return torch.optim.SGD(parameters, lr=0.25)
 
-    runs = [in_noise(make, CURVATURE[1:2], copies=60, steps=150, seed=seed) for seed in range(40)]
+    runs = [scatter_in_noise(make, CURVATURE[1:2], copies=60, steps=150, seed=seed) for seed in range(40)]
     seen, stated = (np.array(part)[..., 0] for part in zip(*runs, strict=True))
     assert seen.std(axis=0, ddof=1) == pytest.approx(stated.mean(axis=0), rel=1 / 3)
 
