@@ -1,6 +1,5 @@
-"""Weights that train in noise, and what their rule says of them: on quadratics, in a linear regression, and on θ⁴."""
+"""Weights that train in noise, and what their rule says of them: in a linear regression, and on θ⁴."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,45 +9,17 @@ from scipy.linalg import solve_discrete_lyapunov
 from sklearn.datasets import load_diabetes
 from torch import Tensor
 
+from swd_dynamics.bench.scatter import scatter_in_minibatches
 from swd_dynamics.flows import SDE
 from swd_dynamics.studies.methods import Method
 from swd_dynamics.studies.study import Setting
 from swd_dynamics.studies.training import train
 from swd_dynamics.symbolic import numeric_linear_map
 
-FORGET = 0.25  # the share of a run on a quadratic in which the start is forgotten, and nothing is measured
 BATCH = 16  # of the regression
 # With twice this noise on θ⁴ the terms of order η²σ² that the SDE leaves out would be 2 % of the variance; with half of
 # it the loss would be nearly quadratic where the weights are.
 NOISE_QUARTIC, STEPS_QUARTIC = 2.0, 150
-
-
-def scatter_in_noise(
-    make: Callable[[list[Tensor]], torch.optim.Optimizer], curvature: NDArray, copies: int, steps: int, seed: int = 0
-) -> tuple[NDArray, NDArray]:
-    """Var θ and 1 − ρ₁ of weights that torch trains on ½hθ² + ξθ with Gaussian ξ, and their standard errors.
-
-    Every copy of a weight is averaged over time, and the standard error is that of the mean over the copies.
-    Two arrays of shape (2, curvatures).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    h = torch.tensor(curvature)
-    theta = torch.zeros(copies, len(curvature), dtype=torch.float64, requires_grad=True)
-
-    def loss(_) -> Tensor:
-        noise = torch.randn(theta.shape, generator=generator, dtype=torch.float64)
-        return (theta * (h / 2 * theta + noise)).sum()
-
-    squares, moves, before, forgotten = 0.0, 0.0, theta.detach().clone(), int(FORGET * steps)
-    for step in train(make([theta]), loss, steps):
-        now = theta.detach()
-        if step >= forgotten:
-            squares, moves = squares + now.square(), moves + (now - before).square()
-        before.copy_(now)
-    squares, moves = (np.asarray(total) / (steps - forgotten) for total in (squares, moves))
-    variance, gap = squares.mean(0), moves.mean(0) / (2 * squares.mean(0))
-    each = squares, moves / (2 * variance) - gap * squares / variance  # of a ratio, to first order
-    return np.array([variance, gap]), np.array([part.std(0, ddof=1) / copies**0.5 for part in each])
 
 
 # A linear regression in minibatches
@@ -68,7 +39,7 @@ class Regression(NamedTuple):
     alike: NDArray
 
 
-def regression(method: Method, setting: Setting) -> Regression:
+def diabetes(method: Method, setting: Setting) -> Regression:
     """Train copies of a linear regression on the diabetes data, with minibatches that are drawn with replacement."""
     loaded: Any = load_diabetes(return_X_y=True)
     inputs, targets = ((each - each.mean(0)) / each.std(0) for each in loaded)
@@ -89,30 +60,9 @@ def regression(method: Method, setting: Setting) -> Regression:
     derived, wrong = (
         variances(solve_discrete_lyapunov(matrix, response @ c @ response.T)[:n, :n]) for c in (noise, alike)
     )
-    seen = variances(_scatter_in_minibatches(method, inputs, targets, rest, setting))
-    return Regression(method.name, curvature, derived, seen, wrong)
-
-
-def _scatter_in_minibatches(
-    method: Method, inputs: NDArray, targets: NDArray, rest: NDArray, setting: Setting
-) -> NDArray:
-    """The covariance of the weights about their rest point, over many copies and steps."""
     copies, steps = (200, 1000) if setting.quick else (400, 4000)
-    generator = torch.Generator().manual_seed(0)
-    x, y, origin = map(torch.tensor, (inputs, targets, rest))
-    theta = origin.repeat(copies, 1).requires_grad_()
-
-    def loss(_) -> Tensor:
-        chosen = torch.randint(len(x), (copies, BATCH), generator=generator)
-        residual = torch.einsum("cbn,cn->cb", x[chosen], theta) - y[chosen]
-        return residual.square().sum() / (2 * BATCH)
-
-    total, forgotten = torch.zeros(len(rest), len(rest), dtype=torch.float64), steps // 2
-    for step in train(method.optimizer([theta]), loss, steps):
-        if step >= forgotten:
-            off = theta.detach() - origin
-            total += off.T @ off / copies
-    return (total / (steps - forgotten)).numpy()
+    seen = variances(scatter_in_minibatches(method.optimizer, (inputs, targets), rest, BATCH, copies, steps))
+    return Regression(method.name, curvature, derived, seen, wrong)
 
 
 # A loss that is not quadratic

@@ -1,22 +1,23 @@
 """Study: how far noisy gradients scatter the weights around a minimum, from the rule of the optimizer to its limit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import sympy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from swd_dynamics.bench.scatter import scatter_in_noise
 from swd_dynamics.flows import SDE
 from swd_dynamics.plots import LABELS, MUTED, house_style, measured, theory
-from swd_dynamics.rules import CATALOG
+from swd_dynamics.rules import CATALOG, UpdateRule
 from swd_dynamics.studies.judging import farthest, judge_relative
 from swd_dynamics.studies.methods import Method, family
-from swd_dynamics.studies.noisy_runs import Quartic, Regression, scatter_in_noise, quartic, regression
+from swd_dynamics.studies.noisy_runs import Quartic, Regression, diabetes, quartic
 from swd_dynamics.studies.study import Findings, Setting, Study
-from swd_dynamics.symbolic import notation, stability_limit, stationary_covariance
+from swd_dynamics.symbolic import stability_limit
+from swd_dynamics.symbolic.numeric_noise import moments_in_noise, numeric_covariance
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
 CLAIM = (
@@ -87,7 +88,7 @@ def measure(setting: Setting) -> Findings:
     adam = [scatter_of_adam(method, setting) for method in setting.track(family("Adam", **ADAM), "noise under Adam")]
     verdicts = [verdict for each in sgd for verdict in _of_sgd(each)]
     verdicts += [_of_adam(each) for each in adam]
-    regressions = [regression(method, setting) for method in family("SGD", **REGRESSION)]
+    regressions = [diabetes(method, setting) for method in family("SGD", **REGRESSION)]
     verdicts += [verdict for each in regressions for verdict in _of_regression(each)]
     curved = quartic(Method("SGDS", QUARTIC), setting)
     verdicts.append(_of_quartic(curved, *curved.paths, "paths of the SDE"))
@@ -100,7 +101,7 @@ def measure(setting: Setting) -> Findings:
 
 def scatter_of_sgd(method: Method, setting: Setting) -> Scatter:
     """The law and the runs of a method of the SGD family, all curvatures in one tensor."""
-    limit, law = float(stability_limit(method.rule())), law_of(method)
+    limit, law = float(stability_limit(method.rule())), numeric_covariance(method.rule())
     curvature = limit * np.array(SHARES[setting.quick])
     derived = np.array(law(curvature, 1.0))
     copies, steps = (400, 600) if setting.quick else (2000, 3000)
@@ -114,7 +115,7 @@ def scatter_of_adam(method: Method, setting: Setting) -> Scatter:
     """The law and the runs of a method of the Adam family. AdamS has one v̄ for a tensor: a run for each curvature."""
     limit = float(stability_limit(method.rule())(v=1).value)
     curvature = limit * np.array(BEYOND[setting.quick])
-    derived, frozen = laws_of_adam(method, curvature)
+    derived, frozen = laws_of_adam(method.rule(), curvature)
     copies, steps = (500, 800) if setting.quick else (1000, 4000)
     tensors = np.split(curvature, len(curvature)) if method.mode == "stable" else [curvature]
     runs = [scatter_in_noise(method.optimizer, each, copies, steps) for each in tensors]
@@ -122,42 +123,11 @@ def scatter_of_adam(method: Method, setting: Setting) -> Scatter:
     return Scatter(method.name, method.mode, method.arguments["lr"], curvature, limit, derived, seen, errors, frozen)
 
 
-def law_of(method: Method) -> Callable[[Any, Any], Any]:
-    """Var θ and 1 − ρ₁ at σ = 1 as a function of h and, for Adam, of the second moment v that all weights have."""
-    results = stationary_covariance(method.rule())(sigma=1).results
-    variance, rho = (results[name].replace(notation.mean, lambda each: each) for name in ("Var θ", "ρ₁"))
-    return sympy.lambdify([notation.curvature, notation.PerWeight("v", positive=True)], [variance, 1 - rho])
-
-
-def laws_of_adam(method: Method, curvature: NDArray) -> tuple[NDArray, NDArray]:
+def laws_of_adam(rule: UpdateRule, curvature: NDArray) -> tuple[NDArray, NDArray]:
     """Var θ and 1 − ρ₁ with the v of noise and scatter, shape (2, h), and Var θ with v = σ², NaN beyond the limit."""
-    law, added = law_of(method), method.arguments["weight_decay"] if method.mode == "L2" else 0.0
-    derived = np.array([law(h, second_moment(lambda v, h=h: law(h, v)[0], h + added)) for h in curvature]).T
+    law = numeric_covariance(rule)
     alone = law(curvature, 1.0)[0]
-    return derived, np.where(alone > 0, alone, np.nan)
-
-
-def second_moment(variance: Callable[[float], float], h: float) -> float:
-    """v = 1 + h²·Var θ(v): Var θ falls as v grows, so that there is one v, and halving intervals finds it.
-
-    A negative variance says that steps with this v diverge.
-
-    Examples
-    --------
-    >>> round(second_moment(lambda v: 2 / v, h=1.0), 12)
-    2.0
-    """
-
-    def excess(v: float) -> float:
-        return 1 + h**2 * found - v if (found := variance(v)) > 0 else np.inf
-
-    low, high = 1.0, 2.0
-    while excess(high) > 0:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    return high
+    return np.array(law(curvature, moments_in_noise(rule, curvature))), np.where(alone > 0, alone, np.nan)
 
 
 # Verdicts
@@ -270,7 +240,7 @@ def extra_loss(found: Scatter, variance: NDArray) -> NDArray:
 def _draw_sgd(axes: Axes, found: list[Scatter]) -> None:
     for each in found:
         is_nesterov = "Nesterov" in each.name
-        law = law_of(Method(each.name.split(",")[0], SGD | {"nesterov": is_nesterov}))
+        law = numeric_covariance(CATALOG[each.name.split(",")[0]](**SGD, nesterov=is_nesterov))
         share = 1 / (1 + np.exp(-np.linspace(-6.4, 5.3, 200)))
         on_line = each._replace(curvature=share * each.limit)
         line = extra_loss(on_line, law(on_line.curvature, 1.0)[0])
@@ -292,7 +262,7 @@ def _draw_adam(axes: Axes, found: list[Scatter]) -> None:
     for each in found:
         share = np.sort(np.append(np.geomspace(0.002, 4, 120), 1 - np.geomspace(1e-3, 0.1, 40)))
         on_line = each._replace(curvature=share * each.limit)
-        derived, frozen = laws_of_adam(Method(each.name, ADAM), on_line.curvature)
+        derived, frozen = laws_of_adam(CATALOG[each.name](**ADAM), on_line.curvature)
         axes.plot(share, extra_loss(on_line, derived[0]), **theory(each.mode, label=None))
         axes.plot(share, extra_loss(on_line, frozen), **theory(each.mode, label=None, linestyle="--"))
         axes.plot(each.share, extra_loss(each, each.measured[0]), **measured(each.mode, label=LABELS[each.mode]))

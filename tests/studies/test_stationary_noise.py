@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from swd_dynamics.rules import Nesterov
+from swd_dynamics.bench.scatter import scatter_in_noise
+from swd_dynamics.rules import CATALOG, Nesterov
 from swd_dynamics.studies import stationary_noise
 from swd_dynamics.studies.methods import Method
-from swd_dynamics.studies.noisy_runs import Quartic, Regression, scatter_in_noise, regression
-from swd_dynamics.studies.stationary_noise import Scatter, law_of, laws_of_adam, plain_variance, second_moment
+from swd_dynamics.studies.noisy_runs import Quartic, Regression, diabetes
+from swd_dynamics.studies.stationary_noise import Scatter, laws_of_adam, plain_variance
 from swd_dynamics.studies.study import Setting
+from swd_dynamics.symbolic.numeric_noise import moments_in_noise, numeric_covariance
 
 CURVATURE = np.array([0.5, 1.0, 4.0])
 
@@ -35,17 +37,20 @@ def test_the_standard_errors_are_those_of_repeated_runs():
 
 def test_the_second_moment_counts_the_scatter():
     """Assert v = 1 + h²·Var θ where Var θ = η/(h(2√v − ηh)), which is Adam's law for β₁ = 0, and both laws with it."""
-    method = Method("Adam", {"lr": 0.1, "betas": (0.0, 0.99), "eps": 0.0, "weight_decay": 0.0})
+    rule = CATALOG["Adam"](lr=0.1, betas=(0.0, 0.99), eps=0.0)
     h = np.array([1.0, 30.0])
-
-    def variance(v):
-        return 0.1 / (h * (2 * np.sqrt(v) - 0.1 * h))
-
-    v = np.array([second_moment(lambda v, i=i: variance(v)[i], h[i]) for i in range(2)])
-    assert v == pytest.approx(1 + h**2 * variance(v), rel=1e-12)
-    derived, frozen = laws_of_adam(method, h)
-    assert derived[0] == pytest.approx(variance(v))
+    v = moments_in_noise(rule, h)
+    variance = 0.1 / (h * (2 * np.sqrt(v) - 0.1 * h))
+    assert v == pytest.approx(1 + h**2 * variance, rel=1e-12)
+    derived, frozen = laws_of_adam(rule, h)
+    assert derived[0] == pytest.approx(variance)
     assert frozen[0] == pytest.approx(0.1 / 1.9) and np.isnan(frozen[1])  # 30 is beyond 2/η = 20
+
+
+def test_the_second_moment_counts_what_l2_adds():
+    """Assert v = 1 + (h + λ)²·Var θ where Var θ is η/((h + λ)(2√v − η(h + λ))), Adam's law with L2 for β₁ = 0."""
+    (v,) = moments_in_noise(CATALOG["Adam"](lr=0.1, betas=(0.0, 0.99), eps=0.0, weight_decay=0.5), [4.0])
+    assert v == pytest.approx(1 + 4.5 * 0.1 / (2 * np.sqrt(v) - 0.45), rel=1e-12)
 
 
 def test_the_plain_sde_knows_no_limit():
@@ -78,9 +83,9 @@ def test_the_limits_of_three_standard_errors():
 
 def test_the_covariance_of_the_regression():
     """Assert that noise with one variance gives each direction of the Hessian the law of one weight."""
-    found = regression(Method("SGDW", stationary_noise.REGRESSION), Setting(quick=True))
+    found = diabetes(Method("SGDW", stationary_noise.REGRESSION), Setting(quick=True))
     assert found.curvature.sum() == pytest.approx(10)  # the trace of a correlation matrix
-    law = law_of(Method("SGDW", stationary_noise.REGRESSION))
+    law = numeric_covariance(CATALOG["SGDW"](**stationary_noise.REGRESSION))
     ratio = found.alike / law(found.curvature, 1.0)[0]
     assert ratio == pytest.approx(np.full(10, ratio[0]), rel=1e-8)
 
