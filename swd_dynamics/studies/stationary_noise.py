@@ -106,9 +106,9 @@ def scatter_of_sgd(method: Method, setting: Setting) -> Scatter:
     derived = np.array(law(curvature, 1.0))
     copies, steps = (400, 600) if setting.quick else (2000, 3000)
     seen, errors = scatter_in_noise(method.optimizer, curvature, copies, steps)
-    plain = method.arguments["lr"] / (1 - method.arguments["momentum"])
+    lr_eff = SGD["lr"] / (1 - SGD["momentum"])
     name = method.name + ", Nesterov" * bool(method.arguments.get("nesterov"))
-    return Scatter(name, method.mode, plain, curvature, limit, derived, seen, errors, derived[0])
+    return Scatter(name, method.mode, lr_eff, curvature, limit, derived, seen, errors, derived[0])
 
 
 def scatter_of_adam(method: Method, setting: Setting) -> Scatter:
@@ -196,19 +196,17 @@ def _controls(found: dict[str, Scatter], regressions: list[Regression], curved: 
             regressions[-1].measured / regressions[-1].alike,
         ),
     }
+    allowed, why = ALLOWED["directions"], "as for the regression"
     for name, (claim, ratios) in wrong.items():
-        yield must_be_refuted(
-            f"control: {name}", _worst(name, claim, ratios, ALLOWED["directions"], "as for the regression")
-        )
+        yield must_be_refuted(f"control: {name}", _worst(name, claim, ratios, allowed, why))
     false = _of_quartic(curved, curved.quadratic, 0.0, "the quadratic θ²/2")
     yield must_be_refuted("control: θ⁴ is left out", false)
 
 
 def plain_variance(found: Scatter) -> NDArray:
     """Var θ of the SDE of first order of SGDS, for each curvature."""
-    rule = CATALOG["SGDS"](**SGD)
     h = found.curvature
-    sde = SDE(rule, lambda theta: h * theta, np.ones(len(h)), lambda _, vector: h * vector)
+    sde = SDE(CATALOG["SGDS"](**SGD), lambda theta: h * theta, noise=1.0)
     return np.diag(sde.stationary_covariance(np.zeros(len(h))))
 
 
@@ -252,8 +250,7 @@ def _draw_sgd(axes: Axes, found: list[Scatter]) -> None:
     axes.plot(stable.share, extra_loss(stable, plain_variance(stable)), ":", color=MUTED, label="plain SDE, stable")
     axes.set(xscale="logit", yscale="log", title="SGD with momentum 0.9", xlabel="curvature / stability limit")
     axes.set(ylabel=r"extra loss in units of $\frac{1}{4}\,\eta_\mathrm{eff}\,\sigma^2$", xlim=(0.0015, 0.995))
-    ticks = (0.01, 0.1, 0.5, 0.9, 0.99)
-    axes.set_xticks(ticks, [f"{each:g}" for each in ticks])
+    axes.set_xticks((0.01, 0.1, 0.5, 0.9, 0.99), ("0.01", "0.1", "0.5", "0.9", "0.99"))
     axes.set_xticks([], minor=True)
     axes.legend(loc="upper left")
 
