@@ -5,5 +5,16 @@ from swd_dynamics.flows.central import CentralFlow, CentralSolution
 from swd_dynamics.flows.flow import Flow
 from swd_dynamics.flows.linearisation import Linearisation
 from swd_dynamics.flows.ode import FlowDiverged, Solution
+from swd_dynamics.flows.sde import SDE, Ensemble
 
-__all__ = ["AssumptionFailed", "CentralFlow", "CentralSolution", "Flow", "FlowDiverged", "Linearisation", "Solution"]
+__all__ = [
+    "SDE",
+    "AssumptionFailed",
+    "CentralFlow",
+    "CentralSolution",
+    "Ensemble",
+    "Flow",
+    "FlowDiverged",
+    "Linearisation",
+    "Solution",
+]

@@ -15,6 +15,7 @@ MODULES.update(
         "modified-equation": "modified_equation",
         "stability": "stability",
         "central-flow": "central_flow",
+        "stationary-noise": "stationary_noise",
         "equilibrium": "equilibrium",
         "end-of-training": "end_of_training",
         "dead-weights": "dead_weights",

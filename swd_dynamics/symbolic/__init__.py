@@ -2,6 +2,7 @@
 
 from swd_dynamics.symbolic.derivable import derivability_table, derivable
 from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable
+from swd_dynamics.symbolic.diffusion import stochastic_equation
 from swd_dynamics.symbolic.edge import edge
 from swd_dynamics.symbolic.equilibria import fixed_point
 from swd_dynamics.symbolic.letters import lettered, with_symbols
@@ -9,6 +10,7 @@ from swd_dynamics.symbolic.linear import eigenvalues, linear_map
 from swd_dynamics.symbolic.modified import ModifiedEquation, modified_equation
 from swd_dynamics.symbolic.noise import noise_floor, stationary_covariance
 from swd_dynamics.symbolic.numeric import NumericEquation, numeric_equation, numeric_linear_map
+from swd_dynamics.symbolic.numeric_diffusion import NumericDiffusion, numeric_diffusion
 from swd_dynamics.symbolic.numeric_edge import NumericEdge, numeric_edge
 from swd_dynamics.symbolic.rotation import equilibrium
 from swd_dynamics.symbolic.stability import long_run_decay_rate, stability_limit
@@ -19,6 +21,7 @@ __all__ = [
     "DerivationStep",
     "ModifiedEquation",
     "NotDerivable",
+    "NumericDiffusion",
     "NumericEdge",
     "NumericEquation",
     "derivability_table",
@@ -33,10 +36,12 @@ __all__ = [
     "long_run_decay_rate",
     "modified_equation",
     "noise_floor",
+    "numeric_diffusion",
     "numeric_edge",
     "numeric_equation",
     "numeric_linear_map",
     "stability_limit",
     "stationary_covariance",
+    "stochastic_equation",
     "with_symbols",
 ]

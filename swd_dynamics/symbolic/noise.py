@@ -11,7 +11,7 @@ to the noise. The functions are found once for each degree, and then the coeffic
 equation of AdamS entry by entry takes a minute.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations_with_replacement
 from typing import Any, NamedTuple, cast
@@ -145,18 +145,21 @@ MUCH_LARGER = (
 )
 
 
-def moments_of(matrix: Matrix, response: Matrix, numbers: Mapping[Any, Any]) -> Stationary:
+def moments_of(
+    matrix: Matrix, response: Matrix, numbers: Mapping[Any, Any], free: Collection[Symbol] = (notation.curvature,)
+) -> Stationary:
     """Var θ for noise of variance 1 and 1 − ρ₁, where state′ = matrix·state + response·ξ.
 
     Parameters
     ----------
     matrix : Matrix, shape (n, n); response : Matrix, shape (n, 1)
     numbers : dict of Symbol to number — put in where n > 3
+    free : symbols that may be without a number even where n > 3
 
     Raises
     ------
     NotDerivable
-        If nothing pulls θ back, or n > 3 and a symbol other than h has no number.
+        If nothing pulls θ back, or n > 3 and a symbol that is not free has no number.
 
     Examples
     --------
@@ -167,7 +170,7 @@ def moments_of(matrix: Matrix, response: Matrix, numbers: Mapping[Any, Any]) -> 
     Stationary(variance=1/((1 - a)*(a + 1)), gap=1 - a)
     """
     both = with_numbers_if_large(matrix.row_join(response), dict(numbers))
-    if matrix.rows > READABLE and (unknown := both.free_symbols - {notation.curvature}):
+    if matrix.rows > READABLE and (unknown := both.free_symbols - {*free}):
         names = ", ".join(sorted(map(notation.shown_name, unknown)))
         raise NotDerivable(
             f"the covariance of {matrix.rows} entries of the state has no formula that can be read: give numbers for"

@@ -37,6 +37,7 @@ PANELS = {
     "lost-decay": 2,
     "central-flow": 2,
     "equilibrium": 2,
+    "stationary-noise": 2,
 }
 
 
