@@ -17,9 +17,10 @@ from sympy import Expr
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.decay import Corrected
+from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated
+from swd_dynamics.symbolic.derivation import Derivation, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus
 from swd_dynamics.symbolic.letters import exact, lettered
 from swd_dynamics.symbolic.linear import LinearMap, find_linear_map
@@ -65,18 +66,19 @@ def equal_memory(rule: UpdateRule) -> Derivation:
     >>> print(equal_memory(CATALOG["SGDIndependent"](lr=0.5, weight_decay=0.25, lr_max=None)).text())
     η_k = (3/4)ᵏ/2
     """
+    rule = as_rule(rule)
     letters, values = lettered(rule)
     if isinstance(rule.decay, Corrected):
         values = values | {LR_MAX: rule.decay.lr_max}
     found = find_linear_map(letters)
     rate = _decay_rate(found)
     following = primed(lr)
-    demand = sympy.Eq(lr * (1 - rate.xreplace({lr: following})), following, evaluate=False)
-    after = _positive_root(sympy.numer(sympy.together(demand.lhs - demand.rhs)), following)
+    kept = lr * (1 - rate.xreplace({lr: following}))
+    after = _positive_root(sympy.numer(sympy.together(kept - following)), following)
     steps = [
         *found.steps,
         stated("At h = 0 a step subtracts this share of θ", notation.decay_rate, rate.xreplace(found.roots)),
-        DerivationStep("The updates of two successive steps count the same", demand.xreplace(found.roots)),
+        stated("The updates of two successive steps count the same", kept.xreplace(found.roots), following),
         stated("Solved for the next learning rate", following, after.xreplace(found.roots)),
     ]
     name, result, done = _closed(after)
@@ -91,12 +93,12 @@ def equal_memory(rule: UpdateRule) -> Derivation:
     return derivation.with_numbers(values, exact(values))
 
 
-def _decay_rate(found: LinearMap) -> Expr:
+def _decay_rate(found: LinearMap) -> Any:
     """R as a function of η, with η_max where the rule has the ratio κ = η/η_max."""
-    matrix = found.at_zero_curvature()
+    matrix: Any = found.at_zero_curvature()
     if any(entry != 0 for entry in matrix[1:, 0]):
         raise NotDerivable("the decay passes the momentum, so that no single R acts on an update: take decoupled decay")
-    rate = cast(Expr, sympy.factor(1 - matrix[0, 0]))
+    rate: Any = sympy.factor(1 - matrix[0, 0])
     return rate.xreplace({symbol: lr / LR_MAX for symbol in rate.free_symbols if symbol.name == OF_LARGEST})
 
 
@@ -159,6 +161,7 @@ def gradient_weights(rule: UpdateRule, steps: int, **frozen: Any) -> NDArray:
     """
     if steps < 1:
         raise InputError(f"steps = {steps} is not allowed: a run has one step at least")
+    rule = as_rule(rule)
     letters, values = lettered(rule)
     found = find_linear_map(letters)
     rates = np.array([float(rule.lr_at(k)) for k in range(steps)])

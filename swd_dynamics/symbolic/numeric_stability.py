@@ -1,7 +1,7 @@
 """The linear map of a rule and its stability limit as numpy functions of the rule's hyperparameters."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ import sympy
 from numpy.typing import NDArray
 
 from swd_dynamics.errors import InputError
+from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.letters import lettered
@@ -18,6 +19,8 @@ from swd_dynamics.symbolic.notation import cached
 from swd_dynamics.symbolic.stability import stability_limit
 from swd_dynamics.symbolic.symbols import keyword_of
 from swd_dynamics.tables import listed
+
+CURVATURE = "h"  # its name among the numbers of a linear map
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,7 +50,7 @@ class NumericStability:
 
     def growth(self, curvature: Any, **numbers: Any) -> NDArray:
         """The largest |z| of the eigenvalues z of the linear map at a curvature h, shaped like the arguments."""
-        matrices = self._matrix({"h": curvature, **numbers})
+        matrices = self._matrix({CURVATURE: curvature, **numbers})
         return np.abs(np.linalg.eigvals(matrices)).max(axis=-1)
 
     def limit(self, **numbers: Any) -> NDArray:
@@ -60,6 +63,18 @@ class NumericStability:
         """
         return self._limit(numbers)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the numbers on which the linear map depends, besides h.
+
+        Examples
+        --------
+        >>> from swd_dynamics.rules import CATALOG
+        >>> numeric_stability(CATALOG["AdamS"](lr=0.1, weight_decay=0.1)).names
+        ('v', 'beta_1', 'eps', 'lr', 'weight_decay')
+        """
+        return tuple(name for name in self._matrix.names if name != CURVATURE)
+
     @cached_property
     def _matrix(self) -> "ByName":
         letters, values = lettered(self.rule)
@@ -69,7 +84,8 @@ class NumericStability:
     @cached_property
     def _limit(self) -> "ByName":
         letters, values = lettered(self.rule)
-        return by_name(_limit_in_symbols(letters), find_linear_map(letters), values)
+        limit = by_name(_limit_in_symbols(letters), find_linear_map(letters), values)
+        return replace(limit, unused=self.names)  # a frozen v may be in the linear map and not in the limit
 
     def __repr__(self) -> str:
         return f"The stability of {self.rule.name} in numbers: the functions growth and limit"
@@ -93,6 +109,7 @@ def numeric_stability(rule: UpdateRule) -> NumericStability:
     >>> numeric_stability(UpdateRule(0.5, SGD())).growth(np.array([1.0, 5.0])).tolist()
     [0.5, 1.5]
     """
+    rule = as_rule(rule)
     if rule.has_schedule:
         raise InputError("a rule with a schedule is another map at every step: give a number for lr")
     find_linear_map(lettered(rule)[0])  # refuses a rule that has none
@@ -111,10 +128,11 @@ class ByName:
     function: Callable[..., Any]
     names: tuple[str, ...]
     defaults: Mapping[str, Any]
+    unused: tuple[str, ...] = ()  # names that may be given and have no effect
 
     def __call__(self, numbers: Mapping[str, Any]) -> NDArray:
         known = {**self.defaults, **numbers}
-        if unknown := [name for name in numbers if name not in self.names and name not in self.defaults]:
+        if unknown := [name for name in numbers if name not in (*self.names, *self.defaults, *self.unused)]:
             raise InputError(f"{unknown[0]} is not a symbol of this rule; it has {listed(unknown[0], self.names)}")
         if missing := [name for name in self.names if name not in known]:
             raise InputError(f"{', '.join(missing)} has no number in this rule: give one, as {missing[0]}=1.0")

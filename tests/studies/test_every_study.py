@@ -22,6 +22,7 @@ PANELS = {
     "fixed-points": 2,
     "modified-equation": 2,
     "stability": 2,
+    "stability-chart": 8,
     "drop-in": 2,
     "transformer": 1,
     "gpu": 2,
@@ -33,6 +34,7 @@ PANELS = {
     "learning-curves": 8,
     "batch-size": 4,
     "lost-decay": 2,
+    "memory-of-updates": 2,
     "central-flow": 2,
     "equilibrium": 2,
 }
