@@ -13,7 +13,7 @@ from swd_dynamics.plots import COLOURS, MUTED, house_style, measured
 from swd_dynamics.rules import EqualMemory
 from swd_dynamics.studies.judging import farthest, judge_relative
 from swd_dynamics.studies.methods import family
-from swd_dynamics.studies.perturbed_runs import BETA, DIRECTIONS, EQUAL, LR, SCHEDULES, TOTALS, Case, Memory
+from swd_dynamics.studies.perturbed_runs import BETA, DIRECTIONS, EQUAL, LR, SCHEDULES, TOTALS, Case, GradientWeights
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.symbolic import gradient_weights, notation
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
@@ -34,6 +34,10 @@ CAPTION = (
     " the memory of the optimizer. In training, the curvature of the loss erases more. Left: the weight of each update"
     " in the final weights of SGDW without momentum, divided by the mean weight, at ληT = 10 (η is the largest learning"
     " rate, T the number of steps). Equal memory is the schedule η/(1 + ληk), whose last learning rate is η/11 there."
+    " The last tenth of the updates has 63 % of the sum with a constant η, 5 % with linear, 0.8 % with cosine, and 10 %"
+    " with equal memory. The first half has 0.7, 28, 40 and 50 %. Linear is nearest to equal memory at ληT = 3.5 (seen"
+    " in a pilot, which had expected 2): as much noise is averaged there as by 89 % of the updates with the same"
+    " weight, and without decay by 75 %."
     " Right: the mean age of an update, weighted by its share in the final weights, as a part of the run. A run"
     " without decay is at the left end of each curve. Also tested, but not drawn: heavy ball, and Adam with a constant"
     " v, with five decays each; there a gradient counts through all later updates that momentum passes it to."
@@ -49,7 +53,7 @@ WHY_POWER = (
 )
 
 
-def shares(weights: NDArray) -> NDArray:
+def parts_of_sum(weights: NDArray) -> NDArray:
     """The weights of a run as parts of their sum."""
     return weights / weights.sum(axis=-1, keepdims=True)
 
@@ -62,12 +66,12 @@ def last_tenth(weights: NDArray) -> NDArray:
     >>> float(last_tenth(np.ones(20)))
     0.1
     """
-    return shares(weights)[..., -(weights.shape[-1] // 10) :].sum(axis=-1)
+    return parts_of_sum(weights)[..., -(weights.shape[-1] // 10) :].sum(axis=-1)
 
 
 def first_half(weights: NDArray) -> NDArray:
     """The share of the first half of the updates."""
-    return shares(weights)[..., : weights.shape[-1] // 2].sum(axis=-1)
+    return parts_of_sum(weights)[..., : weights.shape[-1] // 2].sum(axis=-1)
 
 
 def mean_age(weights: NDArray) -> NDArray:
@@ -79,7 +83,7 @@ def mean_age(weights: NDArray) -> NDArray:
     0.5
     """
     steps = weights.shape[-1]
-    return shares(weights) @ (steps - 0.5 - np.arange(steps)) / steps
+    return parts_of_sum(weights) @ (steps - 0.5 - np.arange(steps)) / steps
 
 
 def effective_number(weights: NDArray) -> NDArray:
@@ -128,7 +132,7 @@ def cases(quick: bool) -> list[Case]:
     """Every direction with each of its decays and schedules; equal memory where it has a closed form."""
     made = []
     for direction, (_, modes, _) in DIRECTIONS.items():
-        steps = (1000 if quick else 2000) if direction == "SGD" else (150 if quick else 1500)
+        steps = (500 if quick else 2000) if direction == "SGD" else (150 if quick else 1500)
         for mode in modes:
             passes_momentum = mode == "L2" and direction != "SGD"
             equal = [] if passes_momentum or mode == "corrected" else [EQUAL]
@@ -142,7 +146,7 @@ WHY_EXACT = (
 )
 
 
-def _of_weights(found: dict[tuple[str, str, str], Memory]) -> Iterator[Verdict]:
+def _of_weights(found: dict[tuple[str, str, str], GradientWeights]) -> Iterator[Verdict]:
     """Whether gradients count as derived, for each direction and decay."""
     for direction, (_, modes, _) in DIRECTIONS.items():
         for mode in modes:
@@ -170,7 +174,7 @@ def _of_weights(found: dict[tuple[str, str, str], Memory]) -> Iterator[Verdict]:
     )
 
 
-def _of_equal(found: dict[tuple[str, str, str], Memory]) -> Iterator[Verdict]:
+def _of_equal(found: dict[tuple[str, str, str], GradientWeights]) -> Iterator[Verdict]:
     """Whether all updates count the same under the derived schedule, and by how much."""
     for direction, (_, modes, _) in DIRECTIONS.items():
         for mode in modes:
@@ -189,7 +193,7 @@ def _of_equal(found: dict[tuple[str, str, str], Memory]) -> Iterator[Verdict]:
     yield must_be_refuted("control: linear is equal", linear)
 
 
-def _spread(found: Memory) -> Verdict:
+def _spread(found: GradientWeights) -> Verdict:
     """The relative spread of updates; with momentum, a gradient has 1 − β^(T−s) of its updates in a run of T steps."""
     passed = np.ones(found.steps)
     if found.direction != "SGD":
@@ -204,7 +208,7 @@ def _spread(found: Memory) -> Verdict:
     return judge(name, claim, predicted=0.0, measured=spread, allowed=EXACT, why="the largest weight/the smallest − 1")
 
 
-def _of_shares(found: dict[tuple[str, str, str], Memory]) -> Iterator[Verdict]:
+def _of_shares(found: dict[tuple[str, str, str], GradientWeights]) -> Iterator[Verdict]:
     """Which part of the run SGDW remembers under each schedule, compared with integrals over the run."""
     for schedule in (*SCHEDULES, EQUAL):
         each, integral = found["SGD", "decoupled", schedule], continuous(schedule, SHOWN)
@@ -243,12 +247,12 @@ def continuous(schedule: str, total: float) -> NDArray:
     """
     points = 20_000
     x = (np.arange(points) + 0.5) / points
-    made = EqualMemory(1.0, weight_decay=total) if schedule == EQUAL else None
-    lr = np.array([made(1 - each) if made else SCHEDULES[schedule](1)(1 - each) / LR for each in x])
+    made = EqualMemory(LR, weight_decay=total / LR) if schedule == EQUAL else SCHEDULES[schedule](1)
+    lr = np.array([made(1 - each) for each in x]) / LR
     return (lr * np.exp(-total * np.cumsum(lr) / points))[::-1]
 
 
-def _of_powers(found: dict[tuple[str, str, str], Memory]) -> Iterator[Verdict]:
+def _of_powers(found: dict[tuple[str, str, str], GradientWeights]) -> Iterator[Verdict]:
     """With which power of λ the memory shortens, between two large ληT."""
     for mode in ("decoupled", "corrected"):
         for schedule in SCHEDULES:
@@ -277,7 +281,7 @@ def _of_powers(found: dict[tuple[str, str, str], Memory]) -> Iterator[Verdict]:
     yield must_be_refuted("control: 1/R steps", false)
 
 
-def draw(found: dict[tuple[str, str, str], Memory]) -> Figure:
+def draw(found: dict[tuple[str, str, str], GradientWeights]) -> Figure:
     """The weight of each update at one λ, and the mean age of an update over λ, under each schedule."""
     with house_style():
         figure = Figure(figsize=(8.6, 4.3))
@@ -305,7 +309,7 @@ FINE = 600  # steps of the runs for which the lines of the right panel are deriv
 NEXT_TO = {("corrected", "linear"): 9, ("decoupled", "cosine"): -6}  # points by which a name is moved up
 
 
-def _draw_weights(axes: Axes, found: dict[tuple[str, str, str], Memory]) -> None:
+def _draw_weights(axes: Axes, found: dict[tuple[str, str, str], GradientWeights]) -> None:
     colour = COLOURS["decoupled"]
     for schedule, (dashes, (left, low, side)) in DRAWN.items():
         each = found["SGD", "decoupled", schedule]
@@ -321,7 +325,7 @@ def _draw_weights(axes: Axes, found: dict[tuple[str, str, str], Memory]) -> None
     axes.set_title(f"in the final weights of SGDW, ληT = {SHOWN:g}")
 
 
-def _draw_ages(axes: Axes, found: dict[tuple[str, str, str], Memory]) -> None:
+def _draw_ages(axes: Axes, found: dict[tuple[str, str, str], GradientWeights]) -> None:
     totals = np.geomspace(TOTALS[0], TOTALS[-1], 25)
     for mode, schedule in [("decoupled", schedule) for schedule in DRAWN] + [("corrected", "linear")]:
         case = Case("SGD", mode, schedule, FINE)
@@ -345,7 +349,7 @@ def _power(power: sympy.Rational) -> str:
     return f": ∝ λ$^{{{power}}}$".replace("-", "−")
 
 
-def slope(found: Memory) -> float:
+def slope(found: GradientWeights) -> float:
     """d log(mean age)/d log λ between the two ληT of STEEP."""
     low, high = (float(mean_age(found.measured)[found.row(total)]) for total in STEEP)
     return float(np.log(high / low) / np.log(STEEP[1] / STEEP[0]))

@@ -32,7 +32,7 @@ DIRECTIONS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
 }
 
 
-class Memory(NamedTuple):
+class GradientWeights(NamedTuple):
     """How much gradients count in the final weights: by rule and by torch, for each ΣR (rows) and some steps."""
 
     direction: str
@@ -84,14 +84,14 @@ class Case:
             return scheduled(method, SCHEDULES[self.schedule](self.steps))
         return scheduled(method, equal_schedule(method))
 
-    def memory(self, probed: NDArray) -> Memory:
+    def memory(self, probed: NDArray) -> GradientWeights:
         """The weights of some gradients, derived and measured."""
         rules = {total: self.rule(total) for total in self.totals}
         frozen = {"v": HELD} if self.direction == "Adam" else {}
         derived = [gradient_weights(rule, self.steps, **frozen)[probed] for rule in rules.values()]
         found = [self.method(total) for total in self.totals]
         seen = perturbed(found, [rule.lr_at for rule in rules.values()], self.steps, probed)
-        return Memory(self.direction, self.mode, self.schedule, self.steps, probed, np.array(derived), seen)
+        return GradientWeights(self.direction, self.mode, self.schedule, self.steps, probed, np.array(derived), seen)
 
 
 def scheduled(method: Method, schedule: Callable[[int], float]) -> UpdateRule:

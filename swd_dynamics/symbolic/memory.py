@@ -24,10 +24,12 @@ from swd_dynamics.symbolic.derivation import Derivation, NotDerivable, stated
 from swd_dynamics.symbolic.form import one_minus
 from swd_dynamics.symbolic.letters import exact, lettered
 from swd_dynamics.symbolic.linear import LinearMap, find_linear_map
-from swd_dynamics.symbolic.notation import OF_LARGEST, Letter, lr, primed
-from swd_dynamics.symbolic.numeric_stability import by_name
+from swd_dynamics.symbolic.notation import OF_LARGEST, Letter, cached, lr, primed
+from swd_dynamics.symbolic.numeric_stability import ByName, by_name
+from swd_dynamics.symbolic.symbols import keyword_of
 
 LR_MAX = Letter("η_max", positive=True)
+KAPPA = keyword_of(Letter(OF_LARGEST))
 SAMPLE = sympy.Rational(1, 10)  # at which it is decided which of two roots is a learning rate
 
 
@@ -163,15 +165,22 @@ def gradient_weights(rule: UpdateRule, steps: int, **frozen: Any) -> NDArray:
         raise InputError(f"steps = {steps} is not allowed: a run has one step at least")
     rule = as_rule(rule)
     letters, values = lettered(rule)
-    found = find_linear_map(letters)
+    step = _step_and_response(letters).with_numbers(values)
     rates = np.array([float(rule.lr_at(k)) for k in range(steps)])
     numbers = {"h": 0.0, **frozen, "lr": rates}
-    if OF_LARGEST in {symbol.name for symbol in found.matrix.free_symbols}:
-        numbers["kappa"] = rates / float(cast(Any, rule.decay).lr_max)
-    both = by_name(found.matrix.row_join(found.response), found, values)(numbers)
+    if KAPPA in step.names:
+        numbers[KAPPA] = rates / float(cast(Any, rule.decay).lr_max)
+    both = step(numbers)
     maps, responses = both[..., :-1], both[..., -1]
-    weights, row = np.empty(steps), np.eye(len(found.state))[0]
+    weights, row = np.empty(steps), np.eye(maps.shape[-1])[0]
     for s in reversed(range(steps)):
         weights[s] = -row @ responses[s]
         row = row @ maps[s]
     return weights
+
+
+@cached
+def _step_and_response(letters: UpdateRule) -> ByName:
+    """The matrix of a linear map, and as its last column the response to a gradient, as a function of numbers."""
+    found = find_linear_map(letters)
+    return by_name(found.matrix.row_join(found.response), found)

@@ -79,13 +79,15 @@ class NumericStability:
     def _matrix(self) -> "ByName":
         letters, values = lettered(self.rule)
         found = find_linear_map(letters)
-        return by_name(found.matrix, found, values)
+        return by_name(found.matrix, found).with_numbers(values)
 
     @cached_property
     def _limit(self) -> "ByName":
         letters, values = lettered(self.rule)
-        limit = by_name(_limit_in_symbols(letters), find_linear_map(letters), values)
-        return replace(limit, unused=self.names)  # a frozen v may be in the linear map and not in the limit
+        limit = by_name(_limit_in_symbols(letters), find_linear_map(letters))
+        return replace(
+            limit.with_numbers(values), unused=self.names
+        )  # a frozen v may be in the linear map and not in the limit
 
     def __repr__(self) -> str:
         return f"The stability of {self.rule.name} in numbers: the functions growth and limit"
@@ -130,6 +132,10 @@ class ByName:
     defaults: Mapping[str, Any]
     unused: tuple[str, ...] = ()  # names that may be given and have no effect
 
+    def with_numbers(self, values: Mapping[sympy.Symbol, Any]) -> "ByName":
+        """The same function, with a number for each of these symbols that is not given in a call."""
+        return replace(self, defaults={keyword_of(symbol): value for symbol, value in values.items()})
+
     def __call__(self, numbers: Mapping[str, Any]) -> NDArray:
         known = {**self.defaults, **numbers}
         if unknown := [name for name in numbers if name not in (*self.names, *self.defaults, *self.unused)]:
@@ -141,7 +147,7 @@ class ByName:
         return _stacked(self.function(*arrays), shape)
 
 
-def by_name(expression: Any, found: LinearMap, values: Mapping[sympy.Symbol, Any]) -> ByName:
+def by_name(expression: Any, found: LinearMap) -> ByName:
     """A matrix or a formula that was derived from a linear map, as a function of numbers by name.
 
     Examples
@@ -149,7 +155,7 @@ def by_name(expression: Any, found: LinearMap, values: Mapping[sympy.Symbol, Any
     >>> from swd_dynamics.rules import CATALOG
     >>> letters, values = lettered(CATALOG["SGD"](lr=0.25, momentum=0.5))
     >>> found = find_linear_map(letters)
-    >>> by_name(found.matrix, found, values)({"h": 8.0}).tolist()
+    >>> by_name(found.matrix, found).with_numbers(values)({"h": 8.0}).tolist()
     [[-1.0, -0.125], [8.0, 0.5]]
     """
     full = sympy.sympify(expression).xreplace(found.roots)
@@ -158,8 +164,7 @@ def by_name(expression: Any, found: LinearMap, values: Mapping[sympy.Symbol, Any
     full = full.replace(notation.mean, sympy.Function("mean"))
     entries = full.tolist() if isinstance(full, sympy.MatrixBase) else full
     function = sympy.lambdify(symbols, entries, modules=[{"mean": np.mean}, "numpy"], dummify=True)
-    defaults = {keyword_of(symbol): value for symbol, value in values.items()}
-    return ByName(function, tuple(map(keyword_of, symbols)), defaults)
+    return ByName(function, tuple(map(keyword_of, symbols)), {})
 
 
 def _per_weight(expression: Any) -> Iterable[Any]:
