@@ -32,7 +32,8 @@ CAPTION = (
     " β = (h − λ)/(h + λ), a memory of 51 steps here, stable decay allows less than without momentum. The reason is"
     " that R = ηλ/(1 − β) grows with the momentum; in units of η/(1 − β) the limit of stable decay grows with β too."
     " Below: β = 0.9. Where λ is large, the limit is that of the decay alone: ηλ = 2(1 + β) with L2, 2 with decoupled"
-    " and 2(1 − β) with stable decay. Inside its limit stable decay lets a perturbation fade faster than L2 does. Also"
+    " and 2(1 − β) with stable decay. Inside its limit, except next to it,"
+    " stable decay lets a perturbation fade at least as fast as L2 does. Also"
     " tested, but not drawn: every optimizer of the catalogue that has a linear map with its second moment frozen."
 )
 
