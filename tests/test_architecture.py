@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "swd_dynamics"
 PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
 LARGEST_ROOM = 1 / 5  # of all lines of code: at twice that much a room would hold more things than its name says
+GROWING = "studies"  # a file for each claim, on which no other room depends: this room grows with the claims
 
 
 # Names of public functions and classes that several modules define, because each is one thing to its reader.
@@ -186,16 +187,13 @@ def lines_of_code(path: Path) -> int:
 
 
 def test_no_room_is_too_large():
-    """Assert that no room of the package holds more than a fifth of its lines of code.
-
-    The studies may: they grow by a file for each claim, and no study needs another to be read.
-    """
+    """Assert that no room but that of the studies holds more than a fifth of the package's lines of code."""
     sizes = Counter()
     for path in PYTHON_FILES:
         room, *rest = path.relative_to(PACKAGE).parts
         sizes[room if rest else "ground"] += lines_of_code(path)
     shares = {room: size / sizes.total() for room, size in sizes.items()}
-    assert {room: share for room, share in shares.items() if share > LARGEST_ROOM and room != "studies"} == {}
+    assert {room for room, share in shares.items() if share > LARGEST_ROOM} <= {GROWING}
 
 
 def test_everything_needed_is_declared():

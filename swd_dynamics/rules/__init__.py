@@ -39,7 +39,7 @@ from swd_dynamics.rules.directions import (
     Signum,
 )
 from swd_dynamics.rules.gate import as_rule
-from swd_dynamics.rules.schedule import Constant, Cosine, StepDecay, Warmup
+from swd_dynamics.rules.schedule import Constant, Cosine, EqualMemory, Linear, StepDecay, Warmup
 from swd_dynamics.rules.update import State, UpdateRule
 
 __all__ = [
@@ -64,8 +64,10 @@ __all__ = [
     "DecayStep",
     "Decoupled",
     "Direction",
+    "EqualMemory",
     "HeavyBall",
     "Independent",
+    "Linear",
     "Lion",
     "Muon",
     "NAdam",

@@ -78,6 +78,60 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """η_min + (η − η_min)(1 − k/steps), torch's PolynomialLR with η_min = 0; η_min after the last step.
+
+    Examples
+    --------
+    >>> Linear(1.0, steps=10)(5)
+    0.5
+    """
+
+    lr: float
+    steps: int
+    lr_min: float = 0.0
+
+    def __post_init__(self):
+        check("lr", self.lr, "(0, inf)")
+        check("steps", self.steps, "[1, inf)")
+        check("lr_min", self.lr_min, "[0, inf)")
+
+    def __call__(self, k) -> float:
+        return self.lr_min + (self.lr - self.lr_min) * (1 - min(k / self.steps, 1))
+
+
+@dataclass(frozen=True)
+class EqualMemory:
+    """η/(1 + ληk): with decoupled decay, R = λη, every update counts the same in the final weights.
+
+    An update of the step that follows k steps is in the final weights with the factor η_k·Π(1 − R), over the steps
+    after it. With this schedule that is the learning rate of the last step, for each k. It has no end: more steps may
+    follow. For another decay, λ is R/η, as λ/(1−β) for stable decay with momentum β:
+    :func:`swd_dynamics.symbolic.equal_memory` derives it. Without decay, λ = 0, it is constant.
+
+    Source: Bergsma et al. 2025, 2505.13738. Elsewhere it is called inverse time decay.
+
+    Examples
+    --------
+    The second update counts η₁ = ¼, and the first η₀(1 − λη₁) = ½·½:
+
+    >>> schedule = EqualMemory(0.5, weight_decay=2.0)
+    >>> schedule(1), schedule(0) * (1 - 2.0 * schedule(1))
+    (0.25, 0.25)
+    """
+
+    lr: float
+    weight_decay: float
+
+    def __post_init__(self):
+        check("lr", self.lr, "(0, inf)")
+        check("weight_decay", self.weight_decay, "[0, inf)")
+
+    def __call__(self, k) -> float:
+        return self.lr / (1 + self.weight_decay * self.lr * k)
+
+
+@dataclass(frozen=True)
 class Warmup:
     """Linear warm-up of another schedule: its value times a factor that rises to 1 over ``steps``, torch's LinearLR.
 

@@ -7,11 +7,13 @@ from swd_dynamics.symbolic.edge import edge
 from swd_dynamics.symbolic.equilibria import fixed_point
 from swd_dynamics.symbolic.letters import lettered, with_symbols
 from swd_dynamics.symbolic.linear import eigenvalues, linear_map
+from swd_dynamics.symbolic.memory import equal_memory, gradient_weights
 from swd_dynamics.symbolic.modified import ModifiedEquation, modified_equation
 from swd_dynamics.symbolic.noise import noise_floor, stationary_covariance
 from swd_dynamics.symbolic.numeric import NumericEquation, numeric_equation, numeric_linear_map
 from swd_dynamics.symbolic.numeric_diffusion import NumericDiffusion, numeric_diffusion
 from swd_dynamics.symbolic.numeric_edge import NumericEdge, numeric_edge
+from swd_dynamics.symbolic.numeric_stability import NumericStability, numeric_stability
 from swd_dynamics.symbolic.rotation import equilibrium
 from swd_dynamics.symbolic.stability import long_run_decay_rate, stability_limit
 from swd_dynamics.symbolic.trace import equations
@@ -24,13 +26,16 @@ __all__ = [
     "NumericDiffusion",
     "NumericEdge",
     "NumericEquation",
+    "NumericStability",
     "derivability_table",
     "derivable",
     "edge",
     "eigenvalues",
+    "equal_memory",
     "equations",
     "equilibrium",
     "fixed_point",
+    "gradient_weights",
     "lettered",
     "linear_map",
     "long_run_decay_rate",
@@ -40,6 +45,7 @@ __all__ = [
     "numeric_edge",
     "numeric_equation",
     "numeric_linear_map",
+    "numeric_stability",
     "stability_limit",
     "stationary_covariance",
     "stochastic_equation",

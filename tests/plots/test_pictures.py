@@ -19,7 +19,18 @@ from matplotlib.testing.compare import compare_images
 from tolerances import PICTURE
 
 from swd_dynamics.auditing.atlas import AtlasEntry
-from swd_dynamics.plots import MUTED, Sliders, house_style, lines_and_points, measured, phase_plane, recording, theory
+from swd_dynamics.plots import (
+    MUTED,
+    Runs,
+    Sliders,
+    house_style,
+    lines_and_points,
+    measured,
+    phase_plane,
+    recording,
+    stability_chart,
+    theory,
+)
 from swd_dynamics.plots.atlas import draw_atlas
 from swd_dynamics.plots.style import LOOKS
 from swd_dynamics.rules import CATALOG
@@ -63,6 +74,16 @@ def test_lines_and_points():
     lines = {"L2": (x, 2 * x), "stable": (x, x)}
     points = {"L2": (x[::2], 2 * x[::2]), "stable": (x[::2], x[::2]), "none": (x, 0 * x)}
     return lines_and_points(lines, points, title="Three slopes", xlabel="x", ylabel="y")
+
+
+@compared
+def test_stability_chart():
+    """Assert that a chart has colours, a line where the limit is, filled and open runs, and a colour bar."""
+    names = {"decoupled": "SGDW", "stable": "SGDS"}
+    rules = {mode: CATALOG[name](lr=0.1, momentum=0.8, weight_decay=0.1) for mode, name in names.items()}
+    x, y = (each.ravel() for each in np.meshgrid([0.1, 1.0, 5.0], [0.05, 5.0]))
+    runs = dict.fromkeys(rules, Runs(x, y, x * (1 + y) < 3))
+    return stability_chart(rules, at={"lr": (0.05, 10), "weight_decay": (0.02, 10)}, runs=runs, title="Two decays")
 
 
 @compared

@@ -21,7 +21,9 @@ from swd_dynamics.rules import (
     Constant,
     Cosine,
     Decoupled,
+    EqualMemory,
     HeavyBall,
+    Linear,
     Nesterov,
     Stable,
     StepDecay,
@@ -70,6 +72,8 @@ OUTSIDE = [
     (lambda: StepDecay(0.1, 10, gamma=0.0), "gamma = 0.0", "(0, inf)"),
     (lambda: Cosine(0.1, steps=0), "steps = 0", "[1, inf)"),
     (lambda: Cosine(0.1, 10, lr_min=-1.0), "lr_min = -1.0", "[0, inf)"),
+    (lambda: Linear(0.1, steps=0), "steps = 0", "[1, inf)"),
+    (lambda: EqualMemory(0.1, weight_decay=-1.0), "weight_decay = -1.0", "[0, inf)"),
     (lambda: Warmup(Constant(0.1), 10, start_factor=1.5), "start_factor = 1.5", "(0, 1]"),
 ]
 

@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 import torch
 from tolerances import ROUND_OFF, round_off
-from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, CosineAnnealingLR, LinearLR, StepLR
+from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, CosineAnnealingLR, LambdaLR, LinearLR, StepLR
 
-from swd_dynamics.rules import CATALOG, SGD, Constant, Cosine, Decoupled, StepDecay, UpdateRule, Warmup
+from swd_dynamics.rules import (
+    CATALOG,
+    SGD,
+    Constant,
+    Cosine,
+    Decoupled,
+    EqualMemory,
+    Linear,
+    StepDecay,
+    UpdateRule,
+    Warmup,
+)
 
 STEPS = 40
 LR = 0.3
@@ -26,6 +37,14 @@ def cosine(optimizer):
     return CosineAnnealingLR(optimizer, T_max=STEPS, eta_min=0.01)
 
 
+def linear(optimizer):
+    return LinearLR(optimizer, start_factor=1.0, end_factor=0.1, total_iters=STEPS)
+
+
+def inverse_time(optimizer):
+    return LambdaLR(optimizer, lambda k: 1 / (1 + 0.2 * LR * k))
+
+
 def warm_step(optimizer):
     return ChainedScheduler([LinearLR(optimizer, start_factor=0.1, total_iters=10), step(optimizer)])
 
@@ -39,6 +58,8 @@ PAIRS = [
     pytest.param(Constant(LR), constant, id="constant"),
     pytest.param(StepDecay(LR, step_size=7, gamma=0.5), step, id="step"),
     pytest.param(Cosine(LR, steps=STEPS, lr_min=0.01), cosine, id="cosine"),
+    pytest.param(Linear(LR, steps=STEPS, lr_min=0.1 * LR), linear, id="linear"),
+    pytest.param(EqualMemory(LR, weight_decay=0.2), inverse_time, id="equal memory"),
     pytest.param(Warmup(StepDecay(LR, 7, 0.5), steps=10, start_factor=0.1), warm_step, id="warm-up, step"),
     pytest.param(Warmup(Cosine(LR, STEPS), steps=8, start_factor=0.25), warm_cosine, id="warm-up, cosine"),
 ]
@@ -85,7 +106,8 @@ def test_decay_follows_the_schedule():
 
 
 def test_schedules_after_their_end():
-    """Assert that the cosine stays at its least, the warm-up at its full value, and that both take parts of a step."""
+    """Assert that cosine and line stay at their least, the warm-up at its full value, and that k may be a fraction."""
+    assert Linear(1.0, steps=10, lr_min=0.5)(25) == Linear(1.0, steps=10, lr_min=0.5)(10) == 0.5
     assert Cosine(1.0, steps=10, lr_min=0.5)(25) == Cosine(1.0, steps=10, lr_min=0.5)(10) == 0.5
     assert Warmup(Constant(0.5), steps=4)(4) == Warmup(Constant(0.5), steps=4)(400) == 0.5
     assert Warmup(Constant(0.5), steps=4, start_factor=0.5)(0.5) == 0.5 * (0.5 + 0.5 / 8)
