@@ -15,6 +15,7 @@ MODULES.update(
         "modified-equation": "modified_equation",
         "stability": "stability",
         "central-flow": "central_flow",
+        "sharpness-under-schedules": "schedules",
         "equilibrium": "equilibrium",
         "drop-in": "drop_in",
         "transformer": "transformer",
