@@ -38,6 +38,10 @@ class Landscape:
     as long as two or three gradients, because a search starts from the last eigenvectors. The slopes
     take some four gradients, and the critical step some five forward passes.
 
+    On a transformer of a million weights the critical step takes as long as 1.5 training steps, which
+    is 3 % of the time with ``every=50``. Fused attention has no second derivative: for sharpness and
+    slopes evaluate the loss under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+
     Parameters
     ----------
     loss : callable () → Tensor, shape ()
