@@ -40,6 +40,7 @@ def record(
     lr_min: float | None = None,
     quantities: str = "default",
     every: Whole = 1,
+    landscape_every: Whole = 1,
     snapshots: Whole | None = None,
     trajectory: bool = False,
     overwrite: bool = False,
@@ -96,7 +97,11 @@ def record(
     lr_min
         For --schedule cosine: the learning rate at the end of the run.
     quantities
-        Set of recorded quantities: minimal, default or dynamics.
+        Set of recorded quantities: minimal, default, dynamics or landscape; or names, separated by
+        commas, for example loss,critical_sharpness. landscape has the sharpness of the loss on all
+        data, how decay and gradient change it, and the critical sharpness.
+    landscape_every
+        Measure the sharpness and the other quantities of landscape only in every n-th step.
     every
         Record only every n-th step.
     snapshots
@@ -112,7 +117,11 @@ def record(
 
     from swd_dynamics.checks import whole_number
     from swd_dynamics.optim import OPTIMIZERS
+    from swd_dynamics.probe import Landscape
     from swd_dynamics.probe import record as run
+    from swd_dynamics.probe.landscape import needs_landscape
+    from swd_dynamics.probe.quantities import SETS
+    from swd_dynamics.probe.quantities import chosen as chosen_quantities
     from swd_dynamics.recording.removal import replaced
     from swd_dynamics.tasks import TASKS
 
@@ -130,6 +139,8 @@ def record(
         made = make(chosen.model.parameters(), **arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"{optimizer} cannot be made with {arguments}: {error}") from None
+    measured = chosen_quantities(quantities.split(",") if quantities not in SETS else quantities)
+    around = Landscape(lambda: chosen.full_loss(chosen.model), whole_number("landscape-every", landscape_every, 1))
     shape = _said({"step_size": step_size, "gamma": gamma, "lr_min": lr_min})
     planned = _schedule(schedule, lr, steps, warmup, shape)
     refuse_existing([out], overwrite)
@@ -138,7 +149,8 @@ def record(
         recording = run(
             made, chosen.loss, steps, path=out, progress=True, scheduler=scheduler,
             model=chosen.model, seed=seed, data=chosen.description,
-            quantities=quantities, every=every, snapshots=snapshots, trajectory=trajectory,
+            quantities=measured, every=every, snapshots=snapshots, trajectory=trajectory,
+            landscape=around if needs_landscape(measured) else None,
         )  # fmt: skip
     print(_outcome(f"{optimizer} on {task}", recording, out))
     failed = str(recording.attrs["status"]).startswith("failed")

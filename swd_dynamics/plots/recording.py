@@ -132,7 +132,7 @@ def _check(run: "xarray.Dataset", name: str, alone: bool) -> None:
 
 def _is_course(variable: "xarray.DataArray", alone: bool) -> bool:
     """Whether a variable is one line over the steps or, in a recording that is drawn alone, several lines."""
-    lines = (("step",), ("step", "group"), ("step", "parameter"))
+    lines = (("step",), ("step", "group"), ("step", "parameter"), ("step", "eigenvalue"))
     return variable.dims in lines and (alone or variable[:1].size <= 1)
 
 

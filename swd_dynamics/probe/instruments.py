@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from swd_dynamics.probe.buffer import Buffer
+from swd_dynamics.probe.landscape import CRITICAL, EIGENVALUES, OF_LANDSCAPE, SLOPES, Landscape, Surveyor
 from swd_dynamics.probe.measure import (
     BY_WEIGHT,
     COSTLESS,
@@ -41,6 +42,8 @@ class Instruments:
         The names of the sums that are recorded, out of :data:`~swd_dynamics.probe.quantities.SUMS`.
     trajectory : bool
         Whether every weight and gradient is recorded; R is then followed weight by weight.
+    landscape : Landscape, optional
+        For sums that describe the loss around the weights.
     """
 
     def __init__(
@@ -49,9 +52,15 @@ class Instruments:
         layout: Layout,
         needs: Iterable[str],
         trajectory: bool,
+        landscape: Landscape | None = None,
     ):
         self.optimizer, self.layout = optimizer, layout
         needs = set(needs)
+        surveyed = needs & set(OF_LANDSCAPE)
+        self._surveyor = None
+        if landscape is not None and surveyed:
+            self._surveyor = Surveyor(landscape, optimizer, layout, surveyed)
+        self.eigenvalues = 0 if landscape is None else landscape.k  # the number of them in a row
         self.columns = columns_for(needs, known(optimizer), trajectory)
         by_weight = trajectory or "rate_rate" in needs
         if by_weight:
@@ -92,11 +101,13 @@ class Instruments:
         if self.measurement.trajectory:
             self.measurement.take_up(last("theta"))
 
-    def before(self, recorded: bool) -> None:
-        """Measure the weights from which a step starts."""
+    def before(self, recorded: bool, step: int) -> None:
+        """Measure the weights from which a step starts; ``step`` is its number."""
         self._is_recorded = recorded
         self.rates.before()
         self.measurement.before(recorded, self.rates.needs_theta)
+        if self._surveyor is not None:
+            self._surveyor.before(step if recorded else None)
 
     def at_gradient(self) -> None:
         """Measure the gradients that the step will use."""
@@ -111,6 +122,8 @@ class Instruments:
         if not self._is_decay_told:
             self._watch_decay()
         row = self.measurement.after()
+        if self._surveyor is not None:
+            row |= self._surveyor.after()
         if self.measurement.trajectory:
             vector = flat_rates(self.rates.of_weights, self.layout)
             self.measurement.vectors["decay_rate_weight"] = vector
@@ -160,6 +173,8 @@ class Instruments:
             OF_PARAMETER: len(self.layout.parameters),
             OF_GROUP: self.layout.group_count,
             OF_STEP: 1,
+            (*SLOPES, CRITICAL): 1,
+            (EIGENVALUES,): self.eigenvalues,
         }
         widths = {}
         for names, count in counts.items():

@@ -60,6 +60,10 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "v_hat": SECOND_MOMENT,
     "v_bar": SECOND_MOMENT,
     "distance_distance": ("distance_distance",),
+    "eigenvalues": ("eigenvalues",),
+    "slope_theta": ("slope_theta",),
+    "slope_descent": ("slope_descent", *SECOND_MOMENT),  # √v̄ is a factor of it
+    "critical_step": ("critical_step",),
     "rate_rate": ("rate_rate", "decay_decay"),
     "decay_decay": ("theta_theta", "rate_rate", "decay_decay"),
 }

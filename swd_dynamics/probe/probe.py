@@ -17,6 +17,7 @@ from swd_dynamics.probe.buffer import Buffer
 from swd_dynamics.probe.counts import NOTE, Counted, counts_of
 from swd_dynamics.probe.gather import Collector, Contributor, is_common
 from swd_dynamics.probe.instruments import Instruments
+from swd_dynamics.probe.landscape import Landscape, check_landscape
 from swd_dynamics.probe.losses import Losses
 from swd_dynamics.probe.measure import SUMMED
 from swd_dynamics.probe.provenance import made_by
@@ -59,7 +60,7 @@ class Probe:
     model : torch.nn.Module, optional
         Gives the parameters their names.
     quantities : str or iterable of (str or Quantity)
-        A set, ``"minimal"``, ``"default"`` or ``"dynamics"``, or names, or quantities of your own.
+        A set, "minimal", "default", "dynamics" or "landscape", or names, or quantities of your own.
         Quantities made from Δθ need a copy of the parameters, the distance from the start needs one
         more, and cos(g, m) one of the gradients if steps write into them. "minimal" needs none.
     every : int
@@ -67,6 +68,8 @@ class Probe:
     trajectory : bool
         Whether every weight, gradient, decay rate and optimizer state of every step is recorded,
         as replay needs it, for small models that are not sharded. R is then that of each weight.
+    landscape : Landscape, optional
+        The loss for the sharpness and the other quantities of "landscape", and how often to measure.
     snapshots : int, optional
         The parameters are kept after steps n, 2n, 3n, …; in a run folder only.
     resume : bool
@@ -111,6 +114,7 @@ class Probe:
         quantities: str | Iterable[str | Quantity] = "default",
         every: int = 1,
         trajectory: bool = False,
+        landscape: Landscape | None = None,
         snapshots: int | None = None,
         resume: bool = False,
         step: int | None = None,
@@ -133,14 +137,16 @@ class Probe:
         whole = {"snapshots": snapshots, "trajectory": trajectory or None}
         common = is_common(distributed, self.layout, whole)
         self.writes = not common or world()[0] == WRITER  # if false, another process keeps the rows
+        check_landscape(landscape, self.quantities)
         measures = self.writes or shares(self.layout.parameters, world()[0]).any()
         needs = {need for quantity in self.quantities for need in quantity.needs if measures}
-        self._instruments = Instruments(optimizer, self.layout, needs, trajectory and self.writes)
+        self._instruments = Instruments(optimizer, self.layout, needs, trajectory and self.writes, landscape)
         facts = {"quantities": [quantity.name for quantity in self.quantities], "every": self.every}
         facts |= {"processes": world()[1] if common else 1, "trajectory": trajectory}
         contents = Contents(
             optimizer, self.layout, self.quantities, self._instruments.rates.known, trajectory,
             lambda: made_by(optimizer, self.layout, model, seed, data) | facts,
+            self._instruments.eigenvalues,
         )  # fmt: skip
         self._trajectory, self._most_values = trajectory, max_trajectory_values
         sink = MemorySink(contents) if self.path is None else FolderSink(contents, self.path)
@@ -344,7 +350,6 @@ class Probe:
     def _before_step(self, optimizer: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         if self.failure is None:
             return self._guarded(lambda: self._begin_step(args, kwargs))
-        return None
 
     @torch.no_grad()
     def _after_step(self, optimizer: Any, args: tuple, kwargs: dict) -> None:
@@ -362,12 +367,8 @@ class Probe:
             return None
         self.layout.check_unchanged(self.optimizer)
         self.require_room(self._sink.rows + self._buffer.filled + 1)
-        self._instruments.before(self._is_measuring)
-
-        def first_call(loss: Any) -> None:
-            self._guarded(lambda: self._at_gradient(loss))
-
-        changed = watched(args, kwargs, first_call)
+        self._instruments.before(self._is_measuring, self.steps)
+        changed = watched(args, kwargs, lambda x: self._guarded(lambda: self._at_gradient(x)))
         if changed is None:
             self._at_gradient(None)
         return changed
@@ -394,7 +395,6 @@ class Probe:
     def _measure(self) -> None:
         if not self._gradient_seen:
             raise InputError("the optimizer did not call its closure: the gradient is unknown")
-        row = self._instruments.after()
+        row, vectors = self._instruments.after(), self._instruments.measurement.vectors
         if self._is_measuring:
-            vectors = self._instruments.measurement.vectors
             self._buffer.put(self.steps, {**row, "loss": [self._losses.recorded()]}, vectors)

@@ -51,12 +51,22 @@ SUMS = Table(
     effective_lr="η_eff, mean over the weights",
     v_bar="v̄, the mean of v/(1 − β₂ᵏ) over all weights of all groups",
     loss="the loss that was observed",
+    eigenvalues="the k largest eigenvalues of D^(−½)·∇²L·D^(−½) before the step; D = 1 for SGD",
+    slope_theta="⟨θ, ∇S⟩ before the step, without the directions that oscillate",
+    slope_descent="⟨−√v̄·D⁻¹g, ∇S⟩ before the step, without them; ⟨−g, ∇S⟩ for SGD",
+    critical_step="s, the smallest multiple of Δθ after which the loss is not lower",
 )
 EXTREMES = {  # the entries of SUMS that are not sums
     "rate_min": partial(np.min, initial=np.inf),
     "rate_max": partial(np.max, initial=-np.inf),
 }
-LEVELS = {"step": "", "group": "_group", "parameter": "_parameter"}
+LEVELS = {
+    "step": "",
+    "group": "_group",
+    "parameter": "_parameter",
+    "eigenvalue": "_eigenvalue",
+}
+USUAL = ("step", "group", "parameter")
 
 
 @dataclass(frozen=True)
@@ -76,19 +86,20 @@ class Quantity:
         Takes these sums in this order, as arrays of float64 of shape (rows,), (rows, groups) or
         (rows, parameters). A division by 0 gives NaN or infinity, without a warning.
     levels : tuple of str
-        Out of ``"step"`` (all weights), ``"group"`` and ``"parameter"``.
+        Out of ``"step"`` (all weights), ``"group"`` and ``"parameter"``; of eigenvalues out of
+        ``"step"`` (the largest one) and ``"eigenvalue"``.
 
     Raises
     ------
     InputError
-        If a sum is not in the table, or a level is none of the three.
+        If a sum or a level is not in the table.
     """
 
     name: str
     long_name: str
     needs: tuple[str, ...]
     value: Callable[..., np.ndarray]
-    levels: tuple[str, ...] = tuple(LEVELS)
+    levels: tuple[str, ...] = USUAL
 
     def __post_init__(self):
         for need in self.needs:
@@ -266,15 +277,75 @@ _ALL = (
         _extreme,
     ),
 )
-QUANTITIES = Table("quantity", **{quantity.name: quantity for quantity in _ALL})
+# They need a loss to look at: a Landscape.
+_OF_LANDSCAPE = (
+    Quantity(
+        "sharpness",
+        "sharpness S before the step, the largest eigenvalue of the Hessian, preconditioned by √v̂ + ε"
+        " if the optimizer divides its steps by that",
+        ("eigenvalues",),
+        _itself,
+        ("step",),
+    ),
+    Quantity(
+        "hessian_eigenvalues",
+        "the largest eigenvalues of the (preconditioned) Hessian before the step",
+        ("eigenvalues",),
+        _itself,
+        ("eigenvalue",),
+    ),
+    Quantity(
+        "sharpness_along_theta",
+        "⟨θ, ∇S⟩: −R times this is what decay adds to the change of the sharpness in a step",
+        ("slope_theta",),
+        _itself,
+        ("step",),
+    ),
+    Quantity(
+        "sharpness_along_descent",
+        "⟨−g, ∇S⟩, with −√v̄·g/(√v̂ + ε) for −g if the optimizer divides by √v̂ + ε: η_eff times this"
+        " is what the gradient adds to the change of the sharpness in a step",
+        ("slope_descent",),
+        _itself,
+        ("step",),
+    ),
+    Quantity(
+        "lifting_decay",
+        "the R/η_eff at which the sharpness does not change: it falls where decay_ratio is larger, if ⟨θ, ∇S⟩ > 0",
+        ("slope_descent", "slope_theta"),
+        lambda descent, theta: descent / theta,
+        ("step",),
+    ),
+    Quantity(
+        "critical_step",
+        "smallest multiple of the step Δθ after which the loss is not lower than before",
+        ("critical_step",),
+        _itself,
+        ("step",),
+    ),
+    Quantity(
+        "critical_sharpness",
+        "2/(η × critical_step): the curvature along Δθ, in the units of the sharpness",
+        ("critical_step", "lr"),
+        lambda multiple, lr: 2 / (multiple * lr),
+        ("step",),
+    ),
+)
+QUANTITIES = Table("quantity", **{quantity.name: quantity for quantity in _ALL + _OF_LANDSCAPE})
 
 MINIMAL = (
     "loss", "lr", "effective_lr", "theta_norm", "gradient_norm", "decay_rate", "decay_ratio",
 )  # fmt: skip
 # These take more memory or time than the others.
 DYNAMICS = ("distance", "decay_rate_std", "decay_rate_min", "decay_rate_max")
-DEFAULT = tuple(name for name in QUANTITIES if name not in DYNAMICS)
-SETS = Table("set of quantities", minimal=MINIMAL, default=DEFAULT, dynamics=tuple(QUANTITIES))
+DEFAULT = tuple(quantity.name for quantity in _ALL if quantity.name not in DYNAMICS)
+SETS = Table(
+    "set of quantities",
+    minimal=MINIMAL,
+    default=DEFAULT,
+    dynamics=(*DEFAULT, *DYNAMICS),
+    landscape=(*MINIMAL, *(quantity.name for quantity in _OF_LANDSCAPE)),
+)
 
 
 def chosen(quantities: str | Iterable[str | Quantity]) -> tuple[Quantity, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
+from swd_dynamics.probe.landscape import Landscape
 from swd_dynamics.probe.losses import as_number
 from swd_dynamics.probe.probe import Probe
 from swd_dynamics.probe.quantities import Quantity
@@ -30,6 +31,7 @@ def record(
     model: torch.nn.Module | None = None,
     quantities: str | Iterable[str | Quantity] = "default",
     every: int = 1,
+    landscape: Landscape | None = None,
     snapshots: int | None = None,
     resume: bool = False,
     step: int | None = None,
@@ -60,7 +62,7 @@ def record(
     trajectory : bool
         Whether every weight, gradient and optimizer state is recorded, which
         :func:`swd_dynamics.replay` needs. For large models set it to False.
-    model, quantities, every, snapshots, resume, step, distributed, seed, data, max_trajectory_values
+    model, quantities, every, landscape, snapshots, resume, step, distributed, seed, data, max_trajectory_values
         As for :class:`~swd_dynamics.probe.probe.Probe`.
 
     Returns
@@ -91,8 +93,8 @@ def record(
     _check_takes_a_step(loss)
     probe = Probe(
         optimizer, path, trajectory=trajectory, model=model, quantities=quantities, every=every,
-        snapshots=snapshots, resume=resume, step=step, distributed=distributed, seed=seed, data=data,
-        max_trajectory_values=max_trajectory_values,
+        landscape=landscape, snapshots=snapshots, resume=resume, step=step, distributed=distributed, seed=seed,
+        data=data, max_trajectory_values=max_trajectory_values,
     )  # fmt: skip
     probe.require_room(steps)
     diverged, interrupted = -1, 0

@@ -6,10 +6,11 @@ from functools import cached_property
 import numpy as np
 
 from swd_dynamics.probe.quantities import EXTREMES, Quantity
+from swd_dynamics.tensors.known import Known
 from swd_dynamics.tensors.weights import Layout
 
 MEANS = ("lr", "effective_lr")
-OF_ALL = ("loss", "v_bar")
+OF_ALL = ("loss", "v_bar", "slope_theta", "slope_descent", "critical_step")
 
 
 class Block:
@@ -24,13 +25,15 @@ class Block:
         The columns of :class:`~swd_dynamics.probe.measure.Measurement`; NaN where nothing was
         measured.
     layout : Layout
-    divides : bool
-        Whether η_eff is the column ``effective_lr`` divided by √v̄.
+    known : Known
+        What is known about the optimizer.
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray], layout: Layout, divides: bool):
+    def __init__(self, columns: Mapping[str, np.ndarray], layout: Layout, known: Known):
         self.columns = columns
-        self.divides = divides
+        self.is_preconditioned = known.divides
+        # Whether η_eff is the column effective_lr divided by √v̄.
+        self.divides = known.divides and known.gain is not None
         self.groups = np.asarray(layout.groups)
         self.sizes = np.asarray(layout.sizes, float)
         self.count = len(columns["loss"])
@@ -48,12 +51,15 @@ class Block:
         arguments = [self.at(need, level) for need in quantity.needs]
         groups = self.columns["lr"].shape[1]
         sizes = {"step": (), "group": (groups,), "parameter": self.sizes.shape}
+        sizes["eigenvalue"] = np.shape(self.columns.get("eigenvalues", 0.0))[1:]
         values = np.asarray(quantity.value(*arguments), float)
         return np.broadcast_to(values, (self.count, *sizes[level]))
 
     def at(self, need: str, level: str) -> np.ndarray:
         """A sum at a level: shape (rows,), (rows, groups) or (rows, parameters)."""
         value = getattr(self, need)
+        if need == "eigenvalues":
+            return self.eigenvalues if level == "eigenvalue" else self.eigenvalues[:, 0]
         if need in OF_ALL:
             return value if level == "step" else value[:, None]
         if need in MEANS and level == "group":
@@ -212,6 +218,25 @@ class Block:
     @cached_property
     def effective_lr(self) -> np.ndarray:
         return self.group_effective_lr[:, self.groups]
+
+    @cached_property
+    def eigenvalues(self) -> np.ndarray:
+        """Shape (rows, k), the largest first."""
+        return self.columns["eigenvalues"]
+
+    @cached_property
+    def slope_theta(self) -> np.ndarray:
+        return self.columns["slope_theta"][:, 0]
+
+    @cached_property
+    def slope_descent(self) -> np.ndarray:
+        """⟨−√v̄·D⁻¹g, ∇S⟩: the flow −η·D⁻¹g is η_eff times this, because η_eff = η/√v̄."""
+        measured = self.columns["slope_descent"][:, 0]
+        return measured * np.sqrt(self.v_bar) if self.is_preconditioned else measured
+
+    @cached_property
+    def critical_step(self) -> np.ndarray:
+        return self.columns["critical_step"][:, 0]
 
     @cached_property
     def loss(self) -> np.ndarray:

@@ -91,6 +91,7 @@ class Contents:
     trajectory : bool
     describe : callable
         Returns what made the recording; called when the recording begins.
+    eigenvalues : int — how many eigenvalues of the Hessian a row has
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class Contents:
         known: Known,
         trajectory: bool,
         describe: Callable[[], Mapping[str, Any]],
+        eigenvalues: int = 0,
     ):
+        self.eigenvalues = eigenvalues
         self.optimizer, self.layout, self.quantities = optimizer, layout, quantities
         self.known, self.trajectory, self.describe = known, trajectory, describe
         self._notes: dict[str, set[str]] = {}
@@ -115,6 +118,7 @@ class Contents:
     def sizes(self) -> dict[str, int]:
         """The length of every dimension except ``step``."""
         sizes = {"group": self.layout.group_count, "parameter": len(self.layout.parameters)}
+        sizes |= {"eigenvalue": self.eigenvalues} if self.eigenvalues else {}
         return sizes | ({"weight": self.layout.weights} if self.trajectory else {})
 
     @property
@@ -143,8 +147,7 @@ class Contents:
         A piece of the optimizer's state that first appears after rows were written is not recorded.
         Its name is noted.
         """
-        divides = self.known.divides and self.known.gain is not None
-        block = Block(columns, self.layout, divides)
+        block = Block(columns, self.layout, self.known)
         rows = block.variables(self.quantities)
         alone = np.flatnonzero(block.moved_alone.any(axis=0))
         reasons = {f"{self.layout.names[i]} moved without a gradient" for i in alone}

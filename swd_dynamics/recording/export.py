@@ -15,7 +15,7 @@ from swd_dynamics.recording.reader import open_recording
 
 # Rows of a table that are in memory at a time. Half as many take half the memory and more time.
 CSV_ROWS = 4096
-_TABLE_DIMS = (("step",), ("step", "group"), ("step", "parameter"))
+_TABLE_DIMS = (("step",), ("step", "group"), ("step", "parameter"), ("step", "eigenvalue"))
 
 
 def export(path: str | os.PathLike, to: str | os.PathLike) -> Path:

@@ -17,6 +17,7 @@ MODULES.update(
         "stability-chart": "stability_chart",
         "central-flow": "central_flow",
         "stationary-noise": "stationary_noise",
+        "sharpness-under-schedules": "schedules",
         "equilibrium": "equilibrium",
         "end-of-training": "end_of_training",
         "dead-weights": "dead_weights",

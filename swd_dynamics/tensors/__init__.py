@@ -2,5 +2,6 @@
 
 from swd_dynamics.tensors.curvature import Curvature
 from swd_dynamics.tensors.preconditioner import preconditioner_of
+from swd_dynamics.tensors.slopes import slope_of_curvature
 
-__all__ = ["Curvature", "preconditioner_of"]
+__all__ = ["Curvature", "preconditioner_of", "slope_of_curvature"]

@@ -127,7 +127,7 @@ class Curvature:
         The search starts from the eigenvectors of the last call.
         """
         trained = self._trained()
-        with _plain_arithmetic(trained[0].device.type):
+        with plain_arithmetic(trained[0].device.type):
             divisor = self._divisor(trained)
             start, warm = self._start(trained)
             scale = torch.ones_like(start[0]) if divisor is None else divisor.rsqrt()
@@ -191,9 +191,9 @@ def _hessian_product(
     devices = [parameter.device for parameter in parameters[:1] if parameter.is_cuda]
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         value = loss()
-        _check_loss(value)
+        check_loss(value)
         found = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
-        _check_used(parameters, found)
+        check_used(parameters, found)
         pieces = zip(parameters, found, strict=True)
         gradients = [torch.zeros_like(p) if each is None else each for p, each in pieces]
         gradient = torch.cat([each.reshape(-1) for each in gradients])
@@ -216,7 +216,7 @@ def _hessian_product(
 
 
 @contextmanager
-def _plain_arithmetic(device: str) -> Iterator[None]:
+def plain_arithmetic(device: str) -> Iterator[None]:
     """No autocast and no inference mode, whatever is on around.
 
     Autocast would round the vectors to a narrow dtype, and inference mode makes no graph.
@@ -262,7 +262,7 @@ def _check_alike(parameters: Sequence[Tensor]) -> None:
             )
 
 
-def _check_used(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+def check_used(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
     """Refuse parameters of which the loss uses none, and copies that the loss does not use."""
     unused = [i for i, gradient in enumerate(gradients) if gradient is None]
     if len(unused) == len(parameters):
@@ -278,7 +278,7 @@ def _check_used(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]
             )
 
 
-def _check_loss(value) -> None:
+def check_loss(value) -> None:
     if not isinstance(value, Tensor) or value.numel() != 1:
         is_tensor = isinstance(value, Tensor)
         seen = f"a tensor of shape {tuple(value.shape)}" if is_tensor else repr(value)

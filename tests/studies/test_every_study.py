@@ -38,6 +38,7 @@ PANELS = {
     "lost-decay": 2,
     "memory-of-updates": 2,
     "central-flow": 2,
+    "sharpness-under-schedules": 2,
     "equilibrium": 2,
     "stationary-noise": 2,
 }

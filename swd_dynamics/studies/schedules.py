@@ -1,0 +1,332 @@
+"""Study: which sharpness a falling learning rate leaves behind, at the edge of stability and after it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from swd_dynamics.flows import CentralFlow
+from swd_dynamics.plots import LABELS, MUTED, house_style, measured
+from swd_dynamics.probe import Landscape, record
+from swd_dynamics.rules import State
+from swd_dynamics.studies.central_flow import (
+    EARLY,
+    NESTEROV,
+    RATIO,
+    SETTLED,
+    SLOW,
+    gradient_of,
+    regression,
+)
+from swd_dynamics.studies.judging import judge_curve, judge_relative
+from swd_dynamics.studies.methods import Method
+from swd_dynamics.studies.stability import limit
+from swd_dynamics.studies.study import Findings, Setting, Study
+from swd_dynamics.studies.training import begin_late
+from swd_dynamics.tasks import Task
+from swd_dynamics.verdict import Verdict, judge, must_be_refuted
+
+CLAIM = (
+    "At the edge of stability a falling learning rate raises the limit. The sharpness of SGD is left behind. The "
+    "preconditioned sharpness of Adam follows, with and without decay, but no faster than v can fade, by (1−β₂)/2 a "
+    "step: where η falls to 0 over T steps, it rises at most e(1−β₂)T/2-fold, and the run leaves the edge before the "
+    "end."
+)
+SOURCE = (
+    "theory of this project; the edge at constant η: Cohen et al. 2021, arXiv 2103.00065, and 2022, arXiv 2207.14484"
+)
+CAPTION = (
+    "Full-batch runs of torch's optimizers on the regression task of central-flow, in float64. They reach the edge"
+    " of stability at constant η, and then η falls linearly to 0. The sharpness, recorded by the probe, is the"
+    " largest eigenvalue of the Hessian, and for Adam that of D⁻¹H with D = √v̂ + ε, in units of the derived limit"
+    " at the first η. With β₁ = 0 Adam is RMSprop with bias correction. Left: T = 400 steps, β₂ = 0.95. Right: the"
+    " last sharpness of runs with several T and β₂. The bound takes the fastest fall of √v̂, by √β₂ a step, and no"
+    " change of the Hessian itself, which in runs of SGD sharpens by a quarter. Gradients still feed v, so that the"
+    " runs stay below it. Also tested, but not drawn: SGD and SGDS whose η falls to a quarter at once, early, or for"
+    " SGD also late. Their last sharpness is that of the central flow, and neither the limit of the largest η nor"
+    " that of the last. What is allowed was set after pilot runs of this task."
+)
+
+HOLD = 20  # steps of SGD at the first learning rate, from a settled oscillation on
+BEFORE = 100  # steps of Adam at the first learning rate; after half of them it is not yet at the edge
+DROPPED = 0.25  # the last learning rate of SGD, in units of the first
+MEASURED = 20  # times that the sharpness is measured while the learning rate falls; in the short form half as many
+SGD = {
+    "SGD": Method("SGD", NESTEROV | {"weight_decay": 0.0}),
+    "SGDS": Method("SGDS", NESTEROV | {"weight_decay": RATIO}),
+}
+PLAIN = {"lr": 5e-4, "betas": (0.0, 0.95), "eps": 1e-8}
+ADAM = {
+    "Adam": Method("AdamW", PLAIN | {"weight_decay": 0.0}),
+    "AdamW": Method("AdamW", PLAIN | {"weight_decay": 0.2}),
+    "AdamS": Method("AdamS", PLAIN | {"weight_decay": 4e-3}),
+}
+FALLS = (50, 100, 200, 400)  # T
+BETAS = (0.95, 0.98)  # β₂
+LEFT, EDGE = 0.02, 0.05
+WHY_LEFT = (
+    "relative; until η falls the oscillation swings about its settled size, and the sharpness with it by about a "
+    "percent"
+)
+WHY_EDGE = "relative; a direction that reaches the limit overshoots before its oscillation has grown from nothing"
+
+
+class Piece(NamedTuple):
+    """Steps with a factor that multiplies η; it changes linearly from the first to the last."""
+
+    steps: int
+    first: float
+    last: float
+
+
+class Run(NamedTuple):
+    """A torch run under a schedule; sharpness in units of the limit at the first η.
+
+    steps : array — where the run was measured
+    sharpness : array — of the run at these steps
+    now : array — the limit at the η of these steps
+    flow : array — of the central flow at these steps; empty without one
+    """
+
+    steps: np.ndarray
+    sharpness: np.ndarray
+    now: np.ndarray
+    flow: np.ndarray
+
+
+class Fall(NamedTuple):
+    """The last sharpness of a run of Adam whose η fell to 0 over so many steps."""
+
+    steps: int
+    beta2: float
+    last: float
+
+    @property
+    def bound(self) -> float:
+        return largest_rise(self.steps, self.beta2)
+
+
+def largest_rise(steps: int, beta2: float) -> float:
+    """The largest factor by which 1/√v̂ follows 1/η in a linear fall of η to 0 over T steps.
+
+    1/√v̂ rises by at most γ = −½·ln β₂ a step, because v ← β₂v + (1−β₂)g². 1/η rises by 1/(T − k) a step. So the two
+    part where T − k = 1/γ, after a rise by γT, and what is left of the fall adds a factor e. If γT < 1, they part at
+    once.
+
+    Examples
+    --------
+    With γ = ½·ln 4 = .693 and T = 100 the rise is e·69.3:
+
+    >>> round(largest_rise(100, 0.25) / np.e, 1), round(largest_rise(1, 0.25), 6)
+    (69.3, 2.0)
+    """
+    x = -0.5 * steps * np.log(beta2)
+    return float(np.e * x if x > 1 else np.exp(x))
+
+
+def drops(steps: int) -> dict[str, list[Piece]]:
+    """A learning rate that falls to a quarter at once: after the first steps, or half-way."""
+    half = steps // 2
+    return {
+        "early": [Piece(HOLD, 1.0, 1.0), Piece(steps, DROPPED, DROPPED)],
+        "late": [Piece(HOLD + half, 1.0, 1.0), Piece(steps - half, DROPPED, DROPPED)],
+    }
+
+
+def factors(pieces: list[Piece]) -> np.ndarray:
+    """What multiplies η in each step.
+
+    Examples
+    --------
+    >>> factors([Piece(2, 1.0, 1.0), Piece(2, 1.0, 0.0)])
+    array([1. , 1. , 1. , 0.5])
+    """
+    return np.concatenate(
+        [piece.first + (piece.last - piece.first) * np.arange(piece.steps) / piece.steps for piece in pieces]
+    )
+
+
+def measure(setting: Setting) -> Findings:
+    """Train with falling learning rates; SGD beside the central flow, Adam for several T and β₂."""
+    task = regression(setting.device)
+    gradient, steps = gradient_of(task), 30 if setting.quick else 300
+    for _ in range(EARLY):
+        task.set_theta(task.theta - SLOW * gradient(task.theta))
+    left: dict[str, dict[str, Run]] = {}
+    for name, method in SGD.items():
+        begin = start(task, gradient, method)
+        planned = drops(steps) if name == "SGD" else {"early": drops(steps)["early"]}
+        left[name] = {kind: dropped(task, gradient, method, begin, each) for kind, each in planned.items()}
+    longest = 200 if setting.quick else FALLS[-1]
+    often = MEASURED // 2 if setting.quick else MEASURED
+    courses = {name: falling(task, method, longest, often) for name, method in (ADAM | SGD).items()}
+    falls = {name: [Fall(longest, BETAS[0], float(courses[name].sharpness[-1]))] for name in ADAM}
+    others = [(T, beta2) for beta2 in BETAS for T in FALLS if (T, beta2) != (longest, BETAS[0])]
+    work = [] if setting.quick else [(name, *each) for name in ADAM for each in others]
+    for name, T, beta2 in setting.track(work, "schedules of Adam"):
+        method = Method(ADAM[name].name, ADAM[name].arguments | {"betas": (0.0, beta2)})
+        falls[name].append(Fall(T, beta2, float(falling(task, method, T).sharpness[-1])))
+    verdicts = [*_on_sgd(left, courses), *_on_adam(courses, falls), *_controls(left, courses)]
+    return Findings(verdicts, (courses, falls))
+
+
+class Start(NamedTuple):
+    """The slow mean of the weights and of the memory at the edge, and a state of the rule there."""
+
+    theta: np.ndarray
+    memory: tuple[np.ndarray, ...]
+    state: State
+
+
+def start(task: Task, gradient: Callable, method: Method) -> Start:
+    """A point at the edge of stability, with a settled oscillation."""
+    flow = CentralFlow(method.rule(), gradient, directions=2)
+    before = flow.solve(task.theta, SETTLED)
+    memory = tuple(entry[-1] for entry in before.memory)
+    return Start(before.theta[-1], memory, flow.oscillating(before, SETTLED))
+
+
+def dropped(task: Task, gradient: Callable, method: Method, begin: Start, pieces: list[Piece]) -> Run:
+    """A torch run and the central flow, from the same start and under the same schedule."""
+    fresh = task.fresh()
+    fresh.set_theta(begin.state.theta)
+    optimizer = method.optimizer(fresh.model.parameters())
+    memory: Any = begin.state.memory
+    begin_late(optimizer, memory._asdict())
+    found = scheduled(fresh, optimizer, method, factors(pieces), 0)
+    flow = flow_in_pieces(gradient, method, begin, pieces) / limit(method)(method.arguments["lr"])
+    return found._replace(flow=flow[found.steps - 1])
+
+
+def falling(task: Task, method: Method, steps: int, times_measured: int = MEASURED) -> Run:
+    """A torch run that reaches the edge at constant η, which then falls to 0; counted from where η begins to fall."""
+    fresh = task.fresh()
+    optimizer = method.optimizer(fresh.model.parameters())
+    times = factors([Piece(BEFORE, 1.0, 1.0), Piece(steps, 1.0, 0.0)])
+    return scheduled(fresh, optimizer, method, times, BEFORE, times_measured)
+
+
+def scheduled(
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    method: Method,
+    times: np.ndarray,
+    first: int,
+    times_measured: int = MEASURED,
+) -> Run:
+    """A torch run with factors that multiply η, whose sharpness the probe measures after the first steps."""
+    lr, every = method.arguments["lr"], max(1, (len(times) - first) // times_measured)
+    lowered = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: times[min(k, len(times) - 1)])
+    around = Landscape(lambda: task.loss(0), every=every, k=1, tolerance=1e-2)
+    recorded = record(
+        optimizer, task.loss, len(times), scheduler=lowered, quantities=["sharpness"], every=every,
+        landscape=around, trajectory=False, step=0,
+    ).sel(step=slice(first + 1, None))  # fmt: skip
+    steps, largest = recorded.step.values, limit(method)(lr)
+    now = np.array([limit(method)(lr * factor) for factor in times[steps - 1]]) / largest
+    return Run(steps - first, recorded.sharpness.values / largest, now, np.empty(0))
+
+
+def flow_in_pieces(gradient: Callable, method: Method, begin: Start, pieces: list[Piece]) -> np.ndarray:
+    """The sharpness of the central flow before each step, solved in pieces in each of which η is constant."""
+    theta, memory, found = begin.theta, begin.memory, []
+    for piece in pieces:
+        lr = piece.first * method.arguments["lr"]
+        solution = CentralFlow(method.rule(lr=lr), gradient, directions=2).solve(theta, piece.steps, memory=memory)
+        theta, memory = solution.theta[-1], tuple(entry[-1] for entry in solution.memory)
+        found.append(solution.sharpness[:-1, 0] * limit(method)(lr))
+    return np.concatenate(found)
+
+
+def _on_sgd(left: dict[str, dict[str, Run]], courses: dict[str, Run]) -> Iterator[Verdict]:
+    for name, runs in left.items():
+        for kind, each in runs.items():
+            claim = f"{name} whose learning rate falls {kind} to a quarter ends with the sharpness of the central flow"
+            yield judge_relative(f"{name}, {kind}", claim, each.flow[-1], each.sharpness[-1], LEFT, WHY_LEFT)
+
+
+def _on_adam(courses: dict[str, Run], falls: dict[str, list[Fall]]) -> Iterator[Verdict]:
+    for name in ("Adam", "AdamW"):
+        each = courses[name]
+        begun = (each.now >= 1.2) & (each.now <= 2)
+        claim = f"Until its falling learning rate is halved, {name} is at the limit of the present learning rate"
+        yield judge_curve(f"{name}, edge", claim, each.now[begun], each.sharpness[begun], EDGE, WHY_EDGE)
+    for name in ADAM:
+        claim = f"When η of {name} falls to 0, its sharpness rises by no more than v can fade"
+        yield _within(f"{name}, bound", claim, max(fall.last / fall.bound for fall in falls[name]))
+
+
+def _within(name: str, claim: str, share: float) -> Verdict:
+    why = "the largest last sharpness, in units of the bound"
+    return judge(name, claim, predicted=0.0, measured=share, allowed=1.0, why=why)
+
+
+def _controls(left: dict[str, dict[str, Run]], courses: dict[str, Run]) -> Iterator[Verdict]:
+    late = left["SGD"]["late"].sharpness[-1]
+    claim = "SGD whose learning rate falls ends with the limit of its last learning rate"
+    yield must_be_refuted("control: last η", judge_relative("", claim, 1 / DROPPED, late, LEFT, WHY_LEFT))
+    claim = "SGD whose learning rate falls early ends with the limit of its largest learning rate"
+    early = left["SGD"]["early"].sharpness[-1]
+    yield must_be_refuted("control: largest η", judge_relative("", claim, 1.0, early, LEFT, WHY_LEFT))
+    adam = courses["Adam"]
+    claim = "Adam follows the limit of its learning rate to the end"
+    false = judge_curve("", claim, adam.now, adam.sharpness, EDGE, WHY_EDGE)
+    yield must_be_refuted("control: Adam follows to the end", false)
+    slower = adam.sharpness[-1] / largest_rise(int(adam.steps[-1]), BETAS[0] ** 0.25)
+    claim = "The sharpness of Adam rises by no more than if v faded by the fourth root of β₂"
+    yield must_be_refuted("control: slower v", _within("", claim, slower))
+
+
+def draw(data: tuple[dict[str, Run], dict[str, list[Fall]]]) -> Figure:
+    """Sharpness while η falls, and the last sharpness over the bound."""
+    courses, falls = data
+    with house_style():
+        figure = Figure(figsize=(7.4, 4.0))
+        course, last = figure.subplots(1, 2)
+        _draw_courses(course, courses)
+        _draw_last(last, falls)
+        rise = courses["SGD"].sharpness[-1]
+        figure.suptitle(
+            "As the learning rate falls, Adam stays at its edge of stability for as long as v can fade\n"
+            f"fast enough. SGD is left behind: its sharpness rises to {rise:.1f} times the first limit",
+            x=0.01,
+            ha="left",
+        )
+    return figure
+
+
+def _draw_courses(axes, courses: dict[str, Run]) -> None:
+    limits = courses["Adam"]
+    axes.semilogy(limits.steps, limits.now, color=MUTED, linestyle="--", label="limit at the present η")
+    for name in ("Adam", "AdamW", "AdamS"):
+        mode = ADAM[name].mode
+        axes.semilogy(courses[name].steps, courses[name].sharpness, **measured(mode, label=f"Adam, {LABELS[mode]}"))
+    for name in ("SGD", "SGDS"):
+        look = measured(SGD[name].mode, label=f"SGD, {LABELS[SGD[name].mode]}", marker="x", markerfacecolor="none")
+        axes.semilogy(courses[name].steps, courses[name].sharpness, **look)
+    axes.set(xlabel="step since η began to fall", ylabel="sharpness / limit at the first η", ylim=(0.7, 60))
+    axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axes.set_title(f"η falls to 0 in {limits.steps[-1]} steps")
+    axes.legend(loc="upper left", fontsize=8)
+
+
+def _draw_last(axes, falls: dict[str, list[Fall]]) -> None:
+    x = np.geomspace(0.3, 14, 100)
+    axes.loglog(x, np.where(x > 1, np.e * x, np.exp(x)), color="black", label="largest rise that v allows")
+    for name, runs in falls.items():
+        mode = ADAM[name].mode
+        for beta2, marker in zip(BETAS, ("o", "s"), strict=True):
+            own = [(-0.5 * fall.steps * np.log(beta2), fall.last) for fall in runs if fall.beta2 == beta2]
+            look = measured(mode, label=f"{LABELS[mode]}, β₂ = {beta2:g}", marker=marker, markerfacecolor="none")
+            axes.loglog(*np.array(own).reshape(-1, 2).T, **look)
+    axes.set(xlabel="rise that v allows in T steps, −½T·ln β₂", ylabel="last sharpness / limit at the first η")
+    axes.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
+    axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axes.minorticks_off()
+    axes.set_title("Adam with β₁ = 0")
+    axes.legend(loc="upper left", fontsize=8)
+
+
+STUDY = Study("sharpness-under-schedules", CLAIM, SOURCE, measure, draw, CAPTION)
