@@ -64,7 +64,7 @@ def verify(
 
 
 @app.command
-def audit(optimizer: str, *, args: str = "") -> None:
+def audit(optimizer: str, *, args: str = "", dtype: str | None = None) -> None:
     """Measure what kind of weight decay an optimizer has, and how much of it.
 
     The kind is L2, decoupled, stable, independent, corrected, cautious, preconditioned, none, other,
@@ -72,6 +72,7 @@ def audit(optimizer: str, *, args: str = "") -> None:
     are the same. Importing the module runs its code, as python -m does. Example:
 
         swd-dynamics audit torch.optim:SGD --args lr=1e-2,momentum=.9,weight_decay=.1
+        swd-dynamics audit torch.optim:AdamW --args lr=1e-2,weight_decay=.01 --dtype bfloat16
 
     Parameters
     ----------
@@ -81,13 +82,16 @@ def audit(optimizer: str, *, args: str = "") -> None:
     args
         Arguments of the optimizer, for example lr=1e-2,weight_decay=.1,betas=(.9,.99). The values
         must be literals. Many optimizers have no decay unless weight_decay is given.
+    dtype
+        Type of the weights, float64, float32, bfloat16 or float16: the optimizer also runs in
+        weights of this type, and the last reason says what rounding leaves of the decay.
     """
     from swd_dynamics.auditing import audit as examine
     from swd_dynamics.bench.drive import one_thread
     from swd_dynamics.bench.named import literal_arguments, named_class
 
     one_thread()
-    print(examine(partial(named_class(optimizer), **literal_arguments(args))))
+    print(examine(partial(named_class(optimizer), **literal_arguments(args)), dtype=dtype))
 
 
 @app.command
