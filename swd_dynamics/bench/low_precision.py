@@ -1,4 +1,4 @@
-"""Whether weight decay survives in a short type, as bfloat16, where a weight that changes by less than half a digit does not change.
+"""Whether weight decay survives in bfloat16 and other short types, where less than half a digit changes nothing.
 
 A bfloat16 has 8 significant bits. θ ← θ(1 − R), rounded, is θ again if Rθ is less than half the distance to the next
 bfloat16, which is between 2⁻⁹θ and 2⁻⁸θ. So with R < 2⁻⁹ decay that is applied on its own is always lost, whatever

@@ -20,6 +20,7 @@ def verify(
     allow: list[str] | None = None,
     steps: Whole = 200,
     seed: Whole = 0,
+    dtype: str | None = None,
 ) -> int:
     """Compare every step of an optimizer with a rule, and name the cause of a difference.
 
@@ -27,6 +28,7 @@ def verify(
     module runs its code, as python -m does. Example:
 
         swd-dynamics verify torch.optim:AdamW --as AdamW --args lr=1e-2,weight_decay=.1
+        swd-dynamics verify torch.optim:AdamW --as AdamW --args lr=1e-2,weight_decay=.01 --dtype bfloat16
 
     Parameters
     ----------
@@ -45,6 +47,10 @@ def verify(
         Number of steps of each scenario, from 2 to 100000.
     seed
         Seed of the weights and the gradients.
+    dtype
+        Type of the weights and gradients: float64, float32, bfloat16 or float16. In types with fewer
+        digits than float64, steps are compared with what rounding allows, and the decay over many
+        steps as well.
     """
     from swd_dynamics.bench.drive import one_thread
     from swd_dynamics.bench.named import literal_arguments, named_class
@@ -58,7 +64,7 @@ def verify(
     factory = partial(named_class(optimizer), **arguments)
     one_thread()
     rule = named_rule(as_, default_arguments(factory) | arguments)
-    verdict = compare(factory, rule, steps=steps, seed=seed, allow=allow or ())
+    verdict = compare(factory, rule, steps=steps, seed=seed, allow=allow or (), dtype=dtype)
     print(f"{verdict}\n    the rule: {rule}")
     return {"confirmed": 0, "refuted": 1, "inconclusive": 2}[verdict.status]
 

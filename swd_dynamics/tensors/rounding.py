@@ -1,5 +1,6 @@
 """What rounding to the type of the weights does to weight decay, and what to do about it."""
 
+import math
 from typing import Any
 
 import torch
@@ -36,10 +37,10 @@ def dtype_of(given: Any) -> torch.dtype:
     >>> dtype_of("bfloat16"), dtype_of(torch.float16)
     (torch.bfloat16, torch.float16)
     """
-    found = DTYPES.get(given, given) if isinstance(given, str) else given
-    if found not in DTYPES.values():
-        raise InputError(f"dtype = {given!r} is not allowed: give {', '.join(DTYPES)}, or torch's type of that name")
-    return found
+    for name, dtype in DTYPES.items():
+        if given in (name, dtype):
+            return dtype
+    raise InputError(f"dtype = {given!r} is not allowed: give {', '.join(DTYPES)}, or torch's type of that name")
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -51,6 +52,18 @@ def name_of(dtype: torch.dtype) -> str:
     'bfloat16'
     """
     return str(dtype).removeprefix("torch.")
+
+
+def format_of(dtype: torch.dtype) -> tuple[int, int]:
+    """The binary digits of a type, and the exponent of its smallest normal number as frexp counts.
+
+    Examples
+    --------
+    >>> format_of(torch.bfloat16), format_of(torch.float16)
+    ((8, -125), (11, -13))
+    """
+    numbers = torch.finfo(dtype)
+    return 2 - math.frexp(numbers.eps)[1], math.frexp(numbers.tiny)[1]
 
 
 def least_decay_rate(dtype: torch.dtype) -> float:
