@@ -10,12 +10,10 @@ from matplotlib.lines import Line2D
 from swd_dynamics.plots import MUTED, house_style, measured, theory
 from swd_dynamics.studies.judging import farthest, judge_relative
 from swd_dynamics.studies.methods import Method, family
-from swd_dynamics.studies.normalised_layers import Followed, derived_and_measured, follow, learn
-from swd_dynamics.studies.random_walks import SIDE, WEIGHTS, Walker, layer, matrix, shorter_by_fluctuation
+from swd_dynamics.studies.normalised_layers import ScheduledLayer, derived_and_measured, follow_cosine, learn
+from swd_dynamics.studies.random_walks import SIDE, WEIGHTS, Walker, fluctuation_factor, kept_correlation, layer, matrix
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.symbolic import equilibrium
-from swd_dynamics.symbolic.correlation import correlations
-from swd_dynamics.symbolic.orthogonal import momentum_weights
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
 CLAIM = (
@@ -51,7 +49,11 @@ ADAM: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.99)}
 ADAM_DECAY = {"L2": 0.08, "decoupled": 1.0, "stable": 0.08}
 MUON: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.2}
 MOMENTA = (0.0, 0.95, 0.5, 0.75, 0.9)  # the short form has two
-FLUCTUATING = {"lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 1.0}  # AdamW, whose moves are 2 % shorter
+FLUCTUATING: dict[str, Any] = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.95),
+    "weight_decay": 1.0,
+}  # AdamW, whose moves are 2 % shorter
 
 
 def _walkers(names: tuple[str, ...], weight_decay: float, **arguments: Any) -> list[Walker]:
@@ -59,7 +61,9 @@ def _walkers(names: tuple[str, ...], weight_decay: float, **arguments: Any) -> l
 
 
 # In noise with Γ = 3. λ and η are such that R is about .001 and small departures last 250 to 1100 steps.
-_HEAVY, _ADAM, _LATE = {"lr": 0.02, "momentum": 0.9}, {"lr": 1e-3, "betas": (0.9, 0.99)}, {"momentum_decay": 0.5}
+_HEAVY: dict[str, Any] = {"lr": 0.02, "momentum": 0.9}
+_ADAM: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.99)}
+_LATE: dict[str, Any] = {"momentum_decay": 0.5}
 WALKERS: dict[str, list[Walker]] = {
     "SGD": [
         *_walkers(("SGDIndependent",), 1e-3, **_HEAVY),
@@ -88,7 +92,8 @@ SHORT = {"SGD": 1, "Adam": 2, "sign": 1, "Adai": 1}  # how many of them the shor
 STRENGTH, LAYERS, FORGOTTEN = 3.0, 8, 4  # relaxations: e⁻⁴ of a start that is 5 % too long is .1 %
 
 # On digits.
-_SGD, _FAST = {"lr": 0.1, "momentum": 0.9}, {"lr": 0.01, "betas": (0.9, 0.99)}
+_SGD: dict[str, Any] = {"lr": 0.1, "momentum": 0.9}
+_FAST: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.99)}
 LEARNERS = [
     *_walkers(("SGDW",), 0.1, **_SGD),
     *_walkers(("AdamW",), 1.0, **_FAST),
@@ -124,7 +129,7 @@ class Norms(NamedTuple):
         return self.measured / self.derived[: len(self.measured)]
 
 
-class Seen(NamedTuple):
+class EquilibriumRuns(NamedTuple):
     """What the figure and the verdicts need."""
 
     layers: list[Norms]
@@ -150,9 +155,14 @@ def measure(setting: Setting) -> Findings:
     muon = muon_norms(setting)
     verdicts = [verdict for each in found for verdict in _of_method(each)]
     verdicts += [verdict for kind, each in walks.items() for verdict in _of_walks(kind, each)]
-    verdicts += [_of_muon(muon), *_of_fluctuation(setting), *_on_digits(setting), *_on_schedule(setting)]
+    verdicts += [
+        _of_muon(muon),
+        *_of_fluctuation(setting),
+        *_on_digits(setting),
+        *_of_schedule(follow_cosine(LEARNERS[1], 1500 if setting.quick else 3000)),
+    ]
     verdicts += _controls({each.name: each for each in found}, muon)
-    return Findings(verdicts, Seen(found, walks, muon))
+    return Findings(verdicts, EquilibriumRuns(found, walks, muon))
 
 
 def norms(method: Method, strengths: np.ndarray, setting: Setting) -> Norms:
@@ -175,7 +185,7 @@ def walk(walker: Walker, setting: Setting) -> Norms:
     norm, step, relaxation = (float(results[name]) for name in ("‖θ‖", "‖Δθ‖/‖θ‖", "steps"))
     forgotten = int(FORGOTTEN * relaxation)
     steps = forgotten + int((2 if setting.quick else 3) * relaxation)
-    more = {"joined": walker.joined, "longer": 1.05, "forget": forgotten / steps}
+    more: dict[str, Any] = {"joined": walker.joined, "longer": 1.05, "forget": forgotten / steps}
     found = layer(walker.optimizer, (LAYERS, WEIGHTS), STRENGTH, norm, steps, 0, **more)
     return Norms(walker.name, walker.mode, np.array([STRENGTH]), np.array([norm, step]), np.array(found))
 
@@ -189,14 +199,6 @@ def muon_norms(setting: Setting) -> Norms:
         derived.append([float(results["‖θ‖"]), float(results["‖Δθ‖/‖θ‖"]), kept_correlation(walker.rule)])
         runs.append(matrix(walker.optimizer, derived[-1][0], 1200 if setting.quick else 4000))
     return Norms("MuonW", "decoupled", np.array(momenta), np.array(derived).T, np.array(runs).T)
-
-
-def kept_correlation(rule: Any) -> float:
-    """‖W‖ if moves were orthogonal, with the squared norm SIDE, and as correlated as the momentum is."""
-    a = 1 - MUON["lr"] * MUON["weight_decay"]
-    kept = correlations(momentum_weights(rule.direction))[1:]
-    spread = 1 + 2 * float(a ** np.arange(1, len(kept) + 1) @ kept)
-    return MUON["lr"] * float(np.sqrt(SIDE * spread / (1 - a * a)))
 
 
 def _of_method(found: Norms) -> Iterator[Verdict]:
@@ -251,7 +253,7 @@ def _of_muon(found: Norms) -> Verdict:
 def _of_fluctuation(setting: Setting) -> Iterator[Verdict]:
     """The next order: how much shorter AdamW's moves are because v fluctuates."""
     found = walk(Walker("AdamW", FLUCTUATING), setting)
-    predicted, seen = shorter_by_fluctuation(FLUCTUATING["betas"]), float(found.ratios.prod())
+    predicted, seen = fluctuation_factor(FLUCTUATING["betas"]), float(found.ratios.prod())
     why = "moves of 4096 weights scatter by .1 %, and the next order in 1 − β₂ is about .1 %"
     claim = "With β₂ = 0.95 AdamW's moves are shorter than with v = σ², as the fluctuation of v makes them"
     yield judge_relative("AdamW, fluctuation of v", claim, predicted, seen, 0.004, why)
@@ -282,11 +284,7 @@ def _ratios(walker: Walker, steps: int, normalised: str = "weights") -> np.ndarr
     return found / derived
 
 
-def _on_schedule(setting: Setting) -> Iterator[Verdict]:
-    yield from _of_schedule(follow(LEARNERS[1], 1500 if setting.quick else 3000))
-
-
-def _of_schedule(found: Followed) -> Iterator[Verdict]:
+def _of_schedule(found: ScheduledLayer) -> Iterator[Verdict]:
     """AdamW under a cosine: where the law with the current η holds, and what the norm is where that law fails."""
     settled = np.arange(len(found.norm)) > FORGOTTEN * 100
     holds = settled & (found.slowness < QUICK)
@@ -328,7 +326,7 @@ def _controls(found: dict[str, Norms], muon: Norms) -> Iterator[Verdict]:
         yield must_be_refuted(f"control: {name}", _worst(name, claim, ratios, kind))
 
 
-def draw(data: Seen) -> Figure:
+def draw(data: EquilibriumRuns) -> Figure:
     """The norm against Γ for six methods, and measured/derived for every optimizer."""
     with house_style():
         figure = Figure(figsize=(8.2, 5.0))
@@ -353,7 +351,7 @@ def _draw_layers(axes, found: dict[str, Norms]) -> None:
         points = measured(each.mode, label=name, markersize=5) | ({} if is_adam else {"markerfacecolor": "white"})
         axes.plot(each.x, each.derived[0], **line)
         axes.plot(each.x, each.measured[0], **points)
-        both = {name: value for name, value in points.items() if name not in ("linestyle", "ls")}
+        both: Any = {name: value for name, value in points.items() if name not in ("linestyle", "ls")}
         handles.append(Line2D([], [], **both, linestyle=line["linestyle"]))
     for name, power, point, offset in (
         ("SGDW", "1/2", 1, (-12, 4)),
@@ -368,7 +366,7 @@ def _draw_layers(axes, found: dict[str, Norms]) -> None:
     axes.legend(handles=handles, ncols=2, columnspacing=0.8, handlelength=2.6, fontsize=8.5)
 
 
-def _draw_walks(axes, data: Seen) -> None:
+def _draw_walks(axes, data: EquilibriumRuns) -> None:
     """For every optimizer, from above: measured/derived of the norm and of the relative step."""
     muon = data.muon._replace(derived=data.muon.derived[:2, 1], measured=data.muon.measured[:, 1])
     every = [each for found in data.walks.values() for each in found] + [muon]
@@ -384,7 +382,10 @@ def _draw_walks(axes, data: Seen) -> None:
     axes.set_ylim(len(every) + 0.6, -0.6)
     axes.set(xlabel="measured / derived", xlim=(0.97, 1.03), xticks=(0.98, 0.99, 1.0, 1.01, 1.02))
     axes.set_title("every optimizer with an equilibrium", fontsize=9.5)
-    looks = {"norm, ‖θ‖": {"marker": "o"}, "step, ‖Δθ‖/‖θ‖": {"marker": "D", "markerfacecolor": "white"}}
+    looks: dict[str, dict[str, Any]] = {
+        "norm, ‖θ‖": {"marker": "o"},
+        "step, ‖Δθ‖/‖θ‖": {"marker": "D", "markerfacecolor": "white"},
+    }
     handles = [
         Line2D([], [], color=MUTED, linestyle="none", markersize=5, label=n, **look) for n, look in looks.items()
     ]

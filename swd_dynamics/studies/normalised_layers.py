@@ -12,23 +12,10 @@ from torch import Tensor
 from swd_dynamics.studies.random_walks import Walker
 from swd_dynamics.studies.training import train
 from swd_dynamics.symbolic import equilibrium
-from swd_dynamics.tasks.digits import IMAGES, digits
-
-UNITS, BATCH, INKED = 32, 16, 0.1  # of the network; the share of images in which a pixel is inked
-
-# How the layer is normalised: all of θ, each row of θ (weight normalisation), or its outputs (RMS normalisation).
-NORMALISED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "weights": lambda pixels, theta: pixels @ (UNITS**0.5 * theta / theta.norm()).T,
-    "rows": lambda pixels, theta: pixels @ (theta / theta.norm(dim=1, keepdim=True)).T,
-    "outputs": lambda pixels, theta: _rms_normalised(pixels @ theta.T),
-}
+from swd_dynamics.tasks.normalised_digits import normalised_digits
 
 
-def _rms_normalised(outputs: Tensor) -> Tensor:
-    return outputs / outputs.square().mean(dim=1, keepdim=True).sqrt()
-
-
-class Course(NamedTuple):
+class LayerCourse(NamedTuple):
     """The squares of one run after each step, each of shape (steps,): ‖θ‖², (‖Δθ‖/‖θ‖)² and ‖g‖²‖θ‖².
 
     Of rows, the mean of each square over the rows. ``shape`` is that of the layer, or of a row.
@@ -46,7 +33,7 @@ class Course(NamedTuple):
 
 def learn(
     walker: Walker, steps: int, *, normalised: str = "weights", schedule: Callable[[int], float] | None = None
-) -> Course:
+) -> LayerCourse:
     """Train the network in minibatches, and follow its first layer.
 
     Parameters
@@ -54,29 +41,18 @@ def learn(
     walker : Walker
     steps : int
     normalised : str
-        A name of NORMALISED. Pixels that are almost never inked are left out.
+        As in :func:`~swd_dynamics.tasks.normalised_digits.normalised_digits`.
     schedule : callable, optional
         The factor of η in step k.
     """
-    images, labels = digits(IMAGES)
-    inked = (images > images.min(axis=0)).mean(axis=0) > INKED
-    pixels, classes = torch.tensor(images[:, inked], dtype=torch.float32), torch.tensor(labels)
-    generator = torch.Generator().manual_seed(0)
-    theta = torch.randn(UNITS, pixels.shape[1], generator=generator)
-    theta = (2 * theta / theta.norm()).requires_grad_()
-    last = torch.randn(10, UNITS, generator=generator) / 2
-
-    def loss(_) -> Tensor:
-        chosen = torch.randint(len(pixels), (BATCH,), generator=generator)
-        hidden = torch.tanh(NORMALISED[normalised](pixels[chosen], theta))
-        return torch.nn.functional.cross_entropy(hidden @ last.T, classes[chosen])
-
+    theta, loss = normalised_digits(normalised)
     optimizer = walker.optimizer([theta])
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) if schedule else None
     over = 1 if normalised == "rows" else (0, 1)
     rows = [*_squares(theta, train(optimizer, loss, steps, scheduler), over)]
     shape = tuple(theta.shape[1:] if normalised == "rows" else theta.shape)
-    return Course(*np.array(rows).T, shape)
+    norm, step, gamma = np.array(rows).T
+    return LayerCourse(norm, step, gamma, shape)
 
 
 def _squares(theta: Tensor, steps: Iterator[int], over: Any) -> Iterator[tuple[float, ...]]:
@@ -90,7 +66,7 @@ def _squares(theta: Tensor, steps: Iterator[int], over: Any) -> Iterator[tuple[f
         before.copy_(now)
 
 
-def derived_and_measured(walker: Walker, course: Course) -> NDArray:
+def derived_and_measured(walker: Walker, course: LayerCourse) -> NDArray:
     """‖θ‖ and ‖Δθ‖/‖θ‖, derived with the run's own Γ, and measured in the last half of the run; shape (2, 2)."""
     *found, gamma = course.mean(slice(len(course.norm) // 2, None))
     results = equilibrium(walker.rule, shape=course.shape, gradient=float(gamma)).results
@@ -108,7 +84,7 @@ def cosine(steps: int) -> Callable[[int], float]:
     return lambda k: (1 + cos(pi * k / steps)) / 2
 
 
-class Followed(NamedTuple):
+class ScheduledLayer(NamedTuple):
     """A run under a cosine schedule beside the law with the current η, each of shape (steps,).
 
     norm, step : ‖θ‖ and ‖Δθ‖/‖θ‖ of the run, the root mean squares over 20 steps
@@ -128,7 +104,7 @@ class Followed(NamedTuple):
 SMOOTH = 20  # steps of a mean: the squares of single steps scatter by a tenth
 
 
-def follow(walker: Walker, steps: int) -> Followed:
+def follow_cosine(walker: Walker, steps: int) -> ScheduledLayer:
     """Train AdamW, whose equilibrium does not depend on Γ, along a cosine, and compare with the law for each η."""
     factors = np.array([cosine(steps)(k) for k in range(steps)])
     course = learn(walker, steps, schedule=cosine(steps))
@@ -146,6 +122,6 @@ def follow(walker: Walker, steps: int) -> Followed:
         square -= (square - law_norm[k] ** 2) * (1 - np.exp(-1 / relaxation[k]))
         lagging[k] = square**0.5
     kernel = np.ones(SMOOTH) / SMOOTH
-    smooth = (np.sqrt(np.convolve(np.pad(each, (SMOOTH - 1, 0), "edge"), kernel, "valid")) for each in course[:2])
+    norm, step = (np.sqrt(np.convolve(np.pad(each, (SMOOTH - 1, 0), "edge"), kernel, "valid")) for each in course[:2])
     slowness = relaxation * np.abs(np.gradient(np.log(lrs)))
-    return Followed(*smooth, law_norm, law("‖Δθ‖/‖θ‖"), lagging, slowness)
+    return ScheduledLayer(norm, step, law_norm, law("‖Δθ‖/‖θ‖"), lagging, slowness)

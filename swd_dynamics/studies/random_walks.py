@@ -4,12 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from swd_dynamics.optim import OPTIMIZERS, AdaiS, WithDecay
 from swd_dynamics.rules import CATALOG, UpdateRule
 from swd_dynamics.rules.decay import mode_of
+from swd_dynamics.symbolic.correlation import correlations
+from swd_dynamics.symbolic.orthogonal import momentum_weights
 
 WEIGHTS, SIDE = 512, 32  # of a layer, and rows and columns of a matrix
 # How much longer than at equilibrium the weights are at the start, and the share of a run in which that is forgotten
@@ -185,7 +188,24 @@ def _walked(
     return norm, step
 
 
-def shorter_by_fluctuation(betas: tuple[float, float]) -> float:
+def kept_correlation(rule: UpdateRule) -> float:
+    """‖W‖ of a square matrix if Muon's moves were orthogonal, ‖u‖² = SIDE, and as correlated as the momentum is.
+
+    Examples
+    --------
+    Without momentum moves are independent, ‖W‖² = η²·SIDE/(1 − a²) with a = 1 − ηλ = ½:
+
+    >>> rule = CATALOG["MuonW"](lr=0.5, momentum=0.0, weight_decay=1.0)
+    >>> round(kept_correlation(rule) ** 2, 9), round(0.25 * SIDE / 0.75, 9)
+    (10.666666667, 10.666666667)
+    """
+    lr, a = float(rule.lr), 1 - float(rule.lr * rule.weight_decay)
+    kept = correlations(momentum_weights(rule.direction))[1:]
+    spread = 1 + 2 * float(a ** np.arange(1, len(kept) + 1) @ kept)
+    return lr * float(np.sqrt(SIDE * spread / (1 - a * a)))
+
+
+def fluctuation_factor(betas: tuple[float, float]) -> float:
     """By which factor Adam's moves in noise are shorter than with v = σ², to first order in 1 − β₂.
 
     Let v = σ²(1 + ε) and m be running means of Gaussian gradients with the weights a_j = (1−β₁)β₁ʲ and
@@ -197,7 +217,7 @@ def shorter_by_fluctuation(betas: tuple[float, float]) -> float:
     --------
     With β₂ → 1 v does not fluctuate. With β₁ = 0, m = g is in v itself, E g²/v = 1 − (1−β₂) + …:
 
-    >>> round(shorter_by_fluctuation((0.9, 1 - 1e-12)), 9), round(shorter_by_fluctuation((0.0, 0.999)) ** 2, 4)
+    >>> round(fluctuation_factor((0.9, 1 - 1e-12)), 9), round(fluctuation_factor((0.0, 0.999)) ** 2, 4)
     (1.0, 0.999)
     """
     beta1, beta2 = betas

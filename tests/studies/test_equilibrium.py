@@ -7,16 +7,17 @@ from lion_pytorch import Lion
 
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.studies import equilibrium
-from swd_dynamics.studies.equilibrium import MUON, WALKERS, Norms, kept_correlation, normalised_methods
-from swd_dynamics.studies.normalised_layers import Followed, cosine, follow, learn
+from swd_dynamics.studies.equilibrium import MUON, WALKERS, Norms, normalised_methods
+from swd_dynamics.studies.normalised_layers import ScheduledLayer, cosine, follow_cosine, learn
 from swd_dynamics.studies.random_walks import (
     SIDE,
     WEIGHTS,
     SignOptimizer,
     Walker,
+    fluctuation_factor,
+    kept_correlation,
     layer,
     matrix,
-    shorter_by_fluctuation,
 )
 from swd_dynamics.symbolic import NotDerivable
 from swd_dynamics.symbolic import equilibrium as derived_equilibrium
@@ -137,8 +138,8 @@ def test_the_fluctuation_of_v_by_sampling(betas):
             found.append(np.mean(m**2 / v))
     ratio = np.mean(found) / ((1 - betas[0]) / (1 + betas[0]))
     # 600,000 numbers scatter by .2 %; the next order in 1 − β₂ is about .04 %
-    assert np.sqrt(ratio) == pytest.approx(shorter_by_fluctuation(betas), abs=0.003)
-    assert shorter_by_fluctuation(betas) < 0.994
+    assert np.sqrt(ratio) == pytest.approx(fluctuation_factor(betas), abs=0.003)
+    assert fluctuation_factor(betas) < 0.994
 
 
 def test_moves_as_correlated_as_the_momentum():
@@ -194,7 +195,7 @@ def test_the_gradient_of_a_normalised_layer_is_perpendicular(normalised):
 def test_the_law_with_the_current_lr_lags():
     """Assert that the derived norm under a cosine is that of η at k, and that a lag ends above it."""
     walker = Walker("AdamW", {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 1.0})
-    found = follow(walker, 200)
+    found = follow_cosine(walker, 200)
     assert found.law_norm[100] / found.law_norm[0] == pytest.approx(cosine(200)(100) ** 0.5, rel=0.01)  # ∝ √η
     assert found.law_step[100] / found.law_step[0] == pytest.approx(cosine(200)(100) ** 0.5, rel=0.01)
     assert found.lagging[-1] > 5 * found.law_norm[-1]
@@ -206,7 +207,7 @@ def test_a_norm_that_does_not_lag_is_refuted():
     steps = 1000
     ones, slow = np.ones(steps), np.where(np.arange(steps) < 700, 0.05, 2.0)
     law = np.where(np.arange(steps) < 700, 1.0, 0.5)
-    right = Followed(ones, ones, law, ones, ones, slow)
+    right = ScheduledLayer(ones, ones, law, ones, ones, slow)
     assert all(verdict.passed for verdict in equilibrium._of_schedule(right))
     names = [verdict.name for verdict in equilibrium._of_schedule(right._replace(norm=1.2 * law)) if not verdict.passed]
     assert "cosine, norm" in names and "cosine, lag" in names
