@@ -335,7 +335,7 @@ def draw(data: EquilibriumRuns) -> Figure:
         _draw_walks(walks, data)
         figure.suptitle(
             "In noise, decay and optimizer set how long weights become and how far a step turns them:\n"
-            "what is derived from the rule holds for every optimizer within 1 or 2 %",
+            "what is derived from the rule holds for 26 optimizers within 1.1 %",
             x=0.01,
             ha="left",
         )
@@ -355,7 +355,7 @@ def _draw_layers(axes, found: dict[str, Norms]) -> None:
         handles.append(Line2D([], [], **both, linestyle=line["linestyle"]))
     for name, power, point, offset in (
         ("SGDW", "1/2", 1, (-12, 4)),
-        ("AdamS", "1/3", -1, (2, -20)),
+        ("AdamS", "1/3", -1, (2, -24)),
         ("AdamW", "0", -1, (2, 7)),
     ):
         each = found[name]
@@ -379,12 +379,12 @@ def _draw_walks(axes, data: EquilibriumRuns) -> None:
             step, i, **measured(each.mode, label=None, markersize=5) | {"marker": "D", "markerfacecolor": "white"}
         )
     axes.set_yticks(range(len(every)), [each.name for each in every], fontsize=7.5)
-    axes.set_ylim(len(every) + 0.6, -0.6)
+    axes.set_ylim(len(every) + 1.6, -0.8)
     axes.set(xlabel="measured / derived", xlim=(0.97, 1.03), xticks=(0.98, 0.99, 1.0, 1.01, 1.02))
     axes.set_title("every optimizer with an equilibrium", fontsize=9.5)
     looks: dict[str, dict[str, Any]] = {
         "norm, ‖θ‖": {"marker": "o"},
-        "step, ‖Δθ‖/‖θ‖": {"marker": "D", "markerfacecolor": "white"},
+        "relative step (hollow)": {"marker": "D", "markerfacecolor": "white"},
     }
     handles = [
         Line2D([], [], color=MUTED, linestyle="none", markersize=5, label=n, **look) for n, look in looks.items()
