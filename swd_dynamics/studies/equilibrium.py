@@ -383,7 +383,7 @@ def _draw_walks(axes, data: EquilibriumRuns) -> None:
     axes.set(xlabel="measured / derived", xlim=(0.97, 1.03), xticks=(0.98, 0.99, 1.0, 1.01, 1.02))
     axes.set_title("every optimizer with an equilibrium", fontsize=9.5)
     looks: dict[str, dict[str, Any]] = {
-        "norm, ‖θ‖": {"marker": "o"},
+        "norm (filled)": {"marker": "o"},
         "relative step (hollow)": {"marker": "D", "markerfacecolor": "white"},
     }
     handles = [
