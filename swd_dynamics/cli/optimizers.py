@@ -28,7 +28,6 @@ def verify(
     module runs its code, as python -m does. Example:
 
         swd-dynamics verify torch.optim:AdamW --as AdamW --args lr=1e-2,weight_decay=.1
-        swd-dynamics verify torch.optim:AdamW --as AdamW --args lr=1e-2,weight_decay=.01 --dtype bfloat16
 
     Parameters
     ----------
@@ -48,9 +47,9 @@ def verify(
     seed
         Seed of the weights and the gradients.
     dtype
-        Type of the weights and gradients: float64, float32, bfloat16 or float16. In types with fewer
-        digits than float64, steps are compared with what rounding allows, and the decay over many
-        steps as well.
+        Type of the weights and gradients, for example bfloat16; or float64, float32, float16. In types
+        with fewer digits than float64, steps are compared with what rounding allows, and the decay
+        over many steps as well.
     """
     from swd_dynamics.bench.drive import one_thread
     from swd_dynamics.bench.named import literal_arguments, named_class
@@ -77,7 +76,6 @@ def audit(optimizer: str, *, args: str = "", dtype: str | None = None) -> None:
     or "all the same" where there is neither momentum nor a preconditioner, so that the first three
     are the same. Importing the module runs its code, as python -m does. Example:
 
-        swd-dynamics audit torch.optim:SGD --args lr=1e-2,momentum=.9,weight_decay=.1
         swd-dynamics audit torch.optim:AdamW --args lr=1e-2,weight_decay=.01 --dtype bfloat16
 
     Parameters
