@@ -1,7 +1,7 @@
 """The audit of an optimizer: what kind of weight decay it has and how much, measured as a black box."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from swd_dynamics.auditing.features import SAME_RATE, AuditFeatures, Phase, quantiles
 from swd_dynamics.auditing.kind import NO_POWER, Kind, kind_of, needs_longer_runs, states_duration
+from swd_dynamics.auditing.precision import InType, in_type
 from swd_dynamics.auditing.reading import features_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Audit:
     reasons : tuple of str — why the decay is of this kind, and remarks
     features : AuditFeatures — the numbers from which the kind follows
     course : dict — R over the steps: ``median``, ``low``, ``high`` (5 and 95 % of the weights), shape (steps,)
+    in_type : InType or None — what is left of the decay in the type that was asked for
 
     Examples
     --------
@@ -60,6 +62,7 @@ class Audit:
     reasons: tuple[str, ...]
     features: AuditFeatures = field(repr=False)
     course: dict[str, NDArray] = field(repr=False, compare=False)
+    in_type: InType | None = None
 
     @property
     def rows(self) -> dict[str, tuple[float, ...]]:
@@ -101,6 +104,7 @@ class Audit:
             "reasons": list(self.reasons),
             **{number: _plain(getattr(self.features, number)) for number in numbers},
             "phases": phases,
+            **({"in_type": self.in_type.to_dict()} if self.in_type else {}),
         }
 
     def __str__(self) -> str:
@@ -154,7 +158,7 @@ class Audit:
         return f"{title}<ul>{said}</ul>{table}"
 
 
-def audit(factory: Callable[..., Any], **arguments: Any) -> Audit:
+def audit(factory: Callable[..., Any], *, dtype: Any = None, **arguments: Any) -> Audit:
     """Find out what kind of weight decay an optimizer has, from its behaviour alone.
 
     All runs get the same gradients. Two runs start from θ and from θ + δ. In each step decay shrinks their difference,
@@ -173,6 +177,10 @@ def audit(factory: Callable[..., Any], **arguments: Any) -> Audit:
     factory : callable (parameters, **changed arguments) → torch.optim.Optimizer
         Preferably the optimizer's class, with its arguments as below or by :func:`functools.partial`. A function of
         the parameters alone is enough, if the optimizer reads ``lr`` and ``weight_decay`` from its parameter groups.
+    dtype : torch.dtype or str, optional
+        "bfloat16", "float16", "float32" or "float64". The optimizer then runs in weights and gradients of this type as
+        well, with decay and without, and the last reason says what is left of the decay, why, and what to do. The kind
+        and the rates are still those in float64, because rounding hides the perturbations that show them.
     **arguments
         Arguments of the optimizer, as ``lr=1e-2, weight_decay=0.1``.
 
@@ -185,7 +193,8 @@ def audit(factory: Callable[..., Any], **arguments: Any) -> Audit:
     Raises
     ------
     InputError
-        If the optimizer cannot be made, takes no step with gradients alone, or fails at a later step.
+        If the optimizer cannot be made, takes no step with gradients alone, or fails at a later step; if ``dtype`` is
+        none of the four.
 
     Notes
     -----
@@ -201,11 +210,29 @@ def audit(factory: Callable[..., Any], **arguments: Any) -> Audit:
     >>> found = audit(torch.optim.SGD, lr=0.5, weight_decay=0.0625)
     >>> found.kind, round(found.rows["settled"][0], 9)
     ('all the same', 0.03125)
+
+    In bfloat16, θ(1 − R) is rounded to θ where R is below half a unit in the last place, 2⁻⁹:
+
+    >>> adamw = dict(lr=0.01, weight_decay=0.01, foreach=False)
+    >>> audit(torch.optim.AdamW, dtype="bfloat16", **adamw).in_type.verdict
+    'lost'
     """
     from swd_dynamics.bench.drive import with_arguments
+    from swd_dynamics.bench.interventions import bench_for
+    from swd_dynamics.tensors.rounding import dtype_of
+
+    wanted, factory = None if dtype is None else dtype_of(dtype), with_arguments(factory, arguments)
+    found = _audited(factory)
+    if wanted is None:
+        return found
+    left = in_type(bench_for(factory), wanted, float(found.rows["settled"][0]))
+    return replace(found, reasons=(*found.reasons, left.words), in_type=left)
+
+
+def _audited(factory: Callable[..., Any]) -> Audit:
+    """The audit by the optimizer's response, in longer runs if need be."""
     from swd_dynamics.bench.response import measure_response
 
-    factory = with_arguments(factory, arguments)
     found = interpreted(measure_response(factory))
     if not needs_longer_runs(found.features):
         return found

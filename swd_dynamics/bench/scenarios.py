@@ -8,6 +8,7 @@ from math import cos, pi, prod
 from typing import Any
 
 import numpy as np
+import torch
 import xarray
 from numpy.typing import NDArray
 from torch import Tensor
@@ -111,8 +112,14 @@ LARGE = Scenario(
     smallest=NEGLIGIBLE,
 )
 
+# For types with few digits: weights so small that steps are not lost to rounding, and gradients whose squares float16
+# can hold. With gradients a hundred times as small, Adam's v would be 0 there.
+MODERATE = tuple(replace(each, start=0.1, scale=1.0, sizes=(1.0, 10.0, 0.3, 3.0), smallest=0.1) for each in SCENARIOS)
 
-def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0) -> xarray.Dataset:
+
+def run_scenario(
+    factory: Factory, scenario: Scenario, steps: int, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> xarray.Dataset:
     """Put an optimizer through a scenario, in float64, and record every step.
 
     If the factory takes no parameter groups, all tensors are in one group. If it takes matrices only, all tensors are
@@ -126,13 +133,16 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
     steps : int
     seed : int
         Seed of the first weights and of the gradients.
+    dtype : torch.dtype
+        Of the weights and the gradients. In another type than float64 the optimizer's state is recorded too.
 
     Returns
     -------
     xarray.Dataset
         ``theta`` (iterate, weight) and ``gradient`` (step, weight), with the coordinates of a recorded run;
         ``lr_factor`` (step, weight) and ``weight_decay_factor`` (weight), which multiply the optimizer's own numbers;
-        ``weight_dimensions`` (weight), how many dimensions the tensor of a weight has.
+        ``weight_dimensions`` (weight), how many dimensions the tensor of a weight has; ``state_…`` (step, weight), if
+        it is recorded.
         In ``attrs``: ``optimizer``, ``scenario``, ``dimensions`` (of the tensor that has the
         most), ``ungrouped`` (1 if the factory takes no groups), ``matrices`` (1 if it takes
         matrices only), ``parameter_shapes`` (JSON), ``raised`` (the
@@ -153,8 +163,9 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
     ((4, 18), (3, 18), -1)
     """
     asked, scenario = scenario, _with_possible_shapes(factory, scenario)
-    parameters = _parameters(scenario, seed)
-    gradients = scenario.gradients(steps, seed)
+    parameters = _parameters(scenario, seed, dtype)
+    gradients = torch.from_numpy(scenario.gradients(steps, seed)).to(dtype).double().numpy()
+    states: list[dict[str, NDArray]] = []
     with same_random_numbers():
         possible, optimizer = _prepared(factory, scenario, parameters)
         theta, raised = [weights_of(parameters)], ""
@@ -169,11 +180,13 @@ def run_scenario(factory: Factory, scenario: Scenario, steps: int, seed: int = 0
         try:
             for _, after in drive(optimizer, parameters, gradients, scheduled, **options):
                 theta.append(after)
+                states += [] if dtype is torch.float64 else [_state(optimizer, parameters)]
                 if has_diverged(after):
                     break
         except ForeignError as error:  # an error of the optimizer ends the run: it is a result
             raised = str(error)
-    return _dataset(optimizer, possible, np.array(theta), gradients).assign_attrs(
+    recording = _dataset(optimizer, possible, np.array(theta), gradients).assign(_states(states))
+    return recording.assign_attrs(
         optimizer=type(optimizer).__qualname__,
         scenario=possible.name,
         dimensions=max(parameter.ndim for parameter in parameters),
@@ -219,11 +232,29 @@ def _with_possible_shapes(factory: Factory, scenario: Scenario) -> Scenario:
     return scenario
 
 
-def _parameters(scenario: Scenario, seed: int) -> list[Parameter]:
+def _state(optimizer: Optimizer, parameters: list[Parameter]) -> dict[str, NDArray]:
+    """The state that an optimizer keeps for each weight of all parameters, each of shape (n,)."""
+    of_each = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    pairs = [*zip(of_each, parameters, strict=True)]
+
+    def is_kept(name: str) -> bool:
+        return all(isinstance(state.get(name), Tensor) and state[name].shape == p.shape for state, p in pairs)
+
+    names = [name for name in of_each[0] if name != "step" and is_kept(name)]
+    return {name: weights_of([state[name] for state in of_each]) for name in names}
+
+
+def _states(states: list[dict[str, NDArray]]) -> dict[str, Any]:
+    """The variables ``state_…`` of what is kept after every step."""
+    names = set(states[0]).intersection(*states[1:]) if states else set()
+    return {f"state_{name}": (("step", "weight"), np.array([state[name] for state in states])) for name in names}
+
+
+def _parameters(scenario: Scenario, seed: int, dtype: torch.dtype = torch.float64) -> list[Parameter]:
     """Weights of order ``scenario.start``."""
     shapes = scenario.all_shapes
     start = scenario.start * np.random.default_rng([seed, 1]).normal(size=sum(sizes_of(shapes)))
-    return parameters_of(start, shapes)
+    return parameters_of(start, shapes, dtype)
 
 
 def _prepared(factory: Factory, scenario: Scenario, parameters: list[Parameter]) -> tuple[Scenario, Optimizer]:

@@ -20,6 +20,7 @@ def verify(
     allow: list[str] | None = None,
     steps: Whole = 200,
     seed: Whole = 0,
+    dtype: str | None = None,
 ) -> int:
     """Compare every step of an optimizer with a rule, and name the cause of a difference.
 
@@ -45,6 +46,10 @@ def verify(
         Number of steps of each scenario, from 2 to 100000.
     seed
         Seed of the weights and the gradients.
+    dtype
+        Type of the weights and gradients, for example bfloat16; or float64, float32, float16. In types
+        with fewer digits than float64, steps are compared with what rounding allows, and the decay
+        over many steps as well.
     """
     from swd_dynamics.bench.drive import one_thread
     from swd_dynamics.bench.named import literal_arguments, named_class
@@ -58,20 +63,20 @@ def verify(
     factory = partial(named_class(optimizer), **arguments)
     one_thread()
     rule = named_rule(as_, default_arguments(factory) | arguments)
-    verdict = compare(factory, rule, steps=steps, seed=seed, allow=allow or ())
+    verdict = compare(factory, rule, steps=steps, seed=seed, allow=allow or (), dtype=dtype)
     print(f"{verdict}\n    the rule: {rule}")
     return {"confirmed": 0, "refuted": 1, "inconclusive": 2}[verdict.status]
 
 
 @app.command
-def audit(optimizer: str, *, args: str = "") -> None:
+def audit(optimizer: str, *, args: str = "", dtype: str | None = None) -> None:
     """Measure what kind of weight decay an optimizer has, and how much of it.
 
     The kind is L2, decoupled, stable, independent, corrected, cautious, preconditioned, none, other,
     or "all the same" where there is neither momentum nor a preconditioner, so that the first three
     are the same. Importing the module runs its code, as python -m does. Example:
 
-        swd-dynamics audit torch.optim:SGD --args lr=1e-2,momentum=.9,weight_decay=.1
+        swd-dynamics audit torch.optim:AdamW --args lr=1e-2,weight_decay=.01 --dtype bfloat16
 
     Parameters
     ----------
@@ -81,13 +86,16 @@ def audit(optimizer: str, *, args: str = "") -> None:
     args
         Arguments of the optimizer, for example lr=1e-2,weight_decay=.1,betas=(.9,.99). The values
         must be literals. Many optimizers have no decay unless weight_decay is given.
+    dtype
+        Type of the weights, float64, float32, bfloat16 or float16: the optimizer also runs in
+        weights of this type, and the last reason says what rounding leaves of the decay.
     """
     from swd_dynamics.auditing import audit as examine
     from swd_dynamics.bench.drive import one_thread
     from swd_dynamics.bench.named import literal_arguments, named_class
 
     one_thread()
-    print(examine(partial(named_class(optimizer), **literal_arguments(args))))
+    print(examine(partial(named_class(optimizer), **literal_arguments(args)), dtype=dtype))
 
 
 @app.command

@@ -19,8 +19,9 @@ from swd_dynamics.probe.measure import (
 )
 from swd_dynamics.probe.rates import Rates
 from swd_dynamics.probe.trajectory import MOST_VECTORS, flat_rates, vector_dtype
-from swd_dynamics.probe.warned import LOST_DECAY, LOST_IN_HALF, LOST_IN_SINGLE, NO_RATES, PUBLISH, warn
+from swd_dynamics.probe.warned import NO_RATES, PUBLISH, warn
 from swd_dynamics.tensors.known import known
+from swd_dynamics.tensors.rounding import lost_decay
 from swd_dynamics.tensors.sums import Column, Entry
 from swd_dynamics.tensors.weights import Layout
 
@@ -160,11 +161,9 @@ class Instruments:
             if decay_rate > before:
                 continue
             dtype = max((p.dtype for p in group["params"]), key=lambda each: torch.finfo(each).eps)
-            least = torch.finfo(dtype).eps / 4  # half a unit in the last place, of the weights just below a power of 2
             self._is_decay_told = True
-            if 0 < before < least:
-                name, advice = str(dtype).removeprefix("torch."), LOST_IN_SINGLE if dtype.itemsize > 2 else LOST_IN_HALF
-                warn(LOST_DECAY.format(decay_rate=before, least=least, dtype=name) + advice.format(dtype=name))
+            if told := lost_decay(before, dtype):
+                warn(told)
                 return
 
     def buffer(self) -> Buffer:

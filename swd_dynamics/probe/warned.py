@@ -18,16 +18,6 @@ PUBLISH = (
     " with swd_dynamics.audit"
 )
 
-LOST_DECAY = (
-    "the weight decay is lost to rounding: R = {decay_rate:.2g} is less than {least:.2g}, so that (1 − R)·θ, rounded to"
-    " {dtype}, is θ for every weight. "
-)
-LOST_IN_HALF = (
-    "Keep the weights in float32 and compute in {dtype} (torch.autocast), or take fused=True, which rounds the decay"
-    " together with the step"
-)
-LOST_IN_SINGLE = "With so small an ηλ a run decays only in float64: take a larger λ, or none"
-
 
 def warn(message: str) -> None:
     """Warn, but do not raise where warnings are errors."""

@@ -5,7 +5,7 @@ exact arithmetic. So each step is judged by itself: from the weights, the gradie
 before it, weight by weight, and each line of the step is judged from the inputs that the optimizer had for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from swd_dynamics.crosscheck.near_rules import JOINS, AlteredRule
 from swd_dynamics.errors import InputError
-from swd_dynamics.rules.update import State
+from swd_dynamics.rules.update import Parts, State, Step
 
 if TYPE_CHECKING:
     import xarray
@@ -25,8 +25,13 @@ FLOAT32 = 2.0**-24  # the largest relative change by one rounding to float32, in
 IN_WEIGHTS, IN_STEP = 3, 8
 # Relative error of R in units of a rounding to float32: v̄ is a sum, and its running mean has a hundred terms.
 IN_RATE = 64
-# The recorded state that is each entry of a direction's memory.
-STATE_OF = {"m": "state_exp_avg", "v": "state_exp_avg_sq"}
+# The recorded state that is each entry of a direction's memory, by the names that torch's optimizers give it.
+STATES_OF = {
+    "m": ("state_exp_avg", "state_momentum_buffer"),
+    "v": ("state_exp_avg_sq", "state_square_avg"),
+    "v_max": ("state_max_exp_avg_sq",),
+}
+LARGEST = "v_max"  # computed from v where it is not recorded
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Roundings:
     step : int — roundings in the optimizer's own step before it is added to the weights
     state : int — roundings of each piece of the state
     steps_by_stored : bool — whether the step is computed from the state as it was stored, or before it was rounded
+    least_exponent : int — of a normal number, as frexp counts
+    gradient : int — roundings of λθ and of its sum with the gradient
 
     Examples
     --------
@@ -56,11 +63,13 @@ class Roundings:
     step: int
     state: int
     steps_by_stored: bool
+    least_exponent: int = LEAST_EXPONENT
+    gradient: int = 0
 
     def half_unit(self, values: np.ndarray) -> np.ndarray:
         """Half a unit in the last place of some values; of 0 and of denormal numbers, half the smallest number."""
-        exponent = np.where(values == 0, LEAST_EXPONENT, np.frexp(values)[1])
-        return np.ldexp(0.5, np.maximum(exponent, LEAST_EXPONENT) - self.digits)
+        exponent = np.where(values == 0, self.least_exponent, np.frexp(values)[1])
+        return np.ldexp(0.5, np.maximum(exponent, self.least_exponent) - self.digits)
 
 
 # In bfloat16. fused: the weights and the state are stored once, and the step uses the state before that. foreach: √v̂
@@ -82,10 +91,11 @@ class Departures:
     ----------
     weights : array, shape (steps, n)
     state : array, shape (steps, n) — the larger of all pieces of the state
+    moves : array, shape (steps, n) — not an error: the move of each weight, divided by the same
     """
 
-    def __init__(self, rows: Iterator[tuple[np.ndarray, np.ndarray]]):
-        self.weights, self.state = map(np.array, zip(*rows, strict=True))
+    def __init__(self, rows: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]):
+        self.weights, self.state, self.moves = map(np.array, zip(*rows, strict=True))
 
 
 def single_steps(rule: AlteredRule, recording: "xarray.Dataset", roundings: Roundings) -> Departures:
@@ -101,7 +111,7 @@ def single_steps(rule: AlteredRule, recording: "xarray.Dataset", roundings: Roun
     Parameters
     ----------
     rule : AlteredRule
-        With decoupled or stable decay, whose memory is Adam's.
+        Whose memory is that of SGD, Adam, AMSGrad or RMSprop.
     recording : xarray.Dataset
         ``theta`` (iterate, weight), ``gradient`` and ``state_…`` (step, weight), from the first step on.
     roundings : Roundings
@@ -110,7 +120,7 @@ def single_steps(rule: AlteredRule, recording: "xarray.Dataset", roundings: Roun
     Raises
     ------
     InputError
-        If the recording lacks the state of each step.
+        If the recording lacks the state of each step, or the rule has another memory.
 
     Examples
     --------
@@ -129,31 +139,62 @@ def single_steps(rule: AlteredRule, recording: "xarray.Dataset", roundings: Roun
     return Departures(_rows(rule, recording, roundings))
 
 
-def _rows(rule: AlteredRule, recording: Any, roundings: Roundings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _rows(
+    rule: AlteredRule, recording: Any, roundings: Roundings
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     theta, gradients = (np.asarray(recording[name], float) for name in ("theta", "gradient"))
-    states = {name: _recorded(recording, name) for name in STATE_OF}
     direction = rule.rule.direction
     own = before = direction.rest(theta[0])
+    states = {name: _recorded(recording, name) for name in own._fields if name != LARGEST or _has(recording, name)}
     for k, gradient in enumerate(gradients):
-        parts = rule.rule.parts(State(theta[k], own, k), gradient)
-        own, exact = parts.memory, direction.remember(before, parts.step)
+        parts = rule.rule.parts(State(theta[k], own, k), rule.sign * gradient)
+        own, rate, off = parts.memory, _rate(rule, parts), _off_gradient(rule, theta[k], gradient, roundings)
+        exact, shaken = (direction.remember(before, each) for each in (parts.step, off(parts.step)))
         after = exact._replace(**{name: state[k] for name, state in states.items()})
-        in_state = _state_departure(exact, before, after, roundings)
-        step = parts.step.lr * direction.move(after if roundings.steps_by_stored else exact, parts.step)
-        predicted = JOINS[rule.join](theta[k], parts.decay_rate, step)
-        allowed = _allowed(theta[k], theta[k + 1], step, parts.decay_rate, roundings)
-        yield np.abs(predicted - theta[k + 1]) / allowed, in_state
+        in_state = _state_departure(states, (exact, shaken), before, after, roundings) + 0 * theta[k]
+        used = (after, after) if roundings.steps_by_stored else (exact, shaken)
+        moves = (direction.move(memory, each) for memory, each in zip(used, (parts.step, off(parts.step)), strict=True))
+        step, other = (parts.step.lr * move for move in moves)
+        predicted = JOINS[rule.join](theta[k], rate, step)
+        allowed = _allowed(theta[k], theta[k + 1], step, rate, roundings) + np.abs(other - step)
+        yield np.abs(predicted - theta[k + 1]) / allowed, in_state, np.abs(theta[k + 1] - theta[k]) / allowed
         before = after
 
 
+def _rate(rule: AlteredRule, parts: Parts) -> Any:
+    """R of a step, with the changes of the rule."""
+    rate = parts.decay_rate
+    for change in rule.rate_changes:
+        rate = change(rate, parts.step.lr)
+    return rate
+
+
+def _off_gradient(
+    rule: AlteredRule, theta: np.ndarray, gradient: np.ndarray, roundings: Roundings
+) -> Callable[[Step], Step]:
+    """What moves the gradient of a step as far as the rounding of g + λθ may."""
+    added = np.abs(rule.rule.decay.added_gradient(theta) + 0 * theta)
+    most = roundings.gradient * roundings.half_unit(np.maximum(np.abs(gradient), added))
+    return lambda step: step._replace(gradient=step.gradient + np.where(added > 0, most, 0.0))
+
+
+def _has(recording: Any, name: str) -> list[str]:
+    """The recorded states that may be an entry of the memory."""
+    states = [state for state in STATES_OF[name] if state in recording]
+    return [state for state in states if recording[state].dims == ("step", "weight")]
+
+
 def _recorded(recording: Any, name: str) -> np.ndarray:
-    state = STATE_OF[name]
-    if state not in recording or recording[state].dims != ("step", "weight"):
+    if name not in STATES_OF:
         raise InputError(
-            f"the recording lacks the optimizer's {name} of each step ({state}), from which the next step is judged:"
-            " record it with trajectory=True"
+            f"a memory with {name} cannot be judged in a short type: the state of SGD, Adam, AMSGrad and RMSprop can"
         )
-    return np.asarray(recording[state], float)
+    for state in _has(recording, name):
+        return np.asarray(recording[state], float)
+    raise InputError(
+        f"the recording lacks the optimizer's {name} of each step ({' or '.join(STATES_OF[name])}), from which the next"
+        " step is judged: record it with trajectory=True"
+    )
 
 
 def _allowed(before: np.ndarray, after: np.ndarray, step: np.ndarray, rate: Any, roundings: Roundings) -> np.ndarray:
@@ -165,13 +206,16 @@ def _allowed(before: np.ndarray, after: np.ndarray, step: np.ndarray, rate: Any,
     return stored + parts + FLOAT32 * computed
 
 
-def _state_departure(predicted: Any, before: Any, after: Any, roundings: Roundings) -> np.ndarray:
+def _state_departure(
+    names: Iterable[str], predicted: tuple[Any, Any], before: Any, after: Any, roundings: Roundings
+) -> np.ndarray:
     """The largest error of a piece of the state, divided by what is allowed."""
-    found = []
-    for name in STATE_OF:
-        exact, old, new = (getattr(memory, name) for memory in (predicted, before, after))
+    found = [np.zeros(())]
+    for name in names:
+        exact, old, new = (getattr(memory, name) for memory in (predicted[0], before, after))
         largest = np.maximum.reduce([np.abs(old), np.abs(new), np.abs(new - old)])
         allowed = roundings.state * roundings.half_unit(largest) + FLOAT32 * IN_STEP * largest
+        allowed = allowed + np.abs(getattr(predicted[1], name) - exact)
         with np.errstate(invalid="ignore"):
             found.append(np.where(exact == new, 0.0, np.abs(exact - new) / allowed))
-    return np.maximum.reduce(found)
+    return np.maximum.reduce(np.broadcast_arrays(*found))

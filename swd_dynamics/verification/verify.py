@@ -15,18 +15,18 @@ from swd_dynamics.crosscheck.causes import (
     changed_by,
     likely_cause,
     not_all,
-    rule_numbers,
     takes_every_step,
-    with_rule_numbers,
 )
 from swd_dynamics.crosscheck.near_rules import NEAR_RULES, AlteredRule, NearRule
-from swd_dynamics.crosscheck.recorded_rule import rule_of_optimizer, with_shapes
+from swd_dynamics.crosscheck.recorded_rule import rule_of_optimizer
 from swd_dynamics.crosscheck.stepping import departure_of, largest_error, own_steps, relative, wrong_by
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import Entry
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.verdict import Verdict, judge
+from swd_dynamics.verification.altered import OwnNumbers, altered_for, own_numbers
 from swd_dynamics.verification.coverage import Exercised, exercised, not_tested, record_scenarios
+from swd_dynamics.verification.in_type import verify_in_type
 from swd_dynamics.verification.round_off import allowed_round_off
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def verify(
     steps: int = 200,
     seed: int = 0,
     allow: str | Sequence[str] = (),
+    dtype: Any = None,
     **arguments: Any,
 ) -> Verdict:
     """Compare a torch optimizer with a rule, step by step: does it do what its paper says?
@@ -75,6 +76,10 @@ def verify(
     allow : str or sequence of str
         Names of near rules that do not count as a mistake, for example "eps-on-mean-root": the rule is changed so
         before it is compared.
+    dtype : torch.dtype or str, optional
+        Type of the weights and gradients, if not float64: "float32", "bfloat16" or "float16". Every step is then
+        compared with what rounding to that type allows, and the decay over many steps besides, see
+        :func:`~swd_dynamics.verification.in_type.verify_in_type`.
     **arguments
         Arguments of the optimizer, as ``lr=1e-2``, in place of a factory that has them.
 
@@ -111,14 +116,21 @@ def verify(
     >>> verdict = verify(adamw, CATALOG["AdamS"](lr=0.01, weight_decay=0.1), steps=20)
     >>> verdict.first_departure, verdict.cause
     (1, 'weight decay is decoupled: R = ηλ')
+    >>> single = lambda params: torch.optim.AdamW(params, lr=0.01, weight_decay=0.01, foreach=False)
+    >>> verify(single, "AdamW", steps=20, dtype="bfloat16").cause.split(":")[0]
+    'in bfloat16 the weight decay is rounded away'
     """
     from swd_dynamics.bench.drive import with_arguments  # torch only when it is needed
+    from swd_dynamics.tensors.rounding import DTYPES, dtype_of
 
     factory = with_arguments(factory, arguments)
     rule = rule_of_optimizer(rule, factory)
     _check(rule)
     steps, seed = whole_number("steps", steps, 2, MOST_STEPS), whole_number("seed", seed)
     allowed = [NEAR_RULES[name] for name in ([allow] if isinstance(allow, str) else allow)]
+    wanted = None if dtype is None else dtype_of(dtype)
+    if wanted not in (None, DTYPES["float64"]):
+        return verify_in_type(factory, rule, wanted, steps=steps, seed=seed, allowed=allowed)
     driven = [_compared(rule, recording, allowed) for recording in record_scenarios(factory, rule, steps, seed)]
     return _verdict(rule, driven, _own_numbers(rule, driven, allowed))
 
@@ -185,57 +197,19 @@ def _is_large(compared: Comparison) -> bool:
 
 def _compared(rule: UpdateRule, recording, allowed: Sequence[NearRule]) -> Comparison:
     """The rule with the scenario's factors and what the user allows, compared with the recording."""
-    lr, factor = rule.lr * recording["lr_factor"].values, recording["weight_decay_factor"].values
-    decay: Any = rule.decay
-    if hasattr(decay, "weight_decay"):
-        decay = replace(decay, weight_decay=decay.weight_decay * factor)
-    tensor, group = recording["weight_parameter"].values, recording["weight_group"].values
-    scaled = with_shapes(replace(rule, lr=lambda k: lr[k], decay=decay), recording)
-    plain = AlteredRule(
-        scaled,
-        tensor,
-        group,
-        dimensions=recording["weight_dimensions"].values,
-        built_with=(rule.lr, rule.weight_decay),
-    )
-    altered = changed_by(plain, allowed)
-    if altered is None:
-        raise InputError(f"allow: {', '.join(near.cause for near in allowed)} has no place in {rule}")
+    altered = altered_for(rule, recording, allowed)
     theta, gradients = recording["theta"].values, recording["gradient"].values
     own = list(own_steps(altered, theta, gradients))
     departure = np.array([departure_of(after, theta, k) for k, after in enumerate(own)])
     return Comparison(recording, altered, departure, allowed_round_off(altered, theta, gradients, own, departure))
 
 
-class OwnNumbers(NamedTuple):
-    """Which numbers of the optimizer differ from the rule's, and whether that alone explains every step."""
-
-    said: str
-    explains: bool
-
-
 def _own_numbers(rule: UpdateRule, driven: Sequence[Comparison], allowed: Sequence[NearRule]) -> OwnNumbers | None:
     """The rule with the numbers of the optimizer's parameter group; None if they are the rule's or no step is wrong."""
-    first_group = json.loads(driven[0].recording.attrs["optimizer_arguments"])[0]
-    own = {name: tuple(value) if isinstance(value, list) else value for name, value in first_group.items()}
-    numbers = rule_numbers(rule)
-    differ = [name for name, value in numbers.items() if name in own and not np.array_equal(own[name], value)]
-    if not differ or all(compared.first is None for compared in driven):
+    if all(compared.first is None for compared in driven):
         return None
-    said = ", and ".join(f"the optimizer's {name} {_said(own[name], numbers[name])}" for name in differ)
-    try:
-        changed = with_rule_numbers(rule, {name: own[name] for name in differ})
-        explains = all(_compared(changed, each.recording, allowed).first is None for each in driven)
-    except (InputError, TypeError, ValueError):  # numbers that the rule has no place for
-        explains = False
-    return OwnNumbers(said, explains)
-
-
-def _said(own: Any, rules: Any) -> str:
-    with np.errstate(over="ignore"):
-        rounded = isinstance(own, float) and isinstance(rules, float) and own == float(np.float32(rules))
-    are = "are" if isinstance(own, tuple) else "is"
-    return f"{are} {rules} rounded to float32" if rounded else f"{are} {own}, but the rule's {are} {rules}"
+    recordings = [each.recording for each in driven]
+    return own_numbers(rule, recordings, lambda changed, each: _compared(changed, each, allowed).first is None)
 
 
 def _check(rule: UpdateRule) -> None:

@@ -6,7 +6,7 @@ import pytest
 from swd_dynamics.rules.schedule import Cosine
 from swd_dynamics.studies.end_of_training import ADAM, IN_NOISE, SGD, _follows, _rises, _rises_not
 from swd_dynamics.studies.methods import Method
-from swd_dynamics.studies.normalised_layers import (
+from swd_dynamics.studies.gradient_ratio import (
     BINS,
     FROM,
     WEIGHTS,

@@ -1,0 +1,106 @@
+"""What an audit says of weight decay in short types, on torch's own kernels."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from swd_dynamics.auditing import audit
+from swd_dynamics.auditing.precision import InType, in_type
+from swd_dynamics.bench.interventions import bench_for
+from swd_dynamics.errors import InputError
+
+# Steps of .01 are more than half a unit in the last place of weights from .1 to .3, so that rounding can keep the mean.
+WEAK = {"lr": 1e-2, "weight_decay": 1e-2}  # R = 1e-4, less than 2⁻⁹ and 2⁻¹²
+STRONG = {"lr": 1e-2, "weight_decay": 1.0}  # R = .01
+SINGLE, FOREACH, FUSED = {"foreach": False}, {"foreach": True}, {"fused": True}
+EPS = {"float16": 1e-3}  # torch's 1e-8 is 0 in float16, and a small g² as well
+
+
+def adamw(dtype, numbers, kernel):
+    """What is left of AdamW's decay, without the audit in full precision."""
+    factory = partial(torch.optim.AdamW, eps=EPS.get(dtype, 1e-8), **numbers, **kernel)
+    return in_type(bench_for(factory), dtype, numbers["lr"] * numbers["weight_decay"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kernel", [SINGLE, FOREACH], ids=["single", "foreach"])
+def test_weak_decay_is_lost_exactly(dtype, kernel):
+    """Assert that R = 1e-4 makes no difference to any bit of a weight, where torch rounds θ(1 − R) on its own."""
+    found = adamw(dtype, WEAK, kernel)
+    assert (found.verdict, found.decay, found.scatter) == ("lost", 0.0, 0.0)
+    assert found.least == {"bfloat16": 2**-9, "float16": 2**-12}[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_fused_kernels_keep_weak_decay(dtype):
+    """Assert that torch's fused kernel, which rounds decay and step as one, keeps R = 1e-4 to the scatter."""
+    found = adamw(dtype, WEAK, FUSED)
+    assert found.verdict == "kept"
+    assert abs(found.decay - 1) < 4 * found.scatter + 1e-3  # in float32 two runs with decay differ by 2e-4 in R·steps
+
+
+@pytest.mark.parametrize("kernel", [SINGLE, FOREACH, FUSED], ids=["single", "foreach", "fused"])
+def test_float32_keeps_weak_decay(kernel):
+    """Assert that all kernels keep R = 1e-4 in float32, whose half unit is 2⁻²⁵."""
+    assert adamw("float32", WEAK, kernel).decay == pytest.approx(1, abs=1e-3)
+
+
+def test_strong_decay_is_kept_or_rounded_to_units():
+    """Assert that R = .01 is kept in bfloat16, and that foreach on a CPU takes 3 units of 2⁻⁸, as 1 − R is rounded."""
+    assert adamw("bfloat16", STRONG, SINGLE).verdict == "kept"
+    assert adamw("bfloat16", STRONG, FUSED).decay == pytest.approx(1, abs=0.02)
+    found = adamw("bfloat16", STRONG, FOREACH)
+    units = (1 - (1 - 3 * 2**-8) ** found.steps) / (1 - 0.99**found.steps)  # 1.154: what a factor of 253/256 takes
+    rounding = 0.08  # (θ·253/256) is rounded again, to one side where the mantissas say so
+    assert found.decay == pytest.approx(units, abs=rounding)
+
+
+def test_l2_of_sgd_is_kept():
+    """Assert that λθ, which joins the gradient, is kept in bfloat16 where R = 1e-3 < 2⁻⁹."""
+    found = audit(torch.optim.SGD, dtype=torch.bfloat16, lr=1e-2, weight_decay=1e-2, momentum=0.9)
+    assert found.kind == "L2" and found.in_type is not None
+    assert found.in_type.verdict == "kept"
+    assert found.in_type.decay_rate < found.in_type.least
+    assert found.to_dict()["in_type"]["verdict"] == "kept"
+
+
+def test_decay_is_lost_with_the_steps():
+    """Assert that a fused kernel does not keep the decay where its steps are less than half a unit themselves."""
+    found = adamw("bfloat16", {"lr": 1e-3, "weight_decay": 0.1}, FUSED)
+    assert found.verdict == "partly"
+    assert found.moved < 0.5 and abs(found.moved - found.decay) < 0.1
+    assert "steps are lost too" in found.words
+
+
+def test_the_audit_says_what_is_lost_and_what_to_do():
+    """Assert that the last reason names the cause and three remedies, and that kind and rates stay as they are."""
+    arguments = {"foreach": False, **WEAK}
+    plain, found = audit(torch.optim.AdamW, **arguments), audit(torch.optim.AdamW, dtype="bfloat16", **arguments)
+    assert found.kind == plain.kind and found.rows["settled"] == plain.rows["settled"] and plain.in_type is None
+    assert found.reasons[:-1] == plain.reasons
+    for said in ("rounded away", "half a unit in the last place", "fused=True", "float32", "larger λ"):
+        assert said in found.reasons[-1]
+        assert said in str(found).replace("\n    ", " ")
+
+
+def test_what_cannot_be_measured_is_said():
+    """Assert that no decay, and weights that are not finite, are reported, and another type is refused."""
+    assert "no decay" in audit(torch.optim.SGD, dtype="float16", lr=0.1).reasons[-1]
+    failed = in_type(bench_for(partial(torch.optim.AdamW, **WEAK)), "float16", 1e-4)  # √v = 0 for a small gradient
+    assert failed.verdict == "unknown" and "not finite in float16" in failed.words
+    with pytest.raises(InputError, match="int8"):
+        audit(torch.optim.SGD, dtype="int8", lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("decay", "scatter", "verdict"),
+    [(0.1, 0, "lost"), (0.5, 0, "partly"), (0.9, 0, "kept"), (1.3, 0, "stronger"), (0.9, 0.2, "unknown")],
+)
+def test_a_share_has_a_verdict(decay, scatter, verdict):
+    """Assert that a share is put in one word, and in none where it scatters."""
+    found = InType("bfloat16", 1e-3, 2**-9, decay, scatter, moved=1.0, steps=10)
+    assert found.verdict == verdict
+    assert found.is_lost == (verdict in ("lost", "partly"))
+    assert math.isfinite(found.to_dict()["decay"])
