@@ -14,6 +14,7 @@ MODULES.update(
         "fixed-points": "fixed_points",
         "modified-equation": "modified_equation",
         "stability": "stability",
+        "edge-of-stability": "edge_of_stability",
         "central-flow": "central_flow",
         "equilibrium": "equilibrium",
         "drop-in": "drop_in",

@@ -34,6 +34,7 @@ PANELS = {
     "batch-size": 4,
     "lost-decay": 2,
     "central-flow": 2,
+    "edge-of-stability": 2,
     "equilibrium": 2,
 }
 
