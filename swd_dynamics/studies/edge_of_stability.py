@@ -32,7 +32,7 @@ CAPTION = (
     "A tanh network (64-32-32-10) learns 200 digits in full batches, in float64, with half the squared error. Left:"
     " the largest eigenvalue of the Hessian at the mean of three iterates, weighted ¼, ½, ¼; with Adam the Hessian"
     " is preconditioned by D = √v̂ + ε. In units of the derived limit all runs come to 1, although the limits"
-    " themselves go from 2.5 to 4750 (inset): the limit times η is 2 with gradient descent, 3 with heavy ball and β"
+    " themselves go from 2.7 to 4750 (inset): the limit times η is 2 with gradient descent, 3 with heavy ball and β"
     " = 0.5, and 38 with Adam. Right: the mean of the largest curvature over the second half of runs of heavy ball"
     " with β = 0.5. The black line is its mean along the gradient flow of the loss with ½(R/η_eff)‖θ‖² added, at"
     " the same times t = η_eff·k. The coloured lines are the prediction: the curvature of this flow, but at most"
