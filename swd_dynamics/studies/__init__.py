@@ -15,6 +15,7 @@ MODULES.update(
         "modified-equation": "modified_equation",
         "stability": "stability",
         "stability-chart": "stability_chart",
+        "edge-of-stability": "edge_of_stability",
         "central-flow": "central_flow",
         "sharpness-under-schedules": "schedules",
         "stationary-noise": "stationary_noise",

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
 from swd_dynamics.rules.schedule import Cosine
+from swd_dynamics.studies.gradient_ratio import BINS, FROM, WEIGHTS, RatioCourse, digits_course, noise_course
 from swd_dynamics.studies.judging import farthest, judge_curve, judge_relative
 from swd_dynamics.studies.methods import Method
-from swd_dynamics.studies.gradient_ratio import BINS, FROM, WEIGHTS, RatioCourse, digits_course, noise_course
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.verdict import Verdict, judge_at_least, must_be_refuted
 

@@ -234,6 +234,33 @@ def test_adaptive_runs_follow_the_central_flow(rule, steps, times, allowed):
         assert found.variance[50:-1].mean() == pytest.approx(variance[49:].mean(), rel=allowed)
 
 
+# Rule, steps before the comparison and in it, and how many times nearer: less than half of what was seen (14 and 17).
+WITH_MOMENTUM = [
+    pytest.param(CATALOG["Adam"](lr=1e-3, betas=(0.9, 0.99)), 700, 600, 6, id="Adam"),
+    pytest.param(CATALOG["AdamS"](lr=2e-3, betas=(0.9, 0.99), weight_decay=2e-3), 500, 800, 6, id="AdamS"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rule", "before", "steps", "times"), WITH_MOMENTUM)
+def test_bursts_of_adam_have_the_predicted_mean(rule, before, steps, times):
+    """Assert that a run of Adam with β₁ = .9 stays by the central flow, with the variance and loss that it predicts.
+
+    The run oscillates in bursts. The means are over the second half, with some ten bursts: within 10 % for ‖δ‖², and
+    within 2 % for the loss, of which the oscillation is a part.
+    """
+    theta, memory, state = mean_state(rule, before)
+    iterated, mean, variance = iterates(rule, state, steps)
+    flow = CentralFlow(rule, NETWORK.gradient, loss=NETWORK.loss, directions=4)
+    found, plain = (each.solve(theta, steps, memory=memory) for each in (flow, replace(flow, oscillates=False)))
+    near, far = (np.linalg.norm(mean[-1] - each.theta[-2]) for each in (found, plain))
+    assert far >= times * near
+    half = steps // 2
+    assert found.variance[half:].mean() == pytest.approx(variance[half:].mean(), rel=0.1)
+    losses = np.mean([NETWORK.loss(each) for each in iterated[half:]])
+    assert found.loss[half:].mean() == pytest.approx(losses, rel=0.02)
+
+
 def test_what_cannot_be_followed():
     """Assert that a rule without an edge, a missing gradient, and a point without an oscillation are refused."""
     with pytest.raises(NotDerivable):

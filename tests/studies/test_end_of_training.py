@@ -5,7 +5,6 @@ import pytest
 
 from swd_dynamics.rules.schedule import Cosine
 from swd_dynamics.studies.end_of_training import ADAM, IN_NOISE, SGD, _follows, _rises, _rises_not
-from swd_dynamics.studies.methods import Method
 from swd_dynamics.studies.gradient_ratio import (
     BINS,
     FROM,
@@ -16,6 +15,7 @@ from swd_dynamics.studies.gradient_ratio import (
     integrated_norms,
     moment_map,
 )
+from swd_dynamics.studies.methods import Method
 
 
 @pytest.mark.parametrize(

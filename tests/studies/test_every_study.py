@@ -39,6 +39,7 @@ PANELS = {
     "memory-of-updates": 2,
     "central-flow": 2,
     "sharpness-under-schedules": 2,
+    "edge-of-stability": 2,
     "equilibrium": 2,
     "stationary-noise": 2,
 }
