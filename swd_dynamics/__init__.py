@@ -40,6 +40,7 @@ _HOMES = {
     "NotDerivable": "symbolic",
     "CentralFlow": "flows",
     "Flow": "flows",
+    "grid": "flows",
     "phase_plane": "planes",
     "Sliders": "plots",
     "TASKS": "tasks",

@@ -3,7 +3,17 @@
 from swd_dynamics.flows.assumptions import AssumptionFailed
 from swd_dynamics.flows.central import CentralFlow, CentralSolution
 from swd_dynamics.flows.flow import Flow
+from swd_dynamics.flows.grid import grid
 from swd_dynamics.flows.linearisation import Linearisation
 from swd_dynamics.flows.ode import FlowDiverged, Solution
 
-__all__ = ["AssumptionFailed", "CentralFlow", "CentralSolution", "Flow", "FlowDiverged", "Linearisation", "Solution"]
+__all__ = [
+    "AssumptionFailed",
+    "CentralFlow",
+    "CentralSolution",
+    "Flow",
+    "FlowDiverged",
+    "Linearisation",
+    "Solution",
+    "grid",
+]

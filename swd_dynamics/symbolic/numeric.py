@@ -16,6 +16,7 @@ from swd_dynamics.symbolic.letters import lettered
 from swd_dynamics.symbolic.linear import find_linear_map
 from swd_dynamics.symbolic.modified import ModifiedEquation, along, modified_equation
 from swd_dynamics.symbolic.notation import cached
+from swd_dynamics.symbolic.trace import trace
 
 Array = NDArray[np.float64]
 
@@ -159,6 +160,80 @@ def numeric_linear_map(rule: UpdateRule) -> NumericMap:
     return NumericMap(constants, slopes)
 
 
+def numeric_step(rule: UpdateRule) -> Callable[..., tuple[Array, ...]]:
+    """One step of a rule whose hyperparameters are all numbers or arrays, for many points at once.
+
+    The step of :class:`~swd_dynamics.rules.update.UpdateRule` takes the mean over all numbers in an array. This step
+    takes it over the last axis only, the weights.
+
+    Returns
+    -------
+    callable (θ, g, memory, k) → (θ′, *memory′)
+        Arrays of shape (…, n); ``memory`` is a tuple of them, and k the number of the step, later than the first.
+
+    Raises
+    ------
+    InputError
+        If a hyperparameter is a symbol.
+    NotDerivable
+        If the rule cannot be read as formulas, or multiplies matrices.
+
+    Examples
+    --------
+    Heavy ball from m = 4, with two values of β at once:
+
+    >>> from swd_dynamics.rules import HeavyBall, UpdateRule
+    >>> step = numeric_step(UpdateRule(0.5, HeavyBall(np.array([[0.25], [0.5]]))))
+    >>> theta, m = step(np.ones((2, 1)), np.zeros((2, 1)), (np.full((2, 1), 4.0),), 2)
+    >>> theta.ravel().tolist(), m.ravel().tolist()
+    ([0.5, 0.0], [1.0, 2.0])
+    """
+    letters, values = lettered(rule)
+    symbols, after = _compile_step(letters)
+    if unknown := [symbol.name for symbol in symbols if symbol not in values]:
+        raise InputError(f"{', '.join(unknown)} is a symbol: a step needs numbers (or arrays) for all hyperparameters")
+    numbers = [values[symbol] for symbol in symbols]
+
+    def step(theta, gradient, memory, k):
+        return tuple(_full(theta, entry) for entry in after(theta, gradient, memory, k, numbers))
+
+    return step
+
+
+@cached
+def _compile_step(rule: UpdateRule) -> tuple[list[sympy.Symbol], Callable]:
+    """The hyperparameters, and the weights and memory after a step as a function."""
+    traced = trace(rule)
+    if traced.has(notation.matmul, notation.transpose):
+        raise NotDerivable("the step multiplies matrices, and the weights are one vector here")
+    new = dict(zip(map(notation.primed, traced.memory), traced.remembered, strict=True))
+    moved = traced.update.xreplace(new).xreplace({notation.total: traced.total})
+    after = sympy.Tuple(moved, *(entry.xreplace({notation.total: traced.total}) for entry in traced.remembered))
+    point = [notation.theta, notation.gradient, list(traced.memory), notation.k]
+    symbols = sorted(after.free_symbols - {notation.theta, notation.gradient, notation.k, *traced.memory}, key=str)
+    return symbols, _compiled([*point, symbols], after)
+
+
+# The words of a rule that sympy does not know, for arrays whose last axis is that of the weights.
+WORDS: dict[Any, Callable] = {
+    notation.mean: lambda x: np.mean(x, axis=-1, keepdims=True) if np.ndim(x) else x,
+    notation.norm: lambda x: np.sqrt(np.sum(x * x, axis=-1, keepdims=True)) if np.ndim(x) else abs(x),
+    notation.decayed: lambda beta, k: beta**k,
+    notation.maximum: np.maximum,
+    notation.clip: np.clip,
+}
+
+
+def _compiled(arguments, expression) -> Callable:
+    """A function of arrays. The mean is over the last axis, so that rows of θ can be weights of different runs."""
+    expression = sympy.sympify(expression)
+    for word in WORDS:
+        # lambdify gives new names to symbols and subexpressions, and notation.mean would read them as single numbers
+        expression = expression.replace(word, sympy.Function(word.__name__))
+    words = {word.__name__: function for word, function in WORDS.items()}
+    return sympy.lambdify(arguments, expression, modules=[words, "numpy"], cse=True, dummify=True)
+
+
 def _full(theta, value) -> Array:
     return np.broadcast_to(np.asarray(value, dtype=float), np.shape(theta)).copy()
 
@@ -189,20 +264,15 @@ def _compile(rule: UpdateRule) -> dict[str, Callable]:
     held = list(equation.constants)
     point, rates = [notation.theta, notation.gradient], [notation.theta_dot, notation.gradient_dot]
 
-    def compiled(arguments, expression):
-        # lambdify gives new names to symbols and subexpressions, and notation.mean would read them as single numbers
-        expression = sympy.sympify(expression).replace(notation.mean, sympy.Function("mean"))
-        return sympy.lambdify(arguments, expression, modules=[{"mean": np.mean}, "numpy"], cse=True, dummify=True)
-
     return {
-        "first": compiled([*point, held, letters], equation.first),
-        "second": compiled([*point, *rates, held, letters], equation.second_in_rates),
-        "starting": compiled(
+        "first": _compiled([*point, held, letters], equation.first),
+        "second": _compiled([*point, *rates, held, letters], equation.second_in_rates),
+        "starting": _compiled(
             [*point, *rates, notation.lr, letters], sympy.Tuple(*(equation.starting[s] for s in equation.memory))
         ),
-        "turn": compiled(
+        "turn": _compiled(
             [*point, *rates, held, letters],
             along(equation.first, {notation.theta: notation.theta_dot, notation.gradient: notation.gradient_dot}),
         ),
-        "held": compiled([*point, *rates, notation.lr, letters], sympy.Tuple(*equation.constants.values())),
+        "held": _compiled([*point, *rates, notation.lr, letters], sympy.Tuple(*equation.constants.values())),
     }
