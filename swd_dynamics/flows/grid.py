@@ -17,7 +17,7 @@ from swd_dynamics.flows.batched import Field, Solver
 from swd_dynamics.flows.flow import AFTER_SEEDING, Flow
 from swd_dynamics.flows.functions import array_function, as_array
 from swd_dynamics.rules.update import UpdateRule
-from swd_dynamics.symbolic import numeric_equation, numeric_step
+from swd_dynamics.symbolic import NumericEquation, numeric_equations, numeric_steps
 from swd_dynamics.symbolic.clips import numeric_clips
 
 Array = NDArray[np.float64]
@@ -126,17 +126,18 @@ class _Cells:
     given_hvp: Any
 
     def __post_init__(self):
-        whole = self.made(np.arange(len(self.place)))
-        first = Flow(whole, self.gradient, self.given_hvp, self.order)  # checks the rule, the order and the functions
+        first = Flow(
+            self.whole, self.gradient, self.given_hvp, self.order
+        )  # checks the rule, the order and the functions
         object.__setattr__(self, "given_hvp", first.hvp)
-        if whole.has_schedule:
+        if self.whole.has_schedule:
             raise InputError("a grid of flows needs learning rates that are constant: give numbers for lr")
         theta = self.starts[self.place % len(self.starts)]
         _check_rows("gradient(theta)", self.gradient, theta)
         if first.hvp is not None:
             _check_rows("hvp(theta, vectors)", first.hvp, theta, theta)
         if self.order != "state":
-            self._refuse_assumptions(whole)
+            self._refuse_assumptions()
 
     @cached_property
     def place(self) -> NDArray[np.int64]:
@@ -162,49 +163,60 @@ class _Cells:
     def start(self) -> Array:
         """θ₀ of every row, followed by its memory for order "state"."""
         theta = self.starts[self.place % len(self.starts)]
-        memory = self.made(self.place).start(theta).memory if self.order == "state" else ()
+        memory = self.whole.start(theta).memory if self.order == "state" else ()
         return np.concatenate([theta, *memory], axis=1)
 
     @cached_property
     def memory_names(self) -> tuple[str, ...]:
-        rest = self.made(self.place[:1]).direction.rest(np.zeros(1)) if self.order == "state" else ()
+        rest = self.whole.direction.rest(np.zeros(1)) if self.order == "state" else ()
         return getattr(rest, "_fields", tuple(f"m_{i + 1}" for i in range(len(rest))))
 
     @cached_property
     def sizes(self) -> Array:
         """The usual size of each number: the largest of θ, or of its memory entry, at the start and after a step."""
         slope = self.fields(self.place).slope(np.zeros((len(self.place), 1)), self.start)
-        moved = slope * (self._lr(self.place) if self.unit == "time" else 1.0) if self.order == "state" else 0.0
+        moved = slope * (self.lr if self.unit == "time" else 1.0) if self.order == "state" else 0.0
         both = np.fmax(np.abs(self.start), np.abs(self.start + moved))
         largest = both.reshape(len(both), -1, self.starts.shape[1]).max(axis=2)
         return np.repeat(np.where(largest > 0, largest, 1.0), self.starts.shape[1], axis=1)
 
     def fields(self, rows: NDArray[np.int64]) -> Field:
         """dz/dk of some rows, or dz/dt where points are times."""
-        made, lr = self.made(rows), self._lr(rows)
-        pace = 1 / lr if self.unit == "time" else np.ones_like(lr)
-        if self.order == "state":
-            return self._state_field(made, pace)
-        return self._weights_field(made, pace)
+        pace = 1 / self.lr[rows] if self.unit == "time" else np.ones((len(rows), 1))
+        return self._state_field(rows, pace) if self.order == "state" else self._weights_field(rows, pace)
 
-    def _lr(self, rows: NDArray[np.int64]) -> Array:
-        return np.broadcast_to(np.asarray(self.made(rows).lr, dtype=float), (len(rows), 1))
+    @cached_property
+    def whole(self) -> UpdateRule:
+        """The rule of all rows."""
+        return self.made(np.arange(len(self.place)))
 
-    def _state_field(self, rule: UpdateRule, pace: Array) -> Field:
-        step, n = numeric_step(rule), self.starts.shape[1]
+    @cached_property
+    def lr(self) -> Array:
+        return np.broadcast_to(np.asarray(self.whole.lr, dtype=float), (len(self.place), 1))
+
+    @cached_property
+    def steps(self) -> Callable[[Any], Callable]:
+        return numeric_steps(self.whole)
+
+    @cached_property
+    def equations(self) -> Callable[[Any], NumericEquation]:
+        return numeric_equations(self.whole)
+
+    def _state_field(self, rows: NDArray[np.int64], pace: Array) -> Field:
+        step, n = self.steps(rows), self.starts.shape[1]
 
         def slope(x, z):
             theta, *memory = np.split(z, z.shape[1] // n, axis=1)
-            k = x * pace + 1 + AFTER_SEEDING
-            after = step(theta, self.gradient(theta), memory, k)
+            after = step(theta, self.gradient(theta), memory, x * pace + 1 + AFTER_SEEDING)
             return pace * (np.concatenate(after, axis=1) - z)
 
         return Field(slope, lambda x, z: _by_differences(slope, x, z))
 
-    def _weights_field(self, rule: UpdateRule, pace: Array) -> Field:
-        """F₀ and F₁ belong to the time t = ηk with the largest η of these rows."""
-        equation, largest = numeric_equation(rule), float(np.max(rule.lr))
-        hvp, pace = self.given_hvp, largest * pace
+    def _weights_field(self, rows: NDArray[np.int64], pace: Array) -> Field:
+        """F₀ and F₁ belong to the time t = ηk with the largest η."""
+        equation, hvp = self.equations(rows), self.given_hvp
+        largest = equation.lr or 0.0  # there is no schedule
+        pace = largest * pace
 
         def slope(_, theta):
             gradient = self.gradient(theta)
@@ -216,20 +228,20 @@ class _Cells:
         def jacobian(x, theta):
             if self.order == 2 or hvp is None:
                 return _by_differences(slope, x, theta)
-            gradient, units = self.gradient(theta), np.eye(theta.shape[1])
-            columns = [np.broadcast_to(unit, theta.shape) for unit in units]
-            turned = [equation.turn(theta, gradient, unit, hvp(theta, unit), ()) for unit in columns]
+            gradient = self.gradient(theta)
+            units = [np.broadcast_to(unit, theta.shape) for unit in np.eye(theta.shape[1])]
+            turned = [equation.turn(theta, gradient, unit, hvp(theta, unit), ()) for unit in units]
             return pace[..., None] * np.stack(turned, axis=-1)
 
         return Field(slope, jacobian)
 
-    def _refuse_assumptions(self, rule: UpdateRule) -> None:
+    def _refuse_assumptions(self) -> None:
         """Refuse what a flow of order 1 or 2 assumes to be constant or inactive, and which a grid does not check."""
         theta = self.starts[self.place % len(self.starts)]
         gradient = self.gradient(theta)
         zero = np.zeros_like(theta)
-        held = numeric_equation(rule).held(theta, gradient, zero, zero, float(np.max(rule.lr)))
-        if held or (self.order == 2 and numeric_clips(rule)(theta, gradient)):
+        held = self.equations(slice(None)).held(theta, gradient, zero, zero, float(np.max(self.lr)))
+        if held or (self.order == 2 and numeric_clips(self.whole)(theta, gradient)):
             what = "a maximum that it assumes to be constant" if held else "a clip that it assumes to be inactive"
             raise InputError(f"the flow of order {self.order} has {what}, which a grid does not check: take 'state'")
 

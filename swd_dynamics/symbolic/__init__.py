@@ -8,7 +8,13 @@ from swd_dynamics.symbolic.letters import lettered, with_symbols
 from swd_dynamics.symbolic.linear import eigenvalues, linear_map
 from swd_dynamics.symbolic.modified import ModifiedEquation, modified_equation
 from swd_dynamics.symbolic.noise import noise_floor, stationary_covariance
-from swd_dynamics.symbolic.numeric import NumericEquation, numeric_equation, numeric_linear_map, numeric_step
+from swd_dynamics.symbolic.numeric import (
+    NumericEquation,
+    numeric_equation,
+    numeric_equations,
+    numeric_linear_map,
+    numeric_steps,
+)
 from swd_dynamics.symbolic.numeric_edge import NumericEdge, numeric_edge
 from swd_dynamics.symbolic.rotation import equilibrium
 from swd_dynamics.symbolic.stability import long_run_decay_rate, stability_limit
@@ -35,8 +41,9 @@ __all__ = [
     "noise_floor",
     "numeric_edge",
     "numeric_equation",
+    "numeric_equations",
     "numeric_linear_map",
-    "numeric_step",
+    "numeric_steps",
     "stability_limit",
     "stationary_covariance",
     "with_symbols",

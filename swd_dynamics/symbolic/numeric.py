@@ -95,13 +95,43 @@ def numeric_equation(rule: UpdateRule) -> NumericEquation:
     >>> equation.first(np.array([1.0]), np.array([2.0]), ()).tolist()
     [-2.0]
     """
+    return numeric_equations(rule)(slice(None))
+
+
+def numeric_equations(rule: UpdateRule) -> Callable[[Any], NumericEquation]:
+    """The modified equation of some rows of a rule, whose arrays have a row for each of many runs.
+
+    Returns
+    -------
+    callable (rows) → NumericEquation
+        ``rows`` is an array of their numbers. η of the time t = ηk is the largest of all rows.
+
+    Raises
+    ------
+    InputError, NotDerivable
+        As :func:`numeric_equation`.
+
+    Examples
+    --------
+    Gradient descent with decoupled decay, at two values of λ: F₀ = −g − λθ.
+
+    >>> from swd_dynamics.rules import Decoupled, SGD, UpdateRule
+    >>> rule = UpdateRule(0.5, SGD(), Decoupled(np.array([[0.25], [0.5]])))
+    >>> numeric_equations(rule)(np.array([1])).first(np.ones((1, 3)), np.zeros((1, 3)), ()).tolist()
+    [[-0.5, -0.5, -0.5]]
+    """
     letters, values = lettered(rule)
     compiled = _compile(letters)
     if unknown := [letter.name for letter in (notation.lr, *_open_letters(letters)) if letter not in values]:
         raise InputError(f"{', '.join(unknown)} is a symbol: a flow needs numbers (or arrays) for all hyperparameters")
     numbers = [values[letter] for letter in _open_letters(letters)]
-    lr = values[notation.lr]
+    lr = None if rule.has_schedule else float(values[notation.lr])
     rest = type(rule.direction.rest(0.0))
+    return lambda rows: _equation(compiled, _of_rows(numbers, rows), lr, rest)
+
+
+def _equation(compiled: dict[str, Callable], numbers: list, lr: float | None, rest: Any) -> NumericEquation:
+    """The functions with the numbers of the hyperparameters in their places."""
 
     def first(theta, gradient, held):
         return _full(theta, compiled["first"](theta, gradient, held, numbers))
@@ -121,7 +151,14 @@ def numeric_equation(rule: UpdateRule) -> NumericEquation:
     def turn(theta, gradient, theta_dot, gradient_dot, held):
         return _full(theta, compiled["turn"](theta, gradient, theta_dot, gradient_dot, held, numbers))
 
-    return NumericEquation(None if rule.has_schedule else float(lr), first, second, starting, held, turn)
+    return NumericEquation(lr, first, second, starting, held, turn)
+
+
+def _of_rows(numbers: list, rows: Any) -> list:
+    """The numbers of some rows: of an array its rows, if it has one for each run."""
+    if isinstance(rows, slice):
+        return numbers
+    return [number[rows] if np.ndim(number) > 1 else number for number in numbers]
 
 
 def numeric_linear_map(rule: UpdateRule) -> NumericMap:
@@ -160,16 +197,17 @@ def numeric_linear_map(rule: UpdateRule) -> NumericMap:
     return NumericMap(constants, slopes)
 
 
-def numeric_step(rule: UpdateRule) -> Callable[..., tuple[Array, ...]]:
-    """One step of a rule whose hyperparameters are all numbers or arrays, for many points at once.
+def numeric_steps(rule: UpdateRule) -> Callable[[Any], Callable[..., tuple[Array, ...]]]:
+    """One step of some rows of a rule, whose arrays have a row for each of many runs.
 
     The step of :class:`~swd_dynamics.rules.update.UpdateRule` takes the mean over all numbers in an array. This step
     takes it over the last axis only, the weights.
 
     Returns
     -------
-    callable (θ, g, memory, k) → (θ′, *memory′)
-        Arrays of shape (…, n); ``memory`` is a tuple of them, and k the number of the step, later than the first.
+    callable (rows) → callable (θ, g, memory, k) → (θ′, *memory′)
+        ``rows`` is an array of their numbers, θ and the others are arrays of shape (rows, n), ``memory`` is a tuple of
+        them, and k the number of the step, later than the first.
 
     Raises
     ------
@@ -183,8 +221,8 @@ def numeric_step(rule: UpdateRule) -> Callable[..., tuple[Array, ...]]:
     Heavy ball from m = 4, with two values of β at once:
 
     >>> from swd_dynamics.rules import HeavyBall, UpdateRule
-    >>> step = numeric_step(UpdateRule(0.5, HeavyBall(np.array([[0.25], [0.5]]))))
-    >>> theta, m = step(np.ones((2, 1)), np.zeros((2, 1)), (np.full((2, 1), 4.0),), 2)
+    >>> steps = numeric_steps(UpdateRule(0.5, HeavyBall(np.array([[0.25], [0.5]]))))
+    >>> theta, m = steps(np.arange(2))(np.ones((2, 1)), np.zeros((2, 1)), (np.full((2, 1), 4.0),), 2)
     >>> theta.ravel().tolist(), m.ravel().tolist()
     ([0.5, 0.0], [1.0, 2.0])
     """
@@ -194,10 +232,15 @@ def numeric_step(rule: UpdateRule) -> Callable[..., tuple[Array, ...]]:
         raise InputError(f"{', '.join(unknown)} is a symbol: a step needs numbers (or arrays) for all hyperparameters")
     numbers = [values[symbol] for symbol in symbols]
 
-    def step(theta, gradient, memory, k):
-        return tuple(_full(theta, entry) for entry in after(theta, gradient, memory, k, numbers))
+    def of(rows):
+        chosen = _of_rows(numbers, rows)
 
-    return step
+        def step(theta, gradient, memory, k):
+            return tuple(_full(theta, entry) for entry in after(theta, gradient, memory, k, chosen))
+
+        return step
+
+    return of
 
 
 @cached
@@ -210,7 +253,7 @@ def _compile_step(rule: UpdateRule) -> tuple[list[sympy.Symbol], Callable]:
     moved = traced.update.xreplace(new).xreplace({notation.total: traced.total})
     after = sympy.Tuple(moved, *(entry.xreplace({notation.total: traced.total}) for entry in traced.remembered))
     point = [notation.theta, notation.gradient, list(traced.memory), notation.k]
-    symbols = sorted(after.free_symbols - {notation.theta, notation.gradient, notation.k, *traced.memory}, key=str)
+    symbols: Any = sorted(after.free_symbols - {notation.theta, notation.gradient, notation.k, *traced.memory}, key=str)
     return symbols, _compiled([*point, symbols], after)
 
 
