@@ -26,6 +26,7 @@ COLUMNS = 8  # of the extrapolation, which is its order
 SAFETY, SMALLEST, LARGEST = 0.9, 0.2, 10.0  # the next step is at most so many times the last, as in scipy
 FIRST = 0.01  # part of its size by which a number may change in the first step that is tried
 ROUND_OFF = 10 * float(np.finfo(float).eps)  # a step shorter than this part of x does not move x
+NUDGE = 1e-8  # of a number's size, for a Jacobian by differences: round-off and curvature then both cost 1e-8
 # scipy's coefficients: Hairer, Nørsett & Wanner 1993, II.5
 A, B, C, D = (np.asarray(getattr(DOP853, name)) for name in "ABCD")
 E3, E5, A_EXTRA, C_EXTRA = (np.asarray(getattr(DOP853, name)) for name in ("E3", "E5", "A_EXTRA", "C_EXTRA"))
@@ -40,6 +41,22 @@ class Field(NamedTuple):
 
     slope: Callable[[Array, Array], Array]
     jacobian: Callable[[Array, Array], Array]
+
+
+def by_differences(slope: Callable[[Array, Array], Array], x: Array, z: Array) -> Array:
+    """∂slope/∂z of every row, by forward differences, shape (rows, m, m).
+
+    Examples
+    --------
+    >>> by_differences(lambda x, z: z**2, np.zeros((1, 1)), np.array([[3.0]])).round(6).tolist()
+    [[[6.0]]]
+    """
+    here, nudge, columns = slope(x, z), NUDGE * np.fmax(np.abs(z), NUDGE), []
+    for j in range(z.shape[1]):
+        moved = z.copy()
+        moved[:, j] += nudge[:, j]
+        columns.append((slope(x, moved) - here) / (moved - z)[:, j, None])
+    return np.stack(columns, axis=-1)
 
 
 @dataclass

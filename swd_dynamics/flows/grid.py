@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from swd_dynamics.checks import check, shown
 from swd_dynamics.errors import InputError
-from swd_dynamics.flows.batched import Field, Solver
+from swd_dynamics.flows.batched import Field, Solver, by_differences
 from swd_dynamics.flows.flow import AFTER_SEEDING, Flow
 from swd_dynamics.flows.functions import array_function, as_array
 from swd_dynamics.rules.update import UpdateRule
@@ -25,7 +25,6 @@ DIMENSIONS = ("start", "step", "time", "weight")
 # Relative: by how much the gradient at one of several points may differ from the gradient at that point alone. Sums in
 # another order differ by some 1e-15, and a function that mixes points is off by about 1.
 SAME = 1e-9
-NUDGE = 1e-8  # of a number's size, for a Jacobian by differences: round-off and curvature then both cost 1e-8
 
 
 def grid(
@@ -210,7 +209,7 @@ class _Cells:
             after = step(theta, self.gradient(theta), memory, x * pace + 1 + AFTER_SEEDING)
             return pace * (np.concatenate(after, axis=1) - z)
 
-        return Field(slope, lambda x, z: _by_differences(slope, x, z))
+        return Field(slope, lambda x, z: by_differences(slope, x, z))
 
     def _weights_field(self, rows: NDArray[np.int64], pace: Array) -> Field:
         """F₀ and F₁ belong to the time t = ηk with the largest η."""
@@ -227,7 +226,7 @@ class _Cells:
 
         def jacobian(x, theta):
             if self.order == 2 or hvp is None:
-                return _by_differences(slope, x, theta)
+                return by_differences(slope, x, theta)
             gradient = self.gradient(theta)
             units = [np.broadcast_to(unit, theta.shape) for unit in np.eye(theta.shape[1])]
             turned = [equation.turn(theta, gradient, unit, hvp(theta, unit), ()) for unit in units]
@@ -244,16 +243,6 @@ class _Cells:
         if held or (self.order == 2 and numeric_clips(self.whole)(theta, gradient)):
             what = "a maximum that it assumes to be constant" if held else "a clip that it assumes to be inactive"
             raise InputError(f"the flow of order {self.order} has {what}, which a grid does not check: take 'state'")
-
-
-def _by_differences(slope: Callable[[Array, Array], Array], x: Array, z: Array) -> Array:
-    """∂slope/∂z of every row, by forward differences."""
-    here, nudge, columns = slope(x, z), NUDGE * np.fmax(np.abs(z), NUDGE), []
-    for j in range(z.shape[1]):
-        moved = z.copy()
-        moved[:, j] += nudge[:, j]
-        columns.append((slope(x, moved) - here) / (moved - z)[:, j, None])
-    return np.stack(columns, axis=-1)
 
 
 def _points(at_steps: Any, at_times: Any) -> tuple[Array, str]:

@@ -13,6 +13,7 @@ MODULES.update(
         "decay-rate": "decay_rate",
         "fixed-points": "fixed_points",
         "modified-equation": "modified_equation",
+        "two-limits": "two_limits",
         "stability": "stability",
         "central-flow": "central_flow",
         "equilibrium": "equilibrium",
