@@ -93,6 +93,11 @@ def grid(
     >>> bool(np.allclose(found.theta.squeeze("weight"), np.exp(-(1 + found.weight_decay) * found.time)))
     True
     """
+    if isinstance(rule, UpdateRule | type) or not callable(rule):
+        raise InputError(
+            f"rule = {shown(rule)} does not make rules: give an entry of CATALOG without arguments, as CATALOG['SGDW'],"
+            " or a function of the arguments in over that returns an UpdateRule"
+        )
     points, unit = _points(at_steps, at_times)
     check("tolerance", tolerance, "(0, 1)")
     axes = _axes(over)

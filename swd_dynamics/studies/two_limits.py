@@ -62,6 +62,7 @@ BOUNDARY = 0.05  # relative, of η: two errors that are each off by 1 % move the
 NEARER = 0.05  # share of the cells: on the boundary itself, the nearer model is decided by the last percent
 LONG = 64  # steps: in shorter runs, the whole run is the start of Adam's memory
 TIMES_NEARER = 0.2
+LONG_RUN = 3000  # steps: thirty memories of v, in which v of the flow falls by e⁻²⁵
 AT_EDGE = 0.15  # v falls between bursts of the oscillation, so that the eigenvalue swings between half and 1.1 limits
 
 
@@ -220,7 +221,7 @@ def along_limits(method: Method, setting: Setting) -> dict[str, tuple[np.ndarray
 
 def at_the_edge(lr: float) -> Edge:
     """A long run: the mean over its last third, and the flow of weights and memory at its end."""
-    method, betas, steps = METHODS["decoupled"], (0.9, 0.99), round(30 / lr)
+    method, betas, steps = METHODS["decoupled"], (0.9, 0.99), LONG_RUN
     edge = numeric_edge(method.rule(lr=lr, betas=betas))
 
     def eigenvalue(theta: np.ndarray, v: np.ndarray) -> float:
