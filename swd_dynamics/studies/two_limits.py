@@ -22,8 +22,9 @@ from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 CLAIM = (
     "The flow of Adam's weights and memory together follows torch with an error of order η for every β. The modified"
     " equation F₀ + ηF₁ has an error of order η² where β is fixed, but no order where 1 − β is proportional to η. At"
-    " torch's default β₂ = 0.999 it is the worse model of every run here, worse even than F₀: that the memory is"
-    " shorter than the run does not suffice. Which model is nearer follows from the flows alone."
+    " torch's default β₂ = 0.999 it is the worse of the two at every η that was run, and up to two memories of v worse"
+    " even than F₀. That the memory is shorter than the run does not suffice. Which flow is nearer follows from the"
+    " flows alone."
 )
 SOURCE = "theory of this project; Cattaneo et al. 2023, 2309.00079 (β fixed); Ma, Wu & E 2020, 2009.06125 (1 − β ∝ η)"
 CAPTION = (
@@ -31,12 +32,12 @@ CAPTION = (
     " ηk = 0.512, in which the gradients change by a third. An error is the largest distance ‖θ_k − θ(ηk)‖ at four"
     " times. Left: the error of the flow of weights and memory, divided by that of F₀ + ηF₁, with β₁ = 0.9. Circles are"
     " the learning rates at which both have the same error in torch's runs. The black line is computed without a run:"
-    " both flows are compared with the flow of weights and memory to second order. Memory shorter than the run is not"
-    " the criterion (dashed line). Near β₂ = β₁ the two memories nearly cancel in F₁. Right: the same errors along both"
+    " both flows are compared with the flow of weights and memory to eighth order in the step. Memory shorter than the"
+    " run is not the criterion (dashed line). Near β₂ = β₁ the two memories nearly cancel in F₁. Right: the same errors along both"
     " limits. Crosses: 1 − β is proportional to η (memory of 0.04 and 0.2 units of time). Dots: β = (0.8, 0.9). Also"
     " tested, but not drawn: Adam with L2 and with stable decay in both limits, β₁ = 0.5, and long runs at the edge of"
-    " stability, where torch's v settles at the derived limit while the v of the flow decays. The tolerances of the map"
-    " were set after a pilot run on another horizon."
+    " stability, where torch's v settles at the derived limit while the v of the flow decays. The tolerances of the"
+    " map, of the edge and of the default β were set after pilot runs."
 )
 
 COUPLING = np.array([[1.0, 0.2, 0.1, 0.0], [0.2, 0.8, 0.0, 0.1], [0.1, 0.0, 1.2, 0.2], [0.0, 0.1, 0.2, 0.9]])
@@ -56,7 +57,7 @@ MEMORY = (0.04, 0.2)  # η/(1 − β) in the limit in which memory is part of th
 METHODS = {method.mode: method for method in family("Adam", weight_decay=DECAY)}
 MODELS = {1: "F₀", 2: "F₀ + ηF₁", "state": "weights and memory"}
 MODEL_COLOURS = {1: "#777777", 2: "#542788", "state": "#B35806"}  # the ends of the colours of the map
-TERMS = 4  # of the flow that stands for torch's runs: what is left at β₁ = 0.5 is 0.5⁵/5, less than a percent
+TERMS = 8  # of the flow that stands for torch's runs: at β₁ = 0.5, four were too few near β₂ = β₁
 SLOPE = 0.05  # allowed of an order: the next powers of η, of which the extrapolation leaves some percent
 BOUNDARY = 0.05  # relative, of η: two errors that are each off by 1 % move the crossing of two lines by about 3 %
 NEARER = 0.05  # share of the cells: on the boundary itself, the nearer model is decided by the last percent
@@ -126,8 +127,12 @@ def torch_runs(method: Method, betas: list[tuple[float, float]], lr: float, step
 
 
 def errors_of(real: np.ndarray, flows: dict[Any, np.ndarray]) -> dict[Any, np.ndarray]:
-    """The largest distance at the times that are measured, for each model; the last two axes are times and weights."""
-    return {model: np.linalg.norm(real - flow, axis=-1).max(axis=-1) for model, flow in flows.items()}
+    """The largest distance at the times that are measured, for each model; infinite if the flow diverged.
+
+    The last two axes of the arguments are times and weights.
+    """
+    found = {model: np.linalg.norm(real - flow, axis=-1).max(axis=-1) for model, flow in flows.items()}
+    return {model: np.where(np.isnan(error), np.inf, error) for model, error in found.items()}
 
 
 def at_times() -> np.ndarray:
@@ -303,18 +308,18 @@ def _of_default(found: Map) -> Iterator[Verdict]:
     default = {
         model: errors[:, np.isclose(found.gaps, 1 - DEFAULT[1])].ravel() for model, errors in found.errors.items()
     }
-    long = found.lrs <= TIME / LONG
+    long, early = found.lrs <= TIME / LONG, found.lrs * 2 / (1 - DEFAULT[1]) >= TIME
     yield judge(
         "default β: F₁ makes it worse",
-        f"At β = {DEFAULT} a run is nearer to the flow F₀ than to F₀ + ηF₁, at each η",
+        f"At β = {DEFAULT} a run of up to {2 / (1 - DEFAULT[1]):.0f} steps is nearer to the flow F₀ than to F₀ + ηF₁",
         predicted=0.0,
-        measured=float((default[1] / default[2]).max()),
+        measured=float((default[1] / default[2])[early].max()),
         allowed=1.0,
-        why="the largest ratio of the two errors; at 1 they are equal",
+        why="the largest ratio of the two errors in runs of up to two memories of v; at 1 they are equal",
     )
     yield judge(
         "default β: weights and memory",
-        f"At β = {DEFAULT} a run is five times nearer to the flow of weights and memory than to F₀, at each η",
+        f"At β = {DEFAULT} a run is five times nearer to the flow of weights and memory than to F₀ or F₀ + ηF₁",
         predicted=0.0,
         measured=float((default["state"] / np.fmin(default[1], default[2]))[long].max()),
         allowed=TIMES_NEARER,
@@ -365,7 +370,7 @@ def draw(data: tuple[Map, dict[str, tuple[np.ndarray, dict]]]) -> Figure:
 
 
 def _draw_map(figure: Figure, axes: Any, found: Map) -> None:
-    ratio = np.log10(found.errors["state"] / found.errors[2]).T
+    ratio = np.log10(np.fmax(found.errors["state"] / found.errors[2], 10**-4.5)).T  # 0 where F₀ + ηF₁ diverged
     mesh = axes.pcolormesh(
         found.lrs, found.gaps, ratio, cmap="PuOr", norm=TwoSlopeNorm(0, -4.5, 4.5), shading="nearest", rasterized=True
     )
@@ -380,7 +385,7 @@ def _draw_map(figure: Figure, axes: Any, found: Map) -> None:
     axes.set(xscale="log", yscale="log", xlabel="learning rate η", ylabel="1 − β₂")
     axes.set_title(f"AdamW, β₁ = {found.beta1}: which flow is nearer?")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=2, fontsize=7.5, handlelength=1.6)
-    bar = figure.colorbar(mesh, ax=axes, ticks=[-4, -2, 0, 2, 4])
+    bar = figure.colorbar(mesh, ax=axes, pad=0.03, ticks=[-4, -2, 0, 2, 4])
     bar.ax.set_yticklabels(["10⁻⁴", "10⁻²", "1", "100", "10⁴"])
     bar.ax.set_ylim(-4.5, 4.5)
     bar.set_label("error: weights and memory / F₀ + ηF₁")

@@ -17,8 +17,9 @@ from swd_dynamics.rules import CATALOG
 H = np.array([1.0, 1.4, 0.7, 1.2, 0.9])
 START = np.array([1.0, 1.2, 1.4, 1.1, 1.3])
 STEPS, POINTS = 500, np.linspace(0, 500, 11)
+TOLERANCE = 3e-11  # with which the grid has the error that LSODA has at 1e-9
 ROUNDS, SAMPLE = 3, 4  # cells of a loop
-FASTER = 40  # the promise: a cell of the loop by a cell of the grid. 100 to 290 were seen
+FASTER = 40  # the promise: a cell of the loop by a cell of the grid. 110 to 340 were seen
 GRIDS = {
     "SGDS": {
         "lr": np.geomspace(1e-3, 1e-2, 16),
@@ -44,7 +45,7 @@ def hvp(theta, vectors):
 @pytest.mark.parametrize("order", [1, 2, "state"])
 @pytest.mark.parametrize("name", GRIDS)
 def test_grid_is_faster_than_a_loop(benchmark, capsys, name, order):
-    """Assert that a grid of 768 flows takes a fortieth of a loop's time for each cell, with an error as small."""
+    """Assert that a grid of 768 flows takes a fortieth of a loop's time for each cell, with a smaller error."""
     over, make = GRIDS[name], CATALOG[name]
     size = int(np.prod([len(values) for values in over.values()]))
     chosen = [tuple(np.unravel_index(i, [len(v) for v in over.values()])) for i in range(7, size, size // SAMPLE)]
@@ -53,7 +54,9 @@ def test_grid_is_faster_than_a_loop(benchmark, capsys, name, order):
     starts = [np.concatenate([START, *(flow.rule.start(START).memory if order == "state" else ())]) for flow in flows]
 
     def together():
-        return grid(make, gradient, START, over, at_steps=POINTS, order=order, hvp=hvp).theta.values
+        return grid(
+            make, gradient, START, over, at_steps=POINTS, order=order, hvp=hvp, tolerance=TOLERANCE
+        ).theta.values
 
     def loop():
         return [flow.solve(START, steps=STEPS, method="LSODA", tolerance=1e-9).theta[:: STEPS // 10] for flow in flows]
@@ -81,5 +84,5 @@ def test_grid_is_faster_than_a_loop(benchmark, capsys, name, order):
         print(f"\n{name}, order {order}, {size} cells; errors {errors[0]:.1e} (grid) and {errors[1]:.1e} (loop)")
         for label, seconds in each.items():
             print(f"{label:20} {1e3 * median(seconds):9.3f} ms for each cell, {ratios[label]:7.1f} × the grid")
-    assert errors[0] <= max(10 * errors[1], 1e-8)
+    assert errors[0] <= errors[1]
     assert ratios["Flow.solve, LSODA"] >= FASTER
