@@ -43,6 +43,7 @@ CAPTION = (
 COUPLING = np.array([[1.0, 0.2, 0.1, 0.0], [0.2, 0.8, 0.0, 0.1], [0.1, 0.0, 1.2, 0.2], [0.0, 0.1, 0.2, 0.9]])
 CUBIC, START, DECAY = 0.1, np.array([1.0, 1.2, 1.4, 1.1]), 0.1
 TIME, TIMES = 0.512, 4  # ηk at the end, at which no weight has come near its minimum; and where errors are measured
+AT_TIMES = TIME * np.arange(1, TIMES + 1) / TIMES
 FEWEST = 8  # steps of the shortest run
 SHORT = {"fixed": 256, "proportional": 64}  # steps from which the short form of the study measures an order
 BETA1 = (0.5, 0.9)
@@ -64,6 +65,7 @@ NEARER = 0.05  # share of the cells: on the boundary itself, the nearer model is
 LONG = 64  # steps: in shorter runs, the whole run is the start of Adam's memory
 TIMES_NEARER = 0.2
 LONG_RUN = 3000  # steps: thirty memories of v, in which v of the flow falls by e⁻²⁵
+IN_RUNS = "In a long run the largest eigenvalue comes to the derived limit"
 AT_EDGE = 0.15  # v falls between bursts of the oscillation, so that the eigenvalue swings between half and 1.1 limits
 
 
@@ -86,7 +88,7 @@ class Map(NamedTuple):
         return np.array([_crossing(np.log(self.lrs), column) for column in ratio.T])
 
 
-class Edge(NamedTuple):
+class AtEdge(NamedTuple):
     """The largest eigenvalue of the Hessian in units of the limit, in torch's runs and in the flow at their end."""
 
     lr: float
@@ -135,10 +137,6 @@ def errors_of(real: np.ndarray, flows: dict[Any, np.ndarray]) -> dict[Any, np.nd
     return {model: np.where(np.isnan(error), np.inf, error) for model, error in found.items()}
 
 
-def at_times() -> np.ndarray:
-    return TIME * np.arange(1, TIMES + 1) / TIMES
-
-
 def quarters(steps: int) -> list[int]:
     """The steps at these times."""
     return [steps * i // TIMES for i in range(1, TIMES + 1)]
@@ -147,7 +145,7 @@ def quarters(steps: int) -> list[int]:
 def flows_of(rule: Callable[..., UpdateRule], over: dict[str, Any]) -> dict[Any, np.ndarray]:
     """θ by each model, for every cell of a grid."""
     orders: tuple[Any, ...] = tuple(MODELS)
-    return {o: grid(rule, gradient, START, over, at_times=at_times(), order=o, hvp=hvp).theta.values for o in orders}
+    return {o: grid(rule, gradient, START, over, at_times=AT_TIMES, order=o, hvp=hvp).theta.values for o in orders}
 
 
 def finer_state(rule: UpdateRule, cells: int) -> np.ndarray:
@@ -174,7 +172,7 @@ def finer_state(rule: UpdateRule, cells: int) -> np.ndarray:
 
     theta = np.tile(START, (cells, 1))
     start = np.concatenate([theta, *rule.start(theta).memory], axis=1)
-    return Solver(fields, at_times(), np.ones_like(start), 1e-9).solve(start).z[..., :size]
+    return Solver(fields, AT_TIMES, np.ones_like(start), 1e-9).solve(start).z[..., :size]
 
 
 def _weights_of_changes() -> np.ndarray:
@@ -192,7 +190,10 @@ def measure(setting: Setting) -> Findings:
     limits = {mode: along_limits(method, setting) for mode, method in METHODS.items()}
     edges = [at_the_edge(lr) for lr in setting.track((0.01,) if setting.quick else (0.01, 0.003), "two-limits: edge")]
     verdicts = [*_of_orders(limits), *(v for each in maps for v in _of_map(each)), *_of_default(maps[-1])]
-    return Findings([*verdicts, *_of_edge(edges), *_controls(limits, maps, edges)], (maps[-1], limits["decoupled"]))
+    return Findings(
+        [*verdicts, _edge("edge: run", IN_RUNS, [e.run for e in edges]), *_controls(limits, maps, edges)],
+        (maps[-1], limits["decoupled"]),
+    )
 
 
 def measure_map(beta1: float, setting: Setting) -> Map:
@@ -224,7 +225,7 @@ def along_limits(method: Method, setting: Setting) -> dict[str, tuple[np.ndarray
     return found
 
 
-def at_the_edge(lr: float) -> Edge:
+def at_the_edge(lr: float) -> AtEdge:
     """A long run: the mean over its last third, and the flow of weights and memory at its end."""
     method, betas, steps = METHODS["decoupled"], (0.9, 0.99), LONG_RUN
     edge = numeric_edge(method.rule(lr=lr, betas=betas))
@@ -238,7 +239,7 @@ def at_the_edge(lr: float) -> Edge:
     seen = [eigenvalue(theta, v) for theta, v in torch_v(method, betas, lr, steps, late)]
     over = {"lr": [lr], "betas": [betas]}
     flow = grid(method.rule, gradient, START, over, at_steps=steps, order="state").isel(step=-1)
-    return Edge(lr, float(np.mean(seen)), eigenvalue(flow.theta.values.ravel(), flow.v.values.ravel()))
+    return AtEdge(lr, float(np.mean(seen)), eigenvalue(flow.theta.values.ravel(), flow.v.values.ravel()))
 
 
 def torch_v(method: Method, betas: tuple[float, float], lr: float, steps: int, kept: list[int]) -> list:
@@ -327,17 +328,13 @@ def _of_default(found: Map) -> Iterator[Verdict]:
     )
 
 
-def _of_edge(edges: list[Edge]) -> Iterator[Verdict]:
-    yield _edge("edge: run", "In a long run the largest eigenvalue comes to the derived limit", [e.run for e in edges])
-
-
 def _edge(name: str, claim: str, values: list[float]) -> Verdict:
     why = "the worst of all η, in units of the limit; v falls between bursts, and the eigenvalue swings about its mean"
     worst = max(values, key=lambda value: abs(value - 1))
     return judge(name, claim, predicted=1.0, measured=worst, allowed=AT_EDGE, why=why)
 
 
-def _controls(limits: dict[str, dict], maps: list[Map], edges: list[Edge]) -> Iterator[Verdict]:
+def _controls(limits: dict[str, dict], maps: list[Map], edges: list[AtEdge]) -> Iterator[Verdict]:
     """The negative controls: each model in the limit of the other, too simple a criterion, and a flow's edge."""
     found = limits["decoupled"]
     false = _order("1 − β ∝ η", "decoupled", found["proportional"], 2, 2.0)
