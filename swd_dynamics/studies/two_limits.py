@@ -49,10 +49,7 @@ SHORT = {"fixed": 256, "proportional": 64}  # steps from which the short form of
 BETA1 = (0.5, 0.9)
 DEFAULT = (0.9, 0.999)
 # 1 − β₂ on the map, in the short form and in full: at the first few the errors cross at learning rates that are run.
-GAPS = (
-    np.array([0.001, 0.01, 0.06, 0.25]),
-    np.array([0.0003, 0.001, 0.003, 0.01, 0.02, 0.035, 0.05, 0.065, 0.08, 0.1, 0.13, 0.18, 0.25, 0.4]),
-)
+GAPS = [0.001, 0.01, 0.06, 0.25], [3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.035, 0.05, 0.065, 0.08, 0.1, 0.13, 0.18, 0.25, 0.4]
 FIXED = (0.8, 0.9)  # β in the limit in which memory is fast
 MEMORY = (0.04, 0.2)  # η/(1 − β) in the limit in which memory is part of the state, in units of time
 METHODS = {method.mode: method for method in family("Adam", weight_decay=DECAY)}
@@ -118,8 +115,7 @@ def torch_runs(method: Method, betas: list[tuple[float, float]], lr: float, step
         parameter = torch.nn.Parameter(weights)
         parameter.grad = gradients
         groups.append({"params": [parameter], "betas": pair})
-    optimizer = method.optimizer(groups, lr=lr)
-    found = []
+    optimizer, found = method.optimizer(groups, lr=lr), []
     for k in range(1, steps + 1):
         slope.copy_(gradient(theta))
         optimizer.step()
@@ -138,8 +134,7 @@ def errors_of(real: np.ndarray, flows: dict[Any, np.ndarray]) -> dict[Any, np.nd
 
 
 def quarters(steps: int) -> list[int]:
-    """The steps at these times."""
-    return [steps * i // TIMES for i in range(1, TIMES + 1)]
+    return [steps * i // TIMES for i in range(1, TIMES + 1)]  # at AT_TIMES
 
 
 def flows_of(rule: Callable[..., UpdateRule], over: dict[str, Any]) -> dict[Any, np.ndarray]:
@@ -177,7 +172,7 @@ def finer_state(rule: UpdateRule, cells: int) -> np.ndarray:
 
 def _weights_of_changes() -> np.ndarray:
     """The factors of the changes by the next TERMS steps in Δ − ½Δ² + ⅓Δ³ − …: 3/2 and −1/2 for two terms."""
-    total, power = np.zeros(TERMS), np.array([1.0])
+    total, power = np.zeros(TERMS), np.ones(1)
     for j in range(1, TERMS + 1):
         total[:j] += (-1) ** (j + 1) / j * power
         power = np.convolve(power, [-1.0, 1.0])
@@ -198,7 +193,7 @@ def measure(setting: Setting) -> Findings:
 
 def measure_map(beta1: float, setting: Setting) -> Map:
     """The errors of each model at one β₁, over η and β₂."""
-    method, gaps = METHODS["decoupled"], GAPS[not setting.quick]
+    method, gaps = METHODS["decoupled"], np.array(GAPS[not setting.quick])
     counts = FEWEST * 2 ** np.arange(7 if setting.quick else 11)
     lrs, betas = TIME / counts, [(beta1, float(1 - gap)) for gap in gaps]
     real = np.array([torch_runs(method, betas, TIME / n, n, quarters(n)) for n in counts.tolist()])
@@ -216,8 +211,7 @@ def along_limits(method: Method, setting: Setting) -> dict[str, tuple[np.ndarray
         "proportional": lambda lr: tuple(1 - lr / memory for memory in MEMORY),
     }
     for limit, pair in betas.items():
-        fewest = SHORT[limit] if setting.quick else 32
-        counts = fewest * 2 ** np.arange(3 if setting.quick else 7)
+        counts = (SHORT[limit] if setting.quick else 32) * 2 ** np.arange(3 if setting.quick else 7)
         lrs = TIME / counts
         real = [torch_runs(method, [pair(TIME / n)], TIME / n, n, quarters(n))[0] for n in counts.tolist()]
         flows = flows_of(lambda lr, pair=pair: method.rule(lr=lr, betas=pair(lr)), {"lr": lrs})
@@ -237,8 +231,9 @@ def at_the_edge(lr: float) -> AtEdge:
 
     late = list(range(steps - steps // 3, steps + 1, 50))
     seen = [eigenvalue(theta, v) for theta, v in torch_v(method, betas, lr, steps, late)]
-    over = {"lr": [lr], "betas": [betas]}
-    flow = grid(method.rule, gradient, START, over, at_steps=steps, order="state").isel(step=-1)
+    flow = grid(
+        lambda lr: method.rule(lr=lr, betas=betas), gradient, START, {"lr": [lr]}, at_steps=steps, order="state"
+    )
     return AtEdge(lr, float(np.mean(seen)), eigenvalue(flow.theta.values.ravel(), flow.v.values.ravel()))
 
 
@@ -295,8 +290,8 @@ def _of_map(found: Map) -> Iterator[Verdict]:
         allowed=BOUNDARY,
         why="measured/predicted where it is farthest from 1; the flow that stands for the runs is off by a percent",
     )
-    claim = "The nearer model is the predicted one"
-    yield _nearer(f"β₁ = {found.beta1}: nearer model", claim, found, found.predicted["state"] < found.predicted[2])
+    nearer = found.predicted["state"] < found.predicted[2]
+    yield _nearer(f"β₁ = {found.beta1}: nearer model", "The nearer model is the predicted one", found, nearer)
 
 
 def _nearer(name: str, claim: str, found: Map, predicted: np.ndarray) -> Verdict:
@@ -339,11 +334,10 @@ def _controls(limits: dict[str, dict], maps: list[Map], edges: list[AtEdge]) -> 
     found = limits["decoupled"]
     false = _order("1 − β ∝ η", "decoupled", found["proportional"], 2, 2.0)
     yield must_be_refuted("control: F₀ + ηF₁ where 1 − β ∝ η", false)
-    false = _order("fixed", "decoupled", found["fixed"], "state", 2.0)
-    yield must_be_refuted("control: weights and memory of order 2", false)
-    last = maps[-1]
+    second = _order("fixed", "decoupled", found["fixed"], "state", 2.0)
+    yield must_be_refuted("control: weights and memory of order 2", second)
     claim = "F₀ + ηF₁ is the nearer model where the memory of v is shorter than the run"
-    false = _nearer("", claim, last, last.gaps * TIME < last.lrs[:, None])
+    false = _nearer("", claim, maps[-1], maps[-1].gaps * TIME < maps[-1].lrs[:, None])
     yield must_be_refuted("control: memory shorter than the run", false)
     claim = "In the flow of weights and memory the largest eigenvalue comes to the limit too"
     yield must_be_refuted("control: edge of the flow", _edge("", claim, [e.flow for e in edges]))
@@ -384,7 +378,6 @@ def _draw_map(figure: Figure, axes: Any, found: Map) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=2, fontsize=7.5, handlelength=1.6)
     bar = figure.colorbar(mesh, ax=axes, pad=0.03, ticks=[-4, -2, 0, 2, 4])
     bar.ax.set_yticklabels(["10⁻⁴", "10⁻²", "1", "100", "10⁴"])
-    bar.ax.set_ylim(-4.5, 4.5)
     bar.set_label("error: weights and memory / F₀ + ηF₁")
 
 
