@@ -42,6 +42,7 @@ _HOMES = {
     "CentralFlow": "flows",
     "Flow": "flows",
     "SDE": "flows",
+    "grid": "flows",
     "phase_plane": "planes",
     "Sliders": "plots",
     "TASKS": "tasks",

@@ -13,6 +13,7 @@ MODULES.update(
         "decay-rate": "decay_rate",
         "fixed-points": "fixed_points",
         "modified-equation": "modified_equation",
+        "two-limits": "two_limits",
         "stability": "stability",
         "stability-chart": "stability_chart",
         "edge-of-stability": "edge_of_stability",

@@ -10,7 +10,13 @@ from swd_dynamics.symbolic.linear import eigenvalues, linear_map
 from swd_dynamics.symbolic.memory import equal_memory, gradient_weights
 from swd_dynamics.symbolic.modified import ModifiedEquation, modified_equation
 from swd_dynamics.symbolic.noise import noise_floor, stationary_covariance
-from swd_dynamics.symbolic.numeric import NumericEquation, numeric_equation, numeric_linear_map
+from swd_dynamics.symbolic.numeric import (
+    NumericEquation,
+    numeric_equation,
+    numeric_equations,
+    numeric_linear_map,
+    numeric_steps,
+)
 from swd_dynamics.symbolic.numeric_diffusion import NumericDiffusion, numeric_diffusion
 from swd_dynamics.symbolic.numeric_edge import NumericEdge, numeric_edge
 from swd_dynamics.symbolic.numeric_stability import NumericStability, numeric_stability
@@ -44,8 +50,10 @@ __all__ = [
     "numeric_diffusion",
     "numeric_edge",
     "numeric_equation",
+    "numeric_equations",
     "numeric_linear_map",
     "numeric_stability",
+    "numeric_steps",
     "stability_limit",
     "stationary_covariance",
     "stochastic_equation",

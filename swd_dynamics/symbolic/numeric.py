@@ -16,6 +16,7 @@ from swd_dynamics.symbolic.letters import lettered
 from swd_dynamics.symbolic.linear import find_linear_map
 from swd_dynamics.symbolic.modified import ModifiedEquation, along, modified_equation
 from swd_dynamics.symbolic.notation import cached
+from swd_dynamics.symbolic.trace import trace
 
 Array = NDArray[np.float64]
 
@@ -94,13 +95,43 @@ def numeric_equation(rule: UpdateRule) -> NumericEquation:
     >>> equation.first(np.array([1.0]), np.array([2.0]), ()).tolist()
     [-2.0]
     """
+    return numeric_equations(rule)(slice(None))
+
+
+def numeric_equations(rule: UpdateRule) -> Callable[[Any], NumericEquation]:
+    """The modified equation of some rows of a rule, whose arrays have a row for each of many runs.
+
+    Returns
+    -------
+    callable (rows) → NumericEquation
+        ``rows`` is an array of their numbers. η of the time t = ηk is the largest of all rows.
+
+    Raises
+    ------
+    InputError, NotDerivable
+        As :func:`numeric_equation`.
+
+    Examples
+    --------
+    Gradient descent with decoupled decay, at two values of λ: F₀ = −g − λθ.
+
+    >>> from swd_dynamics.rules import Decoupled, SGD, UpdateRule
+    >>> rule = UpdateRule(0.5, SGD(), Decoupled(np.array([[0.25], [0.5]])))
+    >>> numeric_equations(rule)(np.array([1])).first(np.ones((1, 3)), np.zeros((1, 3)), ()).tolist()
+    [[-0.5, -0.5, -0.5]]
+    """
     letters, values = lettered(rule)
     compiled = _compile(letters)
     if unknown := [letter.name for letter in (notation.lr, *_open_letters(letters)) if letter not in values]:
         raise InputError(f"{', '.join(unknown)} is a symbol: a flow needs numbers (or arrays) for all hyperparameters")
     numbers = [values[letter] for letter in _open_letters(letters)]
-    lr = values[notation.lr]
+    lr = None if rule.has_schedule else float(values[notation.lr])
     rest = type(rule.direction.rest(0.0))
+    return lambda rows: _equation(compiled, _of_rows(numbers, rows), lr, rest)
+
+
+def _equation(compiled: dict[str, Callable], numbers: list, lr: float | None, rest: Any) -> NumericEquation:
+    """The functions with the numbers of the hyperparameters in their places."""
 
     def first(theta, gradient, held):
         return _full(theta, compiled["first"](theta, gradient, held, numbers))
@@ -120,7 +151,14 @@ def numeric_equation(rule: UpdateRule) -> NumericEquation:
     def turn(theta, gradient, theta_dot, gradient_dot, held):
         return _full(theta, compiled["turn"](theta, gradient, theta_dot, gradient_dot, held, numbers))
 
-    return NumericEquation(None if rule.has_schedule else float(lr), first, second, starting, held, turn)
+    return NumericEquation(lr, first, second, starting, held, turn)
+
+
+def _of_rows(numbers: list, rows: Any) -> list:
+    """The numbers of some rows: of an array its rows, if it has one for each run."""
+    if isinstance(rows, slice):
+        return numbers
+    return [number[rows] if np.ndim(number) > 1 else number for number in numbers]
 
 
 def numeric_linear_map(rule: UpdateRule) -> NumericMap:
@@ -159,6 +197,86 @@ def numeric_linear_map(rule: UpdateRule) -> NumericMap:
     return NumericMap(constants, slopes)
 
 
+def numeric_steps(rule: UpdateRule) -> Callable[[Any], Callable[..., tuple[Array, ...]]]:
+    """One step of some rows of a rule, whose arrays have a row for each of many runs.
+
+    The step of :class:`~swd_dynamics.rules.update.UpdateRule` takes the mean over all numbers in an array. This step
+    takes it over the last axis only, the weights.
+
+    Returns
+    -------
+    callable (rows) → callable (θ, g, memory, k) → (θ′, *memory′)
+        ``rows`` is an array of their numbers, θ and the others are arrays of shape (rows, n), ``memory`` is a tuple of
+        them, and k the number of the step, later than the first.
+
+    Raises
+    ------
+    InputError
+        If a hyperparameter is a symbol.
+    NotDerivable
+        If the rule cannot be read as formulas, or multiplies matrices.
+
+    Examples
+    --------
+    Heavy ball from m = 4, with two values of β at once:
+
+    >>> from swd_dynamics.rules import HeavyBall, UpdateRule
+    >>> steps = numeric_steps(UpdateRule(0.5, HeavyBall(np.array([[0.25], [0.5]]))))
+    >>> theta, m = steps(np.arange(2))(np.ones((2, 1)), np.zeros((2, 1)), (np.full((2, 1), 4.0),), 2)
+    >>> theta.ravel().tolist(), m.ravel().tolist()
+    ([0.5, 0.0], [1.0, 2.0])
+    """
+    letters, values = lettered(rule)
+    symbols, after = _compile_step(letters)
+    if unknown := [symbol.name for symbol in symbols if symbol not in values]:
+        raise InputError(f"{', '.join(unknown)} is a symbol: a step needs numbers (or arrays) for all hyperparameters")
+    numbers = [values[symbol] for symbol in symbols]
+
+    def of(rows):
+        chosen = _of_rows(numbers, rows)
+
+        def step(theta, gradient, memory, k):
+            return tuple(_full(theta, entry) for entry in after(theta, gradient, memory, k, chosen))
+
+        return step
+
+    return of
+
+
+@cached
+def _compile_step(rule: UpdateRule) -> tuple[list[sympy.Symbol], Callable]:
+    """The hyperparameters, and the weights and memory after a step as a function."""
+    traced = trace(rule)
+    if traced.has(notation.matmul, notation.transpose):
+        raise NotDerivable("the step multiplies matrices, and the weights are one vector here")
+    new = dict(zip(map(notation.primed, traced.memory), traced.remembered, strict=True))
+    moved = traced.update.xreplace(new).xreplace({notation.total: traced.total})
+    after = sympy.Tuple(moved, *(entry.xreplace({notation.total: traced.total}) for entry in traced.remembered))
+    point = [notation.theta, notation.gradient, list(traced.memory), notation.k]
+    symbols: Any = sorted(after.free_symbols - {notation.theta, notation.gradient, notation.k, *traced.memory}, key=str)
+    return symbols, _compiled([*point, symbols], after)
+
+
+# The words of a rule that sympy does not know, for arrays whose last axis is that of the weights.
+WORDS: dict[Any, Callable] = {
+    notation.mean: lambda x: np.mean(x, axis=-1, keepdims=True) if np.ndim(x) else x,
+    notation.norm: lambda x: np.sqrt(np.sum(x * x, axis=-1, keepdims=True)) if np.ndim(x) else abs(x),
+    notation.decayed: lambda beta, k: beta**k,
+    notation.maximum: np.maximum,
+    notation.clip: np.clip,
+}
+
+
+def _compiled(arguments, expression) -> Callable:
+    """A function of arrays. The mean is over the last axis, so that rows of θ can be weights of different runs."""
+    expression = sympy.sympify(expression)
+    for word in WORDS:
+        # lambdify gives new names to symbols and subexpressions, and notation.mean would read them as single numbers
+        expression = expression.replace(word, sympy.Function(word.__name__))
+    words = {word.__name__: function for word, function in WORDS.items()}
+    return sympy.lambdify(arguments, expression, modules=[words, "numpy"], cse=True, dummify=True)
+
+
 def _full(theta, value) -> Array:
     return np.broadcast_to(np.asarray(value, dtype=float), np.shape(theta)).copy()
 
@@ -189,20 +307,15 @@ def _compile(rule: UpdateRule) -> dict[str, Callable]:
     held = list(equation.constants)
     point, rates = [notation.theta, notation.gradient], [notation.theta_dot, notation.gradient_dot]
 
-    def compiled(arguments, expression):
-        # lambdify gives new names to symbols and subexpressions, and notation.mean would read them as single numbers
-        expression = sympy.sympify(expression).replace(notation.mean, sympy.Function("mean"))
-        return sympy.lambdify(arguments, expression, modules=[{"mean": np.mean}, "numpy"], cse=True, dummify=True)
-
     return {
-        "first": compiled([*point, held, letters], equation.first),
-        "second": compiled([*point, *rates, held, letters], equation.second_in_rates),
-        "starting": compiled(
+        "first": _compiled([*point, held, letters], equation.first),
+        "second": _compiled([*point, *rates, held, letters], equation.second_in_rates),
+        "starting": _compiled(
             [*point, *rates, notation.lr, letters], sympy.Tuple(*(equation.starting[s] for s in equation.memory))
         ),
-        "turn": compiled(
+        "turn": _compiled(
             [*point, *rates, held, letters],
             along(equation.first, {notation.theta: notation.theta_dot, notation.gradient: notation.gradient_dot}),
         ),
-        "held": compiled([*point, *rates, notation.lr, letters], sympy.Tuple(*equation.constants.values())),
+        "held": _compiled([*point, *rates, notation.lr, letters], sympy.Tuple(*equation.constants.values())),
     }

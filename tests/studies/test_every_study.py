@@ -21,6 +21,7 @@ PANELS = {
     "decay-rate": 2,
     "fixed-points": 2,
     "modified-equation": 2,
+    "two-limits": 3,
     "stability": 2,
     "dead-weights": 2,
     "stability-chart": 8,
