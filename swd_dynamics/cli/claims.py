@@ -35,8 +35,9 @@ def studies() -> None:
     from swd_dynamics.studies import MODULES, load
     from swd_dynamics.verdict import WIDTH
 
+    wide = max(map(len, MODULES)) + 2
     for name in MODULES:
-        print(fill(f"{name:20}{load(name).claim}", WIDTH, subsequent_indent=" " * 20))
+        print(fill(f"{name:{wide}}{load(name).claim}", WIDTH, subsequent_indent=" " * wide))
 
 
 @app.command

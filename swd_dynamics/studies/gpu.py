@@ -213,7 +213,7 @@ def first_step(apart: NDArray) -> int:
     return int(np.argmax(apart > 0)) + 1 if apart.any() else len(apart) + 1
 
 
-def growth(apart: NDArray) -> float:
+def growth_of_distance(apart: NDArray) -> float:
     """The relative growth of the difference per step, from the first to the last, as a mean; 0 without any."""
     first = first_step(apart)
     steps = len(apart) - first
@@ -223,7 +223,10 @@ def growth(apart: NDArray) -> float:
 def _on_the_cpu(dtype: str, apart: dict[str, NDArray]) -> list[Verdict]:
     """Two verdicts on the runs of one dtype that were repeated on the CPU."""
     away = {name: (each / allowed_departure(len(each), EPS[dtype])).max() for name, each in apart.items()}
-    farthest, fastest = max(away, key=lambda name: away[name]), max(apart, key=lambda name: growth(apart[name]))
+    farthest, fastest = (
+        max(away, key=lambda name: away[name]),
+        max(apart, key=lambda name: growth_of_distance(apart[name])),
+    )
     first = min(map(first_step, apart.values()))
     near = judge(
         f"CPU beside GPU, {dtype}",
@@ -238,7 +241,7 @@ def _on_the_cpu(dtype: str, apart: dict[str, NDArray]) -> list[Verdict]:
         f"CPU beside GPU, growth, {dtype}",
         f"Once CPU and GPU differ, the difference grows by less than {100 * GROWTH:g} % in a step",
         predicted=0.0,
-        measured=growth(apart[fastest]),
+        measured=growth_of_distance(apart[fastest]),
         allowed=GROWTH,
         why=f"chosen after a pilot run, because the difference grows faster in a chaotic run; the fastest is {fastest}",
     )

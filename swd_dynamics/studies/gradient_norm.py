@@ -320,7 +320,7 @@ def draw(data: tuple[dict[tuple[str, str], FinalGradients], dict[str, NDArray]])
 
 TITLE = (
     "With every decay a larger λ ends with a larger gradient. Where a run has come to rest,\n"
-    f"the gradient balances the decay: ‖g‖ = ({RATIO})·‖θ‖"
+    f"the gradient balances the decay: ‖g‖ = ‖({RATIO})·θ‖, with {ETA} of each weight"
 )
 # So that lines and points that coincide can be told apart: what is drawn first is thicker and larger.
 LOOKS: dict[str, tuple[float, float]] = {"L2": (4.0, 8.5), "decoupled": (1.8, 6.0), "stable": (1.6, 5.0)}

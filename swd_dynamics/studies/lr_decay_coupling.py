@@ -30,7 +30,7 @@ SOURCE = "1711.05101 (with decoupled decay the best λ depends less on η); memo
 CAPTION = (
     "Each cell is the mean test error of a 64-32-10 tanh network on the digits after a short run with one η and one λ."
     " η falls to 0 along half a cosine. Circles mark the best λ of each η whose best error is within 15 % of the best"
-    " of the map. Orange diamonds mark the same for runs with a constant η, whose maps are not drawn. Both lines have"
+    " of the map. Black diamonds mark the same for runs with a constant η, whose maps are not drawn. Both lines have"
     " the slopes that the rule predicts, and go through the middle of the circles; for the Adam family the measured"
     " change of √v̄ with η and λ enters. The maps of SGDW and SGDS are the same map, moved by 1/(1−β) = 10 in λ:"
     " their runs are the same to round-off. That the schedule decides was seen in a pilot with other seeds. The study"
@@ -330,11 +330,13 @@ def _title(maps: dict[tuple[str, str], ErrorMap]) -> str:
     slopes = {key: seen.slopes.mean() for key, seen in maps.items()}
     ends = sorted(slope for (_, schedule), slope in slopes.items() if schedule == "cosine")
     constant = {name: slopes[name, "constant"] for name in CONSTANT}
-    hardly = "hardly depends" if max(map(abs, ends)) < 0.5 else "depends"  # 0.5: half-way between the two invariants
+    hardly = (
+        "depends less on η than 1/√η" if max(map(abs, ends)) < 0.5 else "depends on η"
+    )  # 0.5: half-way between the two invariants
     falls = "falls as about 1/η" if all(-1.5 < slope < -0.5 for slope in constant.values()) else "depends on η"
     said = " and ".join(f"{_signed(slope)} ({name})" for name, slope in constant.items())
     return (
-        f"Where η falls to 0, the best λ {hardly} on η: the slopes of the valleys are from {_signed(ends[0])} to"
+        f"Where η falls to 0, the best λ {hardly}: the slopes of the valleys are from {_signed(ends[0])} to"
         f" {_signed(ends[-1])}.\nWhere η is constant, the best λ {falls}: the slopes are {said}"
     )
 

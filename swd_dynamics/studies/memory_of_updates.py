@@ -20,9 +20,9 @@ from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
 CLAIM = (
     "With decay the weights are a moving average of updates, whose memory is 1/R steps long only where the learning"
-    " rate is constant. Where it falls to 0 linearly, four times the λ halves the memory; with a cosine or with"
-    " corrected decay, λ matters even less. The last tenth of the updates then hardly counts. One schedule, derived"
-    " from R, gives every update the same weight."
+    " rate is constant. Where it falls to 0 linearly and ληT is large, four times the λ halves the memory; with a"
+    " cosine or with corrected decay, λ matters even less. At ληT = 10 the last tenth of the updates then hardly"
+    " counts. One schedule, derived from R, gives every update the same weight."
 )
 SOURCE = (
     "the moving average: Wang & Aitchison 2024 (2405.13698); its schedules: Bergsma et al. 2025 (2505.13738);"
@@ -37,7 +37,7 @@ CAPTION = (
     " The last tenth of the updates has 63 % of the sum with a constant η, 5 % with linear, 0.8 % with cosine, and 10 %"
     " with equal memory. The first half has 0.7, 28, 40 and 50 %. Linear is nearest to equal memory at ληT = 3.5 (seen"
     " in a pilot, which had expected 2): as much noise is averaged there as by 89 % of the updates with the same"
-    " weight, and without decay by 75 %."
+    " weight, and without decay by 75 %. At ληT = 50 the last tenth counts more than an equal share, also with linear."
     " Right: the mean age of an update, weighted by its share in the final weights, as a part of the run. A run"
     " without decay is at the left end of each curve. Also tested, but not drawn: heavy ball, and Adam with a constant"
     " v, with five decays each; there a gradient counts through all later updates that momentum passes it to."
@@ -290,7 +290,7 @@ def draw(found: dict[tuple[str, str, str], GradientWeights]) -> Figure:
         _draw_ages(right, found)
         figure.suptitle(
             "Weights remember 1/R steps only at a constant learning rate:\n"
-            "where it falls to 0 linearly, four times the λ halves the memory, and the end of the run hardly counts",
+            "where it falls to 0 linearly and λ is large, four times the λ only halves the memory",
             x=0.01,
             ha="left",
         )

@@ -31,8 +31,9 @@ CAPTION = (
     " along its line. A verdict's order is the slope at the smallest η,"
     " extrapolated from all η. At the larger η the next power of η adds to the distance, so that the points leave the"
     " grey lines. Right: the decay in F₁ of L2 divided by that of stable decay on a flat loss, whose gradient is 0. F₁"
-    " is multiplied by η, so the difference of the runs is small where η is small. Also tested, but not drawn: Adam,"
-    " and SGD on a quadratic."
+    " is multiplied by η, so the difference of the runs is small where η is small. Also tested, but not drawn: SGD"
+    " on a quadratic, and Adam with β = (0.8, 0.9). With torch's β₂ = 0.999 the flow F₀ + ηF₁ of Adam is no good model"
+    " of the first thousands of steps, as the study two-limits shows."
 )
 
 MOMENTUM, DECAY = 0.9, 0.05

@@ -20,10 +20,10 @@ SHAPES = {"s": "■", "^": "▲", "D": "◆"}
 ALL_SYMBOLS, MACHINE = Path("notebooks/site/symbols.md"), "machine.json"
 SYMBOLS = (
     "Symbols: θ are the weights, g is the gradient of the loss without decay, η the learning rate (`lr`), λ the"
-    " strength of the decay (`weight_decay`), β the momentum. v̄ is the mean of Adam's second moment v̂ over all weights."
-    " R is the fraction of the weights that one step subtracts, and η_eff is the effective learning rate, η/√v̄ for Adam"
-    " and η/(1−β) for SGD with momentum. h and θ⋆ are the curvature and the minimum of a quadratic loss. The flow"
-    " dθ/dt = F₀ + ηF₁ is the continuous model of the steps, and a flat loss has the gradient 0."
+    " strength of the decay (`weight_decay`), β the momentum. v̄ is the mean of Adam's second moment v̂ over all"
+    " weights. R is the fraction of the weights that one step subtracts, and η_eff is the effective learning rate,"
+    " η/√v̄ for Adam and η/(1−β) for SGD with momentum. h and θ⋆ are the curvature and the minimum of a quadratic loss."
+    " The flow dθ/dt = F₀ + ηF₁ is the continuous model of the steps, and a flat loss has the gradient 0."
 )
 ATLAS_MARKS = " In the atlas ◀ brown is a decay of none of these kinds."
 
@@ -59,8 +59,9 @@ def _opening(found: dict[str, list[dict]], folder: Path) -> str:
     modes = "; ".join(f"{SHAPES[MARKERS[mode]]} {COLOUR_WORDS[COLOURS[mode]]}, {LABELS[mode]}" for mode in drawn)
     return (
         "Each study tests one claim of the theory that could be false. A consequence of the claim is derived, real"
-        " torch runs are measured, and the allowed difference is fixed before the measurement. Each study also has"
-        " negative controls: false claims, which must fail the same test. This folder holds the figures and"
+        " torch runs are measured, and the allowed difference is fixed before the measurement or, where the caption or"
+        " the table says so, after pilot runs. Each study also has negative controls: false claims, which must fail the"
+        " same test. This folder holds the figures and"
         f" the [ledger](verdicts.json) of **{_counts(everything)}**.\n\n"
         f"{SYMBOLS}{_symbols_page(folder)}\n\n"
         f"In the figures: {modes}. Theory is drawn as lines, measurements as points. Grey marks are the other rules"

@@ -81,8 +81,8 @@ class Case:
         """The rule with its schedule."""
         method = self.method(total)
         if self.schedule in SCHEDULES:
-            return scheduled(method, SCHEDULES[self.schedule](self.steps))
-        return scheduled(method, equal_schedule(method))
+            return rule_under(method, SCHEDULES[self.schedule](self.steps))
+        return rule_under(method, equal_schedule(method))
 
     def memory(self, probed: NDArray) -> GradientWeights:
         """The weights of some gradients, derived and measured."""
@@ -94,7 +94,7 @@ class Case:
         return GradientWeights(self.direction, self.mode, self.schedule, self.steps, probed, np.array(derived), seen)
 
 
-def scheduled(method: Method, schedule: Callable[[int], float]) -> UpdateRule:
+def rule_under(method: Method, schedule: Callable[[int], float]) -> UpdateRule:
     """The rule of a method with a schedule whose largest learning rate is LR."""
     largest = {"lr_max": LR} if method.mode in ("independent", "corrected") else {}
     return method.rule(lr=schedule, **largest)

@@ -220,9 +220,9 @@ def _title(gaps: list[Gap]) -> str:
     said = []
     for gap in gaps:
         f = gap.fraction("AdamS")
-        does = f"closes {f.value:.0%} of the gap" if f.value > 0 else f"widens the gap by {-f.value:.0%}"
-        part = f"AdamS {does} (closed: 95% interval {f.low:.0%} to {f.high:.0%})".replace("-", "−")
-        said.append(f"On {gap.task} {part if gap.is_certain else 'Adam is not certainly worse than SGD'}")
+        part = f"AdamS closes {f.value:.0%} of the gap between Adam and SGD (95% interval {f.low:.0%} to {f.high:.0%})"
+        none = "Adam has no certain gap to SGD that AdamS could close"
+        said.append(f"On {gap.task} {part.replace('-', '−') if gap.is_certain else none}")
     return "\n".join(said).replace("%", " %")
 
 

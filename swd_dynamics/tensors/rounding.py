@@ -19,7 +19,8 @@ LOST_DECAY = (
 )
 LOST_IN_HALF = (
     "Keep the weights in float32 and compute in {dtype} (torch.autocast), or take fused=True, which rounds the decay"
-    " together with the step, or a larger λ, so that R exceeds {most:.2g}"
+    " together with the step and keeps it where steps are larger than the spacing of the weights' numbers, or a larger"
+    " λ, so that R exceeds {most:.2g}"
 )
 LOST_IN_SINGLE = "With so small an ηλ a run decays only in float64: take a larger λ, or none"
 

@@ -8,7 +8,7 @@ import pytest
 
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.studies import gpu
-from swd_dynamics.studies.gpu import STUDY, first_step, growth, smallest_error, worst
+from swd_dynamics.studies.gpu import STUDY, first_step, growth_of_distance, smallest_error, worst
 from swd_dynamics.studies.reference_runs import RECORDED, ReferenceRun, committed_runs, read, reference_runs, write
 from swd_dynamics.studies.study import Setting
 
@@ -68,9 +68,9 @@ def test_the_smallest_error_is_where_the_rule_departs(adamw):
     assert worst(adamw, gpu.off(adamw.rule, error)) > 1 >= worst(adamw, gpu.off(adamw.rule, 0.8 * error))
 
 
-def test_first_step_and_growth():
+def test_first_step_and_growth_of_distance():
     """Assert the step at which a difference begins, and a growth of 3 % in each step after it."""
     apart = np.concatenate([np.zeros(4), 1e-16 * 1.03 ** np.arange(50)])
     assert first_step(apart) == 5
-    assert growth(apart) == pytest.approx(0.03)
-    assert first_step(np.zeros(10)) == 11 and growth(np.zeros(10)) == 0
+    assert growth_of_distance(apart) == pytest.approx(0.03)
+    assert first_step(np.zeros(10)) == 11 and growth_of_distance(np.zeros(10)) == 0
