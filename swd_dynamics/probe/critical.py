@@ -98,8 +98,9 @@ def _search(mean_slope: Callable[[float], float], first: "Point") -> float:
         if math.isnan(slope):
             if low:
                 return at  # the loss has fallen and risen again, to its first value
-            # A line that is above 0 at s = 0 rises there. Else s is the zero, if the loss is lower half-way.
-            return 0.0 if zero <= 0 else at if mean_slope(at / 2) < 0 else math.nan
+            if len(points) > 1 and not zero > 0:
+                return 0.0  # towards s = 0 the mean slope does not fall to 0
+            return at if mean_slope(at / 2) < 0 else math.nan  # at is the zero if the loss is lower half-way
         points.append((at, slope))
     return at
 
