@@ -202,7 +202,7 @@ def dropped(task: Task, gradient: Callable, method: Method, begin: Start, pieces
     optimizer = method.optimizer(fresh.model.parameters())
     memory: Any = begin.state.memory
     begin_late(optimizer, memory._asdict())
-    found = scheduled(fresh, optimizer, method, factors(pieces), 0)
+    found = run_under(fresh, optimizer, method, factors(pieces), 0)
     flow = flow_in_pieces(gradient, method, begin, pieces) / limit(method)(method.arguments["lr"])
     return found._replace(flow=flow[found.steps - 1])
 
@@ -212,10 +212,10 @@ def falling(task: Task, method: Method, steps: int, times_measured: int = MEASUR
     fresh = task.fresh()
     optimizer = method.optimizer(fresh.model.parameters())
     times = factors([Piece(BEFORE, 1.0, 1.0), Piece(steps, 1.0, 0.0)])
-    return scheduled(fresh, optimizer, method, times, BEFORE, times_measured)
+    return run_under(fresh, optimizer, method, times, BEFORE, times_measured)
 
 
-def scheduled(
+def run_under(
     task: Task,
     optimizer: torch.optim.Optimizer,
     method: Method,
