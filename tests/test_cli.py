@@ -35,6 +35,8 @@ from swd_dynamics.tasks import TASKS
 
 SAME_FORMULA = 1e-15  # a product and a quotient by the same number, in float64
 
+SAME_EIGENVALUE = 1e-7  # the search's tolerance of 1e-4, squared, and the distance to the next eigenvalue
+
 
 def contents(folder):
     """Every file of a folder, with its bytes."""
@@ -275,6 +277,18 @@ def test_sgdw_is_recorded_and_replays_as_itself(tmp_path, capsys):
     assert main(["replay", run, "--as", "SGDS"]) == 1
 
 
+def test_the_landscape_is_recorded_in_every_nth_step(tmp_path):
+    """Assert that record measures the sharpness of a quadratic, which is known, in every third step only."""
+    run = tmp_path / "run"
+    command = (
+        f"record --optimizer SGD --task quadratic --steps 7 --quantities landscape --landscape-every 3 --out {run}"
+    )
+    assert main(command.split()) == 0
+    sharpness = open_recording(run)["sharpness"].dropna("step")
+    assert sharpness["step"].values.tolist() == [3, 6]
+    np.testing.assert_allclose(sharpness, 3.0, rtol=SAME_EIGENVALUE)
+
+
 MISTAKES = {
     "derive LBFGS": "LBFGS is not a rule",
     "derive AdamZ": "unknown optimizer 'AdamZ'; known: Adam",
@@ -302,7 +316,12 @@ MISTAKES = {
     "record --optimizer Adam --task quadratic --steps 3 --out x --schedule step": "step_size",
     "record --optimizer Adam --task quadratic --steps 3 --out x --every 0": "every = 0",
     "record --optimizer Adam --task quadratic --steps 3 --out x --every 2 --trajectory": "every = 2",
-    "record --optimizer Adam --task quadratic --steps 3 --out x --quantities all": "unknown set of quantities 'all'",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --quantities all": "unknown quantity 'all'",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --quantities loss,sharpnes": "quantity 'sharpnes'",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --quantities sharpness --landscape-every 0": "= 0",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --quantities landscape --landscape-every 1.5": "1.5",
+    "record --optimizer Adam --task quadratic --steps 3 --out x --landscape-every 2": "--quantities landscape",
+    "record --optimizer Rprop --task quadratic --steps 3 --out x --quantities sharpness": "Rprop",
     "record --optimizer Adam --task quadratic --steps 3 --out /dev/null/x": "cannot make a run",
     "record --optimizer Adam --task quadratic --steps 2.9 --out x": "2.9",
     "record --optimizer Adam --task quadratic --steps 1e3 --out x": "1e3",

@@ -40,7 +40,7 @@ def record(
     lr_min: float | None = None,
     quantities: str = "default",
     every: Whole = 1,
-    landscape_every: Whole = 1,
+    landscape_every: Whole | None = None,
     snapshots: Whole | None = None,
     trajectory: bool = False,
     overwrite: bool = False,
@@ -101,7 +101,8 @@ def record(
         commas, for example loss,critical_sharpness. landscape has the sharpness of the loss on all
         data, how decay and gradient change it, and the critical sharpness.
     landscape_every
-        Measure the sharpness and the other quantities of landscape only in every n-th step.
+        Measure the sharpness and the other quantities of landscape only in every n-th step, for
+        example --quantities loss,sharpness --landscape-every 100; without it, in every recorded step.
     every
         Record only every n-th step.
     snapshots
@@ -140,7 +141,10 @@ def record(
     except (TypeError, ValueError) as error:
         raise InputError(f"{optimizer} cannot be made with {arguments}: {error}") from None
     measured = chosen_quantities(quantities.split(",") if quantities not in SETS else quantities)
-    around = Landscape(lambda: chosen.full_loss(chosen.model), whole_number("landscape-every", landscape_every, 1))
+    if landscape_every is not None and not needs_landscape(measured):
+        raise InputError("--landscape-every has no use without a quantity of landscape: add --quantities landscape")
+    often = 1 if landscape_every is None else whole_number("landscape-every", landscape_every, 1)
+    around = Landscape(lambda: chosen.full_loss(chosen.model), often)
     shape = _said({"step_size": step_size, "gamma": gamma, "lr_min": lr_min})
     planned = _schedule(schedule, lr, steps, warmup, shape)
     refuse_existing([out], overwrite)

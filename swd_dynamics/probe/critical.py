@@ -14,7 +14,11 @@ SMALLEST, LARGEST = 1e-3, 1e6
 PASSES = 40  # at most; after half of them the enclosure is bisected
 
 
-def critical_step(loss: Callable[[float], float], start: float = 1.0) -> float:
+def critical_step(
+    loss: Callable[[float], float],
+    start: float = 1.0,
+    rounding: float = 0.0,
+) -> float:
     """The smallest s > 0 with L(θ + sΔθ) ≥ L(θ), by some five values of the loss.
 
     On a quadratic the mean slope (L(θ + sΔθ) − L(θ))/s is linear in s, so that its zero is found by
@@ -26,13 +30,16 @@ def critical_step(loss: Callable[[float], float], start: float = 1.0) -> float:
         A loss that is not finite counts as one that has risen.
     start : float
         A guess.
+    rounding : float
+        The relative error of the loss. A smaller change of the loss says neither that it falls nor
+        that it rises: the search then goes on with larger steps.
 
     Returns
     -------
     float
         0 if the loss rises however small the step is, ∞ if it falls however large the step is, NaN
-        if L(θ) is not finite. A rise between two of the values, after which the loss falls again,
-        can be overlooked.
+        if L(θ) is not finite, or if no fall of the loss before its rise is larger than the rounding.
+        A rise between two of the values, after which the loss falls again, can be overlooked.
 
     Source: Kalra, Gagnon-Audet, Gromov, Mediratta, Niu, Miller & Shvartsman 2026, 2601.16979; Kalra
     & Barkeshli 2024, 2406.09405.
@@ -50,13 +57,31 @@ def critical_step(loss: Callable[[float], float], start: float = 1.0) -> float:
         return math.nan
 
     def mean_slope(s: float) -> float:
-        slope = (loss(s) - before) / s
-        return slope if math.isfinite(slope) else math.inf
+        change = loss(s) - before
+        if abs(change) < rounding * abs(before):
+            return math.nan  # neither a fall nor a rise
+        return change / s if math.isfinite(change / s) else math.inf
 
     at = start if SMALLEST <= start <= LARGEST else 1.0
-    points: list[Point] = []
+    at, first = _resolved(mean_slope, at)
+    return at if math.isnan(first) else _search(mean_slope, (at, first))
+
+
+def _resolved(mean_slope: Callable[[float], float], at: float) -> "Point":
+    """The first step, from a guess on, after which the loss has changed; (NaN, NaN) if there is none."""
+    slope = mean_slope(at)
+    while math.isnan(slope):
+        if at >= LARGEST:
+            return math.nan, math.nan
+        at = min(FACTOR * at, LARGEST)
+        slope = mean_slope(at)
+    return at, slope
+
+
+def _search(mean_slope: Callable[[float], float], first: "Point") -> float:
+    """The first zero of the mean slope, from a point at which the slope is known."""
+    (at, _), points = first, [first]
     while len(points) < PASSES:
-        points.append((at, mean_slope(at)))
         low = max((point for point in points if point[1] < 0), default=None)
         high = min((point for point in points if point[1] >= 0), default=None)
         if low is None and at <= SMALLEST:
@@ -69,6 +94,14 @@ def critical_step(loss: Callable[[float], float], start: float = 1.0) -> float:
         if low and high and high[0] - low[0] <= TOLERANCE * low[0]:
             return high[0]
         at = _next(at, zero if len(points) > 1 else at, low, high)
+        slope = mean_slope(at)
+        if math.isnan(slope):
+            if low:
+                return at  # the loss has fallen and risen again, to its first value
+            if len(points) > 1 and not zero > 0:
+                return 0.0  # towards s = 0 the mean slope does not fall to 0
+            return at if mean_slope(at / 2) < 0 else math.nan  # at is the zero if the loss is lower half-way
+        points.append((at, slope))
     return at
 
 

@@ -124,7 +124,7 @@ class Instruments:
             self._watch_decay()
         row = self.measurement.after()
         if self._surveyor is not None:
-            row |= self._surveyor.after()
+            row |= self._surveyor.after(rates["rate"], self.measurement.took)
         if self.measurement.trajectory:
             vector = flat_rates(self.rates.of_weights, self.layout)
             self.measurement.vectors["decay_rate_weight"] = vector

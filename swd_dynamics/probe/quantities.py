@@ -52,7 +52,7 @@ SUMS = Table(
     v_bar="v̄, the mean of v/(1 − β₂ᵏ) over all weights of all groups",
     loss="the loss that was observed",
     eigenvalues="the k largest eigenvalues of D^(−½)·∇²L·D^(−½) before the step; D = 1 for SGD",
-    slope_theta="⟨θ, ∇S⟩ before the step, without the directions that oscillate",
+    slope_theta="⟨θ, ∇S⟩ before the step, with each θ times R/R̄ if R differs, without the directions that oscillate",
     slope_descent="⟨−√v̄·D⁻¹g, ∇S⟩ before the step, without them; ⟨−g, ∇S⟩ for SGD",
     critical_step="s, the smallest multiple of Δθ after which the loss is not lower",
 )

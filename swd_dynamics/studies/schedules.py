@@ -1,6 +1,7 @@
 """Study: which sharpness a falling learning rate leaves behind, at the edge of stability and after it."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,7 +152,7 @@ def factors(pieces: list[Piece]) -> np.ndarray:
 def measure(setting: Setting) -> Findings:
     """Train with falling learning rates; SGD beside the central flow, Adam for several T and β₂."""
     task = regression(setting.device)
-    gradient, steps = gradient_of(task), 30 if setting.quick else 300
+    gradient, steps = gradient_of(task), 20 if setting.quick else 300
     for _ in range(EARLY):
         task.set_theta(task.theta - SLOW * gradient(task.theta))
     left: dict[str, dict[str, Run]] = {}
@@ -182,10 +183,16 @@ class Start(NamedTuple):
 
 def start(task: Task, gradient: Callable, method: Method) -> Start:
     """A point at the edge of stability, with a settled oscillation."""
-    flow = CentralFlow(method.rule(), gradient, directions=2)
+    flow = flow_of(gradient, method)
     before = flow.solve(task.theta, SETTLED)
     memory = tuple(entry[-1] for entry in before.memory)
     return Start(before.theta[-1], memory, flow.oscillating(before, SETTLED))
+
+
+@lru_cache(maxsize=4)  # derived once for each learning rate of both methods
+def flow_of(gradient: Callable, method: Method, factor: float = 1.0) -> CentralFlow:
+    """The central flow of a method with a factor that multiplies η."""
+    return CentralFlow(method.rule(lr=factor * method.arguments["lr"]), gradient, directions=2)
 
 
 def dropped(task: Task, gradient: Callable, method: Method, begin: Start, pieces: list[Piece]) -> Run:
@@ -195,7 +202,7 @@ def dropped(task: Task, gradient: Callable, method: Method, begin: Start, pieces
     optimizer = method.optimizer(fresh.model.parameters())
     memory: Any = begin.state.memory
     begin_late(optimizer, memory._asdict())
-    found = scheduled(fresh, optimizer, method, factors(pieces), 0)
+    found = run_under(fresh, optimizer, method, factors(pieces), 0)
     flow = flow_in_pieces(gradient, method, begin, pieces) / limit(method)(method.arguments["lr"])
     return found._replace(flow=flow[found.steps - 1])
 
@@ -205,10 +212,10 @@ def falling(task: Task, method: Method, steps: int, times_measured: int = MEASUR
     fresh = task.fresh()
     optimizer = method.optimizer(fresh.model.parameters())
     times = factors([Piece(BEFORE, 1.0, 1.0), Piece(steps, 1.0, 0.0)])
-    return scheduled(fresh, optimizer, method, times, BEFORE, times_measured)
+    return run_under(fresh, optimizer, method, times, BEFORE, times_measured)
 
 
-def scheduled(
+def run_under(
     task: Task,
     optimizer: torch.optim.Optimizer,
     method: Method,
@@ -234,7 +241,7 @@ def flow_in_pieces(gradient: Callable, method: Method, begin: Start, pieces: lis
     theta, memory, found = begin.theta, begin.memory, []
     for piece in pieces:
         lr = piece.first * method.arguments["lr"]
-        solution = CentralFlow(method.rule(lr=lr), gradient, directions=2).solve(theta, piece.steps, memory=memory)
+        solution = flow_of(gradient, method, piece.first).solve(theta, piece.steps, memory=memory)
         theta, memory = solution.theta[-1], tuple(entry[-1] for entry in solution.memory)
         found.append(solution.sharpness[:-1, 0] * limit(method)(lr))
     return np.concatenate(found)

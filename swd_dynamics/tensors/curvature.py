@@ -5,8 +5,7 @@ each point, and each product is one backward pass through it. The first search s
 vectors, so that equal eigenvalues are found. Later searches start from the last eigenvectors.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +13,8 @@ from torch import Tensor
 from swd_dynamics.checks import check, whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.tensors.eigenpairs import DIGITS, Spectrum, top_eigenpairs
-from swd_dynamics.tensors.preconditioner import preconditioner_of, working
+from swd_dynamics.tensors.evaluation import differentiable_twice
+from swd_dynamics.tensors.preconditioner import step_divisor, working
 
 # Norm of the noise that is added to the last eigenvectors (norm 1), so that none of them is
 # orthogonal to an eigenvector that has become the largest since. With a tenth of it 1 % of the
@@ -27,7 +27,10 @@ class Curvature:
     """The k largest eigenvalues of the Hessian of a loss, at the parameters' present values.
 
     H = ∇²L(θ). With an optimizer like Adam, H is D^(−½)·∇²L·D^(−½) with D = √v̂ + ε, which has the
-    eigenvalues of D⁻¹∇²L: these are what the learning rate multiplies (:func:`preconditioner_of`).
+    eigenvalues of D⁻¹∇²L: these are what the learning rate multiplies
+    (:func:`~swd_dynamics.tensors.preconditioner_of`). Where the learning rates of the optimizer's
+    groups differ, D of each weight is also multiplied by η̄/η, with its own η and the mean η̄ over all
+    weights, so that the eigenvalues are those that η̄ multiplies.
     Largest means algebraically largest: negative eigenvalues come last.
 
     Gradients do not change, and neither do the states of torch's random generators. Autocast and
@@ -65,9 +68,11 @@ class Curvature:
         tensors of one dtype on one device, the tolerance is finer than the dtype, the loss is not
         one number that depends on some of the weights, or D is not known.
 
-    Assumes that torch can differentiate ∇L, which it cannot for fused attention, for example. An
-    eigenvalue whose eigenvector is almost orthogonal to the start and to the fresh vector of the
-    final check can be overlooked, as in every method that does not form the matrix
+    Assumes that torch can differentiate ∇L. For that, ``scaled_dot_product_attention`` is computed by
+    matrix products (``SDPBackend.MATH``) instead of a fused kernel, and a compiled model by the code
+    from which it was compiled. An eigenvalue whose eigenvector is almost orthogonal to the start and
+    to the fresh vector of the final check can be overlooked, as in every method that does not form
+    the matrix
     (:func:`~swd_dynamics.tensors.eigenpairs.top_eigenpairs`).
 
     Source: Davidson 1975, J. Comput. Phys. 17, 87; Pearlmutter 1994, Neural Comput. 6, 147.
@@ -127,7 +132,7 @@ class Curvature:
         The search starts from the eigenvectors of the last call.
         """
         trained = self._trained()
-        with plain_arithmetic(trained[0].device.type):
+        with differentiable_twice(trained[0].device.type):
             divisor = self._divisor(trained)
             start, warm = self._start(trained)
             scale = torch.ones_like(start[0]) if divisor is None else divisor.rsqrt()
@@ -145,7 +150,7 @@ class Curvature:
         return found
 
     def _divisor(self, trained: Sequence[Tensor]) -> Tensor | None:
-        return None if self.optimizer is None else preconditioner_of(self.optimizer, trained)
+        return None if self.optimizer is None else step_divisor(self.optimizer, trained)
 
     def _trained(self) -> list[Tensor]:
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
@@ -213,20 +218,6 @@ def _hessian_product(
         return scale * torch.cat([column.reshape(-1) for column in columns]).to(vector.dtype)
 
     return product
-
-
-@contextmanager
-def plain_arithmetic(device: str) -> Iterator[None]:
-    """No autocast and no inference mode, whatever is on around.
-
-    Autocast would round the vectors to a narrow dtype, and inference mode makes no graph.
-    """
-    with (
-        torch.inference_mode(False),
-        torch.autocast("cpu", enabled=False),
-        torch.autocast(device, enabled=False),
-    ):
-        yield
 
 
 def _smallest(dtype: torch.dtype) -> float:

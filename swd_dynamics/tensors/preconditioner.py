@@ -68,6 +68,41 @@ def preconditioner_of(
     return torch.cat(pieces)
 
 
+def step_divisor(
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[Tensor],
+) -> Tensor | None:
+    """D·η̄/η of each weight, shape (n,), with η of its group and the mean η̄ over the optimizer's weights.
+
+    So η̄ divided by this is the learning rate of a weight, also where the groups' learning rates
+    differ. Where they are equal, or η̄ = 0, it is D, and None for D = 1. It is ∞ where η = 0.
+
+    Raises
+    ------
+    InputError
+        As in :func:`preconditioner_of`.
+
+    Examples
+    --------
+    Two weights with η = 1 and two with η = 3 have η̄ = 2.
+
+    >>> slow, fast = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    >>> sgd = torch.optim.SGD([{"params": [slow], "lr": 1.0}, {"params": [fast], "lr": 3.0}])
+    >>> step_divisor(sgd, [slow, fast])
+    tensor([2.0000, 2.0000, 0.6667, 0.6667])
+    """
+    chosen = list(parameters)
+    divisor = preconditioner_of(optimizer, chosen)
+    own = {p: float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    mean = sum(lr * p.numel() for p, lr in own.items()) / sum(p.numel() for p in own)
+    if len(set(own.values())) == 1 or mean == 0:
+        return divisor
+    ratios = [mean / own[p] if own[p] else torch.inf for p in chosen]
+    pairs = zip(chosen, ratios, strict=True)
+    scale = torch.cat([torch.full((p.numel(),), x, dtype=working(p.dtype), device=p.device) for p, x in pairs])
+    return scale if divisor is None else divisor * scale
+
+
 def _is_stated(entry: Known) -> bool:
     """Whether an entry says by what a step is divided."""
     # A class that does not divide its steps has a known gain, or publishes η_eff.

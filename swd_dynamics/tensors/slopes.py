@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from swd_dynamics.tensors.curvature import check_loss, check_used, plain_arithmetic
+from swd_dynamics.tensors.curvature import check_loss, check_used
+from swd_dynamics.tensors.evaluation import differentiable_twice
 
 
 def slope_of_curvature(
@@ -21,7 +22,8 @@ def slope_of_curvature(
     Parameters
     ----------
     loss : callable () → Tensor, shape ()
-        The loss on a fixed batch. Assumes that torch can differentiate it three times.
+        The loss on a fixed batch. Assumes that torch can differentiate it three times, with attention
+        computed by matrix products (``SDPBackend.MATH``) and without compiled code.
     parameters : sequence of Tensor
     direction : Tensor, shape (n,)
         u, in the order of the parameters.
@@ -47,7 +49,7 @@ def slope_of_curvature(
     devices = [first.device] if first.is_cuda else []
     rounded = direction.to(first.dtype)
     with (
-        plain_arithmetic(first.device.type),
+        differentiable_twice(first.device.type),
         torch.random.fork_rng(devices=devices),
         torch.enable_grad(),
     ):

@@ -59,3 +59,34 @@ def test_jump(beyond):
 def test_limits(loss, value):
     """Assert that a rising or constant loss has 0, a falling one ∞, and an unknown one NaN."""
     assert critical_step(loss) == pytest.approx(value, nan_ok=True)
+
+
+GRID = 2.0**-20  # a loss of 1 is rounded to multiples of this
+
+
+def rounded(change):
+    return lambda s: 1 + round(change(s) / GRID) * GRID
+
+
+@given(root=st.floats(0.02, 1e4), start=st.floats(1e-3, 1e4))
+def test_rounded_quadratics(root, start):
+    """Assert that a rounded loss that falls by 1000 roundings has its critical step, from any start."""
+    found = critical_step(rounded(lambda s: 4000 * GRID * s * (s - root) / root**2), start, rounding=GRID)
+    # Half a rounding moves the zero by 1/8000, and the secant's two points are TOLERANCE near to each other or more.
+    assert found == pytest.approx(root, rel=2 * TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "change, value",
+    [
+        (lambda s: 0.0, math.nan),
+        (lambda s: GRID * s * (s - 1) / 3, math.nan),
+        (lambda s: 1e-3 * GRID * s, 0.0),
+        (lambda s: GRID * s * (s + 1e5) / 1e6, 0.0),
+        (lambda s: -1e-3 * GRID * s, math.inf),
+    ],
+    ids=["constant", "hidden fall", "line", "rise", "fall"],
+)
+def test_rounded_limits(change, value):
+    """Assert that a fall that rounding hides gives NaN, and that slow rises and falls give 0 and ∞ all the same."""
+    assert critical_step(rounded(change), rounding=2 * GRID) == pytest.approx(value, nan_ok=True)
