@@ -30,24 +30,24 @@ from swd_dynamics.tasks import Task
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
 CLAIM = (
-    "At the edge of stability a falling learning rate raises the limit. The sharpness of SGD is left behind. The "
-    "preconditioned sharpness of Adam follows, with and without decay, but no faster than v can fade, by (1−β₂)/2 a "
-    "step: where η falls to 0 over T steps, it rises at most e(1−β₂)T/2-fold, and the run leaves the edge before the "
-    "end."
+    "At the edge of stability a falling learning rate raises the limit. The sharpness of SGD is left behind. The"
+    " preconditioned sharpness of Adam follows, without decay and with AdamW within 5 % (AdamS lies above it), but no"
+    " faster than v can fade, by (1−β₂)/2 a step: where η falls to 0 over T steps, it rises at most e(1−β₂)T/2-fold,"
+    " and the run leaves the edge before the end."
 )
 SOURCE = (
     "theory of this project; the edge at constant η: Cohen et al. 2021, arXiv 2103.00065, and 2022, arXiv 2207.14484"
 )
 CAPTION = (
-    "Full-batch runs of torch's optimizers on the regression task of central-flow, in float64. They reach the edge"
-    " of stability at constant η, and then η falls linearly to 0. The sharpness, recorded by the probe, is the"
-    " largest eigenvalue of the Hessian, and for Adam that of D⁻¹H with D = √v̂ + ε, in units of the derived limit"
-    " at the first η. With β₁ = 0 Adam is RMSprop with bias correction. Left: T = 400 steps, β₂ = 0.95. Right: the"
-    " last sharpness of runs with several T and β₂. The bound takes the fastest fall of √v̂, by √β₂ a step, and no"
-    " change of the Hessian itself, which in runs of SGD sharpens by a quarter. Gradients still feed v, so that the"
-    " runs stay below it. Also tested, but not drawn: SGD and SGDS whose η falls to a quarter at once, early, or for"
-    " SGD also late. Their last sharpness is that of the central flow, and neither the limit of the largest η nor"
-    " that of the last. What is allowed was set after pilot runs of this task."
+    "Full-batch runs of torch's optimizers on the regression task of central-flow, in float64. They reach the edge of"
+    " stability at constant η, and then η falls linearly to 0. The sharpness, recorded by the probe, is the largest"
+    " eigenvalue of the Hessian, and for Adam that of D⁻¹H with D = √v̂ + ε, in units of the derived limit at the first"
+    " η. With β₁ = 0 Adam is RMSprop with bias correction. Left: T = 400 steps, β₂ = 0.95. Right: the last sharpness of"
+    " runs with several T and β₂. The bound takes the fastest fall of √v̂, by √β₂ a step, and no change of the Hessian"
+    " itself, which in runs of SGD sharpens by a third, and of SGDS by more. Gradients still feed v, so that the runs"
+    " stay below it. Also tested, but not drawn: SGD and SGDS whose η falls to a quarter at once, early, or for SGD"
+    " also late. Their last sharpness is that of the central flow, and neither the limit of the largest η nor that of"
+    " the last. What is allowed was set after pilot runs of this task."
 )
 
 HOLD = 20  # steps of SGD at the first learning rate, from a settled oscillation on
@@ -255,7 +255,7 @@ def _on_sgd(left: dict[str, dict[str, Run]], courses: dict[str, Run]) -> Iterato
 
 
 def _on_adam(courses: dict[str, Run], falls: dict[str, list[Fall]]) -> Iterator[Verdict]:
-    for name in ("Adam", "AdamW"):
+    for name in ("Adam", "AdamW", "AdamS"):
         each = courses[name]
         begun = (each.now >= 1.2) & (each.now <= 2)
         claim = f"Until its falling learning rate is halved, {name} is at the limit of the present learning rate"
@@ -294,10 +294,10 @@ def draw(data: tuple[dict[str, Run], dict[str, list[Fall]]]) -> Figure:
         course, last = figure.subplots(1, 2)
         _draw_courses(course, courses)
         _draw_last(last, falls)
-        rise = courses["SGD"].sharpness[-1]
+        rise, stable = (courses[name].sharpness[-1] for name in ("SGD", "SGDS"))
         figure.suptitle(
             "As the learning rate falls, Adam stays at its edge of stability for as long as v can fade\n"
-            f"fast enough. SGD is left behind: its sharpness rises to {rise:.1f} times the first limit",
+            f"fast enough. SGD is left behind: its sharpness rises to {rise:.1f} times the first limit ({stable:.1f} with decay)",
             x=0.01,
             ha="left",
         )
@@ -336,4 +336,6 @@ def _draw_last(axes, falls: dict[str, list[Fall]]) -> None:
     axes.legend(loc="upper left", fontsize=8)
 
 
-STUDY = Study("sharpness-under-schedules", CLAIM, SOURCE, measure, draw, CAPTION)
+# AdamS lies above the limit by up to an eighth while η falls; why was not found.
+NOT_CONFIRMED = frozenset({"AdamS, edge"})
+STUDY = Study("sharpness-under-schedules", CLAIM, SOURCE, measure, draw, CAPTION, NOT_CONFIRMED)
