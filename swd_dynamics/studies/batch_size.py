@@ -199,7 +199,7 @@ def jackknife(scans: tuple[Scan, ...], quantity: Any) -> NDArray:
 def measure(setting: Setting) -> Findings:
     """Train with both optimizers at every batch size and every λ, all from the same seeds."""
     seeds = range(4 if setting.quick else 12)
-    epochs = EPOCHS // 2 if setting.quick else EPOCHS
+    epochs = EPOCHS // 3 if setting.quick else EPOCHS
     work = [(name, size) for name in WEIGHT_DECAYS for size in BATCHES]
     errors: dict[str, list] = {name: [] for name in WEIGHT_DECAYS}
     roots: dict[str, list] = {name: [] for name in WEIGHT_DECAYS}

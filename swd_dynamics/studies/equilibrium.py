@@ -89,7 +89,7 @@ WALKERS: dict[str, list[Walker]] = {
     ],
     "Adai": _walkers(("AdaiS", "Adai"), 0.05, lr=0.02),
 }
-SHORT = {"SGD": 1, "Adam": 2, "sign": 1, "Adai": 1}  # how many of them the short form runs
+SHORT = {"SGD": 1, "Adam": 1, "sign": 1, "Adai": 1}  # how many of them the short form runs
 STRENGTH, LAYERS, FORGOTTEN = 3.0, 8, 4  # relaxations: e⁻⁴ of a start that is 5 % too long is .1 %
 
 # On digits.
@@ -263,7 +263,7 @@ def _of_fluctuation(setting: Setting) -> Iterator[Verdict]:
 
 
 def _on_digits(setting: Setting) -> Iterator[Verdict]:
-    steps, learners = (1000, LEARNERS[:3]) if setting.quick else (3000, LEARNERS)
+    steps, learners = (1000, LEARNERS[:2]) if setting.quick else (3000, LEARNERS)
     tracked = setting.track(learners, "equilibrium on digits")
     ratios = {each.name: _ratios(each, steps) for each in tracked}
     rows, outputs = ({"AdamW": _ratios(LEARNERS[1], steps, kind)} for kind in ("rows", "outputs"))

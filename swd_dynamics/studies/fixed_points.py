@@ -144,7 +144,7 @@ def _other_decays(setting: Setting) -> list[Verdict]:
     for method in map(_with_largest_lr, methods):
         last_lr, allowed, why = _end_of(method)
         task = quadratic(np.ones(5), optimum, 0.0, device=setting.device)
-        reached[method.name] = _trained(task, method, 2000 if setting.quick else 12000, last_lr)
+        reached[method.name] = _trained(task, method, 1000 if setting.quick else 12000, last_lr)
         equation = modified_equation(method.rule(lr=last_lr or method.arguments["lr"]))
         predicted = np.array([equation.rest_point(h=1.0, theta_star=float(theta)) for theta in optimum])
         claim = f"{method.name} with exact gradients rests where F₀ = 0"
@@ -182,7 +182,7 @@ def _muon(setting: Setting) -> list[Verdict]:
     """
     method, rank = Method("MuonW", MUON_ARGUMENTS), len(SINGULAR_VALUES)
     left, right = (np.linalg.qr(np.random.default_rng(seed).standard_normal((rank, rank)))[0] for seed in (0, 1))
-    optimum, steps = left @ np.diag(SINGULAR_VALUES) @ right.T, 2000 if setting.quick else 12000
+    optimum, steps = left @ np.diag(SINGULAR_VALUES) @ right.T, 1000 if setting.quick else 12000
     task = _matrix_quadratic(optimum, setting.device)
     found = left.T @ _trained(task, method, steps, LAST_LR).reshape(rank, rank) @ right
     start, rested = np.diag(SINGULAR_VALUES).ravel(), np.zeros(rank * rank)

@@ -51,7 +51,7 @@ class Curves(NamedTuple):
 
 def measure(setting: Setting) -> Findings:
     """Tune the six optimizers for each schedule, and follow them from the reported seeds."""
-    steps, seeds = (STEPS // 3, range(4)) if setting.quick else (STEPS, range(16))
+    steps, seeds = (STEPS // 5, range(4)) if setting.quick else (STEPS, range(16))
     tuning = tuning_seeds(setting.quick)
     arena = arenas(setting.device, only_digits=True)["digits"]
     found = []

@@ -87,11 +87,12 @@ class FlowErrors:
     parting: dict[float, float] = field(default_factory=dict)
 
 
-def smooth_problem(device: str) -> Problem:
+def smooth_problem(setting: Setting) -> Problem:
     """A quadratic, its derivatives in closed form, at learning rates that are asymptotic."""
-    task = quadratic(SPECTRUM, start=(1.0, 1.2, 1.4, 1.1, 1.3), device=device)
+    task = quadratic(SPECTRUM, start=(1.0, 1.2, 1.4, 1.1, 1.3), device=setting.device)
     derivatives = (lambda theta: SPECTRUM * theta, lambda theta, vector: SPECTRUM * vector)
-    largest_lr_and_time = {"SGD": (5e-4, 0.05), "Adam": (2e-3, 0.4)}
+    times = (0.025, 0.2) if setting.quick else (0.05, 0.4)
+    largest_lr_and_time = {"SGD": (5e-4, times[0]), "Adam": (2e-3, times[1])}
     return Problem(task, *derivatives, largest_lr_and_time, {1: 0.05, 2: 0.05}, {"tolerance": 1e-12})
 
 
@@ -106,7 +107,7 @@ def digits_problem(setting: Setting) -> Problem:
 def measure(setting: Setting) -> Findings:
     """Orders on a quadratic and on a network, and the difference of L2 and stable decay on both."""
     errors, verdicts = FlowErrors(), []
-    smooth, digits = smooth_problem(setting.device), digits_problem(setting)
+    smooth, digits = smooth_problem(setting), digits_problem(setting)
     for method in setting.track(SGD_METHODS + ADAM_METHODS, "modified-equation on a quadratic"):
         verdicts += _orders(errors, smooth, method)
     for method in setting.track(SGD_METHODS, "modified-equation on the network"):

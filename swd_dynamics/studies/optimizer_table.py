@@ -92,7 +92,7 @@ def contestants() -> list[Contestant]:
 
 def measure(setting: Setting) -> Findings:
     """Tune every optimizer for every task and schedule, and train it from the reported seeds."""
-    steps, seeds = (STEPS // 3, range(3)) if setting.quick else (STEPS, range(10))
+    steps, seeds = (STEPS // 5, range(3)) if setting.quick else (STEPS, range(10))
     tuning = tuning_seeds(setting.quick)
     listed = contestants()
     if setting.quick:

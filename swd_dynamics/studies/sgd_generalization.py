@@ -104,7 +104,7 @@ class Gap(NamedTuple):
 
 def measure(setting: Setting) -> Findings:
     """Tune SGD, Adam, AdamW and AdamS on every task, and train them from the reported seeds."""
-    steps, seeds = (STEPS // 3, range(4)) if setting.quick else (STEPS, range(24))
+    steps, seeds = (STEPS // 5, range(4)) if setting.quick else (STEPS, range(24))
     tuning = tuning_seeds(setting.quick)
     training: dict[str, Any] = {"steps": steps, "schedule": SCHEDULE, "evaluations": 1}
     listed = [contestants_of("SGD")[0], *contestants_of("Adam")]

@@ -9,6 +9,7 @@ Nothing about a particular optimizer is put in.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -46,7 +47,7 @@ from swd_dynamics.symbolic.noise import (
     refuse_jumps,
     settled_by_noise,
 )
-from swd_dynamics.symbolic.notation import Letter, z
+from swd_dynamics.symbolic.notation import Letter, cached, z
 from swd_dynamics.symbolic.orthogonal import law_of_matrices
 from swd_dynamics.symbolic.signs import law_of_signs
 
@@ -114,7 +115,7 @@ def equilibrium(rule: UpdateRule, *, shape: int | tuple[int, ...] | None = None,
     law = _law(rule, letters, numbers, sizes)
     known: dict[Any, Any] = {} if sizes is None else {notation.layer_size: sympy.Integer(prod(sizes))}
     known |= {} if gradient is None else {notation.layer_gradient: sympy.Rational(repr(float(gradient)))}
-    balance, said = _formulas_of(law)
+    balance, said = _formulas_of(law.exact, law.leading)
     steps = balance_steps(balance.power, balance.results) if balance else ()
     if law.numbers and sizes is not None and (gradient is not None or not law.needs_gradient):
         found, said = in_numbers(law.numbers, prod(sizes), gradient or 1.0), ()
@@ -146,9 +147,10 @@ def _sizes(shape: Any) -> tuple[int, ...] | None:
     return tuple(map(int, sizes))
 
 
-def _formulas_of(law: Law) -> tuple[Balance | None, tuple[str, ...]]:
+@lru_cache(maxsize=128)
+def _formulas_of(exactly: Motion | None, leading: Motion | None) -> tuple[Balance | None, tuple[str, ...]]:
     """The balance as formulas, exact where it is a law of powers, otherwise to leading order; and what is assumed."""
-    for motion, order in ((law.exact, ()), (law.leading, (LEADING,))):
+    for motion, order in ((exactly, ()), (leading, (LEADING,))):
         if motion is not None:
             plain, said = without_eps(motion)
             if balance := in_formulas(plain):
@@ -166,6 +168,15 @@ def _real(derivation: Derivation) -> Derivation:
 
 def _linear_law(rule: UpdateRule, numbers: Mapping[Symbol, Any]) -> Law:
     """The law of a rule in symbols that is linear once its preconditioner is frozen."""
+    law, both = _linear_formulas(rule)
+    matrix = both.xreplace(dict(numbers))
+    is_known = not matrix.free_symbols - {SIGMA}
+    return replace(law, numbers=_in_numbers(matrix)) if is_known else law
+
+
+@cached
+def _linear_formulas(rule: UpdateRule) -> tuple[Law, Matrix]:
+    """The same without numbers, and the matrix A|b in symbols: they are the same for every η, λ and Γ."""
     found = find_linear_map(rule)
     matrix, response = found.at_zero_curvature(), found.response
     settled = settled_by_noise(rule)
@@ -183,7 +194,7 @@ def _linear_law(rule: UpdateRule, numbers: Mapping[Symbol, Any]) -> Law:
     steps += tuple(stated(MEAN_SQUARE.format(symbol_text(s)), s, means[s]) for s in sorted(wanted & {*means}, key=str))
     exactly = leading = None
     if matrix.rows <= READABLE:
-        moments, polynomial = moments_of(matrix, response, numbers), characteristic(matrix)
+        moments, polynomial = moments_of(matrix, response, {}), characteristic(matrix)
         # not η_max, say: only strengths of the decay, with which p(1) = 0 and θ stays where it is put
         small = [s for s in found.decay_symbols if polynomial.eval(1).subs(s, 0) == 0]
         exactly = Motion(moments.variance * SIGMA**2, moments.gap, _rate(polynomial, small))
@@ -191,11 +202,9 @@ def _linear_law(rule: UpdateRule, numbers: Mapping[Symbol, Any]) -> Law:
         exactly, leading = (Motion(*(each.xreplace(closed) for each in motion)) for motion in (exactly, leading))
         steps += (stated("Solved for the variance of θ", Letter("Var θ"), exactly.variance),)
     steps = tuple(s._replace(equation=s.equation.xreplace(found.roots)) for s in steps)
-    open_matrix = matrix.row_join(response).xreplace(closed).xreplace(dict(numbers))
-    is_known = not open_matrix.free_symbols - {SIGMA}
     has_mean = any(found.roots[letter].has(notation.mean) for letter in used)
     conditions = (*found.conditions, *([WHOLE] if has_mean else []))
-    return Law(exactly, leading, _in_numbers(open_matrix) if is_known else None, steps, conditions)
+    return Law(exactly, leading, None, steps, conditions), matrix.row_join(response).xreplace(closed)
 
 
 def _rate(polynomial: Any, small: list[Symbol]) -> Any:

@@ -3,6 +3,7 @@
 import pytest
 
 from swd_dynamics.flows import Flow
+from swd_dynamics.studies import Setting
 from swd_dynamics.studies.modified_equation import (
     ADAM_METHODS,
     SGD_METHODS,
@@ -15,7 +16,7 @@ from swd_dynamics.studies.modified_equation import (
 @pytest.mark.parametrize("method", SGD_METHODS + ADAM_METHODS, ids=lambda method: method.name)
 def test_real_iterates_are_the_rules(method):
     """Assert that a torch optimizer that begins late takes the rule's own steps from the same state."""
-    problem = smooth_problem("cpu")
+    problem = smooth_problem(Setting())
     flow = Flow(method.rule(), problem.gradient, problem.hvp, 2)
     state = flow.starting_state(problem.task.theta)
     theta = real_run(problem.task, method, method.arguments["lr"], state, 20)

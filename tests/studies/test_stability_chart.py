@@ -65,6 +65,7 @@ def test_a_rule_and_its_optimizer_agree(monkeypatch):
     assert by_torch.any() and not by_torch.all()
 
 
+@pytest.mark.slow
 def test_every_entry_with_a_linear_map_is_tried():
     """Assert that the families of the study have all entries of the catalogue whose linear map can be derived."""
 

@@ -24,6 +24,7 @@ def test_gradient_descent_in_noise():
     assert (errors < 0.03 * known).all()
 
 
+@pytest.mark.slow
 def test_the_standard_errors_are_those_of_repeated_runs():
     """Assert that the spread over 40 seeds is the standard error that one run states, within a third."""
 
