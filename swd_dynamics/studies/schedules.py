@@ -297,7 +297,8 @@ def draw(data: tuple[dict[str, Run], dict[str, list[Fall]]]) -> Figure:
         rise, stable = (courses[name].sharpness[-1] for name in ("SGD", "SGDS"))
         figure.suptitle(
             "As the learning rate falls, Adam stays at its edge of stability for as long as v can fade\n"
-            f"fast enough. SGD's sharpness is left behind at {rise:.1f} times the first limit ({stable:.1f} with decay)",
+            f"fast enough. SGD's sharpness is left behind at {rise:.1f} times the first limit"
+            f" ({stable:.1f} with decay)",
             x=0.01,
             ha="left",
         )
