@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch.nn.utils import parameters_to_vector
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from swd_dynamics.flows import CentralFlow, CentralSolution, Flow
 from swd_dynamics.flows.curvature import Derivatives
@@ -143,11 +143,13 @@ def gradient_of(task: Task) -> Callable[[np.ndarray], np.ndarray]:
     """∇L by a copy of the model, several times as fast as a functional call."""
     scratch = task.fresh()
     parameters = list(scratch.model.parameters())
+    weights = parameters_to_vector(parameters).detach()
+    vector_to_parameters(weights, parameters)  # the parameters are now views of this vector
 
     def gradient(theta: np.ndarray) -> np.ndarray:
-        scratch.set_theta(theta)
+        weights.copy_(torch.tensor(theta))
         found = torch.autograd.grad(scratch.full_loss(scratch.model), parameters)
-        return parameters_to_vector(found).detach().cpu().numpy()
+        return torch.cat([each.reshape(-1) for each in found]).cpu().numpy()
 
     return gradient
 
@@ -218,13 +220,13 @@ def hold(task: Task, gradient: Callable, setting: Setting) -> Held:
             method = Method(name, NESTEROV | {"weight_decay": times * ratio})
             central = CentralFlow(method.rule(), gradient, directions=2)
             found = central.solve(task.theta, SETTLED + steps)
-            real = real_run(task, method, method.arguments["lr"], _on_the_way(central, found, SETTLED), steps + 1)
+            real = real_run(task, method, method.arguments["lr"], on_the_way(central, found, SETTLED), steps + 1)
             flow[mode].append(found.variance[SETTLED + 1 :].mean())
             runs[mode].append(slow_mean(real)[1].mean())
     return Held(np.array(ratios), *({mode: np.array(v) for mode, v in each.items()} for each in (flow, runs)))
 
 
-def _on_the_way(central: CentralFlow, found: CentralSolution, k: int) -> State:
+def on_the_way(central: CentralFlow, found: CentralSolution, k: int) -> State:
     """The rule's state with the predicted oscillation, or without one where none is predicted."""
     if found.variance[k] > 0:
         return central.oscillating(found, k)
