@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from swd_dynamics.flows.curvature import Derivatives
 from swd_dynamics.plots import COLOURS, LABELS, MUTED, house_style, measured
-from swd_dynamics.studies.central_flow import gradient_of
+from swd_dynamics.studies.edge_runs import gradient_of
+from swd_dynamics.studies.gradient_norm import ETA
 from swd_dynamics.studies.judging import judge_relative
 from swd_dynamics.studies.methods import Method
 from swd_dynamics.studies.study import Findings, Setting, Study
@@ -350,7 +351,9 @@ def _draw_strengths(axes, found: Strengths) -> None:
         if mode == "L2":
             at = found.ratios[0], found.limit[name][0]
             axes.annotate(f"derived limit, {lr}", at, (-4, -7), textcoords="offset points", va="top", fontsize=9)
-    axes.set(xscale="log", xlabel="decay in units of the gradient, R/η_eff", ylabel="largest curvature", ylim=(0, None))
+    axes.set(
+        xscale="log", xlabel=f"decay in units of the gradient, R/{ETA}", ylabel="largest curvature", ylim=(0, None)
+    )
     axes.legend(fontsize=8, loc="lower left")
 
 
