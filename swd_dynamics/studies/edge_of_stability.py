@@ -192,7 +192,7 @@ def _divisor(optimizer, run: Task) -> np.ndarray:
 
 def with_strengths(task: Task, gradient: Callable, setting: Setting) -> Strengths:
     """Runs of heavy ball with decays of several strengths, and the flow with the same R/η_eff."""
-    ratios, time = (FEW, 0.2 * TIME) if setting.quick else (RATIOS, TIME)
+    ratios, time = (FEW, 0.25 * TIME) if setting.quick else (RATIOS, TIME)
     flows, limit, held, curvature, turned = [], *({name: [] for name in STRENGTHS} for _ in range(4))
     for ratio in setting.track(ratios, "edge-of-stability, decay"):
         flow = flow_curvature(task.theta, gradient, ratio, time)
