@@ -168,7 +168,7 @@ def followed(weight_decay, steps=150):
     method = Method("SGDS", study.NESTEROV | {"weight_decay": weight_decay})
     flow = sd.CentralFlow(method.rule(), slope, directions=2)
     solution = flow.solve(task.theta, study.SETTLED + steps)
-    start = study._on_the_way(flow, solution, study.SETTLED)
+    start = study.on_the_way(flow, solution, study.SETTLED)
     real = study.real_run(task, method, study.NESTEROV["lr"], start, steps + 1)
     return solution.variance[study.SETTLED + 1 :], study.slow_mean(real)[1], solution
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
+from swd_dynamics.flows.chebyshev import chebyshev_step
 from swd_dynamics.flows.complementarity import solve_complementarity
 from swd_dynamics.flows.curvature import Derivatives, Sharpest
 from swd_dynamics.flows.flow import LATE, Flow
@@ -282,9 +283,7 @@ class CentralFlow:
         return _Point(theta, tuple(_filtered(*each) for each in zip(*(point.memory for point in points), strict=True)))
 
     def _plain_step(self, at: _Point, kept: Sharpest) -> _Point:
-        """A step of dx/dk = rule(x) − x, without oscillation, by as many Runge–Kutta steps as the sharpness needs."""
-        parts = int(np.ceil(max(1.0, kept.values[0])))  # rule(x) − x has slopes down to −2 at the limit; 2.8 is allowed
-        z = at.joined()
+        """A step of dx/dk = rule(x) − x without oscillation, in as many stages as the sharpness needs."""
 
         def change(z: Array) -> Array:
             now = at.apart(z)
@@ -292,12 +291,10 @@ class CentralFlow:
             memory = self.edge.remember(now.theta, gradient, now.memory, 0.0)
             return _Point(self.edge.update(now.theta, gradient, memory), memory).joined() - z
 
-        for _ in range(parts):
-            first = change(z) / parts
-            second = change(z + first / 2) / parts
-            third = change(z + second / 2) / parts
-            z = z + (first + 2 * second + 2 * third + change(z + third) / parts) / 6
-        return at.apart(z)
+        # Above the limit the eigenvalues of the step are real and below 1, so that none is below its trace. In
+        # the trace the curvature has the factor ``response``, and each entry of the memory adds at most 1.
+        raised = kept.values[0] * float((kept.limit * self.edge.response(at.theta, at.memory)).max())
+        return at.apart(chebyshev_step(change, at.joined(), raised + 1 + len(at.memory)))
 
     def _row(
         self, at: _Point, gradient: Array, kept: Sharpest, critical: _Critical, covariance: Array

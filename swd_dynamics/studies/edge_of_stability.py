@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from swd_dynamics.flows.curvature import Derivatives
 from swd_dynamics.plots import COLOURS, LABELS, MUTED, house_style, measured
-from swd_dynamics.studies.central_flow import gradient_of
+from swd_dynamics.studies.edge_runs import gradient_of
+from swd_dynamics.studies.gradient_norm import ETA
 from swd_dynamics.studies.judging import judge_relative
 from swd_dynamics.studies.methods import Method
 from swd_dynamics.studies.study import Findings, Setting, Study
@@ -191,7 +192,7 @@ def _divisor(optimizer, run: Task) -> np.ndarray:
 
 def with_strengths(task: Task, gradient: Callable, setting: Setting) -> Strengths:
     """Runs of heavy ball with decays of several strengths, and the flow with the same R/η_eff."""
-    ratios, time = (FEW, 0.3 * TIME) if setting.quick else (RATIOS, TIME)
+    ratios, time = (FEW, 0.25 * TIME) if setting.quick else (RATIOS, TIME)
     flows, limit, held, curvature, turned = [], *({name: [] for name in STRENGTHS} for _ in range(4))
     for ratio in setting.track(ratios, "edge-of-stability, decay"):
         flow = flow_curvature(task.theta, gradient, ratio, time)
@@ -350,7 +351,9 @@ def _draw_strengths(axes, found: Strengths) -> None:
         if mode == "L2":
             at = found.ratios[0], found.limit[name][0]
             axes.annotate(f"derived limit, {lr}", at, (-4, -7), textcoords="offset points", va="top", fontsize=9)
-    axes.set(xscale="log", xlabel="decay in units of the gradient, R/η_eff", ylabel="largest curvature", ylim=(0, None))
+    axes.set(
+        xscale="log", xlabel=f"decay in units of the gradient, R/{ETA}", ylabel="largest curvature", ylim=(0, None)
+    )
     axes.legend(fontsize=8, loc="lower left")
 
 

@@ -123,7 +123,7 @@ def edge(rule: UpdateRule) -> Derivation:
     numbers = exact(values)
     parts = edge_parts(letters)
     shown = parts.in_memory
-    _refuse_another_boundary(rule, one_minus(shown(parts.limit)).xreplace(numbers))
+    refuse_another_boundary(rule)
     steps = [DerivationStep(step.done, shown(step.equation)) for step in (*parts.found.steps, *_explain(parts))]
     derivation = Derivation("The edge of stability", _results(parts), tuple(steps), _assumptions(parts))
     return derivation.with_numbers(values, numbers)
@@ -193,8 +193,19 @@ def _in_the_mean(settled: Trace, found: LinearMap, shares: Any) -> dict[Symbol, 
     return mean
 
 
-def _refuse_another_boundary(rule: UpdateRule, limit: Any) -> None:
-    """Raise NotDerivable if a run with this rule becomes unstable before its linear map has the eigenvalue −1."""
+def refuse_another_boundary(rule: UpdateRule) -> None:
+    """Raise NotDerivable if a run with this rule becomes unstable before its linear map has the eigenvalue −1.
+
+    Examples
+    --------
+    Gradient descent is unstable from 2/η on, where its step has this eigenvalue:
+
+    >>> from swd_dynamics.rules import CATALOG
+    >>> refuse_another_boundary(CATALOG["SGD"](lr=0.5))
+    """
+    letters, values = lettered(rule)
+    parts = edge_parts(letters)
+    limit = one_minus(parts.in_memory(parts.limit)).xreplace(exact(values))
     first = stability_limit(rule).value
     if first is sympy.oo:
         raise NotDerivable("every curvature is stable: the rule has no edge of stability")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.edge import GRADIENT_VARIANCE, EdgeParts, edge, edge_parts
+from swd_dynamics.symbolic.edge import GRADIENT_VARIANCE, EdgeParts, edge_parts, refuse_another_boundary
 from swd_dynamics.symbolic.letters import lettered
 from swd_dynamics.symbolic.modified import along
 from swd_dynamics.symbolic.notation import PerWeight, cached, primed
@@ -82,7 +82,7 @@ def numeric_edge(rule: UpdateRule) -> NumericEdge:
     """
     if rule.has_schedule:
         raise InputError("the edge of stability moves with a schedule: give a number for lr")
-    edge(rule)  # refuses a rule that has none
+    refuse_another_boundary(rule)
     letters, values = lettered(rule)
     compiled, names = _compile(letters)
     functions = {**compiled}
