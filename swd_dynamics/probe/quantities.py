@@ -325,7 +325,7 @@ _OF_LANDSCAPE = (
     ),
     Quantity(
         "critical_sharpness",
-        "2/(η × critical_step): the curvature along Δθ, in the units of the sharpness",
+        "2/(η × critical_step), the curvature along Δθ: the sharpness only at the edge and without momentum",
         ("critical_step", "lr"),
         lambda multiple, lr: 2 / (multiple * lr),
         ("step",),
@@ -344,7 +344,7 @@ SETS = Table(
     minimal=MINIMAL,
     default=DEFAULT,
     dynamics=(*DEFAULT, *DYNAMICS),
-    landscape=(*MINIMAL, *(quantity.name for quantity in _OF_LANDSCAPE)),
+    landscape=(*DEFAULT, *(quantity.name for quantity in _OF_LANDSCAPE)),
 )
 
 
