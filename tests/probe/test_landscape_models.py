@@ -13,7 +13,7 @@ from swd_dynamics.recording import load_snapshot
 
 FINE = 1e-6  # tolerance of the search for eigenvalues
 EXACT = 1e-10  # relative error of an eigenvalue, tolerance² and a few dozen operations in float64
-OWN = [name for name in SETS["landscape"] if name not in SETS["minimal"]]
+OWN = [name for name in SETS["landscape"] if name not in SETS["default"]]
 H = torch.tensor([9.0, 4.0, 1.0], dtype=torch.float64)
 
 
