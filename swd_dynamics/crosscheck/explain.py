@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from swd_dynamics.crosscheck.recorded_rule import groups_of, named_rule
+from swd_dynamics.crosscheck.recorded_rule import groups_of, named_rule, spans_of
 from swd_dynamics.errors import InputError
 from swd_dynamics.recording import open_recording
 from swd_dynamics.rules.catalog import CATALOG
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("lr", "theta_norm_parameter", "gradient_norm_parameter", "rotation_parameter")
 WINDOWS = 12  # of a run, in each of which the law is evaluated; doubled, explaining takes twice as long
-FEW = 24  # steps: a shorter run has no windows over which a norm of gradients could be averaged
+FEW = 24  # recorded steps: a shorter run has no windows over which a norm of gradients could be averaged
 SMALL = 0.01  # of the largest η: nothing is foreseen for the end of a schedule that falls to 0
 LARGEST = 6  # parameters that are explained: those with the most weights
 NOISE = "The law is that of noise: it does not hold for full batches, whose gradients hardly change from step to step."
@@ -168,7 +168,7 @@ def _check(recording: "xarray.Dataset") -> None:
         lacks = ", ".join(missing) or "the attribute parameter_shapes"
         raise InputError(f"the recording lacks {lacks}: record with the probe's default quantities")
     if recording.sizes["step"] < FEW:
-        raise InputError(f"the recording has {recording.sizes['step']} steps: explain needs {FEW} or more")
+        raise InputError(f"the recording has {recording.sizes['step']} recorded steps: explain needs {FEW} or more")
 
 
 def _entry_name(recording: "xarray.Dataset") -> str:
@@ -224,18 +224,29 @@ def _law(rule: UpdateRule, lr: float, shape: tuple[int, ...], gamma: float) -> t
 
 def _notes(recording: "xarray.Dataset", rules: list[UpdateRule], courses: tuple[Course, ...]) -> list[str]:
     notes = []
-    rate = np.asarray(recording["decay_rate"].values, float) if "decay_rate" in recording else np.full(1, np.nan)
+    rate, where = _decay_rates(recording)
     if np.isfinite(rate).all():
-        left = float(np.exp(np.sum(np.log1p(-np.minimum(rate, 1 - 1e-12)))))
+        left = float(np.exp(spans_of(recording) @ np.log1p(-np.minimum(rate, 1 - 1e-12))))
         memory = 1 / rate[-1] if rate[-1] > 0 else np.inf
         notes.append(
-            f"Of the start Π(1 − R) = {left:.2g} is left. R is {rate[-1]:.2g}: the memory is {memory:.3g} steps."
+            f"Of the start Π(1 − R) = {left:.2g} is left{where}. R is {rate[-1]:.2g}: the memory is {memory:.3g} steps."
         )
     else:
         notes.append("R is not recorded, so how much of the start is left is unknown.")
     notes.append(_rounding(recording, rate))
     known = [course for course in courses if not course.unknown]
     return notes + ([_foreseen(recording, rules, known[0])] if known else [])
+
+
+def _decay_rates(recording: "xarray.Dataset") -> tuple[NDArray, str]:
+    """R of each recorded step; where groups differ, of the one that decays most, because no weight has their mean."""
+    if "decay_rate" not in recording:
+        return np.full(1, np.nan), ""
+    groups = recording.get("decay_rate_group", recording["decay_rate"].expand_dims("group", -1))
+    rates = np.asarray(groups.values, float)
+    if not np.isfinite(rates).all() or (rates == rates[:, :1]).all():
+        return np.asarray(recording["decay_rate"].values, float), ""
+    return rates[:, rates.sum(axis=0).argmax()], " in the group with the largest R"
 
 
 def _foreseen(recording: "xarray.Dataset", rules: list[UpdateRule], course: Course) -> str:

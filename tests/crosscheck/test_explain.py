@@ -13,7 +13,7 @@ from swd_dynamics.plots import explained
 from swd_dynamics.probe import record
 
 
-def noisy_run(make, steps=1500, sizes=(40,)):
+def noisy_run(make, steps=1500, sizes=(40,), **arguments):
     """A run in pure noise: the gradients do not depend on the weights."""
     draws = torch.Generator().manual_seed(0)
     weights = [torch.nn.Parameter(torch.zeros(n, dtype=torch.float64)) for n in sizes]
@@ -21,7 +21,7 @@ def noisy_run(make, steps=1500, sizes=(40,)):
     def loss(k):
         return sum(w @ torch.randn(len(w), generator=draws, dtype=torch.float64) for w in weights)
 
-    return record(make(weights), loss, steps)
+    return record(make(weights), loss, steps, **arguments)
 
 
 def test_noise_alone_brings_a_weight_to_its_law():
@@ -42,6 +42,25 @@ def test_a_run_that_is_too_short_is_not_there_yet():
     found = explain(noisy_run(lambda w: SGDW(w, lr=0.1, weight_decay=0.001), steps=60))
     assert "too early" in found.courses[0].said
     assert any("the memory is 1e+04 steps" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_each_recorded_step_stands_for_those_before_it(every):
+    """Assert that (1 − R)ᵏ of the start is said to be left after k steps, however many of them were recorded."""
+    sparse = {"trajectory": False, "every": every}
+    run = noisy_run(lambda w: SGDW(w, lr=0.1, weight_decay=0.03), steps=300, **sparse)
+    for cut, steps in ((run, 300), (run.isel(step=slice(-24, None)), 24 * every)):
+        assert any(f"Π(1 − R) = {0.997**steps:.2g} is left" in note for note in explain(cut).notes)
+
+
+def test_groups_are_not_averaged():
+    """Assert that beside a group without decay the other one loses as much of its start as alone."""
+
+    def make(weights):
+        return SGDW([{"params": [weights[0]], "weight_decay": 0.0}, {"params": [weights[1]]}], lr=0.1, weight_decay=0.1)
+
+    found = explain(noisy_run(make, steps=100, sizes=(40, 20)))
+    assert any(f"{0.99**100:.2g} is left in the group with the largest R" in note for note in found.notes)
 
 
 def test_a_smaller_lr_is_foreseen():
