@@ -1,6 +1,6 @@
 """The laws of norm and rotation, drawn on the curves of one run."""
 
-from textwrap import shorten
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,16 @@ def explained(found: Any) -> Figure:
             right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             right.yaxis.set_minor_locator(NullLocator())
             left.set_ylabel(course.parameter)
-            left.set_title(shorten(course.said, 52, placeholder="…"), fontsize=9, loc="right")
+            remark = "\n".join(wrap(course.said, 56))
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+            left.text(0.98, 0.05, remark, transform=left.transAxes, fontsize=8, ha="right", va="bottom", bbox=box)
         panels[0, 0].set_title("norm ‖θ‖", loc="left")
         panels[0, 1].set_title("angle of a step, radians", loc="left")
         for axes in panels[-1]:
             axes.set_xlabel("step k")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         title = f"{found.optimizer}: where noise and decay would balance, and where the run is"
+        among = len(found.courses) + found.omitted
+        title += f"\n(the {len(shown)} largest of {among} parameters)" * (len(shown) < among)
         figure.suptitle(title, x=0.01, ha="left")
     return figure
