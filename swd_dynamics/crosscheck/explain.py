@@ -252,10 +252,9 @@ def _notes(recording: "xarray.Dataset", rules: list[UpdateRule], courses: tuple[
     if np.isfinite(rate).all():
         left = float(np.exp(spans_of(recording) @ np.log1p(-np.minimum(rate, 1 - 1e-12))))
         memory = 1 / rate[-1] if rate[-1] > 0 else np.inf
-        notes.append(
-            f"Of the start Π(1 − R) = {left:.2g} is left{where}. R is {rate[-1]:.2g} at the end: the memory is"
-            f" {memory:.3g} steps, in which decay alone leaves 1/e of a weight."
-        )
+        start = f"Of the start Π(1 − R) = {left:.2g} is left{where}."
+        now = f"R is {rate[-1]:.2g} at the end: with this R the memory is {memory:.3g} steps"
+        notes.append(f"{start} {now}, in which decay alone leaves 1/e of a weight.")
     else:
         notes.append("R is not recorded, so how much of the start is left is unknown.")
     notes.append(_rounding(recording, rate, mode_of(rules[0].decay) or "unknown"))
