@@ -225,7 +225,8 @@ def audit(factory: Callable[..., Any], *, dtype: Any = None, **arguments: Any) -
     found = _audited(factory)
     if wanted is None:
         return found
-    left = in_type(bench_for(factory), wanted, float(found.rows["settled"][0]))
+    rate = float(found.rows["settled"][0])
+    left = in_type(bench_for(factory), wanted, rate, joins_gradient=found.kind == "L2")
     return replace(found, reasons=(*found.reasons, left.words), in_type=left)
 
 

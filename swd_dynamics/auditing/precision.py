@@ -1,7 +1,7 @@
 """What is left of an optimizer's weight decay in weights of a given type, as bfloat16, measured and in words."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from swd_dynamics.auditing.robustness import KEPT, LOST
@@ -28,6 +28,8 @@ class InType:
     moved : float — the share of the way that gradients alone move the weights
     steps : int — over which both shares are measured
     advice : str — what keeps the decay
+    joins_gradient : bool — whether the decay is L2, which is not rounded apart from the step
+    fusable : bool — whether ``fused=True`` would round decay and step together, and is not set
     failed : str — why nothing is known, or nothing
 
     Examples
@@ -45,6 +47,8 @@ class InType:
     moved: float = math.nan
     steps: int = 0
     advice: str = ""
+    joins_gradient: bool = False
+    fusable: bool = False
     failed: str = ""
 
     @property
@@ -73,7 +77,8 @@ class InType:
             "lost": f"in {self.dtype} the weight decay is rounded away: {share}, because {self._because}",
             "partly": f"in {self.dtype} the weight decay is partly lost: {share}, because {self._because}",
             "stronger": f"in {self.dtype} the weight decay is too strong: {share}, because {rate} is rounded to whole"
-            " units in the last place. Weights in float32 (torch.autocast) and fused=True round it less coarsely",
+            f" units in the last place. Weights in float32 (torch.autocast){' and fused=True' * self.fusable} round it"
+            " less coarsely",
             "unknown": f"in {self.dtype} it cannot be told what is left of the decay, because rounding scatters the"
             " weights by more than the decay moves them",
         }[self.verdict]
@@ -90,13 +95,17 @@ class InType:
 
     @property
     def _because(self) -> str:
+        steps = f"{100 * self.moved:.2g} % of the way without decay is left"
         if self.moved < KEPT and abs(self.decay - self.moved) <= SAME_SHARE:
             return (
-                f"the steps are lost too ({100 * self.moved:.2g} % of the way without decay is left): a step is less"
-                " than half a unit in the last place of most weights"
+                f"the steps are lost too ({steps}): a step is less than half a unit in the last place of most weights"
             )
+        if self.joins_gradient:
+            return "λθ is rounded in its sum with the gradient, and the step in its sum with the weight"
         how = "less than" if self.decay_rate < self.least else "close to"
         said = f"R = {self.decay_rate:.2g} is {how} half a unit in the last place, {self.least:.2g}"
+        if self.moved < KEPT:
+            return f"{said}, and so are most steps ({steps})"
         return f"{said}, and so are the steps of some weights" if self.verdict == "partly" else said
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,7 +116,7 @@ class InType:
         return {"dtype": self.dtype, "verdict": self.verdict, **known, "steps": self.steps, "words": self.words}
 
 
-def in_type(bench: "Bench", dtype: Any, decay_rate: float) -> InType:
+def in_type(bench: "Bench", dtype: Any, decay_rate: float, *, joins_gradient: bool = False) -> InType:
     """Run an optimizer in weights of a type with decay and without, and compare both with its own full precision.
 
     Parameters
@@ -115,6 +124,7 @@ def in_type(bench: "Bench", dtype: Any, decay_rate: float) -> InType:
     bench : Bench
     dtype : torch.dtype or str — float64, float32, bfloat16 or float16
     decay_rate : float — R in full precision
+    joins_gradient : bool — whether the decay is L2
 
     Examples
     --------
@@ -126,17 +136,21 @@ def in_type(bench: "Bench", dtype: Any, decay_rate: float) -> InType:
     'kept'
     """
     from swd_dynamics.bench.low_precision import kept_in
-    from swd_dynamics.tensors.rounding import dtype_of, least_decay_rate, name_of, what_to_do
+    from swd_dynamics.tensors.rounding import can_fuse, dtype_of, least_decay_rate, name_of, what_to_do
 
     wanted = dtype_of(dtype)
-    plain = InType(name_of(wanted), decay_rate, least_decay_rate(wanted), advice=what_to_do(wanted))
+    plain = InType(name_of(wanted), decay_rate, least_decay_rate(wanted), joins_gradient=joins_gradient)
     if not bench.has_decay or not abs(decay_rate) > 0:
         return _failed(plain, "there is no decay, or its rate R is unknown")
     try:
         kept = kept_in(bench, wanted, decay_rate)
     except InputError as error:
         return _failed(plain, f"{error}. Keep the weights in float32 and compute in {plain.dtype} (torch.autocast)")
-    return InType(plain.dtype, decay_rate, plain.least, *kept, advice=plain.advice)
+    fusable = any(map(can_fuse, bench.groups()))
+    advice = what_to_do(
+        wanted, steps_lost=kept.moved < KEPT, joins_gradient=joins_gradient, fusable=fusable and not joins_gradient
+    )
+    return replace(plain, **kept._asdict(), advice=advice, fusable=fusable)
 
 
 def _failed(plain: InType, why: str) -> InType:

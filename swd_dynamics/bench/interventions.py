@@ -148,6 +148,11 @@ class Bench:
         """Whether there is a λ other than 0."""
         return any(np.nan_to_num(decay_of(group)) for group in self.stated)
 
+    def groups(self) -> Sequence[Mapping[str, Any]]:
+        """The parameter groups of the optimizer, with all of its arguments."""
+        with same_random_numbers():
+            return self.build(parameters_of(self.stream[0], self.shapes, self.given.dtype)).param_groups
+
     def times(self, *, lr: float = 1.0, decay: float = 1.0) -> "Bench":
         """The same bench with η and λ multiplied."""
         return replace(self, lr=lr, decay=decay)

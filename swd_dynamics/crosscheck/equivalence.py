@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.checks import check
-from swd_dynamics.crosscheck.recorded_rule import direction_arguments, groups_of
+from swd_dynamics.crosscheck.recorded_rule import direction_arguments, groups_of, spans_of
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import CATALOG, Entry
 from swd_dynamics.rules.decay import L2, Cautious, DecayStep, Preconditioned, Stable, mode_of
@@ -79,13 +79,17 @@ def equivalent_weight_decay(
     Parameters
     ----------
     from_, to : UpdateRule
-        Two rules of any families, each with one η (or a schedule) and one λ; the λ of ``to`` is ignored. Translate
-        each parameter group by itself.
+        Two rules of any families, each with one η (or a schedule, a function of the step) and one λ; the λ of ``to`` is
+        ignored. Translate each parameter group by itself. If a scheduler changed η in a recorded run of ``from_``, a
+        number as η of ``from_`` stands for the recorded η, and a number as η of ``to`` for the same schedule times the
+        ratio of the two numbers.
     statistics : xarray.Dataset, number or array of shape (steps,), optional
         v̄, the mean over all weights of Adam's v̂ = v/(1−β₂ᵏ): one number for all steps, or one for each step; or a
         recording of an Adam run by :func:`swd_dynamics.record`, which gives v̄ as (η/η_eff)². If the run is one of
         Adam and ``from_`` is too, it must have the η, the λ and the kind of decay of ``from_``. Not needed if neither
         rule has v̄. A schedule needs the steps, from a recording or an array. Recorded steps with η = 0 do not count.
+        If the run has several groups, v̄ is the mean over the weights of all of them, and ``from_`` must have the η and
+        the λ of one of them.
 
     Raises
     ------
@@ -93,7 +97,7 @@ def equivalent_weight_decay(
         If v̄ is needed and not given, unknown or not positive, or the recorded optimizer has no v̄; if the recorded
         optimizer has another η, λ or kind of decay than ``from_``; if a rule's R follows an η_eff that is not made of v̄
         alone, as RAdam's, Adagrad's, Adamax's and Lion's are not; if a rule has no decay, more than one η or λ, or a
-        schedule without steps.
+        schedule without steps; if a scheduler gave the recorded groups different η and ``from_`` has a number.
 
     Source: the definition of stable decay, Xie, Sato & Sugiyama 2020, 2011.11152; the ratio is its consequence.
 
@@ -111,8 +115,9 @@ def equivalent_weight_decay(
         _check_rule(role, rule, moments)
     if hasattr(statistics, "attrs"):
         _check_same_run(from_, statistics)
-    rate = _mean_decay_rate("from_", from_, moments)
-    return EquivalentDecay(rate / _mean_decay_rate("to", _per_unit(to), moments, to), rate)
+        moments = moments._replace(lr=_changing_lr(from_, statistics))
+    rate = _mean_decay_rate("from_", _scheduled(from_, from_, moments), moments, from_)
+    return EquivalentDecay(rate / _mean_decay_rate("to", _scheduled(_per_unit(to), from_, moments), moments, to), rate)
 
 
 class SecondMoments(NamedTuple):
@@ -121,11 +126,15 @@ class SecondMoments(NamedTuple):
     steps : array, shape (steps,), or None — the number of steps before each step; None stands for any step
     v : array, shape (steps,) — v̄; NaN where it is unknown
     unknown : str — why v̄ may be unknown
+    spans : array, shape (steps,), or None — how many steps each recorded step stands for; None stands for one
+    lr : array, shape (steps,), or None — the recorded η of the run of ``from_``, where η changed along it
     """
 
     steps: np.ndarray | None
     v: np.ndarray
     unknown: str
+    spans: np.ndarray | None = None
+    lr: np.ndarray | None = None
 
 
 def _second_moments(statistics) -> SecondMoments:
@@ -150,18 +159,18 @@ def _recorded(recording) -> SecondMoments:
         raise InputError(f"the recording lacks {' and '.join(missing)}, which a translation of weight decay needs")
     lr, effective_lr = (np.asarray(recording[name], float).sum(axis=1) for name in ("lr", "effective_lr"))
     steps = np.asarray(recording["step"])[lr > 0] - 1 + max(0, int(recording.attrs.get("steps_before", 0)))
+    spans = spans_of(recording)[lr > 0]
     if not len(steps):
         raise InputError("the recording holds no step with η > 0")
     name = str(recording.attrs.get("optimizer", "an unknown optimizer"))
     if not (name in CATALOG and _is_adaptive(CATALOG[name]().direction)):
-        return SecondMoments(
-            steps, np.full(len(steps), math.nan), f"whether a recording of {name} has it is unknown, so give v̄ itself"
-        )
+        unknown = f"whether a recording of {name} has it is unknown, so give v̄ itself"
+        return SecondMoments(steps, np.full(len(steps), math.nan), unknown, spans)
     gain = _gain(CATALOG[name], groups_of(recording) if "optimizer_arguments" in recording.attrs else [{}])
     with np.errstate(all="ignore"):
         v = (gain * lr / effective_lr)[lr > 0] ** 2
     v = np.where((v > 0) & np.isfinite(v), v, math.nan)
-    return SecondMoments(steps, v, f"it is unknown or 0 in {np.isnan(v).sum()} of the recorded steps")
+    return SecondMoments(steps, v, f"it is unknown or 0 in {np.isnan(v).sum()} of the recorded steps", spans)
 
 
 def _gain(entry: Entry, groups: list[dict[str, Any]]) -> float:
@@ -207,7 +216,7 @@ def _mean_decay_rate(role: str, rule: UpdateRule, moments: SecondMoments, given:
     shown = rule if given is None else given
     steps = [0] if moments.steps is None else moments.steps.tolist()
     rates = [_decay_rate(rule, step, v) for step, v in zip(steps, moments.v.tolist(), strict=True)]
-    rate = float(np.mean(rates))
+    rate = float(np.average(rates, weights=moments.spans))
     if math.isnan(rate) and np.isnan(moments.v).any():
         raise InputError(f"{role} = {shown} needs v̄, the mean second moment of the gradients: {moments.unknown}")
     if not 0 < rate < math.inf:
@@ -221,7 +230,11 @@ def _check_rule(role: str, rule: UpdateRule, moments: SecondMoments) -> None:
         raise InputError(f"{role} has a schedule, so the steps must be known: give a recording, or v̄ for each step")
     for name, value in (("lr", rule.lr_at(0)), ("weight_decay", rule.weight_decay)):
         if np.ndim(value) or is_symbolic(value):
-            raise InputError(f"{name} of {role} = {value} is not one number: translate each parameter group by itself")
+            schedule = "for a schedule give a function of the step, or " if name == "lr" and np.ndim(value) == 1 else ""
+            shown = f"{np.ravel(value)[0]:g}, … ({np.size(value)} numbers)" if np.ndim(value) else value
+            raise InputError(
+                f"{name} of {role} = {shown} is not one number: {schedule}translate each parameter group by itself"
+            )
     if isinstance(rule.decay, Cautious | Preconditioned):
         raise InputError(
             f"{role} = {rule} has a decay rate of its own for each weight: a translation is one number for all weights"
@@ -234,11 +247,31 @@ def _check_rule(role: str, rule: UpdateRule, moments: SecondMoments) -> None:
         )
 
 
+def _is_of_family(rule: UpdateRule, recording: Any) -> bool:
+    """Whether the recorded optimizer has η_eff of v̄ as the rule has, or neither has it."""
+    name = str(recording.attrs.get("optimizer", ""))
+    return name in CATALOG and _is_adaptive(CATALOG[name]().direction) == _is_adaptive(rule.direction)
+
+
+def _changing_lr(rule: UpdateRule, recording: Any) -> np.ndarray | None:
+    """The recorded η of each step in which some η is not 0, if η changed and the rule has one number."""
+    lrs = np.asarray(recording["lr"], dtype=float)
+    if rule.has_schedule or not rule.lr or not _is_of_family(rule, recording) or (lrs == lrs[0]).all():
+        return None
+    taken = lrs[lrs.sum(axis=1) > 0]
+    moving = taken[:, (taken > 0).any(axis=0)]
+    if not np.allclose(moving, moving[:, :1], rtol=SAME_NUMBER, atol=0):
+        raise InputError(
+            f"from_ has lr = {rule.lr:g}, but in the recording η changes, and otherwise in each of its"
+            f" {moving.shape[1]} groups: give the η of one group as a function of the step"
+        )
+    return moving[:, 0]
+
+
 def _check_same_run(rule: UpdateRule, recording: Any) -> None:
     """Refuse a recorded optimizer of the rule's family that decays otherwise; what is not recorded is not compared."""
     name = str(recording.attrs.get("optimizer", ""))
-    adaptive = name in CATALOG and _is_adaptive(CATALOG[name]().direction) == _is_adaptive(rule.direction)
-    if not adaptive or "optimizer_arguments" not in recording.attrs:
+    if not _is_of_family(rule, recording) or "optimizer_arguments" not in recording.attrs:
         return
     groups = groups_of(recording)
     decoupled = any(group.get("decoupled_weight_decay") for group in groups)  # torch's Adam with this argument
@@ -261,6 +294,14 @@ def _check_same_run(rule: UpdateRule, recording: Any) -> None:
                 f"from_ has {number} = {own:g}, but the recorded {name} has {number} = {seen}: give the rule of the"
                 " run that was recorded"
             )
+
+
+def _scheduled(rule: UpdateRule, from_: UpdateRule, moments: SecondMoments) -> UpdateRule:
+    """The rule with the recorded η, times the ratio of its η to that of ``from_``; as it is where η is known."""
+    if moments.lr is None or moments.steps is None or rule.has_schedule:
+        return rule
+    lrs = dict(zip(moments.steps.tolist(), (moments.lr * (rule.lr / from_.lr)).tolist(), strict=True))
+    return replace(rule, lr=lrs.__getitem__)
 
 
 def _per_unit(rule: UpdateRule) -> UpdateRule:

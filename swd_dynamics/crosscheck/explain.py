@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from swd_dynamics.crosscheck.recorded_rule import groups_of, named_rule
+from swd_dynamics.crosscheck.recorded_rule import groups_of, named_rule, spans_of
 from swd_dynamics.errors import InputError
 from swd_dynamics.recording import open_recording
 from swd_dynamics.rules.catalog import CATALOG
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("lr", "theta_norm_parameter", "gradient_norm_parameter", "rotation_parameter")
 WINDOWS = 12  # of a run, in each of which the law is evaluated; doubled, explaining takes twice as long
-FEW = 24  # steps: a shorter run has no windows over which a norm of gradients could be averaged
+FEW = 24  # recorded steps: a shorter run has no windows over which a norm of gradients could be averaged
 SMALL = 0.01  # of the largest η: nothing is foreseen for the end of a schedule that falls to 0
 LARGEST = 6  # parameters that are explained: those with the most weights
 NOISE = "The law is that of noise: it does not hold for full batches, whose gradients hardly change from step to step."
@@ -45,6 +45,7 @@ class Course(NamedTuple):
     angle, angle_law : array, shape (windows,) — the angle by which a step turns the parameter, in radians
     time : array, shape (windows,) — the number of steps in which a departure from the equilibrium falls to 1/e
     unknown : str — why there is no law, or nothing
+    fallen : float — η of the last window divided by the largest η of the run
     """
 
     parameter: str
@@ -56,12 +57,26 @@ class Course(NamedTuple):
     angle_law: NDArray
     time: NDArray
     unknown: str = ""
+    fallen: float = 1.0
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether η fell so far that the run is too short for the law of the last η, but not for that of the largest.
+
+        The time of an equilibrium is taken to be proportional to 1/η.
+        """
+        nearly_zero = self.fallen <= SMALL
+        return bool(nearly_zero or self.time[-1] * self.fallen <= self.steps[-1] < self.time[-1])
 
     @property
     def said(self) -> str:
         """What the last window says of the law."""
         if self.unknown:
             return self.unknown
+        if self.is_out_of_reach:
+            return (
+                f"η has fallen to {100 * self.fallen:.1g} % of its largest value: the law of so small an η says nothing"
+            )
         if self.time[-1] > self.steps[-1]:
             return f"too early: an equilibrium takes about {self.time[-1]:.0f} steps"
         pairs = ((self.norm, self.norm_law), (self.angle, self.angle_law))
@@ -85,11 +100,13 @@ class Explained:
     mode : str — its decay mode
     courses : tuple of Course
     notes : tuple of str — how much of the start is left, whether rounding takes the decay, and what a smaller η will do
+    omitted : int — the number of smaller parameters that are not among the courses
 
     Examples
     --------
     >>> print(Explained("SGDW", "decoupled", (), ("R is 0 at the end.",)))
-    SGDW: norm and rotation per step, by law and as recorded, in the last 8 % of the run
+    SGDW: norm and rotation per step, by law and as recorded
+    (root mean squares over the last 8 % of the run, the last of 12 windows in which the law is taken)
     parameter  ‖θ‖ law   seen      angle law  seen
     R is 0 at the end.
     """
@@ -98,18 +115,21 @@ class Explained:
     mode: str
     courses: tuple[Course, ...] = field(repr=False)
     notes: tuple[str, ...] = field(repr=False)
+    omitted: int = 0
 
     def __str__(self) -> str:
         names = [course.parameter for course in self.courses]
         width = max(map(len, ("parameter", *names)))
         lines = [f"{'parameter':{width}}  ‖θ‖ law   seen      angle law  seen       "]
         for course in self.courses:
-            numbers = [course.norm_law, course.norm, course.angle_law, course.angle]
-            cells = [f"{values[-1]:<8.3g}" if np.isfinite(values[-1]) else "–       " for values in numbers]
+            law = np.nan if course.is_out_of_reach else 1.0
+            last = law * course.norm_law[-1], course.norm[-1], law * course.angle_law[-1], course.angle[-1]
+            cells = [f"{value:<8.3g}" if np.isfinite(value) else "–       " for value in last]
             lines.append(f"{course.parameter:{width}}  {cells[0]}  {cells[1]}  {cells[2]}   {cells[3]}   {course.said}")
-        when = f"in the last {100 // WINDOWS} % of the run"
-        title = f"{self.optimizer}: norm and rotation per step, by law and as recorded, {when}"
-        return "\n".join([title, *lines, *self.notes])
+        lines += [f"{self.omitted} smaller parameters are not shown."] if self.omitted else []
+        title = f"{self.optimizer}: norm and rotation per step, by law and as recorded"
+        when = f"the last {100 // WINDOWS} % of the run, the last of {WINDOWS} windows in which the law is taken"
+        return "\n".join([title, f"(root mean squares over {when})", *lines, *self.notes])
 
 
 def explain(recording: "xarray.Dataset | str | PathLike", name: str | None = None) -> Explained:
@@ -159,7 +179,8 @@ def explain(recording: "xarray.Dataset | str | PathLike", name: str | None = Non
     order = np.argsort([-np.prod(shape) for shape in shapes], kind="stable")[:LARGEST]
     courses = tuple(_course(recording, rules, int(i), shapes[i]) for i in sorted(order))
     mode = mode_of(rules[0].decay) or "unknown"
-    return Explained(name, mode, courses, (NOISE, *_notes(recording, rules, courses)))
+    notes = NOISE, *_notes(recording, rules, courses)
+    return Explained(name, mode, courses, notes, omitted=len(shapes) - len(courses))
 
 
 def _check(recording: "xarray.Dataset") -> None:
@@ -168,7 +189,7 @@ def _check(recording: "xarray.Dataset") -> None:
         lacks = ", ".join(missing) or "the attribute parameter_shapes"
         raise InputError(f"the recording lacks {lacks}: record with the probe's default quantities")
     if recording.sizes["step"] < FEW:
-        raise InputError(f"the recording has {recording.sizes['step']} steps: explain needs {FEW} or more")
+        raise InputError(f"the recording has {recording.sizes['step']} recorded steps: explain needs {FEW} or more")
 
 
 def _entry_name(recording: "xarray.Dataset") -> str:
@@ -199,10 +220,11 @@ def _course(recording: "xarray.Dataset", rules: list[UpdateRule], i: int, shape:
     for gamma, eta in zip(gammas, lrs, strict=True):
         law, reason = _law(rules[group], float(eta), shape, float(gamma))
         laws.append(law)
-        unknown = reason or unknown
+        unknown = reason  # that of the last window: a warm-up from 0 has no law in the first one
     norm_law, angle_law, time = np.array(laws).T
     name = str(recording["parameter"].values[i])
-    return Course(name, shape, steps, norms, norm_law, angles, angle_law, time, unknown)
+    fallen = float(lrs[-1] / lr.max()) if lr.max() > 0 else 1.0
+    return Course(name, shape, steps, norms, norm_law, angles, angle_law, time, unknown, fallen)
 
 
 def _rms(values: NDArray) -> float:
@@ -212,6 +234,8 @@ def _rms(values: NDArray) -> float:
 def _law(rule: UpdateRule, lr: float, shape: tuple[int, ...], gamma: float) -> tuple[tuple[float, float, float], str]:
     """Norm, angle and time of the equilibrium at this η, or NaN and the reason why there is none."""
     none = (np.nan, np.nan, np.nan)
+    if np.ndim(rule.weight_decay) == 0 and rule.weight_decay == 0:
+        return none, "λ = 0 in this group: no equilibrium"
     if not (lr > 0 and gamma > 0 and np.isfinite(gamma)):
         return none, "no law: η or the gradient is 0, or not finite"
     changed = UpdateRule(lr, rule.direction, rule.decay)
@@ -224,18 +248,29 @@ def _law(rule: UpdateRule, lr: float, shape: tuple[int, ...], gamma: float) -> t
 
 def _notes(recording: "xarray.Dataset", rules: list[UpdateRule], courses: tuple[Course, ...]) -> list[str]:
     notes = []
-    rate = np.asarray(recording["decay_rate"].values, float) if "decay_rate" in recording else np.full(1, np.nan)
+    rate, where = _decay_rates(recording)
     if np.isfinite(rate).all():
-        left = float(np.exp(np.sum(np.log1p(-np.minimum(rate, 1 - 1e-12)))))
+        left = float(np.exp(spans_of(recording) @ np.log1p(-np.minimum(rate, 1 - 1e-12))))
         memory = 1 / rate[-1] if rate[-1] > 0 else np.inf
-        notes.append(
-            f"Of the start Π(1 − R) = {left:.2g} is left. R is {rate[-1]:.2g}: the memory is {memory:.3g} steps."
-        )
+        start = f"Of the start Π(1 − R) = {left:.2g} is left{where}."
+        now = f"R is {rate[-1]:.2g} at the end: with this R the memory is {memory:.3g} steps"
+        notes.append(f"{start} {now}, in which decay alone leaves 1/e of a weight.")
     else:
         notes.append("R is not recorded, so how much of the start is left is unknown.")
-    notes.append(_rounding(recording, rate))
+    notes.append(_rounding(recording, rate, mode_of(rules[0].decay) or "unknown"))
     known = [course for course in courses if not course.unknown]
     return notes + ([_foreseen(recording, rules, known[0])] if known else [])
+
+
+def _decay_rates(recording: "xarray.Dataset") -> tuple[NDArray, str]:
+    """R of each recorded step; where groups differ, of the one that decays most, because no weight has their mean."""
+    if "decay_rate" not in recording:
+        return np.full(1, np.nan), ""
+    groups = recording.get("decay_rate_group", recording["decay_rate"].expand_dims("group", -1))
+    rates = np.asarray(groups.values, float)
+    if not np.isfinite(rates).all() or (rates == rates[:, :1]).all():
+        return np.asarray(recording["decay_rate"].values, float), ""
+    return rates[:, rates.sum(axis=0).argmax()], " in the group with the largest R"
 
 
 def _foreseen(recording: "xarray.Dataset", rules: list[UpdateRule], course: Course) -> str:
@@ -252,13 +287,20 @@ def _foreseen(recording: "xarray.Dataset", rules: list[UpdateRule], course: Cour
     return f"With a tenth of the last η the equilibrium of {course.parameter} is {change}."
 
 
-def _rounding(recording: "xarray.Dataset", rate: NDArray) -> str:
-    dtype = str(recording.attrs.get("dtype", ""))
+def _rounding(recording: "xarray.Dataset", rate: NDArray, mode: str) -> str:
+    """What rounding does to the largest R of the run: a schedule that ends at 0 has a small one at its end."""
+    dtype, most = str(recording.attrs.get("dtype", "")), float(np.max(rate))
     least = next((value for name, value in LEAST_RATE.items() if name in dtype), 0.0)
-    if not np.isfinite(rate[-1]) or rate[-1] <= 0:
-        return "R is 0 at the end." if rate[-1] == 0 else "Whether rounding takes the decay is unknown."
-    if rate[-1] >= least:
+    if not np.isfinite(most) or most <= 0:
+        return "R is 0 in all steps." if most == 0 else "Whether rounding takes the decay is unknown."
+    if mode == "L2":
+        return "λθ joins the gradient, so that the decay is not rounded apart from the step."
+    if most >= least:
         return f"Rounding to {dtype or 'the type of the weights'} does not take the decay."
+    if any(group.get("fused") for group in groups_of(recording)):
+        return (
+            f"R is below {least:.2g}: rounded to {dtype}, the decay is kept where steps survive rounding (fused=True)."
+        )
     return (
-        f"R is below {least:.2g}: rounded to {dtype} apart from the step, the decay is lost (a fused kernel keeps it)."
+        f"R is below {least:.2g}: rounded to {dtype} apart from the step, the decay is lost; keep weights in float32."
     )

@@ -168,6 +168,23 @@ def groups_of(recording) -> list[dict]:
         ) from None
 
 
+def spans_of(recording) -> np.ndarray:
+    """How many steps each row of a recording stands for: those since the last row, shape (rows,).
+
+    Before the first row they are as many as ``every``, the attribute with which the probe recorded.
+
+    Examples
+    --------
+    Every fifth step was recorded, and later every tenth:
+
+    >>> import xarray
+    >>> spans_of(xarray.Dataset(coords={"step": [5, 10, 20]}, attrs={"every": 5}))
+    array([ 5,  5, 10])
+    """
+    steps = np.asarray(recording["step"], dtype=int)
+    return np.diff(steps, prepend=steps[:1] - int(recording.attrs.get("every", 1)))
+
+
 def recorded_lr(recording):
     """The recorded η: a number, an array over the weights, or a schedule of either."""
     lr = np.asarray(recording["lr"], dtype=float) if "lr" in recording else np.empty((0, 0))

@@ -1,6 +1,6 @@
 """The laws of norm and rotation, drawn on the curves of one run."""
 
-from textwrap import shorten
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -37,18 +37,21 @@ def explained(found: Any) -> Figure:
             for axes, law, seen in ((left, course.norm_law, course.norm), (right, course.angle_law, course.angle)):
                 axes.plot(course.steps, law, **theory(mode, label="law, for the η and gradients of that time"))
                 axes.plot(course.steps, seen, **measured(mode, label="the run"))
-            left.set_ylim(0, 1.15 * np.nanmax([*course.norm_law, *course.norm]))
+            left.set_ylim(0, 1.4 * np.nanmax([*course.norm_law, *course.norm]))  # room for the remark
             right.set_yscale("log")  # the first steps of Adam turn the weights ten times as far as later ones
             right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             right.yaxis.set_minor_locator(NullLocator())
             left.set_ylabel(course.parameter)
-            left.set_title(shorten(course.said, 52, placeholder="…"), fontsize=9, loc="right")
+            remark = "\n".join(wrap(course.said, 56))
+            left.text(0.98, 0.97, remark, transform=left.transAxes, fontsize=8, ha="right", va="top")
         panels[0, 0].set_title("norm ‖θ‖", loc="left")
         panels[0, 1].set_title("angle of a step, radians", loc="left")
         for axes in panels[-1]:
             axes.set_xlabel("step k")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         title = f"{found.optimizer}: where noise and decay would balance, and where the run is"
+        among = len(found.courses) + found.omitted
+        title += f"\n(the {len(shown)} largest of {among} parameters)" * (len(shown) < among)
         figure.suptitle(title, x=0.01, ha="left")
     return figure

@@ -53,7 +53,8 @@ def recording(
         Variables over the steps. Of a single recording, a variable may have a number for each parameter or group; of
         several, one number a step. By default the loss and R/η_eff. Where the recording has R of each weight and the
         weights differ, ``decay_rate`` and ``decay_ratio`` are drawn as the median and as a band with nine weights in
-        ten, because the mean follows a few weights.
+        ten, because the mean follows a few weights. Otherwise they are means over all weights, also those of a group
+        without decay, beside which AdamS's ``decay_ratio`` is less than λ: draw ``decay_ratio_group``.
     title : str, optional
 
     Raises

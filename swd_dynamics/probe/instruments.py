@@ -21,7 +21,7 @@ from swd_dynamics.probe.rates import Rates
 from swd_dynamics.probe.trajectory import MOST_VECTORS, flat_rates, vector_dtype
 from swd_dynamics.probe.warned import NO_RATES, PUBLISH, warn
 from swd_dynamics.tensors.known import known
-from swd_dynamics.tensors.rounding import lost_decay
+from swd_dynamics.tensors.rounding import can_fuse, lost_decay
 from swd_dynamics.tensors.sums import Column, Entry
 from swd_dynamics.tensors.weights import Layout
 
@@ -162,7 +162,7 @@ class Instruments:
                 continue
             dtype = max((p.dtype for p in group["params"]), key=lambda each: torch.finfo(each).eps)
             self._is_decay_told = True
-            if told := lost_decay(before, dtype):
+            if told := lost_decay(before, dtype, fusable=can_fuse(group)):
                 warn(told)
                 return
 

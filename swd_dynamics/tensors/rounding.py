@@ -1,6 +1,7 @@
 """What rounding to the type of the weights does to weight decay, and what to do about it."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,12 +18,16 @@ LOST_DECAY = (
     "the weight decay is lost to rounding: R = {decay_rate:.2g} is less than {least:.2g}, so that (1 − R)·θ, rounded to"
     " {dtype}, is θ for every weight. "
 )
-LOST_IN_HALF = (
-    "Keep the weights in float32 and compute in {dtype} (torch.autocast), or take fused=True, which rounds the decay"
-    " together with the step and keeps it where steps are larger than the spacing of the weights' numbers, or a larger"
-    " λ, so that R exceeds {most:.2g}"
+KEEP_IN_HALF = "Keep the weights in float32 and compute in {dtype} (torch.autocast)"
+LARGER_STEPS = ", or take a larger η: the steps must survive rounding, too"
+LARGER_RATE = ", or take a larger λ, so that R exceeds {most:.2g}"
+JOINED = ", or take a larger λ, so that λθ changes the gradient that it joins"
+FUSED = (
+    ", or take fused=True, which rounds the decay together with the step: that helps only where steps are larger than"
+    " the spacing of the weights' numbers"
 )
 LOST_IN_SINGLE = "With so small an ηλ a run decays only in float64: take a larger λ, or none"
+STEPS_IN_SINGLE = "Keep the weights in float64"
 
 
 def dtype_of(given: Any) -> torch.dtype:
@@ -80,7 +85,23 @@ def least_decay_rate(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 4
 
 
-def lost_decay(decay_rate: float, dtype: torch.dtype) -> str:
+def can_fuse(group: Mapping[str, Any]) -> bool:
+    """Whether ``fused=True`` would round decay and step together: it is not set, and the fused kernel has the decay.
+
+    Among torch's fused kernels only that of Adam has decoupled decay; that of SGD has L2.
+
+    Examples
+    --------
+    >>> weight = [torch.nn.Parameter(torch.ones(1))]
+    >>> optimizers = torch.optim.AdamW(weight), torch.optim.AdamW(weight, fused=True), torch.optim.Adam(weight)
+    >>> [can_fuse(optimizer.param_groups[0]) for optimizer in optimizers]
+    [True, False, False]
+    """
+    is_apart = group.get("decoupled_weight_decay", True)
+    return "fused" in group and not group["fused"] and "betas" in group and is_apart
+
+
+def lost_decay(decay_rate: float, dtype: torch.dtype, *, fusable: bool = False) -> str:
     """That a decay is lost which is rounded apart from the step, and what to do; nothing where R is large enough.
 
     Examples
@@ -93,10 +114,36 @@ def lost_decay(decay_rate: float, dtype: torch.dtype) -> str:
     least = least_decay_rate(dtype)
     if not 0 < decay_rate < least:
         return ""
-    return LOST_DECAY.format(decay_rate=decay_rate, least=least, dtype=name_of(dtype)) + what_to_do(dtype)
+    lost = LOST_DECAY.format(decay_rate=decay_rate, least=least, dtype=name_of(dtype))
+    return lost + what_to_do(dtype, fusable=fusable)
 
 
-def what_to_do(dtype: torch.dtype) -> str:
-    """What keeps a weight decay that rounding to a type takes away, in a sentence without its full stop."""
-    advice = LOST_IN_SINGLE if dtype.itemsize > 2 else LOST_IN_HALF
+def what_to_do(
+    dtype: torch.dtype, *, steps_lost: bool = False, joins_gradient: bool = False, fusable: bool = False
+) -> str:
+    """What keeps a weight decay that rounding to a type takes away, in a sentence without its full stop.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+    steps_lost : bool
+        Whether the steps are lost as well; then neither a larger λ nor a fused kernel is enough.
+    joins_gradient : bool
+        Whether the decay is L2, which is not rounded apart from the step.
+    fusable : bool
+        What :func:`can_fuse` says of the optimizer.
+
+    Examples
+    --------
+    >>> what_to_do(torch.bfloat16)
+    'Keep the weights in float32 and compute in bfloat16 (torch.autocast), or take a larger λ, so that R exceeds 0.0039'
+    """
+    is_single = dtype.itemsize > 2
+    if is_single and not steps_lost:
+        return LOST_IN_SINGLE
+    advice = STEPS_IN_SINGLE if is_single else KEEP_IN_HALF
+    if steps_lost:
+        advice += LARGER_STEPS
+    else:
+        advice += JOINED if joins_gradient else LARGER_RATE + FUSED * fusable
     return advice.format(dtype=name_of(dtype), most=2 * least_decay_rate(dtype))

@@ -10,6 +10,7 @@ from swd_dynamics.auditing.precision import InType, in_type
 from swd_dynamics.crosscheck.causes import NO_CAUSE, changed_by, likely_cause
 from swd_dynamics.crosscheck.near_rules import AlteredRule, NearRule
 from swd_dynamics.errors import InputError
+from swd_dynamics.rules.decay import mode_of
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.verdict import Verdict, judge
 from swd_dynamics.verification.altered import altered_for, own_numbers
@@ -144,7 +145,7 @@ def _left(factory: Callable[..., Any], rule: UpdateRule, dtype: Any) -> InType |
     try:
         bench = bench_for(factory)
         rate = float(np.median(decay_rates(rule, bench.stream[1][:DROP])))
-        return in_type(bench, dtype, rate)
+        return in_type(bench, dtype, rate, joins_gradient=mode_of(rule.decay) == "L2")
     except InputError:
         return None
 

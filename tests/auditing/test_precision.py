@@ -10,6 +10,7 @@ from swd_dynamics.auditing import audit
 from swd_dynamics.auditing.precision import InType, in_type
 from swd_dynamics.bench.interventions import bench_for
 from swd_dynamics.errors import InputError
+from swd_dynamics.optim import SGDW
 
 # Steps of .01 are more than half a unit in the last place of weights from .1 to .3, so that rounding can keep the mean.
 WEAK = {"lr": 1e-2, "weight_decay": 1e-2}  # R = 1e-4, less than 2⁻⁹ and 2⁻¹²
@@ -83,6 +84,32 @@ def test_the_audit_says_what_is_lost_and_what_to_do():
     for said in ("rounded away", "half a unit in the last place", "fused=True", "float32", "larger λ"):
         assert said in found.reasons[-1]
         assert said in str(found).replace("\n    ", " ")
+
+
+LARGER, KEEP = ("larger η", "larger λ"), "Keep the weights in float32"
+ADVICE = {
+    "decay lost": (torch.optim.AdamW, {**WEAK, **FOREACH}, [KEEP, "larger λ", "fused=True"]),
+    "SGDW has no fused kernel with decay": (SGDW, WEAK, [KEEP, "larger λ"]),
+    "steps lost": (torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 0.1, **FOREACH}, [KEEP, "larger η"]),
+    "steps lost, fused": (torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 0.1, **FUSED}, [KEEP, "larger η"]),
+    "steps lost, L2": (torch.optim.Adam, {"lr": 1e-3, "weight_decay": 1e-2}, [KEEP, "larger η"]),
+    "L2": (torch.optim.SGD, {"lr": 1e-3, "weight_decay": 1e-2}, [KEEP, "larger λ"]),
+}
+
+
+@pytest.mark.parametrize("case", ADVICE)
+def test_the_advice_follows_from_the_cause(case):
+    """Assert that fused=True is advised only where the optimizer has it, unset, with decay; a larger η for lost steps.
+
+    In bfloat16 with R = 1e-4, and less with L2 of SGD, all of these lose some decay, and only what is listed keeps it.
+    """
+    factory, arguments, said = ADVICE[case]
+    joins = factory in (torch.optim.Adam, torch.optim.SGD)
+    rate = arguments["lr"] * arguments["weight_decay"]
+    found = in_type(bench_for(partial(factory, **arguments)), "bfloat16", rate, joins_gradient=joins)
+    assert found.is_lost
+    assert [each for each in (KEEP, *LARGER, "fused=True") if each in found.words] == said
+    assert ("so that R exceeds" in found.words) == ("larger λ" in said and not joins)
 
 
 def test_what_cannot_be_measured_is_said():

@@ -155,6 +155,37 @@ def test_a_step_without_learning_rate_does_not_count():
     assert found.decay_rate == pytest.approx(0.1 * 0.01 * (1 + 2 + 3 + 4 + 5) / 5, rel=ROUND_OFF)
 
 
+def test_a_recorded_step_stands_for_those_before_it():
+    """Assert that rows count by their steps: with R ∝ k + 1, rows at step 1, 2 and 10 that stand for 1, 1 and 8."""
+    recording = made(lr=0.1).isel(step=[0, 0, 0]).assign_coords(step=[1, 2, 10])
+    found = equivalent_weight_decay(rule("SGDW", lambda k: 0.01 * (k + 1)), rule("SGDS"), recording)
+    assert found.decay_rate == pytest.approx(0.1 * 0.01 * (1 + 2 + 8 * 10) / 10, rel=ROUND_OFF)
+
+
+@pytest.mark.parametrize("lr", [0.01, 3e-4])
+@pytest.mark.parametrize("groups", [False, True])
+def test_a_recorded_schedule_is_that_of_the_rules(lr, groups):
+    """Assert that where η changed R is λ times the recorded η, whatever number the rule has, and so for ``to``."""
+    recording = recorded(torch.optim.AdamW, scheduled=True, groups=groups, lr=0.01, weight_decay=0.5)
+    cosine = [0.005 * (1 + math.cos(math.pi * k / 60)) for k in range(60)]
+    found = equivalent_weight_decay(rule("AdamW", lr, 0.5), rule("AdamW", lr / 2), recording)
+    assert found.decay_rate == pytest.approx(0.5 * np.mean(cosine), rel=1e-12)  # torch's recursion for the cosine
+    assert found.weight_decay == pytest.approx(2 * 0.5, rel=ROUND_OFF)  # half the η
+    written_out = equivalent_weight_decay(rule("AdamW", cosine.__getitem__, 0.5), rule("AdamW", 0.01), recording)
+    assert written_out.weight_decay == pytest.approx(0.5 * np.mean(cosine) / 0.01, rel=1e-12)  # a constant η of ``to``
+
+
+def test_groups_with_schedules_of_their_own_are_refused():
+    """Assert that one number as η is refused where η changed otherwise in each group, and a function is taken."""
+    recording = recorded(torch.optim.AdamW, groups=True, scheduled=True, lr=0.01, weight_decay=0.5)
+    recording["lr"][:, 0] = np.linspace(0.001, 0.002, 60)
+    with pytest.raises(InputError, match=r"lr = 0.01, .* its 2 groups: give the η of one group as a function"):
+        equivalent_weight_decay(rule("AdamW", weight_decay=0.5), rule("AdamW"), recording)
+    lr = recording.lr.values[:, 1].tolist().__getitem__
+    found = equivalent_weight_decay(rule("AdamW", lr, 0.5), rule("AdamW", lr), recording)
+    assert found.weight_decay == pytest.approx(0.5, rel=ROUND_OFF)
+
+
 # What cannot be translated
 
 
@@ -192,7 +223,12 @@ REFUSED = {
     "from a class": (CATALOG["AdamW"], rule("AdamS"), 1.0, "from_ = .* brackets"),
     "to a class": (rule("AdamW"), CATALOG["AdamS"], 1.0, "to = .* brackets"),
     "a schedule": (rule("SGDW", Cosine(0.1, 10)), rule("SGDS"), None, "from_ has a schedule, .* give a recording"),
-    "η for each weight": (rule("SGDW", **PER_WEIGHT), rule("SGDS"), None, "lr of from_ = .* is not one number"),
+    "η for each weight": (
+        rule("SGDW", **PER_WEIGHT),
+        rule("SGDS"),
+        None,
+        "lr of from_ = 0.1, … .2 numbers. .*: for a sch",
+    ),
     "λ for each weight": (rule("SGDW"), rule("SGDS", weight_decay=PER_WEIGHT["lr"]), None, "weight_decay of to"),
 }
 

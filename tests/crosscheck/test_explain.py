@@ -13,7 +13,7 @@ from swd_dynamics.plots import explained
 from swd_dynamics.probe import record
 
 
-def noisy_run(make, steps=1500, sizes=(40,)):
+def noisy_run(make, steps=1500, sizes=(40,), **arguments):
     """A run in pure noise: the gradients do not depend on the weights."""
     draws = torch.Generator().manual_seed(0)
     weights = [torch.nn.Parameter(torch.zeros(n, dtype=torch.float64)) for n in sizes]
@@ -21,7 +21,7 @@ def noisy_run(make, steps=1500, sizes=(40,)):
     def loss(k):
         return sum(w @ torch.randn(len(w), generator=draws, dtype=torch.float64) for w in weights)
 
-    return record(make(weights), loss, steps)
+    return record(make(weights), loss, steps, **arguments)
 
 
 def test_noise_alone_brings_a_weight_to_its_law():
@@ -42,6 +42,25 @@ def test_a_run_that_is_too_short_is_not_there_yet():
     found = explain(noisy_run(lambda w: SGDW(w, lr=0.1, weight_decay=0.001), steps=60))
     assert "too early" in found.courses[0].said
     assert any("the memory is 1e+04 steps" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_each_recorded_step_stands_for_those_before_it(every):
+    """Assert that (1 − R)ᵏ of the start is said to be left after k steps, however many of them were recorded."""
+    sparse = {"trajectory": False, "every": every}
+    run = noisy_run(lambda w: SGDW(w, lr=0.1, weight_decay=0.03), steps=300, **sparse)
+    for cut, steps in ((run, 300), (run.isel(step=slice(-24, None)), 24 * every)):
+        assert any(f"Π(1 − R) = {0.997**steps:.2g} is left" in note for note in explain(cut).notes)
+
+
+def test_groups_are_not_averaged():
+    """Assert that beside a group without decay the other one loses as much of its start as alone."""
+
+    def make(weights):
+        return SGDW([{"params": [weights[0]], "weight_decay": 0.0}, {"params": [weights[1]]}], lr=0.1, weight_decay=0.1)
+
+    found = explain(noisy_run(make, steps=100, sizes=(40, 20)))
+    assert any(f"{0.99**100:.2g} is left in the group with the largest R" in note for note in found.notes)
 
 
 def test_a_smaller_lr_is_foreseen():
@@ -76,7 +95,7 @@ def test_the_forecast_is_of_a_parameter_that_has_a_law():
 def test_what_has_no_law_says_why():
     """Assert that without decay there is no law, with the reason, and that the figure is still drawn."""
     found = explain(noisy_run(lambda w: torch.optim.SGD(w, lr=0.1), steps=30))
-    assert "no law" in str(found) and np.isnan(found.courses[0].norm_law).all()
+    assert "λ = 0 in this group: no equilibrium" in str(found) and np.isnan(found.courses[0].norm_law).all()
     assert len(explained(found).axes) == 2
 
 
@@ -94,3 +113,57 @@ def test_bad_recordings():
         explain(run.isel(step=slice(5)))
     with pytest.raises(InputError, match="theta_norm_parameter"):
         explain(run.drop_vars("theta_norm_parameter"))
+
+
+def scheduled_run(factors, steps=400):
+    """A run of SGDW in noise whose equilibrium takes 1/(4ηλ) = 25 steps at the largest η."""
+
+    def make(weights):
+        return SGDW(weights, lr=0.1, weight_decay=0.1)
+
+    draws = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(40, dtype=torch.float64))
+    optimizer = make([weight])
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: factors(k / steps))
+    noise = lambda k: weight @ torch.randn(40, generator=draws, dtype=torch.float64)  # noqa: E731
+    return record(optimizer, noise, steps, scheduler=scheduler, trajectory=False)
+
+
+@pytest.mark.parametrize("factors", [lambda x: 1 - x, lambda x: 0.5 + 0.5 * math.cos(math.pi * x)])
+def test_a_schedule_that_falls_to_0_is_not_too_early(factors):
+    """Assert that after a linear and a cosine schedule to 0 the law of the last η is said to say nothing, unprinted."""
+    found = explain(scheduled_run(factors))
+    assert "too early" not in str(found) and "η has fallen to" in found.courses[0].said
+    assert str(found).splitlines()[3].split()[1] == "–"
+
+
+def test_a_schedule_that_falls_a_little_keeps_its_law():
+    """Assert that half the η, whose equilibrium takes 50 of 400 steps, is judged by its law."""
+    assert "fallen" not in explain(scheduled_run(lambda x: 1 - 0.5 * (x > 0.5))).courses[0].said
+
+
+def test_what_is_omitted_is_counted():
+    """Assert that table and figure say how many of eight parameters they do not show, and figure remarks are inside."""
+    found = explain(noisy_run(lambda w: SGDW(w, lr=0.1, weight_decay=0.1), steps=30, sizes=(2,) * 8))
+    assert "2 smaller parameters are not shown" in str(found)
+    figure = explained(found)
+    assert "4 largest of 8" in figure.get_suptitle()
+    figure.draw_without_rendering()
+    for axes in figure.axes[::2]:
+        inside = axes.get_window_extent()
+        (remark,) = axes.texts
+        assert inside.contains(*remark.get_window_extent().min) and inside.contains(*remark.get_window_extent().max)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda w: torch.optim.AdamW(w, lr=1e-3, weight_decay=0.1), "the decay is lost; keep weights in float32"),
+        (lambda w: torch.optim.AdamW(w, lr=1e-3, weight_decay=0.1, fused=True), "kept where steps survive rounding"),
+        (lambda w: torch.optim.SGD(w, lr=1e-3, weight_decay=0.1), "λθ joins the gradient"),
+    ],
+)
+def test_what_rounding_takes_depends_on_the_kernel(make, said):
+    """Assert that R = 1e-4 in bfloat16 is lost apart from the step, not with a fused kernel, and not in L2."""
+    run = noisy_run(make, steps=30).assign_attrs(dtype="bfloat16")
+    assert any(said in note for note in explain(run).notes)

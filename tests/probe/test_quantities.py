@@ -287,3 +287,16 @@ def test_bad_choices_are_refused_in_words():
         Quantity("mine", "", ("weights",), np.sqrt, ("all",))
     with pytest.raises(InputError, match="each once"):
         chosen(["loss", "loss"])
+
+
+def test_a_group_without_decay_counts_in_the_mean_ratio():
+    """Assert that R/η_eff of AdamS is λ in a group, and λ times its share of all weights beside λ = 0."""
+    weights = [torch.nn.Parameter(torch.ones(n, dtype=torch.float64)) for n in (6, 2)]
+    optimizer = AdamS([{"params": weights[:1]}, {"params": weights[1:], "weight_decay": 0.0}], lr=0.1, weight_decay=0.2)
+    with Probe(optimizer) as probe:
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    run = probe.dataset()
+    np.testing.assert_allclose(run.decay_ratio_group[0], [0.2, 0.0], rtol=SAME)
+    np.testing.assert_allclose(run.decay_ratio, 0.2 * 6 / 8, rtol=SAME)

@@ -123,3 +123,10 @@ def test_scenarios_record_the_state_in_short_types_only():
     first = found["state_exp_avg"].values[0]
     assert np.allclose(first, 0.1 * found["gradient"].values[0], rtol=2**-7)  # m₁ = (1 − β₁)g₁
     assert not [name for name in run_scenario(partial(ADAMW, **WEAK), MODERATE[0], 5) if "state" in str(name)]
+
+
+def test_a_fused_kernel_keeps_no_decay_where_the_steps_are_lost():
+    """Assert that AdamW with the same R and a tenth of the η is refuted with fused=True, with a larger η as remedy."""
+    found = verified(ADAMW, "AdamW", "bfloat16", lr=1e-3, weight_decay=0.1, **FUSED)
+    assert found.status == "refuted" and found.cause is not None
+    assert "steps are lost too" in found.cause and "larger η" in found.cause and "fused=True" not in found.cause
