@@ -243,7 +243,7 @@ class SDE:
                 count = given or needed(scheme, stiffness)
                 coarse.append((stiffness / count, stiffness))
                 at = self._stepped(at, SCHEMES[scheme], count, lambda: random.standard_normal(shape))
-                lost = ~(np.abs(at) < INFINITE).all(axis=1)
+                lost: Any = ~(np.abs(at) < INFINITE).all(axis=1)
                 at = np.where(lost[:, None], np.nan, at)
                 diverged = np.where(lost & np.isinf(diverged), k, diverged)
                 kept.append(at)

@@ -2,7 +2,7 @@
 
 import textwrap
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from swd_dynamics.symbolic.names import symbol_latex, symbol_text, words_latex
 from swd_dynamics.symbolic.notation import BRACKETS, mean
 from swd_dynamics.symbolic.printer import approximated, has_decimals, latex
 from swd_dynamics.symbolic.size import expanded_terms, written
-from swd_dynamics.symbolic.symbols import SymbolTable, exact_number, keyword_of, numbers_by_name, table_of
+from swd_dynamics.symbolic.symbols import Meaning, SymbolTable, exact_number, keyword_of, numbers_by_name, table_of
 
 
 class NotDerivable(InputError):
@@ -121,6 +121,7 @@ class Derived(ABC):
     steps: tuple[DerivationStep, ...]
     assumptions: tuple[str, ...] = ()
     values: dict = field(default_factory=dict)
+    named: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         object.__setattr__(self, "steps", self.steps if isinstance(self.steps, Steps) else Steps(self.steps))
@@ -138,7 +139,10 @@ class Derived(ABC):
         brackets: set[sympy.Symbol] = {
             symbol for function, symbol in BRACKETS.items() if any(e.has(function) for e in shown)
         }
-        return table_of(brackets.union(self._open_symbols(), *(e.free_symbols for e in equations)), self.values)
+        table = table_of(brackets.union(self._open_symbols(), *(e.free_symbols for e in equations)), self.values)
+        return SymbolTable(
+            [*table, *(Meaning(sympy.Symbol(name), said, "", None) for name, said in self.named.items())]
+        )
 
     def __call__(self, *unnamed, **numbers):
         """The same derivation with numbers put into its results by name, as in ``derivation(h=2, theta_star=1)``.
@@ -265,6 +269,7 @@ class Derivation(Derived):
     steps : tuple of DerivationStep — the steps to the results, in symbols
     assumptions : tuple of str — what the derivation assumes
     values : dict of sympy symbol to number — the number of each symbol, where the rule had numbers
+    named : dict of str to str — the meaning of each further name in the steps, which takes no number
 
     Examples
     --------
