@@ -135,7 +135,8 @@ def modified_equation(rule: UpdateRule) -> ModifiedEquation:
     Returns
     -------
     ModifiedEquation
-        ``.first`` is F₀, ``.second`` is F₁; with ``.assumptions``, ``.latex()``, and the steps of the derivation.
+        ``.first`` is F₀, ``.second`` is F₁ in θ, g and ġ, and ``.second_in_rates`` the same in the rates θ̇ = F₀ and ġ,
+        which is shorter; with ``.assumptions``, ``.latex()``, and the steps of the derivation.
 
     Raises
     ------
