@@ -85,6 +85,18 @@ class NumericStability:
         """
         return tuple(name for name in self._matrix.names if name != CURVATURE)
 
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The numbers that the rule has for these names.
+
+        Examples
+        --------
+        >>> from swd_dynamics.rules import CATALOG
+        >>> numeric_stability(CATALOG["SGD"](lr=0.1, momentum=0.9)).numbers
+        {'momentum': 0.9, 'lr': 0.1}
+        """
+        return {name: self._matrix.defaults[name] for name in self.names if name in self._matrix.defaults}
+
     @cached_property
     def _matrix(self) -> "ByName":
         letters, values = lettered(self.rule)
