@@ -118,7 +118,7 @@ ROUND_OFF = 1e-9  # of an eigenvalue of 1 that noise does not excite; a rule thi
 
 
 @dataclass(frozen=True)
-class Stable:
+class StableWhile:
     """The linear map within whose stability results hold, and which of the results are ∞ or undefined beyond.
 
     Attributes
@@ -160,7 +160,7 @@ class Derived(ABC):
     assumptions: tuple[str, ...] = ()
     values: dict = field(default_factory=dict)
     named: Mapping[str, str] = field(default_factory=dict)
-    stable_while: "Stable | None" = None
+    stable_while: "StableWhile | None" = None
 
     def __post_init__(self):
         object.__setattr__(self, "steps", self.steps if isinstance(self.steps, Steps) else Steps(self.steps))
@@ -313,7 +313,7 @@ class Derivation(Derived):
     assumptions : tuple of str — what the derivation assumes
     values : dict of sympy symbol to number — the number of each symbol, where the rule had numbers
     named : dict of str to str — the meaning of each further name in the steps, which takes no number
-    stable_while : Stable, optional — the linear map that must be stable, where results are ∞ beyond
+    stable_while : StableWhile, optional — the linear map that must be stable, where results are ∞ beyond
 
     Examples
     --------
