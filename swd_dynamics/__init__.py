@@ -10,6 +10,7 @@ Every name is imported when it is first used: torch, sympy and matplotlib only w
 
 import sys
 from importlib import import_module
+from pathlib import Path
 
 _HOMES = {
     "CATALOG": "rules",
@@ -96,8 +97,16 @@ def __getattr__(name: str):
         return getattr(import_module(f"swd_dynamics.{_HOMES[name]}"), name)
     if name == "__version__":
         return import_module("importlib.metadata").version("swd-dynamics")  # takes as long as a light command
+    if homes := _rooms_with(name):
+        raise AttributeError(f"swd_dynamics has no {name!r}: it is in swd_dynamics.{' and swd_dynamics.'.join(homes)}")
     listed = import_module("swd_dynamics.tables").listed
     raise AttributeError(f"swd_dynamics has no {name!r}; it has {listed(name, __all__)}")
+
+
+def _rooms_with(name: str) -> list[str]:
+    """The folders whose ``__all__`` has a name, read as text: to import all of them would take seconds."""
+    doors = {each: Path(__file__).parent / each / "__init__.py" for each in _FOLDERS}
+    return [each for each, door in doors.items() if door.exists() and f'    "{name}",\n' in door.read_text("utf-8")]
 
 
 def __dir__() -> list[str]:

@@ -236,6 +236,16 @@ def test_a_callbacks_arguments_are_checked_when_it_is_made(make):
         make("run", snapshot=10)
 
 
+@pytest.mark.parametrize("name", ["gradient_weights", "equal_memory", "numeric_stability"])
+def test_a_name_of_a_room_is_found_from_the_top(name):
+    """Assert that a public name of a folder, asked for at the top, is said to be in that folder."""
+    assert hasattr(sd.symbolic, name)
+    with pytest.raises(AttributeError, match=f"'{name}': it is in swd_dynamics.symbolic$"):
+        getattr(sd, name)
+    with pytest.raises(AttributeError, match="it has fixed_point"):
+        sd.fixed_points  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_signatures_can_be_read():
     """Assert that no signature shows what numpy's ArrayLike stands for, which is several lines long."""
     for door in (sd.phase_plane, sd.Flow.solve, sd.convergence_order, sd.equivalent_weight_decay, sd.TASKS.quadratic):

@@ -3,6 +3,7 @@
 from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil, log2
 from typing import Any
@@ -20,6 +21,7 @@ from swd_dynamics.flows.functions import array_function
 from swd_dynamics.rules.decay import Corrected
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import State, UpdateRule
+from swd_dynamics.symbolic.modified import KINKED, modified_equation
 from swd_dynamics.verdict import Status, Verdict
 
 Array = NDArray[np.float64]
@@ -27,6 +29,10 @@ EPS = float(np.finfo(float).eps)
 # Fraction of the whole distance at the smallest η. If the terms above or below the two that are judged are a larger
 # fraction, they decide. With much less, the next term of a right flow could be taken for a higher order.
 MOST = 0.75
+CROSSED = (
+    "a gradient changes its sign, which the modified equation excludes: take a shorter t, another start, or order"
+    " 'state', which has no kink there"
+)
 
 
 def rule_iterates(rule: UpdateRule, state: State, gradient: Callable, steps: int) -> np.ndarray:
@@ -100,7 +106,8 @@ def convergence_order(
         ``measured`` is the order at the smallest η: p − 1 + log₂((2 + x)/(1 + x)), where x is the extrapolated size of
         the term η^(p−1), relative to the term η^p. ``why`` says how far the extrapolation may be off, and an order
         that is too low is refuted only if every x within this error is too large. Inconclusive, with a cause that says
-        which η to give, where ``lrs`` are too large to tell the terms apart, the solver's error is too large, or an
+        which η to give, where ``lrs`` are too large to tell the terms apart, a gradient changes its sign where the
+        modified equation excludes that, the solver's error is too large, or an
         error of ``detects`` could not have been seen. Evidence: ``lr``, ``error`` (max_k‖θ_k − θ(ηk)‖),
         ``solver_error``, and ``smallest_seen``, the smallest relative error of F₁ (at order 1, of F₀) that would have
         been refuted.
@@ -160,6 +167,8 @@ def convergence_order(
     seen = (share * (found.leading + found.uncertain) + 2 * found.uncertain) / unit
     far_too_low = below.certainly_lower > MOST * below.whole
     status, cause = ("refuted", None) if far_too_low else _judged(found, share, lr[0], seen, detects)
+    if status != "confirmed" and _crosses_a_kink(flow, runs[0], theta0, solver):
+        status, cause = "inconclusive", CROSSED
     best = below if far_too_low else found
     return Verdict(
         **said,
@@ -170,6 +179,23 @@ def convergence_order(
         cause=cause,
         evidence={"lr": lr, "error": error, "solver_error": solver_error, "smallest_seen": seen},
     )
+
+
+def _crosses_a_kink(flow: Flow, run: _Run, theta0, solver: dict) -> bool:
+    """Whether a G changes its sign where the formula of the flow excludes G = 0: in the steps, the flow, or its limit.
+
+    The limit is the flow of F₀, which all steps follow as η → 0. With a long memory, as that of β₂ = .999, no step
+    need have come that far at the learning rates of a test.
+    """
+    if flow.order != 2 or KINKED not in modified_equation(flow.rule).assumptions:
+        return False
+    steps = len(run.solution.theta) - 1
+    limit = replace(flow, order=1, rule=_at_rate(flow.rule, float(run.solution.time[1]), steps))
+    paths = [run.solution.theta, run.solution.theta[1:] + run.distance]
+    with suppress(FlowDiverged, AssumptionFailed):
+        paths.append(limit.solve(theta0, steps=steps, **solver).theta)
+    total = np.array([flow.gradient(at) + flow.rule.decay.added_gradient(at) for path in paths for at in path])
+    return bool(((total.min(axis=0) <= 0) & (total.max(axis=0) >= 0)).any())
 
 
 def _open(said: dict[str, Any], cause: str) -> Verdict:

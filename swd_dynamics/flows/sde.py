@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # signatures in help() then say ArrayLike and not all that it stands for
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,55 +17,14 @@ from swd_dynamics.errors import InputError
 from swd_dynamics.flows.differences import differences
 from swd_dynamics.flows.functions import array_function, as_array
 from swd_dynamics.flows.ode import INFINITE
+from swd_dynamics.flows.schemes import SCHEMES
+from swd_dynamics.flows.stiffness import COARSE, MOST, FastestRate, jacobian_product, needed
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import NumericDiffusion, numeric_diffusion
 
 Array = NDArray[np.float64]
-Drift = Callable[[Array], Array]
-
-
-# The two schemes are written here because no library that is kept up takes a vectorised numpy function and has a weak
-# scheme of second order: torchsde and diffrax need torch and jax, sdeint integrates one path at a time with strong
-# schemes, sdepack is for scalar equations, and scipy has none.
-
-
-def euler_maruyama(at: Array, dt: float, kick: Array, drift: Drift) -> Array:
-    """A step of Euler and Maruyama, x + F(x)·dt + kick: weak order 1.
-
-    Parameters
-    ----------
-    at : array, shape (paths, m)
-    dt : float
-    kick : array, shape (paths, m) — B(x)·ΔW, with the diffusion at the start of the step
-    drift : callable x → F(x)
-
-    Examples
-    --------
-    >>> euler_maruyama(np.array([[1.0]]), 0.5, np.array([[0.25]]), lambda x: -x).tolist()
-    [[0.75]]
-    """
-    return at + drift(at) * dt + kick
-
-
-def heun(at: Array, dt: float, kick: Array, drift: Drift) -> Array:
-    """Heun's step, x + ½(F(x) + F(x̂))·dt + kick with x̂ = x + F(x)·dt + kick: weak order 2 where B is constant.
-
-    Where B depends on θ only through η·H(θ), as here, the diffusion at the start of the step adds an error of η²·dt.
-    Parameters as for :func:`euler_maruyama`. Source: Kloeden & Platen 1992, "Numerical Solution of Stochastic
-    Differential Equations", sec. 15.1, for additive noise; Milstein & Tretyakov 1997, SIAM J. Numer. Anal. 34, 2142,
-    for small noise.
-
-    Examples
-    --------
-    >>> heun(np.array([[1.0]]), 0.5, np.array([[0.25]]), lambda x: -x).tolist()
-    [[0.8125]]
-    """
-    slope = drift(at)
-    return at + (slope + drift(at + slope * dt + kick)) * (dt / 2) + kick
-
-
-SCHEMES = {"heun": heun, "euler-maruyama": euler_maruyama}
+LARGE = 1 / 2  # share of ηF₁ in F₀ from which a variance of order 2 is off by 4 %, b²/(4(1+b)); twice as much, 12 %
 
 
 @dataclass(frozen=True)
@@ -126,6 +86,11 @@ class SDE:
     "state" d(θ, m) = (A(θ, m) + b·g(θ) − (θ, m))/η dt + b/√η dW         O(η), 1 − β = O(η)
     ======= ============================================================ ========================================
 
+    Order 2 holds only while ηF₁ is small compared with F₀. Where b = ‖ηF₁‖/‖F₀‖, its stationary variance is off by
+    b²/(4(1+b)) of itself, besides terms of order η². With momentum b is ηh(1+β)/(2(1−β)²) at
+    the curvature h: the condition is ηh ≪ (1−β)². Order 1 is off by only ηh/(2(1+β)) there, so that order 2 has the
+    better variance only below ηh = 2(1−β)⁴/(1+β)³, which is 3·10⁻⁵ at β = .9.
+
     W has the covariance of the noise in the gradient. F and B are derived from the rule's linear map, see
     :func:`~swd_dynamics.symbolic.diffusion.stochastic_equation`. A step without gradient is A, and b is what a unit of
     gradient adds to the state.
@@ -153,6 +118,11 @@ class SDE:
         If an argument is not of these kinds, or order 2 lacks an ``hvp``.
     NotDerivable
         When it is solved, if the rule has no SDE.
+
+    Warns
+    -----
+    RuntimeWarning
+        Of order 2 with b > ½ at the start of the paths or at the minimum; there a variance is off by 4 % and more.
 
     Notes
     -----
@@ -231,7 +201,7 @@ class SDE:
         paths: int = 1000,
         seed: int = 0,
         scheme: str = "heun",
-        substeps: int = 4,
+        substeps: int | None = None,
     ) -> Ensemble:
         """Follow an ensemble of paths from θ₀ for a number of the optimizer's steps.
 
@@ -242,30 +212,44 @@ class SDE:
         steps : int
         paths, seed : int
         scheme : "heun" or "euler-maruyama"
-        substeps : int
-            Steps of the scheme in each step of the optimizer. The scheme's error in a variance is of the relative order
-            (η/substeps)², with Euler and Maruyama's η/substeps; explicit schemes diverge where substeps are too few.
+        substeps : int, optional
+            Steps of the scheme in each step of the optimizer. By default they follow the fastest rate of the drift
+            along the paths, with four at least: then the scheme's error in a variance is less than 2 %. With your own
+            the error is of the relative order (η·rate/substeps)², with Euler and Maruyama's η·rate/substeps.
 
         Returns
         -------
         Ensemble
             A path that diverges is NaN from there on.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the scheme is too coarse for the drift, or order 2 is used where ηF₁ is not small compared with F₀.
         """
         if scheme not in SCHEMES:
             raise InputError(f"scheme = {scheme!r} is not allowed: it must be one of {', '.join(SCHEMES)}")
-        steps, substeps = whole_number("steps", steps, least=1), whole_number("substeps", substeps, least=1)
+        steps = whole_number("steps", steps, least=1)
+        given = None if substeps is None else whole_number("substeps", substeps, least=1)
         at = self._start(theta0, whole_number("paths", paths, least=1))
-        n, dt, random = at.shape[1] // self._entries, self.numbers.lr / substeps, np.random.default_rng(seed)
-        kept, diverged = [at], np.full(len(at), np.inf)
+        n, lr, random = at.shape[1] // self._entries, self.numbers.lr, np.random.default_rng(seed)
+        kept, diverged, coarse = [at], np.full(len(at), np.inf), [(0.0, 0.0)]
+        fastest, shape = FastestRate(at.shape), (len(at), n)
         with np.errstate(all="ignore"):
+            self._warn_if_second_is_large(at)
+            fastest.settled(jacobian_product(self.drift, at))
             for k in range(1, steps + 1):
-                for _ in range(substeps):
-                    kick = self.diffusion(at, np.sqrt(dt) * self._correlated(random.standard_normal((len(at), n))))
-                    at = SCHEMES[scheme](at, dt, kick, self.drift)
-                lost = ~(np.abs(at) < INFINITE).all(axis=1)
+                stiffness = lr * float(fastest.followed(jacobian_product(self.drift, at)).max())
+                count = given or needed(scheme, stiffness)
+                coarse.append((stiffness / count, stiffness))
+                at = self._stepped(at, SCHEMES[scheme], count, lambda: random.standard_normal(shape))
+                lost: Any = ~(np.abs(at) < INFINITE).all(axis=1)
                 at = np.where(lost[:, None], np.nan, at)
                 diverged = np.where(lost & np.isinf(diverged), k, diverged)
                 kept.append(at)
+        share, stiffness = max(coarse)
+        if share > COARSE:
+            _warn_of_coarse(share, needed(scheme, round(stiffness, 3)))
         theta, *memory = np.split(np.array(kept), self._entries, axis=2)
         k = np.arange(steps + 1, dtype=float)
         return Ensemble(k, self.numbers.lr * k, theta, tuple(memory), diverged)
@@ -285,6 +269,7 @@ class SDE:
             For order "state" shape (s·n, s·n), with the weights first. ∞ where the SDE is unstable.
         """
         linear, n = self._linear(theta), len(np.atleast_1d(as_array(theta)))
+        linear._warn_if_second_is_large(np.zeros((1, n)))
         jacobian = linear.drift(np.eye(self._entries * n)).T
         stirred = linear.diffusion(np.zeros((n, self._entries * n)), np.eye(n)).T
         if not np.linalg.eigvals(jacobian).real.max() < 0:
@@ -311,6 +296,29 @@ class SDE:
     def _entries(self) -> int:
         """The number of entries of the state that the SDE is for."""
         return len(self.numbers.response) if self.order == "state" else 1
+
+    def _stepped(self, at: Array, scheme: Callable, count: int, standard: Callable[[], Array]) -> Array:
+        """The paths one step of the optimizer later, in ``count`` steps of the scheme."""
+        dt = self.numbers.lr / count
+        for _ in range(count):
+            kick = self.diffusion(at, np.sqrt(dt) * self._correlated(standard()))
+            at = scheme(at, dt, kick, self.drift)
+        return at
+
+    def _warn_if_second_is_large(self, at: Array) -> None:
+        """Warn where ηF₁ is more than half of F₀, or ηB₁ of B₀, at some path."""
+        if self.order != 2:
+            return
+        sde = self.numbers
+        shares = [
+            sde.lr * FastestRate(at.shape).settled(lambda v, pair=pair: self._corrected(at, v, *pair)).max()
+            for pair in ((sde.turn, sde.lag), (sde.stir, sde.stir_lag))
+        ]
+        if max(shares) > LARGE:
+            names = [f"η{name}₁ is {share:.2g} of {name}₀" for name, share in zip("FB", shares, strict=True)]
+            said = "order 2 needs terms of second order that are small compared with those of first order, but"
+            advice = "with momentum it needs ηh ≪ (1 − β)²: take order 1 or 'state', or a smaller learning rate"
+            warnings.warn(f"{said} {' and '.join(names)}; {advice}", RuntimeWarning, stacklevel=3)
 
     def _corrected(self, theta: Array, first: Array, turn: Array, lag: Array) -> Array:
         assert self.hvp is not None  # __post_init__ refuses order 2 without an hvp
@@ -363,6 +371,13 @@ def _checked_noise(noise: Any) -> Array:
             " symmetric covariance matrix"
         )
     return array
+
+
+def _warn_of_coarse(share: float, wanted: int) -> None:
+    enough = "an order whose drift is not so stiff, or a smaller learning rate"
+    advice = f"give substeps={wanted} or more" if wanted < MOST else f"no {MOST} substeps are enough: take {enough}"
+    said = f"the scheme is too coarse: a substep is {share:.2g} of the shortest time scale of the drift"
+    warnings.warn(f"{said}, so that variances are wrong and paths may diverge; {advice}", RuntimeWarning, stacklevel=3)
 
 
 def _root(covariance: Array) -> Array:

@@ -1,6 +1,6 @@
 """The stability chart of a rule: how fast a perturbation grows or fades, over two of its hyperparameters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots.style import house_style
+from swd_dynamics.tables import listed
 
 if TYPE_CHECKING:
     from swd_dynamics.rules import UpdateRule
@@ -29,8 +30,59 @@ GROWTH_COLOURS = LinearSegmentedColormap.from_list(
 TICKS = (0.0, 0.9, 0.99, 1.0, 1.01, 1.1, 2.0)  # of |z| on the colour bar
 NODES = 120  # of each axis; with half as many the edge of the colours is off the line by a pixel
 SYMBOLS = {"lr": "learning rate η", "weight_decay": "weight decay λ", "curvature": "curvature h"}
-MEMORY = ("momentum", "beta_1")  # drawn over 1/(1 − β), the length of their memory, since β is always near 1
+LETTERS = {"lr": "η", "weight_decay": "λ", "curvature": "h", "momentum": "β", "dampening": "τ"}
+MOMENTA = ("momentum", "beta_1", "beta")
+OTHERS = ("lr", "lr_max", "weight_decay", "curvature", "eps", "v")  # all that is not a share in [0, 1)
 LINE = "#222222"
+
+
+class Range(NamedTuple):
+    """The range of a hyperparameter on an axis. A share β in [0, 1) is drawn over 1/(1 − β), the length of its memory.
+
+    Examples
+    --------
+    >>> Range("beta_2", 0.5, 0.75).is_share, Range("lr", 0.5, 0.75).is_share
+    (True, False)
+    """
+
+    name: str
+    low: float
+    high: float
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the axis is that of 1/(1 − β), since a β is always near 1."""
+        return self.name not in OTHERS and 0 <= self.low < self.high < 1
+
+    @property
+    def label(self) -> str:
+        if not self.is_share:
+            return SYMBOLS.get(self.name, self.name)
+        memory = f"1/(1 − {letter(self.name)})"
+        return f"memory of the momentum, {memory}" if self.name in MOMENTA else memory
+
+    def place(self, values: ArrayLike) -> NDArray:
+        """Where values of the hyperparameter are on the axis.
+
+        Examples
+        --------
+        >>> Range("momentum", 0.0, 0.9).place([0.5, 0.75]).tolist(), Range("lr", 0.5, 2.0).place([0.5]).tolist()
+        ([2.0, 4.0], [0.5])
+        """
+        values = np.asarray(values, dtype=float)
+        return 1 / (1 - values) if self.is_share else values
+
+    def values(self) -> NDArray:
+        """The values of the hyperparameter between its ends, evenly spaced on the axis.
+
+        Examples
+        --------
+        >>> Range("momentum", 0.5, 0.75).values()[[0, -1]].round(12).tolist()
+        [0.5, 0.75]
+        """
+        start, end = self.place([self.low, self.high])
+        spaced = np.geomspace(start, end, NODES)
+        return 1 - 1 / spaced if self.is_share else spaced
 
 
 class Runs(NamedTuple):
@@ -62,7 +114,7 @@ def stability_chart(
     """The growth |z| of a perturbation as colours over two hyperparameters, on f = ½hθ², for one rule or several.
 
     z is the largest eigenvalue of the derived linear map. A black line is where the derived stability limit is h. Both
-    axes are logarithmic; a momentum β has the axis 1/(1 − β).
+    axes are logarithmic; a momentum β, or another share in [0, 1), has the axis 1/(1 − β).
 
     Parameters
     ----------
@@ -88,7 +140,8 @@ def stability_chart(
     Raises
     ------
     InputError
-        If a name is not that of a hyperparameter with a number in the rule, or an axis has no range.
+        If a name is not that of a hyperparameter with a number in the rule, or an axis has no range, or a range that
+        has no place on a logarithmic axis.
     NotDerivable
         If a step is not linear, or its stability limit has no formula.
 
@@ -103,63 +156,88 @@ def stability_chart(
     from swd_dynamics.symbolic import numeric_stability  # imported here because sympy comes with it
 
     named = rules if isinstance(rules, Mapping) else {"": rules}
-    _check_axes(x, y, at)
-    grid = [values_between(name, *at[name]) for name in (x, y)]
+    ranges = _ranges(x, y, at)
+    stabilities = {name: numeric_stability(rule) for name, rule in named.items()}
+    for stability in stabilities.values():
+        _check_names(stability, (x, y))
+    known = {"curvature": curvature, **numbers}
     with house_style():
-        figure = figure or Figure(figsize=(1.6 + 2.4 * len(named), 3.4))
+        figure = figure or Figure(figsize=(1.6 + 2.4 * len(named), 3.6))
         panels = figure.subplots(1, len(named), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, (name, rule) in zip(panels, named.items(), strict=True):
-            image = _draw(axes, numeric_stability(rule), (x, y), grid, {"curvature": curvature, **numbers})
-            _draw_runs(axes, (x, y), (runs or {}).get(name))
-            axes.set(xlabel=_label(x), title=name)
-        panels[0].set_ylabel(_label(y))
+        for axes, (name, stability) in zip(panels, stabilities.items(), strict=True):
+            image = _draw(axes, stability, ranges, known)
+            _draw_runs(axes, ranges, (runs or {}).get(name))
+            axes.set(xlabel=ranges[0].label, title=name)
+        panels[0].set_ylabel(ranges[1].label)
         bar = figure.colorbar(image, ax=panels.tolist(), label="|z|, growth per step", extend="max")
         bar.set_ticks([tick - 1 for tick in TICKS], labels=[f"{tick:g}" for tick in TICKS])
         bar.minorticks_off()
+        figure.supxlabel(_said(stabilities.values(), (x, y), known), x=0.01, ha="left", fontsize="small")
         if title:
             figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
-def _check_axes(x: str, y: str, at: Mapping[str, tuple[float, float]]) -> None:
+def _ranges(x: str, y: str, at: Mapping[str, tuple[float, float]]) -> tuple[Range, Range]:
     if x == y:
         raise InputError(f"x and y are both {x!r}: a chart needs two different hyperparameters")
     for name in (x, y):
         if np.shape(at.get(name, ())) != (2,):
             raise InputError(f"at = {dict(at)!r} must have the smallest and the largest value of {name}")
+        if not (np.isfinite(at[name]).all() and at[name][0] < at[name][1]):
+            raise InputError(
+                f"at[{name!r}] = {at[name]!r} is not a range: give the smaller number first, then the larger"
+            )
+    first, second = (Range(name, *map(float, at[name])) for name in (x, y))
+    for each in (first, second):
+        if each.low <= 0 and not each.is_share:
+            allowed = "numbers above 0" if each.name in OTHERS else "numbers above 0, or both in [0, 1)"
+            raise InputError(f"at[{each.name!r}] = {at[each.name]!r}: the axis is logarithmic, and needs {allowed}")
+        if each.name in (*MOMENTA, "beta_2") and not each.is_share:
+            raise InputError(f"at[{each.name!r}] = {at[each.name]!r} is not allowed: {each.name} lies in [0, 1)")
+    return first, second
 
 
-def values_between(name: str, low: float, high: float) -> NDArray:
-    """The values of a hyperparameter between two, evenly spaced on its axis.
+def _check_names(stability: "NumericStability", names: tuple[str, str]) -> None:
+    allowed = (*stability.names, "curvature")
+    for name in names:
+        if name == "weight_decay" and name not in allowed:
+            said = f"{stability.rule.name} has no weight decay to draw: give the rule a λ ≠ 0, as weight_decay=0.1"
+            raise InputError(f"{said}, or another axis: {', '.join(allowed)}")
+        if name not in allowed:
+            raise InputError(
+                f"{name} is not a hyperparameter of this rule's linear map; it has {listed(name, allowed)}"
+            )
+
+
+def letter(name: str) -> str:
+    """The symbol of a hyperparameter, by the name under which it is given.
 
     Examples
     --------
-    >>> values_between("momentum", 0.5, 0.75)[[0, -1]].round(12).tolist()
-    [0.5, 0.75]
+    >>> letter("beta_2"), letter("momentum"), letter("nu")
+    ('β₂', 'β', 'nu')
     """
-    start, end = place(name, [low, high])
-    spaced = np.geomspace(start, end, NODES)
-    return 1 - 1 / spaced if name in MEMORY else spaced
+    stem, _, index = name.partition("_")
+    if stem == "beta" and (not index or index.isdigit()):
+        return "β" + index.translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+    return LETTERS.get(name, name)
 
 
-def place(name: str, values: ArrayLike) -> NDArray:
-    """Where the values of a hyperparameter are on its axis.
-
-    Examples
-    --------
-    >>> place("momentum", [0.5, 0.75]).tolist(), place("lr", [0.5, 0.75]).tolist()
-    ([2.0, 4.0], [0.5, 0.75])
-    """
-    values = np.asarray(values, dtype=float)
-    return 1 / (1 - values) if name in MEMORY else values
+def _said(stabilities: Iterable["NumericStability"], names: tuple[str, str], known: Mapping[str, float]) -> str:
+    """What the line is, and the numbers that are the same everywhere in the chart."""
+    fixed = [{**each.numbers, **known} for each in stabilities]
+    shown = [name for name in fixed[0] if name not in (*names, "eps") and np.ndim(fixed[0][name]) == 0]
+    alike = [name for name in shown if all(each.get(name) == fixed[0][name] for each in fixed)]
+    return ", ".join(["line: derived limit", *(f"{letter(name)} = {float(fixed[0][name]):g}" for name in alike)])
 
 
-def _draw(axes: Axes, numbers: "NumericStability", names: tuple[str, str], grid: list[NDArray], known: dict) -> Any:
-    x, y = grid
-    values = known | {names[0]: x, names[1]: y[:, None]}
+def _draw(axes: Axes, numbers: "NumericStability", ranges: tuple[Range, Range], known: dict) -> Any:
+    x, y = (each.values() for each in ranges)
+    values = known | {ranges[0].name: x, ranges[1].name: y[:, None]}
     curvature = values.pop("curvature")
     growth = np.broadcast_to(numbers.growth(curvature, **values), (len(y), len(x)))
-    across = (place(names[0], x), place(names[1], y))
+    across = (ranges[0].place(x), ranges[1].place(y))
     norm = SymLogNorm(NEAR, vmin=-FAR, vmax=FAR)
     image = axes.pcolormesh(*across, growth - 1, cmap=GROWTH_COLOURS, norm=norm, shading="gouraud", rasterized=True)
     room = np.broadcast_to(numbers.limit(**values) - curvature, growth.shape)
@@ -173,15 +251,11 @@ def _draw(axes: Axes, numbers: "NumericStability", names: tuple[str, str], grid:
     return image
 
 
-def _draw_runs(axes: Axes, names: tuple[str, str], runs: Runs | None) -> None:
+def _draw_runs(axes: Axes, ranges: tuple[Range, Range], runs: Runs | None) -> None:
     if runs is None:
         return
     converged = np.asarray(runs.converged, dtype=bool)
-    x, y = (place(name, values) for name, values in zip(names, (runs.x, runs.y), strict=True))
+    x, y = (each.place(values) for each, values in zip(ranges, (runs.x, runs.y), strict=True))
     for chosen, inside, edge in ((converged, LINE, "white"), (~converged, "white", LINE)):
         look = {"linestyle": "none", "marker": "o", "markersize": 4, "markeredgewidth": 0.7}
         axes.plot(x[chosen], y[chosen], **look, markerfacecolor=inside, markeredgecolor=edge)
-
-
-def _label(name: str) -> str:
-    return "memory of the momentum, 1/(1 − β)" if name in MEMORY else SYMBOLS.get(name, name)

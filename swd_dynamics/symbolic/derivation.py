@@ -2,10 +2,11 @@
 
 import textwrap
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import sympy
 
 from swd_dynamics.errors import InputError
@@ -15,7 +16,7 @@ from swd_dynamics.symbolic.names import symbol_latex, symbol_text, words_latex
 from swd_dynamics.symbolic.notation import BRACKETS, mean
 from swd_dynamics.symbolic.printer import approximated, has_decimals, latex
 from swd_dynamics.symbolic.size import expanded_terms, written
-from swd_dynamics.symbolic.symbols import SymbolTable, exact_number, keyword_of, numbers_by_name, table_of
+from swd_dynamics.symbolic.symbols import Meaning, SymbolTable, exact_number, keyword_of, numbers_by_name, table_of
 
 
 class NotDerivable(InputError):
@@ -112,6 +113,43 @@ def stated(done: str, left, right) -> DerivationStep:
     return DerivationStep(done, sympy.Eq(left, right, evaluate=False))
 
 
+UNSTABLE = "with these numbers the steps are unstable: noise scatters the weights without bound"
+ROUND_OFF = 1e-9  # of an eigenvalue of 1 that noise does not excite; a rule this near to its limit has Var θ ~ 10⁹
+
+
+@dataclass(frozen=True)
+class StableWhile:
+    """The linear map within whose stability results hold, and which of the results are ∞ or undefined beyond.
+
+    Attributes
+    ----------
+    matrix : Matrix
+    infinite, undefined : tuple of str
+    """
+
+    matrix: Any
+    infinite: tuple[str, ...]
+    undefined: tuple[str, ...] = ()
+
+    def applied(self, derived: Any, put: dict) -> Any:
+        """The derivation with numbers in this map, and with the results beyond its stability."""
+        left = replace(self, matrix=self.matrix.xreplace(put))
+        if not left._is_unstable(derived.results[self.infinite[0]]):
+            return replace(derived, stable_while=left)
+        beyond = dict.fromkeys(self.infinite, sympy.oo) | dict.fromkeys(self.undefined, sympy.nan)
+        results = {name: beyond.get(name, result) for name, result in derived.results.items()}
+        said = () if UNSTABLE in derived.assumptions else (UNSTABLE,)
+        return replace(derived, results=results, stable_while=left, assumptions=(*derived.assumptions, *said))
+
+    def _is_unstable(self, variance: Any) -> bool:
+        if variance.has(sympy.zoo) or variance.is_negative:
+            return True
+        if self.matrix.free_symbols:
+            return False
+        eigenvalues = np.linalg.eigvals(np.array(self.matrix.evalf(), dtype=complex))
+        return bool(np.abs(eigenvalues).max() > 1 + ROUND_OFF)
+
+
 @dataclass(frozen=True, repr=False)
 class Derived(ABC):
     """The fields of a :class:`Derivation` and of a :class:`ModifiedEquation`, and how both are shown."""
@@ -121,6 +159,8 @@ class Derived(ABC):
     steps: tuple[DerivationStep, ...]
     assumptions: tuple[str, ...] = ()
     values: dict = field(default_factory=dict)
+    named: Mapping[str, str] = field(default_factory=dict)
+    stable_while: "StableWhile | None" = None
 
     def __post_init__(self):
         object.__setattr__(self, "steps", self.steps if isinstance(self.steps, Steps) else Steps(self.steps))
@@ -138,7 +178,10 @@ class Derived(ABC):
         brackets: set[sympy.Symbol] = {
             symbol for function, symbol in BRACKETS.items() if any(e.has(function) for e in shown)
         }
-        return table_of(brackets.union(self._open_symbols(), *(e.free_symbols for e in equations)), self.values)
+        table = table_of(brackets.union(self._open_symbols(), *(e.free_symbols for e in equations)), self.values)
+        return SymbolTable(
+            [*table, *(Meaning(sympy.Symbol(name), said, "", None) for name, said in self.named.items())]
+        )
 
     def __call__(self, *unnamed, **numbers):
         """The same derivation with numbers put into its results by name, as in ``derivation(h=2, theta_star=1)``.
@@ -155,8 +198,7 @@ class Derived(ABC):
         put = {means[name]: exact_number(name, numbers.pop(name)) for name in [*numbers] if name in means}
         alike = [each.args[0] for name, each in means.items() if each not in put and name[: -len("_mean")] in numbers]
         meant = replace(
-            self,
-            results={name: substituted(result, put) for name, result in self.results.items()},
+            self._substituted(put),
             assumptions=(*self.assumptions, *(ALIKE.format(symbol_text(symbol)) for symbol in alike)),
         )
         exact = numbers_by_name(meant._open_symbols(), self.values, numbers)
@@ -226,8 +268,13 @@ class Derived(ABC):
 
     def with_numbers(self, values: dict, exact: dict):
         """The same derivation with numbers put into its results."""
-        numbers = {name: substituted(arranged(result), exact) for name, result in self.results.items()}
-        return replace(self, results=numbers, values=values)
+        arranged_ = replace(self, results={name: arranged(result) for name, result in self.results.items()})
+        return replace(arranged_._substituted(exact), values=values)
+
+    def _substituted(self, put: dict):
+        results = {name: substituted(result, put) for name, result in self.results.items()}
+        found = replace(self, results=results)
+        return found if self.stable_while is None else self.stable_while.applied(found, put)
 
     def _repr_markdown_(self) -> str:
         lines = [f"**{self.title}**"]
@@ -265,6 +312,8 @@ class Derivation(Derived):
     steps : tuple of DerivationStep — the steps to the results, in symbols
     assumptions : tuple of str — what the derivation assumes
     values : dict of sympy symbol to number — the number of each symbol, where the rule had numbers
+    named : dict of str to str — the meaning of each further name in the steps, which takes no number
+    stable_while : StableWhile, optional — the linear map that must be stable, where results are ∞ beyond
 
     Examples
     --------

@@ -28,6 +28,17 @@ CURVATURE_SLOPE = PerWeight("∇⟨H, Σ⟩", real=True)
 GRADIENT_VARIANCE = PerWeight("var G", nonnegative=True)
 SHARPNESS_SLOPE = PerWeight("∇S", real=True)
 
+NAMED = {
+    "ηᵢ": "effective learning rate of this weight: how far a gradient of 1 moves it in each step, in the end",
+    "R∞": "fraction of the weights that a step subtracts in the long run, by decay and by L2: the result R",
+    "H": "Hessian of the loss",
+    "δ": "the oscillation, which each step turns over",
+    "Σ": "covariance E[δδᵀ] of the oscillation",
+    "S": "sharpness uᵀHu along the direction u that oscillates",
+    "σ²": "variance of the oscillation along u, where one direction oscillates",
+}
+IN_ALL = ("ηᵢ", "R∞", "H", "δ", "Σ", "S")  # σ² is named only where all weights have one η_eff
+
 
 class inner(sympy.Function):
     """The inner product of two vectors of all weights. No rule uses it: it is in results only."""
@@ -125,7 +136,8 @@ def edge(rule: UpdateRule) -> Derivation:
     shown = parts.in_memory
     refuse_another_boundary(rule)
     steps = [DerivationStep(step.done, shown(step.equation)) for step in (*parts.found.steps, *_explain(parts))]
-    derivation = Derivation("The edge of stability", _results(parts), tuple(steps), _assumptions(parts))
+    named = {name: said for name, said in NAMED.items() if name in IN_ALL or _is_one_number(parts)}
+    derivation = Derivation("The edge of stability", _results(parts), tuple(steps), _assumptions(parts), named=named)
     return derivation.with_numbers(values, numbers)
 
 
@@ -273,7 +285,8 @@ def _explain(parts: EdgeParts):
     yield stated(done, Symbol("E[G]"), mean_total)
     done = "In the end, how far a gradient of 1 moves this weight in each step"
     yield stated(done, Symbol("ηᵢ"), parts.effective_lr)
-    yield stated("and the share of θ that each step subtracts, also by L2", notation.decay_rate, parts.decay_rate)
+    done = "and the share of θ that each step subtracts in the long run, also by L2: the result R"
+    yield stated(done, Symbol("R∞"), parts.decay_rate)
     yield stated("The slow flow, for one step", Symbol("dθ/dk"), _slow(parts))
     for symbol, rate in _slow_memory(parts).items():
         done = f"{symbol_text(symbol)} feels the variance of G too, where G is its mean"

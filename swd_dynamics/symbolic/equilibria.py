@@ -19,6 +19,8 @@ NOISY = (
     " rest elsewhere, at modified_equation(rule).rest_point(h=…, theta_star=…)"
 )
 
+STEADY = "the steps are stable at this curvature, h < stability_limit(rule), so that the weights come to rest at all"
+
 
 def fixed_point(rule: UpdateRule) -> Derivation:
     """Where the weights come to rest on f = ½h(θ − θ⋆)², with the preconditioner of an adaptive direction frozen.
@@ -30,7 +32,7 @@ def fixed_point(rule: UpdateRule) -> Derivation:
     Returns
     -------
     Derivation
-        ``.value`` is θ at rest.
+        ``.value`` is θ at rest. It assumes that the steps are stable: beyond the stability limit they leave it.
 
     Examples
     --------
@@ -54,7 +56,7 @@ def fixed_point(rule: UpdateRule) -> Derivation:
         ),
         stated("Solved for θ", notation.theta, theta),
     )
-    conditions = (*found.conditions, *([NOISY] if theta.has(*found.roots.values()) else []))
+    conditions = (*found.conditions, STEADY, *([NOISY] if theta.has(*found.roots.values()) else []))
     derivation = Derivation("The fixed point on f = ½h(θ − θ⋆)²", {"θ": theta}, steps, conditions)
     return derivation.with_numbers(values, exact(values))
 

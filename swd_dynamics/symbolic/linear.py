@@ -14,7 +14,7 @@ from sympy import Expr, Matrix, Rational, Symbol
 
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
-from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, stated, substituted
+from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDerivable, StableWhile, stated, substituted
 from swd_dynamics.symbolic.form import by_curvature, one_minus
 from swd_dynamics.symbolic.letters import exact, lettered, symbols_of
 from swd_dynamics.symbolic.modified import affine
@@ -114,10 +114,13 @@ def derived_from_map(
     rule: UpdateRule,
     title: str,
     derive: Callable[[LinearMap, dict], tuple[dict[str, Any], Sequence[DerivationStep]]],
+    infinite: tuple[str, ...] = (),
+    undefined: tuple[str, ...] = (),
 ) -> Derivation:
     """What ``derive`` makes of a rule's linear map and the exact numbers of its symbols: results and steps.
 
-    A step without an equation is an assumption.
+    A step without an equation is an assumption. Results that are ``infinite`` or ``undefined`` where the map is
+    unstable become so as soon as numbers make the map unstable.
     """
     letters, values = lettered(rule)
     found = find_linear_map(letters)
@@ -126,7 +129,8 @@ def derived_from_map(
     results = {name: substituted(result, found.roots) for name, result in results.items()}
     shown = [DerivationStep(s.done, s.equation.xreplace(found.roots)) for s in steps if s.equation is not None]
     assumptions = [*found.conditions, *(step.done for step in steps if step.equation is None)]
-    derivation = Derivation(title, results, (*found.steps, *shown), tuple(assumptions))
+    stable = StableWhile(found.matrix.xreplace(found.roots), infinite, undefined) if infinite else None
+    derivation = Derivation(title, results, (*found.steps, *shown), tuple(assumptions), stable_while=stable)
     return derivation.with_numbers(values, numbers)
 
 

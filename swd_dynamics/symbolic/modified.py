@@ -29,6 +29,8 @@ _s = Letter("s", real=True)  # the distance along a change of symbols, with resp
 
 FAR = 1e9  # of the first interval in which a rest point is looked for: no weight in training is larger
 
+KINKED = "g is not 0, where the formula has a kink or a pole"
+
 INFINITE = (sympy.zoo, sympy.oo, -sympy.oo, sympy.nan)
 
 
@@ -135,7 +137,8 @@ def modified_equation(rule: UpdateRule) -> ModifiedEquation:
     Returns
     -------
     ModifiedEquation
-        ``.first`` is F₀, ``.second`` is F₁; with ``.assumptions``, ``.latex()``, and the steps of the derivation.
+        ``.first`` is F₀, ``.second`` is F₁ in θ, g and ġ, and ``.second_in_rates`` the same in the rates θ̇ = F₀ and ġ,
+        which is shorter; with ``.assumptions``, ``.latex()``, and the steps of the derivation.
 
     Raises
     ------
@@ -344,7 +347,7 @@ def _assumptions(settled: Trace, constants, second: Expr, rest: Expr) -> tuple[s
         "the optimizer state is on its slow manifold, and its constants (β) are fixed as η → 0",
         "the learning rate is constant",
         *(["each part of a step that is not proportional to η counts at its own order in η"] if rest != 0 else []),
-        *(["g is not 0, where the formula has a kink or a pole"] if kinked else []),
+        *([KINKED] if kinked else []),
         *settled.conditions,
         *(f"{symbol_text(symbol)} is constant" for symbol in constants),
     )

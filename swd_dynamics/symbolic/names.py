@@ -17,6 +17,8 @@ TEX = {"θ⋆": r"\theta^{\star}", "θ̇": r"\dot{\theta}", "ġ": r"\dot{g}", "�
 TEX |= {"⟨·⟩": r"\langle \cdot \rangle", "‖·‖": r"\| \cdot \|"}
 TEX |= {
     "h_max": r"h_{\max}",
+    "R∞": r"R_{\infty}",
+    "E[G]": r"\operatorname{E}[G]",
     "η_max": r"\eta_{\max}",
     "β₁_product": r"\Pi\beta_1",
     "Πβ₁": r"\Pi\beta_1",
@@ -44,12 +46,20 @@ def symbol_latex(symbol: Symbol | str) -> str:
     --------
     >>> [symbol_latex(name) for name in ("β₁", "m′", "v̂_max", "F₀", "m⁽¹⁾")]
     ['\\beta_{1}', "m'", '\\hat{v}_{max}', 'F_{0}', 'm^{(1)}']
+    >>> [symbol_latex(name) for name in ("ηᵢ", "R/ηᵢ", "σ²", "dθ/dk")]
+    ['\\eta_{i}', 'R/\\eta_{i}', '\\sigma^{2}', '\\frac{d\\theta}{dk}']
     """
     name = shown_name(symbol)
     if name.endswith("′"):
         return symbol_latex(name[:-1]) + "'"
     if name in TEX:
         return TEX[name]
+    if rate := re.fullmatch("d(.+)/d([kt])", name):
+        return rf"\frac{{d{symbol_latex(rate[1])}}}{{d{rate[2]}}}"
+    if "/" in name:
+        return "/".join(map(symbol_latex, name.split("/")))
+    if name.endswith("²"):
+        return f"{symbol_latex(name[:-1])}^{{2}}"
     name = normalize("NFD", name)  # Unicode has a letter ŝ of its own, and none for m̂
     if HAT in name:
         stem, bar, index = symbol_latex(name.replace(HAT, "")).partition("_")
@@ -57,7 +67,7 @@ def symbol_latex(symbol: Symbol | str) -> str:
     if order := re.fullmatch("(.*)⁽(.)⁾", name):
         return f"{symbol_latex(order[1])}^{{({normalize('NFKC', order[2])})}}"
     letters = "".join({**GREEK, **CAPITALS}.get(letter, letter) for letter in name)
-    plain = re.sub("[₀-₉ₖⱼ₊]+", lambda digits: "_" + normalize("NFKC", digits[0]), letters)
+    plain = re.sub("[₀-₉ₖⱼᵢ₊]+", lambda digits: "_" + normalize("NFKC", digits[0]), letters)
     return sympy.latex(Symbol(plain))
 
 
@@ -98,8 +108,8 @@ def number_latex(value: float) -> str:
 
 MATH = {"−": "-", "½": r"\tfrac{1}{2}", "²": "^2", "·": r"\cdot", "√": r"\surd", "±": r"\pm", "∞": r"\infty"}
 MATH |= {"⟨": r"\langle", "⟩": r"\rangle", "→": r"\to", "′": "'", "ᵏ": "^k", "Π": r"\Pi", "×": r"\times"}
-MATH |= {"…": r"\ldots", "‖": r"\|", "ᵀ": r"^\top"}
-SAID = re.compile(r"[^\W\d_][\u0300-\u036f]?⋆?[₀-₉ₖⱼ₊]*(_max)?′?|[_%#&]|" + "|".join(MATH))
+MATH |= {"…": r"\ldots", "‖": r"\|", "ᵀ": r"^\top", "∇": r"\nabla"}
+SAID = re.compile(r"[^\W\d_][\u0300-\u036f]?⋆?[₀-₉ₖⱼᵢ₊]*(_max)?′?|[_%#&]|" + "|".join(MATH))
 
 
 def words_latex(sentence: str) -> str:

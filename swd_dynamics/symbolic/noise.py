@@ -74,8 +74,14 @@ def stationary_covariance(rule: UpdateRule) -> Derivation:
     >>> found = stationary_covariance(UpdateRule(0.5, SGD()))(h=2, sigma=1)
     >>> found.results
     {'Var θ': 1/4, 'ρ₁': 0}
+
+    Beyond the limit h = 4 it is ∞, and no correlation is left to be told:
+
+    >>> stationary_covariance(UpdateRule(0.5, SGD()))(h=5, sigma=1).results
+    {'Var θ': oo, 'ρ₁': nan}
     """
-    return derived_from_map(rule, "The stationary covariance on f = ½h(θ − θ⋆)², with noise", _covariance(rule))
+    title = "The stationary covariance on f = ½h(θ − θ⋆)², with noise"
+    return derived_from_map(rule, title, _covariance(rule), infinite=("Var θ",), undefined=("ρ₁",))
 
 
 def noise_floor(rule: UpdateRule) -> Derivation:
@@ -84,7 +90,8 @@ def noise_floor(rule: UpdateRule) -> Derivation:
     Returns
     -------
     Derivation
-        ``.value`` is ΔL = ½h·Var θ; the other results are those of :func:`stationary_covariance`.
+        ``.value`` is ΔL = ½h·Var θ, ∞ where h is beyond the stability limit; the other results are those of
+        :func:`stationary_covariance`.
 
     Raises NotDerivable as :func:`stationary_covariance` does.
 
@@ -104,7 +111,7 @@ def noise_floor(rule: UpdateRule) -> Derivation:
         said = stated("The mean of f exceeds its value without noise by ½h·Var θ", Letter("ΔL"), floor)
         return {"ΔL": floor, **{name: results[name] for name in results if name != "ρ₁"}}, (*steps, said)
 
-    return derived_from_map(rule, "The noise floor of f = ½h(θ − θ⋆)²", derive)
+    return derived_from_map(rule, "The noise floor of f = ½h(θ − θ⋆)²", derive, infinite=("ΔL", "Var θ"))
 
 
 def _covariance(rule: UpdateRule):

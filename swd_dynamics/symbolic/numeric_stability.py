@@ -9,6 +9,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
+from swd_dynamics.checks import check
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.gate import as_rule
 from swd_dynamics.rules.update import UpdateRule
@@ -21,6 +22,9 @@ from swd_dynamics.symbolic.symbols import keyword_of
 from swd_dynamics.tables import listed
 
 CURVATURE = "h"  # its name among the numbers of a linear map
+# Where the hyperparameters of the catalogue's rules lie; one's own direction may have a field of another meaning.
+INTERVALS = {"lr": "(0, inf)", "lr_max": "(0, inf)", "weight_decay": "[0, inf)", "eps": "[0, inf)", "v": "[0, inf)"}
+INTERVALS |= dict.fromkeys(("momentum", "dampening", "beta_1", "beta_2"), "[0, 1)")
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,6 +54,9 @@ class NumericStability:
 
     def growth(self, curvature: Any, **numbers: Any) -> NDArray:
         """The largest |z| of the eigenvalues z of the linear map at a curvature h, shaped like the arguments."""
+        if CURVATURE in numbers:
+            raise InputError("h is the curvature, and is given twice: give it only as the first argument of growth")
+        _check_numbers(numbers)
         matrices = self._matrix({CURVATURE: curvature, **numbers})
         return np.abs(np.linalg.eigvals(matrices)).max(axis=-1)
 
@@ -60,7 +67,10 @@ class NumericStability:
         ------
         NotDerivable
             If the limit has no formula: see :func:`swd_dynamics.symbolic.stability_limit`.
+        InputError
+            As by ``growth``, if a name is not a symbol of the rule, or a number is not allowed, as lr = −1.
         """
+        _check_numbers(numbers)
         return self._limit(numbers)
 
     @property
@@ -74,6 +84,18 @@ class NumericStability:
         ('v', 'beta_1', 'eps', 'lr', 'weight_decay')
         """
         return tuple(name for name in self._matrix.names if name != CURVATURE)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The numbers that the rule has for these names.
+
+        Examples
+        --------
+        >>> from swd_dynamics.rules import CATALOG
+        >>> numeric_stability(CATALOG["SGD"](lr=0.1, momentum=0.9)).numbers
+        {'momentum': 0.9, 'lr': 0.1}
+        """
+        return {name: self._matrix.defaults[name] for name in self.names if name in self._matrix.defaults}
 
     @cached_property
     def _matrix(self) -> "ByName":
@@ -91,6 +113,12 @@ class NumericStability:
 
     def __repr__(self) -> str:
         return f"The stability of {self.rule.name} in numbers: the functions growth and limit"
+
+
+def _check_numbers(numbers: Mapping[str, Any]) -> None:
+    for name, value in numbers.items():
+        if name in INTERVALS:
+            check(name, value, INTERVALS[name])
 
 
 def numeric_stability(rule: UpdateRule) -> NumericStability:

@@ -235,3 +235,12 @@ def test_learning_rates_must_be_four_halvings(lrs):
     """Assert that fewer than four halvings, or other ratios, are refused."""
     with pytest.raises(InputError, match="at least five learning rates, each half"):
         convergence_order(Flow(RULES["SGD"], gradient), START, t=0.1, lrs=lrs)
+
+
+@pytest.mark.parametrize(("start", "status"), [(1.0, "inconclusive"), (3.0, "confirmed")])
+def test_a_gradient_that_changes_its_sign(start, status):
+    """Assert that the order of AdamW is open where θ of F₀ = −1 − λθ reaches 0 within t = 1, confirmed where not."""
+    flow = Flow(CATALOG["AdamW"](lr=3.0, weight_decay=0.1), lambda theta: theta, lambda theta, vector: vector, 2)
+    found = convergence_order(flow, [start], t=1.0, lrs=[2.0**-k for k in range(8, 14)])
+    assert found.status == status
+    assert ("changes its sign" in (found.cause or "")) == (status == "inconclusive")

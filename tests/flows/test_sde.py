@@ -1,5 +1,6 @@
 """The SDE of an optimizer: the orders of its stationary covariance and of its schemes, and ensembles of paths."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from scipy.linalg import solve_discrete_lyapunov
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.flows import SDE
-from swd_dynamics.flows.sde import euler_maruyama, heun
+from swd_dynamics.flows.schemes import euler_maruyama, heun
 from swd_dynamics.rules import CATALOG, SGD, UpdateRule
 from swd_dynamics.symbolic import stationary_covariance
 
@@ -186,6 +187,55 @@ def test_divergence_is_a_result():
     assert np.isnan(found.theta[-1, lost]).all() and np.isfinite(found.theta[-1, ~lost]).all()
     first = int(found.diverged.min())
     assert np.isfinite(found.mean[first - 1]).all() and np.isnan(found.mean[first:]).all()
+
+
+@pytest.mark.parametrize(("lr", "momentum"), [(0.2, 0.8), (0.1, 0.9)])
+@pytest.mark.parametrize("scheme", ["heun", "euler-maruyama"])
+def test_substeps_follow_a_stiff_drift(lr, momentum, scheme):
+    """Assert that by default paths of order 2 have the variance of their own Lyapunov equation, to 2 % and sampling."""
+    sde = SDE(CATALOG["SGDW"](lr=lr, momentum=momentum), lambda theta: theta, 1.0, lambda theta, vector: vector, 2)
+    with pytest.warns(RuntimeWarning, match="order 2 needs"):
+        known = float(sde.stationary_covariance([0.0])[0, 0])
+    with pytest.warns(RuntimeWarning, match="order 2 needs"):
+        found = sde.solve([0.0], steps=10, paths=4000, scheme=scheme)
+    assert abs(found.variance[-1, 0] / known - 1) <= 0.02 + 3.5 * np.sqrt(2 / 3999)
+
+
+def test_a_coarse_scheme_is_said():
+    """Assert a warning with a count where the drift's rate 27.5 is followed in steps of .05, and none with 32."""
+    sde = SDE(CATALOG["SGDW"](lr=0.2, momentum=0.8), lambda theta: theta, 1.0, lambda theta, vector: vector, 2)
+    with pytest.warns(RuntimeWarning) as said:
+        sde.solve([0.0], steps=3, paths=3, substeps=4)
+    assert "give substeps=22 or" in str(said[1].message)  # η·rate = 5.5, of which Heun's scheme takes ¼
+    with pytest.warns(RuntimeWarning) as said:
+        sde.solve([0.0], steps=3, paths=3, substeps=32)
+    assert len(said) == 1 and "order 2" in str(said[0].message)
+
+
+def test_divergence_of_the_scheme_is_said():
+    """Assert that paths do not diverge without a warning in a well, which no path of the SDE leaves."""
+    parts = lambda x: x + 0.3 * x**3, 1.0, lambda x, vector: (1 + 0.9 * x**2) * vector, 2
+    with pytest.warns(RuntimeWarning) as said:
+        SDE(CATALOG["SGDW"](lr=0.1, momentum=0.9), *parts).solve([0.0], steps=9, paths=200, substeps=8)
+    assert "too coarse" in str(said[1].message)
+
+
+def test_the_share_of_the_second_order():
+    """Assert that the relative error of the second order's variance is b²/(4(1+b)), b = ηh(1+β)/(2(1−β)²), and is said.
+
+    Order 1 has the error ηh/(2(1+β)) of the closed form Var θ ∝ 1/(2(1+β) − ηh).
+    """
+    for lr in (0.004, 0.01, 0.1):
+        rule = CATALOG["SGDW"](lr=lr, momentum=0.9)
+        plain, second = (SDE(rule, lambda x: x, 1.0, lambda x, vector: vector, order) for order in (1, 2))
+        b = lr * 1.9 / (2 * 0.1**2)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = second.stationary_covariance([0.0])[0, 0]
+        exact = plain.covariance_of_steps([0.0])[0, 0]
+        assert found / exact - 1 == pytest.approx(b**2 / (4 * (1 + b)), rel=0.1)
+        assert 1 - plain.stationary_covariance([0.0])[0, 0] / exact == pytest.approx(lr / 3.8, rel=1e-9)
+        assert len(said) == (b > 0.5)
 
 
 def test_an_unstable_covariance_is_infinite():

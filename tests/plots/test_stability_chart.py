@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from aggregated_momentum import AggregatedMomentum
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots import Runs, stability_chart
-from swd_dynamics.rules import CATALOG
+from swd_dynamics.rules import CATALOG, Stable, UpdateRule
 
 RULE = CATALOG["SGDW"](lr=0.1, momentum=0.5, weight_decay=0.1)
 AT = {"lr": (0.01, 10.0), "weight_decay": (0.01, 10.0)}
@@ -65,3 +66,46 @@ def test_an_axis_needs_a_range():
         stability_chart(RULE, y="momentum", at=AT)
     with pytest.raises(InputError, match="two"):
         stability_chart(RULE, x="lr", y="lr", at=AT)
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        ({"lr": (0.0, 1.0)}, "logarithmic"),
+        ({"lr": (-1.0, 1.0)}, "logarithmic"),
+        ({"lr": (1.0, 0.1)}, "smaller number first"),
+        ({"lr": (0.1, np.inf)}, "not a range"),
+        ({"momentum": (0.5, 1.5)}, r"\[0, 1\)"),
+        ({"momentum": (-0.5, 0.5)}, r"\[0, 1\)"),
+        ({"learning_rate": (0.1, 1.0)}, "not a hyperparameter"),
+    ],
+)
+def test_axes_that_are_refused(at, said):
+    """Assert that a range with no place on the axis is refused with the reason, and never an error of numpy."""
+    (x,) = at
+    with pytest.raises(InputError, match=said):
+        stability_chart(RULE, x=x, y="curvature", at={**at, "curvature": (0.1, 10)})
+
+
+def test_a_rule_without_decay_has_no_axis_of_decay():
+    """Assert that the message names what the chart may have, the curvature too, and how the rule gets a λ."""
+    with pytest.raises(InputError, match=r"λ ≠ 0.*curvature"):
+        stability_chart(CATALOG["SGD"](lr=0.1, momentum=0.9), at=AT)
+
+
+def test_a_users_own_momentum_has_the_axis_of_a_memory():
+    """Assert that β₂ of a direction with two momenta is drawn over 1/(1 − β₂), from 0 on."""
+    rule = UpdateRule(0.1, AggregatedMomentum(0.5, 0.9), Stable(0.05))
+    axes = stability_chart(rule, y="beta_2", at={"lr": (0.01, 10), "beta_2": (0, 0.95)}).axes[0]
+    assert axes.get_ylim() == pytest.approx((1.0, 20.0)) and axes.get_ylabel() == "1/(1 − β₂)"
+
+
+def test_fixed_numbers_are_on_the_figure():
+    """Assert that the figure says what the line is and at which h and β it is drawn, on no other text."""
+    figure = stability_chart(RULE, at=AT, curvature=2.0, title="a chart")
+    figure.draw_without_rendering()
+    below = figure._supxlabel
+    assert below.get_text() == "line: derived limit, β = 0.5, h = 2"
+    box = below.get_window_extent()
+    assert not box.overlaps(figure.axes[0].xaxis.label.get_window_extent()) and box.x0 >= 0
+    assert not any(box.overlaps(each.get_tightbbox()) for each in figure.axes)

@@ -201,3 +201,23 @@ def test_numbers_need_numbers():
         numeric_edge(CATALOG["SGD"](lr=eta))
     with pytest.raises(InputError, match="schedule"):
         numeric_edge(CATALOG["SGD"](lr=lambda k: 0.1))
+
+
+@pytest.mark.parametrize("name", ["SGD", "SGDS", "AdamS"])
+def test_names_of_the_edge_as_latex(name):
+    """Assert that LaTeX is ASCII with no name in raw letters, and that every name of the steps has its meaning."""
+    found = edge(CATALOG[name](lr=0.1, weight_decay=0.05))
+    document = found.latex(steps=True)
+    assert document.isascii() and found.latex().isascii() and all(step.latex().isascii() for step in found.steps)
+    assert r"\eta_{i} &=" in document and r"R/\eta_{i} &=" in document and r"\frac{d\theta}{dk} &=" in document
+    assert not any(raw in document for raw in ("dtheta", "etai", "sigma2", " eta "))
+    meanings = {str(row.symbol): row.meaning for row in found.symbols}
+    assert {"ηᵢ", "H", "Σ", "S", "R∞"} <= {*meanings} and ("σ²" in meanings) == ("σ²" in str(found.steps))
+    assert len(meanings) == len(found.symbols)
+
+
+def test_two_decay_rates_have_two_names():
+    """Assert that a step with L2, which has R = 0 in the step and ηλ/(1−β) in the long run, does not call both R."""
+    found = edge(CATALOG["SGD"](lr=eta, weight_decay=lam, momentum=beta))
+    rates = {str(step.equation.lhs): step.equation.rhs for step in found.steps if step.equation.is_Relational}
+    assert rates["R"] == 0 and equal(rates["R∞"], eta * lam / (1 - beta))

@@ -113,3 +113,9 @@ def test_a_mean_is_given_apart_from_the_weights_own_value():
     assert float(alike) == pytest.approx(1 / (1 + 0.5))
     assert any("v has the same number" in said for said in alike.assumptions)
     assert not any("v has the same number" in said for said in apart.assumptions)
+
+
+def test_a_fixed_point_assumes_stability():
+    """Assert that the assumption is stated even where no curvature is stable, R = 3 > 2."""
+    found = fixed_point(CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=3))
+    assert any("stable" in each for each in found.assumptions)

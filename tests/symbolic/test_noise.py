@@ -180,3 +180,21 @@ def test_gradient_descent_has_no_memory():
     found = stationary_covariance(UpdateRule(eta, SGD())).results
     assert equal(found["Var θ"], eta * sigma**2 / (h * (2 - eta * h)))
     assert equal(found["ρ₁"], 1 - eta * h)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_beyond_the_limit_noise_has_no_floor(together):
+    """Assert that Var θ and ΔL of heavy ball are ∞ at the limit 2(1+β)/η = 38 and beyond, and finite just below."""
+    rule = CATALOG["SGD"](lr=0.1, momentum=0.9)
+    for derive in (noise_floor, stationary_covariance):
+        found = derive(rule)
+        at = [found(h=h, sigma=1) if together else found(sigma=1)(h=h) for h in (37.9, 38, 38.1, 50)]
+        assert 0 < float(at[0].value) < np.inf and not any("unstable" in each for each in at[0].assumptions)
+        assert [each.value for each in at[1:]] == [sympy.oo] * 3
+        assert all("unstable" in each.assumptions[-1] for each in at[1:])
+
+
+def test_beyond_the_limit_at_a_given_preconditioner():
+    """Assert that Adam's variance is ∞ where its linear map, with v given, has an eigenvalue beyond the unit circle."""
+    found = stationary_covariance(CATALOG["AdamS"](lr=0.1, weight_decay=0.1))(sigma=1)
+    assert found(h=5000, v=1).value is sympy.oo and float(found(h=5, v=1).value) > 0

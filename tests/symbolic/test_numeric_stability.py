@@ -60,3 +60,14 @@ def test_names_that_are_refused():
         numeric_stability(CATALOG["SGD"](lr=Constant(0.1)))
     with pytest.raises(NotDerivable):
         numeric_stability(CATALOG["Lion"](lr=0.1))
+
+
+def test_numbers_that_are_no_learning_rate_or_momentum():
+    """Assert that a second curvature, a negative η, and a β of 1 or more are refused as a rule refuses them."""
+    numbers = numeric_stability(SGDS)
+    with pytest.raises(InputError, match="h"):
+        numbers.growth(30.0, h=45.0)
+    for wrong in ({"lr": -1.0}, {"lr": [0.1, 0.0]}, {"momentum": 1.5}, {"momentum": -0.1}, {"lr": np.nan}):
+        for call in (lambda **more: numbers.growth(1.0, **more), numbers.limit):
+            with pytest.raises(InputError, match=next(iter(wrong))):
+                call(**wrong)

@@ -9,13 +9,19 @@ from symbolic.catalogue import DERIVATIONS, OLD, REPRESENTATIVES, family_of, has
 
 from swd_dynamics.rules import CATALOG, Stable, UpdateRule
 from swd_dynamics.symbolic import (
+    edge,
     eigenvalues,
     equations,
+    equilibrium,
     lettered,
     long_run_decay_rate,
     modified_equation,
+    noise_floor,
     notation,
+    stationary_covariance,
+    stochastic_equation,
 )
+from swd_dynamics.symbolic.names import symbol_latex
 
 pytestmark = pytest.mark.slow  # renders every derivation
 
@@ -27,6 +33,19 @@ RULES |= {"SGDS, Nesterov": CATALOG["SGDS"](lr=0.1, weight_decay=0.05, momentum=
 RULES |= {"aggregated": UpdateRule(0.1, AggregatedMomentum(0.5, 0.9), Stable(0.05))}
 LONG = (*OLD, "RAdam", "AdaBelief")  # families with long formulas
 WIDE = {name: rule for name, rule in RULES.items() if name not in CATALOG or family_of(name) in LONG}
+
+
+# Besides DERIVATIONS, which the next test renders for every rule.
+IN_ASCII = (edge, stationary_covariance, noise_floor, stochastic_equation, equilibrium)
+
+
+@pytest.mark.parametrize("derive", IN_ASCII)
+@pytest.mark.parametrize("name", ["SGD", "SGDW", "AdamS"])
+def test_other_derivations_are_ascii_too(name, derive):
+    """Assert that the LaTeX of a derivation that is not of every rule is ASCII: results, steps and symbols."""
+    found = derive(CATALOG[name](lr=0.1, weight_decay=0.05))
+    assert found.latex().isascii() and found.latex(steps=True).isascii()
+    assert all(symbol_latex(row.symbol).isascii() for row in found.symbols)
 
 
 def cases(rules):
