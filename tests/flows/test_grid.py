@@ -119,7 +119,7 @@ def test_a_gradient_that_mixes_points_is_refused():
         {"rule": "SGD"},
         {"order": 2},
     ],
-    ids=lambda wrong: " ".join(wrong),
+    ids=" ".join,
 )
 def test_wrong_arguments_are_refused(wrong):
     """Assert that an argument that is not allowed is an InputError."""
