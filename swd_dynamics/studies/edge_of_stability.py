@@ -314,7 +314,7 @@ def draw(data: tuple[dict[str, Watched], Watched, Strengths]) -> Figure:
         _draw_runs(units, runs)
         _draw_strengths(strengths, found)
         figure.suptitle(
-            "Ten optimizers sharpen a network up to the limit derived from their step, and no further.\n"
+            "Under ten optimizers the curvature settles at the limit that is derived from their step.\n"
             "Strong weight decay keeps the curvature below it, where a flow without oscillation ends",
             x=0.01,
             ha="left",
