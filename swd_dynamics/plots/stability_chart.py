@@ -19,14 +19,12 @@ if TYPE_CHECKING:
     from swd_dynamics.rules import UpdateRule
     from swd_dynamics.symbolic import NumericStability
 
-# Purple where a perturbation fades and orange where it grows, told apart by every form of colour vision. |z| of the
-# heavy ball is √β at least, so that the colours must tell .9 and .99 apart: they are logarithmic in the distance from
-# 1, and linear within NEAR of it. With a NEAR of .1 all of the stable region would be white.
+# Light grey where a perturbation fades and dark grey where it grows: legible in print, and the colour of no decay mode.
+# |z| of the heavy ball is √β at least, so that the greys must tell .9 and .99 apart: they are logarithmic in the
+# distance from 1, and linear within NEAR of it. With a NEAR of .1 all of the stable region would have one grey.
 NEAR, FAR = 0.01, 1.0
-# Without its darkest ends, on which black points could not be seen.
-GROWTH_COLOURS = LinearSegmentedColormap.from_list(
-    "growth", matplotlib.colormaps["PuOr_r"](np.linspace(0.12, 0.85, 256))
-)
+# Without white, which is the margin's colour, and without black, on which the line of the limit could not be seen.
+GROWTH_COLOURS = LinearSegmentedColormap.from_list("growth", matplotlib.colormaps["Greys"](np.linspace(0.06, 0.7, 256)))
 TICKS = (0.0, 0.9, 0.99, 1.0, 1.01, 1.1, 2.0)  # of |z| on the colour bar
 NODES = 120  # of each axis; with half as many the edge of the colours is off the line by a pixel
 SYMBOLS = {"lr": "learning rate η", "weight_decay": "weight decay λ", "curvature": "curvature h"}

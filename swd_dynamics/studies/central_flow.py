@@ -340,8 +340,8 @@ def _draw_path(axes, runs: dict[str, Followed]) -> float:
         mode, steps = run.method.mode, run.flow.steps[1:]
         axes.semilogy(steps, run.without, color=COLOURS[mode], linestyle="--", linewidth=1)
         axes.semilogy(steps, run.distance, color=COLOURS[mode], label=LABELS[mode])
-    axes.plot([], [], color=MUTED, label="to the central flow")
-    axes.plot([], [], color=MUTED, linestyle="--", linewidth=1, label="to the flow with Σ = 0")
+    axes.plot([], [], color=MUTED, label="to the derived (central) flow")
+    axes.plot([], [], color=MUTED, linestyle="--", linewidth=1, label="to a flow without oscillation")
     axes.set(xlabel="step at the edge", ylabel="distance of a torch run from a flow", title="Adam with β₁ = 0")
     axes.legend(loc="lower right", fontsize=8.5)
     return min(run.without[-1] / run.distance[-1] for run in runs.values())

@@ -46,7 +46,8 @@ CAPTION = (
     " that trains alone, without gradient, with a shorter memory of v than torch's default. It returns in bursts: its"
     " second moment fades until the step is unstable, the weight grows, and so does its second moment. Also tested, but"
     " not drawn: rows of an embedding for letters that never occur, with six adaptive optimizers. The allowed errors of"
-    " ε and of these rows were set after pilot runs."
+    " ε and of these rows were set after pilot runs, in which RMSprop's rows had differed by 25 % between λ = 1e-6 and"
+    " 0.1. The smaller of the two λ was then raised to 1e-5. The runs have one seed, which is that of the pilot runs."
 )
 
 SGD: dict[str, Any] = {"lr": 0.1, "momentum": 0.9}
@@ -343,11 +344,11 @@ def _draw_lives(axes: Axes, lives: dict[str, HalfLives]) -> None:
 
 
 def _draw_courses(axes: Axes, courses: dict[float, NDArray]) -> None:
-    looks = dict(zip(courses, ("-", "--", "-"), strict=True))
-    for decay, course in courses.items():
+    for i, (decay, course) in enumerate(courses.items()):
         returns = bool(_returned(course[None])[0])
-        look: dict[str, Any] = {"color": COLOURS["L2"] if returns else "#444444", "linestyle": looks[decay]}
-        axes.plot(course, linewidth=1.2, label=f"λ = {decay:g}".replace("e-0", "e-"), **look)
+        look = {"color": COLOURS["L2"] if returns else ("#222222", MUTED)[i % 2], "linewidth": 2.6 if i == 1 else 1.1}
+        label = rf"λ = 10$^{{{round(np.log10(decay))}}}$".replace("-", "−")
+        axes.plot(course, **look, label=label, zorder=2.0 if i == 1 else 2.5)
     axes.axhline(BURSTS["lr"], color=MUTED, linewidth=1, zorder=1)
     axes.text(BURST_STEPS, 4 * BURSTS["lr"], "η", color="#666666", ha="right")
     axes.set(yscale="log", ylim=(1e-60, 1e3), xlabel="step k", ylabel="size of the weight, |θ|")

@@ -385,12 +385,15 @@ def _draw_walks(axes, data: EquilibriumRuns) -> None:
     axes.set_title("every optimizer with an equilibrium", fontsize=9.5)
     looks: dict[str, dict[str, Any]] = {
         "norm (filled)": {"marker": "o"},
-        "relative step (hollow)": {"marker": "D", "markerfacecolor": "white"},
+        "length of a step / ‖θ‖ (hollow)": {"marker": "D", "markerfacecolor": "white"},
     }
     handles = [
         Line2D([], [], color=MUTED, linestyle="none", markersize=5, label=n, **look) for n, look in looks.items()
     ]
-    axes.legend(handles=handles, loc="lower center", ncols=2, fontsize=8.5, columnspacing=0.8, handletextpad=0.1)
+    on_white: dict[str, Any] = {"frameon": True, "framealpha": 1, "edgecolor": "none", "borderpad": 0.2}
+    axes.legend(
+        handles=handles, loc="lower center", ncols=2, fontsize=8, columnspacing=0.8, handletextpad=0.1, **on_white
+    )
 
 
 STUDY = Study("equilibrium", CLAIM, SOURCE, measure, draw, CAPTION, not_confirmed=frozenset({"digits, LionW"}))

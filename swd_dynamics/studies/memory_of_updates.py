@@ -321,8 +321,13 @@ def _draw_weights(axes: Axes, found: dict[tuple[str, str, str], GradientWeights]
         axes.text(left, low, schedule, color=colour, fontsize=9, fontweight="bold", ha=side)
     axes.axvspan(0.9, 1, color=MUTED, alpha=0.18, linewidth=0)
     axes.text(0.95, 2.3, "last tenth", ha="center", va="center", fontsize=9, color="#555555", rotation=90)
-    axes.set(xlim=(0, 1), ylim=(0, 3.4), xlabel="step, as a part of the run", ylabel="weight of its update / mean")
-    axes.set_title(f"in the final weights of SGDW, ληT = {SHOWN:g}")
+    axes.set(
+        xlim=(0, 1),
+        ylim=(0, 3.4),
+        xlabel="when the step was taken, as a part of the run",
+        ylabel="weight of a step's update / mean weight",
+    )
+    axes.set_title(f"what SGDW's final weights remember, ληT = {SHOWN:g}")
 
 
 def _draw_ages(axes: Axes, found: dict[tuple[str, str, str], GradientWeights]) -> None:

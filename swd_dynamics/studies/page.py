@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from swd_dynamics import studies
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS
+from swd_dynamics.studies.study import SHORT_FORM
 from swd_dynamics.verdict import STATUS_MARKS
 
 WRITTEN = "<!-- Written by swd-dynamics reproduce from verdicts.json: what is changed by hand is lost. -->"
@@ -45,31 +46,32 @@ def page(ledger: dict, folder: Path) -> str:
     """
     found = ledger["studies"]
     known = [name for name in studies.MODULES if name in found or _figure(folder, name, "")]
-    parts = [WRITTEN, "# What the studies found", _opening(found, folder)]
+    parts = [WRITTEN, "# What the studies found", _opening(found, folder, bool(ledger.get("quick")))]
     for name in [*known, *(name for name in found if name not in studies.MODULES)]:
         card = ledger.get("cards", {}).get(name)
         parts += _section(name, found.get(name, []), folder, name in ledger.get("quick", []), card)
     return "\n\n".join([*parts, *_atlas(folder)]) + "\n"
 
 
-def _opening(found: dict[str, list[dict]], folder: Path) -> str:
+def _opening(found: dict[str, list[dict]], folder: Path, short: bool) -> str:
     everything = [verdict for verdicts in found.values() for verdict in verdicts]
     above = _place(folder).split("/")[0]
+    short_form = f"\n\n{SHORT_FORM}" * short
     drawn = [mode for mode in COLOURS if COLOURS[mode] in COLOUR_WORDS]
     modes = "; ".join(f"{SHAPES[MARKERS[mode]]} {COLOUR_WORDS[COLOURS[mode]]}, {LABELS[mode]}" for mode in drawn)
     return (
         "Each study tests one claim of the theory that could be false. A consequence of the claim is derived, real"
         " torch runs are measured, and the allowed difference is fixed before the measurement or, where the caption or"
         " the table says so, after pilot runs. Each study also has negative controls: false claims, which must fail the"
-        " same test. This folder holds the figures and"
-        f" the [ledger](verdicts.json) of **{_counts(everything)}**.\n\n"
+        " same test. Where a caption names no other seeds, its pilot runs may have had the seeds of the study. This"
+        f" folder holds the figures and the [ledger](verdicts.json) of **{_counts(everything)}**.\n\n"
         f"{SYMBOLS}{_symbols_page(folder)}\n\n"
         f"In the figures: {modes}. Theory is drawn as lines, measurements as points. Grey marks are the other rules"
         " (update-rules), runs that diverge with both decays (stability), and controls (drop-in, gpu)."
         f"{ATLAS_MARKS * any((folder / 'atlas').glob('*.png'))}"
         " Click a figure to open it as SVG. To make a figure and its verdicts again, run"
         f" the command below it in the folder that contains {as_markdown(above)}/."
-        f"{_made_earlier(folder)}"
+        f"{_made_earlier(folder)}{short_form}"
     )
 
 

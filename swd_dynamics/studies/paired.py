@@ -9,7 +9,7 @@ from math import inf, isfinite, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.verdict import Status, Verdict
@@ -197,6 +197,28 @@ def judge_same(name: str, claim: str, one: ArrayLike, other: ArrayLike, *, margi
     is_number = np.ndim(other) == 0  # then the prediction is shown, and not the difference from it
     shown = found._replace(mean=found.mean + float(other)) if is_number else found  # pyright: ignore[reportArgumentType]
     return _verdict(name, claim, float(other) if is_number else 0.0, margin, shown, status, needed, why, more)  # pyright: ignore[reportArgumentType]
+
+
+def planted(errors: ArrayLike, base: ArrayLike, difference: float) -> NDArray:
+    """The errors of a made-up optimizer: the scatter of a real one over the seeds, and a mean that is known.
+
+    It is the negative control of a comparison. A difference of the size that the study looks for is planted, and the
+    false claim that there is no such difference, or the opposite one, has to be refuted in spite of the scatter. A
+    study with too few seeds for differences of that size fails it.
+
+    Parameters
+    ----------
+    errors : array, shape (seeds,) — those of the optimizer whose scatter is taken
+    base : array, shape (seeds,) — those of the optimizer with which the made-up one is compared
+    difference : float — the mean of the result minus the mean of ``base``
+
+    Examples
+    --------
+    >>> planted([1.0, 3.0], [5.0, 6.0], difference=0.5).tolist()
+    [5.0, 7.0]
+    """
+    values = np.asarray(errors, dtype=float)
+    return values - values.mean() + np.mean(base) + difference
 
 
 def _verdict(name, claim, predicted, allowed, found: PairedDifference, status: Status, needed, why, more) -> Verdict:

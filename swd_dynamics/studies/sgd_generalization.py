@@ -10,15 +10,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from swd_dynamics.plots import MUTED, house_style, measured
-from swd_dynamics.studies.paired import judge_more, paired_difference
+from swd_dynamics.studies.paired import judge_more, paired_difference, planted
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.studies.tuning import (
     MISSING_DATA,
     Tuned,
     arenas,
     contestants_of,
-    percent,
-    trained,
     tuned,
     tuning_seeds,
 )
@@ -34,13 +32,16 @@ CAPTION = (
     " marks are seeds, large marks their means with a confidence interval of 95 %. Right: the fraction of the gap that"
     " a fixed decay closes, (Adam − AdamS)/(Adam − SGD), with Fieller's interval of 95 % for a ratio of two means. 0 is"
     " Adam and 1 is SGD. An arrow says that an interval goes on. Where the gap itself is not certain, there is no"
-    " fraction. The study is about small tanh networks that are trained for some hundred steps, with a cosine"
-    " schedule."
+    " fraction. The study is about small tanh networks that are trained for some hundred steps, with a cosine schedule."
+    " The negative controls plant a difference of one percentage point, a size that was chosen after the results were"
+    " known."
 )
 
 STEPS, SCHEDULE = 300, "cosine"
 HALF = 0.5  # of the gap: less would leave Adam nearer to where it was than to SGD
-TOO_SLOW = 0.01  # the factor of SGD's η in the control
+# What the control plants, in percentage points: about as much as the differences that the full form finds, .2 to 1.7.
+# The short form has 4 seeds, whose intervals are 3.8 times as wide as those of 24 seeds with the same scatter.
+PLANTED, PLANTED_IN_SHORT_FORM = 1.0, 3.8
 RIVALS = ("AdamW", "AdamS")
 
 
@@ -81,11 +82,10 @@ def closed(part: NDArray, whole: NDArray) -> Fraction:
 
 
 class Gap(NamedTuple):
-    """What a task came to: the tuned optimizers, and the errors of the control."""
+    """What a task came to: the tuned optimizers."""
 
     task: str
     found: dict[str, Tuned]
-    slow: NDArray
 
     def errors(self, label: str) -> NDArray:
         """The test errors of an optimizer in percent, shape (seeds,)."""
@@ -110,25 +110,25 @@ def measure(setting: Setting) -> Findings:
     listed = [contestants_of("SGD")[0], *contestants_of("Adam")]
     chosen, gaps = arenas(setting.device), []
     for name in setting.track(chosen, "sgd-generalization"):
-        found = tuned(chosen[name], listed, seeds=seeds, tuning=tuning, **training)
-        best = found["SGD"].contestant
-        slow = best.at(TOO_SLOW * best.lrs[0], best.decays[0])
-        ((_, runs),) = trained(chosen[name].task, [slow], seeds, **training)
-        gaps.append(Gap(name, found, percent(runs).values[0, 0]))
-    return Findings([verdict for gap in gaps for verdict in judge_gap(gap)], gaps)
+        gaps.append(Gap(name, tuned(chosen[name], listed, seeds=seeds, tuning=tuning, **training)))
+    handicap = PLANTED_IN_SHORT_FORM if setting.quick else PLANTED
+    return Findings([verdict for gap in gaps for verdict in judge_gap(gap, handicap)], gaps)
 
 
 # The verdicts
 
 
-def judge_gap(gap: Gap) -> list[Verdict]:
+def judge_gap(gap: Gap, handicap: float = PLANTED) -> list[Verdict]:
     """Whether there is a gap, and how much of it a fixed decay closes, on one task."""
     task = gap.task
     sgd, adam, adams = (gap.errors(label) for label in ("SGD", "Adam", "AdamS"))
     why = f"in percent of the test of {task}, seed by seed"
     why += "" if find_spec("mnist1d") else f"; {MISSING_DATA}"
     claim = "Adam with L2 decay has a larger test error than SGD with momentum, both tuned"
-    slow = "SGD with a hundredth of its tuned η has a smaller test error than Adam"
+    worse = (
+        f"an optimizer with the scatter of AdamS over the seeds, and a mean test error that is {handicap:.1f} points"
+        " larger than that of Adam, has a smaller test error than Adam"
+    )
     return [
         judge_more(f"{task}: the gap", f"On {task} {claim}", larger=adam, smaller=sgd, why=why),
         judge_more(
@@ -140,8 +140,8 @@ def judge_gap(gap: Gap) -> list[Verdict]:
         ),
         *(_half(gap, label) for label in RIVALS),
         must_be_refuted(
-            f"control: {task}, slow SGD",
-            judge_more("", f"On {task} {slow}", larger=adam, smaller=gap.slow, why=why),
+            f"control: {task}, worse",
+            judge_more("", f"On {task} {worse}", larger=adam, smaller=planted(adams, adam, handicap), why=why),
         ),
     ]
 

@@ -27,15 +27,16 @@ SOURCE = (
     " step, for another question: the fastest convergence"
 )
 CAPTION = (
-    "Colours: |z| of the largest eigenvalue of the derived linear map on f = ½hθ² with h = 1. Lines: the derived"
+    "Greys: |z| of the largest eigenvalue of the derived linear map on f = ½hθ² with h = 1. Lines: the derived"
     " stability limit. Points: torch runs of SGD, SGDW and SGDS, black if they converged and white if they diverged."
-    " Above: λ = 0.01. The star is the largest learning rate that stable decay allows with any momentum. Past"
-    " β = (h − λ)/(h + λ), a memory of 51 steps here, stable decay allows less than without momentum. The reason is"
-    " that R = ηλ/(1 − β) grows with the momentum; in units of η/(1 − β) the limit of stable decay grows with β too."
-    " Below: β = 0.9. Where λ is large, the limit is that of the decay alone: ηλ = 2(1 + β) with L2, 2 with decoupled"
-    " and 2(1 − β) with stable decay. Inside its limit, except next to it,"
-    " stable decay lets a perturbation fade at least as fast as L2 does. Also"
-    " tested, but not drawn: every optimizer of the catalogue that has a linear map with its second moment frozen."
+    " Above: λ = 0.01. The star is the largest learning rate that stable decay allows with any momentum. Past β = (h −"
+    " λ)/(h + λ), a memory of 51 steps here, stable decay allows less than without momentum. The reason is that R ="
+    " ηλ/(1 − β) grows with the momentum; in units of η/(1 − β) the limit of stable decay grows with β too. Below: β ="
+    " 0.9. Where λ is large, the limit is that of the decay alone: ηλ = 2(1 + β) with L2, 2 with decoupled and 2(1 − β)"
+    " with stable decay. Inside its limit, except next to it, stable decay lets a perturbation fade at least as fast as"
+    " L2 does. Also tested, but not drawn: every optimizer of the catalogue that has a linear map with its second"
+    " moment frozen. In a pilot run the best momentum was read off as 0.8211, where 0.8182 is predicted, after which"
+    " the momenta to which the curve is fitted were restricted to a narrower range. No run depends on a seed."
 )
 
 H, DECAY = 1.0, 0.01  # of the upper row; only λ/h matters

@@ -14,6 +14,11 @@ from swd_dynamics.plots.style import figure_png
 from swd_dynamics.tasks.task import check_placement
 from swd_dynamics.verdict import Ledger, Verdict
 
+SHORT_FORM = (
+    "The numbers in claims and captions are those of the full form of a study. The short form has fewer and shorter"
+    " runs, so that its own numbers, in figures and verdicts, can differ."
+)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -95,7 +100,8 @@ class Outcome:
     def _repr_html_(self) -> str:
         picture = b64encode(figure_png(self.figure)).decode()
         image = f'<img alt="figure of {self.study.name}" src="data:image/png;base64,{picture}"/>'
-        below = f"<p>{escape(self.study.caption)}</p>" if self.study.caption else ""
+        said = f"{self.study.caption} {SHORT_FORM * self.quick}".strip()
+        below = f"<p>{escape(said)}</p>" if said else ""
         return f"{self.study._repr_html_()}<p>{self.counts}</p>{image}{below}{self.ledger._repr_html_()}"
 
 

@@ -379,7 +379,7 @@ def _draw_map(figure: Figure, axes: Any, found: Map) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=2, fontsize=7.5, handlelength=1.6)
     bar = figure.colorbar(mesh, ax=axes, pad=0.03, ticks=[-4, -2, 0, 2, 4])
     bar.ax.set_yticklabels(["10⁻⁴", "10⁻²", "1", "100", "10⁴"])
-    bar.set_label("error: weights and memory / F₀ + ηF₁")
+    bar.ax.set_title("error of weights and memory /\nerror of F₀ + ηF₁", fontsize=7.5, loc="right", pad=8)
 
 
 def _draw_limits(axes: Any, limits: dict[str, tuple[np.ndarray, dict]]) -> None:

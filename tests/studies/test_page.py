@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 from swd_dynamics import studies
 from swd_dynamics.cli import app
 from swd_dynamics.studies.page import page
+from swd_dynamics.studies.study import SHORT_FORM
 from swd_dynamics.verdict import Verdict
 
 FIGURES = Path(__file__).parents[2] / "figures"
@@ -213,3 +214,9 @@ def test_figures_and_ledger_need_not_match(tmp_path):
     assert re.findall(r"\]\((\w+\.(?:png|svg))\)", text) == ["stability.png", "stability.svg"]
     assert [bound.arguments["names"] for _, bound in commands(text)] == [("stability",)]
     assert shown(text)[1] == ["✓\xa0confirmed", "⟨strong⟩one: –", "–", "–", "–", "–"]
+
+
+@pytest.mark.parametrize(("quick", "times"), [([], 0), (["stability"], 1), (["stability", "width"], 1)])
+def test_a_page_of_the_short_form_says_whose_numbers_the_captions_have(tmp_path, quick, times):
+    """Assert that the page says once that captions have the numbers of the full form, if a study ran in short form."""
+    assert page(ALL | {"quick": quick}, tmp_path).count(SHORT_FORM) == times

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.studies.paired import PairedDifference, judge_more, judge_same, paired_difference
+from swd_dynamics.studies.paired import PairedDifference, judge_more, judge_same, paired_difference, planted
 
 ONE = np.array([3.1, 2.7, 3.9, 3.3, 2.8])
 OTHER = np.array([2.9, 2.6, 3.2, 3.4, 2.5])
@@ -70,3 +70,11 @@ def test_values_that_are_no_pairs_are_refused(one, other):
     """Assert that one seed, other numbers of seeds and tables are refused."""
     with pytest.raises(InputError, match="cannot be paired"):
         paired_difference(one, other)
+
+
+@pytest.mark.parametrize("difference", [0.0, 1.5])
+def test_a_planted_optimizer_has_the_scatter_and_the_mean_that_are_asked_for(difference):
+    """Assert that a planted optimizer differs from the base by so much, with the deviation of the real difference."""
+    real, made = paired_difference(ONE, OTHER), paired_difference(planted(ONE, OTHER, difference), OTHER)
+    assert made.mean == pytest.approx(difference, abs=1e-12)
+    assert made.deviation == pytest.approx(real.deviation, rel=1e-12)

@@ -56,3 +56,13 @@ def test_a_number_that_moves_is_refuted():
     assert status["AdamW, λ stays"] == status["AdamS, λ stays"] == "refuted"
     assert status["AdamW: λ as 1/√v̄"] == "confirmed"
     assert status["AdamW, λ kept"] == status["AdamS, λ kept"] == "refuted"
+
+
+@pytest.mark.parametrize(("scatter", "passes"), [(0.1, True), (5.0, False)])
+def test_the_control_needs_few_points_of_scatter(scatter, passes):
+    """Assert that a planted cost of two points is found where seeds differ by .1 points, and missed where by five."""
+    maps = planted(0.25)
+    noise = scatter * np.random.default_rng(0).normal(size=maps.error["AdamW"].shape)
+    maps = maps._replace(error=maps.error | {"AdamW": maps.error["AdamW"] + noise})
+    (control,) = [verdict for verdict in judge_ways(maps) if verdict.name.startswith("control: ")]
+    assert control.passed == passes
