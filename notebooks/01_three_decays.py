@@ -147,18 +147,21 @@ noise = np.random.default_rng(0).normal(size=(240, 2))
 
 
 def draw_ratio(figure, fall, smaller):
-    gradients, points, shown = noise / [1, smaller], {}, slice(5, None, 6)
+    gradients, points = noise / [1, smaller], {}
+    shown = slice(5, None, 6), slice(8, None, 6)  # the second weight's points are drawn between those of the first
     gradients[60:] /= fall
     for mode, name in zip(names, ("Adam", "AdamW", "AdamS"), strict=True):
-        points[mode] = np.arange(1, len(noise) + 1)[shown], ratio(sd.CATALOG[name](**adam), gradients)[shown]
+        ratios = ratio(sd.CATALOG[name](**adam), gradients)
+        points[mode] = [(np.arange(1, len(noise) + 1)[at], ratios[at, i]) for i, at in enumerate(shown)]
     lam = adam["weight_decay"]
     near = lam / 1.3, 1.3 * lam + 1e-6  # nine points in ten: √v̄ scatters
-    kept = [mode for mode, (_, r) in points.items() if np.mean((r > near[0] - 1e-6) & (r < near[1])) > 0.9]
+    both = {mode: np.concatenate([r for _, r in each]) for mode, each in points.items()}
+    kept = [mode for mode, r in both.items() if np.mean((r > near[0] - 1e-6) & (r < near[1])) > 0.9]
     only = "with every kind of decay" if len(kept) == 3 else f"only with {' and '.join(kept)} decay"
     title = f"R/η$_{{eff}}$ stays at λ for both weights {only if kept else 'with no kind of decay'}"
     labels = {"xlabel": f"step k; after step 60 the gradients are {fall} times smaller", "ylabel": "R/η$_{eff}$"}
     scale = {"yscale": "log", "ylim": (lam / 50, 100 * lam)} if lam else {}
-    first, second = ({mode: (k, ratios[:, i]) for mode, (k, ratios) in points.items()} for i in (0, 1))
+    first, second = ({mode: each[i] for mode, each in points.items()} for i in (0, 1))
     sd.plots.lines_and_points({}, first, title=title, figure=figure, **labels, **scale)
     open_markers = [line for line in figure.axes[0].lines if line.get_gid() == "second"]
     for i, (mode, course) in enumerate(second.items()):
@@ -182,7 +185,8 @@ print("your answer:", guess)
 sd.plots.Sliders(draw_ratio_and_lambda, fall=(1, 20, 10), smaller=(1, 20, 10))
 
 # %% [markdown]
-# (Filled points are the first weight, open points the second one, which has the small gradients.)
+# (Filled points are the first weight, and the open points between them are the second one, which has the small
+# gradients.)
 #
 # * **L2** has two rows of points: it decays the two weights at different rates, and the weight with the *small*
 #   gradients decays faster, because Adam divides the decay by the size of that weight's own gradients. Neither row is

@@ -92,8 +92,8 @@ for mode in ("L2", "stable"):
 #
 # ## Blow it up
 #
-# This is one weight over the steps, for each kind of decay and without decay. If a kernel runs, find the curvature at
-# which each line starts to rise, and compare it with the derived limits in the title.
+# Each point is the size of one weight after a step, for each kind of decay and without decay. If a kernel runs, find
+# the curvature at which each row of points starts to rise, and compare it with the derived limits in the title.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]

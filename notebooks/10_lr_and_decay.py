@@ -99,8 +99,8 @@ for name in adam.optimizer.values:
     print(f"{name:5}  {float(star.mean()):.3f} ± {float(star.std(ddof=1)) / len(star) ** 0.5:.3f}")
 
 # %% [markdown]
-# The differences are not larger than the errors of the means. A star is also the *luckiest* of 32 points, so its error
-# is too small. To compare optimizers, tune them with some seeds and measure them with others: the study
+# The differences are hardly larger than the errors of the means. A star is also the *luckiest* of 32 points, so its
+# error is too small. To compare optimizers, tune them with some seeds and measure them with others: the study
 # `optimizer-table` does this (`swd-dynamics reproduce optimizer-table`).
 #
 # ## Exercises

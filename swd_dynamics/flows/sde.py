@@ -83,13 +83,17 @@ class SDE:
     ======= ============================================================ ========================================
     1       dθ = F₀ dt + √η·B₀ dW                                        O(η), β fixed
     2       dθ = (F₀ + ηF₁) dt + √η·(B₀ + ηB₁) dW                        O(η²), β fixed
-    "state" d(θ, m) = (A(θ, m) + b·g(θ) − (θ, m))/η dt + b/√η dW         O(η), 1 − β = O(η)
+    "state" d(θ, m) = (A(θ, m) + b·g(θ) − (θ, m))/η dt + b/√η dW         O(η_eff·h), any β
     ======= ============================================================ ========================================
 
     Order 2 holds only while ηF₁ is small compared with F₀. Where b = ‖ηF₁‖/‖F₀‖, its stationary variance is off by
     b²/(4(1+b)) of itself, besides terms of order η². With momentum b is ηh(1+β)/(2(1−β)²) at
     the curvature h: the condition is ηh ≪ (1−β)². Order 1 is off by only ηh/(2(1+β)) there, so that order 2 has the
     better variance only below ηh = 2(1−β)⁴/(1+β)³, which is 3·10⁻⁵ at β = .9.
+
+    Order "state" has the memory as a variable, so that the memory need not be short compared with the run. Without
+    decay its variance of θ is too small by η_eff·h/(1 + η_eff·h) of itself as β → 1, with η_eff = η(1−τ)/(1−β), and
+    by two thirds of that at β = .5. Where β is fixed, that is more than the error of order 1.
 
     W has the covariance of the noise in the gradient. F and B are derived from the rule's linear map, see
     :func:`~swd_dynamics.symbolic.diffusion.stochastic_equation`. A step without gradient is A, and b is what a unit of

@@ -45,14 +45,15 @@ class WithDecay(torch.optim.Optimizer):
     weight_decay : float
         λ ≥ 0; a parameter group may have another one, in ``param_groups``.
     lr_max : float, optional
-        η_max > 0, the largest learning rate of the schedule, for independent and corrected decay. Without it R of
-        independent decay is λ in every step, whatever the schedule is.
+        η_max > 0, the largest learning rate of the schedule. Corrected decay needs it. Without it R of independent
+        decay is λ in every step, whatever the schedule is: the weights decay on where the learning rate has fallen to
+        0, and λ is the fraction that a step removes, so that usual values of it, as 0.1, are far too large.
 
     Raises
     ------
     InputError
-        If the decay is unknown, a number is outside its range, the optimizer has a weight decay of its own, or it keeps
-        no second moment for preconditioned decay.
+        If the decay is unknown, a number is outside its range, corrected decay has no ``lr_max``, the optimizer has a
+        weight decay of its own, or it keeps no second moment for preconditioned decay.
 
     Notes
     -----

@@ -82,7 +82,7 @@ def _say_what_is_not_shown(axes: Axes, points: Curves, ends: Any) -> None:
     note = next((text for text in axes.texts if text.get_gid() == NOT_SHOWN), None)
     if note is None:
         place: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "bottom", "fontsize": 8}
-        note = axes.text(0.99, 0.02, "", gid=NOT_SHOWN, color="#555555", **place)
+        note = axes.text(1, 1.005, "", gid=NOT_SHOWN, color="#555555", **place)  # above the axes, where no point is
     note.set_text(f"points beyond this axis: {listed}" if listed else "")
 
 

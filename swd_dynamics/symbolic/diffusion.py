@@ -61,6 +61,9 @@ def stochastic_equation(rule: UpdateRule) -> Derivation:
     With F₀ and B₀ alone the relative error of the stationary variance is of order η, with all four of order η². F₁
     alone does not help: the noise of a step is of the same order as what F₁ changes.
 
+    The four are better than F₀ and B₀ only where ηF₁ is much smaller than F₀. With momentum β and curvature h this
+    needs ηh below 2(1−β)⁴/(1+β)³, which is 3·10⁻⁵ at β = .9. :class:`~swd_dynamics.flows.SDE` says where this is from.
+
     Returns
     -------
     Derivation

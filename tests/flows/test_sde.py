@@ -64,6 +64,15 @@ def test_full_state_has_order_one_where_the_memory_is_slow():
     assert abs(np.log2(error(LRS[0]) / error(LRS[1])) - 1) <= SLOPE
 
 
+@pytest.mark.parametrize("dampened", [False, True])
+def test_full_state_is_off_by_the_effective_learning_rate(dampened):
+    """Assert that without decay the SDE of (θ, m) is off by x/(1 + x) with x = η_eff·h, at β = .999 to β's distance."""
+    lr, beta, h = 1e-4, 0.999, 1.5
+    arguments = {"momentum": beta, "dampening": beta * dampened}
+    x = lr * h * (1 - beta * dampened) / (1 - beta)
+    assert relative_error("SGD", arguments, lr, "state") == pytest.approx(x / (1 + x), rel=2 * (1 - beta))
+
+
 HESSIAN = np.array([[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]])
 COVARIANCE = np.array([[1.0, 0.0, 0.4], [0.0, 0.25, 0.1], [0.4, 0.1, 0.6]])  # does not commute with the Hessian
 
