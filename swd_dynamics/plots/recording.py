@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from textwrap import wrap
+from textwrap import shorten, wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,7 @@ DIFFERS = 1e-5
 # axis, as in _scale. At half of it noisy losses would be.
 FAR = 30
 SAID = 90  # characters of a line of a title, and of the description of the data
+FACTS = ("task", "data", "seed")  # those of the facts on the data that a title has
 
 
 def recording(
@@ -100,9 +101,19 @@ def _conditions(run: "xarray.Dataset") -> str:
     numbers = [f"{name} = {_of_groups(each)}" for name, each in values.items() if isinstance(each[0], int | float)]
     if "lr" in run and np.ptp(run["lr"].values, axis=0).any() and numbers:
         numbers[0] += " at first"  # η has a schedule
-    data = fact_in_words(run.attrs.get("data", "not given"))
-    lines = wrap(data, SAID, max_lines=2, placeholder=" …") if data != "not given" else []
-    return "\n".join([f" with {', '.join(numbers)}" if numbers else "", *lines])
+    data = _in_a_line(run.attrs["data"]) if run.attrs.get("data", "not given") != "not given" else ""
+    return (f" with {', '.join(numbers)}" if numbers else "") + (f"\n{data}" if data else "")
+
+
+def _in_a_line(data: str) -> str:
+    """The data in words, of a table of facts only those that tell runs apart; the summary of a run has all of them."""
+    try:
+        facts = json.loads(data)
+    except ValueError:
+        facts = None
+    if isinstance(facts, dict):
+        data = json.dumps({name: facts[name] for name in FACTS if name in facts} or facts)
+    return shorten(fact_in_words(data), SAID, placeholder=" …")
 
 
 def _of_groups(values: Sequence) -> str:

@@ -113,6 +113,14 @@ def test_the_title_says_the_conditions():
     )
 
 
+def test_a_title_has_one_line_for_the_data():
+    """Assert that of a table of facts the title has task, data and seed, and of a long text as much as fits a line."""
+    facts = {"task": "network", "data": "digits", "samples": 500, "hidden": [16], "seed": 3, "device": "cpu"}
+    for data, line in (json.dumps(facts), "task network, data digits, seed 3"), ("word " * 40, f"{'word ' * 17}…"):
+        title = recording(run("SGD").assign_attrs({"data": data}), "loss").get_suptitle()
+        assert title == f"SGD, recorded\n{line}"
+
+
 def test_facts_are_said_in_words_and_inside_the_figure():
     """Assert that tables and lists among the facts lose their brackets, and that a long reason stays off the panel."""
     reasons = '["R differs from weight to weight, and takes as long to follow as several steps, or more than several"]'
