@@ -333,11 +333,11 @@ def _draw_runs(axes, runs: dict[str, Watched]) -> None:
         axes.axhline(place + ROW, color="black", linestyle=":", linewidth=1, zorder=3)
         axes.plot(run.steps, place + ROW * run.ratio, color=COLOURS[run.method.mode], linewidth=1.3)
         axes.text(-0.02, place + ROW / 2, name, ha="right", va="center", **aside)
-        axes.text(1.01, place + ROW, f"{run.limit:.3g}", va="center", **aside)
-    axes.text(1.01, len(runs) + 0.4, "limit", va="bottom", **aside)
+        axes.text(1.01, place + ROW, f"{run.limit:,.{0 if run.limit > 100 else 2}f}", va="center", **aside)
+    axes.text(1.01, len(runs) + 0.2, "limit", va="center", **aside)
     axes.set(xlabel="step k", yticks=(), ylim=(-0.15, len(runs) + 0.3))
     axes.grid(visible=False, axis="y")
-    axes.set_title("largest curvature (grey: 0, dotted: limit)")
+    axes.set_title("curvature (grey: 0, dotted: limit)")
 
 
 def _draw_strengths(axes, found: Strengths) -> None:
