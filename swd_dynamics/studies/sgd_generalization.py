@@ -31,10 +31,10 @@ CAPTION = (
     "Left: the test error of each optimizer, tuned on its own grid, as a difference from SGD for the same seed. Small"
     " marks are seeds, large marks their means with a confidence interval of 95 %. Right: the fraction of the gap that"
     " a fixed decay closes, (Adam − AdamS)/(Adam − SGD), with Fieller's interval of 95 % for a ratio of two means. 0 is"
-    " Adam and 1 is SGD. An arrow says that an interval goes on. Where the gap itself is not certain, there is no"
-    " fraction. The study is about small tanh networks that are trained for some hundred steps, with a cosine schedule."
-    " The negative controls plant a difference of one percentage point, a size that was chosen after the results were"
-    " known."
+    " Adam and 1 is SGD; a negative fraction says that the error is farther from that of SGD than Adam's is. An arrow"
+    " says that an interval goes on. Where the gap itself is not certain, there is no fraction. The study is about"
+    " small tanh networks that are trained for some hundred steps, with a cosine schedule. The negative controls plant"
+    " a difference of one percentage point, a size that was chosen after the results were known."
 )
 
 STEPS, SCHEDULE = 300, "cosine"
