@@ -377,9 +377,9 @@ def _draw_map(figure: Figure, axes: Any, found: Map) -> None:
     axes.set(xscale="log", yscale="log", xlabel="learning rate η", ylabel="1 − β₂")
     axes.set_title(f"AdamW, β₁ = {found.beta1}: which flow is nearer?")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=2, fontsize=7.5, handlelength=1.6)
-    bar = figure.colorbar(mesh, ax=axes, pad=0.03, ticks=[-4, -2, 0, 2, 4])
-    bar.ax.set_yticklabels(["10⁻⁴", "10⁻²", "1", "100", "10⁴"])
-    bar.ax.set_title("error of weights and memory /\nerror of F₀ + ηF₁", fontsize=7.5, loc="right", pad=8)
+    bar = figure.colorbar(mesh, ax=axes, pad=0.03, label="error: weights and memory / F₀ + ηF₁")
+    bar.set_ticks([-4, -2, 0, 2, 4], labels=["10⁻⁴", "10⁻²", "1", "100", "10⁴"])
+    bar.ax.yaxis.set_label_position("left")  # away from the next panel's label
 
 
 def _draw_limits(axes: Any, limits: dict[str, tuple[np.ndarray, dict]]) -> None:
