@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from swd_dynamics import studies
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS
+from swd_dynamics.studies.headlines import HEADLINES
 from swd_dynamics.verdict import STATUS_MARKS
 
 WRITTEN = "<!-- Written by swd-dynamics reproduce from verdicts.json: what is changed by hand is lost. -->"
@@ -45,7 +46,7 @@ def page(ledger: dict, folder: Path) -> str:
     """
     found = ledger["studies"]
     known = [name for name in studies.MODULES if name in found or _figure(folder, name, "")]
-    parts = [WRITTEN, "# What the studies found", _opening(found, folder)]
+    parts = [WRITTEN, "# What the studies found", _opening(found, folder), *_contents(ledger)]
     for name in [*known, *(name for name in found if name not in studies.MODULES)]:
         card = ledger.get("cards", {}).get(name)
         parts += _section(name, found.get(name, []), folder, name in ledger.get("quick", []), card)
@@ -71,6 +72,15 @@ def _opening(found: dict[str, list[dict]], folder: Path) -> str:
         f" the command below it in the folder that contains {as_markdown(above)}/."
         f"{_made_earlier(folder)}"
     )
+
+
+def _contents(ledger: dict) -> list[str]:
+    """A table of the studies that the ledger has, if there are several: a link, what was found, the verdicts."""
+    found = ledger["studies"]
+    names = [name for name in studies.MODULES if name in found]
+    rows = [("study", f"what {'the full form' if ledger.get('quick') else 'it'} found", "verdicts"), ("---",) * 3]
+    rows += [(f"[{name}](#{name})", as_markdown(HEADLINES[name]), _marks(found[name])) for name in names]
+    return [_rows(rows)] if len(names) > 1 else []
 
 
 def _symbols_page(folder: Path) -> str:
@@ -146,6 +156,12 @@ def _counts(verdicts: Sequence[dict]) -> str:
     return f"{len(verdicts)} verdict{'s' * (len(verdicts) != 1)}" + f": {each}" * bool(verdicts)
 
 
+def _marks(verdicts: Sequence[dict]) -> str:
+    """The number of verdicts of each status, by its mark."""
+    counted = sorted(Counter(v["status"] for v in verdicts).items())
+    return " ".join(f"{STATUS_MARKS.get(status, '?')}&nbsp;{count}" for status, count in counted)
+
+
 def _not_confirmed(verdicts: Iterable[dict]) -> list[str]:
     """The verdicts that were not confirmed, as a list that is always shown."""
     lines = []
@@ -161,6 +177,10 @@ def _not_confirmed(verdicts: Iterable[dict]) -> list[str]:
 def _table(verdicts: Iterable[dict]) -> str:
     rows = [HEAD, ("---",) * len(HEAD)]
     rows += [(_status(v), _claim(v), *(_cell(v.get(column)) for column in HEAD[2:])) for v in verdicts]
+    return _rows(rows)
+
+
+def _rows(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

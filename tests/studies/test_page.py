@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 
 from swd_dynamics import studies
 from swd_dynamics.cli import app
+from swd_dynamics.studies.headlines import HEADLINES
 from swd_dynamics.studies.page import page
 from swd_dynamics.verdict import Verdict
 
@@ -79,9 +80,25 @@ def test_the_committed_page_is_of_the_committed_ledger():
 
 def test_links_lead_somewhere():
     """Assert that every picture and every relative link of the committed page leads to a file, and each is shown."""
-    targets = set(re.findall(r"\]\((?!https?:)([^)]+)\)", COMMITTED))
+    targets = set(re.findall(r"\]\((?!https?:|#)([^)]+)\)", COMMITTED))
     assert targets >= {path.name for path in FIGURES.glob("*.*g")} | {"verdicts.json"}
     assert [target for target in targets if not (FIGURES / target).is_file()] == []
+
+
+def test_every_study_has_a_headline():
+    """Assert that each study's finding is one or more whole sentences, in the order of the studies."""
+    assert list(HEADLINES) == list(studies.MODULES)
+    assert [name for name, said in HEADLINES.items() if not re.fullmatch(r"[A-Z].*\S\.", said)] == []
+
+
+def test_the_contents_link_every_study():
+    """Assert that a page opens with a row for each study, linked to its section, and that one study needs no table."""
+    contents = COMMITTED.split("\n## ")[0]
+    links = re.findall(r"^\| \[([\w-]+)\]\(#([\w-]+)\) \|", contents, flags=re.MULTILINE)
+    assert links == [(name, name) for name in studies.MODULES]
+    assert set(re.findall(r"^## ([\w-]+)$", COMMITTED, flags=re.MULTILINE)) >= set(studies.MODULES)
+    assert "what the full form found" in page({**ALL, "quick": ["stability"]}, Path("figures"))
+    assert "| study |" not in page({"studies": {"stability": []}}, Path("figures"))
 
 
 def test_the_symbols_are_linked_where_their_page_is(tmp_path):
