@@ -11,6 +11,7 @@ from urllib.parse import quote
 from swd_dynamics import studies
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS
 from swd_dynamics.studies.headlines import HEADLINES
+from swd_dynamics.studies.study import PARAGRAPH
 from swd_dynamics.verdict import STATUS_MARKS
 
 WRITTEN = "<!-- Written by swd-dynamics reproduce from verdicts.json: what is changed by hand is lost. -->"
@@ -26,6 +27,7 @@ SYMBOLS = (
     " η/√v̄ for Adam and η/(1−β) for SGD with momentum. h and θ⋆ are the curvature and the minimum of a quadratic loss."
     " The flow dθ/dt = F₀ + ηF₁ is the continuous model of the steps, and a flat loss has the gradient 0."
 )
+MORE = "What else was tested, what was set after pilot runs, and what the study does not show"
 ATLAS_MARKS = " In the atlas ◀ brown is a decay of none of these kinds."
 
 
@@ -110,7 +112,7 @@ def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: s
     parts = [f"## {as_markdown(name)}", *claim, f"**Outcome:** {_counts(verdicts)}{how}."]
     parts += _figure(folder, name, study.claim if study else name)
     is_older = (folder / MACHINE).exists()  # then the caption is of another version of the figure
-    parts += [as_markdown(study.caption)] if study and study.caption and not is_older else []
+    parts += _caption(study.caption) if study and not is_older else []
     parts += _larger(folder, name)
     parts += _not_confirmed(verdicts)
     if verdicts:
@@ -120,6 +122,13 @@ def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: s
         there = ["--device", "cuda"] * (card is not None)
         parts.append(_command("reproduce", name, *["--quick"] * quick, *there, *["--out", place] * (place != default)))
     return parts
+
+
+def _caption(caption: str) -> list[str]:
+    """How the figure is read, and the rest of the caption behind a line to click on."""
+    shown, _, more = caption.partition(PARAGRAPH)
+    parts = [as_markdown(shown)] if shown else []
+    return [*parts, f"<details>\n<summary>{MORE}</summary>", as_markdown(more), "</details>"] if more else parts
 
 
 def _larger(folder: Path, name: str) -> list[str]:

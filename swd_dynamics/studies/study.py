@@ -15,6 +15,9 @@ from swd_dynamics.tasks.task import check_placement
 from swd_dynamics.verdict import Ledger, Verdict
 
 
+PARAGRAPH = "\n\n"  # in a caption: what comes before it says how the figure is read
+
+
 @dataclass(frozen=True)
 class Setting:
     """The setting of a run of a study.
@@ -95,7 +98,7 @@ class Outcome:
     def _repr_html_(self) -> str:
         picture = b64encode(figure_png(self.figure)).decode()
         image = f'<img alt="figure of {self.study.name}" src="data:image/png;base64,{picture}"/>'
-        below = f"<p>{escape(self.study.caption)}</p>" if self.study.caption else ""
+        below = "".join(f"<p>{escape(part)}</p>" for part in self.study.caption.split(PARAGRAPH) if part)
         return f"{self.study._repr_html_()}<p>{self.counts}</p>{image}{below}{self.ledger._repr_html_()}"
 
 
@@ -110,7 +113,8 @@ class Study:
     source : str — where the claim is made
     measure : callable (Setting) → Findings
     draw : callable (data) → Figure — one claim, one figure
-    caption : str — what the figure shows and what it does not show, for its page; empty where the claim says it all
+    caption : str — how the figure is read; after a PARAGRAPH what else was tested, and what the study does not show;
+        empty where the claim says it all
     not_confirmed : frozenset of str — the names of the verdicts that the full form refutes or leaves undecided. They
         are findings too: published, and named here so that none of them is overlooked.
 
