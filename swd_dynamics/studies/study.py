@@ -14,7 +14,6 @@ from swd_dynamics.plots.style import figure_png
 from swd_dynamics.tasks.task import check_placement
 from swd_dynamics.verdict import Ledger, Verdict
 
-
 PARAGRAPH = "\n\n"  # in a caption: what comes before it says how the figure is read
 
 
