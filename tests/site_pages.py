@@ -17,7 +17,9 @@ from typing import Any
 from swd_dynamics.__main__ import main as command_line
 
 SITE = Path(__file__).parents[1] / "notebooks" / "site"
-PAGES = [SITE / f"{name}.md" for name in ("derive", "derivable", "noise", "edge", "record", "check", "train")]
+PAGES = [
+    SITE / f"{name}.md" for name in ("derive", "derivable", "noise", "edge", "record", "check", "precision", "train")
+]
 # A block of code, and the output beneath it where something is printed.
 BLOCK = re.compile(r"```(python|bash)\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", flags=re.DOTALL)
 

@@ -63,8 +63,8 @@ def recorded(tmp_path_factory):
     return run
 
 
-def test_studies_lists_every_claim(capsys):
-    """Assert that every study is listed with its claim."""
+def test_studies_lists_what_each_found(capsys):
+    """Assert that every study is listed, in their order, with whole sentences in lines that fit a terminal."""
     assert main(["studies"]) == 0
     lines = capsys.readouterr().out.splitlines()
     starts = [i for i, line in enumerate(lines) if not line.startswith(" ")]

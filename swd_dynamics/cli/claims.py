@@ -26,18 +26,18 @@ DERIVATIONS = Table(
 
 @app.command
 def studies() -> None:
-    """List the studies, each with its claim.
+    """List the studies, each with what it found.
 
     Example:
 
         swd-dynamics studies
     """
-    from swd_dynamics.studies import MODULES, load
+    from swd_dynamics.studies.headlines import HEADLINES
     from swd_dynamics.verdict import WIDTH
 
-    wide = max(map(len, MODULES)) + 2
-    for name in MODULES:
-        print(fill(f"{name:{wide}}{load(name).claim}", WIDTH, subsequent_indent=" " * wide))
+    wide = max(map(len, HEADLINES)) + 2
+    for name, found in HEADLINES.items():
+        print(fill(f"{name:{wide}}{found}", WIDTH, subsequent_indent=" " * wide))
 
 
 @app.command

@@ -39,7 +39,8 @@ CAPTION = (
     " in a pilot, which had expected 2): as much noise is averaged there as by 89 % of the updates with the same"
     " weight, and without decay by 75 %. At ληT = 50 the last tenth counts more than an equal share, also with linear."
     " Right: the mean age of an update, weighted by its share in the final weights, as a part of the run. A run"
-    " without decay is at the left end of each curve. Also tested, but not drawn: heavy ball, and Adam with a constant"
+    " without decay is at the left end of each curve.\n\n"
+    "Also tested, but not drawn: heavy ball, and Adam with a constant"
     " v, with five decays each; there a gradient counts through all later updates that momentum passes it to."
 )
 

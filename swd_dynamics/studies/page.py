@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from swd_dynamics import studies
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS
-from swd_dynamics.studies.study import SHORT_FORM
+from swd_dynamics.studies.headlines import HEADLINES
+from swd_dynamics.studies.study import PARAGRAPH, SHORT_FORM
 from swd_dynamics.verdict import STATUS_MARKS
 
 WRITTEN = "<!-- Written by swd-dynamics reproduce from verdicts.json: what is changed by hand is lost. -->"
@@ -26,6 +27,7 @@ SYMBOLS = (
     " η/√v̄ for Adam and η/(1−β) for SGD with momentum. h and θ⋆ are the curvature and the minimum of a quadratic loss."
     " The flow dθ/dt = F₀ + ηF₁ is the continuous model of the steps, and a flat loss has the gradient 0."
 )
+MORE = "What else was tested, and what was set after pilot runs"
 ATLAS_MARKS = " In the atlas ◀ brown is a decay of none of these kinds."
 
 
@@ -46,7 +48,8 @@ def page(ledger: dict, folder: Path) -> str:
     """
     found = ledger["studies"]
     known = [name for name in studies.MODULES if name in found or _figure(folder, name, "")]
-    parts = [WRITTEN, "# What the studies found", _opening(found, folder, bool(ledger.get("quick")))]
+    opening = _opening(found, folder, bool(ledger.get("quick")))
+    parts = [WRITTEN, "# What the studies found", opening, *_contents(ledger)]
     for name in [*known, *(name for name in found if name not in studies.MODULES)]:
         card = ledger.get("cards", {}).get(name)
         parts += _section(name, found.get(name, []), folder, name in ledger.get("quick", []), card)
@@ -73,6 +76,15 @@ def _opening(found: dict[str, list[dict]], folder: Path, short: bool) -> str:
         f" the command below it in the folder that contains {as_markdown(above)}/."
         f"{_made_earlier(folder)}{short_form}"
     )
+
+
+def _contents(ledger: dict) -> list[str]:
+    """A table of the studies that the ledger has, if there are several: a link, what was found, the verdicts."""
+    found = ledger["studies"]
+    names = [name for name in studies.MODULES if name in found]
+    rows = [("study", f"what {'the full form' if ledger.get('quick') else 'it'} found", "verdicts"), ("---",) * 3]
+    rows += [(f"[{name}](#{name})", as_markdown(HEADLINES[name]), _marks(found[name])) for name in names]
+    return [_rows(rows)] if len(names) > 1 else []
 
 
 def _symbols_page(folder: Path) -> str:
@@ -102,16 +114,21 @@ def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: s
     parts = [f"## {as_markdown(name)}", *claim, f"**Outcome:** {_counts(verdicts)}{how}."]
     parts += _figure(folder, name, study.claim if study else name)
     is_older = (folder / MACHINE).exists()  # then the caption is of another version of the figure
-    parts += [as_markdown(study.caption)] if study and study.caption and not is_older else []
+    shown, _, more = (study.caption if study and not is_older else "").partition(PARAGRAPH)
+    parts += [as_markdown(shown)] if shown else []
     parts += _larger(folder, name)
     parts += _not_confirmed(verdicts)
-    if verdicts:
-        parts += ["<details>\n<summary>The verdicts</summary>", _table(verdicts), "</details>"]
+    parts += _folded(MORE, as_markdown(more)) if more else []
+    parts += _folded("The verdicts", _table(verdicts)) if verdicts else []
     if study:
         place, default = _place(folder), QUICK if quick else "figures"
         there = ["--device", "cuda"] * (card is not None)
         parts.append(_command("reproduce", name, *["--quick"] * quick, *there, *["--out", place] * (place != default)))
     return parts
+
+
+def _folded(title: str, text: str) -> list[str]:
+    return [f"<details>\n<summary>{title}</summary>", text, "</details>"]
 
 
 def _larger(folder: Path, name: str) -> list[str]:
@@ -148,6 +165,12 @@ def _counts(verdicts: Sequence[dict]) -> str:
     return f"{len(verdicts)} verdict{'s' * (len(verdicts) != 1)}" + f": {each}" * bool(verdicts)
 
 
+def _marks(verdicts: Sequence[dict]) -> str:
+    """The number of verdicts of each status, by its mark."""
+    counted = sorted(Counter(v["status"] for v in verdicts).items())
+    return " ".join(f"{STATUS_MARKS.get(status, '?')}&nbsp;{count}" for status, count in counted)
+
+
 def _not_confirmed(verdicts: Iterable[dict]) -> list[str]:
     """The verdicts that were not confirmed, as a list that is always shown."""
     lines = []
@@ -163,6 +186,10 @@ def _not_confirmed(verdicts: Iterable[dict]) -> list[str]:
 def _table(verdicts: Iterable[dict]) -> str:
     rows = [HEAD, ("---",) * len(HEAD)]
     rows += [(_status(v), _claim(v), *(_cell(v.get(column)) for column in HEAD[2:])) for v in verdicts]
+    return _rows(rows)
+
+
+def _rows(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

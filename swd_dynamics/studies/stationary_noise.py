@@ -39,7 +39,8 @@ CAPTION = (
     " the solid lines v is σ² + E[G²], where G is the gradient without noise that the scatter itself makes. Also"
     " tested, but not drawn: the correlation of successive weights; a linear regression on scikit-learn's diabetes"
     " data with minibatches of 16 that are drawn with replacement, whose noise has the covariance of the data at the"
-    " minimum; and the loss θ²/2 + θ⁴/4, where paths of the derived SDE are compared with torch runs. What is allowed"
+    " minimum; and the loss θ²/2 + θ⁴/4, where paths of the derived SDE are compared with torch runs.\n\n"
+    "What is allowed"
     " for Adam and for the regression, and the size of the noise on θ⁴/4, were set after pilot runs."
 )
 

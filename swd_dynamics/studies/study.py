@@ -18,6 +18,7 @@ SHORT_FORM = (
     "The numbers in claims and captions are those of the full form of a study. The short form has fewer and shorter"
     " runs, so that its own numbers, in figures and verdicts, can differ."
 )
+PARAGRAPH = "\n\n"  # in a caption: what comes before it says how the figure is read
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ class Outcome:
     def _repr_html_(self) -> str:
         picture = b64encode(figure_png(self.figure)).decode()
         image = f'<img alt="figure of {self.study.name}" src="data:image/png;base64,{picture}"/>'
-        said = f"{self.study.caption} {SHORT_FORM * self.quick}".strip()
-        below = f"<p>{escape(said)}</p>" if said else ""
+        said = [*self.study.caption.split(PARAGRAPH), SHORT_FORM * self.quick]
+        below = "".join(f"<p>{escape(part)}</p>" for part in said if part)
         return f"{self.study._repr_html_()}<p>{self.counts}</p>{image}{below}{self.ledger._repr_html_()}"
 
 
@@ -116,7 +117,8 @@ class Study:
     source : str — where the claim is made
     measure : callable (Setting) → Findings
     draw : callable (data) → Figure — one claim, one figure
-    caption : str — what the figure shows and what it does not show, for its page; empty where the claim says it all
+    caption : str — how the figure is read; after a PARAGRAPH what else was tested, and what the study does not show;
+        empty where the claim says it all
     not_confirmed : frozenset of str — the names of the verdicts that the full form refutes or leaves undecided. They
         are findings too: published, and named here so that none of them is overlooked.
 

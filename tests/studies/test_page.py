@@ -13,8 +13,9 @@ from markdown_it import MarkdownIt
 
 from swd_dynamics import studies
 from swd_dynamics.cli import app
+from swd_dynamics.studies.headlines import HEADLINES
 from swd_dynamics.studies.page import page
-from swd_dynamics.studies.study import SHORT_FORM
+from swd_dynamics.studies.study import PARAGRAPH, SHORT_FORM
 from swd_dynamics.verdict import Verdict
 
 FIGURES = Path(__file__).parents[2] / "figures"
@@ -68,7 +69,7 @@ class Cells(HTMLParser):
 
 def shown(text):
     """The rows of the first table of a page, as a reader sees them."""
-    table = text.split("</summary>\n\n")[1].split("\n\n</details>")[0]
+    table = text.split("<summary>The verdicts</summary>\n\n")[1].split("\n\n</details>")[0]
     return Cells(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(table)).rows
 
 
@@ -80,9 +81,33 @@ def test_the_committed_page_is_of_the_committed_ledger():
 
 def test_links_lead_somewhere():
     """Assert that every picture and every relative link of the committed page leads to a file, and each is shown."""
-    targets = set(re.findall(r"\]\((?!https?:)([^)]+)\)", COMMITTED))
+    targets = set(re.findall(r"\]\((?!https?:|#)([^)]+)\)", COMMITTED))
     assert targets >= {path.name for path in FIGURES.glob("*.*g")} | {"verdicts.json"}
     assert [target for target in targets if not (FIGURES / target).is_file()] == []
+
+
+def test_every_study_has_a_headline():
+    """Assert that each study's finding is one or more whole sentences, in the order of the studies."""
+    assert list(HEADLINES) == list(studies.MODULES)
+    assert [name for name, said in HEADLINES.items() if not re.fullmatch(r"[A-Z].*\S\.", said)] == []
+
+
+def test_the_contents_link_every_study():
+    """Assert that a page opens with a row for each study, linked to its section, and that one study needs no table."""
+    contents = COMMITTED.split("\n## ")[0]
+    links = re.findall(r"^\| \[([\w-]+)\]\(#([\w-]+)\) \|", contents, flags=re.MULTILINE)
+    assert links == [(name, name) for name in studies.MODULES]
+    assert set(re.findall(r"^## ([\w-]+)$", COMMITTED, flags=re.MULTILINE)) >= set(studies.MODULES)
+    assert "what the full form found" in page({**ALL, "quick": ["stability"]}, Path("figures"))
+    assert "| study |" not in page({"studies": {"stability": []}}, Path("figures"))
+
+
+def test_the_second_part_of_a_caption_opens_on_a_click():
+    """Assert that a caption's first part is shown, and its second part is behind a line to click on."""
+    shown, more = (" ".join(part.split()) for part in studies.load("stability").caption.split(PARAGRAPH))
+    section = COMMITTED.split("\n## stability\n")[1].split("\n## ")[0]
+    above, folded = section.split("<details>")[:2]
+    assert shown in above and more not in above and more in folded
 
 
 def test_the_symbols_are_linked_where_their_page_is(tmp_path):

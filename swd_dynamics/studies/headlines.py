@@ -1,0 +1,95 @@
+"""What each study found, in one sentence: the list of studies on a page of figures and on the command line.
+
+The claim of a study is what was tested. These sentences say how the tests ended.
+"""
+
+HEADLINES: dict[str, str] = {
+    "update-rules": "Each optimizer takes the steps of its own rule, up to rounding, and of no other rule.",
+    "decay-rate": "With Adam, only stable decay keeps R/η_eff of every weight at λ.",
+    "fixed-points": (
+        "AdamW clips weights that have exact gradients at 1/λ, and shrinks weights that have noisy ones. Only"
+        " Adam with L2 keeps the same fraction of every weight."
+    ),
+    "modified-equation": (
+        "The derived flows follow the runs to first and second order. With momentum, decay in the"
+        " second-order term is (1+β)/(1−β) times as strong with L2 as with stable decay."
+    ),
+    "two-limits": (
+        "At torch's default β₂ = 0.999 the flow of weights and memory follows Adam at every learning rate"
+        " that was run. The modified equation is up to a thousand times as far away."
+    ),
+    "stability": (
+        "Runs survive up to the derived limit and no further. L2 allows larger learning rates than stable"
+        " decay with the same λ."
+    ),
+    "stability-chart": (
+        "Momentum raises the largest stable learning rate with L2 and decoupled decay. With stable decay it"
+        " does so only up to a peak, 4/(√h + √λ)², and then the limit falls to 0."
+    ),
+    "edge-of-stability": (
+        "Ten optimizers sharpen a network up to the limit that is derived from their step, and settle there."
+        " From a predicted R/η_eff on, weight decay ends this."
+    ),
+    "central-flow": (
+        "At the edge of stability runs follow a slow flow that is derived from the step, decay included. What"
+        " decay does there depends on R/η_eff alone."
+    ),
+    "sharpness-under-schedules": (
+        "At the edge of stability a falling learning rate leaves the sharpness of SGD behind. Adam's follows"
+        " the rising limit, but no faster than v fades."
+    ),
+    "stationary-noise": (
+        "Noisy gradients scatter weights with the variance that follows from the step. At SGD's stability"
+        " limit it diverges. Adam trains on, because its second moment grows with the scatter."
+    ),
+    "equilibrium": (
+        "Noise and decay give normalised weights a norm and a rotation that follow from the step: with 26"
+        " optimizers within 1.1 %."
+    ),
+    "end-of-training": (
+        "As η falls, ‖g‖/‖θ‖ of a normalised layer rises with SGD and AdamW, less with AdamS, and not with AdamC."
+    ),
+    "dead-weights": (
+        "With Adam and L2, λ does not matter for a weight without gradient: any λ from 1e-5 to 1 halves it in"
+        " about |θ|/(2η) steps. Long after it has vanished, a large λ can bring it back."
+    ),
+    "drop-in": "AdamS replaces AdamW in one line, and shrinks the weights about as much, if λ is translated.",
+    "transformer": (
+        "While a transformer trains, R/η_eff changes by a factor of 3.7 after the warm-up with AdamW, and"
+        " stays at λ with AdamS."
+    ),
+    "gpu": (
+        "The rules reproduce 48 runs recorded on a GPU, in float64, float32 and bfloat16. In each of them an"
+        " error of λ of 1 % is more than rounding can explain."
+    ),
+    "lost-decay": (
+        "In bfloat16 a decay rate R below 2⁻⁹ = 0.002 takes nothing from the weights: torch's foreach kernel"
+        " trains exactly as with λ = 0, and its fused kernel keeps the decay only where steps are large"
+        " enough."
+    ),
+    "memory-of-updates": (
+        "Weights remember 1/R steps only at a constant learning rate. Where it falls to 0 linearly, four"
+        " times a large λ only halves the memory."
+    ),
+    "lr-decay-coupling": (
+        "At a constant η the best λ of SGDW and AdamW falls as about 1/η. Where η falls to 0, the best λ"
+        " depends on it less than 1/√η does (undecided for AdamS)."
+    ),
+    "gradient-norm": (
+        "At rest the gradient is R/η_eff times the weights, so a larger λ ends with a larger gradient. AdamS"
+        " does not end with a smaller one than AdamW."
+    ),
+    "width": "The best λ of AdamW grows with the width as 1/√v̄ does. Which number to keep is not decided.",
+    "optimizer-table": (
+        "None of the paper's claims on test errors is confirmed on two small tasks. One comparison goes"
+        " against AdamS, and most are not decidable with ten seeds."
+    ),
+    "sgd-generalization": ("AdamS does not close the gap between Adam and SGD on MNIST-1D. On digits there is no gap."),
+    "learning-curves": (
+        "Under step and cosine schedules stable decay ends with a smaller test error in none of six comparisons."
+    ),
+    "batch-size": (
+        "The largest harmless λ grows with the batch size, so R/η_eff is not what stays. That R times the"
+        " number of steps stays is compatible with it, but not decided."
+    ),
+}
