@@ -10,6 +10,7 @@ from swd_dynamics.flows import CentralFlow, CentralSolution, Flow
 from swd_dynamics.flows.curvature import Derivatives
 from swd_dynamics.plots import COLOURS, LABELS, MUTED, house_style, measured
 from swd_dynamics.rules import State
+from swd_dynamics.studies.bursts import balanced_mean, curvatures
 from swd_dynamics.studies.edge_runs import gradient_of, mean_state, regression, slow_mean, still
 from swd_dynamics.studies.gradient_norm import ETA
 from swd_dynamics.studies.judging import judge_relative
@@ -64,6 +65,9 @@ BURSTING = {
     f"{name}, β₁ = 0.9": Method(name, {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": decay})
     for name, decay in (("Adam", 0.0), ("AdamW", 0.2), ("AdamS", 4e-3))
 }
+BURSTING["Adam with L2, β₁ = 0.9"] = Method(
+    "Adam", {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 2e-3}
+)
 BEFORE = 500  # steps of a bursting run before the comparison
 HELD = {"L2": ("SGD", 1.0), "decoupled": ("SGDW", 1 / (1 - NESTEROV["momentum"])), "stable": ("SGDS", 1.0)}
 RATIOS = (0.0, 0.004, 0.008, 0.012, 0.016, 0.02, 0.024, 0.028, 0.032, 0.036)  # R/η_eff
@@ -85,6 +89,11 @@ WHY_BURSTS = (
 WHY_TWIN = (
     "the ratio of the two distances, root mean squares over the second half; the distance of two runs tells how far "
     "the bursts let a run be predicted at all"
+)
+IN_MEAN = 0.03
+WHY_MEAN = (
+    "in units of the limit; the oscillation also comes from nothing, or from what other directions leave, and in the "
+    "largest bursts the curvature changes along the oscillation itself"
 )
 WHY_VARIANCE = "the oscillation swings by up to a fifth about its settled size, and a mean over some periods remains"
 
@@ -110,11 +119,13 @@ class Bursts(NamedTuple):
     """A bursting torch run and its twin, whose oscillation starts twice as large, and the flows beside them.
 
     distance, without, twin : array — from the run's slow mean to the central flow, to that with Σ = 0, and to the twin
+    curvature : array — along the run, in units of the limit
     """
 
     distance: np.ndarray
     without: np.ndarray
     twin: np.ndarray
+    curvature: np.ndarray
 
     def off(self, distance: np.ndarray) -> float:
         """One of the distances to a flow, in units of that to the twin."""
@@ -189,10 +200,11 @@ def burst(task: Task, gradient: Callable, method: Method, steps: int, directions
     flow, lr = CentralFlow(method.rule(), gradient, directions=directions), method.arguments["lr"]
     theta, memory, state = mean_state(flow, task.theta, BEFORE)
     other = state._replace(theta=2 * state.theta - theta)
-    mean, twin = (slow_mean(real_run(task, method, lr, each, steps + 1))[0] for each in (state, other))
+    real, other = (real_run(task, method, lr, each, steps + 1) for each in (state, other))
+    mean, twin = (slow_mean(each)[0] for each in (real, other))
     found, plain = (each.solve(theta, steps, memory=memory) for each in (flow, still(flow)))
     near, far, apart = (np.linalg.norm(mean - each, axis=1) for each in (found.theta[1:], plain.theta[1:], twin))
-    return Bursts(near, far, apart)
+    return Bursts(near, far, apart, curvatures(flow, real, state, method.arguments["betas"]))
 
 
 def _secants(flow: CentralFlow, theta: np.ndarray, gradient: Callable, along: CentralSolution) -> np.ndarray:
@@ -261,6 +273,12 @@ def _on_bursts(name: str, run: Bursts) -> Iterator[Verdict]:
     claim = f"A run of {name} ends four times nearer to the central flow than to the same flow with Σ = 0"
     yield judge(f"{name}, path", claim, predicted=0.0, measured=ratio, allowed=NEARER_IN_BURSTS, why=WHY_BURSTS)
     yield _twin(f"{name}, twin", f"A run of {name} is as near to the central flow as", run, run.distance)
+    claim = f"The mean curvature of {name} is that at which its bursts neither grow nor fade in the mean"
+    yield _in_mean(f"{name}, curvature", claim, run, balanced_mean(run.curvature, 0.9))
+
+
+def _in_mean(name: str, claim: str, run: Bursts, predicted: float) -> Verdict:
+    return judge(name, claim, predicted=predicted, measured=run.curvature.mean(), allowed=IN_MEAN, why=WHY_MEAN)
 
 
 def _twin(name: str, claim: str, run: Bursts, distance: np.ndarray) -> Verdict:
@@ -303,6 +321,8 @@ def _controls(runs: dict[str, Followed], bursts: dict[str, Bursts], held: Held, 
     name, adam = next(iter(bursts.items()))
     claim = f"A run of {name} is as near to the flow with Σ = 0 as"
     yield must_be_refuted("control: bursts without Σ", _twin("", claim, adam, adam.without))
+    claim = f"The mean curvature of {name} is the limit"
+    yield must_be_refuted("control: mean curvature", _in_mean("", claim, adam, 1.0))
     run = runs["SGDS"]
     both = [CentralFlow(run.method.rule(), lambda theta: theta, limit_of_decay=each).limit for each in (False, True)]
     without, limit = (float(each.limit(np.zeros(1), (np.zeros(1),))[0]) for each in both)
