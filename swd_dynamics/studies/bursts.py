@@ -52,7 +52,8 @@ def balanced_mean(curvature: np.ndarray, beta: float) -> float:
     (1.333333, 1.0)
     """
     form = np.asarray(curvature, dtype=float) / np.mean(curvature)
-    return float(brentq(lambda mean: float(growth(mean * form, beta).mean()), 0.5, 2.0))
+    found: Any = brentq(lambda mean: float(growth(mean * form, beta).mean()), 0.5, 2.0)
+    return float(found)
 
 
 def own_oscillation(mean_gradient: Any, m: Any, v: Any, betas: tuple[float, float]) -> Any:
