@@ -53,7 +53,7 @@ CAPTION = (
     " 8 % off. The limit here includes that v oscillates with the weights where their mean gradient g is not small"
     " compared with √v, which raises it by the factor 1/(1 − κg²/v), κ = (1−β₂)/(1+β₂)·(1+β₁)/(1−β₁). Without this"
     " factor the curvature of AdamS is larger by 0.05 in these units. In the short form the run with L2 has 350 steps;"
-    " it had the 250 of the others first, and with them was 5.008 times as far from the flow as from its twin (5 allowed)."
+    " with the 250 of the others, tried first, it was 5.008 times as far from the flow as from its twin (5 allowed)."
 )
 
 SLOW = 0.05  # the learning rate on the way to the start; stable, and slow enough to end below the edge
