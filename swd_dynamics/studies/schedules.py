@@ -31,9 +31,9 @@ from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
 CLAIM = (
     "At the edge of stability a falling learning rate raises the limit. The sharpness of SGD is left behind. The"
-    " preconditioned sharpness of Adam follows, without decay and with AdamW within 5 % (AdamS lies above it), but no"
-    " faster than v can fade, by (1−β₂)/2 a step: where η falls to 0 over T steps, it rises at most e(1−β₂)T/2-fold,"
-    " and the run leaves the edge before the end."
+    " preconditioned sharpness of Adam follows, without decay and with AdamW within 5 % (AdamS overshoots the limit,"
+    " where a second direction comes to it), but no faster than v can fade, by (1−β₂)/2 a step: where η falls to 0 over"
+    " T steps, it rises at most e(1−β₂)T/2-fold, and the run leaves the edge before the end."
 )
 SOURCE = (
     "theory of this project; the edge at constant η: Cohen et al. 2021, arXiv 2103.00065, and 2022, arXiv 2207.14484"
@@ -52,7 +52,18 @@ CAPTION = (
     " of the central flow, and neither the limit of the largest η nor that of the last. What is allowed was set after"
     " pilot runs of this task. An earlier design, with linear schedules of SGD beside the central flow, was given up"
     " after 4 of its 14 verdicts were refuted in the short form: SGD and SGDS were 2.1 to 2.4 % off, and 2 % was"
-    " allowed."
+    " allowed. The verdict on AdamS stays refuted; the reason was found after it. A second direction"
+    " comes to the limit, and overshoots"
+    " before its oscillation has grown, while the direction that oscillates stays within 2 % of the limit. The verdict"
+    " on the second direction was added with that knowledge. In pilot runs a nudge of the weights along the second"
+    " direction, 7 % as large as the oscillation, removed the first overshoot, which was 10 %. The kind of decay is not"
+    " the reason: AdamW with λ = 1.2, whose R is about as large, overshoots by 20 %, and AdamS with λ = 0.002 by 1 %."
+    " Nor is the moment of the measurement: with the D of the step before, the overshoot is 11 % and not 12 %. The"
+    " faster v fades, the larger the overshoot: 28 % with β₂ = 0.9, 1 % with β₂ = 0.98, where in 200 steps no second"
+    " direction comes to the limit. The 1 % by which Adam and AdamW lie above the limit is due to v, which the limit"
+    " takes as constant in an oscillation. The part of v that oscillates with the gradient raises the limit of a weight"
+    " with the mean gradient g by the factor 1/(1 − g²/v·(1−β₂)/(1+β₂)) for β₁ = 0: with it the mean over such a run"
+    " of Adam is 0.2 % below the limit, not 0.8 % above."
 )
 
 HOLD = 20  # steps of SGD at the first learning rate, from a settled oscillation on
@@ -94,12 +105,25 @@ class Run(NamedTuple):
     sharpness : array — of the run at these steps
     now : array — the limit at the η of these steps
     flow : array — of the central flow at these steps; empty without one
+    second : array — the second-largest eigenvalue, as the sharpness; empty where it was not measured
     """
 
     steps: np.ndarray
     sharpness: np.ndarray
     now: np.ndarray
     flow: np.ndarray
+    second: np.ndarray
+
+    @property
+    def begun(self) -> np.ndarray:
+        """Whether η has fallen by a sixth or more, and not yet by more than a half."""
+        return (self.now >= 1.2) & (self.now <= 2)
+
+    @property
+    def nearer(self) -> np.ndarray:
+        """The one of the two largest eigenvalues that is nearer to the limit."""
+        both = np.array([self.sharpness, self.second])
+        return np.take_along_axis(both, np.abs(both - self.now).argmin(axis=0)[None], axis=0)[0]
 
 
 class Fall(NamedTuple):
@@ -167,7 +191,7 @@ def measure(setting: Setting) -> Findings:
         left[name] = {kind: dropped(task, gradient, method, begin, each) for kind, each in planned.items()}
     longest = 200 if setting.quick else FALLS[-1]
     often = MEASURED // 2 if setting.quick else MEASURED
-    courses = {name: falling(task, method, longest, often) for name, method in (ADAM | SGD).items()}
+    courses = {name: falling(task, method, longest, often, k=2) for name, method in (ADAM | SGD).items()}
     falls = {name: [Fall(longest, BETAS[0], float(courses[name].sharpness[-1]))] for name in ADAM}
     others = [(T, beta2) for beta2 in BETAS for T in FALLS if (T, beta2) != (longest, BETAS[0])]
     work = [] if setting.quick else [(name, *each) for name in ADAM for each in others]
@@ -212,12 +236,12 @@ def dropped(task: Task, gradient: Callable, method: Method, begin: Start, pieces
     return found._replace(flow=flow[found.steps - 1])
 
 
-def falling(task: Task, method: Method, steps: int, times_measured: int = MEASURED) -> Run:
+def falling(task: Task, method: Method, steps: int, times_measured: int = MEASURED, k: int = 1) -> Run:
     """A torch run that reaches the edge at constant η, which then falls to 0; counted from where η begins to fall."""
     fresh = task.fresh()
     optimizer = method.optimizer(fresh.model.parameters())
     times = factors([Piece(BEFORE, 1.0, 1.0), Piece(steps, 1.0, 0.0)])
-    return run_under(fresh, optimizer, method, times, BEFORE, times_measured)
+    return run_under(fresh, optimizer, method, times, BEFORE, times_measured, k)
 
 
 def run_under(
@@ -227,18 +251,20 @@ def run_under(
     times: np.ndarray,
     first: int,
     times_measured: int = MEASURED,
+    k: int = 1,
 ) -> Run:
-    """A torch run with factors that multiply η, whose sharpness the probe measures after the first steps."""
+    """A torch run with factors that multiply η, whose k largest eigenvalues are measured after the first steps."""
     lr, every = method.arguments["lr"], max(1, (len(times) - first) // times_measured)
     lowered = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: times[min(k, len(times) - 1)])
-    around = Landscape(lambda: task.loss(0), every=every, k=1, tolerance=1e-2)
+    around = Landscape(lambda: task.loss(0), every=every, k=k, tolerance=1e-2)
     recorded = record(
-        optimizer, task.loss, len(times), scheduler=lowered, quantities=["sharpness"], every=every,
-        landscape=around, trajectory=False, step=0,
+        optimizer, task.loss, len(times), scheduler=lowered, quantities=["sharpness", "hessian_eigenvalues"],
+        every=every, landscape=around, trajectory=False, step=0,
     ).sel(step=slice(first + 1, None))  # fmt: skip
     steps, largest = recorded.step.values, limit(method)(lr)
     now = np.array([limit(method)(lr * factor) for factor in times[steps - 1]]) / largest
-    return Run(steps - first, recorded.sharpness.values / largest, now, np.empty(0))
+    second = recorded.hessian_eigenvalues.values[:, 1] / largest if k > 1 else np.empty(0)
+    return Run(steps - first, recorded.sharpness.values / largest, now, np.empty(0), second)
 
 
 def flow_in_pieces(gradient: Callable, method: Method, begin: Start, pieces: list[Piece]) -> np.ndarray:
@@ -262,12 +288,21 @@ def _on_sgd(left: dict[str, dict[str, Run]], courses: dict[str, Run]) -> Iterato
 def _on_adam(courses: dict[str, Run], falls: dict[str, list[Fall]]) -> Iterator[Verdict]:
     for name in ("Adam", "AdamW", "AdamS"):
         each = courses[name]
-        begun = (each.now >= 1.2) & (each.now <= 2)
         claim = f"Until its falling learning rate is halved, {name} is at the limit of the present learning rate"
-        yield judge_curve(f"{name}, edge", claim, each.now[begun], each.sharpness[begun], EDGE, WHY_EDGE)
+        now, sharpness = each.now[each.begun], each.sharpness[each.begun]
+        yield judge_curve(f"{name}, edge", claim, now, sharpness, EDGE, WHY_EDGE)
+    yield _one_of_two(courses["AdamS"])
     for name in ADAM:
         claim = f"When η of {name} falls to 0, its sharpness rises by no more than v can fade"
         yield _within(f"{name}, bound", claim, max(fall.last / fall.bound for fall in falls[name]))
+
+
+def _one_of_two(run: Run) -> Verdict:
+    claim = (
+        "Until η of AdamS is halved, one of its two largest eigenvalues is at the limit, also where the other is above"
+    )
+    why = "relative; the direction that oscillates is held at the limit while a second one comes to it and overshoots"
+    return judge_curve("AdamS, one of two", claim, run.now[run.begun], run.nearer[run.begun], EDGE, why)
 
 
 def _within(name: str, claim: str, share: float) -> Verdict:
@@ -286,6 +321,9 @@ def _controls(left: dict[str, dict[str, Run]], courses: dict[str, Run]) -> Itera
     claim = "Adam follows the limit of its learning rate to the end"
     false = judge_curve("", claim, adam.now, adam.sharpness, EDGE, WHY_EDGE)
     yield must_be_refuted("control: Adam follows to the end", false)
+    claim = "The second-largest eigenvalue of Adam without decay is at the limit, too"
+    false = judge_curve("", claim, adam.now[adam.begun], adam.second[adam.begun], EDGE, WHY_EDGE)
+    yield must_be_refuted("control: second direction of Adam", false)
     slower = adam.sharpness[-1] / largest_rise(int(adam.steps[-1]), BETAS[0] ** 0.25)
     claim = "The sharpness of Adam rises by no more than if v faded by the fourth root of β₂"
     yield must_be_refuted("control: slower v", _within("", claim, slower))

@@ -57,7 +57,7 @@ def test_crossing():
 
 def test_distances_in_units_of_the_twin():
     """Assert that a distance is compared by root mean squares over the second half."""
-    run = Bursts(np.array([9.0, 9.0, 3.0, 4.0]), np.ones(4), np.array([5.0, 5.0, 0.6, 0.8]))
+    run = Bursts(np.array([9.0, 9.0, 3.0, 4.0]), np.ones(4), np.array([5.0, 5.0, 0.6, 0.8]), np.ones(4))
     assert run.off(run.distance) == pytest.approx(5.0)
 
 

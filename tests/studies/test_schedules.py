@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from swd_dynamics.studies.central_flow import regression
-from swd_dynamics.studies.schedules import ADAM, DROPPED, HOLD, Fall, Piece, drops, factors, falling, largest_rise
+from swd_dynamics.studies.schedules import ADAM, DROPPED, HOLD, Fall, Piece, Run, drops, factors, falling, largest_rise
 
 
 @pytest.mark.parametrize("steps, beta2", [(400, 0.95), (100, 0.98), (50, 0.99), (10, 0.9)])
@@ -28,9 +28,9 @@ def test_schedules():
 
 
 def test_measured_sharpness():
-    """Assert that the run has η of its schedule and the sharpness of dense Hessians, in units of 2/η."""
+    """Assert that the run has η of its schedule and the two largest eigenvalues of dense Hessians, in units of 2/η."""
     task = regression()
-    found = falling(task, ADAM["Adam"], 4)
+    found = falling(task, ADAM["Adam"], 4, k=2)
     model, lr = task.fresh(), ADAM["Adam"].arguments["lr"]
     optimizer = torch.optim.Adam(model.model.parameters(), **ADAM["Adam"].arguments)
     for factor in factors([Piece(100, 1.0, 1.0), Piece(4, 1.0, 0.0)]):
@@ -42,7 +42,20 @@ def test_measured_sharpness():
     state = [optimizer.state[p] for p in model.model.parameters()]
     v = np.concatenate([s["exp_avg_sq"].numpy().ravel() / (1 - 0.95 ** s["step"].item()) for s in state])
     root = (np.sqrt(v) + 1e-8) ** -0.5
-    largest = np.linalg.eigvalsh(root[:, None] * model.hessian(theta) * root)[-1]
+    second, largest = np.linalg.eigvalsh(root[:, None] * model.hessian(theta) * root)[-2:]
     assert found.steps.tolist() == [1, 2, 3, 4]
     assert found.now == pytest.approx(1 / np.array([1, 0.75, 0.5, 0.25]))
     assert found.sharpness[-1] == pytest.approx(largest * lr / 2, rel=1e-3)  # the search's tolerance is 1e-2
+    assert found.second[-1] == pytest.approx(second * lr / 2, rel=1e-2)
+
+
+def test_nearer_eigenvalue():
+    """Assert that the nearer of two eigenvalues is taken at each step, and steps before and after the fall are not."""
+    now, largest, second = (
+        np.array([1.1, 1.5, 2.0, 3.0]),
+        np.array([1.1, 1.8, 2.1, 3.0]),
+        np.array([0.5, 1.4, 1.0, 2.0]),
+    )
+    run = Run(np.arange(4), largest, now, np.empty(0), second)
+    assert run.nearer.tolist() == [1.1, 1.4, 2.1, 3.0]
+    assert run.begun.tolist() == [False, True, True, False]

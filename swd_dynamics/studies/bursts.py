@@ -1,0 +1,103 @@
+"""The curvature along a run of Adam whose oscillation bursts, and the mean at which it neither grows nor fades.
+
+The oscillation δ of one direction with the curvature μ, in units of the limit, has z² − (1 + β − 2(1+β)μ)z + β = 0. Its
+larger root is −1 at μ = 1. Above, ln|z| rises steeply, and where the roots are complex, from a little below on, it is
+½·ln β. So where μ fluctuates, the mean of ln|z| is 0 at a mean of μ that is not 1.
+
+The limit takes v as constant in an oscillation. But v feels g·Hδ where the mean gradient g is not 0, and turns over
+with it: δv = 2·(1−β₂)/(1+β₂)·g·Hδ. The step −ηm/√v then has −ηm·δ(1/√v) besides −ηδm/√v, which raises the limit of this
+weight by the factor 1/(1 − κ·gm/v) with κ = (1−β₂)/(1+β₂)·(1+β₁)/(1−β₁).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+
+from swd_dynamics.flows import CentralFlow
+from swd_dynamics.flows.curvature import Derivatives
+from swd_dynamics.rules import State
+
+FIRST = 80  # sweeps for the first eigenvalue; each later one begins with the eigenvectors of the one before
+EVERY = 2  # steps from one eigenvalue to the next; with 1 the means of pilot runs were the same up to .002
+LEAST = 0.2  # the least 1 − κ·gm/v of a weight: near 0 the weight has no limit at all, and the factor no meaning
+
+
+def growth(curvature: np.ndarray, beta: float) -> np.ndarray:
+    """ln|z| of the oscillation in each step, for curvatures in units of the limit.
+
+    Examples
+    --------
+    Without momentum z is 1 − 2μ; with it, complex roots have the size √β:
+
+    >>> np.exp(growth(np.array([1.0, 2.0]), 0.0)).round(9).tolist()
+    [1.0, 3.0]
+    >>> float(np.exp(2 * growth(np.array([0.9]), 0.81))[0].round(6))
+    0.81
+    """
+    trace = 1 + beta - 2 * (1 + beta) * np.asarray(curvature, dtype=float)
+    root = np.sqrt(np.maximum(trace**2 - 4 * beta, 0.0))
+    return np.log(np.maximum((np.abs(trace) + root) / 2, max(beta, 1e-12) ** 0.5))
+
+
+def balanced_mean(curvature: np.ndarray, beta: float) -> float:
+    """The mean at which a curvature that fluctuates in this form lets the oscillation neither grow nor fade.
+
+    Examples
+    --------
+    Without momentum, (2c(1 + x) − 1)(2c(1 − x) − 1) = 1 has the solution c = 1/(1 − x²):
+
+    >>> round(balanced_mean(np.array([0.5, 1.5]), 0.0), 6), round(balanced_mean(np.array([2.0, 2.0]), 0.9), 6)
+    (1.333333, 1.0)
+    """
+    form = np.asarray(curvature, dtype=float) / np.mean(curvature)
+    found: Any = brentq(lambda mean: float(growth(mean * form, beta).mean()), 0.5, 2.0)
+    return float(found)
+
+
+def own_oscillation(mean_gradient: Any, m: Any, v: Any, betas: tuple[float, float]) -> Any:
+    """1 − κ·gm/v, by which the limit of Adam is divided, because v oscillates with the weights.
+
+    Examples
+    --------
+    With β₁ = .9, β₂ = .99 and v = g² it is 1 − .1/1.99·1.9/.1·.1:
+
+    >>> round(float(own_oscillation(1.0, 1.0, 1.0, (0.9, 0.99))), 6)
+    0.904523
+    """
+    first, second = betas
+    kappa = (1 - second) / (1 + second) * (1 + first) / (1 - first)
+    return np.maximum(1 - kappa * mean_gradient * m / v, LEAST)
+
+
+def curvatures(flow: CentralFlow, theta: np.ndarray, state: State, betas: tuple[float, float]) -> np.ndarray:
+    """The largest eigenvalue of the Hessian along a run of Adam, in units of the limit with v's own oscillation.
+
+    Parameters
+    ----------
+    flow : CentralFlow — whose rule and gradient are those of the run
+    theta : array, shape (steps + 1, n) — the iterates of the run
+    state : State — of the rule at the first of them
+    """
+    entries = _along(flow.rule, flow.gradient, theta, state)
+    slow = [(each[:-2] + 2 * each[1:-1] + each[2:]) / 4 for each in entries]
+    around, loss, found = None, Derivatives(flow.gradient), []
+    for k in range(0, len(theta) - 3, EVERY):
+        mean, gradient, m, v = (each[k] for each in slow)
+        limit = flow.edge.limit(theta[k + 1], state.memory._replace(m=entries[2][k + 1], v=entries[3][k + 1]))
+        limit = limit / own_oscillation(gradient, m, v, betas)
+        start = np.random.default_rng(0).standard_normal((len(mean), 2)) if around is None else around.vectors
+        around = loss.sharpest(mean, limit, start, FIRST if around is None else 1)
+        found.append(around.values[0])
+    return np.array(found)
+
+
+def _along(rule: Any, gradient: Callable, theta: np.ndarray, state: State) -> list[np.ndarray]:
+    """θ, G, m and v at each step of a run, m and v after the step."""
+    rows = []
+    for now in theta[:-1]:
+        found = gradient(now)
+        state = rule(state._replace(theta=now), found)
+        rows.append((now, found + rule.decay.added_gradient(now), state.memory.m, state.memory.v))
+    return [np.array(each) for each in zip(*rows, strict=True)]
