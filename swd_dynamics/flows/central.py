@@ -30,7 +30,17 @@ SWEEPS = 200  # Rayleigh–Ritz sweeps before the first step; later ones follow 
 NEAR = 0.1
 # The share of an excess over the limit that a step may take back. The run needs about 1/(its growth rate) steps for it.
 RELAXED = 0.1
+# Of the limit: a larger curvature at the start is refused, because the flow takes an excess back too slowly. Runs at
+# their edge overshoot by some tenths.
+TOO_SHARP = 2.0
+# Relative change of a curvature where θ changes by its own size. Below it nothing but the error of differences is left,
+# some 1e-8, and no oscillation holds the curvature at its limit.
+FLAT = 1e-6
 SLIGHT = 1e-3  # the variance of a second direction, relative to the first, below which one direction oscillates
+BALANCED = (
+    "If the rule has a memory, give memory= as a run has it: its slow mean after some hundred steps of the rule. By"
+    " default each entry is what the gradient at the start implies, as v = g², which is small where the gradient is"
+)
 
 
 @dataclass(frozen=True)
@@ -157,8 +167,10 @@ class CentralFlow:
 
         Raises
         ------
+        InputError
+            If the sharpness at the start is more than twice its limit.
         FlowDiverged
-            If the flow is not finite.
+            If the flow is not finite, or a curvature rises above its limit that does not change with the weights.
         """
         theta = np.atleast_1d(np.asarray(theta0, dtype=float))
         steps = whole_number("steps", steps, least=1)
@@ -166,11 +178,21 @@ class CentralFlow:
         at = _Point(theta, tuple(np.asarray(entry, dtype=float) for entry in start))
         edges = self._edges(steps)
         vectors = np.random.default_rng(0).standard_normal((len(theta), min(self.directions, len(theta))))
-        kept = self._derivatives.sharpest(theta, edges[0].limit.limit(theta, at.memory), vectors, SWEEPS)
+        limit = edges[0].limit.limit(theta, at.memory)
+        if not (limit > 0).all():
+            raise InputError(f"the limit is {limit.min():g} for some weights at the start. {BALANCED}")
+        kept = self._derivatives.sharpest(theta, limit, vectors, SWEEPS)
+        self._check_start(kept)
         rows = []
         for k, edge in enumerate(edges):
             gradient, critical = self._derivatives.gradient(at.theta), self._critical(at, kept)
             covariance = self._covariance(edge, at, gradient, critical)
+            if not np.isfinite(covariance).all():
+                raise FlowDiverged(
+                    f"from step {k} of {steps} on a curvature is above its limit that does not change with the weights,"
+                    " as that of a parabola: no oscillation holds it back, and a run diverges",
+                    k,
+                )
             rows.append(self._row(edge, at, gradient, kept, critical, covariance))
             if self.oscillates:
                 at = self._step(edge.now, at, gradient, critical, covariance)
@@ -222,6 +244,13 @@ class CentralFlow:
         late = k if self.rule.has_schedule else 0
         return State(solution.theta[k] + delta, kind(*held) if hasattr(kind, "_fields") else kind(held), LATE + late)
 
+    def _check_start(self, kept: Sharpest) -> None:
+        if self.oscillates and kept.values[0] > TOO_SHARP:
+            raise InputError(
+                f"the sharpness at the start is {kept.values[0]:.3g} times its limit, but the flow begins below the"
+                f" limit or near to it. {BALANCED}"
+            )
+
     def _critical(self, at: _Point, kept: Sharpest) -> _Critical:
         k = min(int((kept.values > 1 - NEAR).sum()), MOST)
         u = kept.vectors[:, :k]
@@ -254,7 +283,10 @@ class CentralFlow:
             return held + u.T @ (turn[:, None] * u)
 
         gap = 1 - critical.values
-        return solve_complementarity(np.diag(np.where(gap < 0, RELAXED * gap, gap)) + rate, slope)
+        constant = np.diag(np.where(gap < 0, RELAXED * gap, gap)) + rate
+        held = [float(slope(np.diag(unit))[i, i]) for i, unit in enumerate(np.eye(k)) if constant[i, i] < 0]
+        flat = (FLAT / max(1.0, float(np.abs(at.theta).max()))) ** 2 * float(response.max()) / 2
+        return np.full((k, k), np.inf) if min(held, default=np.inf) <= flat else solve_complementarity(constant, slope)
 
     def _step(self, edge: NumericEdge, at: _Point, gradient: Array, critical: _Critical, covariance: Array) -> _Point:
         force = np.einsum("ij,ijn->n", covariance, critical.slopes) / 2
@@ -268,7 +300,8 @@ class CentralFlow:
             memory = edge.remember(theta, mean, memory, variance)
             points.append(_Point(edge.update(theta, mean, memory), memory))
         theta = _filtered(*(point.theta for point in points))
-        return _Point(theta, tuple(_filtered(*each) for each in zip(*(point.memory for point in points), strict=True)))
+        entries = zip(*(point.memory for point in points), strict=True)
+        return _Point(theta, tuple(_not_negative(_filtered(*each), each) for each in entries))
 
     def _plain_step(self, edge: NumericEdge, at: _Point, kept: Sharpest) -> _Point:
         """A step of dx/dk = rule(x) − x without oscillation, in as many stages as the sharpness needs."""
@@ -337,10 +370,17 @@ def _filtered(x: Array, first: Array, second: Array, third: Array) -> Array:
     return first - (third - 3 * second + 3 * first - x) / 8
 
 
+def _not_negative(filtered: Array, points: tuple[Array, ...]) -> Array:
+    """A filtered entry, or the least of its points where none of them is negative, as a second moment, but it is."""
+    least = np.min(points, axis=0)
+    return np.where((filtered < 0) & (least >= 0), least, filtered)
+
+
 def _lifting_decay(edges: EdgeAt, at: _Point, gradient: Array, critical: _Critical) -> float:
     if not len(critical.values):
         return np.nan
     metric, slope, u = edges.now.effective_lr(at.theta, at.memory), critical.slopes[0, 0], critical.vectors[:, 0]
     pull, shrink = (critical.without(metric * each) for each in (-gradient, at.theta))
     risen = edges.ahead.limit(at.theta, at.memory) - critical.limit
-    return (float(slope @ pull) - float(u @ (risen * u))) / float(slope @ shrink)
+    moved = float(slope @ shrink)
+    return (float(slope @ pull) - float(u @ (risen * u))) / moved if moved else np.nan

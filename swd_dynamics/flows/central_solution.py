@@ -27,7 +27,7 @@ class CentralSolution:
     lifting_decay : array, shape (m,)
         The R/η_eff from which on the sharpest direction would cease to oscillate, ⟨−g, ∇S⟩/⟨θ, ∇S⟩ in the metric of
         η_eff, without what g and θ have along directions that oscillate, where the slow mean is in balance. NaN where
-        no direction is near the limit.
+        no direction is near the limit, or θ does not change S.
 
     Examples
     --------
