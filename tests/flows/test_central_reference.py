@@ -13,7 +13,7 @@ from swd_dynamics.flows import CentralFlow
 from swd_dynamics.rules import CATALOG
 
 TABLES = json.loads((Path(__file__).parents[1] / "reference/central_flow/tables.json").read_text(encoding="utf-8"))
-EXAMPLES = ["rmsprop", pytest.param("gd", marks=pytest.mark.slow)]
+EXAMPLES = ["rmsprop", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gd", "two directions"))]
 NEAR = 0.01  # relative: the two flows share an equation, but not the length of a step nor its method
 
 
@@ -23,13 +23,13 @@ def start_of(name):
     if name == "gd":
         return CATALOG["SGD"](lr=table["lr"]), NETWORK.start(1000), ()
     rule = CATALOG["RMSprop"](lr=table["lr"], alpha=table["beta2"], eps=table["eps"])
-    return rule, *mean_state(rule, 300)[:2]
+    return rule, *mean_state(rule, table["before"])[:2]
 
 
 @cache
 def solved(name, oscillates=True):
     rule, theta, memory = start_of(name)
-    flow = CentralFlow(rule, NETWORK.gradient, loss=NETWORK.loss, directions=2)
+    flow = CentralFlow(rule, NETWORK.gradient, loss=NETWORK.loss, directions=2 if name == "gd" else 4)
     flow = flow if oscillates else replace(flow, oscillates=False, directions=1)
     return flow.solve(theta, TABLES[name]["steps"][-1], memory=memory)
 
