@@ -83,7 +83,7 @@ def last_distance(mean, solution):
     return float(np.linalg.norm(mean[-1] - solution.theta[-2]))
 
 
-@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("decay", ["no decay", pytest.param("L2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_sgd_under_a_schedule(name, decay):
     """Assert that a run under a schedule ends by the central flow, and has the mean loss that it predicts within 4 %.
