@@ -12,10 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from swd_dynamics.checks import whole_number
 from swd_dynamics.errors import InputError
+from swd_dynamics.flows.central_solution import CentralSolution, collected
 from swd_dynamics.flows.chebyshev import chebyshev_step
 from swd_dynamics.flows.complementarity import solve_complementarity
 from swd_dynamics.flows.curvature import Derivatives, Sharpest
 from swd_dynamics.flows.flow import LATE, Flow
+from swd_dynamics.flows.moving_edge import EdgeAt, moving_edge
 from swd_dynamics.flows.ode import FlowDiverged
 from swd_dynamics.rules.decay import NoDecay
 from swd_dynamics.rules.update import State, UpdateRule
@@ -28,57 +30,17 @@ SWEEPS = 200  # Rayleigh–Ritz sweeps before the first step; later ones follow 
 NEAR = 0.1
 # The share of an excess over the limit that a step may take back. The run needs about 1/(its growth rate) steps for it.
 RELAXED = 0.1
+# Of the limit: a larger curvature at the start is refused, because the flow takes an excess back too slowly. Runs at
+# their edge overshoot by some tenths.
+TOO_SHARP = 2.0
+# Relative change of a curvature where θ changes by its own size. Below it nothing but the error of differences is left,
+# some 1e-8, and no oscillation holds the curvature at its limit.
+FLAT = 1e-6
 SLIGHT = 1e-3  # the variance of a second direction, relative to the first, below which one direction oscillates
-
-
-@dataclass(frozen=True)
-class CentralSolution:
-    """A central flow at the steps of the optimizer.
-
-    Attributes
-    ----------
-    steps : array, shape (m,) — step counts k
-    theta : array, shape (m, n) — the slow mean of the weights
-    memory : tuple of array, shape (m, n) each — the slow mean of the memory
-    sharpness : array, shape (m, p) — the largest generalised eigenvalues of the Hessian, in units of the limit
-    covariance : array, shape (m, k, k) — Σ of the oscillation in the directions ``critical``
-    critical : array, shape (m, n, k) — the directions, scaled so that uᵀ diag(h_max) u = 1; 0 where there are fewer
-    variance : array, shape (m,) — E‖δ‖², the trace of Σ
-    norm : array, shape (m,) — √(E‖θ + δ‖²)
-    loss : array, shape (m,) — the predicted mean loss L(θ) + ½⟨H, Σ⟩; NaN without a ``loss``
-    lifting_decay : array, shape (m,)
-        The R/η_eff from which on the sharpest direction would cease to oscillate, ⟨−g, ∇S⟩/⟨θ, ∇S⟩ in the metric of
-        η_eff, without what g and θ have along directions that oscillate, where the slow mean is in balance. NaN where
-        no direction is near the limit.
-
-    Examples
-    --------
-    On f = ½(1 + y)x² − y/50 the curvature of x rises to the limit 4 of gradient descent at η = ½, and stays there:
-
-    >>> from swd_dynamics.rules import CATALOG
-    >>> flow = CentralFlow(CATALOG["SGD"](lr=0.5), lambda t: np.array([(1 + t[1]) * t[0], t[0] ** 2 / 2 - 0.02]))
-    >>> solution = flow.solve([0.0, 2.9], steps=40)
-    >>> solution
-    CentralSolution(40 steps, 2 weights, 31 steps at the edge)
-    >>> float((1 + solution.theta[-1, 1]).round(6))
-    4.0
-    """
-
-    steps: Array
-    theta: Array
-    memory: tuple[Array, ...]
-    sharpness: Array
-    covariance: Array
-    critical: Array
-    variance: Array
-    norm: Array
-    loss: Array
-    lifting_decay: Array
-
-    def __repr__(self) -> str:
-        steps, n = len(self.steps) - 1, self.theta.shape[1]
-        at_edge = int((self.variance > 0).sum())
-        return f"CentralSolution({steps} steps, {n} weights, {at_edge} steps at the edge)"
+BALANCED = (
+    "If the rule has a memory, give memory= as a run has it: its slow mean after some hundred steps of the rule. By"
+    " default each entry is what the gradient at the start implies, as v = g², which is small where the gradient is"
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +59,7 @@ class CentralFlow:
     Parameters
     ----------
     rule : UpdateRule
-        With numbers or arrays for hyperparameters.
+        With numbers or arrays for hyperparameters, and a number, an array or a schedule for its learning rate.
     gradient : callable (θ) → ∇L, shape (n,)
     hvp : callable (θ, vector) → H·vector, optional
         By default a difference of gradients.
@@ -121,13 +83,17 @@ class CentralFlow:
 
     Notes
     -----
+    Under a schedule the limit moves with η, and Σ keeps the Hessian at the limit of the next step. Where the limit
+    rises faster than the curvature, as after a drop of η, the flow leaves the edge. A change of η by more than a tenth
+    from one step to the next is a jump: Σ feels it after the step, and not ahead of it.
+
     Assumes full batches, a loss with three derivatives, and late steps, at which bias corrections are 1. The onset of
-    the oscillation, in which it grows from nothing, is not modelled. With momentum the oscillation
-    may swing in bursts and not settle, the sooner the larger β and the decay are: then Σ is its mean over many bursts,
-    and the weights of a run are less near to θ. In bursts not the mean of the curvature is at the limit, but the mean
-    growth ln|z| of the oscillation is 0, where z is the eigenvalue at the curvature of each step. With β = .9 the mean
-    curvature then is 2 to 8 % below the limit. As θ fixes H, Adam's v makes up for that: the v of such a run is 7 %
-    above that of the flow.
+    the oscillation, in which it grows from nothing, and its fading after the flow has left the edge are not modelled.
+    With momentum the oscillation may swing in bursts and not settle, the sooner the larger β and the decay are: then Σ
+    is its mean over many bursts, and the weights of a run are less near to θ. In bursts not the mean of the curvature
+    is at the limit, but the mean growth ln|z| of the oscillation is 0, where z is the eigenvalue at the curvature of
+    each step. With β = .9 the mean curvature then is 2 to 8 % below the limit. As θ fixes H, Adam's v makes up for
+    that: the v of such a run is 7 % above that of the flow.
     Source: Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206, there without weight decay and momentum.
 
     Examples
@@ -163,13 +129,33 @@ class CentralFlow:
 
     @cached_property
     def edge(self) -> NumericEdge:
-        """The step in the mean over the oscillation, and the limit, as functions that are derived from the rule."""
+        """The step in the mean over the oscillation, and the limit, as functions that are derived from the rule.
+
+        Raises
+        ------
+        InputError
+            If the rule has a schedule.
+        """
         return numeric_edge(self.rule)
 
     @cached_property
     def limit(self) -> NumericEdge:
         """Where the limit is from."""
         return self.edge if self.limit_of_decay else numeric_edge(replace(self.rule, decay=NoDecay()))
+
+    @property
+    def late_rule(self) -> UpdateRule:
+        """The rule for a run from :meth:`oscillating`, whose bias corrections are gone: its schedule begins there.
+
+        Examples
+        --------
+        >>> from swd_dynamics.rules import CATALOG, Linear
+        >>> late = CentralFlow(CATALOG["SGD"](lr=Linear(0.5, steps=10)), lambda theta: theta).late_rule
+        >>> late.lr_at(LATE + 5)
+        0.25
+        """
+        lr = self.rule.lr
+        return replace(self.rule, lr=lambda k: lr(k - LATE)) if self.rule.has_schedule else self.rule
 
     def solve(self, theta0: ArrayLike, steps: int, *, memory: tuple | None = None) -> CentralSolution:
         """Follow the flow from θ₀ for a number of steps.
@@ -184,25 +170,47 @@ class CentralFlow:
 
         Raises
         ------
+        InputError
+            If the sharpness at the start is more than twice its limit.
         FlowDiverged
-            If the flow is not finite.
+            If the flow is not finite, or a curvature rises above its limit that does not change with the weights.
         """
         theta = np.atleast_1d(np.asarray(theta0, dtype=float))
+        steps = whole_number("steps", steps, least=1)
         start = Flow(self.rule, self.gradient).starting_memory(theta) if memory is None else memory
         at = _Point(theta, tuple(np.asarray(entry, dtype=float) for entry in start))
+        edges = self._edges(steps)
         vectors = np.random.default_rng(0).standard_normal((len(theta), min(self.directions, len(theta))))
-        kept = self._derivatives.sharpest(theta, self.limit.limit(theta, at.memory), vectors, SWEEPS)
+        limit = edges[0].limit.limit(theta, at.memory)
+        if not (limit > 0).all():
+            raise InputError(f"the limit is {limit.min():g} for some weights at the start. {BALANCED}")
+        kept = self._derivatives.sharpest(theta, limit, vectors, SWEEPS)
+        self._check_start(kept)
         rows = []
-        for k in range(whole_number("steps", steps, least=1) + 1):
+        for k, edge in enumerate(edges):
             gradient, critical = self._derivatives.gradient(at.theta), self._critical(at, kept)
-            covariance = self._covariance(at, gradient, critical)
-            rows.append(self._row(at, gradient, kept, critical, covariance))
-            at = self._step(at, gradient, critical, covariance) if self.oscillates else self._plain_step(at, kept)
-            limit = self.limit.limit(at.theta, at.memory)
+            covariance = self._covariance(edge, at, gradient, critical)
+            if not np.isfinite(covariance).all():
+                raise FlowDiverged(
+                    f"from step {k} of {steps} on a curvature is above its limit that does not change with the weights,"
+                    " as that of a parabola: no oscillation holds it back, and a run diverges",
+                    k,
+                )
+            rows.append(self._row(edge, at, gradient, kept, critical, covariance))
+            if self.oscillates:
+                at = self._step(edge.now, at, gradient, critical, covariance)
+            else:
+                at = self._plain_step(edge.now, at, kept)
+            limit = edges[min(k + 1, steps)].limit.limit(at.theta, at.memory)
             if not np.isfinite(np.concatenate([at.theta, *at.memory, limit])).all():
                 raise FlowDiverged(f"the central flow is not finite from step {k + 1} of {steps} on", k + 1)
             kept = self._derivatives.sharpest(at.theta, limit, kept.vectors, sweeps=1)
-        return _collected(rows, len(theta))
+        return collected(rows, len(theta))
+
+    def _edges(self, steps: int) -> list[EdgeAt]:
+        if self.rule.has_schedule:
+            return moving_edge(self.rule, steps, limit_of_decay=self.limit_of_decay)
+        return [EdgeAt(self.edge, self.limit, self.limit)] * (steps + 1)
 
     def oscillating(self, solution: CentralSolution, k: int) -> State:
         """The rule's state at step k of a solution with the predicted oscillation, where one direction oscillates.
@@ -232,10 +240,19 @@ class CentralFlow:
             )
         delta = np.sqrt(sizes[-1]) * (solution.critical[k] @ turned[:, -1])
         memory = tuple(entry[k] for entry in solution.memory)
-        turning = self.edge.oscillation(solution.theta[k], memory)
+        edge = numeric_edge(replace(self.rule, lr=self.rule.lr_at(k))) if self.rule.has_schedule else self.edge
+        turning = edge.oscillation(solution.theta[k], memory)
         held = [entry + delta * each for entry, each in zip(memory, turning, strict=True)]
         kind: Any = type(self.rule.direction.rest(0.0))
-        return State(solution.theta[k] + delta, kind(*held) if hasattr(kind, "_fields") else kind(held), LATE)
+        late = k if self.rule.has_schedule else 0
+        return State(solution.theta[k] + delta, kind(*held) if hasattr(kind, "_fields") else kind(held), LATE + late)
+
+    def _check_start(self, kept: Sharpest) -> None:
+        if self.oscillates and kept.values[0] > TOO_SHARP:
+            raise InputError(
+                f"the sharpness at the start is {kept.values[0]:.3g} times its limit, but the flow begins below the"
+                f" limit or near to it. {BALANCED}"
+            )
 
     def _critical(self, at: _Point, kept: Sharpest) -> _Critical:
         k = min(int((kept.values > 1 - NEAR).sum()), MOST)
@@ -246,15 +263,15 @@ class CentralFlow:
                 slopes[i, j] = slopes[j, i] = self._derivatives.slope_of_curvature(at.theta, u[:, i], u[:, j])
         return _Critical(kept.values[:k], u, kept.products[:, :k], slopes, kept.limit)
 
-    def _covariance(self, at: _Point, gradient: Array, critical: _Critical) -> Array:
+    def _covariance(self, edges: EdgeAt, at: _Point, gradient: Array, critical: _Critical) -> Array:
         """Σ that keeps the Hessian at or below its limit in the next step."""
         k = len(critical.values)
         if k == 0 or not self.oscillates:
             return np.zeros((k, k))
-        edge, u, slopes = self.edge, critical.vectors, critical.slopes
+        edge, ahead, u, slopes = edges.now, edges.ahead, critical.vectors, critical.slopes
         memory = edge.remember(at.theta, gradient, at.memory, 0.0)
         velocity = critical.without(edge.update(at.theta, gradient, memory) - at.theta)
-        raised = self.limit.limit(at.theta, memory) - critical.limit
+        raised = ahead.limit(at.theta, memory) - critical.limit
         rate = u.T @ (raised[:, None] * u) - slopes @ velocity
         response = edge.response(at.theta, memory)
         whole = critical.products + np.reshape(edge.added_curvature * np.ones(len(at.theta)), (-1, 1)) * u
@@ -265,42 +282,46 @@ class CentralFlow:
             variance = np.einsum("ni,ij,nj->n", whole, s, whole)
             more = edge.remember(at.theta, gradient, at.memory, variance)
             change = tuple(a - b for a, b in zip(more, memory, strict=True))
-            turn = self.limit.limit_turn(at.theta, memory, change)
+            turn = ahead.limit_turn(at.theta, memory, change)
             return held + u.T @ (turn[:, None] * u)
 
         gap = 1 - critical.values
-        return solve_complementarity(np.diag(np.where(gap < 0, RELAXED * gap, gap)) + rate, slope)
+        constant = np.diag(np.where(gap < 0, RELAXED * gap, gap)) + rate
+        held = [float(slope(np.diag(unit))[i, i]) for i, unit in enumerate(np.eye(k)) if constant[i, i] < 0]
+        flat = (FLAT / max(1.0, float(np.abs(at.theta).max()))) ** 2 * float(response.max()) / 2
+        return np.full((k, k), np.inf) if min(held, default=np.inf) <= flat else solve_complementarity(constant, slope)
 
-    def _step(self, at: _Point, gradient: Array, critical: _Critical, covariance: Array) -> _Point:
+    def _step(self, edge: NumericEdge, at: _Point, gradient: Array, critical: _Critical, covariance: Array) -> _Point:
         force = np.einsum("ij,ijn->n", covariance, critical.slopes) / 2
-        added = np.reshape(self.edge.added_curvature * np.ones(len(at.theta)), (-1, 1))
+        added = np.reshape(edge.added_curvature * np.ones(len(at.theta)), (-1, 1))
         whole = critical.products + added * critical.vectors
         variance = np.einsum("ni,ij,nj->n", whole, covariance, whole)
         points = [at]
         for _ in range(3):
             theta, memory = points[-1].theta, points[-1].memory
             mean = (gradient if theta is at.theta else self._derivatives.gradient(theta)) + force
-            memory = self.edge.remember(theta, mean, memory, variance)
-            points.append(_Point(self.edge.update(theta, mean, memory), memory))
+            memory = edge.remember(theta, mean, memory, variance)
+            points.append(_Point(edge.update(theta, mean, memory), memory))
         theta = _filtered(*(point.theta for point in points))
-        return _Point(theta, tuple(_filtered(*each) for each in zip(*(point.memory for point in points), strict=True)))
+        entries = zip(*(point.memory for point in points), strict=True)
+        return _Point(theta, tuple(_not_negative(_filtered(*each), each) for each in entries))
 
-    def _plain_step(self, at: _Point, kept: Sharpest) -> _Point:
+    def _plain_step(self, edge: NumericEdge, at: _Point, kept: Sharpest) -> _Point:
         """A step of dx/dk = rule(x) − x without oscillation, in as many stages as the sharpness needs."""
 
         def change(z: Array) -> Array:
             now = at.apart(z)
             gradient = self._derivatives.gradient(now.theta)
-            memory = self.edge.remember(now.theta, gradient, now.memory, 0.0)
-            return _Point(self.edge.update(now.theta, gradient, memory), memory).joined() - z
+            memory = edge.remember(now.theta, gradient, now.memory, 0.0)
+            return _Point(edge.update(now.theta, gradient, memory), memory).joined() - z
 
         # Above the limit the eigenvalues of the step are real and below 1, so that none is below its trace. In
         # the trace the curvature has the factor ``response``, and each entry of the memory adds at most 1.
-        raised = kept.values[0] * float((kept.limit * self.edge.response(at.theta, at.memory)).max())
+        raised = kept.values[0] * float((kept.limit * edge.response(at.theta, at.memory)).max())
         return at.apart(chebyshev_step(change, at.joined(), raised + 1 + len(at.memory)))
 
     def _row(
-        self, at: _Point, gradient: Array, kept: Sharpest, critical: _Critical, covariance: Array
+        self, edges: EdgeAt, at: _Point, gradient: Array, kept: Sharpest, critical: _Critical, covariance: Array
     ) -> dict[str, Any]:
         u = critical.vectors
         variance = float(np.einsum("ni,ij,nj->", u, covariance, u))
@@ -315,15 +336,8 @@ class CentralFlow:
             "variance": variance,
             "norm": float(np.sqrt(at.theta @ at.theta + variance)),
             "loss": loss,
-            "lifting_decay": self._lifting_decay(at, gradient, critical),
+            "lifting_decay": _lifting_decay(edges, at, gradient, critical),
         }
-
-    def _lifting_decay(self, at: _Point, gradient: Array, critical: _Critical) -> float:
-        if not len(critical.values):
-            return np.nan
-        metric, slope = self.edge.effective_lr(at.theta, at.memory), critical.slopes[0, 0]
-        pull, shrink = (critical.without(metric * each) for each in (-gradient, at.theta))
-        return float(slope @ pull) / float(slope @ shrink)
 
 
 @dataclass(frozen=True)
@@ -359,21 +373,17 @@ def _filtered(x: Array, first: Array, second: Array, third: Array) -> Array:
     return first - (third - 3 * second + 3 * first - x) / 8
 
 
-def _collected(rows: list[dict[str, Any]], n: int) -> CentralSolution:
-    k = max(len(row["covariance"]) for row in rows)
-    covariance, critical = np.zeros((len(rows), k, k)), np.zeros((len(rows), n, k))
-    for i, row in enumerate(rows):
-        own = len(row["covariance"])
-        covariance[i, :own, :own], critical[i, :, :own] = row["covariance"], row["critical"]
-    memory = zip(*(row["at"].memory for row in rows), strict=True)
-    return CentralSolution(
-        steps=np.arange(len(rows), dtype=float),
-        theta=np.array([row["at"].theta for row in rows]),
-        memory=tuple(np.array(entry) for entry in memory),
-        covariance=covariance,
-        critical=critical,
-        **{
-            name: np.array([row[name] for row in rows])
-            for name in ("sharpness", "variance", "norm", "loss", "lifting_decay")
-        },
-    )
+def _not_negative(filtered: Array, points: tuple[Array, ...]) -> Array:
+    """A filtered entry, or the least of its points where none of them is negative, as a second moment, but it is."""
+    least = np.min(points, axis=0)
+    return np.where((filtered < 0) & (least >= 0), least, filtered)
+
+
+def _lifting_decay(edges: EdgeAt, at: _Point, gradient: Array, critical: _Critical) -> float:
+    if not len(critical.values):
+        return np.nan
+    metric, slope, u = edges.now.effective_lr(at.theta, at.memory), critical.slopes[0, 0], critical.vectors[:, 0]
+    pull, shrink = (critical.without(metric * each) for each in (-gradient, at.theta))
+    risen = edges.ahead.limit(at.theta, at.memory) - critical.limit
+    moved = float(slope @ shrink)
+    return (float(slope @ pull) - float(u @ (risen * u))) / moved if moved else np.nan

@@ -1,7 +1,6 @@
 """Study: which sharpness a falling learning rate leaves behind, at the edge of stability and after it."""
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -218,10 +217,9 @@ def start(task: Task, gradient: Callable, method: Method) -> Start:
     return Start(before.theta[-1], memory, flow.oscillating(before, SETTLED))
 
 
-@lru_cache(maxsize=4)  # derived once for each learning rate of both methods
-def flow_of(gradient: Callable, method: Method, factor: float = 1.0) -> CentralFlow:
-    """The central flow of a method with a factor that multiplies η."""
-    return CentralFlow(method.rule(lr=factor * method.arguments["lr"]), gradient, directions=2)
+def flow_of(gradient: Callable, method: Method, lr: Any = None) -> CentralFlow:
+    """The central flow of a method, at a learning rate or under a schedule that takes the place of its own."""
+    return CentralFlow(method.rule(lr=method.arguments["lr"] if lr is None else lr), gradient, directions=2)
 
 
 def dropped(task: Task, gradient: Callable, method: Method, begin: Start, pieces: list[Piece]) -> Run:
@@ -231,8 +229,9 @@ def dropped(task: Task, gradient: Callable, method: Method, begin: Start, pieces
     optimizer = method.optimizer(fresh.model.parameters())
     memory: Any = begin.state.memory
     begin_late(optimizer, memory._asdict())
-    found = run_under(fresh, optimizer, method, factors(pieces), 0)
-    flow = flow_in_pieces(gradient, method, begin, pieces) / limit(method)(method.arguments["lr"])
+    times = factors(pieces)
+    found = run_under(fresh, optimizer, method, times, 0)
+    flow = flow_under(gradient, method, begin, times) / limit(method)(method.arguments["lr"])
     return found._replace(flow=flow[found.steps - 1])
 
 
@@ -267,15 +266,12 @@ def run_under(
     return Run(steps - first, recorded.sharpness.values / largest, now, np.empty(0), second)
 
 
-def flow_in_pieces(gradient: Callable, method: Method, begin: Start, pieces: list[Piece]) -> np.ndarray:
-    """The sharpness of the central flow before each step, solved in pieces in each of which η is constant."""
-    theta, memory, found = begin.theta, begin.memory, []
-    for piece in pieces:
-        lr = piece.first * method.arguments["lr"]
-        solution = flow_of(gradient, method, piece.first).solve(theta, piece.steps, memory=memory)
-        theta, memory = solution.theta[-1], tuple(entry[-1] for entry in solution.memory)
-        found.append(solution.sharpness[:-1, 0] * limit(method)(lr))
-    return np.concatenate(found)
+def flow_under(gradient: Callable, method: Method, begin: Start, times: np.ndarray) -> np.ndarray:
+    """The sharpness of the central flow before each step, under a schedule of factors that multiply η."""
+    lrs = times * method.arguments["lr"]
+    solution = flow_of(gradient, method, lambda k: lrs[k]).solve(begin.theta, len(lrs), memory=begin.memory)
+    largest = {lr: limit(method)(lr) for lr in set(lrs.tolist())}
+    return solution.sharpness[:-1, 0] * np.array([largest[lr] for lr in lrs.tolist()])
 
 
 def _on_sgd(left: dict[str, dict[str, Run]], courses: dict[str, Run]) -> Iterator[Verdict]:

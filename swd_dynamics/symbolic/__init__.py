@@ -18,7 +18,7 @@ from swd_dynamics.symbolic.numeric import (
     numeric_steps,
 )
 from swd_dynamics.symbolic.numeric_diffusion import NumericDiffusion, numeric_diffusion
-from swd_dynamics.symbolic.numeric_edge import NumericEdge, numeric_edge
+from swd_dynamics.symbolic.numeric_edge import NumericEdge, numeric_edge, numeric_edges
 from swd_dynamics.symbolic.numeric_stability import NumericStability, numeric_stability
 from swd_dynamics.symbolic.rotation import equilibrium
 from swd_dynamics.symbolic.stability import long_run_decay_rate, stability_limit
@@ -49,6 +49,7 @@ __all__ = [
     "noise_floor",
     "numeric_diffusion",
     "numeric_edge",
+    "numeric_edges",
     "numeric_equation",
     "numeric_equations",
     "numeric_linear_map",

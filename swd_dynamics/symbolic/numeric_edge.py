@@ -1,7 +1,7 @@
 """The edge of stability of a rule as numpy functions."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,8 +81,44 @@ def numeric_edge(rule: UpdateRule) -> NumericEdge:
     [[1.5], [5.0]]
     """
     if rule.has_schedule:
-        raise InputError("the edge of stability moves with a schedule: give a number for lr")
+        raise InputError("the edge of stability moves with a schedule: give a number for lr, or see numeric_edges")
     refuse_another_boundary(rule)
+    return _in_numbers(rule)
+
+
+def numeric_edges(rule: UpdateRule, lrs: Sequence[Any]) -> list[NumericEdge]:
+    """The edge of stability of a rule at each of several learning rates, which take the place of its own.
+
+    Parameters
+    ----------
+    rule : UpdateRule
+    lrs : sequence of number or array, shape (n,) — positive
+
+    Raises
+    ------
+    InputError, NotDerivable
+        As :func:`numeric_edge`, for the largest of them, at which the decay of a step is strongest too.
+
+    Examples
+    --------
+    The limit 2/η of gradient descent whose learning rate is halved:
+
+    >>> from swd_dynamics.rules import CATALOG
+    >>> edges = numeric_edges(CATALOG["SGD"](lr=0.5), [0.5, 0.25])
+    >>> [edge.limit(np.zeros(1), ()).tolist() for edge in edges]
+    [[4.0], [8.0]]
+    """
+    largest = max(lrs, key=lambda lr: float(np.max(lr)))
+    refuse_another_boundary(replace(rule, lr=largest))
+    found: dict[bytes, NumericEdge] = {}
+    for lr in lrs:
+        key = np.asarray(lr, dtype=float).tobytes()
+        if key not in found:
+            found[key] = _in_numbers(replace(rule, lr=lr))
+    return [found[np.asarray(lr, dtype=float).tobytes()] for lr in lrs]
+
+
+def _in_numbers(rule: UpdateRule) -> NumericEdge:
     letters, values = lettered(rule)
     compiled, names = _compile(letters)
     functions = {**compiled}

@@ -8,7 +8,7 @@ import pytest
 from flows.hand_network import HandNetwork
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.flows import CentralFlow, Flow
+from swd_dynamics.flows import CentralFlow, Flow, FlowDiverged
 from swd_dynamics.rules import (
     CATALOG,
     L2,
@@ -259,6 +259,37 @@ def test_bursts_of_adam_have_the_predicted_mean(rule, before, steps, times):
     assert found.variance[half:].mean() == pytest.approx(variance[half:].mean(), rel=0.1)
     losses = np.mean([NETWORK.loss(each) for each in iterated[half:]])
     assert found.loss[half:].mean() == pytest.approx(losses, rel=0.02)
+
+
+@pytest.mark.parametrize("third", [None, lambda theta, u, w: 0 * theta], ids=["differences", "exact"])
+def test_parabola(third):
+    """Assert that a parabola below the limit is followed, and above it has a message: a run with it diverges."""
+
+    def flow(*curvatures):
+        h = np.array(curvatures)
+        return CentralFlow(UpdateRule(0.5, SGD()), lambda theta: h * theta, third=third)
+
+    assert not flow(3.9, 1.0).solve([1.0, 1.0], 5).variance.any()
+    for curvatures in ((5.0, 1.0), (5.0, 4.9)):
+        with pytest.raises(FlowDiverged, match="parabola") as caught:
+            flow(*curvatures).solve([1.0, 1.0], 5)
+        assert caught.value.step == 0
+
+
+def test_memory_at_the_start():
+    """Assert that a v of 0 is refused in words, without a warning, and that a v near to 0 stays positive.
+
+    With v = g² some of the weights have a v that is a millionth of the median. A step of the flow takes differences of
+    three steps of the rule, which were larger than the least v.
+    """
+    zero = np.zeros_like(NETWORK.first)
+    for eps in (1e-8, 0.0):
+        with pytest.raises(InputError, match="memory="):
+            flow = CentralFlow(CATALOG["RMSprop"](lr=4e-4, eps=eps), NETWORK.gradient)
+            flow.solve(NETWORK.start(600), 5, memory=(zero,))
+    rule = CATALOG["AdamW"](lr=2e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    solution = CentralFlow(rule, NETWORK.gradient, directions=4).solve(NETWORK.start(600), 60)
+    assert solution.memory[1].min() > 0
 
 
 def test_what_cannot_be_followed():
