@@ -138,16 +138,16 @@ def measure(setting: Setting) -> Findings:
     curves = {}
     for name in setting.track(KINDS, "settled-oscillation"):
         kind = KINDS[name]
-        curves[name] = follow(task, orbit, kind, kind.few if setting.quick else BETAS)
+        curves[name] = trace_curve(task, orbit, kind, kind.few if setting.quick else BETAS)
     heavy = KINDS["heavy ball, L2"]
-    curves["weaker decay"] = follow(task, weaker, heavy, heavy.few if setting.quick else BETAS[2:6])
+    curves["weaker decay"] = trace_curve(task, weaker, heavy, heavy.few if setting.quick else BETAS[2:6])
     watched = (SETTLES, BURSTS) if setting.quick else BETAS
     nudged = nudge(task, orbit, [heavy.method(orbit, beta) for beta in watched])
     verdicts = [*_on_curves(curves), _on_sides(nudged), *_controls(orbit, curves["heavy ball, L2"])]
     return Findings(verdicts, (curves, nudged))
 
 
-def follow(task: Task, orbit: SettledOrbit, kind: Kind, momenta: tuple[float, ...]) -> Curve:
+def trace_curve(task: Task, orbit: SettledOrbit, kind: Kind, momenta: tuple[float, ...]) -> Curve:
     """The derived and the fitted root at each momentum."""
     methods = [kind.method(orbit, beta) for beta in momenta]
     oscillations = [numeric_oscillation(method.rule()) for method in methods]
@@ -167,12 +167,12 @@ def nudge(task: Task, orbit: SettledOrbit, methods: list[Method]) -> Nudged:
     return Nudged(size, growth, share)
 
 
-def crossing(momenta: np.ndarray, growth: np.ndarray) -> float:
+def first_burst(momenta: np.ndarray, growth: np.ndarray) -> float:
     """The momentum from which on the growth is positive, by linear interpolation.
 
     Examples
     --------
-    >>> crossing(np.array([0.0, 0.5, 1.0]), np.array([-3.0, -1.0, 1.0]))
+    >>> first_burst(np.array([0.0, 0.5, 1.0]), np.array([-3.0, -1.0, 1.0]))
     0.75
     """
     above = int(np.flatnonzero(growth <= 0).max()) + 1
@@ -189,8 +189,8 @@ def _on_curves(curves: dict[str, Curve]) -> Iterator[Verdict]:
         yield judge(
             f"{name}: first burst",
             f"The oscillation ceases to settle at the momentum that is derived ({name})",
-            predicted=crossing(curve.momenta, curve.derived.real),
-            measured=crossing(curve.momenta, curve.fitted.real),
+            predicted=first_burst(curve.momenta, curve.derived.real),
+            measured=first_burst(curve.momenta, curve.fitted.real),
             allowed=THRESHOLD,
             why=WHY_THRESHOLD,
         )
@@ -223,7 +223,7 @@ def draw(data: tuple[dict[str, Curve], Nudged]) -> Figure:
     """The growth rate over the momentum, and a run on either side of 0."""
     curves, nudged = data
     shown = (curves["heavy ball, L2"], curves["Nesterov, stable"])
-    ends = [crossing(curve.momenta, curve.derived.real) for curve in shown]
+    ends = [first_burst(curve.momenta, curve.derived.real) for curve in shown]
     with house_style():
         figure = Figure(figsize=(7.6, 4.2))
         left, right = figure.subplots(1, 2)
