@@ -30,6 +30,7 @@ _HOMES = {
     "fixed_point": "symbolic",
     "stability_limit": "symbolic",
     "edge": "symbolic",
+    "settled_oscillation": "symbolic",
     "long_run_decay_rate": "symbolic",
     "stationary_covariance": "symbolic",
     "noise_floor": "symbolic",

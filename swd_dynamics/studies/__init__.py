@@ -18,6 +18,7 @@ MODULES.update(
         "stability-chart": "stability_chart",
         "edge-of-stability": "edge_of_stability",
         "central-flow": "central_flow",
+        "settled-oscillation": "settled_oscillation",
         "sharpness-under-schedules": "schedules",
         "stationary-noise": "stationary_noise",
         "equilibrium": "equilibrium",

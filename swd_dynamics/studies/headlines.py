@@ -34,6 +34,10 @@ HEADLINES: dict[str, str] = {
         "At the edge of stability runs follow a slow flow that is derived from the step, decay included. What"
         " decay does there depends on R/η_eff alone."
     ),
+    "settled-oscillation": (
+        "Whether the oscillation at the edge settles or comes in bursts follows from the roots of one derived equation."
+        " Heavy ball bursts from β = 0.42 on, Nesterov's momentum at the same oscillation only from 0.83 on."
+    ),
     "sharpness-under-schedules": (
         "At the edge of stability a falling learning rate leaves the sharpness of SGD behind. Adam's follows"
         " the rising limit, but no faster than v fades."

@@ -19,12 +19,15 @@ from swd_dynamics.symbolic.numeric import (
 )
 from swd_dynamics.symbolic.numeric_diffusion import NumericDiffusion, numeric_diffusion
 from swd_dynamics.symbolic.numeric_edge import NumericEdge, numeric_edge, numeric_edges
+from swd_dynamics.symbolic.numeric_oscillation import BurstRoots, NumericOscillation, numeric_oscillation
 from swd_dynamics.symbolic.numeric_stability import NumericStability, numeric_stability
+from swd_dynamics.symbolic.oscillation import settled_oscillation
 from swd_dynamics.symbolic.rotation import equilibrium
 from swd_dynamics.symbolic.stability import long_run_decay_rate, stability_limit
 from swd_dynamics.symbolic.trace import equations
 
 __all__ = [
+    "BurstRoots",
     "Derivation",
     "DerivationStep",
     "ModifiedEquation",
@@ -32,6 +35,7 @@ __all__ = [
     "NumericDiffusion",
     "NumericEdge",
     "NumericEquation",
+    "NumericOscillation",
     "NumericStability",
     "derivability_table",
     "derivable",
@@ -53,8 +57,10 @@ __all__ = [
     "numeric_equation",
     "numeric_equations",
     "numeric_linear_map",
+    "numeric_oscillation",
     "numeric_stability",
     "numeric_steps",
+    "settled_oscillation",
     "stability_limit",
     "stationary_covariance",
     "stochastic_equation",

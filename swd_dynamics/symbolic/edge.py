@@ -81,6 +81,11 @@ class EdgeParts:
         """An expression with the roots of the preconditioner written out."""
         return expression.xreplace(self.found.roots)
 
+    @property
+    def has_one_rate(self) -> bool:
+        """Whether all weights have the same η_eff, which no memory changes."""
+        return not self.effective_lr.has(PerWeight) and not self.found.roots
+
 
 def edge(rule: UpdateRule) -> Derivation:
     """The edge of stability of a rule: its limit, what oscillates there, and the slow flow beside the oscillation.
@@ -138,7 +143,7 @@ def edge(rule: UpdateRule) -> Derivation:
     shown = parts.in_memory
     refuse_another_boundary(rule)
     steps = [DerivationStep(step.done, shown(step.equation)) for step in (*parts.found.steps, *_explain(parts))]
-    named = {name: said for name, said in NAMED.items() if name in IN_ALL or _is_one_number(parts)}
+    named = {name: said for name, said in NAMED.items() if name in IN_ALL or parts.has_one_rate}
     derivation = Derivation("The edge of stability", _results(parts), tuple(steps), _assumptions(parts), named=named)
     return derivation.with_numbers(values, numbers)
 
@@ -271,11 +276,6 @@ def _slowed(parts: EdgeParts) -> Any:
     return -same * inner(varying * notation.theta, SHARPNESS_SLOPE)
 
 
-def _is_one_number(parts: EdgeParts) -> bool:
-    """Whether all weights have the same η_eff, which no memory changes."""
-    return not parts.effective_lr.has(PerWeight) and not parts.found.roots
-
-
 def _explain(parts: EdgeParts):
     done = "At the edge the linear map has the eigenvalue −1: det(A + 1) = 0, at the curvature"
     yield stated(done, notation.curvature, parts.limit)
@@ -295,7 +295,7 @@ def _explain(parts: EdgeParts):
         yield stated(done, Symbol(f"d{symbol_text(symbol)}/dk"), rate)
     if parts.decay_rate != 0:
         yield stated("What decay adds to the rate of change of the sharpness S", Symbol("dS/dk"), _slowed(parts))
-    if _is_one_number(parts):
+    if parts.has_one_rate:
         yield from _explain_one_direction(parts)
 
 

@@ -25,6 +25,8 @@ TEX |= {
     "Ṁ": r"\dot{M}",
 }
 TEX |= {"∇⟨H, Σ⟩": r"\nabla \langle H, \Sigma \rangle", "∇S": r"\nabla S", "var G": r"\operatorname{var} G"}
+TEX |= {"‖∇S‖": r"\|\nabla S\|", "h_∇S": r"h_{\nabla S}", "L̄": r"\bar{L}"}
+TEX |= {"δS": r"\delta S", "ζ_min": r"\zeta_{\min}"}
 TEX |= {"‖θ‖": r"\|\theta\|", "‖Δθ‖/‖θ‖": r"\|\Delta\theta\|/\|\theta\|"}
 TEX |= {"Var θ": r"\operatorname{Var}\theta", "ΔL": r"\Delta L", "angle": r"\text{angle}", "steps": r"\text{steps}"}
 NAMES = {"β₁_product": "Πβ₁"}  # entries of a memory whose names in code are not symbols

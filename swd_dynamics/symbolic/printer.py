@@ -269,6 +269,9 @@ class _TextPrinter(_Arranged, StrPrinter):
     def _print_inner(self, expr):
         return f"⟨{', '.join(map(self._print, expr.args))}⟩"
 
+    def _print_over_modes(self, expr):
+        return f"Σⱼ[{self._print(expr.args[0])}]"
+
     def _print_Abs(self, expr):
         return f"|{self._print(expr.args[0])}|"
 

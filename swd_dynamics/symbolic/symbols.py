@@ -57,6 +57,15 @@ MEANINGS = {
     "∇⟨H, Σ⟩": "gradient of the mean of δᵀHδ, for an oscillation δ with covariance Σ = E[δδᵀ]",
     "var G": "variance of G by the oscillation",
     "∇S": "gradient of the sharpness S = uᵀHu, where u is the direction that oscillates",
+    "σ²": "variance of the oscillation along u",
+    "hⱼ": "curvature of the mean loss over the oscillation, L + ½σ²S, along the eigenvector j of its Hessian",
+    "Sⱼ": "slope of the sharpness S along the eigenvector j",
+    "μ": "Floquet multiplier: factor by which one step multiplies a perturbation of the oscillation",
+    "ρ": "relative change of the size σ of the oscillation",
+    "δⱼ": "change of the slow mean of the weights along the eigenvector j",
+    "L₄": "fourth derivative of the loss along u",
+    "‖∇S‖": "norm of the gradient of the sharpness",
+    "h_∇S": "curvature of L + ½σ²S along ∇S",
 }
 KEYWORDS = {
     "η": "lr",
@@ -69,7 +78,10 @@ KEYWORDS = {
     "Γ": "Gamma",
 }
 KEYWORDS |= {"∇⟨H, Σ⟩": "curvature_slope", "var G": "gradient_variance", "∇S": "sharpness_slope"}
-SHOWN_ONLY = ("⟨·⟩", "‖·‖", "‖θ‖", "Var θ", "ρₖ", "cₖ", *(f"Σ{digits}" for digits in ENTRIES))  # in no result
+KEYWORDS |= {"σ²": "variance", "hⱼ": "curvatures", "Sⱼ": "slopes", "L₄": "fourth_derivative"}
+KEYWORDS |= {"‖∇S‖": "slope_norm", "h_∇S": "curvature_along_slope"}
+# In no result:
+SHOWN_ONLY = ("ρ", "δⱼ", "⟨·⟩", "‖·‖", "‖θ‖", "Var θ", "ρₖ", "cₖ", *(f"Σ{digits}" for digits in ENTRIES))
 KEYWORDS |= dict.fromkeys(SHOWN_ONLY, "")
 
 

@@ -39,6 +39,7 @@ PANELS = {
     "lost-decay": 2,
     "memory-of-updates": 2,
     "central-flow": 2,
+    "settled-oscillation": 2,
     "sharpness-under-schedules": 2,
     "edge-of-stability": 2,
     "equilibrium": 2,
