@@ -212,6 +212,7 @@ def _in_the_mean(settled: Trace, found: LinearMap, shares: Any) -> dict[Symbol, 
     return mean
 
 
+@cached  # a flow, and the same flow without its oscillation, ask for the same rule
 def refuse_another_boundary(rule: UpdateRule) -> None:
     """Raise NotDerivable if a run with this rule becomes unstable before its linear map has the eigenvalue −1.
 
