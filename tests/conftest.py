@@ -6,6 +6,7 @@ several processes, one for each core.
 
 import gc
 import os
+import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch's and numpy's libraries read this when they are imported
 
@@ -13,6 +14,11 @@ import hypothesis
 import pytest
 import torch
 from small_network import Network
+
+# Compiled files are kept, as Python does by default, even where the environment forbids it: to compile the tests anew
+# takes each process of pytest ten seconds, and the package each of the many processes that tests start half a second.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # An example may take any time: on a shared machine a slow one says nothing of the code.
 hypothesis.settings.register_profile("shared machine", deadline=None)

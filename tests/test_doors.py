@@ -70,12 +70,20 @@ SLIPS = {
 }
 
 
-@pytest.mark.parametrize("slip", SLIPS.values(), ids=SLIPS)
-@pytest.mark.parametrize("taker", TAKERS.values(), ids=TAKERS)
-def test_what_is_not_a_rule(taker, slip):
-    """Assert that whatever stands in the place of a rule is an InputError, never an error of Python's."""
-    with pytest.raises(InputError):
+def error_of(taker, slip):
+    """The class of the error that a call ends with; None if it returns."""
+    try:
         taker(slip)
+    except Exception as error:
+        return type(error)
+    return None
+
+
+@pytest.mark.parametrize("taker", TAKERS.values(), ids=TAKERS)
+def test_what_is_not_a_rule(taker):
+    """Assert that whatever stands in the place of a rule is an InputError, never an error of Python's."""
+    errors = {name: error_of(taker, slip) for name, slip in SLIPS.items()}
+    assert {name: error for name, error in errors.items() if error is None or not issubclass(error, InputError)} == {}
 
 
 @pytest.mark.parametrize("slip", ["SGD", CATALOG["SGD"], torch.optim.SGD, torch.optim.SGD([WEIGHT], lr=0.1)], ids=str)

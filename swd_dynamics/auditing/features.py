@@ -39,8 +39,13 @@ Found = tuple[Kind, tuple[str, ...]]
 
 def quantiles(rates: NDArray) -> NDArray:
     """Median, 5th and 95th percentile over the weights of each row, shape (3, rows); NaN for a row of unknown rates."""
-    rows = [row[np.isfinite(row)] for row in rates]
-    return np.array([np.percentile(row, [50, 5, 95]) if len(row) else np.full(3, np.nan) for row in rows]).T
+    known, percents = np.isfinite(rates), [50, 5, 95]
+    complete = known.all(axis=1) & known.any(axis=1)
+    found = np.full((3, len(rates)), np.nan)
+    found[:, complete] = np.percentile(rates[complete], percents, axis=1) if complete.any() else np.nan
+    for i in np.flatnonzero(known.any(axis=1) & ~complete):
+        found[:, i] = np.percentile(rates[i, known[i]], percents)
+    return found
 
 
 class Phase(NamedTuple):

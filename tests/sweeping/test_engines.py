@@ -55,7 +55,7 @@ def by_hand(make_task, name, arguments, seed, cosine):
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [pytest.param(name, marks=[pytest.mark.slow] * (name == "network")) for name in TASKS])
 def test_vmap_is_a_loop_over_optimizers(task, schedule):
     """Assert that vmap gives, in every cell, what a loop over the torch optimizer gives, to round-off."""
     found = sweep(TASKS[task], NAMES, GRID, steps=STEPS, seeds=[0, 3], schedule=schedule, engine="vmap")

@@ -22,6 +22,7 @@ def verified(factory, rule, dtype, **arguments):
     return verify(partial(factory, **arguments), rule, steps=STEPS, dtype=dtype)
 
 
+@pytest.mark.slow
 @KERNELS
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_lost_decay_is_the_cause(kernel, dtype):
@@ -41,6 +42,7 @@ def test_fused_steps_are_confirmed(dtype, numbers):
     assert verified(ADAMW, "AdamW", dtype, **numbers, **FUSED).status == "confirmed"
 
 
+@pytest.mark.slow
 @KERNELS
 def test_float32_is_confirmed(kernel):
     """Assert that in float32 no kernel loses R = 1e-4, and that an error of 1e-6 of a step would be seen."""
@@ -84,7 +86,7 @@ def test_without_decay_only_the_steps_are_judged():
 @pytest.mark.parametrize(
     ("factory", "arguments", "rule", "cause"),
     [
-        (torch.optim.Adam, {}, "AdamW", "joins the gradient"),
+        pytest.param(torch.optim.Adam, {}, "AdamW", "joins the gradient", marks=pytest.mark.slow),
         (ADAMW, {}, CATALOG["AdamW"](lr=1.2e-2, weight_decay=1.0), "the optimizer's lr is 0.01"),
         (ADAMW, {"betas": (0.9, 0.99)}, CATALOG["AdamW"](lr=1e-2, weight_decay=1.0), "the optimizer's betas"),
     ],
