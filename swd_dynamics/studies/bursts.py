@@ -24,16 +24,16 @@ EVERY = 2  # steps from one eigenvalue to the next; with 1 the means of pilot ru
 LEAST = 0.2  # the least 1 − κ·gm/v of a weight: near 0 the weight has no limit at all, and the factor no meaning
 
 
-def growth(curvature: np.ndarray, beta: float) -> np.ndarray:
+def log_growth(curvature: np.ndarray, beta: float) -> np.ndarray:
     """ln|z| of the oscillation in each step, for curvatures in units of the limit.
 
     Examples
     --------
     Without momentum z is 1 − 2μ; with it, complex roots have the size √β:
 
-    >>> np.exp(growth(np.array([1.0, 2.0]), 0.0)).round(9).tolist()
+    >>> np.exp(log_growth(np.array([1.0, 2.0]), 0.0)).round(9).tolist()
     [1.0, 3.0]
-    >>> float(np.exp(2 * growth(np.array([0.9]), 0.81))[0].round(6))
+    >>> float(np.exp(2 * log_growth(np.array([0.9]), 0.81))[0].round(6))
     0.81
     """
     trace = 1 + beta - 2 * (1 + beta) * np.asarray(curvature, dtype=float)
@@ -52,7 +52,7 @@ def balanced_mean(curvature: np.ndarray, beta: float) -> float:
     (1.333333, 1.0)
     """
     form = np.asarray(curvature, dtype=float) / np.mean(curvature)
-    found: Any = brentq(lambda mean: float(growth(mean * form, beta).mean()), 0.5, 2.0)
+    found: Any = brentq(lambda mean: float(log_growth(mean * form, beta).mean()), 0.5, 2.0)
     return float(found)
 
 
