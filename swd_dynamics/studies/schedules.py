@@ -69,16 +69,6 @@ HOLD = 20  # steps of SGD at the first learning rate, from a settled oscillation
 BEFORE = 100  # steps of Adam at the first learning rate; after half of them it is not yet at the edge
 DROPPED = 0.25  # the last learning rate of SGD, in units of the first
 MEASURED = 20  # times that the sharpness is measured while the learning rate falls; in the short form half as many
-SGD = {
-    "SGD": Method("SGD", NESTEROV | {"weight_decay": 0.0}),
-    "SGDS": Method("SGDS", NESTEROV | {"weight_decay": RATIO}),
-}
-PLAIN = {"lr": 5e-4, "betas": (0.0, 0.95), "eps": 1e-8}
-ADAM = {
-    "Adam": Method("AdamW", PLAIN | {"weight_decay": 0.0}),
-    "AdamW": Method("AdamW", PLAIN | {"weight_decay": 0.2}),
-    "AdamS": Method("AdamS", PLAIN | {"weight_decay": 4e-3}),
-}
 FALLS = (50, 100, 200, 400)  # T
 BETAS = (0.95, 0.98)  # β₂
 LEFT, EDGE = 0.02, 0.05
@@ -87,14 +77,6 @@ WHY_LEFT = (
     "percent"
 )
 WHY_EDGE = "relative; a direction that reaches the limit overshoots before its oscillation has grown from nothing"
-
-
-class Piece(NamedTuple):
-    """Steps with a factor that multiplies η; it changes linearly from the first to the last."""
-
-    steps: int
-    first: float
-    last: float
 
 
 class Run(NamedTuple):
@@ -164,19 +146,6 @@ def drops(steps: int) -> dict[str, list[Piece]]:
     }
 
 
-def factors(pieces: list[Piece]) -> np.ndarray:
-    """What multiplies η in each step.
-
-    Examples
-    --------
-    >>> factors([Piece(2, 1.0, 1.0), Piece(2, 1.0, 0.0)])
-    array([1. , 1. , 1. , 0.5])
-    """
-    return np.concatenate(
-        [piece.first + (piece.last - piece.first) * np.arange(piece.steps) / piece.steps for piece in pieces]
-    )
-
-
 def measure(setting: Setting) -> Findings:
     """Train with falling learning rates; SGD beside the central flow, Adam for several T and β₂."""
     task = regression(setting.device)
@@ -199,27 +168,6 @@ def measure(setting: Setting) -> Findings:
         falls[name].append(Fall(T, beta2, float(falling(task, method, T).sharpness[-1])))
     verdicts = [*_on_sgd(left, courses), *_on_adam(courses, falls), *_controls(left, courses)]
     return Findings(verdicts, (courses, falls))
-
-
-class Start(NamedTuple):
-    """The slow mean of the weights and of the memory at the edge, and a state of the rule there."""
-
-    theta: np.ndarray
-    memory: tuple[np.ndarray, ...]
-    state: State
-
-
-def start(task: Task, gradient: Callable, method: Method) -> Start:
-    """A point at the edge of stability, with a settled oscillation."""
-    flow = flow_of(gradient, method)
-    before = flow.solve(task.theta, SETTLED)
-    memory = tuple(entry[-1] for entry in before.memory)
-    return Start(before.theta[-1], memory, flow.oscillating(before, SETTLED))
-
-
-def flow_of(gradient: Callable, method: Method, lr: Any = None) -> CentralFlow:
-    """The central flow of a method, at a learning rate or under a schedule that takes the place of its own."""
-    return CentralFlow(method.rule(lr=method.arguments["lr"] if lr is None else lr), gradient, directions=2)
 
 
 def dropped(task: Task, gradient: Callable, method: Method, begin: Start, pieces: list[Piece]) -> Run:
