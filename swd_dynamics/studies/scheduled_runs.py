@@ -11,6 +11,7 @@ from swd_dynamics.studies.central_flow import NESTEROV, RATIO, SETTLED
 from swd_dynamics.studies.methods import Method
 from swd_dynamics.tasks import Task
 
+BEFORE = 100  # steps of Adam at the first learning rate; after half of them it is not yet at the edge
 SGD = {
     "SGD": Method("SGD", NESTEROV | {"weight_decay": 0.0}),
     "SGDS": Method("SGDS", NESTEROV | {"weight_decay": RATIO}),
