@@ -25,8 +25,8 @@ CLAIM = (
     "At the edge of stability a falling learning rate raises the limit. The sharpness of SGD is left behind. The"
     " preconditioned sharpness of Adam follows, without decay and with AdamW within 5 % (AdamS overshoots the limit,"
     " where a second direction comes to it), but no faster than v can fade, by (1−β₂)/2 a step: where η falls to 0 over"
-    " T steps, it rises at most e(1−β₂)T/2-fold, and the run leaves the edge before the end. A rising learning rate pushes the"
-    " sharpness down along the limit, and that of SGD stays low when η is the first again."
+    " T steps, it rises at most e(1−β₂)T/2-fold, and the run leaves the edge before the end. A rising"
+    " learning rate pushes the sharpness down along the limit, and that of SGD stays low when η is the first again."
 )
 SOURCE = (
     "theory of this project; the edge at constant η: Cohen et al. 2021, arXiv 2103.00065, and 2022, arXiv 2207.14484"
