@@ -26,7 +26,8 @@ CLAIM = (
     " preconditioned sharpness of Adam follows, without decay and with AdamW within 5 % (AdamS overshoots the limit,"
     " where a second direction comes to it), but no faster than v can fade, by (1−β₂)/2 a step: where η falls to 0 over"
     " T steps, it rises at most e(1−β₂)T/2-fold, and the run leaves the edge before the end. A rising"
-    " learning rate pushes the sharpness down along the limit, and that of SGD stays low when η is the first again."
+    " learning rate pushes the sharpness down. That of SGD falls along the limit, and stays low when η is the first"
+    " again. With Adam, one of the two largest eigenvalues is at the limit, and with SGDS the oscillation swings."
 )
 SOURCE = (
     "theory of this project; the edge at constant η: Cohen et al. 2021, arXiv 2103.00065, and 2022, arXiv 2207.14484"
@@ -67,8 +68,8 @@ CAPTION = (
     " the derived root that decides whether an oscillation settles (see settled-oscillation) changes its sign between"
     " 1.7 and 2 times the first η. At the R/η_eff of these runs no settled orbit was found. A verdict on the sharpness"
     " that SGDS has at the end was dropped after the first runs: with bursts it depends on the step at which η falls"
-    " (0.72 where the flow has 0.91 in the full form, confirmed in the short one). In the flow, SGDS comes back to the"
-    " limit within some hundred steps, and SGD without decay does not. The controls on rising η were first on SGDS,"
+    " (0.72 where the flow has 0.91 in the full form, confirmed in the short one). In the flow,"
+    " SGD without decay is then at 0.51 of the limit. The controls on rising η were first on SGDS,"
     " and that on the size of the oscillation compared with a flow at constant η. After the first short form the"
     " lengths of the short runs were changed, so that both forms fit their time and have Adam's second direction."
     " With 101 and 202 added to the seed of the task, the part on falling η was run in the short form. One run had all"
