@@ -17,7 +17,7 @@ from swd_dynamics.studies.scheduled_runs import ADAM, BEFORE, SGD, Piece, Start,
 from swd_dynamics.studies.stability import limit
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.studies.training import begin_late
-from swd_dynamics.studies.warm_up_runs import WarmUp, nearest, on_warm_ups, warm_ups
+from swd_dynamics.studies.warm_up_runs import WarmUp, nearest_to_limit, on_warm_ups, warm_ups
 from swd_dynamics.tasks import Task
 from swd_dynamics.verdict import Verdict, judge, must_be_refuted
 
@@ -114,7 +114,7 @@ class Run(NamedTuple):
     @property
     def nearer(self) -> np.ndarray:
         """The one of the two largest eigenvalues that is nearer to the limit."""
-        return nearest(self.now, self.sharpness, self.second)
+        return nearest_to_limit(self.now, self.sharpness, self.second)
 
 
 class Fall(NamedTuple):

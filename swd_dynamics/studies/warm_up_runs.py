@@ -25,7 +25,7 @@ WHY_ALONG = (
 WHY_SIZE = "relative; the oscillation swings about the size that the flow predicts, and a mean over one period remains"
 
 
-class Plan(NamedTuple):
+class Rise(NamedTuple):
     """How η rises linearly to a multiple ``top`` of the first η, is held, and is the first η again.
 
     rise, hold, after : int — steps of the three parts
@@ -49,9 +49,9 @@ class Plan(NamedTuple):
         return [rise, Piece(self.hold, self.top, self.top), Piece(self.after, 1.0, 1.0)]
 
 
-FULL, QUICK = Plan(2.0, 200, 100, 100, 15), Plan(1.5, 50, 15, 15, 5)
+FULL, QUICK = Rise(2.0, 200, 100, 100, 15), Rise(1.5, 50, 15, 15, 5)
 # Of Adam, which has no flow beside it: in the short form η rises equally fast, but for a shorter time.
-ADAM_FULL, ADAM_QUICK = Plan(2.0, 200, 100, 2, 15), Plan(1.75, 150, 0, 2, 5)
+ADAM_FULL, ADAM_QUICK = Rise(2.0, 200, 100, 2, 15), Rise(1.75, 150, 0, 2, 5)
 
 
 class WarmUp(NamedTuple):
@@ -81,7 +81,7 @@ def warm_ups(task: Task, gradient: Callable, begins: dict[str, Start], quick: bo
     return found | {name: of_adam(task, method, adam) for name, method in ADAM.items()}
 
 
-def of_sgd(task: Task, gradient: Callable, method: Method, begin: Start, plan: Plan) -> WarmUp:
+def of_sgd(task: Task, gradient: Callable, method: Method, begin: Start, plan: Rise) -> WarmUp:
     """SGD from a settled oscillation, beside the central flow under the same schedule."""
     fresh = task.fresh()
     fresh.set_theta(begin.state.theta)
@@ -91,20 +91,20 @@ def of_sgd(task: Task, gradient: Callable, method: Method, begin: Start, plan: P
     times = factors(plan.pieces)
     lrs = times * method.arguments["lr"]
     flow = flow_of(gradient, method, lambda k: lrs[k]).solve(begin.theta, len(lrs), memory=begin.memory)
-    run = watched(fresh, optimizer, method, times, 0, plan)
+    run = followed_up(fresh, optimizer, method, times, 0, plan)
     size = float(flow.variance[1 : plan.until].mean())
     return run._replace(flow=flow.sharpness[run.steps, 0] * run.now, flow_size=size)
 
 
-def of_adam(task: Task, method: Method, plan: Plan) -> WarmUp:
+def of_adam(task: Task, method: Method, plan: Rise) -> WarmUp:
     """Adam, at first at constant η, with which it reaches the edge."""
     fresh = task.fresh()
     optimizer = method.optimizer(fresh.model.parameters())
-    return watched(fresh, optimizer, method, factors([Piece(BEFORE, 1.0, 1.0), *plan.pieces]), BEFORE, plan)
+    return followed_up(fresh, optimizer, method, factors([Piece(BEFORE, 1.0, 1.0), *plan.pieces]), BEFORE, plan)
 
 
-def watched(
-    task: Task, optimizer: torch.optim.Optimizer, method: Method, times: np.ndarray, first: int, plan: Plan
+def followed_up(
+    task: Task, optimizer: torch.optim.Optimizer, method: Method, times: np.ndarray, first: int, plan: Rise
 ) -> WarmUp:
     """Train with factors that multiply η; find eigenvalues and ‖δ‖² at slow means of three iterates."""
     until = plan.until
@@ -148,7 +148,7 @@ def on_warm_ups(runs: dict[str, WarmUp], begins: dict[str, Start]) -> Iterator[V
     for name in ADAM:
         run = runs[name]
         claim = f"While η of {name} rises, one of its two largest eigenvalues is at the limit"
-        yield _along(f"{name}, warm-up, one of two", claim, run, nearest(run.now, run.sharpness, run.second))
+        yield _along(f"{name}, warm-up, one of two", claim, run, nearest_to_limit(run.now, run.sharpness, run.second))
     for name in SGD:
         run = runs[name]
         claim = f"While η of {name} rises, the mean of ‖δ‖² is that of the central flow"
@@ -159,12 +159,12 @@ def on_warm_ups(runs: dict[str, WarmUp], begins: dict[str, Start]) -> Iterator[V
     yield from _controls(runs, begins)
 
 
-def nearest(now: np.ndarray, *others: np.ndarray) -> np.ndarray:
+def nearest_to_limit(now: np.ndarray, *others: np.ndarray) -> np.ndarray:
     """At each step the one of several values that is nearest to the limit.
 
     Examples
     --------
-    >>> nearest(np.array([1.0, 2.0]), np.array([1.5, 2.25]), np.array([1.25, 1.0]))
+    >>> nearest_to_limit(np.array([1.0, 2.0]), np.array([1.5, 2.25]), np.array([1.25, 1.0]))
     array([1.25, 2.25])
     """
     values = np.array(others)

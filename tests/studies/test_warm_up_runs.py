@@ -6,10 +6,10 @@ import pytest
 from swd_dynamics.rules import State
 from swd_dynamics.studies.methods import Method
 from swd_dynamics.studies.scheduled_runs import SGD, Start, factors
-from swd_dynamics.studies.warm_up_runs import Plan, WarmUp, on_warm_ups, two_largest, watched
+from swd_dynamics.studies.warm_up_runs import Rise, WarmUp, followed_up, on_warm_ups, two_largest
 from swd_dynamics.tasks import quadratic
 
-PLAN = Plan(2.0, rise=4, hold=2, after=3, points=2)
+PLAN = Rise(2.0, rise=4, hold=2, after=3, points=2)
 NAMES = ("SGD", "SGDS", "Adam", "AdamW", "AdamS")
 
 
@@ -34,7 +34,7 @@ def test_watched_quadratic():
     for factor in factors(PLAN.pieces):
         thetas.append((1 - factor * lr * h) * thetas[-1])
     turned = (np.diff(np.array(thetas), 2, axis=0) ** 2).sum(axis=1) / 16  # from step 1 on
-    found = watched(task, method.optimizer(task.model.parameters()), method, factors(PLAN.pieces), 0, PLAN)
+    found = followed_up(task, method.optimizer(task.model.parameters()), method, factors(PLAN.pieces), 0, PLAN)
     assert found.steps.tolist() == [2, 4, 7]
     assert found.now == pytest.approx([1 / 1.5, 1 / 2, 1])
     assert found.sharpness == pytest.approx(4 * lr / 2)
