@@ -40,7 +40,8 @@ HEADLINES: dict[str, str] = {
     ),
     "sharpness-under-schedules": (
         "At the edge of stability a falling learning rate leaves the sharpness of SGD behind. Adam's follows"
-        " the rising limit, but no faster than v fades."
+        " the rising limit, but no faster than v fades. Warm-up pushes SGD's sharpness down, where it stays without"
+        " decay."
     ),
     "stationary-noise": (
         "Noisy gradients scatter weights with the variance that follows from the step. At SGD's stability"

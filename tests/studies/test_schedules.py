@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from swd_dynamics.studies.central_flow import regression
-from swd_dynamics.studies.schedules import ADAM, DROPPED, HOLD, Fall, Piece, Run, drops, factors, falling, largest_rise
+from swd_dynamics.studies.scheduled_runs import ADAM, Piece, factors
+from swd_dynamics.studies.schedules import DROPPED, HOLD, Fall, Run, drops, falling, largest_rise
 
 
 @pytest.mark.parametrize("steps, beta2", [(400, 0.95), (100, 0.98), (50, 0.99), (10, 0.9)])
