@@ -204,9 +204,10 @@ for strength, solution in zip(strengths, flows, strict=True):
     print(f"λ = {strength:.3f}: ‖g‖ = {np.linalg.norm(slope(solution.theta[-1])):.3f} after 150 steps")
 
 # %% [markdown]
-# Only strong decay takes over the work of the oscillation and ends it. At the last point the flow still has a small
-# oscillation, for which the run has no time to grow from nothing. How much larger weak decay makes the oscillation
-# depends on the time: @@@
+# Only strong decay takes over the work of the oscillation and ends it. (At the last point the flow has a small
+# oscillation, which the run has no time to build up.) How much larger weak decay makes the oscillation depends on the
+# time. In the last 50 of 600 steps σ² is 0.00004 without decay, because the gradient has nearly vanished, and 0.0024 with
+# λ = 0.016.
 #
 # ## Exercises
 #
