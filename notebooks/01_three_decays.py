@@ -123,8 +123,8 @@ sd.side_by_side(**{name: sd.CATALOG[name](**adam) for name in ("Adam", "AdamW", 
 # two runs a tiny distance apart, with the same gradients. R is the fraction of this distance that a step removes.
 #
 # **Predict.** Two weights are trained. The gradients of the second one are ten times smaller. After step 60 all
-# gradients fall to a tenth. For which of the three does R/η_eff stay at λ, for both weights? (In the figure filled points
-# are the first weight, and the open points between them are the second one, which has the small gradients.)
+# gradients fall to a tenth. For which of the three does R/η_eff stay at λ, for both weights? (In the figure filled
+# points are the first weight, and the open points between them are the second one, which has the small gradients.)
 
 # %%
 guess = None  # some of "L2", "decoupled", "stable"
@@ -191,9 +191,9 @@ sd.plots.Sliders(draw_ratio_and_lambda, fall=(1, 20, 10), smaller=(1, 20, 10))
 #   at λ. That holds while λθ is small against the gradients; with λ = 1 it is not, and Adam divides the decay mostly by
 #   its own size. Set `smaller` to 1 and the two rows become one. After step 60 the upper row falls, because λθ is now
 #   as large as the small gradients: Adam divides the decay also by its own size.
-# * **Decoupled** decay always removes the same fraction R = ηλ. But after step 60 a gradient of 1 moves the weights ten
-#   times as far, so compared with what a unit of gradient does, its decay becomes ten times weaker. This takes about 130
-#   steps, because v forgets the large gradients slowly (β₂ = 0.95).
+# * **Decoupled** decay always removes the same fraction R = ηλ. But after step 60 a gradient of 1 moves the weights
+#   ten times as far, so compared with what a unit of gradient does, its decay becomes ten times weaker. This takes
+#   about 130 steps, because v forgets the large gradients slowly (β₂ = 0.95).
 # * **Stable** decay stays at λ, for both weights. Its formula says why: R is λ·η_eff.
 #
 # Why do decoupled decay and the lower row of L2 both begin near 0.7 λ? The sizes of the gradients are 1 and 0.1, so √v̄
@@ -202,6 +202,7 @@ sd.plots.Sliders(draw_ratio_and_lambda, fall=(1, 20, 10), smaller=(1, 20, 10))
 #
 # Compared with the *updates* it is the other way round. Adam's updates stay nearly as large when all gradients become
 # smaller, because it divides by their size:
+
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 def decay_per_update(rule, fall):

@@ -30,8 +30,8 @@ print("your answer:", guess, "  derived:", sd.stability_limit(sd.CATALOG["SGD"](
 
 # %% [markdown]
 # At this curvature the factor 1 − ηh is −1, so the weight jumps from side to side. Above it, each jump is larger than
-# the one before. (For Adam such a limit assumes a constant √v. `sd.stability_limit(…).assumptions` says so, as for every
-# derivation.)
+# the one before. (For Adam such a limit assumes a constant √v. `sd.stability_limit(…).assumptions` says so, as for
+# every derivation.)
 #
 # ## With momentum
 #
@@ -92,10 +92,10 @@ for mode in ("L2", "stable"):
 #
 # ## Blow it up
 #
-# Each point is the size of one weight after a step, for each kind of decay and without decay. ("Measured" in the legend
-# means that a run of the rule gave it, and "stable" is the kind of decay, also where it blows up.) Here the curvature is
-# between the limits of L2 and of stable decay. If a kernel runs, find the curvature at which each row of points starts
-# to rise, and compare it with the derived limits in the title.
+# Each point is the size of one weight after a step, for each kind of decay and without decay. ("Measured" in the
+# legend means that a run of the rule gave it, and "stable" is the kind of decay, also where it blows up.) Here the
+# curvature is between the limits of L2 and of stable decay. If a kernel runs, find the curvature at which each row of
+# points starts to rise, and compare it with the derived limits in the title.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]

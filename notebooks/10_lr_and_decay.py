@@ -3,7 +3,7 @@
 #
 # **I have found a good `weight_decay`. Now I change the learning rate. Must I search again?**
 #
-# About 13 minutes, without the exercises. You should know the three kinds of decay (notebook 01).
+# About 14 minutes, without the exercises. You should know the three kinds of decay (notebook 01).
 
 # %%
 import numpy as np
@@ -52,7 +52,8 @@ print("your answer:", guess)
 sd.plots.sweep_map(found)
 
 # %% [markdown]
-# White dots mark the best λ for each η, and a star marks the best point. For SGDW the product of λ and η at the dots is:
+# White dots mark the best λ for each η, and a star marks the best point. For SGDW the product of λ and η at the dots
+# is:
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 # The best λ and the slope.
@@ -63,17 +64,17 @@ print(f"where η grows tenfold, the best λ is multiplied by {10**slope:.2g} (sl
 
 # %% [markdown]
 # So the valley runs along neither, but nearer to a constant product. Constant λ would have the slope 0, and constant
-# ηλ the slope −1. Four dots from three seeds do not fix the slope
-# well. The study `lr-decay-coupling`, with eight seeds,
-# finds −0.85 ± 0.27 for SGDW and −1.01 ± 0.07 for AdamW if η is constant. **So yes, search again:** if you make η ten
-# times as large, try a λ that is five to ten times smaller. But if η falls to 0 along a cosine, the study finds only
-# −0.13 ± 0.15 for SGDW, so that the old λ stays nearly right.
+# ηλ the slope −1. Four dots from three seeds do not fix the slope well. The study `lr-decay-coupling`, with eight seeds
+# and a network of its own, finds −0.85 ± 0.27 for SGDW and −1.01 ± 0.07 for AdamW if η is constant. **So yes, search
+# again:** if you make η ten times as large, try a λ that is four to ten times smaller. But if η falls to 0 along a
+# cosine, the study finds only −0.13 ± 0.15 for SGDW, so that the old λ stays nearly right.
 #
 # Why two answers? Decay does two things. It makes the weights *forget*: after so many steps they keep the share
 # (1 − R)^steps of their start, which depends on the product ηλ. And it sets the *rest point*, where decay balances the
-# gradient of the loss. That is λθ = −g/(1 − β) for SGDW, without η. The map of SGDS shows both. At λ = 0.3 every run has
-# forgotten its start (R · 300 steps is 9 or more), and the error is about 0.33 at every η. At the dots R · 300 is only
-# 0.9 to 3, and there the forgetting counts. With a falling η the study found that the rest point counts.
+# gradient of the loss. That is λθ = −g/(1 − β) for SGDW, without η. The map of SGDS shows both. At λ = 0.3 every run
+# has forgotten its start (R · 300 steps is 9 or more), and the error is about 0.33 at every η. At the dots R · 300 is
+# only 0.9 to 3, and there the forgetting counts. With a falling η the slopes of the study are nearer to
+# that of a constant rest point.
 #
 # Too much decay costs more than too little. For SGD and SGDS ten times the best λ raises the error by 10 to 56 %, and
 # at η = 0.3 a hundred times the best λ about doubles it.
@@ -120,14 +121,15 @@ print("your answer:", guess)
 sd.plots.sweep_map(adamw)
 
 # %% [markdown]
-# √v̄ says 0.01/0.0051 ≈ 2, which lies between two points of the grid. The best is 1, a little less than 2, because √v̄
-# was larger earlier in the run (0.018 in step 10). So AdamW needs a hundred times the λ of AdamS, and at η = 0.03, where √v̄ is 0.003, three
-# hundred times (0.3 and 0.001). This is why one `weight_decay` cannot be
-# good for both. The default of torch's AdamW is 0.01, and the default of this package's AdamS is 0.0001.
+# √v̄ says 0.01/0.0051 ≈ 2, which lies between two points of the grid. The best is 1, a little less than 2, because
+# √v̄ was larger earlier in the run (0.018 in step 10). So AdamW needs a hundred times the λ of AdamS, and at η =
+# 0.03, where √v̄ is 0.003, three hundred times (0.3 and 0.001). This is why one `weight_decay` cannot be good for
+# both. The default of torch's AdamW is 0.01, and the default of this package's AdamS is 0.0001.
 #
-# A dot is the smallest number in its row, also where a row is flat. At η = 0.001 the errors of AdamW up to λ = 1 differ
-# by 0.001 and have standard errors of 0.002, so that this dot says nothing. And the grid of AdamS ends at 0.3 for a reason: with
-# λ = 1 and η = 0.03 it would subtract more than twice the weights (R > 2). In such a step AdamS omits the decay.
+# A dot is the smallest number in its row, also where a row is flat. At η = 0.001 the errors of AdamW up to λ = 1
+# differ by 0.001 and have standard errors of 0.002, so that this dot says nothing. And the grid of AdamS ends at 0.3
+# for a reason: with λ = 1 and η = 0.03 it would subtract more than twice the weights (R > 2). In such a step AdamS
+# omits the decay.
 #
 # Which of them is best? Three seeds give a mean and its standard error for the star of each map:
 
@@ -146,8 +148,8 @@ for name, sweep in (("Adam", adam), ("AdamW", adamw), ("AdamS", adam)):
 #
 # ## Exercises
 #
-# **1.** `found`, `adam` and `adamw` also contain R/η_eff of the last step, as `decay_ratio`. For which optimizers is it λ at
-# every point of the grid? Look before you compute.
+# **1.** `found`, `adam` and `adamw` also contain R/η_eff of the last step, as `decay_ratio`. For which optimizers is
+# it λ at every point of the grid? Look before you compute.
 #
 # <details><summary>Solution</summary>
 #

@@ -3,7 +3,7 @@
 #
 # **The minimum is too curved for the learning rate. Where does training go, and what does weight decay change?**
 #
-# About 14 minutes, without the exercises. Read notebook 07 first: it derives the largest stable curvature.
+# About 15 minutes, without the exercises. Read notebook 07 first: it derives the largest stable curvature.
 
 # %%
 from functools import partial
@@ -63,11 +63,11 @@ print(f"after 600 steps: curvature {1 + y[-1]:.4f}, x = {x[-2]:.3f}, then {x[-1]
 #
 # ## Why it stays
 #
-# At first x is tiny, so that the curvature rises past 4 until the jumps have grown, which takes some dozens of steps.
-# Then the jumps act on y. The gradient along y is x²/2 + 0.2(y − 3.5), so a large x² pushes y down, and with y the
-# curvature. If the curvature is below 4, the jumps become smaller, and y rises. If it is above 4, the jumps become
-# larger, and y falls. Both balance at curvature 4, where y = 3 and x² holds y still. The balance is reached in a spiral:
-# large jumps make y fall, small jumps let it rise, and the pull of the loss, 0.2(y − 3.5), damps this swing.
+# At first x is tiny, and the curvature rises past 4 until the jumps have grown. Then they act on y. The gradient
+# along y is x²/2 + 0.2(y − 3.5), so a large x² pushes y down, and with y the curvature. If the curvature is below 4,
+# the jumps become smaller, and y rises. If it is above 4, the jumps become larger, and y falls. Both balance at
+# curvature 4, where y = 3 and x² holds y still. The run swings about this balance, and the slope of 0.2(y − 3.5)
+# damps the swing.
 #
 # **Predict.** Which size of x holds y still at y = 3?
 
@@ -78,19 +78,20 @@ guess = None  # solve x²/2 + 0.2·(3 − 3.5) = 0
 print("your answer:", guess, "  in the run:", abs(x[-1]).round(4))
 
 # %% [markdown]
-# A **central flow** is this reasoning for any optimizer and any loss (Cohen et al. 2024, arXiv 2410.24206). The weights
-# have a slow mean and an oscillation with the variance σ². The oscillation adds ½σ²∇S to the gradient, where S is the
-# sharpness, that is, the largest curvature. And σ² is just so large that S stays at its limit. The package derives all this
-# from the rule of the optimizer, with its weight decay. These are four of its steps. H is the Hessian, Σ the covariance
-# of the oscillation, E[G] the mean of the gradient, and k the number of the step. ⟨ , ⟩ is the scalar product:
+# A **central flow** is this reasoning for any optimizer and any loss (Cohen et al. 2024, arXiv 2410.24206). The
+# weights have a slow mean and an oscillation with the variance σ². The oscillation adds ½σ²∇S to the gradient, where
+# S is the sharpness, that is, the largest curvature. And σ² is just so large that S stays at its limit. The package
+# derives all this from the rule of the optimizer, with its weight decay. These are four of its steps. H is the
+# Hessian, Σ the covariance of the oscillation, E[G] the mean of the gradient, and ⟨ , ⟩ the scalar product:
 
 # %%
-limit, mean_gradient, _, _, motion, _, size, ends_from = sd.edge(sd.CATALOG["SGDS"](lr=LR, weight_decay=0.01)).steps[4:]
+steps = sd.edge(sd.CATALOG["SGDS"](lr=LR, weight_decay=0.01)).steps
+limit, mean_gradient, _, _, motion, _, size, ends_from = steps[4:]
 display(limit, mean_gradient, motion, size)
 
 # %% [markdown]
-# In our example S is 1 + y, so ∇S = (0, 1). At y = 3 and λ = 0 the last formula gives σ² = 2 · 0.1 = 0.2, which is the x²
-# that holds y still.
+# In our example S is 1 + y, so ∇S = (0, 1). At y = 3 and λ = 0 the last formula gives σ² = 2 · 0.1 = 0.2, which is
+# the x² that holds y still.
 #
 # ## Now with decay
 #
@@ -107,16 +108,16 @@ guess = None  # solve 0.1 = 3λ
 def enough(weight_decay):
     """The λ that would end the oscillation, derived at the edge of a flow with another λ."""
     flow = sd.CentralFlow(sd.CATALOG["SGDS"](lr=LR, weight_decay=weight_decay), gradient)
-    return flow.solve((0.0, 2.9), steps=60).lifting_decay[-1]  # starts below the edge, and is at the edge in the end
+    return flow.solve((0.0, 2.9), steps=60).lifting_decay[-1]  # starts below the edge and ends at it
 
 
 print("your answer:", guess, "  derived:", enough(0.0).round(4))
 ends_from
 
 # %% [markdown]
-# The number is how fast the loss raises S, divided by how fast decay of strength 1 lowers S.
-# It is a little too small, because decay also lowers the limit, to 4 − λ. The edge is then at y = 3 − λ, which gives
-# 0.1 + 0.2λ = λ(3 − λ). Asked again at the edge of a flow with this decay, the package agrees:
+# With stable decay R/ηᵢ is λ. The number is how fast the loss raises S, divided by how fast decay of strength 1
+# lowers S. It is a little too small, because decay also lowers the limit, to 4 − λ. The edge is then at y = 3 − λ,
+# which gives 0.1 + 0.2λ = λ(3 − λ). Asked again at the edge of a flow with this decay, the package agrees:
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 # Ask again, four times.
@@ -156,9 +157,9 @@ sd.plots.Sliders(draw_run, weight_decay=(0.0, 0.06, 0.02))
 # ## A network
 #
 # The same happens to a network of 433 weights, which is trained in full batches on random data, with SGDS (η = 0.165,
-# Nesterov's momentum 0.5). Its first steps, up to the edge, are left out. We follow the next 150 steps, in which the loss
-# still falls. For each of five λ, the line is the variance of the oscillation that the flow predicts, and the points are
-# that of a torch run. Both start at the same weights, and their mean over the 150 steps is drawn.
+# Nesterov's momentum 0.5). Its first steps, up to the edge, are left out. We follow the next 150 steps, in which the
+# loss still falls. The figure has the mean variance of the oscillation: the line is that of the flow, the points are
+# torch runs.
 #
 # **Predict.** From a λ of about 0.03 on the oscillation ends. With half as much decay, is the oscillation smaller than
 # without decay?
@@ -206,12 +207,13 @@ for strength, solution in zip(strengths, flows, strict=True):
 # %% [markdown]
 # Only strong decay takes over the work of the oscillation and ends it. (At the last point the flow has a small
 # oscillation, which the run has no time to build up.) How much larger weak decay makes the oscillation depends on the
-# time. In the last 50 of 600 steps σ² is 0.00004 without decay, because the gradient has nearly vanished, and 0.0024 with
-# λ = 0.016.
+# time. In the last 50 of 600 steps σ² is 0.00004 without decay, because the gradient has nearly vanished, and 0.0024
+# with λ = 0.016.
 #
 # ## Exercises
 #
-# **1.** Train the two weights with larger learning rates, such as 0.55, 0.56 and 0.6. Does the balance at the edge hold?
+# **1.** Train the two weights with larger learning rates, such as 0.55, 0.56 and 0.6. Does the balance at the edge
+# hold?
 #
 # <details><summary>Solution</summary>
 #
@@ -228,7 +230,8 @@ for strength, solution in zip(strengths, flows, strict=True):
 #     growth = step.roots([0.2], [1.0], fourth_derivative=0.0, variance=variance).growth
 #     x, y = run(plain, steps=4000)
 #     last = 1 + y[-200:]
-#     print(f"η = {lr}: growth {growth:+.4f} per step, curvature {last.min():.3f} to {last.max():.3f}, limit {2 / lr:.3f}")
+#     print(f"η = {lr}: growth {growth:+.4f} per step, curvature {last.min():.3f} to {last.max():.3f}")
+#     print(f"    limit {2 / lr:.3f}")
 # ```
 #
 # </details>
