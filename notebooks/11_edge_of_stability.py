@@ -58,8 +58,7 @@ print(f"after 600 steps: curvature {1 + y[-1]:.4f}, x = {x[-2]:.3f}, then {x[-1]
 
 # %% [markdown]
 # It does not blow up, and it never rests. The curvature comes to 4 and stays there, while x jumps from side to side.
-# This is the **edge of stability** (Cohen et al. 2021, arXiv 2103.00065). Networks that are trained in full batches do
-# the same.
+# This is the **edge of stability** (Cohen et al. 2021, arXiv 2103.00065).
 #
 # ## Why it stays
 #
@@ -85,8 +84,7 @@ print("your answer:", guess, "  in the run:", abs(x[-1]).round(4))
 # Hessian, Σ the covariance of the oscillation, E[G] the mean of the gradient, and ⟨ , ⟩ the scalar product:
 
 # %%
-steps = sd.edge(sd.CATALOG["SGDS"](lr=LR, weight_decay=0.01)).steps
-limit, mean_gradient, _, _, motion, _, size, ends_from = steps[4:]
+limit, mean_gradient, _, _, motion, _, size, ends_from = sd.edge(sd.CATALOG.SGDS(lr=LR, weight_decay=0.01)).steps[4:]
 display(limit, mean_gradient, motion, size)
 
 # %% [markdown]
@@ -127,8 +125,8 @@ for _ in range(4):
 print(f"the oscillation ends from λ = {ends:.4f} on")
 
 # %% [markdown]
-# Move λ past this number, and watch the run come to rest below the edge. If the notebook is not running, the picture
-# has λ = 0.02. ("Stable" in the legend is the kind of decay, and "measured" means that a run of the rule gave it.)
+# Move λ past this number, and watch the run come to rest below the edge. ("Stable" in the legend is the kind of
+# decay, and "measured" means that a run of the rule gave it.)
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -136,7 +134,7 @@ print(f"the oscillation ends from λ = {ends:.4f} on")
 def draw_run(figure, weight_decay):
     decayed = sd.CATALOG["SGDS"](lr=LR, weight_decay=weight_decay)
     _, y = run(decayed)
-    steps, limit = np.arange(len(x)), float(sd.stability_limit(decayed).value)
+    steps, limit = np.arange(len(y)), float(sd.stability_limit(decayed).value)
     at_edge = "oscillates at the edge" if 1 + y[-1] > limit - 1e-3 else "rests below the edge"
     sd.plots.lines_and_points(
         {"stable": (steps[[0, -1]], [limit, limit])},
