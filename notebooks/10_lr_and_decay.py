@@ -104,9 +104,10 @@ sd.plots.sweep_map(adam)
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 # √v̄ of AdamS.
-point = {"optimizer": "AdamS", "lr": 0.01, "weight_decay": 0.01}
-v_bar_root = (adam.lr / adam.effective_lr).sel(**point).mean()
-print(f"AdamS at η = 0.01: best λ 0.01, and there √v̄ = {float(v_bar_root):.2g} at the end of the run")
+row = adam.sel(optimizer="AdamS", lr=0.01)
+best = float(row.test_error.mean("seed").idxmin("weight_decay"))
+v_bar_root = float((row.lr / row.effective_lr).sel(weight_decay=best).mean())
+print(f"AdamS at η = 0.01: best λ {best:.2g}, and there √v̄ = {v_bar_root:.2g} at the end of the run")
 
 # %% [markdown]
 # **Predict.** Stable decay has R = λη/√v̄, and decoupled decay R = λη. Which λ does AdamW need at η = 0.01?
