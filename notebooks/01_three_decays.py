@@ -123,7 +123,8 @@ sd.side_by_side(**{name: sd.CATALOG[name](**adam) for name in ("Adam", "AdamW", 
 # two runs a tiny distance apart, with the same gradients. R is the fraction of this distance that a step removes.
 #
 # **Predict.** Two weights are trained. The gradients of the second one are ten times smaller. After step 60 all
-# gradients fall to a tenth. For which of the three does R/η_eff stay at λ, for both weights?
+# gradients fall to a tenth. For which of the three does R/η_eff stay at λ, for both weights? (In the figure filled
+# points are the first weight, and the open points between them are the second one, which has the small gradients.)
 
 # %%
 guess = None  # some of "L2", "decoupled", "stable"
@@ -185,22 +186,43 @@ print("your answer:", guess)
 sd.plots.Sliders(draw_ratio_and_lambda, fall=(1, 20, 10), smaller=(1, 20, 10))
 
 # %% [markdown]
-# (Filled points are the first weight, and the open points between them are the second one, which has the small
-# gradients.)
-#
 # * **L2** has two rows of points: it decays the two weights at different rates, and the weight with the *small*
 #   gradients decays faster, because Adam divides the decay by the size of that weight's own gradients. Neither row is
 #   at λ. That holds while λθ is small against the gradients; with λ = 1 it is not, and Adam divides the decay mostly by
 #   its own size. Set `smaller` to 1 and the two rows become one. After step 60 the upper row falls, because λθ is now
 #   as large as the small gradients: Adam divides the decay also by its own size.
-# * **Decoupled** decay always removes the same fraction R = ηλ. But after step 60 the gradients move the weights ten
-#   times as far, so compared with the updates its decay becomes ten times weaker. This takes about 130 steps, because v
-#   forgets the large gradients slowly (β₂ = 0.95).
+# * **Decoupled** decay always removes the same fraction R = ηλ. But after step 60 a gradient of 1 moves the weights
+#   ten times as far, so compared with what a unit of gradient does, its decay becomes ten times weaker. This takes
+#   about 130 steps, because v forgets the large gradients slowly (β₂ = 0.95).
 # * **Stable** decay stays at λ, for both weights. Its formula says why: R is λ·η_eff.
 #
 # Why do decoupled decay and the lower row of L2 both begin near 0.7 λ? The sizes of the gradients are 1 and 0.1, so √v̄
 # is about √((1² + 0.1²)/2) = 0.7. Decoupled decay has R/η_eff = λ√v̄. L2 has about λ√v̄/√v, and √v is 1 in its lower
 # row.
+#
+# Compared with the *updates* it is the other way round. Adam's updates stay nearly as large when all gradients become
+# smaller, because it divides by their size:
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def decay_per_update(rule, fall):
+    """The mean of |Rθ| divided by the mean of |update|, over the last 100 steps and both weights."""
+    gradients, sizes, state = noise / [1, 10], [], rule.start(np.ones(2))
+    gradients[60:] /= fall
+    for g in gradients:
+        parts = rule.parts(state, g)
+        sizes.append((np.mean(abs(parts.decay_rate * state.theta)), np.mean(abs(rule.lr * parts.move))))
+        state = parts.state
+    decay, update = np.mean(sizes[-100:], axis=0)
+    return decay / update
+
+
+for name in ("AdamW", "AdamS"):
+    kept, fallen = (decay_per_update(sd.CATALOG[name](**adam), fall) for fall in (1, 10))
+    print(f"{name}: decay divided by update {kept:.2g}, and {fallen:.2g} if the gradients fall to a tenth")
+
+# %% [markdown]
+# The decay of AdamW keeps its share of the change of the weights, and that of AdamS becomes ten times as large.
 #
 # So weight decay is three things, and `weight_decay=0.01` means something else in each of them. Notebook 04 records R
 # and η_eff in real training.

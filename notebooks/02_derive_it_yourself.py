@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Derive it yourself: L2 and stable decay share a curve, until steps are larger
+# # Derive it yourself: which kinds of decay follow the same curve?
 #
 # **Two optimizers follow the same curve if their steps are small. What makes them differ if the steps are larger?**
 #
@@ -35,12 +35,12 @@ rule
 #
 # If the steps are small, the weights seem to glide along a curve. Let time be t = ηk at step k. Then the curve has a
 # differential equation, dθ/dt = F₀ + ηF₁, which is called the **modified equation**. The package derives it from the
-# formulas above in several steps. You will look at four of them. (To try other numbers, keep `momentum` above 0:
-# without momentum there are fewer steps.)
+# formulas above in several steps. You will look at six of them. (To try other numbers, keep `momentum` above 0.
+# Without momentum there is no m and no lag, so the next cell finds fewer steps than names and stops with an error.)
 
 # %%
 flow = sd.modified_equation(rule)
-at_rest, lag, first, _, _, second = flow.steps[4:]
+at_rest, lag, first, from_lag, turn, second = flow.steps[4:]
 
 # %% [markdown]
 # **Predict.** Suppose that G is constant. Then the momentum settles where m′ = m. Solve m = βm + G for m.
@@ -90,10 +90,10 @@ lag
 
 # %% [markdown]
 # There is a second correction. A step is straight, but a curve turns during the step, and half of that turn has to be
-# subtracted. Both corrections together give F₁:
+# subtracted. U₁ is what the lag adds to the velocity, Ḟ₀ is the turn, and F₁ = U₁ − ½Ḟ₀:
 
 # %%
-second
+display(from_lag, turn, second)
 
 # %% [markdown]
 # **Predict.** In this F₁ the term with λθ̇ is the decay. In L2 the decay is a part of G, so for L2 replace Ġ by
@@ -151,7 +151,8 @@ sd.plots.Sliders(draw, lr=(1e-4, 5e-3, 1e-4, "log"))
 # %% [markdown]
 # The lines were derived, and the points come from runs. At β = 0.9 the two lines are a factor of 19 apart. Without
 # momentum nothing lags, and the three kinds of decay meet at ½, because only the turn is left. If a kernel runs,
-# move the learning rate up and see at which momentum the points leave the lines first.
+# move the learning rate up: the points of L2 leave their line first, at the largest momentum. With η = 0.005 they are
+# 4 % above it at β = 0.85 and 80 % at β = 0.95. The others stay within 1 %.
 #
 # ## Exercises
 #

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # When training blows up: decay makes it earlier
+# # When training blows up: does decay help?
 #
 # **How curved may the loss be before training blows up, and does weight decay help?**
 #
@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import sympy
+from IPython.display import display
 
 import swd_dynamics as sd
 
@@ -28,30 +29,29 @@ guess = None  # a number
 print("your answer:", guess, "  derived:", sd.stability_limit(sd.CATALOG["SGD"](lr=0.1)).value)
 
 # %% [markdown]
-# For Adam such a limit assumes a constant √v. `sd.stability_limit(…).assumptions` says so, as for every derivation.
-#
 # At this curvature the factor 1 − ηh is −1, so the weight jumps from side to side. Above it, each jump is larger than
-# the one before.
+# the one before. (For Adam such a limit assumes a constant √v. `sd.stability_limit(…).assumptions` says so, as for
+# every derivation.)
 #
 # ## With momentum
 #
 # With momentum, two numbers change in a step: the weight and its momentum m. A step multiplies them by a matrix.
-# Training is stable if both eigenvalues z of that matrix are inside the unit circle, |z| < 1. Here is the polynomial
-# whose roots are the eigenvalues, for stable weight decay (SGDS):
+# Training is stable if both eigenvalues z of that matrix are inside the unit circle, |z| < 1. Here are the matrix and
+# the polynomial whose roots are the eigenvalues, for stable weight decay (SGDS):
 
 # %%
 settings = {"lr": 0.1, "momentum": 0.9}
 rule = sd.CATALOG["SGDS"](**settings, weight_decay=0.1)
-polynomial, at_1, at_minus_1, as_a_pair = sd.stability_limit(rule).steps[-4:]
-polynomial
+matrix, polynomial, at_1, at_minus_1, as_a_pair = sd.stability_limit(rule).steps[-5:]
+display(matrix, polynomial)
 
 # %% [markdown]
 # A root can leave the unit circle at three places: at z = 1, at z = −1, or as a pair of complex numbers. **Jury's
-# conditions** say at which curvature each of them happens. The first and the third never happen here, so the second
-# one decides:
+# conditions** say at which curvature each of them happens. The first and the third never happen here, because
+# both numbers are positive. So the second one decides:
 
 # %%
-at_minus_1
+display(at_1, as_a_pair, at_minus_1)
 
 # %% [markdown]
 # ## L2 or stable decay?
@@ -92,8 +92,10 @@ for mode in ("L2", "stable"):
 #
 # ## Blow it up
 #
-# Each point is the size of one weight after a step, for each kind of decay and without decay. If a kernel runs, find
-# the curvature at which each row of points starts to rise, and compare it with the derived limits in the title.
+# Each point is the size of one weight after a step, for each kind of decay and without decay. ("Measured" in the
+# legend means that a run of the rule gave it, and "stable" is the kind of decay, also where it blows up.) Here the
+# curvature is between the limits of L2 and of stable decay. If a kernel runs, find the curvature at which each row of
+# points starts to rise, and compare it with the derived limits in the title.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
