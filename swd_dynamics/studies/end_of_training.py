@@ -210,7 +210,12 @@ def _draw_course(axes: Axes, name: str, law: NDArray, seen: NDArray, label: str)
     """Points for the measured ratio, and a line for the law; SGD with circles and a broken line."""
     mode, is_adam = Method(name, IN_NOISE[name]).mode, name.startswith("Adam")
     axes.plot(TIMES, law, **theory(mode, label=None, linestyle="-" if is_adam else "--"))
-    axes.plot(TIMES[EVERY], seen[EVERY], **measured(mode, label=label) | ({} if is_adam else {"marker": "o"}))
+    axes.plot(TIMES[EVERY], seen[EVERY], **_points(name, label))
+
+
+def _points(name: str, label: str | None) -> dict[str, Any]:
+    look = measured(Method(name, IN_NOISE[name]).mode, label=label)
+    return look if name.startswith("Adam") else look | {"marker": "o"}
 
 
 def _draw_noise(axes: Axes, found: dict[str, RatioCourse]) -> None:
@@ -233,19 +238,15 @@ def _draw_digits(axes: Axes, found: Courses) -> None:
         law, seen = _middle([each.law for each in courses], courses), _middle([each.seen for each in courses], courses)
         _draw_course(axes, name, law, seen, name)
         if courses := found.plain.get(name, []):
-            mode, size = (
-                Method(name, IN_NOISE[name]).mode,
-                8 if name == "AdamW" else 4,
-            )  # its points and AdamS's coincide
-            look: dict[str, Any] = measured(mode, label=None, markerfacecolor="white", markersize=size)
-            look |= {"marker": "o", "markersize": 6} if name == "SGDW" else {}
+            size = {"AdamW": 8, "SGDW": 6}.get(name, 4)  # the points of AdamW and AdamS coincide
+            look = _points(name, None) | {"markerfacecolor": "white", "markersize": size}
             axes.plot(TIMES[EVERY], _middle([each.seen for each in courses], courses)[EVERY], **look)
     axes.set_title(f"a layer that learns digits, mean of {len(found.plain['AdamW'])} runs")
-    kinds = {"normalised (lines: law; colours as on the left)": {}, "not normalised": {"markerfacecolor": "white"}}
+    kinds = {"normalised (lines: law)": {}, "not normalised": {"markerfacecolor": "white"}}
     keys = [
         Line2D([], [], color=MUTED, marker="o", linestyle="none", label=said, **look) for said, look in kinds.items()
     ]
-    axes.legend(handles=keys, loc="upper left")
+    axes.legend(handles=keys, loc="upper left", title="shapes and colours as on the left", alignment="left")
 
 
 def _middle(values: list[NDArray], courses: list[RatioCourse]) -> NDArray:

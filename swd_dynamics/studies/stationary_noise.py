@@ -34,16 +34,16 @@ CAPTION = (
     "The loss is ½hθ² for each weight, and every gradient has fresh Gaussian noise of variance σ² = 1. The vertical"
     " axis is the mean extra loss ½h·Var θ divided by ¼η_eff·σ², its value for small steps without decay. Points are"
     " torch runs of many copies of a weight, averaged over time. η = 0.1 and β = 0.9; λ = 0.1 for SGD and 1 for Adam,"
-    " with β₂ = 0.99. Left: lines are the derived law; the dotted line is the SDE of first order with stable decay,"
-    " which has no limit. At small curvature too it lies 1/0.53 times as high as the law, because R = λη/(1−β) = 0.1"
-    " is as large as 1−β. So the weights forget as quickly as the momentum, and (1−β)/(R + 1−β), about half, of the"
-    " SDE's variance is left; the SDE assumes R ≪ 1−β. Right: the dashed lines are the law with the second moment of"
-    " the noise alone, v = σ². With v = σ² = 1 AdamW and AdamS are the same rule, so that the blue dashed line lies"
-    " under the green one. For the solid lines v is σ² + E[G²], where G is the gradient without noise that the"
-    " scatter itself makes. Also tested, but not drawn: the correlation of successive weights; a linear regression on"
-    " scikit-learn's diabetes data with minibatches of 16 that are drawn with replacement, whose noise has the"
-    " covariance of the data at the minimum; and the loss θ²/2 + θ⁴/4, where paths of the derived SDE are compared"
-    " with torch runs.\n\n"
+    " with β₂ = 0.99. Left: the curvature is on a logit scale. Lines are the derived law; the dotted line (plain SDE)"
+    " is the SDE of first order with stable decay, which has no limit. At small curvature too it lies 1/0.53 times as"
+    " high as the law, because R = λη/(1−β) = 0.1 is as large as 1−β. So the weights forget as quickly as the"
+    " momentum, and (1−β)/(R + 1−β), about half, of the SDE's variance is left; the SDE assumes R ≪ 1−β. Right: the"
+    " dashed lines are the law with the second moment of the noise alone, v = σ². With v = σ² = 1 AdamW and AdamS are"
+    " the same rule, so that the blue dashed line lies under the green one. For the solid lines v is σ² + E[G²],"
+    " where G is the gradient without noise that the scatter itself makes. Also tested, but not drawn: the"
+    " correlation of successive weights; a linear regression on scikit-learn's diabetes data with minibatches of 16"
+    " that are drawn with replacement, whose noise has the covariance of the data at the minimum; and the loss θ²/2 +"
+    " θ⁴/4, where paths of the derived SDE are compared with torch runs.\n\n"
     "What is allowed for Adam and for the regression, and the size of the noise on θ⁴/4, were set after pilot runs."
 )
 
@@ -250,12 +250,8 @@ def _draw_sgd(axes: Axes, found: list[Scatter]) -> None:
         label = LABELS[each.mode] + ", Nesterov" * is_nesterov
         axes.plot(each.share, extra_loss(each, each.measured[0]), **{**measured(each.mode, label=label), **look})
     stable = next(each for each in found if each.mode == "stable")
-    axes.plot(
-        stable.share, extra_loss(stable, plain_variance(stable)), ":", color=MUTED, label="SDE of first order, stable"
-    )
-    axes.set(
-        xscale="logit", yscale="log", title="SGD with momentum 0.9", xlabel="curvature / stability limit (logit scale)"
-    )
+    axes.plot(stable.share, extra_loss(stable, plain_variance(stable)), ":", color=MUTED, label="plain SDE, stable")
+    axes.set(xscale="logit", yscale="log", title="SGD with momentum 0.9", xlabel="curvature / stability limit")
     axes.set(ylabel=r"extra loss in units of $\frac{1}{4}\,\eta_\mathrm{eff}\,\sigma^2$", xlim=(0.0015, 0.995))
     axes.set_xticks((0.01, 0.1, 0.5, 0.9, 0.99), ("0.01", "0.1", "0.5", "0.9", "0.99"))
     axes.set_xticks([], minor=True)
