@@ -29,19 +29,20 @@ SOURCE = (
     " the powers of λ are derived here"
 )
 CAPTION = (
-    "A point is the difference of two torch runs with the same gradients, except that one gradient differs by 1."
-    " A line is derived from the rule. The gradients are fixed noise, so that the loss does not react: what is shown is"
-    " the memory of the optimizer. In training, the curvature of the loss erases more. Left: the weight of each update"
-    " in the final weights of SGDW without momentum, divided by the mean weight, at ληT = 10 (η is the largest learning"
-    " rate, T the number of steps). Equal memory is the schedule η/(1 + ληk), whose last learning rate is η/11 there."
-    " The last tenth of the updates has 63 % of the sum with a constant η, 5 % with linear, 0.8 % with cosine, and 10 %"
-    " with equal memory. The first half has 0.7, 28, 40 and 50 %. Linear is nearest to equal memory at ληT = 3.5 (seen"
-    " in a pilot, which had expected 2): as much noise is averaged there as by 89 % of the updates with the same"
-    " weight, and without decay by 75 %. At ληT = 50 the last tenth counts more than an equal share, also with linear."
-    " Right: the mean age of an update, weighted by its share in the final weights, as a part of the run. A run"
-    " without decay is at the left end of each curve.\n\n"
-    "Also tested, but not drawn: heavy ball, and Adam with a constant"
-    " v, with five decays each; there a gradient counts through all later updates that momentum passes it to."
+    "A point is the difference of two torch runs with the same gradients, except that one gradient differs by 1. A"
+    " line is derived from the rule. The gradients are fixed noise, so that the loss does not react: what is shown is"
+    " the memory of the optimizer. In training, the curvature of the loss erases more. Left: the factor with which"
+    " each update counts in the final weights of SGDW without momentum, divided by the mean of these factors (in the"
+    " axis label both are called weight), at ληT = 10 (η is the largest learning rate, T the number of steps). Equal"
+    " memory is the schedule η/(1 + ληk), whose last learning rate is η/11 there. The last tenth of the updates has"
+    " 63 % of the sum with a constant η, 5 % with linear, 0.8 % with cosine, and 10 % with equal memory. The first"
+    " half has 0.7, 28, 40 and 50 %. Linear is nearest to equal memory at ληT = 3.5 (seen in a pilot, which had"
+    " expected 2): as much noise is averaged there as by 89 % of the updates with the same weight, and without decay"
+    " by 75 %. At ληT = 50 the last tenth counts more than an equal share, also with linear. Right: the mean age of"
+    " an update, weighted by its share in the final weights, as a part of the run. A run without decay is at the left"
+    " end of each curve.\n\n"
+    "Also tested, but not drawn: heavy ball, and Adam with a constant v, with five decays each; there a gradient"
+    " counts through all later updates that momentum passes it to."
 )
 
 PROBED = 40  # gradients of a run that are perturbed with momentum; without, all are

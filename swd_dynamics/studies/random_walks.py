@@ -111,6 +111,47 @@ class Walker:
         return REAL[self.name](parameters, **(self.arguments | own | changed))
 
 
+def walkers_of(names: tuple[str, ...], weight_decay: float, **arguments: Any) -> list[Walker]:
+    """One walker for each name, all with the same arguments.
+
+    Examples
+    --------
+    >>> [walker.arguments for walker in walkers_of(("SGD", "SGDS"), 0.5, lr=0.25)]
+    [{'lr': 0.25, 'weight_decay': 0.5}, {'lr': 0.25, 'weight_decay': 0.5}]
+    """
+    return [Walker(name, arguments | {"weight_decay": weight_decay}) for name in names]
+
+
+# What walks in noise with Γ = 3. λ and η are such that R is about .001 and small departures last 250 to 1100 steps.
+_HEAVY: dict[str, Any] = {"lr": 0.02, "momentum": 0.9}
+_ADAM: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.99)}
+_LATE: dict[str, Any] = {"momentum_decay": 0.5}
+WALKERS: dict[str, list[Walker]] = {
+    "SGD": [
+        *walkers_of(("SGDIndependent",), 1e-3, **_HEAVY),
+        *walkers_of(("SGDW", "SGDC"), 0.05, **_HEAVY),
+        *walkers_of(("SGD", "SGDS"), 0.005, **_HEAVY),
+    ],
+    "Adam": [
+        *walkers_of(("NAdamW",), 1.0, **_ADAM, **_LATE),
+        *walkers_of(("AdamW", "AdamC", "RAdamW"), 1.0, **_ADAM),
+        *walkers_of(("Adam", "AdamS", "RAdam"), 0.15, **_ADAM),
+        *walkers_of(("AdamPreconditioned",), 0.15, **_ADAM, eps=1e-3),  # with 1e-8 R of a gradient near 0 is above 2
+        *walkers_of(("NAdam",), 0.15, **_ADAM, **_LATE),
+        *walkers_of(("AdamIndependent",), 1e-3, **_ADAM),
+        *walkers_of(("RMSprop",), 0.15, lr=1e-3, alpha=0.99),
+        *walkers_of(("RMSpropW",), 1.0, lr=1e-3, alpha=0.99),
+        *walkers_of(("Adadelta", "AdadeltaW"), 0.01, lr=0.1, rho=0.99, eps=0.1),
+    ],
+    "sign": [
+        *walkers_of(("LionW", "SignumW"), 1.0, lr=1e-3),
+        *walkers_of(("Lion",), 0.1, lr=2e-4),
+        *walkers_of(("Signum",), 0.1, lr=5e-4),
+    ],
+    "Adai": walkers_of(("AdaiS", "Adai"), 0.05, lr=0.02),
+}
+
+
 def layer(
     make: Callable[..., torch.optim.Optimizer],
     shape: tuple[int, int],
