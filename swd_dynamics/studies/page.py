@@ -83,7 +83,9 @@ def _contents(ledger: dict) -> list[str]:
     found = ledger["studies"]
     names = [name for name in studies.MODULES if name in found]
     rows = [("study", f"what {'the full form' if ledger.get('quick') else 'it'} found", "verdicts"), ("---",) * 3]
-    rows += [(f"[{name}](#{name})", as_markdown(HEADLINES.get(name) or studies.load(name).claim), _marks(found[name])) for name in names]
+    for name in names:
+        said = as_markdown(HEADLINES.get(name) or studies.load(name).claim)
+        rows.append((f"[{name}](#{name})", said, _marks(found[name])))
     return [_rows(rows)] if len(names) > 1 else []
 
 
