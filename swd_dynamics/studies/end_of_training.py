@@ -42,8 +42,8 @@ CAPTION = (
     "Without normalisation the decay sets how large the gradient is in the end, as the study gradient-norm shows, but"
     " a falling η changes it little. Left, AdamC has not yet come to its constant equilibrium at a quarter of the"
     " run. Also tested, but not drawn: SGDS, which is SGDW with another unit of λ, and the network with a readout"
-    " that is trained too. The allowed errors were set after pilot runs. The claim was narrowed to Adam's rise when the results were"
-    " known, because SGDW changes by 28 % without normalisation."
+    " that is trained too. The allowed errors were set after pilot runs. The claim was narrowed to"
+    " Adam's rise when the results were known, because SGDW changes by 28 % without normalisation."
 )
 
 SGD: dict[str, Any] = {"lr": 0.1, "momentum": 0.9}
