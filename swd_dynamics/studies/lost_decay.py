@@ -21,18 +21,18 @@ CLAIM = (
 )
 SOURCE = "derived here from the rounding of θ·(1 − R); the loss of small updates in bfloat16: arXiv 2010.06192"
 CAPTION = (
-    "Left: R that one step of AdamW takes from bfloat16 weights, a mean over all 128 mantissas, without gradient. The"
-    " kernel for single tensors rounds each weight once. The foreach kernel (on the CPU) first rounds the factor 1 − R"
-    " to bfloat16, so that each weight loses a whole number of units in its last place. Right: 4000 weights that start"
-    " at 0, in pure noise, with η = 0.01, λ = 0.1 and β = (0.9, 0.95), so that R = 0.001. Without decay the root mean"
-    " square (rms) of the weights grows as η√k. With decay it ends at √(η/2λ). In bfloat16 the foreach kernel, torch's"
-    " choice on a GPU, leaves every weight exactly as a run with λ = 0 does. (That run grows a little more slowly than"
-    " η√k, because small steps are lost too.)\n\n"
-    "Keep the weights in float32 and compute in bfloat16, which is safe. The"
-    " fused kernel is not: where no step reaches half a unit in the last place, it loses the decay as well (weights of"
-    " 1.3 with η = 0.001; tested, but not drawn). With torch's default β₂ = 0.999 the second moment is distorted by"
-    " bfloat16 besides, which is not shown. Also tested, but not drawn: float16, and AdamS, whose decay is lost in the"
-    " same way."
+    "Left: R that one step of AdamW takes from bfloat16 weights, a mean over all 128 mantissas, without gradient"
+    " (lines: predicted from the rounding of numbers; points: torch). The kernel for single tensors rounds each weight"
+    " once. The foreach kernel (on the CPU) first rounds the factor 1 − R to bfloat16, so that each weight loses a"
+    " whole number of units in its last place. Right: 4000 weights that start at 0, in pure noise, with η = 0.01, λ ="
+    " 0.1 and β = (0.9, 0.95), so that R = 0.001. Without decay the root mean square (rms) of the weights grows as η√k."
+    " With decay it ends at √(η/2λ). In bfloat16 the foreach kernel, torch's choice on a GPU, leaves every weight"
+    " exactly as a run with λ = 0 does. (That run grows a little more slowly than η√k, because small steps are lost"
+    " too.)\n\n"
+    "Keep the weights in float32 and compute in bfloat16, which is safe. The fused kernel is not: where no step reaches"
+    " half a unit in the last place, it loses the decay as well (weights of 1.3 with η = 0.001; tested, but not drawn)."
+    " With torch's default β₂ = 0.999 the second moment is distorted by bfloat16 besides, which is not shown. Also"
+    " tested, but not drawn: float16, and AdamS, whose decay is lost in the same way."
 )
 
 TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}

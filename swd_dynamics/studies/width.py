@@ -26,14 +26,14 @@ SOURCE = "2405.13698 (ηλ of AdamW is to be kept while the number of steps is);
 CAPTION = (
     "Networks with one hidden layer of tanh units on the digits, with torch's usual initial weights, and η falling to 0"
     " along half a cosine. Left: the best of each number, divided by that of the narrowest network; bars are standard"
-    " errors of a jackknife over the seeds. The grey line is 1/√v̄ of AdamW at one η and λ. Right: the test error of"
-    " networks whose number is that of the narrowest network and whose η is tuned, less the test error where both η and"
-    " λ are tuned; bars are standard errors over the seeds. The cells of a grid are half a decade apart. The study does"
-    " not show how large networks behave, or networks whose initial weights and η are scaled with the width in another"
-    " way. That λ of AdamS stays was predicted before the measurement; that λ of AdamW grows as 1/√v̄ was written down"
-    " after it, when lr-decay-coupling had shown that the rest point decides where η falls to 0. The negative control"
-    " plants a cost of two percentage points, four times the allowed one; that size was chosen after the results were"
-    " known. The seeds of the pilot runs are not those of the study."
+    " errors of a jackknife over the seeds. All lines join measured points. The grey line is 1/√v̄ of AdamW at one η"
+    " and λ. Right: the test error of networks whose number is that of the narrowest network and whose η is tuned, less"
+    " the test error where both η and λ are tuned; bars are standard errors over the seeds. The cells of a grid are"
+    " half a decade apart. The study does not show how large networks behave, or networks whose initial weights and η"
+    " are scaled with the width in another way. That λ of AdamS stays was predicted before the measurement; that λ of"
+    " AdamW grows as 1/√v̄ was written down after it, when lr-decay-coupling had shown that the rest point decides"
+    " where η falls to 0. The negative control plants a cost of two percentage points, four times the allowed one; that"
+    " size was chosen after the results were known. The seeds of the pilot runs are not those of the study."
 )
 
 BETAS = (0.9, 0.999)
