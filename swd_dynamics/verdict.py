@@ -12,6 +12,7 @@ STATUS_MARKS = {"confirmed": "✓", "refuted": "✗", "inconclusive": "?"}
 STATUS_COLOURS = {"confirmed": "#00805f", "refuted": "#c24000", "inconclusive": "#777777"}  # read on white and on black
 WIDTH = 100  # columns that words fill before they go on in the next line
 LIMIT = "(limit: 1)"  # in the reason of a verdict whose measured value is an error divided by the largest allowed error
+MUST_FAIL = "must fail"  # the prediction of a negative control
 NOTHING = "–"  # where there is no number
 COLUMNS = ("claim", "predicted", "measured", "allowed", "why")
 
@@ -130,7 +131,7 @@ def must_be_refuted(name: str, false: Verdict) -> Verdict:
     return Verdict(
         name=name,
         claim=f"A false claim must fail. “{false.claim}” {outcome} ({measured} instead of {limit})",
-        predicted="must fail",
+        predicted=MUST_FAIL,
         measured="failed" if has_failed else false.status,
         allowed=NOTHING,
         why=f"the false claim would pass with {passes.removesuffix(' ± any more')}",

@@ -30,15 +30,15 @@ CLAIM = (
 )
 SOURCE = "Bergsma et al. 2025, “Power Lines”, for ηλ·steps of AdamW; for AdamS it follows from R = λη/√v̄ (2011.11152)"
 CAPTION = (
-    "Left: the mean test error over λ at each batch size. The best λ is that of a parabola in log λ through the"
-    " smallest error and its neighbours; where it is outside of the grid, it is not drawn. The largest harmless λ,"
+    "Left: the measured mean test error over λ at each batch size. The best λ is that of a parabola in log λ through"
+    " the smallest error and its neighbours; where it is outside of the grid, it is not drawn. The largest harmless λ,"
     " whose error is one percent above the smallest, is known better, because the curves are flat around the best λ."
-    " Right: both λ over the batch size, with standard errors and 95 % intervals of the exponents by the jackknife"
-    " over seeds, and two predictions that are drawn through the middle of the points. If R·steps is constant, decay"
-    " leaves the same share of the start. If R/η_eff is constant, the rest point of the weights is the same. The"
-    " exponent of √v̄ in the predictions is measured in the last step of the same runs. All runs see the images"
-    " equally often and have the same constant η, so those with large batches take fewer steps. The study is about one"
-    " small network and 500 images."
+    " Right: both λ over the batch size, with standard errors and 95 % intervals of the exponents by the jackknife over"
+    " seeds, and two predictions that are drawn through the middle of the points. If R·steps is constant, decay leaves"
+    " the same share of the start. If R/η_eff is constant, the rest point of the weights is the same. The exponent of"
+    " √v̄ in the predictions is measured in the last step of the same runs. All runs see the images equally often and"
+    " have the same constant η, so those with large batches take fewer steps. The study is about one small network and"
+    " 500 images."
 )
 
 EPOCHS, SAMPLES, LR = 24, 500, 1e-2

@@ -15,8 +15,9 @@ HEADLINES: dict[str, str] = {
         " second-order term is (1+β)/(1−β) times as strong with L2 as with stable decay."
     ),
     "two-limits": (
-        "At torch's default β₂ = 0.999 the flow of weights and memory follows Adam at every learning rate"
-        " that was run. The modified equation is up to a thousand times as far away."
+        "Over a time of 0.5, with torch's default β₂ = 0.999, runs of AdamW of 64 steps and more are ten times"
+        " nearer to the flow of weights and memory than to the modified equation. At the edge of stability that"
+        " flow fails."
     ),
     "stability": (
         "Runs survive up to the derived limit and no further. L2 allows larger learning rates than stable"
@@ -27,16 +28,19 @@ HEADLINES: dict[str, str] = {
         " does so only up to a peak, 4/(√h + √λ)², and then the limit falls to 0."
     ),
     "edge-of-stability": (
-        "Ten optimizers sharpen a network up to the limit that is derived from their step, and settle there."
-        " From a predicted R/η_eff on, weight decay ends this."
+        "Ten optimizers sharpen a network until the mean curvature settles within 3 % of the limit that is derived"
+        " from their step. The oscillation itself need not settle (see settled-oscillation). From a predicted"
+        " R/η_eff on, weight decay keeps the curvature below the limit."
     ),
     "central-flow": (
-        "At the edge of stability runs follow a slow flow that is derived from the step, decay included. What"
-        " decay does there depends on R/η_eff alone."
+        "At the edge of stability runs follow a slow flow that is derived from the step, decay included: with Adam"
+        " they end at least 80 times nearer to it than to a flow without oscillation where β₁ = 0, and 12 times where"
+        " β₁ = 0.9. What decay does there depends on R/η_eff alone (tested with SGD)."
     ),
     "settled-oscillation": (
         "Whether the oscillation at the edge settles or comes in bursts follows from the roots of one derived equation."
-        " Heavy ball bursts from β = 0.42 on, Nesterov's momentum at the same oscillation only from 0.83 on."
+        " On one orbit heavy ball bursts from β = 0.42 on and Nesterov's momentum only from 0.83 on. With weaker decay"
+        " heavy ball bursts from 0.35 on. The mean curvature can be at the limit all the same (see edge-of-stability)."
     ),
     "sharpness-under-schedules": (
         "At the edge of stability a falling learning rate leaves the sharpness of SGD behind. Adam's follows"

@@ -22,7 +22,8 @@ CLAIM = (
 )
 SOURCE = "arXiv 2011.11152 (Xie, Sato & Sugiyama 2020), the learning curves; the last sentence follows from R and η_eff"
 CAPTION = (
-    "Lines are means over seeds, and bands are one standard error. Numbers in the corners are the last values. Each"
+    "Lines are measured: means over seeds, with bands of one standard error. The corners have the last values, the"
+    " largest first. Each"
     " optimizer is tuned on its own grid for each schedule, on seeds that are not shown. Dotted lines are the drops of"
     " the step schedule to a tenth. The training loss is that on all training images, without the decay. The blue line"
     " of SGDW is drawn wide, because that of SGDS lies on it. The study shows one small network on 8 × 8 digits."
@@ -152,7 +153,7 @@ def _draw_curves(axes: Axes, direction: str, curves: Curves, name: str) -> None:
         under = label == "SGDW"  # a wider line, because that of SGDS lies on it
         axes.plot(steps, mean, color=color, linewidth=4.5 if under else 1.5, alpha=0.45 if under else 1.0)
         axes.fill_between(steps, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
-        ends.append((mean[-1], f"{mean[-1]:.2f} %" if unit > 1 else f"{mean[-1]:.3f}", color))
+        ends.append((mean[-1], f"{label} {mean[-1]:.2f} %" if unit > 1 else f"{label} {mean[-1]:.3f}", color))
     _write_ends(axes, ends)
     if curves.schedule == "step":
         for k in (last / 3, 2 * last / 3):

@@ -21,7 +21,8 @@ CLAIM = (
 )
 SOURCE = "derived here from the rounding of θ·(1 − R); the loss of small updates in bfloat16: arXiv 2010.06192"
 CAPTION = (
-    "Left: R that one step of AdamW takes from bfloat16 weights, a mean over all 128 mantissas, without gradient."
+    "Left: R that one step of AdamW takes from bfloat16 weights, a mean over all 128 mantissas, without gradient"
+    " (lines: predicted from the rounding of numbers; points: torch)."
     " torch has three kernels, single-tensor, foreach and fused. In this one step single-tensor (“single” in the"
     " legend) and fused take the same R, because they round each weight once (fused is not drawn). The foreach kernel"
     " (on the CPU) first rounds the factor 1 − R to bfloat16, so that each weight loses a whole number of units in"

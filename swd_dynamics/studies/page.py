@@ -12,7 +12,7 @@ from swd_dynamics import studies
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS
 from swd_dynamics.studies.headlines import HEADLINES
 from swd_dynamics.studies.study import PARAGRAPH, SHORT_FORM
-from swd_dynamics.verdict import STATUS_MARKS
+from swd_dynamics.verdict import MUST_FAIL, STATUS_MARKS
 
 WRITTEN = "<!-- Written by swd-dynamics reproduce from verdicts.json: what is changed by hand is lost. -->"
 QUICK = "figures/quick"  # the folder of the short form on the command line; that of the full form is figures
@@ -27,6 +27,8 @@ SYMBOLS = (
     " η/√v̄ for Adam and η/(1−β) for SGD with momentum. h and θ⋆ are the curvature and the minimum of a quadratic loss."
     " The flow dθ/dt = F₀ + ηF₁ is the continuous model of the steps, and a flat loss has the gradient 0."
 )
+FULL_FORM = " Nothing on this page is from the short form of a study (`--quick`), which has fewer and shorter runs."
+ANY = "any such"  # where a prediction is a bound: what is allowed
 MORE = "What else was tested, and what was set after pilot runs"
 ATLAS_MARKS = " In the atlas ◀ brown is a decay of none of these kinds."
 
@@ -59,7 +61,7 @@ def page(ledger: dict, folder: Path) -> str:
 def _opening(found: dict[str, list[dict]], folder: Path, short: bool) -> str:
     everything = [verdict for verdicts in found.values() for verdict in verdicts]
     above = _place(folder).split("/")[0]
-    short_form = f"\n\n{SHORT_FORM}" * short
+    forms = f"\n\n{SHORT_FORM}" if short else FULL_FORM
     drawn = [mode for mode in COLOURS if COLOURS[mode] in COLOUR_WORDS]
     modes = "; ".join(f"{SHAPES[MARKERS[mode]]} {COLOUR_WORDS[COLOURS[mode]]}, {LABELS[mode]}" for mode in drawn)
     return (
@@ -67,14 +69,16 @@ def _opening(found: dict[str, list[dict]], folder: Path, short: bool) -> str:
         " torch runs are measured, and the allowed difference is fixed before the measurement or, where the caption or"
         " the table says so, after pilot runs. Each study also has negative controls: false claims, which must fail the"
         " same test. Where a caption names no other seeds, its pilot runs may have had the seeds of the study. This"
-        f" folder holds the figures and the [ledger](verdicts.json) of **{_counts(everything)}**.\n\n"
+        f" folder holds the figures and the [ledger](verdicts.json) of **{_counts(everything)}**. A prediction such as"
+        " “more than 0” allows any number on that side.\n\n"
         f"{SYMBOLS}{_symbols_page(folder)}\n\n"
-        f"In the figures: {modes}. Theory is drawn as lines, measurements as points. Grey marks are the other rules"
+        f"In the figures: {modes}. A line is theory and a point is a measurement, unless the panel or the caption says"
+        " otherwise: some lines are measured, and some join measured points. Grey marks are the other rules"
         " (update-rules), runs that diverge with both decays (stability), and controls (drop-in, gpu)."
         f"{ATLAS_MARKS * any((folder / 'atlas').glob('*.png'))}"
         " Click a figure to open it as SVG. To make a figure and its verdicts again, run"
         f" the command below it in the folder that contains {as_markdown(above)}/."
-        f"{_made_earlier(folder)}{short_form}"
+        f"{_made_earlier(folder)}{forms}"
     )
 
 
@@ -163,7 +167,9 @@ def _figure(folder: Path, stem: str, caption: str) -> list[str]:
 
 def _counts(verdicts: Sequence[dict]) -> str:
     counted = sorted(Counter(v["status"] for v in verdicts).items())
-    each = ", ".join(f"{STATUS_MARKS.get(status, '?')} {count} {status}" for status, count in counted)
+    controls = Counter(v["status"] for v in verdicts if v.get("predicted") == MUST_FAIL)
+    said = {status: f" ({controls[status]} of them controls)" * (status in controls) for status, _ in counted}
+    each = ", ".join(f"{STATUS_MARKS.get(status, '?')} {count} {status}{said[status]}" for status, count in counted)
     return f"{len(verdicts)} verdict{'s' * (len(verdicts) != 1)}" + f": {each}" * bool(verdicts)
 
 
@@ -179,7 +185,8 @@ def _not_confirmed(verdicts: Iterable[dict]) -> list[str]:
     for v in verdicts:
         if v["status"] != "confirmed":
             more = {"first wrong step": v.get("first_departure"), "cause:": v.get("cause")}
-            said = [f"{word} {_cell(v.get(word))}" for word in ("predicted", "measured", "allowed")]
+            numbers = dict(zip(HEAD[2:5], _numbers(v), strict=True))
+            said = [f"{word} {number}" for word, number in numbers.items() if number != ANY]
             said += [f"{word} {_cell(value)}" for word, value in more.items() if value is not None]
             lines.append(f"- {_status(v)} {_claim(v)}: {', '.join(said)}")
     return ["\n".join(lines)] if lines else []
@@ -187,7 +194,7 @@ def _not_confirmed(verdicts: Iterable[dict]) -> list[str]:
 
 def _table(verdicts: Iterable[dict]) -> str:
     rows = [HEAD, ("---",) * len(HEAD)]
-    rows += [(_status(v), _claim(v), *(_cell(v.get(column)) for column in HEAD[2:])) for v in verdicts]
+    rows += [(_status(v), _claim(v), *_numbers(v), _cell(v.get("why"))) for v in verdicts]
     return _rows(rows)
 
 
@@ -202,6 +209,14 @@ def _status(verdict: dict) -> str:
 
 def _claim(verdict: dict) -> str:
     return f"**{as_markdown(verdict['name'])}**: {_cell(verdict.get('claim'))}"
+
+
+def _numbers(verdict: dict) -> list[str]:
+    """What was predicted, measured and allowed, as texts of cells; a bound as “more than 0” or “at least 10”."""
+    predicted, *others = (_cell(verdict.get(column)) for column in HEAD[2:5])
+    bound = re.fullmatch(r"(>=?) (.+)", predicted)
+    words = {">": "more than", ">=": "at least"}
+    return [f"{words[bound[1]]} {bound[2]}" if bound else predicted, *(ANY if v == "any more" else v for v in others)]
 
 
 def _cell(value) -> str:

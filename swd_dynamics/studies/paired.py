@@ -18,6 +18,8 @@ from swd_dynamics.verdict import Status, Verdict
 # thirds wider, and fewer claims are decided; with .8 a fifth of all decisions would be chance.
 CONFIDENCE = 0.95
 POWER = 0.8  # the probability that so many seeds decide a claim, if difference and spread are those observed
+BORDER = 100  # needed seeds for each one there is: the mean is a third of its standard error or less from the border
+NEXT_TO_IT = ", as the mean is next to the border of what is allowed"
 MOST_SEEDS = 10**6  # where more are needed, the difference is as good as none
 
 
@@ -188,7 +190,7 @@ def judge_same(name: str, claim: str, one: ArrayLike, other: ArrayLike, *, margi
     >>> judge_same(one=[-0.02, 0.01, 0.0], other=-1.0, margin=0.1, **said).status
     'refuted'
     >>> judge_same(one=[-1.0, -0.7, -1.1], other=-1.0, margin=0.1, **said).cause
-    '3 seeds do not decide it, about 309 would'
+    '3 seeds do not decide it, about 309 would, as the mean is next to the border of what is allowed'
     """
     found = paired_difference(one, other)
     size, half = abs(found.mean), found.half_width
@@ -224,7 +226,8 @@ def planted(errors: ArrayLike, base: ArrayLike, difference: float) -> NDArray:
 def _verdict(name, claim, predicted, allowed, found: PairedDifference, status: Status, needed, why, more) -> Verdict:
     if status == "inconclusive" and "cause" not in more:
         would = "and no reachable number would" if needed is None else f"about {max(needed, found.seeds + 1)} would"
-        said = f"{found.seeds} seeds do not decide it, {would}"
+        at_the_border = needed is None or needed > BORDER * found.seeds
+        said = f"{found.seeds} seeds do not decide it, {would}{NEXT_TO_IT * at_the_border}"
         more = more | {"cause": said if isfinite(found.mean) else "some runs gave no number"}
     why = f"{why}; the mean of {found.seeds} seeds, known to ± {found.half_width:.3g} at {CONFIDENCE:.0%}".replace(
         "%", " %"

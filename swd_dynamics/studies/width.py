@@ -26,7 +26,8 @@ SOURCE = "2405.13698 (ηλ of AdamW is to be kept while the number of steps is);
 CAPTION = (
     "Networks with one hidden layer of tanh units on the digits, with torch's usual initial weights, and η falling to"
     " 0 along half a cosine. Left: the best of each number, divided by that of the narrowest network; bars are"
-    " standard errors of a jackknife over the seeds. The grey line is 1/√v̄ of AdamW at one η and λ. What is tested"
+    " standard errors of a jackknife over the seeds. All lines join measured points. The grey line is 1/√v̄ of"
+    " AdamW at one η and λ. What is tested"
     " is the power of the width from 32 to 512: 0.51 for λ of AdamW and 0.50 for 1/√v̄, where 0.25 is allowed. At"
     " width 128, 1/√v̄ is 2.4 times as large and the best λ only 1.8 times, with a standard error that does not reach"
     " 2.4. Right: the test error of networks whose number is that of the narrowest network and whose η is tuned, less"

@@ -245,3 +245,28 @@ def test_figures_and_ledger_need_not_match(tmp_path):
 def test_a_page_of_the_short_form_says_whose_numbers_the_captions_have(tmp_path, quick, times):
     """Assert that the page says once that captions have the numbers of the full form, if a study ran in short form."""
     assert page(ALL | {"quick": quick}, tmp_path).count(SHORT_FORM) == times
+
+
+def test_controls_are_counted_among_their_status(tmp_path):
+    """Assert that the opening says how many of the verdicts of each status are negative controls."""
+    false = verdict(predicted="must fail", measured="failed", allowed="–")
+    ledger = {"studies": {"stability": [verdict(), false, verdict(status="refuted")], "drop-in": [false]}}
+    text = page(ledger, tmp_path)
+    assert "4 verdicts: ✓ 3 confirmed (2 of them controls), ✗ 1 refuted" in text.split("## ")[0]
+    assert "**Outcome:** 1 verdict: ✓ 1 confirmed (1 of them controls)." in text
+
+
+@pytest.mark.parametrize(("predicted", "said"), [("> 0", "more than 0"), (">= 10", "at least 10")])
+def test_a_bound_is_said_in_words(tmp_path, predicted, said):
+    """Assert that a prediction that is a bound is words in the table and in the list, which allows nothing besides."""
+    text = of_one(tmp_path, predicted=predicted, allowed="any more", status="refuted")
+    head, row = shown(text)
+    numbers = dict(zip(head, row, strict=True))
+    assert (numbers["predicted"], numbers["allowed"]) == (said, "any such")
+    assert f"predicted {said}, measured 0.5" in text and "any more" not in text and "allowed any" not in text
+
+
+def test_a_page_of_the_full_form_explains_the_short_form(tmp_path):
+    """Assert that a page says what the short form is, whether or not a study ran in it."""
+    assert "short form" in page(ALL, tmp_path).split("## ")[0]
+    assert SHORT_FORM not in page(ALL, tmp_path)

@@ -5,7 +5,14 @@ import pytest
 from scipy import stats
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.studies.paired import PairedDifference, judge_more, judge_same, paired_difference, planted
+from swd_dynamics.studies.paired import (
+    NEXT_TO_IT,
+    PairedDifference,
+    judge_more,
+    judge_same,
+    paired_difference,
+    planted,
+)
 
 ONE = np.array([3.1, 2.7, 3.9, 3.3, 2.8])
 OTHER = np.array([2.9, 2.6, 3.2, 3.4, 2.5])
@@ -78,3 +85,11 @@ def test_a_planted_optimizer_has_the_scatter_and_the_mean_that_are_asked_for(dif
     real, made = paired_difference(ONE, OTHER), paired_difference(planted(ONE, OTHER, difference), OTHER)
     assert made.mean == pytest.approx(difference, abs=1e-12)
     assert made.deviation == pytest.approx(real.deviation, rel=1e-12)
+
+
+def test_a_mean_on_the_border_is_said_to_be_there():
+    """Assert that the cause names the border where a hundred times as many seeds are needed, and not where ten are."""
+    noise = np.array([-1.0, 0.0, 1.0, -0.5, 0.5])
+    near, far = (judge_more("", "", noise + shift, np.zeros(5), why="").cause for shift in (0.01, 0.5))
+    assert near.endswith(NEXT_TO_IT) and NEXT_TO_IT not in far
+    assert judge_more("", "", noise, np.zeros(5), why="").cause.endswith(NEXT_TO_IT)

@@ -6,8 +6,8 @@ import torch
 
 from swd_dynamics.studies.methods import Method
 from swd_dynamics.studies.settled_orbits import OrbitFinder, at_orbit, fitted_root, leading_root, sizes
-from swd_dynamics.studies.settled_oscillation import Nudged
-from swd_dynamics.symbolic import numeric_oscillation
+from swd_dynamics.studies.settled_oscillation import ROOT, Curve, Nudged, _on_curves
+from swd_dynamics.symbolic import BurstRoots, numeric_oscillation
 from swd_dynamics.tasks import Task
 
 KAPPA, RATIO, LIMIT = 0.2, 0.05, 4.0
@@ -101,3 +101,13 @@ def test_the_method_has_its_arguments(orbit):
     """Assert that the method is named as it is, with λ = R/η_eff."""
     assert isinstance(at_orbit(orbit, "SGD", RATIO, momentum=0.3), Method)
     assert at_orbit(orbit, "SGD", RATIO, momentum=0.3).arguments["weight_decay"] == RATIO
+
+
+def test_the_momentum_with_the_largest_error_is_named():
+    """Assert that the reason names the momentum of the largest error, and that at β = 0 all take the same steps."""
+    for wrong, said in ((0, "at β = 0, where all these optimizers take the same steps"), (2, "at β = 0.5)")):
+        roots = [BurstRoots(np.array([each]), np.ones(1)) for each in (-0.1 + 0.3j, -0.05 + 0.3j, 0.1 + 0.3j)]
+        fitted = np.array([each.leading for each in roots])
+        fitted[wrong] *= 1 + ROOT / 2
+        root, _ = _on_curves({"one": Curve([], np.array([0.0, 0.25, 0.5]), [], roots, fitted)})
+        assert said in root.why and root.measured == pytest.approx(ROOT / 2)

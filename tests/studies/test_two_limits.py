@@ -6,18 +6,16 @@ import torch
 from scipy.optimize import approx_fprime
 
 from swd_dynamics.rules import CATALOG
-from swd_dynamics.studies import two_limits
+from swd_dynamics.studies import quartic_loss, two_limits
+from swd_dynamics.studies.quartic_loss import START, gradient, hvp
 from swd_dynamics.studies.two_limits import (
     METHODS,
-    START,
     TIME,
     _crossing,
     _weights_of_changes,
     errors_of,
     finer_state,
     flows_of,
-    gradient,
-    hvp,
     order_of,
     quarters,
     torch_runs,
@@ -35,7 +33,7 @@ def test_the_gradient_is_a_gradient():
     """Assert that the gradient belongs to ½θᵀHθ + ¼c·Σθ⁴, as an array and as a tensor."""
 
     def loss(theta):
-        return theta @ two_limits.COUPLING @ theta / 2 + two_limits.CUBIC * (theta**4).sum() / 4
+        return theta @ quartic_loss.COUPLING @ theta / 2 + quartic_loss.CUBIC * (theta**4).sum() / 4
 
     np.testing.assert_allclose(gradient(START), approx_fprime(START, loss), rtol=1e-6)
     np.testing.assert_allclose(gradient(torch.as_tensor(START)).numpy(), gradient(START), rtol=1e-15)
