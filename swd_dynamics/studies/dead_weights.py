@@ -46,7 +46,7 @@ CAPTION = (
     " 1.1·|θ|/(2η), because √v also remembers the first, larger λθ, so that the steps are a little smaller than η."
     " SGD with L2 and SGDS coincide up to λ = 0.02, beyond which L2 with momentum oscillates and is slower than the"
     " 1/λ of the title. Right: a weight that trains alone, without gradient, with η = 0.001 and a shorter memory of v"
-    " than torch's default.\n\n"
+    " than torch's default (the lines are measured).\n\n"
     "It returns in bursts: its second moment fades until the step is unstable, the weight grows, and so does its"
     " second moment. Also tested, but not drawn: rows of an embedding for letters that never occur, with six adaptive"
     " optimizers. The allowed errors of ε and of these rows were set after pilot runs, in which RMSprop's rows had"
