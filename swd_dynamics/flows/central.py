@@ -188,7 +188,8 @@ class CentralFlow:
         self._check_start(kept)
         rows = []
         for k, edge in enumerate(edges):
-            gradient, critical = self._derivatives.gradient(at.theta), self._critical(at, kept)
+            gradient = self._derivatives.gradient(at.theta)
+            critical = self._critical(at, gradient, kept)
             covariance = self._covariance(edge, at, gradient, critical)
             if not np.isfinite(covariance).all():
                 raise FlowDiverged(
@@ -254,13 +255,14 @@ class CentralFlow:
                 f" limit or near to it. {BALANCED}"
             )
 
-    def _critical(self, at: _Point, kept: Sharpest) -> _Critical:
+    def _critical(self, at: _Point, gradient: Array, kept: Sharpest) -> _Critical:
         k = min(int((kept.values > 1 - NEAR).sum()), MOST)
         u = kept.vectors[:, :k]
         slopes = np.zeros((k, k, len(at.theta)))
         for i in range(k):
             for j in range(i, k):
-                slopes[i, j] = slopes[j, i] = self._derivatives.slope_of_curvature(at.theta, u[:, i], u[:, j])
+                found = self._derivatives.slope_of_curvature(at.theta, u[:, i], u[:, j], gradient)
+                slopes[i, j] = slopes[j, i] = found
         return _Critical(kept.values[:k], u, kept.products[:, :k], slopes, kept.limit)
 
     def _covariance(self, edges: EdgeAt, at: _Point, gradient: Array, critical: _Critical) -> Array:

@@ -79,23 +79,24 @@ class Derivatives:
         step = FIRST * _size(theta) / max(float(np.abs(vector).max()), 1e-300)
         return (self.gradient(theta + step * vector) - self.gradient(theta - step * vector)) / (2 * step)
 
-    def slope_of_curvature(self, theta: Array, u: Array, w: Array) -> Array:
-        """∇(uᵀHw) at θ, where u and w do not depend on θ, arrays of shape (n,)."""
+    def slope_of_curvature(self, theta: Array, u: Array, w: Array, gradient: Array | None = None) -> Array:
+        """∇(uᵀHw) at θ, where u and w do not depend on θ, arrays of shape (n,); ``gradient`` if it is known there."""
         if self.third is not None:
             return self.third(theta, u, w)
         if self.hvp is not None:
             step = FIRST * _size(theta) / float(np.abs(w).max())
             return (self.hvp(theta + step * w, u) - self.hvp(theta - step * w, u)) / (2 * step)
-        return (self._bend(theta, u + w) - self._bend(theta, u - w)) / 4
+        here = self.gradient(theta) if gradient is None else gradient
+        return (self._bend(theta, u + w, here) - self._bend(theta, u - w, here)) / 4
 
-    def _bend(self, theta: Array, u: Array) -> Array:
+    def _bend(self, theta: Array, u: Array, gradient: Array) -> Array:
         """∇(uᵀHu) by the second difference of gradients."""
         largest = float(np.abs(u).max())
         if largest == 0:
             return np.zeros_like(theta)
         step = SECOND * _size(theta) / largest
         ahead, behind = self.gradient(theta + step * u), self.gradient(theta - step * u)
-        return (ahead - 2 * self.gradient(theta) + behind) / step**2
+        return (ahead - 2 * gradient + behind) / step**2
 
     def sharpest(self, theta: Array, limit: Array, vectors: Array, sweeps: int) -> Sharpest:
         """The largest eigenvalues of H u = μ·diag(limit) u, by Rayleigh–Ritz sweeps from vectors near to them.

@@ -25,6 +25,7 @@ def adamw(dtype, numbers, kernel):
     return in_type(bench_for(factory), dtype, numbers["lr"] * numbers["weight_decay"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("kernel", [SINGLE, FOREACH], ids=["single", "foreach"])
 def test_weak_decay_is_lost_exactly(dtype, kernel):
@@ -42,6 +43,7 @@ def test_fused_kernels_keep_weak_decay(dtype):
     assert abs(found.decay - 1) < 4 * found.scatter + 1e-3  # in float32 two runs with decay differ by 2e-4 in R·steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [SINGLE, FOREACH, FUSED], ids=["single", "foreach", "fused"])
 def test_float32_keeps_weak_decay(kernel):
     """Assert that all kernels keep R = 1e-4 in float32, whose half unit is 2⁻²⁵."""
@@ -58,6 +60,7 @@ def test_strong_decay_is_kept_or_rounded_to_units():
     assert found.decay == pytest.approx(units, abs=rounding)
 
 
+@pytest.mark.slow
 def test_l2_of_sgd_is_kept():
     """Assert that λθ, which joins the gradient, is kept in bfloat16 where R = 1e-3 < 2⁻⁹."""
     found = audit(torch.optim.SGD, dtype=torch.bfloat16, lr=1e-2, weight_decay=1e-2, momentum=0.9)
@@ -75,6 +78,7 @@ def test_decay_is_lost_with_the_steps():
     assert "steps are lost too" in found.words
 
 
+@pytest.mark.slow
 def test_the_audit_says_what_is_lost_and_what_to_do():
     """Assert that the last reason names the cause and three remedies, and that kind and rates stay as they are."""
     arguments = {"foreach": False, **WEAK}
@@ -97,6 +101,7 @@ ADVICE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ADVICE)
 def test_the_advice_follows_from_the_cause(case):
     """Assert that fused=True is advised only where the optimizer has it, unset, with decay; a larger η for lost steps.
@@ -112,6 +117,7 @@ def test_the_advice_follows_from_the_cause(case):
     assert ("so that R exceeds" in found.words) == ("larger λ" in said and not joins)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_said():
     """Assert that no decay, and weights that are not finite, are reported, and another type is refused."""
     assert "no decay" in audit(torch.optim.SGD, dtype="float16", lr=0.1).reasons[-1]

@@ -43,6 +43,7 @@ def second_moments(beta2):
     return weights @ gradients**2 / (1 - beta2 ** (ages[:, None] + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "expected"),
     [
@@ -82,6 +83,7 @@ def test_adam_responds_as_its_derivative():
     np.testing.assert_allclose(outside, inside, rtol=0, atol=CURVED * inside.max())
 
 
+@pytest.mark.slow
 def test_heavy_ball_moves_and_remembers():
     """Assert that an impulse moves a weight by η/(1−β), and that L2 lasts for β/(1−β) steps: two sums of βʲ."""
     response = measure_response(HEAVY_BALL)
@@ -119,6 +121,7 @@ def test_rounding_to_bfloat16_does_not_hide_the_effective_lr(monkeypatch):
     assert np.mean(off < ROUGH) >= 0.8
 
 
+@pytest.mark.slow
 def test_strong_impulses_agree_where_small_ones_do():
     """Assert that η/(1−β) of a heavy ball is found from strong impulses too, which a linear step answers exactly."""
     bench = bench_for(HEAVY_BALL).times(decay=0.0)
@@ -131,6 +134,7 @@ def of_parameters_alone(params):
     return HEAVY_BALL(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [HEAVY_BALL, of_parameters_alone])
 def test_control_and_exponents(factory):
     """Assert that λ = 0 and halved η and λ reach the optimizer as arguments, or through its groups."""
@@ -140,6 +144,7 @@ def test_control_and_exponents(factory):
     np.testing.assert_allclose(rates(response.half_decay)[0], LR * DECAY / 2, rtol=0, atol=READ)
 
 
+@pytest.mark.slow
 def test_random_numbers_are_the_same_in_every_run():
     """Assert that noise in an optimizer's steps does not change its response, and that the caller's numbers resume."""
     torch.manual_seed(5)
@@ -179,6 +184,7 @@ class Both(NamedGroups, Single):
     """Wants both."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [NamedGroups, partial(Single, **ARGUMENTS), Both])
 def test_other_forms_are_tried(factory):
     """Assert that groups with use_muon, and float32, are given where nothing else will do, and R = ηλ of each group."""

@@ -110,6 +110,7 @@ def off_by(flow, factor):
     return replace(flow, equation=replace(right, second=lambda *where: factor * right.second(*where)))
 
 
+@pytest.mark.slow
 def test_heavy_ball_at_large_learning_rates():
     """Assert that at rates at which ηF₁ is up to 1.5 of F₀, the right flow is confirmed and one off by 5 % refuted.
 
@@ -133,6 +134,7 @@ def test_the_smallest_error_that_is_seen(factor):
     assert convergence_order(smaller, [1.0], t=1.0, lrs=lrs).status == "confirmed"
 
 
+@pytest.mark.slow
 def test_rates_that_are_not_small_enough_are_inconclusive():
     """Assert that where the modified equation makes no sense yet the verdict is open, and says from where it does."""
     verdict = convergence_order(HEAVY, [1.0], t=1.0, lrs=[2.0**-k for k in range(4, 9)])
@@ -143,6 +145,7 @@ def test_rates_that_are_not_small_enough_are_inconclusive():
     assert convergence_order(HEAVY, [1.0], t=1.0, lrs=taken).status == "confirmed"
 
 
+@pytest.mark.slow
 def test_an_order_that_is_too_high_is_refuted():
     """Assert that a flow of order 2 is not said to be of order 1, and one with a wrong F₁ is."""
     lrs = [2.0**-k for k in range(9, 14)]
@@ -220,6 +223,7 @@ def right_and_wrong(seeds):
     return [*first, *second], wrong
 
 
+@pytest.mark.slow
 def test_a_few_random_problems():
     """Assert that of one random problem of each family the right flows are confirmed and the wrong flows refuted."""
     right, wrong = right_and_wrong(range(5))
@@ -241,6 +245,7 @@ def test_learning_rates_must_be_four_halvings(lrs):
         convergence_order(Flow(RULES["SGD"], gradient), START, t=0.1, lrs=lrs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "status"), [(1.0, "inconclusive"), (3.0, "confirmed")])
 def test_a_gradient_that_changes_its_sign(start, status):
     """Assert that the order of AdamW is open where θ of F₀ = −1 − λθ reaches 0 within t = 1, confirmed where not."""

@@ -24,6 +24,7 @@ def noisy_run(make, steps=1500, sizes=(40,), **arguments):
     return record(make(weights), loss, steps, **arguments)
 
 
+@pytest.mark.slow
 def test_noise_alone_brings_a_weight_to_its_law():
     """Assert that law and run agree with √(nη/(λ(2 − ηλ))), the norm of n weights of plain SGD in unit noise."""
     lr, decay, n = 0.1, 0.2, 40
@@ -44,6 +45,7 @@ def test_a_run_that_is_too_short_is_not_there_yet():
     assert any("the memory is 1e+04 steps" in note for note in found.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 5])
 def test_each_recorded_step_stands_for_those_before_it(every):
     """Assert that (1 − R)ᵏ of the start is said to be left after k steps, however many of them were recorded."""
@@ -63,6 +65,7 @@ def test_groups_are_not_averaged():
     assert any(f"{0.99**100:.2g} is left in the group with the largest R" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_a_smaller_lr_is_foreseen():
     """Assert that law and forecast are AdamW's closed form for n weights, exact in a = 1 − ηλ; Γ has no part in it."""
 
@@ -75,6 +78,7 @@ def test_a_smaller_lr_is_foreseen():
     assert f"‖θ‖ → {norm(0.001):.3g}" in found.notes[-1]
 
 
+@pytest.mark.slow
 def test_the_forecast_is_of_a_parameter_that_has_a_law():
     """Assert that where the first parameter does not decay the forecast is made for the second, with its own η."""
 

@@ -62,6 +62,7 @@ def test_valley_in_closed_form(rule, limit, ratio):
     assert np.diag(sigma)[:2] == pytest.approx(2 * (B - ratio * top), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_differences_in_place_of_derivatives():
     """Assert that without hvp or third the flow is the same, up to the error of differences."""
     rule = IN_VALLEY["heavy ball, stable"][0]
@@ -93,6 +94,10 @@ CASES = {
     "heavy ball, L2": UpdateRule(0.33, HeavyBall(0.5), L2(0.002)),
     "Nesterov, decoupled": UpdateRule(0.165, Nesterov(0.5), Decoupled(0.01)),
 }
+# The shortest every day, the others with the slow tests.
+each_case = pytest.mark.parametrize(
+    "name", ["GD", *(pytest.param(name, marks=pytest.mark.slow) for name in CASES if name != "GD")]
+)
 
 
 def flow_of(rule, **options):
@@ -125,7 +130,7 @@ def iterates(rule, state, steps):
     return theta, mean, ((theta[1:-1] - mean) ** 2).sum(axis=1)
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_case
 def test_runs_follow_the_central_flow(name):
     """Assert that a run at the edge ends fifty times as near to the central flow as to the flow of first order.
 
@@ -139,7 +144,7 @@ def test_runs_follow_the_central_flow(name):
     assert solution.sharpness[SETTLED:, 0] == pytest.approx(1.0, abs=0.01)
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_case
 def test_variance_and_loss_of_runs(name):
     """Assert that the mean of ‖δ‖² and the mean loss of a run are those that the flow predicts, within 2 % and 1 %.
 
@@ -153,6 +158,7 @@ def test_variance_and_loss_of_runs(name):
     assert solved(name).loss[stretch].mean() == pytest.approx(losses, rel=0.01)
 
 
+@pytest.mark.slow
 def test_secant_curvature_is_the_limit_with_decay():
     """Assert that the curvature between iterates of a run is the limit with its decay, and not the limit without."""
     theta, _, _ = run("GD, stable")
@@ -195,7 +201,9 @@ def test_bursts_have_the_predicted_mean():
 
 # Rule, steps before the comparison, how many times nearer, and the error of the variance; None where it never settles.
 ADAPTIVE = [
-    pytest.param(CATALOG["RMSpropS"](lr=4e-4, weight_decay=0.005), 500, 100, 0.03, id="RMSprop, stable"),
+    pytest.param(
+        CATALOG["RMSpropS"](lr=4e-4, weight_decay=0.005), 500, 100, 0.03, id="RMSprop, stable", marks=pytest.mark.slow
+    ),
     pytest.param(
         CATALOG["RMSpropW"](lr=4e-4, weight_decay=0.3), 500, 100, 0.03, id="RMSprop, decoupled", marks=pytest.mark.slow
     ),
@@ -276,6 +284,7 @@ def test_parabola(third):
         assert caught.value.step == 0
 
 
+@pytest.mark.slow
 def test_memory_at_the_start():
     """Assert that a v of 0 is refused in words, without a warning, and that a v near to 0 stays positive.
 

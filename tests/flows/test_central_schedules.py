@@ -84,7 +84,9 @@ def last_distance(mean, solution):
 
 
 @pytest.mark.parametrize("decay", ["no decay", pytest.param("L2", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(
+    "name", ["linear", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cosine", "rising"))]
+)
 def test_sgd_under_a_schedule(name, decay):
     """Assert that a run under a schedule ends by the central flow, and has the mean loss that it predicts within 4 %.
 
@@ -104,6 +106,7 @@ def test_sgd_under_a_schedule(name, decay):
     assert abs(constant.loss[1:-1].mean() / losses - 1) >= 0.1
 
 
+@pytest.mark.slow
 def test_the_rate_of_the_limit(monkeypatch):
     """Assert that with the rate of the limit the flow is at the limit of a rising η, and without it above the limit.
 
@@ -144,9 +147,10 @@ def test_jumps_are_pieces():
         assert np.abs(getattr(whole, name)[:-1] - joined).max() <= allowed * np.abs(joined).max()
 
 
-ADAPTIVE = [pytest.param(0.0, id="RMSprop"), pytest.param(0.3, id="decoupled decay", marks=pytest.mark.slow)]
+ADAPTIVE = [pytest.param(0.0, id="RMSprop"), pytest.param(0.3, id="decoupled decay")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_decay", ADAPTIVE)
 def test_rmsprop_under_a_schedule(weight_decay):
     """Assert that torch's RMSprop under a linear schedule stays at its limit, by the central flow, with its mean loss.

@@ -121,7 +121,7 @@ def measured(name, device, mode, miniature):
     its share of so many seconds is added to the ratio.
     """
     make, steps, rounds = MODELS[name]
-    steps, rounds = (1, 2) if miniature else (steps, rounds)
+    steps, rounds, warm_ups = (1, 1, 0) if miniature else (steps, rounds, 2)
     model, loss = make(device, miniature)
     forward = torch.compile(model) if mode == "compiled" else model
     names = ("bare", "bare again", *SETS, "naive .item()")
@@ -129,10 +129,10 @@ def measured(name, device, mode, miniature):
     waits, buffer.SECONDS = buffer.SECONDS, math.inf
     with tempfile.TemporaryDirectory() as folder:
         loops = {name: Loop(name, model, loss, forward, device, Path(folder)) for name in names}
-        for k in range(rounds + 2):
+        for k in range(warm_ups + rounds):
             for key, loop in loops.items():
                 spent, flushed = seconds(loop.train, steps), seconds(loop.flush)
-                if k >= 2:
+                if k >= warm_ups:
                     taken[key].append(spent)
                     flushes[key].append(flushed)
         launched = {key: kernels(loop) for key, loop in loops.items()}
