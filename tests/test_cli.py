@@ -22,11 +22,14 @@ from swd_dynamics.cli import app
 from swd_dynamics.cli.claims import DERIVATIONS, derive
 from swd_dynamics.cli.recordings import record
 from swd_dynamics.cli.sweeps import _grid, sweep
+from swd_dynamics.crosscheck import recorded_rule
+from swd_dynamics.errors import InputError
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.probe import Probe
 from swd_dynamics.probe.quantities import SETS
 from swd_dynamics.recording import open_recording
 from swd_dynamics.recording.format import read_committed
+from swd_dynamics.rules import CATALOG
 from swd_dynamics.rules.schedule import SCHEDULES
 from swd_dynamics.studies import MODULES
 from swd_dynamics.sweeping import ENGINES
@@ -453,6 +456,33 @@ def test_replay_says_what_a_run_without_weights_lacks(tmp_path, capsys):
     assert main(["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "5", "--out", run]) == 0
     assert main(["replay", run, "--as", "SGD"]) == 2
     assert "lacks theta and gradient" in capsys.readouterr().err
+
+
+def two_groups_without_weights(path):
+    """A run of AdamW with and without decay in its two groups, whose weights are not recorded."""
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    groups = [{"params": [weight], "weight_decay": each} for weight, each in zip(weights, (0.1, 0.0), strict=True)]
+    adamw = torch.optim.AdamW(groups, lr=0.01)
+    with Probe(adamw, path=path) as probe:
+        for _ in range(30):
+            loss = sum(weight.square().sum() for weight in weights)
+            adamw.zero_grad()
+            loss.backward()
+            probe.observe(loss=loss)
+            adamw.step()
+
+
+def test_two_groups_without_weights_are_one_line(tmp_path, capsys):
+    """Assert that replay of two groups without recorded weights is refused, and that every other command runs."""
+    run = str(tmp_path / "two")
+    two_groups_without_weights(run)
+    assert main(["replay", run, "--as", "AdamW"]) == 2
+    assert "trajectory=True" in capsys.readouterr().err
+    for name in ("AdamW", CATALOG["AdamW"]):
+        with pytest.raises(InputError, match="weight_group"):
+            recorded_rule(name, open_recording(run))
+    others = (["show"], ["plot"], ["explain"], ["export", "--to", str(tmp_path / "two.csv")])
+    assert [main([command, run, *options]) for command, *options in others] == [0] * 4
 
 
 @pytest.mark.parametrize(
