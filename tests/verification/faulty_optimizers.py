@@ -90,6 +90,8 @@ class Adam(torch.optim.Optimizer):
             eps = 2 * eps
         root = (state["v_hat"] + eps).sqrt() if self.fault == "eps inside" else state["v_hat"].sqrt() + eps
         lr = self.defaults["lr"] if self.fault == "default lr in both" else group["lr"]
+        if self.fault == "half of default lr":
+            lr = (lr + self.defaults["lr"]) / 2
         step = lr * state["m"] / state["c1"] / root
         if self.fault == "decay after":
             p.sub_(step).mul_(1 - rate)
