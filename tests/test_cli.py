@@ -105,6 +105,8 @@ def test_a_recording_is_shown_drawn_and_exported(recorded, tmp_path, capsys):
     [
         (["show", "nowhere"], "nowhere"),
         (["plot", "RUN", "--quantity", "decayrate"], "unknown quantity 'decayrate'; known: decay_rate"),
+        (["plot", "RUN", "--quantity", "R"], "R is recorded as decay_rate"),
+        (["plot", "RUN", "--quantity", "‖θ‖"], "recorded as theta_norm"),
         (["plot", "RUN", "--quantity", "theta"], "theta has the dimensions"),
         (["export", "RUN", "--to", "run.txt"], r".nc or .csv"),
     ],
@@ -359,6 +361,7 @@ MISTAKES = {
     "sweep quadratic --optimizers SGD --grid lr=1],a=[2 --steps 3 --to x": "the values must be",
     "sweep quadratic --optimizers SGD --grid lr=-1 --steps 3 --to x": "SGD cannot be made with {'lr': -1}",
     "sweep quadratic --optimizers SGD --grid beta=1 --steps 3 --to x": "SGD cannot be made with {'beta': 1}",
+    "sweep quadratic --optimizers SGD --grid wd=1 --steps 3 --to x": "it takes lr, momentum, dampening, weight_decay,",
     "sweep quadratic --optimizers SGD --grid lr=1 --steps 0 --to x": "steps = 0",
     "sweep quadratic --optimizers SGD --grid lr=1 --steps 3 --seeds 0 --to x": "seeds = 0",
     "sweep quadratic --optimizers SGD --grid lr=1 --steps 3 --engine gpu --to x": "unknown engine 'gpu'",
@@ -611,6 +614,25 @@ def test_a_sweep_ends_with_a_table(tmp_path, capsys):
     assert adams.startswith("AdamS") and "16 of 16" not in written and "32 of 32 runs, trained by vmap" in written
     assert main([*SWEEP.split(), "--to", str(tmp_path / "sweep")]) == 0
     assert capsys.readouterr().out.splitlines()[:3] == [heads, sgd, adams]
+
+
+def test_optimizers_with_the_same_numbers_are_told(tmp_path, capsys):
+    """Assert that SGDW and SGDS without momentum are said to be one method, but not with momentum."""
+    command = ["sweep", "quadratic", "--optimizers", "SGDW,SGDS", "--grid", "lr=0.01", "--grid", "weight-decay=0.1"]
+    assert main([*command, "--steps", "9", "--to", str(tmp_path / "plain")]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "same numbers" in line]
+    assert len(said) == 1 and said[0].startswith("SGDW and SGDS ") and "one method" in said[0]
+    assert main([*command, "--grid", "momentum=0.5", "--steps", "9", "--to", str(tmp_path / "heavy")]) == 0
+    assert "same numbers" not in capsys.readouterr().out
+
+
+def test_weight_decay_has_a_short_name(capsys):
+    """Assert that --wd is --weight-decay."""
+    printed = []
+    for option in ("--wd", "--weight-decay"):
+        assert main(["derive", "SGD", "fixed-point", option, "0.25"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != ""
 
 
 def test_failed_runs_of_a_sweep_are_told(tmp_path, capsys):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from swd_dynamics.cli.app import Device, Whole, app, chosen_device, refuse_existing
+from swd_dynamics.cli.app import Device, WeightDecay, Whole, app, chosen_device, refuse_existing
 from swd_dynamics.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def record(
     steps: Whole,
     out: Path,
     lr: float = 0.01,
-    weight_decay: float | None = None,
+    weight_decay: WeightDecay = None,
     momentum: float | None = None,
     dampening: float | None = None,
     nesterov: bool | None = None,
