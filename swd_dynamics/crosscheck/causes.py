@@ -57,7 +57,7 @@ def likely_cause(explains: Callable[[Sequence[NearRule]], bool], *, pairs: bool 
     >>> likely_cause(lambda causes: causes == (NEAR_RULES["no-eps"],))
     'there is no ε'
     """
-    return in_words(explaining(explains, pairs=pairs))
+    return cause_in_words(explaining(explains, pairs=pairs))
 
 
 def explaining(explains: Callable[[Sequence[NearRule]], bool], *, pairs: bool = True) -> list[tuple[str, ...]]:
@@ -81,7 +81,7 @@ def _can_both_be(one: str, other: str) -> bool:
     return NEAR_RULES[one].line != NEAR_RULES[other].line
 
 
-def in_words(found: Sequence[Sequence[str]]) -> str:
+def cause_in_words(found: Sequence[Sequence[str]]) -> str:
     """The causes in words, from the names of near rules that explain every step; "unknown" if there are none."""
     said = ["; and ".join(NEAR_RULES[name].cause for name in names) for names in found]
     return ", or the same here: ".join(said) or NO_CAUSE

@@ -13,7 +13,7 @@ from swd_dynamics.checks import whole_number
 from swd_dynamics.crosscheck.causes import (
     changed_by,
     explaining,
-    in_words,
+    cause_in_words,
     not_all,
     takes_every_step,
 )
@@ -252,7 +252,7 @@ def _verdict(rule: UpdateRule, driven: list[Comparison], own: OwnNumbers | None)
         found = explaining(lambda causes: all(each.is_explained(causes) for each in driven))
         hints = [] if found else [*[READ_GROUPS] * _only_groups_are_wrong(driven), ASK_AUDIT]
         why = ". ".join([verdict.why, *hints])
-        return replace(verdict, status="refuted", cause=in_words(found), why=why, near_rules=found[0] if found else ())
+        return replace(verdict, status="refuted", cause=cause_in_words(found), why=why, near_rules=found[0] if found else ())
     if raised := _raised(driven):
         return replace(verdict, status="inconclusive", cause=raised, **_until_it_raised(driven))
     reasons = _unresolved(driven)
