@@ -11,9 +11,9 @@ import numpy as np
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.checks import whole_number
 from swd_dynamics.crosscheck.causes import (
+    cause_in_words,
     changed_by,
     explaining,
-    cause_in_words,
     not_all,
     takes_every_step,
 )
@@ -252,7 +252,8 @@ def _verdict(rule: UpdateRule, driven: list[Comparison], own: OwnNumbers | None)
         found = explaining(lambda causes: all(each.is_explained(causes) for each in driven))
         hints = [] if found else [*[READ_GROUPS] * _only_groups_are_wrong(driven), ASK_AUDIT]
         why = ". ".join([verdict.why, *hints])
-        return replace(verdict, status="refuted", cause=cause_in_words(found), why=why, near_rules=found[0] if found else ())
+        names = found[0] if found else ()
+        return replace(verdict, status="refuted", cause=cause_in_words(found), why=why, near_rules=names)
     if raised := _raised(driven):
         return replace(verdict, status="inconclusive", cause=raised, **_until_it_raised(driven))
     reasons = _unresolved(driven)
