@@ -80,6 +80,19 @@ def _numbers(value) -> np.ndarray | None:
         return None
 
 
+def check_one(name: str, value: Any) -> None:
+    """Refuse several numbers in a list, a tuple or an array, where there must be one number.
+
+    Examples
+    --------
+    >>> check_one("lr", [0.1])
+    Traceback (most recent call last):
+    swd_dynamics.errors.InputError: lr = [0.1] is not allowed: it must be one number, as 0.01
+    """
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim):
+        raise InputError(f"{name} = {shown(value)} is not allowed: it must be one number, as 0.01")
+
+
 def check_pair(name: str, values, intervals: tuple[str, str]) -> None:
     """Refuse ``betas`` that are not two numbers, each inside its interval."""
     if not isinstance(values, tuple | list) or len(values) != 2:

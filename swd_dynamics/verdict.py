@@ -33,6 +33,7 @@ class Verdict:
     cause : str or None — the reason for the difference, where it is known
     evidence : dict — the arrays from which ``measured`` was computed, for a figure
     seeds : int or None — of a statistical verdict, the number of seeds; with another number the status can be another
+    near_rules : tuple of str — the names of the near rules that are the cause, which ``verify`` takes as ``allow``
 
     Examples
     --------
@@ -52,6 +53,7 @@ class Verdict:
     cause: str | None = None
     evidence: dict = field(default_factory=dict, repr=False, compare=False)
     seeds: int | None = None
+    near_rules: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -60,17 +62,24 @@ class Verdict:
 
     def record(self) -> dict:
         """The verdict as plain values, for JSON."""
-        return {key: value for key, value in asdict(self).items() if key != "evidence"}
+        return {key: value for key, value in asdict(self).items() if key not in ("evidence", "near_rules")}
+
+    @property
+    def cause_and_names(self) -> str:
+        """The cause in words, and the names under which ``verify`` allows it."""
+        names = f" (allow: {' and '.join(self.near_rules)})" if self.near_rules else ""
+        return f"{self.cause or ''}{names}"
 
     def __str__(self) -> str:
         numbers = [f"{name} {_short(getattr(self, name))}" for name in ("predicted", "measured", "allowed")]
         says_it = self.allowed == NOTHING or LIMIT in self.why  # a reason that has the numbers in it
         reason = f"{self.why}." if says_it else f"{', '.join(numbers)} ({self.why})"
-        lines = [f"{STATUS_MARKS[self.status]} {self.status}: {self.claim}", f"    {reason}"]
+        lines = [f"    {reason}"]
         if self.first_departure is not None:
             lines.append(f"    first wrong step: {self.first_departure}")
-        if self.cause:
-            lines.append(f"    cause: {self.cause}")
+        if self.cause:  # first where there is no result, because the numbers then mean little
+            lines.insert(0 if self.status == "inconclusive" else len(lines), f"    cause: {self.cause_and_names}")
+        lines.insert(0, f"{STATUS_MARKS[self.status]} {self.status}: {self.claim}")
         return "\n".join(fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
 
     __repr__ = __str__
@@ -192,7 +201,7 @@ class Ledger(tuple[Verdict, ...]):
 
 def _html_row(verdict: Verdict) -> str:
     claim, *cells = [escape(_short(getattr(verdict, column))) for column in COLUMNS]
-    cells[-1] += f"; <b>cause:</b> {escape(verdict.cause)}" if verdict.cause else ""
+    cells[-1] += f"; <b>cause:</b> {escape(verdict.cause_and_names)}" if verdict.cause else ""
     claim = f"<b>{escape(verdict.name)}</b><br>{claim}"  # verdicts on several optimizers may share a claim
     body = "".join(f"<td style='text-align:left'>{cell}</td>" for cell in (claim, *cells))
     said = f"{STATUS_MARKS[verdict.status]} {verdict.status}"

@@ -22,11 +22,14 @@ from swd_dynamics.cli import app
 from swd_dynamics.cli.claims import DERIVATIONS, derive
 from swd_dynamics.cli.recordings import record
 from swd_dynamics.cli.sweeps import _grid, sweep
+from swd_dynamics.crosscheck import recorded_rule
+from swd_dynamics.errors import InputError
 from swd_dynamics.optim import OPTIMIZERS
 from swd_dynamics.probe import Probe
 from swd_dynamics.probe.quantities import SETS
 from swd_dynamics.recording import open_recording
 from swd_dynamics.recording.format import read_committed
+from swd_dynamics.rules import CATALOG
 from swd_dynamics.rules.schedule import SCHEDULES
 from swd_dynamics.studies import MODULES
 from swd_dynamics.sweeping import ENGINES
@@ -102,6 +105,8 @@ def test_a_recording_is_shown_drawn_and_exported(recorded, tmp_path, capsys):
     [
         (["show", "nowhere"], "nowhere"),
         (["plot", "RUN", "--quantity", "decayrate"], "unknown quantity 'decayrate'; known: decay_rate"),
+        (["plot", "RUN", "--quantity", "R"], "R is recorded as decay_rate"),
+        (["plot", "RUN", "--quantity", "‖θ‖"], "recorded as theta_norm"),
         (["plot", "RUN", "--quantity", "theta"], "theta has the dimensions"),
         (["export", "RUN", "--to", "run.txt"], r".nc or .csv"),
     ],
@@ -356,6 +361,7 @@ MISTAKES = {
     "sweep quadratic --optimizers SGD --grid lr=1],a=[2 --steps 3 --to x": "the values must be",
     "sweep quadratic --optimizers SGD --grid lr=-1 --steps 3 --to x": "SGD cannot be made with {'lr': -1}",
     "sweep quadratic --optimizers SGD --grid beta=1 --steps 3 --to x": "SGD cannot be made with {'beta': 1}",
+    "sweep quadratic --optimizers SGD --grid wd=1 --steps 3 --to x": "it takes lr, momentum, dampening, weight_decay,",
     "sweep quadratic --optimizers SGD --grid lr=1 --steps 0 --to x": "steps = 0",
     "sweep quadratic --optimizers SGD --grid lr=1 --steps 3 --seeds 0 --to x": "seeds = 0",
     "sweep quadratic --optimizers SGD --grid lr=1 --steps 3 --engine gpu --to x": "unknown engine 'gpu'",
@@ -453,6 +459,33 @@ def test_replay_says_what_a_run_without_weights_lacks(tmp_path, capsys):
     assert main(["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "5", "--out", run]) == 0
     assert main(["replay", run, "--as", "SGD"]) == 2
     assert "lacks theta and gradient" in capsys.readouterr().err
+
+
+def two_groups_without_weights(path):
+    """A run of AdamW with and without decay in its two groups, whose weights are not recorded."""
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    groups = [{"params": [weight], "weight_decay": each} for weight, each in zip(weights, (0.1, 0.0), strict=True)]
+    adamw = torch.optim.AdamW(groups, lr=0.01)
+    with Probe(adamw, path=path) as probe:
+        for _ in range(30):
+            loss = sum(weight.square().sum() for weight in weights)
+            adamw.zero_grad()
+            loss.backward()
+            probe.observe(loss=loss)
+            adamw.step()
+
+
+def test_two_groups_without_weights_are_one_line(tmp_path, capsys):
+    """Assert that replay of two groups without recorded weights is refused, and that every other command runs."""
+    run = str(tmp_path / "two")
+    two_groups_without_weights(run)
+    assert main(["replay", run, "--as", "AdamW"]) == 2
+    assert "trajectory=True" in capsys.readouterr().err
+    for name in ("AdamW", CATALOG["AdamW"]):
+        with pytest.raises(InputError, match="weight_group"):
+            recorded_rule(name, open_recording(run))
+    others = (["show"], ["plot"], ["explain"], ["export", "--to", str(tmp_path / "two.csv")])
+    assert [main([command, run, *options]) for command, *options in others] == [0] * 4
 
 
 @pytest.mark.parametrize(
@@ -581,6 +614,25 @@ def test_a_sweep_ends_with_a_table(tmp_path, capsys):
     assert adams.startswith("AdamS") and "16 of 16" not in written and "32 of 32 runs, trained by vmap" in written
     assert main([*SWEEP.split(), "--to", str(tmp_path / "sweep")]) == 0
     assert capsys.readouterr().out.splitlines()[:3] == [heads, sgd, adams]
+
+
+def test_optimizers_with_the_same_numbers_are_told(tmp_path, capsys):
+    """Assert that SGDW and SGDS without momentum are said to be one method, but not with momentum."""
+    command = ["sweep", "quadratic", "--optimizers", "SGDW,SGDS", "--grid", "lr=0.01", "--grid", "weight-decay=0.1"]
+    assert main([*command, "--steps", "9", "--to", str(tmp_path / "plain")]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "same numbers" in line]
+    assert len(said) == 1 and said[0].startswith("SGDW and SGDS ") and "one method" in said[0]
+    assert main([*command, "--grid", "momentum=0.5", "--steps", "9", "--to", str(tmp_path / "heavy")]) == 0
+    assert "same numbers" not in capsys.readouterr().out
+
+
+def test_weight_decay_has_a_short_name(capsys):
+    """Assert that --wd is --weight-decay."""
+    printed = []
+    for option in ("--wd", "--weight-decay"):
+        assert main(["derive", "SGD", "fixed-point", option, "0.25"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != ""
 
 
 def test_failed_runs_of_a_sweep_are_told(tmp_path, capsys):

@@ -11,6 +11,7 @@ import xarray
 import swd_dynamics as sd
 from swd_dynamics.crosscheck import rule_iterates
 from swd_dynamics.errors import InputError
+from swd_dynamics.optim import OPTIMIZERS, WithDecay
 from swd_dynamics.probe import lightning_callback, trainer_callback
 from swd_dynamics.rules import CATALOG, SGD, Stable, UpdateRule, as_rule
 from swd_dynamics.symbolic import numeric_linear_map
@@ -258,3 +259,36 @@ def test_signatures_can_be_read():
     """Assert that no signature shows what numpy's ArrayLike stands for, which is several lines long."""
     for door in (sd.phase_plane, sd.Flow.solve, sd.convergence_order, sd.equivalent_weight_decay, sd.TASKS.quadratic):
         assert "_SupportsArray" not in str(signature(door))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda probe: probe.observe(torch.ones(())),
+        lambda probe: probe.observe(losss=torch.ones(())),
+        lambda probe: probe.observe(),
+        lambda probe: probe.observe(loss=1.0, step=3),
+    ],
+)
+def test_a_loss_without_its_name(call):
+    """Assert that a loss observed by place, or by another name, is refused with the call to write."""
+    with sd.Probe(torch.optim.SGD([WEIGHT], lr=0.1)) as probe, pytest.raises(InputError, match=r"observe\(loss=loss\)"):
+        call(probe)
+
+
+@pytest.mark.parametrize("name", ["SGDS", "SGDW", "AdamS", "AdaiS"])
+@pytest.mark.parametrize("argument", ["lr", "weight_decay"])
+@pytest.mark.parametrize("value", [[0.1], (0.1,), np.array([0.1])], ids=repr)
+def test_several_numbers_for_one(name, argument, value):
+    """Assert that a list, a tuple or an array in place of a number is refused when the optimizer is made."""
+    for groups in ([WEIGHT], [{"params": [WEIGHT], argument: value}]):
+        given = {argument: value} if groups == [WEIGHT] else {}
+        with pytest.raises(InputError, match=f"{argument} = .* must be one number"):
+            OPTIMIZERS[name](groups, **given)
+
+
+@pytest.mark.parametrize("argument", ["weight_decay", "lr_max"])
+def test_several_numbers_for_another_decay(argument):
+    """Assert that WithDecay refuses a list in place of a number when it is made."""
+    with pytest.raises(InputError, match=f"{argument} = .* must be one number"):
+        WithDecay(torch.optim.SGD([WEIGHT], lr=0.1), decay="cautious", **{"weight_decay": 0.1, argument: [0.1]})

@@ -27,6 +27,8 @@ def whole(_, tokens: Sequence[Token]) -> int:
         raise InputError(f"{tokens[0].value} is not a whole number") from None
 
 
+# --wd as well: without it, the nearest option of derive is --what
+WeightDecay = Annotated[float | None, Parameter(alias="--wd")]
 Whole = Annotated[int, Parameter(converter=whole)]
 
 

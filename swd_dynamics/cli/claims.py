@@ -3,7 +3,7 @@
 from pathlib import Path
 from textwrap import fill
 
-from swd_dynamics.cli.app import Device, app, chosen_device
+from swd_dynamics.cli.app import Device, WeightDecay, app, chosen_device
 from swd_dynamics.errors import InputError
 from swd_dynamics.tables import Table
 
@@ -89,7 +89,7 @@ def derive(
     what: str = "modified-equation",
     *,
     lr: float | None = None,
-    weight_decay: float | None = None,
+    weight_decay: WeightDecay = None,
     momentum: float | None = None,
     dampening: float | None = None,
     nesterov: bool = False,

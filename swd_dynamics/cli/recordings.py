@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from swd_dynamics.cli.app import Device, Whole, app, chosen_device, refuse_existing
+from swd_dynamics.cli.app import Device, WeightDecay, Whole, app, chosen_device, refuse_existing
 from swd_dynamics.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def record(
     steps: Whole,
     out: Path,
     lr: float = 0.01,
-    weight_decay: float | None = None,
+    weight_decay: WeightDecay = None,
     momentum: float | None = None,
     dampening: float | None = None,
     nesterov: bool | None = None,
@@ -223,8 +223,8 @@ def replay(run: Path, *, as_: Annotated[str, Parameter(name="--as")]) -> int:
 
     CATALOG[as_]  # refuses a wrong name before anything is read
     recording = _recording(run)
+    verdict = compare(as_, recording, name=f"{run} as {as_}")  # first: it says what the recording lacks
     rule = recorded_rule(as_, recording)
-    verdict = compare(rule, recording, name=f"{run} as {as_}")
     print(f"{verdict}\n    the rule, with the recording's numbers: {rule}")
     if not np.any(rule.weight_decay):
         print("    its weight decay is 0, so that L2, decoupled and stable decay are the same rule")

@@ -1,6 +1,8 @@
 """The command for many runs at once: sweep."""
 
 import json
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +147,19 @@ def _table(found: "xarray.Dataset") -> list[str]:
         diverged = int(found.diverged_at[i].notnull().sum())
         lines.append(f"{label:{width}}  {best:>21}  {diverged:8}  {len(own):6}  {point}")
         lines += [f"    failed: {reason}" for reason in list(dict.fromkeys(own))[:REASONS]]
-    return lines
+    return [*lines, *_same_numbers(found)]
+
+
+def _same_numbers(found: "xarray.Dataset") -> Iterator[str]:
+    """A sentence for each two optimizers whose runs ended alike to the last bit, in every cell."""
+    ends = [found[name] for name in ("train_loss", "weight_norm", "gradient_norm")]
+    without = not found["momentum"].values.any() if "momentum" in found.dims else True
+    for one, other in combinations(found.optimizer.values.tolist(), 2):
+        pairs = [(end.sel(optimizer=one), end.sel(optimizer=other)) for end in ends]
+        if pairs[0][0].notnull().any() and all(mine.equals(its.assign_coords(mine.coords)) for mine, its in pairs):
+            plain = without and {one, other} <= {"SGD", "SGDW", "SGDS"}
+            why = ": without momentum they are one method" if plain else ""
+            yield f"{one} and {other} gave the same numbers in every run{why}"
 
 
 def _best(values: "xarray.DataArray") -> tuple[str, str]:

@@ -19,7 +19,9 @@ NO_CAUSE = "unknown"
 # Weights up to which pairs of near rules are tried. They take about ten seconds with so many; with ten times as many
 # a user would wait for minutes.
 FEW_WEIGHTS = 20_000
-SELDOM = ("cautious", "preconditioned", "corrected")  # tried where no other single near rule explains the steps
+# Tried alone, where no other single near rule explains the steps. In pairs they would take half as long again.
+SELDOM = ("cautious", "preconditioned", "corrected", "decay-grows", "default-lr", "betas-swapped-in-corrections",
+          "count-of-all-tensors", "count-of-a-groups-tensors")  # fmt: skip
 SYMBOLS = {"lr": "η", "weight_decay": "λ"}
 COUNTS = {2: "two", 3: "three", 4: "four"}
 
@@ -55,13 +57,34 @@ def likely_cause(explains: Callable[[Sequence[NearRule]], bool], *, pairs: bool 
     >>> likely_cause(lambda causes: causes == (NEAR_RULES["no-eps"],))
     'there is no ε'
     """
-    usual = [each for name, each in NEAR_RULES.items() if name not in SELDOM]
-    both = [pair for pair in combinations(usual, 2) if pair[0].line != pair[1].line] if pairs else []
-    for candidates in ([(each,) for each in usual], [(NEAR_RULES[name],) for name in SELDOM], both):
-        found = [causes for causes in candidates if explains(causes)]
+    return cause_in_words(explaining(explains, pairs=pairs))
+
+
+def explaining(explains: Callable[[Sequence[NearRule]], bool], *, pairs: bool = True) -> list[tuple[str, ...]]:
+    """The names of the near rules that explain every step, each alone or two together; none if nothing does.
+
+    Examples
+    --------
+    >>> explaining(lambda causes: causes == (NEAR_RULES["no-eps"],))
+    [('no-eps',)]
+    """
+    usual = [name for name in NEAR_RULES if name not in SELDOM]
+    both = [pair for pair in combinations(usual, 2) if _can_both_be(*pair)] if pairs else []
+    for candidates in ([(name,) for name in usual], [(name,) for name in SELDOM], both):
+        found = [names for names in candidates if explains(tuple(NEAR_RULES[name] for name in names))]
         if found:
-            return ", or the same here: ".join("; and ".join(each.cause for each in causes) for causes in found)
-    return NO_CAUSE
+            return found
+    return []
+
+
+def _can_both_be(one: str, other: str) -> bool:
+    return NEAR_RULES[one].line != NEAR_RULES[other].line
+
+
+def cause_in_words(found: Sequence[Sequence[str]]) -> str:
+    """The causes in words, from the names of near rules that explain every step; "unknown" if there are none."""
+    said = ["; and ".join(NEAR_RULES[name].cause for name in names) for names in found]
+    return ", or the same here: ".join(said) or NO_CAUSE
 
 
 class Explanation(NamedTuple):

@@ -45,7 +45,7 @@ class Course(NamedTuple):
     angle, angle_law : array, shape (windows,) — the angle by which a step turns the parameter, in radians
     time : array, shape (windows,) — the number of steps in which a departure from the equilibrium falls to 1/e
     unknown : str — why there is no law, or nothing
-    fallen : float — η of the last window divided by the largest η of the run
+    shares : array, shape (windows,), or () — η of the window divided by the largest η of the run
     """
 
     parameter: str
@@ -57,16 +57,26 @@ class Course(NamedTuple):
     angle_law: NDArray
     time: NDArray
     unknown: str = ""
-    fallen: float = 1.0
+    shares: NDArray = np.ones(1)
 
     @property
-    def is_out_of_reach(self) -> bool:
-        """Whether η fell so far that the run is too short for the law of the last η, but not for that of the largest.
+    def out_of_reach(self) -> NDArray:
+        """The windows in which η fell so far that the run is too short for its law, but not for that of the largest η.
 
         The time of an equilibrium is taken to be proportional to 1/η.
         """
-        nearly_zero = self.fallen <= SMALL
-        return bool(nearly_zero or self.time[-1] * self.fallen <= self.steps[-1] < self.time[-1])
+        return (self.shares <= SMALL) | ((self.time * self.shares <= self.steps) & (self.steps < self.time))
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether that is so at the end of the run."""
+        return bool(self.out_of_reach[-1])
+
+    @property
+    def last_with_law(self) -> int:
+        """The number of windows up to the end of the law's line: it ends where only a smaller η follows."""
+        within = np.nonzero(~self.out_of_reach)[0]
+        return int(within[-1]) + 1 if len(within) else 0
 
     @property
     def said(self) -> str:
@@ -74,9 +84,7 @@ class Course(NamedTuple):
         if self.unknown:
             return self.unknown
         if self.is_out_of_reach:
-            return (
-                f"η has fallen to {100 * self.fallen:.1g} % of its largest value: the law of so small an η says nothing"
-            )
+            return "no law for the small η at the end"
         if self.time[-1] > self.steps[-1]:
             return f"too early: an equilibrium takes about {self.time[-1]:.0f} steps"
         pairs = ((self.norm, self.norm_law), (self.angle, self.angle_law))
@@ -223,8 +231,8 @@ def _course(recording: "xarray.Dataset", rules: list[UpdateRule], i: int, shape:
         unknown = reason  # that of the last window: a warm-up from 0 has no law in the first one
     norm_law, angle_law, time = np.array(laws).T
     name = str(recording["parameter"].values[i])
-    fallen = float(lrs[-1] / lr.max()) if lr.max() > 0 else 1.0
-    return Course(name, shape, steps, norms, norm_law, angles, angle_law, time, unknown, fallen)
+    shares = lrs / lr.max() if lr.max() > 0 else np.ones(len(lrs))
+    return Course(name, shape, steps, norms, norm_law, angles, angle_law, time, unknown, shares)
 
 
 def _rms(values: NDArray) -> float:
@@ -259,7 +267,15 @@ def _notes(recording: "xarray.Dataset", rules: list[UpdateRule], courses: tuple[
         notes.append("R is not recorded, so how much of the start is left is unknown.")
     notes.append(_rounding(recording, rate, mode_of(rules[0].decay) or "unknown"))
     known = [course for course in courses if not course.unknown]
+    notes += [_fallen(course) for course in known if course.is_out_of_reach][:1]
     return notes + ([_foreseen(recording, rules, known[0])] if known else [])
+
+
+def _fallen(course: Course) -> str:
+    """That the law does not reach to the end of a schedule, and where the figure's line of it ends."""
+    ends = f"ends at step {course.steps[course.last_with_law - 1]:.0f}" if course.last_with_law else "is not drawn"
+    share = f"{100 * course.shares[-1]:.1g} %"
+    return f"η has fallen to {share} of its largest value: the law of so small an η says nothing, and its line {ends}."
 
 
 def _decay_rates(recording: "xarray.Dataset") -> tuple[NDArray, str]:
@@ -279,7 +295,7 @@ def _foreseen(recording: "xarray.Dataset", rules: list[UpdateRule], course: Cour
     group = int(recording["parameter_group"].values[i])
     lr = np.asarray(recording["lr"].values[:, group], float)
     if lr[-1] <= SMALL * lr.max():
-        return "η has fallen to nearly 0, so that nothing is foreseen for a smaller one."
+        return "η is nearly 0 at the end, so that nothing is foreseen for a smaller one."
     late = recording.isel(step=slice(-FEW, None))
     norm, gradient = (np.asarray(late[name].values[:, i], float) for name in NEEDED[1:3])
     (norm, angle, time), _ = _law(rules[group], lr[-1] / 10, course.shape, _rms(norm * gradient))

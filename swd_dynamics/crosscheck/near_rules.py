@@ -159,6 +159,23 @@ def _first_lr(altered: AlteredRule) -> AlteredRule:
     return replace(altered, rule=replace(altered.rule, lr=altered.rule.lr_at(0)))
 
 
+def _default_lr(altered: AlteredRule) -> AlteredRule | None:
+    return altered.built_with and replace(altered, rule=replace(altered.rule, lr=altered.built_with[0]))
+
+
+def _counted_by_tensors(in_groups: bool) -> Callable[[AlteredRule], AlteredRule | None]:
+    """One count of steps, which every tensor of all groups, or of its own group, raises by one in a step."""
+
+    def changed(altered: AlteredRule) -> AlteredRule | None:
+        labels, index = np.unique(altered.group * in_groups, return_inverse=True)
+        firsts = [altered.tensor[index == i].min() for i in range(len(labels))]
+        many = np.diff(firsts, append=altered.tensor.max() + 1)[index]  # tensors without weights are counted too
+        place = altered.tensor - np.array(firsts)[index] + 1
+        return None if np.all(many == 1) else _adam(count=lambda k: (k - 1) * many + place)(altered)
+
+    return changed
+
+
 def _momentum(
     change: Callable[[MomentumVariant], MomentumVariant | None],
 ) -> Callable[[AlteredRule], AlteredRule | None]:
@@ -261,6 +278,10 @@ NEAR_RULES = Table(
         "no-decay-of-vectors": NearRule(
             "tensors with less than two dimensions (biases, gains) do not decay", "λ", _no_decay_of_vectors
         ),
+        "decay-grows": NearRule(
+            "weight decay has the other sign: the weights are multiplied by 1 + R", "decay's sign",
+            _with_rate(lambda rate, lr: -rate),
+        ),
         "decay-undampened": NearRule("η_eff in the decay does not contain the dampening", "rate", _undampened_decay),
         "decay-up-to-2": NearRule(
             "a decay rate R above 2 is omitted", "limit",
@@ -279,6 +300,10 @@ NEAR_RULES = Table(
         ),
         "ascent": NearRule("the gradient has the other sign", "sign", lambda altered: replace(altered, sign=-1.0)),
         "first-lr": NearRule("every step has the learning rate of the first step", "lr", _first_lr),
+        "default-lr": NearRule(
+            "every step has the η that the optimizer was built with, so that schedules and the η of groups do nothing",
+            "lr", _default_lr,
+        ),
         "lr-in-momentum": NearRule(
             "η is inside the momentum buffer, so that a change of η does not affect the gradients in it", "lr in m",
             _lr_in_momentum,
@@ -320,6 +345,17 @@ NEAR_RULES = Table(
         "no-correction": NearRule("the bias correction of both moments is missing", "correction", _adam(corrects="")),
         "no-correction-of-m": NearRule("the bias correction of m is missing", "correction", _adam(corrects="v")),
         "no-correction-of-v": NearRule("the bias correction of v is missing", "correction", _adam(corrects="m")),
+        "betas-swapped-in-corrections": NearRule(
+            "β₁ and β₂ are swapped in the bias corrections", "correction", _adam(swapped=True)
+        ),
+        "count-of-all-tensors": NearRule(
+            "all tensors share one count of steps, so that the bias corrections run ahead", "count",
+            _counted_by_tensors(in_groups=False),
+        ),
+        "count-of-a-groups-tensors": NearRule(
+            "the tensors of a group share one count of steps, so that the bias corrections run ahead", "count",
+            _counted_by_tensors(in_groups=True),
+        ),
         "corrected-in-place": NearRule(
             "the bias corrections of both moments are written back into the state (modified in place)", "stored",
             _adam(stored="mv"),

@@ -214,6 +214,12 @@ def per_weight(values: list[float], recording):
     """The numbers of the groups as an array over the weights; one number if all are the same."""
     if all(value == values[0] for value in values):
         return values[0]
+    if "weight_group" not in recording:
+        raise InputError(
+            "the recording does not say to which parameter group each weight belongs (variable weight_group), which a"
+            " rule needs where the groups have different lr or weight_decay: record it with trajectory=True (on the"
+            " command line: --trajectory)"
+        )
     return np.asarray(values)[np.asarray(recording["weight_group"], dtype=int)]
 
 

@@ -49,6 +49,11 @@ class MomentumVariant:
         return self.published.effective_lr(memory, step)
 
 
+def steps_taken(k: Any) -> Any:
+    """The number of steps that a bias correction counts: all, each once."""
+    return k
+
+
 @dataclass(frozen=True)
 class AdamVariant:
     """Adam or AMSGrad: each line that is known to be written in several ways can be changed.
@@ -62,6 +67,8 @@ class AdamVariant:
     mean_eps_at : where ε stands in η_eff: nowhere ("none"), √v̄ + ε ("outside"), √(v̄ + ε) ("inside")
     mean_corrected : bool — whether v̄ is a mean of v̂, not of v
     average : callable — the mean over all weights, or a mean over each tensor or group
+    swapped : bool — whether the bias correction of m has β₂, and that of v has β₁
+    count : callable (k) → number of steps, or one for each weight, that the bias corrections have
     """
 
     betas: tuple[Any, Any]
@@ -73,6 +80,8 @@ class AdamVariant:
     mean_eps_at: Literal["none", "outside", "inside"] = "none"
     mean_corrected: bool = True
     average: Callable = mean
+    swapped: bool = False
+    count: Callable = steps_taken
 
     @classmethod
     def of(cls, direction: Adam | AMSGrad) -> "AdamVariant":
@@ -87,19 +96,24 @@ class AdamVariant:
         m = beta1 * memory.m + (1 - beta1) * gradient
         v = beta2 * memory.v + (1 - beta2) * gradient * gradient
         largest = memory.v_max if self.amsgrad == "no" else maximum(memory.v_max, self._in_maximum(v, k))
-        m = m / (1 - beta1**k) if "m" in self.stored else m
+        m = m / self._one_less_power("m", k) if "m" in self.stored else m
         if "v" not in self.stored:
             return MaxMoments(m, v, largest)
-        bias = 1 - beta2**k
+        bias = self._one_less_power("v", k)
         return MaxMoments(m, v / bias, largest) if self.amsgrad == "no" else MaxMoments(m, v, largest / bias)
 
     def _in_maximum(self, v, k):
-        return v / (1 - self.betas[1] ** k) if self.amsgrad == "after" else v
+        return v / self._one_less_power("v", k) if self.amsgrad == "after" else v
+
+    def _one_less_power(self, moment: str, k):
+        """1 − βᵏ with the β and the count of steps that the bias correction of this moment has."""
+        order = "vm" if self.swapped else "mv"
+        return 1 - self.betas[order.index(moment)] ** self.count(k)
 
     def _bias(self, moment: str, k):
         """1 − βᵏ, or 1 if the moment is corrected already."""
         done = moment in self.stored or (moment == "v" and self.amsgrad == "after")
-        return 1.0 if done else 1 - self.betas["mv".index(moment)] ** k
+        return 1.0 if done else self._one_less_power(moment, k)
 
     def move(self, memory, step):
         m = memory.m / self._bias("m", step.k) if "m" in self.corrects else memory.m

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import _device_dtype_check_for_fused
 
+from swd_dynamics.checks import check_one
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim.layout import why_not_fused
 from swd_dynamics.optim.moments import as_count, at_least_float32
@@ -262,7 +263,9 @@ class StableDecayOptimizer(torch.optim.Optimizer, ABC):
 
 
 def _check_tensors(name: str, value: Any) -> None:
-    """Refuse tensors where a step needs Python numbers; lr and weight_decay may be tensors of one number."""
+    """Refuse lists, and tensors where a step needs Python numbers; lr and weight_decay may be tensors of one number."""
+    if name != "betas":
+        check_one(name, value)
     for each in value if isinstance(value, tuple | list) else (value,):
         if isinstance(each, Tensor) and name not in ("lr", "weight_decay"):
             raise InputError(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check, check_one
 from swd_dynamics.errors import InputError
 from swd_dynamics.tables import Table
 
@@ -88,6 +88,8 @@ class WithDecay(torch.optim.Optimizer):
         if decay in BUILT_IN:
             raise InputError(f"decay = {decay!r} needs no WithDecay: {BUILT_IN[decay]}")
         self._decay_rate = RATES[decay]
+        check_one("weight_decay", weight_decay)
+        check_one("lr_max", lr_max)
         check("weight_decay", weight_decay, "[0, inf)")
         if lr_max is None and decay == "corrected":
             raise InputError("corrected decay needs lr_max, the largest learning rate of the schedule: give lr_max")

@@ -35,9 +35,14 @@ def explained(found: Any) -> Figure:
         panels = figure.subplots(len(shown), 2, sharex=True, squeeze=False)
         for (left, right), course in zip(panels, shown, strict=True):
             for axes, law, seen in ((left, course.norm_law, course.norm), (right, course.angle_law, course.angle)):
-                axes.plot(course.steps, law, **theory(mode, label="law, for the η and gradients of that time"))
+                most = course.last_with_law  # beyond, η is so small that its law says nothing
+                axes.plot(
+                    course.steps[:most], law[:most], **theory(mode, label="law, for the η and gradients of that time")
+                )
                 axes.plot(course.steps, seen, **measured(mode, label="the run"))
-            left.set_ylim(0, 1.4 * np.nanmax([*course.norm_law, *course.norm]))  # room for the remark
+            left.set_ylim(
+                0, 1.4 * np.nanmax([*course.norm_law[: course.last_with_law], *course.norm])
+            )  # room for the remark
             right.set_yscale("log")  # the first steps of Adam turn the weights ten times as far as later ones
             right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -1,7 +1,7 @@
 """Recorded quantities over the steps of one run or of several runs, drawn."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten, wrap
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ SAME_MODE: tuple[dict, ...] = ({}, {"markerfacecolor": "white"}, {"marker": "x"}
 # this height; at a tenth of it, values that could be drawn are not. Infinite values are not drawn.
 HIGHEST = 1e307
 WIDE = 1e250  # beyond this or its inverse matplotlib's own margins and ticks of a logarithmic axis may overflow
+SYMBOLS = {"R": "decay_rate", "η": "lr", "η_eff": "effective_lr", "R/η_eff": "decay_ratio", "‖θ‖": "theta_norm",
+           "‖g‖": "gradient_norm"}  # fmt: skip
 USUAL = ("loss", "decay_ratio")  # drawn when no quantity is named
 FINE = "."  # the marker of the steps between two large markers
 BAND = (0.05, 0.95)  # of the weights, around the median
@@ -139,7 +141,18 @@ def _check(run: "xarray.Dataset", name: str, alone: bool) -> None:
     if name in run.data_vars and name not in drawable:
         dims = run[name].dims
         raise InputError(f"{name} has the dimensions {dims}; what can be drawn is {', '.join(drawable)}")
-    Table("quantity", **dict.fromkeys(drawable))[name]
+    known: Table[None] = Table("quantity", "", _name_of_symbol(drawable), **dict.fromkeys(drawable))
+    known[name]
+
+
+def _name_of_symbol(drawable: Sequence[str]) -> Callable[[str], str]:
+    """What can be done about a symbol: the name under which its quantity is recorded."""
+
+    def advice(name: str) -> str:
+        meant = SYMBOLS.get(name, "")
+        return f"unknown quantity {name!r}: {name} is recorded as {meant}" if meant in drawable else ""
+
+    return advice
 
 
 def _is_course(variable: "xarray.DataArray", alone: bool) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +10,20 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
+
+
+def with_loss_by_name(observe: Callable[..., None]) -> Callable[..., None]:
+    """A method that answers a call without ``loss=`` with a sentence."""
+
+    @wraps(observe)
+    def answered(*arguments: Any, **named: Any) -> None:
+        if len(arguments) != 1 or not {"loss"} <= set(named) <= {"loss", "of"}:
+            extra = sorted(set(named) - {"loss", "of"})
+            wrong = f"has no argument {extra[0]!r}" if extra else "takes the loss by its name"
+            raise InputError(f"observe {wrong}: write probe.observe(loss=loss), and of='last' or of='next' if needed")
+        observe(*arguments, **named)
+
+    return answered
 
 
 class Losses:

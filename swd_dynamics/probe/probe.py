@@ -18,7 +18,7 @@ from swd_dynamics.probe.counts import NOTE, Counted, counts_of
 from swd_dynamics.probe.gather import Collector, Contributor, is_common
 from swd_dynamics.probe.instruments import Instruments
 from swd_dynamics.probe.landscape import Landscape, check_landscape
-from swd_dynamics.probe.losses import Losses
+from swd_dynamics.probe.losses import Losses, with_loss_by_name
 from swd_dynamics.probe.measure import SUMMED
 from swd_dynamics.probe.provenance import made_by
 from swd_dynamics.probe.quantities import Quantity, chosen
@@ -245,6 +245,7 @@ class Probe:
         """How often each parameter was written."""
         return [version(local(parameter)) for parameter in self.layout.parameters]
 
+    @with_loss_by_name
     def observe(self, *, loss: Tensor | float, of: Literal["next", "last"] | None = None) -> None:
         """Record the loss of a step, without waiting for the device. A step without a loss has NaN.
 
@@ -278,10 +279,9 @@ class Probe:
 
     def _amend(self, loss: Tensor | float) -> bool:
         """Replace the loss of the last row, unless the row is written already."""
-        if not self._buffer.filled:
-            return False
-        self._guarded(lambda: self._buffer.amend("loss", loss))
-        return True
+        if has_row := bool(self._buffer.filled):
+            self._guarded(lambda: self._buffer.amend("loss", loss))
+        return has_row
 
     def require_room(self, steps: int) -> None:
         """Refuse a trajectory of so many steps if it is too large for memory or a run folder."""

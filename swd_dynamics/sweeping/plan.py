@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from itertools import product
 from math import ceil
 from typing import Any, NamedTuple
@@ -285,9 +286,19 @@ def _try_out(plan: Plan) -> None:
         try:
             made = candidate.optimizer(task.fresh().model.parameters(), **first)
         except Exception as error:
-            raise InputError(f"{candidate.label} cannot be made with {shown(first)}: {error}") from error
+            takes = _arguments_of(candidate.factory) if "unexpected keyword" in str(error) else ""
+            raise InputError(f"{candidate.label} cannot be made with {shown(first)}: {error}{takes}") from error
         if not isinstance(made, torch.optim.Optimizer):
             raise InputError(f"{candidate.label} made {shown(made)}: it must make a torch.optim.Optimizer")
+
+
+def _arguments_of(factory: Any) -> str:
+    """The arguments that an optimizer takes besides its parameters, for the end of a message."""
+    try:
+        names = list(signature(factory).parameters)[1:]
+    except (TypeError, ValueError):  # a builtin does not say its arguments
+        return ""
+    return f"; it takes {', '.join(names)}" if names else ""
 
 
 def _named(value: Any) -> str:

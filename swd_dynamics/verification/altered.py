@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from swd_dynamics.crosscheck.causes import changed_by, rule_numbers, with_rule_numbers
-from swd_dynamics.crosscheck.near_rules import AlteredRule, NearRule
+from swd_dynamics.crosscheck.near_rules import NEAR_RULES, AlteredRule, NearRule
 from swd_dynamics.crosscheck.recorded_rule import with_shapes
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import UpdateRule
+from swd_dynamics.tables import UnknownName, nearest
 
 if TYPE_CHECKING:
     import xarray
@@ -40,8 +41,45 @@ def altered_for(rule: UpdateRule, recording: "xarray.Dataset", allowed: Sequence
     )
     altered = changed_by(plain, allowed)
     if altered is None:
-        raise InputError(f"allow: {', '.join(near.cause for near in allowed)} has no place in {rule}")
+        raise InputError(
+            f"allow: {', '.join(near.cause for near in allowed)} has no place in {rule}; near rules that have:"
+            f" {', '.join(near_rules_of(rule))}"
+        )
     return altered
+
+
+def near_rules_of(rule: UpdateRule) -> list[str]:
+    """The names of the near rules that have a place in a rule, in two groups of tensors.
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import CATALOG
+    >>> [name for name in near_rules_of(CATALOG["SGDW"](0.5, weight_decay=0.5)) if "eps" in name or "sign" in name]
+    []
+    """
+    decay: Any = rule.decay
+    if hasattr(decay, "weight_decay"):
+        decay = replace(decay, weight_decay=np.full(2, decay.weight_decay))
+    two = np.arange(2)
+    built_with = (rule.lr, rule.weight_decay)
+    altered = AlteredRule(replace(rule, decay=decay), two, two, dimensions=two + 1, built_with=built_with)
+    return [name for name, near in NEAR_RULES.items() if near.change(altered) is not None]
+
+
+def chosen_near_rules(names: str | Sequence[str], rule: UpdateRule) -> list[NearRule]:
+    """The near rules of these names.
+
+    Raises
+    ------
+    UnknownName
+        If there is none of a name; the message lists the near rules that have a place in the rule, the nearest first.
+    """
+    chosen = [names] if isinstance(names, str) else names
+    for name in chosen:
+        if name not in NEAR_RULES:
+            known = ", ".join(nearest(str(name), near_rules_of(rule)))
+            raise UnknownName(f"unknown near rule {name!r}; those of {rule.name} are {known}")
+    return [NEAR_RULES[name] for name in chosen]
 
 
 class OwnNumbers(NamedTuple):

@@ -11,9 +11,9 @@ import numpy as np
 from swd_dynamics.arithmetic import is_symbolic
 from swd_dynamics.checks import whole_number
 from swd_dynamics.crosscheck.causes import (
-    NO_CAUSE,
+    cause_in_words,
     changed_by,
-    likely_cause,
+    explaining,
     not_all,
     takes_every_step,
 )
@@ -23,8 +23,8 @@ from swd_dynamics.crosscheck.stepping import departure_of, largest_error, own_st
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import Entry
 from swd_dynamics.rules.update import UpdateRule
-from swd_dynamics.verdict import Verdict, judge
-from swd_dynamics.verification.altered import OwnNumbers, altered_for, own_numbers
+from swd_dynamics.verdict import NOTHING, Verdict, judge
+from swd_dynamics.verification.altered import OwnNumbers, altered_for, chosen_near_rules, own_numbers
 from swd_dynamics.verification.coverage import Exercised, exercised, not_tested, record_scenarios
 from swd_dynamics.verification.in_type import verify_in_type
 from swd_dynamics.verification.round_off import allowed_round_off
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 # off would be confirmed.
 RESOLVED = 1000.0
 ASK_AUDIT = "If the difference is in the weight decay, audit may name it"
+READ_GROUPS = (
+    "The steps are right with one group at constant η: check that lr and weight_decay are read from the parameter group"
+    " in each step, and that a gradient which the optimizer keeps is a copy"
+)
 MOST_STEPS = 100_000  # of a scenario: their gradients are a few dozen megabytes, and pairs of near rules take minutes
 
 
@@ -89,7 +93,8 @@ def verify(
         Confirmed if the error is at most 8·eps·√k at every step k (where the rule is ill-conditioned, more: see
         :func:`~swd_dynamics.verification.round_off.allowed_round_off`); ``measured`` is the largest error divided by
         this limit. Else refuted: ``first_departure`` is the first wrong step (from 1) in any scenario, ``cause``
-        a change of the rule that explains all steps, or "unknown". Inconclusive, with the reason as ``cause``, if the
+        a change of the rule that explains all steps, or "unknown"; ``near_rules`` has its name for ``allow``.
+        Inconclusive, with the reason as ``cause``, if the
         optimizer cannot be driven, or if no step moves the weights by a thousand times what rounding can explain.
         ``why`` says what was not tested. Evidence: ``departure``, ``allowed`` and ``recording``, dictionaries over
         the scenarios; where no step is wrong also ``exercised``, the largest numbers that occurred.
@@ -127,7 +132,7 @@ def verify(
     rule = rule_of_optimizer(rule, factory)
     _check(rule)
     steps, seed = whole_number("steps", steps, 2, MOST_STEPS), whole_number("seed", seed)
-    allowed = [NEAR_RULES[name] for name in ([allow] if isinstance(allow, str) else allow)]
+    allowed = chosen_near_rules(allow, rule)
     wanted = None if dtype is None else dtype_of(dtype)
     if wanted not in (None, DTYPES["float64"]):
         return verify_in_type(factory, rule, wanted, steps=steps, seed=seed, allowed=allowed)
@@ -244,12 +249,36 @@ def _verdict(rule: UpdateRule, driven: list[Comparison], own: OwnNumbers | None)
     if wrong:
         if own and own.explains:
             return replace(verdict, status="refuted", cause=own.said)
-        cause = likely_cause(lambda causes: all(each.is_explained(causes) for each in driven))
-        why = f"{verdict.why}. {ASK_AUDIT}" if cause == NO_CAUSE else verdict.why
-        return replace(verdict, status="refuted", cause=cause, why=why)
-    raised = dict.fromkeys(each.recording.attrs["raised"] for each in driven if not _is_large(each))
-    reasons = "; ".join(filter(None, raised)) or _unresolved(driven)
+        found = explaining(lambda causes: all(each.is_explained(causes) for each in driven))
+        hints = [] if found else [*[READ_GROUPS] * _only_groups_are_wrong(driven), ASK_AUDIT]
+        why = ". ".join([verdict.why, *hints])
+        names = found[0] if found else ()
+        return replace(verdict, status="refuted", cause=cause_in_words(found), why=why, near_rules=names)
+    if raised := _raised(driven):
+        return replace(verdict, status="inconclusive", cause=raised, **_until_it_raised(driven))
+    reasons = _unresolved(driven)
     return replace(verdict, status="inconclusive", cause=reasons) if reasons else verdict
+
+
+def _only_groups_are_wrong(driven: Sequence[Comparison]) -> bool:
+    """Whether every step is right with one group at constant η, and not with two groups on a schedule."""
+    first, second = driven[:2]
+    return first.first is None and second.first is not None and not second.recording.attrs["ungrouped"]
+
+
+def _raised(driven: Sequence[Comparison]) -> str:
+    """The errors with which the optimizer ended a scenario, other than that of large numbers; nothing if none did."""
+    raised = dict.fromkeys(each.recording.attrs["raised"] for each in driven if not _is_large(each))
+    return "; ".join(filter(None, raised))
+
+
+def _until_it_raised(driven: Sequence[Comparison]) -> dict[str, Any]:
+    """What a verdict says of an optimizer that raised: of the steps before, and nothing of what they did not show."""
+    steps = sum(len(each.departure) for each in driven)
+    if steps == 0:
+        return {"measured": np.nan, "allowed": NOTHING, "why": "No step was compared"}
+    worst = max(float(each.excess.max(initial=0.0)) for each in driven)
+    return {"why": f"{largest_error(worst)} Only the {steps} steps before the error were compared"}
 
 
 def _unresolved(driven: Sequence[Comparison]) -> str:
@@ -283,6 +312,8 @@ def _sentences(
     for attrs in (each.recording.attrs for each in driven):
         if attrs["diverged_at_step"] >= 0:
             yield f"In {attrs['scenario']!r} the weights diverged at step {attrs['diverged_at_step']}."
+        if earliest is not None and attrs["raised"]:
+            yield f"In {attrs['scenario']!r} the steps ended with an error: {attrs['raised']}."
     if any(each.recording.attrs["ungrouped"] for each in driven):
         yield "The optimizer takes no parameter groups, so that groups were not tested."
     if any(each.recording.attrs["matrices"] for each in driven):

@@ -135,10 +135,15 @@ def scheduled_run(factors, steps=400):
 
 @pytest.mark.parametrize("factors", [lambda x: 1 - x, lambda x: 0.5 + 0.5 * math.cos(math.pi * x)])
 def test_a_schedule_that_falls_to_0_is_not_too_early(factors):
-    """Assert that after a linear and a cosine schedule to 0 the law of the last η is said to say nothing, unprinted."""
+    """Assert that after a schedule to 0 the law of the last η is said once to say nothing, and is not drawn there."""
     found = explain(scheduled_run(factors))
-    assert "too early" not in str(found) and "η has fallen to" in found.courses[0].said
+    assert "too early" not in str(found) and str(found).count("says nothing") == 1
     assert str(found).splitlines()[3].split()[1] == "–"
+    (course,) = found.courses
+    law, seen = explained(found).axes[0].lines
+    assert len(law.get_xdata()) == course.last_with_law < len(seen.get_xdata()) == len(course.steps)
+    small = np.array([factors(k / 400) for k in course.steps]) <= 0.01  # of the largest η, which is the first
+    assert not small[: course.last_with_law].any()
 
 
 def test_a_schedule_that_falls_a_little_keeps_its_law():

@@ -36,7 +36,9 @@ class Adam(torch.optim.Optimizer):
             state["m"], state["v"] = state["m"].float(), state["v"].float()
         state["m"] = beta1 * state["m"] + (1 - beta1) * gradient
         state["v"] = beta2 * state["v"] + (1 - beta2) * gradient**2
-        state["c1"], state["c2"] = 1 - beta1**self.k, 1 - beta2**self.k
+        state["c1"], state["c2"] = 1 - beta1 ** self._count(group), 1 - beta2 ** self._count(group)
+        if self.fault == "betas swapped in corrections":
+            state["c1"], state["c2"] = state["c2"], state["c1"]
         if self.fault in ("no correction of m", "no correction"):
             state["c1"] = 1
         if self.fault in ("no correction of v", "no correction"):
@@ -44,6 +46,15 @@ class Adam(torch.optim.Optimizer):
         state["v_hat"] = state["v"] / state["c2"]
         if self.fault.startswith("v corrected in place"):
             state["v"] = state["v_hat"]
+
+    def _count(self, group):
+        if self.fault == "one count":  # which every tensor raises, in both places in which it is read
+            self.reads = getattr(self, "reads", 0) + 1
+            return (self.reads + 1) // 2
+        if self.fault == "one count in a group":
+            group["reads"] = group.get("reads", 0) + 1
+            return (group["reads"] + 1) // 2
+        return self.k
 
     def _v_bar(self):
         v_hats = [state["v_hat"] for state in self.state.values()]
@@ -55,12 +66,14 @@ class Adam(torch.optim.Optimizer):
         if self.fault == "L2" or (self.fault == "no decay of vectors" and p.ndim < 2):
             return 0.0
         weight_decay = self.param_groups[0]["weight_decay"] if self.fault == "first group" else group["weight_decay"]
+        if self.fault == "other sign":
+            weight_decay = -weight_decay
         if self.fault == "weight decay off by a thousandth":
             weight_decay = weight_decay * 1.001
         rate = weight_decay if self.fault == "not times lr" else weight_decay * group["lr"]
         if self.fault == "first lr":
             rate = weight_decay * group.setdefault("first_lr", group["lr"])
-        if self.fault == "default lr":
+        if self.fault.startswith("default lr"):
             rate = weight_decay * self.defaults["lr"]
         if self.fault == "one rate":
             rate = self.defaults["weight_decay"] * self.defaults["lr"]
@@ -76,7 +89,10 @@ class Adam(torch.optim.Optimizer):
         if self.fault == "eps doubled":
             eps = 2 * eps
         root = (state["v_hat"] + eps).sqrt() if self.fault == "eps inside" else state["v_hat"].sqrt() + eps
-        step = group["lr"] * state["m"] / state["c1"] / root
+        lr = self.defaults["lr"] if self.fault == "default lr in both" else group["lr"]
+        if self.fault == "half of default lr":
+            lr = (lr + self.defaults["lr"]) / 2
+        step = lr * state["m"] / state["c1"] / root
         if self.fault == "decay after":
             p.sub_(step).mul_(1 - rate)
         else:

@@ -130,6 +130,13 @@ MUTANTS = [
     ("AdamW", "default lr", "decay-by-default-lr", 1),
     ("AdamW", "one rate", "decay-at-one-rate", 1),
     ("AdamW", "no decay of vectors", "no-decay-of-vectors", 1),
+    ("AdamW", "other sign", "decay-grows", 1),
+    ("AdamW", "betas swapped in corrections", "betas-swapped-in-corrections", 1),
+    ("AdamW", "one count", "count-of-all-tensors", 1),
+    ("AdamW", "one count in a group", "count-of-a-groups-tensors", 1),
+    ("AdamW", "default lr in both", "default-lr", 1),
+    ("AdamS", "other sign", "decay-grows", 1),
+    ("AdamS", "one count", "count-of-all-tensors", 1),
     ("AdamS", "first lr", "decay-by-first-lr", 2),
     ("AdamS", "no decay of vectors", "no-decay-of-vectors", 1),
     ("AdamS", "eps inside", "eps-inside", 1),
@@ -379,6 +386,16 @@ def test_an_optimizer_that_raises_is_inconclusive():
     for kind, cause in cases.items():
         verdict = verify(partial(kind, lr=0.1), CATALOG["SGD"](lr=0.1), steps=20)
         assert (verdict.status, verdict.cause) == ("inconclusive", cause)
+        assert " ".join(str(verdict).split()).index(cause) < str(verdict).index("compared")
+        compared = kind is BreaksLater
+        assert ("Largest error" in verdict.why) == compared and math.isnan(verdict.measured) != compared
+        assert "weight decay" not in str(verdict)
+
+
+def test_wrong_steps_before_an_error_are_told_with_it():
+    """Assert that an optimizer that is wrong and then raises is refuted, and that the verdict has its error."""
+    verdict = verify(partial(BreaksLater, lr=0.1), CATALOG["SGD"](lr=0.2), steps=20)
+    assert verdict.status == "refuted" and "out of memory" in verdict.why
 
 
 def test_whole_numbers_of_any_type_will_do():
@@ -437,9 +454,35 @@ def test_mistakes_are_said(factory, rule, options, said):
 
 
 def test_an_unknown_near_rule_lists_the_known():
-    """Assert that a wrong name for an allowed near rule is reported, with the nearest name."""
-    with pytest.raises(UnknownName, match="unknown near rule 'eps-insid'; known: eps-inside"):
-        verify(torch.optim.SGD, CATALOG["SGD"](), allow="eps-insid")
+    """Assert that a wrong name for an allowed near rule is answered with those of the direction, the nearest first."""
+    with pytest.raises(
+        UnknownName, match="unknown near rule 'eps-insid'; those of Adam with stable decay are eps-inside, "
+    ) as refused:
+        verify(torch.optim.Adam, CATALOG["AdamS"](), allow="eps-insid")
+    assert "eps-on-mean-root" in str(refused.value) and "nesterov" not in str(refused.value)
+    with pytest.raises(UnknownName, match="those of HeavyBall with decoupled decay are ") as refused:
+        verify(torch.optim.SGD, CATALOG["SGDW"](momentum=0.9), allow="eps-insid")
+    assert "nesterov" in str(refused.value) and "eps" not in str(refused.value).partition("are ")[2]
+
+
+def test_the_name_that_allows_a_cause_is_shown():
+    """Assert that the names for ``allow`` are printed beside the cause, and that the verdict then passes."""
+    factory, rule = faulty("AdamS", "v corrected in place, eps on v_bar")
+    verdict = verify(factory, rule)
+    assert verdict.near_rules == ("v-corrected-in-place", "eps-on-mean-root")
+    shown = " ".join(str(verdict).split())
+    assert "(allow: v-corrected-in-place and eps-on-mean-root)" in shown
+    assert "(allow: v-corrected-in-place and eps-on-mean-root)" in verdict._repr_html_()
+    assert verify(factory, rule, allow=verdict.near_rules).passed
+    assert verify(*faulty("AdamS", ""), steps=20).near_rules == ()
+
+
+@pytest.mark.parametrize(("fault", "only_groups"), [("half of default lr", True), ("eps doubled", False)])
+def test_a_fault_with_groups_alone_is_placed(fault, only_groups):
+    """Assert that where one group at constant η is right and two groups are not, the reader is sent to the groups."""
+    verdict = verify(*faulty("AdamW", fault), steps=20)
+    assert (verdict.status, verdict.cause) == ("refuted", "unknown")
+    assert ("right with one group at constant η" in verdict.why) == only_groups
 
 
 def test_a_rule_without_decay():
