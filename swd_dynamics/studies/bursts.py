@@ -9,8 +9,9 @@ with it: δv = 2·(1−β₂)/(1+β₂)·g·Hδ. The step −ηm/√v then has �
 weight by the factor 1/(1 − κ·gm/v) with κ = (1−β₂)/(1+β₂)·(1+β₁)/(1−β₁).
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -18,9 +19,15 @@ from scipy.optimize import brentq
 from swd_dynamics.flows import CentralFlow
 from swd_dynamics.flows.curvature import Derivatives
 from swd_dynamics.rules import State
+from swd_dynamics.studies.edge_runs import mean_state, slow_mean, still
+from swd_dynamics.studies.methods import Method
+from swd_dynamics.studies.modified_equation import real_run
+from swd_dynamics.tasks import Task
 
 FIRST = 80  # sweeps for the first eigenvalue; each later one begins with the eigenvectors of the one before
 EVERY = 2  # steps from one eigenvalue to the next; with 1 the means of pilot runs were the same up to .002
+BEFORE = 500  # steps of a bursting run before the comparison
+FIRST_SIZES = (1.0, 0.5, 1.5, 2.0, 2.5)  # of the first oscillation, in units of that of the run before
 LEAST = 0.2  # the least 1 − κ·gm/v of a weight: near 0 the weight has no limit at all, and the factor no meaning
 
 
@@ -101,3 +108,41 @@ def _along(rule: Any, gradient: Callable, theta: np.ndarray, state: State) -> li
         state = rule(state._replace(theta=now), found)
         rows.append((now, found + rule.decay.added_gradient(now), state.memory.m, state.memory.v))
     return [np.array(each) for each in zip(*rows, strict=True)]
+
+
+class Bursts(NamedTuple):
+    """Bursting torch runs that differ in the size of their first oscillation, and the flows beside them.
+
+    distance, without, apart : array
+        From the runs' slow means to the central flow, to that with Σ = 0, and from one another; root mean squares.
+    curvature : array — along the first run, in units of the limit
+    """
+
+    distance: np.ndarray
+    without: np.ndarray
+    apart: np.ndarray
+    curvature: np.ndarray
+
+    def off(self, distance: np.ndarray) -> float:
+        """One of the distances to a flow, in units of that of the runs from one another."""
+        ends = (each[len(each) // 2 :] for each in (distance, self.apart))
+        above, below = (float(np.sqrt((end**2).mean())) for end in ends)
+        return above / below
+
+
+def burst(task: Task, gradient: Callable, method: Method, steps: int, directions: int) -> Bursts:
+    """Bursting torch runs that differ in the size of their first oscillation, and the flows with Σ and with 0."""
+    flow, lr = CentralFlow(method.rule(), gradient, directions=directions), method.arguments["lr"]
+    theta, memory, state = mean_state(flow, task.theta, BEFORE)
+    states = [state._replace(theta=theta + size * (state.theta - theta)) for size in FIRST_SIZES]
+    runs = [real_run(task, method, lr, each, steps + 1) for each in states]
+    means = [slow_mean(each)[0] for each in runs]
+    found, plain = (each.solve(theta, steps, memory=memory).theta[1:] for each in (flow, still(flow)))
+    near, far = (_apart([(mean, each) for mean in means]) for each in (found, plain))
+    curvature = curvatures(flow, runs[0], state, method.arguments["betas"])
+    return Bursts(near, far, _apart(list(combinations(means, 2))), curvature)
+
+
+def _apart(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The root mean square, over pairs of paths, of their distance after each step."""
+    return np.sqrt(np.mean([((one - other) ** 2).sum(axis=1) for one, other in pairs], axis=0))

@@ -10,7 +10,7 @@ from swd_dynamics.flows import CentralFlow, CentralSolution, Flow
 from swd_dynamics.flows.curvature import Derivatives
 from swd_dynamics.plots import LABELS, MUTED, house_style, measured
 from swd_dynamics.rules import State
-from swd_dynamics.studies.bursts import balanced_mean, curvatures
+from swd_dynamics.studies.bursts import Bursts, balanced_mean, burst
 from swd_dynamics.studies.edge_runs import gradient_of, mean_state, regression, slow_mean, still
 from swd_dynamics.studies.gradient_norm import ETA
 from swd_dynamics.studies.judging import judge_relative
@@ -42,11 +42,14 @@ CAPTION = (
     " That decay acts through R/η_eff alone was tested with this SGD, not with Adam.\n\n"
     "SGDW's λ is twice as large as that of L2 and SGDS with the same R/η_eff. At one point of a run the derived number"
     " is ⟨−g, ∇S⟩/⟨θ, ∇S⟩ with the curvature S; that verdict is not drawn. Nor are the runs of Adam with β₁ = 0.9."
-    " Their oscillation comes in bursts, and two runs that differ only in the size of their first oscillation burst at"
-    " different steps and drift apart, so that a flow can be near to both only to the same degree (of the factor 5 that"
-    " is allowed, 3 was tried first; one run of the short form reaches 3.6). What is allowed was set after pilot runs"
-    " of this task; with another seed all verdicts are confirmed too, except those of β₁ = 0.9, for which no other seed"
-    " was tried. Not tested: the onset of the oscillation, which the flow omits, and heavy ball with β = 0.9, whose"
+    " Their oscillation comes in bursts, and runs that differ only in the size of their first oscillation burst at"
+    " different steps and drift apart, so that a flow can be near to all only to the same degree. So five such runs are"
+    " compared with the flow and with one another (of the factor 5 that is allowed, 3 was tried first). In an earlier"
+    " design one run was compared with one other. That ratio of AdamW, 3.6, turned out to depend on rounding: with a"
+    " start that differed by 1e-10 it was 17. With five runs it is 3.6 to 4.4 in four such starts. What is allowed was"
+    " set after pilot runs of this task; with another seed all verdicts are confirmed too, except those of β₁ = 0.9,"
+    " for which no other seed was tried. Not tested: the onset of the oscillation, which the flow omits, and"
+    " heavy ball with β = 0.9, whose"
     " oscillation does not settle. In bursts the mean curvature is below the limit: where the curvature fluctuates, the"
     " oscillation does not grow or fade if the mean of ln|z| is 0, z its factor in a step. These verdicts, and the run"
     " with L2, were added when pilot runs had shown this, and 3 % is allowed for that reason. On another random"
@@ -55,8 +58,8 @@ CAPTION = (
     " within 0.6 %, too, but ‖δ‖² is 8 % off. The limit here includes that v oscillates with the weights where their"
     " mean gradient g is not small compared with √v, which raises it by the factor 1/(1 − κg²/v), κ ="
     " (1−β₂)/(1+β₂)·(1+β₁)/(1−β₁). Without this factor the curvature of AdamS is larger by 0.05 in these units. In the"
-    " short form the run with L2 has 350 steps; with the 250 of the others, tried first, it was 5.008 times as far from"
-    " the flow as from its twin (5 allowed). In one pilot of AdamS on this task, with 300 steps and another loop around"
+    " short form the run with L2 has 350 steps; with the 250 of the others the earlier design had refuted it"
+    " (5.008). In one pilot of AdamS on this task, with 300 steps and another loop around"
     " the optimizer, the mean curvature was 0.929 where 0.874 was predicted. The cause of that difference was not"
     " found."
 )
@@ -79,8 +82,7 @@ BURSTING = {
     f"{name}, β₁ = 0.9": Method(name.split()[0], {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": decay})
     for name, decay in (("Adam", 0.0), ("AdamW", 0.2), ("AdamS", 4e-3), ("Adam with L2", 2e-3))
 }
-BEFORE = 500  # steps of a bursting run before the comparison
-LEAST_L2 = 350  # steps of the bursting run with L2 in the short form; with 250 it is 5.008 times as far as the twin
+LEAST_L2 = 350  # steps of the bursting run with L2 in the short form; with 250 the flow was not near enough to one run
 HELD = {"L2": ("SGD", 1.0), "decoupled": ("SGDW", 1 / (1 - NESTEROV["momentum"])), "stable": ("SGDS", 1.0)}
 RATIOS = (0.0, 0.004, 0.008, 0.012, 0.016, 0.02, 0.024, 0.028, 0.032, 0.036)  # R/η_eff
 STRONG = 0.016  # the one of them with which the size of the oscillation is compared with that of a run without decay
@@ -88,7 +90,7 @@ SHARES = (0.0, 0.5, 1.0, 1.5)  # R/η_eff, in units of the derived number above 
 AFTER = 8  # steps after a decay has set in; in half as many other directions have not come to rest
 
 NEARER, VARIANCE, SECANT, THRESHOLD = 0.05, 0.05, 5e-4, 0.1
-NEARER_IN_BURSTS, OF_TWIN = 0.25, 5.0
+NEARER_IN_BURSTS, OF_APART = 0.25, 5.0
 WHY_THRESHOLD = (
     f"in units of the derived R/η_eff; in the first of {AFTER} steps other stiff directions, which the oscillation had "
     "displaced, come back, and in the last the number itself is some percent larger"
@@ -98,9 +100,9 @@ WHY_BURSTS = (
     "the largest ratio of the two distances; the bursts are chaotic, so that no flow can be nearer to a run than a "
     "second run is whose oscillation starts with another size"
 )
-WHY_TWIN = (
-    "the ratio of the two distances, root mean squares over the second half; the distance of two runs tells how far "
-    "the bursts let a run be predicted at all"
+WHY_APART = (
+    "the ratio of the two distances, root mean squares over five runs and the second half; the distance of runs from "
+    "one another tells how far the bursts let a run be predicted at all"
 )
 IN_MEAN = 0.03
 WHY_MEAN = (
@@ -125,25 +127,6 @@ class Followed(NamedTuple):
     variance: np.ndarray
     secant: np.ndarray
     flow: CentralSolution
-
-
-class Bursts(NamedTuple):
-    """A bursting torch run and its twin, whose oscillation starts twice as large, and the flows beside them.
-
-    distance, without, twin : array — from the run's slow mean to the central flow, to that with Σ = 0, and to the twin
-    curvature : array — along the run, in units of the limit
-    """
-
-    distance: np.ndarray
-    without: np.ndarray
-    twin: np.ndarray
-    curvature: np.ndarray
-
-    def off(self, distance: np.ndarray) -> float:
-        """One of the distances to a flow, in units of that to the twin."""
-        ends = (each[len(each) // 2 :] for each in (distance, self.twin))
-        above, below = (float(np.sqrt((end**2).mean())) for end in ends)
-        return above / below
 
 
 class Held(NamedTuple):
@@ -206,18 +189,6 @@ def follow(task: Task, gradient: Callable, method: Method, steps: int) -> Follow
     found, plain = (each.solve(theta, steps, memory=memory) for each in (flow, still(flow)))
     near, far = (np.linalg.norm(mean - each.theta[1:], axis=1) for each in (found, plain))
     return Followed(method, near, far, variance, _secants(flow, real, gradient, found), found)
-
-
-def burst(task: Task, gradient: Callable, method: Method, steps: int, directions: int) -> Bursts:
-    """Two bursting torch runs that differ in the size of their first oscillation, and the flows with Σ and with 0."""
-    flow, lr = CentralFlow(method.rule(), gradient, directions=directions), method.arguments["lr"]
-    theta, memory, state = mean_state(flow, task.theta, BEFORE)
-    other = state._replace(theta=2 * state.theta - theta)
-    real, other = (real_run(task, method, lr, each, steps + 1) for each in (state, other))
-    mean, twin = (slow_mean(each)[0] for each in (real, other))
-    found, plain = (each.solve(theta, steps, memory=memory) for each in (flow, still(flow)))
-    near, far, apart = (np.linalg.norm(mean - each, axis=1) for each in (found.theta[1:], plain.theta[1:], twin))
-    return Bursts(near, far, apart, curvatures(flow, real, state, method.arguments["betas"]))
 
 
 def _secants(flow: CentralFlow, theta: np.ndarray, gradient: Callable, along: CentralSolution) -> np.ndarray:
@@ -283,9 +254,9 @@ def _on_run(name: str, run: Followed) -> Iterator[Verdict]:
 
 def _on_bursts(name: str, run: Bursts) -> Iterator[Verdict]:
     ratio = run.distance[-1] / run.without[-1]
-    claim = f"A run of {name} ends four times nearer to the central flow than to the same flow with Σ = 0"
+    claim = f"Runs of {name} end four times nearer to the central flow than to the same flow with Σ = 0"
     yield judge(f"{name}, path", claim, predicted=0.0, measured=ratio, allowed=NEARER_IN_BURSTS, why=WHY_BURSTS)
-    yield _twin(f"{name}, twin", f"A run of {name} is as near to the central flow as", run, run.distance)
+    yield _beside(f"{name}, beside", f"Runs of {name} are as near to the central flow as", run, run.distance)
     claim = f"The mean curvature of {name} is that at which its bursts neither grow nor fade in the mean"
     yield _in_mean(f"{name}, curvature", claim, run, balanced_mean(run.curvature, 0.9))
 
@@ -294,9 +265,9 @@ def _in_mean(name: str, claim: str, run: Bursts, predicted: float) -> Verdict:
     return judge(name, claim, predicted=predicted, measured=run.curvature.mean(), allowed=IN_MEAN, why=WHY_MEAN)
 
 
-def _twin(name: str, claim: str, run: Bursts, distance: np.ndarray) -> Verdict:
-    claim = f"{claim} to a second run whose oscillation starts twice as large, up to a factor of {OF_TWIN:g}"
-    return judge(name, claim, predicted=0.0, measured=run.off(distance), allowed=OF_TWIN, why=WHY_TWIN)
+def _beside(name: str, claim: str, run: Bursts, distance: np.ndarray) -> Verdict:
+    claim = f"{claim} to one another, if they differ in the size of the first oscillation, up to {OF_APART:g} times"
+    return judge(name, claim, predicted=0.0, measured=run.off(distance), allowed=OF_APART, why=WHY_APART)
 
 
 def _curvature(name: str, claim: str, run: Followed, predicted: float = 1.0) -> Verdict:
@@ -331,9 +302,10 @@ def _on_decay(held: Held, lifted: Lifted) -> Iterator[Verdict]:
 
 
 def _controls(runs: dict[str, Followed], bursts: dict[str, Bursts], held: Held, lifted: Lifted) -> Iterator[Verdict]:
+    name, strong = "AdamW, β₁ = 0.9", bursts["AdamW, β₁ = 0.9"]
+    claim = f"Runs of {name} are as near to the flow with Σ = 0 as"
+    yield must_be_refuted("control: bursts without Σ", _beside("", claim, strong, strong.without))
     name, adam = next(iter(bursts.items()))
-    claim = f"A run of {name} is as near to the flow with Σ = 0 as"
-    yield must_be_refuted("control: bursts without Σ", _twin("", claim, adam, adam.without))
     claim = f"The mean curvature of {name} is the limit"
     yield must_be_refuted("control: mean curvature", _in_mean("", claim, adam, 1.0))
     run = runs["SGDS"]

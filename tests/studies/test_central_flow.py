@@ -55,7 +55,7 @@ def test_crossing():
     assert lifted.crossing("L2") == pytest.approx(0.75)
 
 
-def test_distances_in_units_of_the_twin():
+def test_distances_in_units_of_the_runs_own():
     """Assert that a distance is compared by root mean squares over the second half."""
     run = Bursts(np.array([9.0, 9.0, 3.0, 4.0]), np.ones(4), np.array([5.0, 5.0, 0.6, 0.8]), np.ones(4))
     assert run.off(run.distance) == pytest.approx(5.0)
