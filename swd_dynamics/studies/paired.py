@@ -220,7 +220,7 @@ def planted(errors: ArrayLike, base: ArrayLike, difference: float) -> NDArray:
     [5.0, 7.0]
     """
     values = np.asarray(errors, dtype=float)
-    return values - values.mean() + np.mean(base) + difference
+    return values - values.mean() + np.asarray(base, dtype=float).mean() + difference
 
 
 def _verdict(name, claim, predicted, allowed, found: PairedDifference, status: Status, needed, why, more) -> Verdict:
