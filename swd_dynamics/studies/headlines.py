@@ -34,7 +34,7 @@ HEADLINES: dict[str, str] = {
     ),
     "central-flow": (
         "At the edge of stability runs follow a slow flow that is derived from the step, decay included: with Adam"
-        " they end at least 80 times nearer to it than to a flow without oscillation where β₁ = 0, and 12 times where"
+        " they end at least 80 times nearer to it than to a flow without oscillation where β₁ = 0, and 11 times where"
         " β₁ = 0.9. What decay does there depends on R/η_eff alone (tested with SGD)."
     ),
     "settled-oscillation": (
