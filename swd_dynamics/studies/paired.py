@@ -164,9 +164,9 @@ def judge_more(
     'confirmed'
     >>> print(judge_more(larger=[2.0, 3.1, 4.2], smaller=[1.0, 2.0, 4.0], **said))
     ? inconclusive: The first is larger
+        cause: 3 seeds do not decide it, about 6 would
         predicted > 0, measured 0.7667, allowed any more (for example; the mean of 3 seeds, known to ±
         1.23 at 95 %)
-        cause: 3 seeds do not decide it, about 6 would
     """
     found = paired_difference(larger, smaller, comparisons)
     low, high = found.mean - found.half_width, found.mean + found.half_width
