@@ -18,21 +18,25 @@ from scipy.optimize import brentq
 
 from swd_dynamics.flows import CentralFlow
 from swd_dynamics.flows.curvature import Derivatives
-from swd_dynamics.rules import State
+from swd_dynamics.rules import CATALOG, State
 from swd_dynamics.studies.edge_runs import mean_state, slow_mean, still
 from swd_dynamics.studies.methods import Method
 from swd_dynamics.studies.modified_equation import real_run
+from swd_dynamics.symbolic import numeric_stability
 from swd_dynamics.tasks import Task
 
 FIRST = 80  # sweeps for the first eigenvalue; each later one begins with the eigenvectors of the one before
 EVERY = 2  # steps from one eigenvalue to the next; with 1 the means of pilot runs were the same up to .002
 BEFORE = 500  # steps of a bursting run before the comparison
-FIRST_SIZES = (1.0, 0.5, 1.5, 2.0, 2.5)  # of the first oscillation, in units of that of the run before
+FIRST_SIZES = (1.0, 0.5, 1.5, 2.0, 2.5)  # sizes of the first oscillation; 1 is the size that it has after BEFORE steps
+HEAVY_BALL = numeric_stability(CATALOG["SGD"](lr=1.0, momentum=0.5))
 LEAST = 0.2  # the least 1 − κ·gm/v of a weight: near 0 the weight has no limit at all, and the factor no meaning
 
 
 def log_growth(curvature: np.ndarray, beta: float) -> np.ndarray:
-    """ln|z| of the oscillation in each step, for curvatures in units of the limit.
+    """ln|z| of the oscillation in each step, by the derived linear map, for curvatures in units of the limit.
+
+    While v is constant, Adam's oscillation is that of heavy ball, whose η sets the unit of the curvature only.
 
     Examples
     --------
@@ -43,9 +47,8 @@ def log_growth(curvature: np.ndarray, beta: float) -> np.ndarray:
     >>> float(np.exp(2 * log_growth(np.array([0.9]), 0.81))[0].round(6))
     0.81
     """
-    trace = 1 + beta - 2 * (1 + beta) * np.asarray(curvature, dtype=float)
-    root = np.sqrt(np.maximum(trace**2 - 4 * beta, 0.0))
-    return np.log(np.maximum((np.abs(trace) + root) / 2, max(beta, 1e-12) ** 0.5))
+    limit = HEAVY_BALL.limit(momentum=beta)
+    return np.log(HEAVY_BALL.growth(limit * np.asarray(curvature, dtype=float), momentum=beta))
 
 
 def balanced_mean(curvature: np.ndarray, beta: float) -> float:

@@ -52,9 +52,9 @@ class BurstRoots:
 
     @property
     def leading(self) -> complex:
-        """The root s of the fastest growing perturbation of the oscillation, with a frequency ≥ 0."""
+        """The root s of the fastest growing perturbation of the oscillation, with a frequency ≥ 0; NaN without one."""
         own = self.roots[(self.shares >= LEAST_SHARE) & (self.roots.imag >= 0)]
-        return complex(own[0])
+        return complex(own[0]) if len(own) else complex(np.nan, np.nan)
 
     @property
     def growth(self) -> float:
@@ -139,7 +139,7 @@ class NumericOscillation:
         Raises
         ------
         InputError
-            If curvatures and slopes are not of one shape (n,), or the variance is not positive.
+            If curvatures and slopes are not of one shape (n,), a number is not finite, or the variance is not positive.
 
         Notes
         -----
@@ -150,8 +150,14 @@ class NumericOscillation:
         curvatures, slopes = (np.atleast_1d(np.asarray(each, dtype=float)) for each in (curvatures, slopes))
         if curvatures.shape != slopes.shape or curvatures.ndim != 1:
             raise InputError(f"curvatures and slopes have the shapes {curvatures.shape} and {slopes.shape}: give (n,)")
-        if not variance > 0:
-            raise InputError(f"variance = {variance} is not allowed: without an oscillation there is nothing to settle")
+        if not 0 < variance < np.inf:
+            raise InputError(
+                f"variance = {variance} is not allowed: give a finite number > 0, since nothing else can settle"
+            )
+        given = {"curvatures": curvatures, "slopes": slopes, "fourth_derivative": fourth_derivative}
+        for name, value in given.items():
+            if not np.isfinite(value).all():
+                raise InputError(f"{name} has a number that is not finite: was it measured in a run that diverged?")
         order = np.argsort(slopes**2)
         felt = order[np.cumsum(slopes[order] ** 2) > UNFELT * (slopes @ slopes)]
         joined = self._joined(curvatures[felt], slopes[felt], fourth_derivative, variance)

@@ -11,7 +11,7 @@ from symbolic.algebra import beta, equal, eta, lam
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.rules.update import State
-from swd_dynamics.symbolic import NotDerivable, numeric_oscillation, settled_oscillation
+from swd_dynamics.symbolic import BurstRoots, NotDerivable, numeric_oscillation, settled_oscillation
 from swd_dynamics.symbolic.oscillation import FOURTH, MODE_CURVATURE, MODE_SLOPE, MULTIPLIER, VARIANCE, over_modes
 
 LATE = 10**6
@@ -152,8 +152,23 @@ def test_wrong_arguments_are_refused():
     found = numeric_oscillation(CATALOG["SGD"](lr=0.5))
     with pytest.raises(InputError, match="shapes"):
         found.roots([1.0, 2.0], [1.0], fourth_derivative=0.0, variance=0.1)
-    with pytest.raises(InputError, match="variance"):
-        found.roots([1.0], [1.0], fourth_derivative=0.0, variance=0.0)
+    for variance in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(InputError, match="variance"):
+            found.roots([1.0], [1.0], fourth_derivative=0.0, variance=variance)
+
+
+@pytest.mark.parametrize(("curvature", "slope", "fourth"), [(np.nan, 1.0, 0.0), (1.0, np.inf, 0.0), (1.0, 1.0, np.nan)])
+def test_measurements_of_a_run_that_diverged_are_refused(curvature, slope, fourth):
+    """Assert that a number that is not finite is refused."""
+    found = numeric_oscillation(CATALOG["SGD"](lr=0.5))
+    with pytest.raises(InputError, match="not finite"):
+        found.roots([curvature], [slope], fourth_derivative=fourth, variance=0.1)
+
+
+def test_no_root_of_the_oscillation():
+    """Assert that growth and frequency are NaN where no root belongs to the oscillation."""
+    roots = BurstRoots(np.array([0.1 + 0j]), np.array([0.0]))
+    assert np.isnan(roots.growth) and np.isnan(roots.frequency)
 
 
 def test_the_derivation_names_its_symbols_in_ascii():
