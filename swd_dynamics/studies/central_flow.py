@@ -11,7 +11,7 @@ from swd_dynamics.flows.curvature import Derivatives
 from swd_dynamics.plots import LABELS, MUTED, house_style, measured
 from swd_dynamics.rules import State
 from swd_dynamics.studies.bursts import Bursts, balanced_mean, burst
-from swd_dynamics.studies.edge_runs import gradient_of, mean_state, regression, slow_mean, still
+from swd_dynamics.studies.edge_runs import mean_state, regression, regression_gradient, slow_mean, still
 from swd_dynamics.studies.gradient_norm import ETA
 from swd_dynamics.studies.judging import judge_relative
 from swd_dynamics.studies.methods import Method
@@ -157,7 +157,7 @@ class Lifted(NamedTuple):
 def measure(setting: Setting) -> Findings:
     """Follow torch runs at the edge by their central flows, and let decay set in until the oscillation ends."""
     task = regression(setting.device)
-    gradient, steps = gradient_of(task), 70 if setting.quick else 300
+    gradient, steps = regression_gradient(), 70 if setting.quick else 300
     for _ in range(EARLY):
         task.set_theta(task.theta - SLOW * gradient(task.theta))
     tracked = setting.track(RUNS, "central-flow along runs")

@@ -19,16 +19,12 @@ SEED = 2  # of the task: the largest curvature is two times the second, so that 
 def regression(device: str = "cpu") -> Task:
     """Random inputs and outputs, and a SiLU network whose weights are drawn from the same seed."""
     generator = torch.Generator().manual_seed(SEED)
-
-    def drawn(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    x, y = drawn(SAMPLES, WIDTHS[0]).to(device), drawn(SAMPLES, WIDTHS[-1]).to(device)
+    x, y = (each.to(device) for each in _samples(generator))
     layers: list[torch.nn.Module] = []
     for inputs, outputs in pairwise(WIDTHS):
         layer = torch.nn.Linear(inputs, outputs, dtype=torch.float64)
         with torch.no_grad():
-            layer.weight.copy_(drawn(outputs, inputs) / inputs**0.5)
+            layer.weight.copy_(_drawn(generator, outputs, inputs) / inputs**0.5)
             layer.bias.zero_()
         layers += [layer, torch.nn.SiLU()]
     model = torch.nn.Sequential(*layers[:-1]).to(device)
@@ -37,6 +33,47 @@ def regression(device: str = "cpu") -> Task:
         return 0.5 * (model(x) - y).square().mean()
 
     return Task("regression", model, lambda model, _: full(model), full, {"seed": SEED})
+
+
+def _drawn(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _samples(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    return _drawn(generator, SAMPLES, WIDTHS[0]), _drawn(generator, SAMPLES, WIDTHS[-1])
+
+
+def regression_gradient() -> Callable[[np.ndarray], np.ndarray]:
+    """∇L of :func:`regression`, written out: the flows are then independent of torch, and four times as fast.
+
+    Examples
+    --------
+    >>> task = regression()
+    >>> bool(np.abs(regression_gradient()(task.theta) - task.gradient(task.theta)).max() < 1e-14)
+    True
+    """
+    x, y = (each.numpy() for each in _samples(torch.Generator().manual_seed(SEED)))
+    shapes = [(outputs, inputs) for inputs, outputs in pairwise(WIDTHS)]
+    sizes = [size for rows, columns in shapes for size in (rows * columns, rows)]
+    cuts = np.cumsum(sizes)[:-1]
+
+    def gradient(theta: np.ndarray) -> np.ndarray:
+        parts = np.split(theta, cuts)
+        weights, biases = [part.reshape(shape) for part, shape in zip(parts[::2], shapes, strict=True)], parts[1::2]
+        values, slopes = [x], []
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            z = values[-1] @ weight.T + bias
+            gate = 1 / (1 + np.exp(-z))
+            values.append(z * gate)
+            slopes.append(gate * (1 + z * (1 - gate)))
+        error = (values[-1] @ weights[-1].T + biases[-1] - y) / y.size
+        found = [error.T @ values[-1], error.sum(axis=0)]
+        for weight, value, slope in zip(weights[:0:-1], values[-2::-1], slopes[::-1], strict=True):
+            error = (error @ weight) * slope
+            found = [error.T @ value, error.sum(axis=0), *found]
+        return np.concatenate([each.ravel() for each in found])
+
+    return gradient
 
 
 def gradient_of(task: Task) -> Callable[[np.ndarray], np.ndarray]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from swd_dynamics.plots import LABELS, MUTED, house_style, measured
 from swd_dynamics.probe import Landscape, record
 from swd_dynamics.studies.central_flow import EARLY, SLOW
-from swd_dynamics.studies.edge_runs import gradient_of, regression
+from swd_dynamics.studies.edge_runs import regression, regression_gradient
 from swd_dynamics.studies.judging import judge_curve, judge_relative
 from swd_dynamics.studies.methods import Method
 from swd_dynamics.studies.scheduled_runs import ADAM, BEFORE, SGD, Piece, Start, factors, flow_of, start
@@ -162,7 +162,7 @@ def drops(steps: int) -> dict[str, list[Piece]]:
 def measure(setting: Setting) -> Findings:
     """Train with falling learning rates; SGD beside the central flow, Adam for several T and β₂."""
     task = regression(setting.device)
-    gradient, steps = gradient_of(task), 20 if setting.quick else 300
+    gradient, steps = regression_gradient(), 20 if setting.quick else 300
     for _ in range(EARLY):
         task.set_theta(task.theta - SLOW * gradient(task.theta))
     begins = {name: start(task, gradient, method) for name, method in SGD.items()}
