@@ -4,9 +4,8 @@ The oscillation δ of one direction with the curvature μ, in units of the limit
 larger root is −1 at μ = 1. Above, ln|z| rises steeply, and where the roots are complex, from a little below on, it is
 ½·ln β. So where μ fluctuates, the mean of ln|z| is 0 at a mean of μ that is not 1.
 
-The limit takes v as constant in an oscillation. But v feels g·Hδ where the mean gradient g is not 0, and turns over
-with it: δv = 2·(1−β₂)/(1+β₂)·g·Hδ. The step −ηm/√v then has −ηm·δ(1/√v) besides −ηδm/√v, which raises the limit of this
-weight by the factor 1/(1 − κ·gm/v) with κ = (1−β₂)/(1+β₂)·(1+β₁)/(1−β₁).
+The limit takes v as constant in an oscillation. But v turns over too where the mean gradient g of a weight is not 0,
+which raises the limit of this weight: see :mod:`swd_dynamics.symbolic.full_limit`.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from swd_dynamics.rules import CATALOG, State
 from swd_dynamics.studies.edge_runs import mean_state, slow_mean, still
 from swd_dynamics.studies.methods import Method
 from swd_dynamics.studies.modified_equation import real_run
-from swd_dynamics.symbolic import numeric_stability
+from swd_dynamics.symbolic import numeric_full_limit, numeric_stability
 from swd_dynamics.tasks import Task
 
 FIRST = 80  # sweeps for the first eigenvalue; each later one begins with the eigenvectors of the one before
@@ -30,7 +29,7 @@ EVERY = 2  # steps from one eigenvalue to the next; with 1 the means of pilot ru
 BEFORE = 500  # steps of a bursting run before the comparison
 FIRST_SIZES = (1.0, 0.5, 1.5, 2.0, 2.5)  # sizes of the first oscillation; 1 is the size that it has after BEFORE steps
 HEAVY_BALL = numeric_stability(CATALOG["SGD"](lr=1.0, momentum=0.5))
-LEAST = 0.2  # the least 1 − κ·gm/v of a weight: near 0 the weight has no limit at all, and the factor no meaning
+LEAST = 0.2  # the least quotient of the two limits of a weight: near 0 the weight has no limit if v turns over
 
 
 def log_growth(curvature: np.ndarray, beta: float) -> np.ndarray:
@@ -66,22 +65,7 @@ def balanced_mean(curvature: np.ndarray, beta: float) -> float:
     return float(found)
 
 
-def own_oscillation(mean_gradient: Any, m: Any, v: Any, betas: tuple[float, float]) -> Any:
-    """1 − κ·gm/v, by which the limit of Adam is divided, because v oscillates with the weights.
-
-    Examples
-    --------
-    With β₁ = .9, β₂ = .99 and v = g² it is 1 − .1/1.99·1.9/.1·.1:
-
-    >>> round(float(own_oscillation(1.0, 1.0, 1.0, (0.9, 0.99))), 6)
-    0.904523
-    """
-    first, second = betas
-    kappa = (1 - second) / (1 + second) * (1 + first) / (1 - first)
-    return np.maximum(1 - kappa * mean_gradient * m / v, LEAST)
-
-
-def curvatures(flow: CentralFlow, theta: np.ndarray, state: State, betas: tuple[float, float]) -> np.ndarray:
+def curvatures(flow: CentralFlow, theta: np.ndarray, state: State) -> np.ndarray:
     """The largest eigenvalue of the Hessian along a run of Adam, in units of the limit with v's own oscillation.
 
     Parameters
@@ -92,11 +76,12 @@ def curvatures(flow: CentralFlow, theta: np.ndarray, state: State, betas: tuple[
     """
     entries = _along(flow.rule, flow.gradient, theta, state)
     slow = [(each[:-2] + 2 * each[1:-1] + each[2:]) / 4 for each in entries]
+    limit_of, turned = flow.edge.limit, numeric_full_limit(flow.rule)
     around, loss, found = None, Derivatives(flow.gradient), []
     for k in range(0, len(theta) - 3, EVERY):
-        mean, gradient, m, v = (each[k] for each in slow)
-        limit = flow.edge.limit(theta[k + 1], state.memory._replace(m=entries[2][k + 1], v=entries[3][k + 1]))
-        limit = limit / own_oscillation(gradient, m, v, betas)
+        mean, gradient, *memory = (each[k] for each in slow)
+        own = np.maximum(limit_of(mean, tuple(memory)) * turned(gradient, tuple(memory)), LEAST)
+        limit = limit_of(theta[k + 1], tuple(entry[k + 1] for entry in entries[2:])) / own
         start = np.random.default_rng(0).standard_normal((len(mean), 2)) if around is None else around.vectors
         around = loss.sharpest(mean, limit, start, FIRST if around is None else 1)
         found.append(around.values[0])
@@ -104,12 +89,12 @@ def curvatures(flow: CentralFlow, theta: np.ndarray, state: State, betas: tuple[
 
 
 def _along(rule: Any, gradient: Callable, theta: np.ndarray, state: State) -> list[np.ndarray]:
-    """θ, G, m and v at each step of a run, m and v after the step."""
+    """θ, G and the entries of the memory at each step of a run, the memory after the step."""
     rows = []
     for now in theta[:-1]:
         found = gradient(now)
         state = rule(state._replace(theta=now), found)
-        rows.append((now, found + rule.decay.added_gradient(now), state.memory.m, state.memory.v))
+        rows.append((now, found + rule.decay.added_gradient(now), *state.memory))
     return [np.array(each) for each in zip(*rows, strict=True)]
 
 
@@ -142,7 +127,7 @@ def burst(task: Task, gradient: Callable, method: Method, steps: int, directions
     means = [slow_mean(each)[0] for each in runs]
     found, plain = (each.solve(theta, steps, memory=memory).theta[1:] for each in (flow, still(flow)))
     near, far = (_apart([(mean, each) for mean in means]) for each in (found, plain))
-    curvature = curvatures(flow, runs[0], state, method.arguments["betas"])
+    curvature = curvatures(flow, runs[0], state)
     return Bursts(near, far, _apart(list(combinations(means, 2))), curvature)
 
 

@@ -5,6 +5,7 @@ from swd_dynamics.symbolic.derivation import Derivation, DerivationStep, NotDeri
 from swd_dynamics.symbolic.diffusion import stochastic_equation
 from swd_dynamics.symbolic.edge import edge
 from swd_dynamics.symbolic.equilibria import fixed_point
+from swd_dynamics.symbolic.full_limit import full_limit, numeric_full_limit
 from swd_dynamics.symbolic.letters import lettered, with_symbols
 from swd_dynamics.symbolic.linear import eigenvalues, linear_map
 from swd_dynamics.symbolic.memory import equal_memory, gradient_weights
@@ -45,6 +46,7 @@ __all__ = [
     "equations",
     "equilibrium",
     "fixed_point",
+    "full_limit",
     "gradient_weights",
     "lettered",
     "linear_map",
@@ -56,6 +58,7 @@ __all__ = [
     "numeric_edges",
     "numeric_equation",
     "numeric_equations",
+    "numeric_full_limit",
     "numeric_linear_map",
     "numeric_oscillation",
     "numeric_stability",
