@@ -99,8 +99,8 @@ audits["L2"]
 #
 # ## Over the steps
 #
-# Points are the R of the median weight. The shaded area contains 90 % of the weights under L2. The lines are λη_eff:
-# R has to be there if the decay is stable.
+# Points are the R of the median weight. The shaded area contains 90 % of the weights under L2. (Under the other two
+# kinds all weights have the same R.) The lines are λη_eff: R has to be there if the decay is stable.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -140,7 +140,7 @@ def course_figure():
     with sd.plots.house_style():
         figure = Figure(figsize=(7.6, 4.4))
         draw_course(figure.subplots())
-        figure.legend(loc="outside lower center", ncols=4)
+        figure.legend(loc="outside lower center", ncols=3)
         follow = " and ".join(mode for mode, audit in audits.items() if audit.kind == "stable") or "no"
         figure.suptitle(f"Only {follow} decay follows λη$_{{eff}}$ with all weights")
     return figure

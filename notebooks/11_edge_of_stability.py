@@ -191,7 +191,7 @@ predicted, seen, flows = zip(*map(followed, strengths), strict=True)
 lines = {"stable": (strengths, [each.mean() for each in predicted])}
 points = {"stable": (strengths, [each.mean() for each in seen])}
 times = points["stable"][1][2] / points["stable"][1][0]
-title = f"In these 150 steps λ = {strengths[2]:.3g} makes the oscillation {times:.2g} times as large as no decay"
+title = f"With λ = {strengths[2]:.3g} the mean square of the oscillation is {times:.2g} times that without decay"
 print("your answer:", guess)
 sd.plots.lines_and_points(
     lines, points, title=title, xlabel="R/η$_{eff}$, here λ", ylabel="mean square of the oscillation"
