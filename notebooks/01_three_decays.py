@@ -33,9 +33,9 @@ sd.side_by_side(**rules)
 # prime marks a value after the step. The learning rate is η, the momentum coefficient is β, and λ is `weight_decay`.
 #
 # L2 decay is a part of the gradient G, so it passes through the momentum. Decoupled and stable decay do not: they
-# remove R from the weights directly. Decoupled decay multiplies λ by the learning rate η. Stable decay multiplies λ by
-# the **effective learning rate** η_eff, which is how far a gradient of 1 moves a weight in the end. Momentum adds up
-# every gradient 1 + β + β² + … = 1/(1−β) times, so here η_eff = η/(1−β).
+# remove the fraction R of the weights directly. Decoupled decay multiplies λ by the learning rate η. Stable decay
+# multiplies λ by the **effective learning rate** η_eff, which is how far a gradient of 1 moves a weight in the end.
+# Momentum adds up every gradient 1 + β + β² + … = 1/(1−β) times, so here η_eff = η/(1−β).
 #
 # ## How fast do the weights shrink?
 #
@@ -97,12 +97,12 @@ sd.plots.Sliders(
 
 # %% [markdown]
 # On this axis a constant rate is a straight line. Stable decay is ten times as fast as decoupled decay, because 1/(1 −
-# 0.9) = 10. L2 is close to stable decay: it first has to fill its momentum, and then it has nearly the same rate. The
-# line of L2 has this rate from the start, so the points run parallel to it, 11 steps later. (L2 is that close only if
-# ηλ is much smaller than (1 − β)². With ηλ above (1 − √β)², about 0.0026 here, the weight oscillates under L2, and
-# shrinks like √β in each step, whatever λ is.) If a kernel runs, move the
-# momentum: the gap follows it. So the same λ means different strengths. With SGD that is a matter of units, because you
-# could give SGDW ten times the λ. With Adam it is not.
+# 0.9) = 10. L2 is close to stable decay: it first has to fill its momentum, and then its R is 0.0111, where stable
+# decay has 0.01. The line of L2 has this rate from the start, so the points run parallel to it, 11 steps later. (L2 is
+# that close only if ηλ is much smaller than (1 − β)². With ηλ above (1 − √β)², about 0.0026 here, the weight oscillates
+# under L2, and its swings shrink like √β in each step, whatever λ is.) If a kernel runs, move the momentum: the gap
+# between stable and decoupled decay follows it. So the same λ means different strengths. With SGD that is a matter of
+# units, because you could give SGDW ten times the λ. With Adam it is not.
 #
 # ## What happens when the gradients change?
 #
@@ -114,20 +114,21 @@ sd.side_by_side(**{name: sd.CATALOG[name](**adam) for name in ("Adam", "AdamW", 
 
 # %% [markdown]
 # v is a running mean of G², k counts the steps, ε prevents a division by zero, and angle brackets are a mean over all
-# weights. With v̄, this mean of v/(1 − β₂ᵏ), the effective learning rate is η_eff = η/√v̄.
+# weights. We write v̄ for the mean of v̂. The effective learning rate is η_eff = η/√v̄.
 #
 # If the gradients become ten times smaller, η_eff becomes ten times larger: a gradient of 1 now moves a weight ten
-# times as far. The paper calls a decay **stable** if R keeps a constant ratio to η_eff, for all weights alike.
+# times as far. The paper calls a decay **stable** if R keeps a constant ratio to η_eff, for all weights alike. AdamS
+# has this by its formula, where R/η_eff is λ. What do the other two do?
 #
 # L2 has R = 0 in its formula, because its decay passes through G. So we measure R, for all three in the same way: start
 # two runs a tiny distance apart, with the same gradients. R is the fraction of this distance that a step removes.
 #
 # **Predict.** Two weights are trained. The gradients of the second one are ten times smaller. After step 60 all
-# gradients fall to a tenth. For which of the three does R/η_eff stay at λ, for both weights? (In the figure filled
-# points are the first weight, and the open points between them are the second one, which has the small gradients.)
+# gradients fall to a tenth. Does R/η_eff of decoupled decay then rise, fall or stay? And which of the two weights does
+# L2 decay faster?
 
 # %%
-guess = None  # some of "L2", "decoupled", "stable"
+guess = None  # for example "it rises, the first"
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -160,7 +161,10 @@ def draw_ratio(figure, fall, smaller):
     kept = [mode for mode, r in both.items() if np.mean((r > near[0] - 1e-6) & (r < near[1])) > 0.9]
     only = "with every kind of decay" if len(kept) == 3 else f"only with {' and '.join(kept)} decay"
     title = f"R/η$_{{eff}}$ stays at λ for both weights {only if kept else 'with no kind of decay'}"
-    labels = {"xlabel": f"step k; after step 60 the gradients are {fall} times smaller", "ylabel": "R/η$_{eff}$"}
+    labels = {
+        "xlabel": f"step k; after step 60 the gradients are {fall} times smaller",
+        "ylabel": "R/η$_{eff}$ (open points: second weight)",
+    }
     scale = {"yscale": "log", "ylim": (lam / 50, 100 * lam)} if lam else {}
     first, second = ({mode: each[i] for mode, each in points.items()} for i in (0, 1))
     sd.plots.lines_and_points({}, first, title=title, figure=figure, **labels, **scale)
@@ -188,9 +192,8 @@ sd.plots.Sliders(draw_ratio_and_lambda, fall=(1, 20, 10), smaller=(1, 20, 10))
 # %% [markdown]
 # * **L2** has two rows of points: it decays the two weights at different rates, and the weight with the *small*
 #   gradients decays faster, because Adam divides the decay by the size of that weight's own gradients. Neither row is
-#   at λ. That holds while λθ is small against the gradients; with λ = 1 it is not, and Adam divides the decay mostly by
-#   its own size. Set `smaller` to 1 and the two rows become one. After step 60 the upper row falls, because λθ is now
-#   as large as the small gradients: Adam divides the decay also by its own size.
+#   at λ. After step 60 the upper row falls, because λθ is now as large as the small gradients, so Adam divides the
+#   decay also by its own size. If a kernel runs, set `smaller` to 1, and the two rows become one.
 # * **Decoupled** decay always removes the same fraction R = ηλ. But after step 60 a gradient of 1 moves the weights
 #   ten times as far, so compared with what a unit of gradient does, its decay becomes ten times weaker. This takes
 #   about 130 steps, because v forgets the large gradients slowly (β₂ = 0.95).

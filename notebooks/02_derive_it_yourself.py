@@ -77,8 +77,8 @@ print("your answer:", guess)
 display(*(stated(mode, sympy.Symbol("F_0"), each.first) for mode, each in flows.items()))
 
 # %% [markdown]
-# L2 and stable decay have the same F₀. As long as the steps are small, nobody can tell them apart.
-# Decoupled decay has another F₀, because its decay is not multiplied by 1/(1 − β).
+# L2 and stable decay have the same F₀, so with small enough steps both follow the same curve. Decoupled decay has
+# another F₀, because its decay is not multiplied by 1/(1 − β).
 #
 # ## What larger steps add
 #
@@ -115,8 +115,8 @@ stated("L2 divided by stable decay", sympy.Symbol("factor"), factor)
 #
 # ## Do real steps agree?
 #
-# Set the gradient to zero, so that only decay acts. Run each rule and measure how much faster the weight decays than
-# F₀ says. This excess, divided by ηλ, should be the coefficient of λθ̇ in F₁.
+# Set the gradient to zero, so that only decay acts. Run each rule and measure how much faster the weight decays than F₀
+# says, as a fraction of F₀. This excess, divided by ηλ, should be the coefficient of λθ̇ in F₁.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -139,7 +139,7 @@ def draw(figure, lr, strength=0.1):
     for mode, name in names.items():
         rule = sd.CATALOG[name](lr=lr, momentum=shown, weight_decay=strength)  # each weight has its own momentum
         points[mode] = shown, excess(rule, first=strength if mode == "decoupled" else strength / (1 - shown))
-    title = f"Larger steps add more decay to L2 than to stable decay (η = {lr:.3g})"
+    title = f"With momentum, F₁ adds more decay to L2 than to stable decay (η = {lr:.3g})"
     labels = {"xlabel": "momentum β", "ylabel": "excess decay, divided by ηλ"}
     sd.plots.lines_and_points(lines, points, title=title, figure=figure, yscale="log", ylim=(0.3, 2000), **labels)
     return partial(draw, figure)  # a move changes this figure

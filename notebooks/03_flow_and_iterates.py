@@ -5,8 +5,7 @@
 #
 # About 15 minutes, without the exercises. You need Python, gradients, and an idea of what momentum does. If the steps
 # of an optimizer are small, the weights seem to glide along a curve. This curve is called a flow, and the package
-# derives it from the optimizer. You will see when the steps follow it and when they leave it, and measure how close
-# they are.
+# derives it from the optimizer. You will measure how closely the steps follow it.
 
 # %%
 from dataclasses import replace
@@ -51,8 +50,8 @@ flows = {mode: sd.modified_equation(rule) for mode, rule in three_decays(0.0002)
 print(*(f"{mode:10} F₀ = {flow.first}" for mode, flow in flows.items()), sep="\n")
 
 # %% [markdown]
-# F₀ is a velocity at every point of the plane: a flow dθ/dt = F₀, in a time t that grows by η in each step. L2 and
-# stable decay have the same flow. The learning rate does not occur in it.
+# F₀ is a velocity at every point of the plane: a flow dθ/dt = F₀, in a time t that grows by η in each step. It does not
+# contain the learning rate.
 #
 # ## Small steps lie on the curve
 #
@@ -98,9 +97,9 @@ plane = sd.planes.phase_plane(flow, x=(-0.3, 2.8), y=(-0.5, 2), start=start, t=4
 draw_small_steps(plane, rules)
 
 # %% [markdown]
-# L2 (under the diamonds) and stable decay follow the black curve down the wall, round a sharp
-# bend, and slowly along the valley, where only decay still acts. Decoupled decay follows its own curve (dotted) to
-# another place.
+# L2 (under the diamonds) and stable decay have the same F₀. Both follow the black curve down the wall, round a sharp
+# bend, and slowly along the valley, where only decay still acts. Decoupled decay follows its own curve (dotted) and,
+# with a tenth of the decay, is still on its way. (μ and |z| are explained below the third figure.)
 #
 # ## Larger steps leave it
 #
@@ -122,8 +121,8 @@ draw_large_steps(plane, rules)
 # None of them makes the bend: they shoot across the valley. Stable decay turns round in
 # front of the saddle and ends where its flow ends. L2 passes the saddle and ends in the *other* minimum.
 #
-# The learning rate 0.02 was chosen to show this. For η from about 0.019 to 0.023 the two end in different minima, with
-# smaller or larger η in the same one.
+# The learning rate 0.02 was chosen to show this. For η from 0.019 to 0.024 the two end in different minima, for smaller
+# and larger η (up to 0.04) in the same one.
 #
 # ## What the plane of the weights does not show
 #
@@ -204,9 +203,9 @@ for lr, momentum in [(0.1, 0.9), (0.1, 0.4), (0.001, 0.9), (4, 0.9)]:
 #
 # ## How close is close?
 #
-# Halve η again and again, and measure the largest distance between the steps and the flow. If the flow is right to
-# first order, the distance falls like η. The package also derives the next term, F₁, which accounts for the lag of the
-# momentum and for the bend of the flow within a step.
+# Halve η repeatedly, and measure the largest distance between the steps and the flow. If the flow is right to first
+# order, the distance falls like η. The package also derives the next term, F₁, which accounts for the lag of the
+# momentum and the bend of the flow within a step.
 #
 # **Predict.** With dθ/dt = F₀ + ηF₁, by which factor does the distance fall when η is halved?
 
@@ -240,15 +239,16 @@ def order_figure():
         axes.set(xlabel="learning rate η (lines: slopes 1 and 2)", ylabel="largest distance, steps to flow")
         axes.legend()
         passed = all(verdict.passed for verdict in verdicts)
-        figure.suptitle(f"The derived flows are {'' if passed else 'not '}as close as they claim to be")
+        claim = "The distance falls like η for the flow F₀, and like η² for F₀ + ηF₁"
+        figure.suptitle(claim if passed else "The derived flows are not as close as they claim to be")
     return figure
 
 
 order_figure()
 
 # %% [markdown]
-# So, is an optimizer a curve? With small steps and settled momentum it is the curve F₀ up to order η, and the curve
-# F₀ + ηF₁ up to order η². With large steps it is what it always was: a map.
+# So, is an optimizer a curve? With small steps and settled momentum it stays near one: the distance is of order η for
+# F₀, and of order η² for F₀ + ηF₁. With large steps it is what it always was: a map.
 #
 # ## Exercises
 #

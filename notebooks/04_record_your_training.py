@@ -90,9 +90,9 @@ title = "R follows the learning rate, but R/η$_{eff}$ drifts (AdamW)"
 sd.plots.recording(run, "decay_rate", "effective_lr", "decay_ratio", title=title)
 
 # %% [markdown]
-# R and η_eff fall to a tenth, so their ratio does not show the drop. But η_eff also changes on its own: it falls while
-# the gradients grow in the first hundred steps, and rises as they shrink. R does not follow. So the ratio drifts, by a
-# factor of 1.8. The formulas of AdamW say why:
+# (Small dots are the steps, and triangles make them visible.) R and η_eff fall to a tenth, so their ratio does not show
+# the drop. But η_eff also changes on its own: it falls while the gradients grow in the first hundred steps, and rises
+# as they shrink. R does not follow. So the ratio drifts, by a factor of 1.8. The formulas of AdamW say why:
 
 # %%
 rule = sd.crosscheck.recorded_rule("AdamW", run)
@@ -122,7 +122,8 @@ print(f"left of the weights:  {np.linalg.norm(end[:, blank]) / np.linalg.norm(st
 print(f"left by the recorded R: {float((1 - run.decay_rate).prod()):.6f}")
 
 # %% [markdown]
-# They agree to the precision of 32-bit numbers, in which torch trains.
+# They differ by 2 parts in 100 000, which is rounding. torch trains in 32-bit numbers, and the one next to 1 − ηλ is
+# larger than it by 3 parts in 10⁸ while η is 0.003. That happens 750 times.
 #
 # ## Which rule did it follow?
 #

@@ -85,8 +85,8 @@ runs = {"MyAdamS": trained(MyAdamS), "the package's AdamS": trained(sd.optim.Ada
 sd.plots.recording(runs, "loss", title="One of the two has a mistake")
 
 # %% [markdown]
-# Both learn (the points of the two runs are at different steps). The optimizer with the mistake even has the lower
-# loss. Nobody would look for a mistake here.
+# Both learn (the points of the two runs are at different steps). In this run the optimizer with the mistake even has
+# the lower loss. Nobody would look for a mistake here.
 #
 # ## One line
 #
@@ -167,7 +167,8 @@ print("your answer:", guess)
 draw_errors()
 
 # %% [markdown]
-# Each step is compared from the optimizer's own weights, so errors do not add up, and the limit can be this low.
+# Each step is compared from the optimizer's own weights, so errors do not add up. And one scenario has an R above ½, so
+# that even a tiny error of λ changes the weights by more than rounding.
 #
 # ## What "confirmed" means
 #

@@ -127,7 +127,7 @@ def draw(figure, momentum):
     points = {}
     for mode, kind in {"L2": sd.rules.L2(0.1), "stable": sd.rules.Stable(0.1)}.items():
         points[mode] = shown, excess(sd.UpdateRule(1e-4, QHM(momentum, shown), kind))  # each weight has its own ν
-    title = f"A larger average adds more decay to L2, but not to stable decay (β = {momentum:.2g})"
+    title = f"A larger ν adds decay to L2, but not to stable decay (β = {momentum:.2g})"
     labels = {"xlabel": "ν, the fraction of the average in a step", "ylabel": "excess decay, divided by ηλ"}
     sd.plots.lines_and_points(lines, points, title=title, figure=figure, ylim=(0, 20), **labels)
     return partial(draw, figure)  # a move changes this figure
@@ -137,6 +137,8 @@ def draw(figure, momentum):
 sd.plots.Sliders(draw, momentum=(0.1, 0.95, mixture["momentum"]))
 
 # %% [markdown]
+# The decay of L2 is a part of G, so a fraction ν of it passes through the average. At ν = 1 the factor is 19 again.
+#
 # ## Is your torch optimizer this rule?
 #
 # You train with a torch optimizer, not with the rule. The folded cell has QHM as an ordinary `torch.optim.Optimizer`.
@@ -164,8 +166,8 @@ class TorchQHM(torch.optim.Optimizer):
 sd.verify(partial(TorchQHM, lr=rule.lr, weight_decay=rule.decay.weight_decay, **mixture), rule)
 
 # %% [markdown]
-# The formulas above now hold for the optimizer that you train with. Notebook 05 shows what `verify` says about an
-# optimizer with a mistake.
+# So the formulas above describe the optimizer that you train with, as far as `verify` tested it. Notebook 05 shows what
+# `verify` says about an optimizer with a mistake.
 #
 # ## Exercises
 #
@@ -218,7 +220,7 @@ sd.verify(partial(TorchQHM, lr=rule.lr, weight_decay=rule.decay.weight_decay, **
 #     def move(self, memory, step):
 #         return sign(memory.m)
 #
-# sd.modified_equation(sd.UpdateRule(0.1, SignQHM(beta, nu), sd.rules.L2(0))).first
+# sd.modified_equation(sd.UpdateRule(0.1, SignQHM(beta, nu), sd.rules.Stable(lam))).first
 # ```
 #
 # </details>

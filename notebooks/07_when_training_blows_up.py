@@ -46,9 +46,9 @@ matrix, polynomial, at_1, at_minus_1, as_a_pair = sd.stability_limit(rule).steps
 display(matrix, polynomial)
 
 # %% [markdown]
-# A root can leave the unit circle at three places: at z = 1, at z = −1, or as a pair of complex numbers. **Jury's
-# conditions** say at which curvature each of them happens. The first and the third never happen here, because
-# both numbers are positive. So the second one decides:
+# A root can leave the unit circle in three ways: at z = 1, as one of a pair of complex roots, or at z = −1. **Jury's
+# conditions** say at which curvature each of them happens: where an expression becomes 0. The first two expressions are
+# positive at every curvature, so the third way decides:
 
 # %%
 display(at_1, as_a_pair, at_minus_1)
@@ -143,8 +143,8 @@ sd.plots.Sliders(draw_course, curvature=(no_decay / 4, 1.05 * no_decay, between)
 # %% [markdown]
 # ## At every strength
 #
-# Runs at 421 curvatures show at which curvature the weight still grows in the last third of 300 steps. The points are
-# the first such curvatures, and the lines are the derived limits.
+# Now each kind of decay is run at 421 curvatures, 300 steps each. A point is the first curvature at which the weight
+# still grows in the last third of the run. The lines are the derived limits.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -175,9 +175,10 @@ labels = {"xlabel": "R = ηλ/(1 − β), what stable decay subtracts in a step"
 sd.plots.lines_and_points(lines, found, title=title, **labels)
 
 # %% [markdown]
-# Does this matter in training? ηλ/(1 − β) is usually below 0.001. There even stable decay lowers the limit by less than
-# one part in 2000, and you may choose the kind of decay for other reasons. Decoupled decay (SGDW) at the same R is the
-# same method as stable decay here (notebook 02, exercise 3), so it has the same line.
+# Does this matter in training? With the common settings η = 0.1, λ = 0.0005 and β = 0.9, R = ηλ/(1 − β) is 0.0005. Then
+# even stable decay lowers the limit by only R/2 of itself, one part in 4000, and you may choose the kind of decay for
+# other reasons. Decoupled decay (SGDW) at the same R is the same method as stable decay here (notebook 02, exercise 3),
+# so it has the same line.
 #
 # ## Exercises
 #

@@ -77,8 +77,8 @@ print(f"decay leaves {float((1 - adamw.decay_rate).prod()):.0%}, √v̄ is about
 guess = None  # for example: "30 %, 2 times smaller"
 
 # %% [markdown]
-# The recorded η_eff predicts it, because R of AdamS is λ·η_eff. If a kernel runs, move λ until both curves end at the
-# same height.
+# The recorded η_eff predicts it, because R of AdamS is λ·η_eff. The curve of AdamW uses the recorded R. If a kernel
+# runs, move λ until both curves end at the same height.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -108,8 +108,8 @@ print("your answer:", guess)
 sd.plots.Sliders(draw_left, weight_decay=(lam / 3000, 3 * lam, lam, "log"))
 
 # %% [markdown]
-# With the same λ, AdamS would erase the weights within some dozen steps. The package finds the λ with which both
-# remove the same:
+# With the same λ, AdamS would erase the weights within 50 steps. The package finds the λ with which both remove the
+# same in total:
 
 # %%
 same = sd.equivalent_weight_decay(rules["AdamW"], rules["AdamS"], adamw)
@@ -124,10 +124,11 @@ print(f"λ of AdamS: {same.weight_decay:.2e}, {lam / same.weight_decay:.0f} time
 adams = trained(sd.optim.AdamS, weight_decay=same.weight_decay)
 
 # %% [markdown]
-# **Predict.** Which of the two has the lower loss? For which of the two is R/η_eff constant?
+# **Predict.** R of AdamW is 0.0009 up to step 750. In notebook 04 η_eff fell for a hundred steps, and then it rose. Is
+# R of AdamS below or above 0.0009 at step 100? And at step 700? Which of the two ends with the lower loss?
 
 # %%
-guess = None  # for example: "AdamS, both"
+guess = None  # for example: "above, above, AdamS"
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]

@@ -32,13 +32,12 @@ torch.set_num_threads(1)
 #
 # ## AdamW
 #
-# Adam divides its step by the size of the gradients. So when the gradients fall to a tenth, one unit of gradient soon
-# moves a weight ten times as far.
+# Adam divides its step by the size of the gradients.
 #
 # **Predict.** For AdamW: by which factor does η_eff change when the gradients fall to a tenth? R? R/η_eff?
 
 # %%
-guess = None  # for example: "η_eff 10, R 10, R/η_eff 1"
+guess = None  # for example: "η_eff 1, R 10, R/η_eff 10"
 
 # %%
 settings = {"lr": 0.01, "weight_decay": 0.01, "betas": (0.9, 0.95)}
@@ -53,10 +52,10 @@ audits["decoupled"]
 #
 # ## AdamS
 #
-# **Predict.** Which column is constant for AdamS, and which one moves?
+# **Predict.** By which factor does R of AdamS change when the gradients fall to a tenth? And when η is halved?
 
 # %%
-guess = None  # for example: "R is constant"
+guess = None  # for example: "1 and ½"
 
 # %%
 audits["stable"] = sd.audit(partial(sd.optim.AdamS, **settings))
@@ -64,16 +63,20 @@ print("your answer:", guess)
 audits["stable"]
 
 # %% [markdown]
-# R/η_eff is constant and R/ηλ moves: the other way round. (R/η_eff is 5 % below λ = 0.01 in all rows. R is exact: it is
-# λη/√v̄. But η_eff of a weight is measured at one step, in which the weight's own gradient is set to 0, so that v is a
-# little smaller there and η_eff larger; and v scatters from step to step, in the same way in every audit. Both errors
-# shrink with 1 − β₂: R/η_eff is 8 % below λ with β₂ = 0.9, 1.5 % with 0.99 and 0.8 % with 0.999. Here β₂ is 0.95
-# because its memory of 20 steps is short: with torch's default of 0.999, v would still be forgetting the large
-# gradients at the end of the run, and η_eff would not become ten times as large, but 1.4 times.)
+# R follows η_eff: it becomes about ten times as large, and then half as large. So R/η_eff is constant and R/ηλ moves,
+# the other way round than for AdamW.
+#
+# Why is R/η_eff not 0.01, but 4 to 5 % less in all rows? R is exact, it is λη/√v̄. But the measured η_eff is a little
+# too large. It is measured at one step, in which the weight's own gradient is set to 0, so v is smaller there. And v
+# scatters from step to step, in the same way in every audit. Both errors shrink with 1 − β₂: in the row "settled"
+# R/η_eff is 8 % below λ with β₂ = 0.9, 1.5 % with 0.99 and 0.8 % with 0.999.
+#
+# Why do we take β₂ = 0.95? Its memory of 20 steps is short. With torch's default of 0.999, v would still be forgetting
+# the large gradients when `audit` measures, and η_eff would be only 1.4 times as large, not ten times.
 #
 # ## L2
 #
-# Adam with L2 decay adds λθ to the gradient. Adam divides a large gradient by a large number, and the decay with it.
+# Adam with L2 decay adds λθ to the gradient, before it divides by the size of the gradients.
 #
 # **Predict.** Some weights have large gradients and some have small ones. Which weights decay faster?
 
@@ -89,14 +92,15 @@ audits["L2"]
 # Look at the rows after the first. (In the first step R is almost 0, because the step of Adam is then the sign of the
 # gradient, which a small perturbation does not change. R/ηλ is near 1 in the row "settled", as if the decay were
 # decoupled: the median weight has gradients of about size 1, and Adam divides by 1. The next row shows that it is not.)
-# The weights with small gradients decay faster. The 95 % column is more than fifty times the 5 % column. In the median
-# R/η_eff hardly moves, but each weight has its own R, so no single number describes this decay. Above the table `audit`
-# says how it recognised L2: add λθ to the gradients by hand and switch the decay off, and the steps are the same.
+# The weights with small gradients decay faster, because Adam divides the decay, too, by their size. The 95 % column is
+# more than fifty times the 5 % column. In the median R/η_eff hardly moves, but each weight has its own R, so no single
+# number describes this decay. Above the table `audit` says how it recognised L2: add λθ to the gradients by hand and
+# switch the decay off, and the steps are the same.
 #
 # ## Over the steps
 #
-# Points are the R of the median weight. The shaded area contains 90 % of the weights under L2. The lines are λη_eff:
-# R has to be there if the decay is stable.
+# Points are the R of the median weight. The shaded area contains 90 % of the weights under L2. (Under the other two
+# kinds all weights have the same R.) The lines are λη_eff: R has to be there if the decay is stable.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -107,7 +111,15 @@ def draw_course(axes):
         median, low, high = (audit.course[name][:640] for name in ("median", "low", "high"))
         axes.plot(steps[4::12], median[4::12], **sd.plots.measured(mode, markersize=4))
         if mode == "L2":
-            axes.fill_between(steps[4:], low[4:], high[4:], color=sd.plots.COLOURS[mode], alpha=0.15, linewidth=0)
+            axes.fill_between(
+                steps[4:],
+                low[4:],
+                high[4:],
+                color=sd.plots.COLOURS[mode],
+                alpha=0.15,
+                linewidth=0,
+                label="L2: 90 % of the weights",
+            )
     for name, end in {"settled": 240, "gradients / 10": 480, "lr / 2": 640}.items():
         stable = settings["weight_decay"] * audits["stable"].rows[name][3]  # λ times η_eff
         label = "λη$_{eff}$" if name == "settled" else None
@@ -128,7 +140,7 @@ def course_figure():
     with sd.plots.house_style():
         figure = Figure(figsize=(7.6, 4.4))
         draw_course(figure.subplots())
-        figure.legend(loc="outside lower center", ncols=4)
+        figure.legend(loc="outside lower center", ncols=3)
         follow = " and ".join(mode for mode, audit in audits.items() if audit.kind == "stable") or "no"
         figure.suptitle(f"Only {follow} decay follows λη$_{{eff}}$ with all weights")
     return figure

@@ -54,7 +54,7 @@ guess = None  # for example: "it blows up", or a number
 # %%
 x, y = run(rule)
 print("your answer:", guess)
-print(f"after 600 steps: curvature {1 + y[-1]:.4f}, x = {x[-2]:.3f}, then {x[-1]:.3f}")
+print(f"after 600 steps: curvature {1 + y[-1]:.4f}, signs of x in the last steps: {np.sign(x[-4:])}")
 
 # %% [markdown]
 # It does not blow up, and it never rests. The curvature comes to 4 and stays there, while x jumps from side to side.
@@ -113,9 +113,10 @@ print("your answer:", guess, "  derived:", enough(0.0).round(4))
 ends_from
 
 # %% [markdown]
-# With stable decay R/ηᵢ is λ. The number is how fast the loss raises S, divided by how fast decay of strength 1
-# lowers S. It is a little too small, because decay also lowers the limit, to 4 − λ. The edge is then at y = 3 − λ,
-# which gives 0.1 + 0.2λ = λ(3 − λ). Asked again at the edge of a flow with this decay, the package agrees:
+# ηᵢ is the effective learning rate of one weight, here η, and with stable decay R/ηᵢ is λ. The number is how fast the
+# loss raises S, divided by how fast decay of strength 1 lowers S. It is a little too small, because decay also lowers
+# the limit, to 4 − λ. The edge is then at y = 3 − λ, which gives 0.1 + 0.2λ = λ(3 − λ). Asked again at the edge of a
+# flow with this decay, the package agrees:
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 # Ask again, four times.
@@ -189,9 +190,12 @@ strengths = np.array([0.0, 0.008, 0.016, 0.024, 0.032])
 predicted, seen, flows = zip(*map(followed, strengths), strict=True)
 lines = {"stable": (strengths, [each.mean() for each in predicted])}
 points = {"stable": (strengths, [each.mean() for each in seen])}
-title = "The oscillation in 150 steps at the edge, with weaker and stronger decay"
+times = points["stable"][1][2] / points["stable"][1][0]
+title = f"With λ = {strengths[2]:.3g} the mean square of the oscillation is {times:.2g} times that without decay"
 print("your answer:", guess)
-sd.plots.lines_and_points(lines, points, title=title, xlabel="R/η_eff, here λ", ylabel="mean square of the oscillation")
+sd.plots.lines_and_points(
+    lines, points, title=title, xlabel="R/η$_{eff}$, here λ", ylabel="mean square of the oscillation"
+)
 
 # %% [markdown]
 # Weak decay makes the oscillation *larger*. Decay keeps the loss from falling, and so the gradient, which pushes

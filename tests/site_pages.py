@@ -8,6 +8,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +23,15 @@ PAGES = [
 ]
 # A block of code, and the output beneath it where something is printed.
 BLOCK = re.compile(r"```(python|bash)\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", flags=re.DOTALL)
+PICTURES = SITE.parents[1] / "figures" / "site"  # those that the blocks of a page draw
+PICTURE = re.compile(r"\]\(/figures/site/([^)]*)\)")
 
 
-def executed(page: str) -> str:
-    """The text of a page with what its blocks print: they run in order, in one namespace and one empty folder."""
+def executed(page: str, pictures: Path | None = None) -> str:
+    """The text of a page with what its blocks print: they run in order, in one namespace and one empty folder.
+
+    The pictures that the page shows, and that its blocks have drawn there, are copied to the folder ``pictures``.
+    """
     names: dict[str, Any] = {"__name__": "page"}
 
     def block(match: re.Match) -> str:
@@ -37,7 +43,10 @@ def executed(page: str) -> str:
         return f"```{language}\n{code}```\n{output}"
 
     with TemporaryDirectory() as folder, contextlib.chdir(folder):
-        return BLOCK.sub(block, page)
+        text = BLOCK.sub(block, page)
+        for name in PICTURE.findall(page) if pictures else ():
+            shutil.copy(name, pictures / name)
+    return text
 
 
 def run_block(language: str, code: str, names: dict[str, Any]) -> None:
@@ -54,7 +63,7 @@ def run_block(language: str, code: str, names: dict[str, Any]) -> None:
 def main(chosen: Sequence[str]) -> None:
     for page in PAGES:
         if not chosen or page.stem in chosen:
-            page.write_text(executed(page.read_text(encoding="utf-8")), encoding="utf-8")
+            page.write_text(executed(page.read_text(encoding="utf-8"), PICTURES), encoding="utf-8")
             print(f"wrote {page}", flush=True)
 
 

@@ -7,7 +7,8 @@ from unicodedata import normalize
 
 import pytest
 import sympy
-from site_pages import BLOCK, PAGES, SITE, executed
+from matplotlib.testing.compare import compare_images
+from site_pages import BLOCK, PAGES, PICTURE, PICTURES, SITE, executed
 
 import swd_dynamics
 from swd_dynamics.rules import CATALOG
@@ -22,15 +23,25 @@ HYPERPARAMETERS = [symbol_text(name) for name in dict.fromkeys(NAMES)]
 EXPANDED = modified_equation(CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=0.1))
 ORDERS = [sympy.pretty(step.equation.lhs) for step in EXPANDED.steps]  # "F₀", "m⁽¹⁾" and others
 FLOW = ("μ",)  # what the legend of a phase plane shows
+BYTES_OF_A_PICTURE = 10  # allowed root mean square of the difference, of 255: fonts are hinted in several ways
 README = SITE.parents[1].joinpath("README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_pages_print_what_they_show(page):
-    """Assert that the blocks of a page run in order in an empty folder, and print what is shown beneath them."""
+def test_pages_print_and_draw_what_they_show(page, tmp_path):
+    """Assert that the blocks of a page run in order in an empty folder, and print and draw what is shown beneath."""
     text = page.read_text(encoding="utf-8")
-    assert executed(text) == text
+    assert executed(text, tmp_path) == text
+    for drawn in tmp_path.iterdir():
+        assert compare_images(str(PICTURES / drawn.name), str(drawn), tol=BYTES_OF_A_PICTURE) is None
+
+
+def test_every_picture_of_a_page_is_drawn_by_it():
+    """Assert that figures/site/ holds the pictures that the pages draw, and no other file."""
+    shown = [name for page in PAGES for name in PICTURE.findall(page.read_text(encoding="utf-8"))]
+    assert sorted(path.name for path in PICTURES.iterdir()) == sorted(shown)
+    assert shown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
