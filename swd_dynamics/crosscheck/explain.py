@@ -141,7 +141,7 @@ class Explained:
 
 
 def explain(recording: "xarray.Dataset | str | PathLike", name: str | None = None) -> Explained:
-    """Hold a recorded run against the laws of its optimizer: norm, rotation, memory, and what rounding takes.
+    """Compare a recorded run with the laws of its optimizer: norm, rotation, memory, and what rounding takes.
 
     Parameters
     ----------
