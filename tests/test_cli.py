@@ -359,6 +359,8 @@ MISTAKES = {
     "atlas --jobs 1.5": "1.5",
     "verify torch.optim:SGD --as SGD --steps 10.5": "10.5",
     "nonsense": "nonsense",
+    "derive": "swd-dynamics derive --help",
+    "record --optimizer Adam": "swd-dynamics record --help",
     "sweep mnist --optimizers SGD --grid lr=1 --steps 3 --to x": "unknown task 'mnist'",
     "sweep quadratic --optimizers SGD,SDG --grid lr=1 --steps 3 --to x": "no optimizer SDG",
     "sweep quadratic --optimizers SGD,SGD --grid lr=1 --steps 3 --to x": "SGD",
