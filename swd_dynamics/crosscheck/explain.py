@@ -251,10 +251,8 @@ def _finite_part(recording: "xarray.Dataset") -> "tuple[xarray.Dataset, list[str
         return recording, []
     from_step = f"‖θ‖ is not finite from step {recording['step'].values[rows]} on"
     if rows < FEW:
-        raise InputError(
-            f"{from_step}, after {rows} recorded steps: explain needs {FEW} or more before the run diverges"
-        )
-    return recording.isel(step=slice(rows)), [f"The run diverged: {from_step}, and the windows end before."]
+        raise InputError(f"{from_step}, after {rows} recorded steps: explain needs {FEW} or more with a finite ‖θ‖")
+    return recording.isel(step=slice(rows)), [f"{from_step}, and the windows end before."]
 
 
 def _entry_name(recording: "xarray.Dataset") -> str:

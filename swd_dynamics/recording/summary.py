@@ -125,7 +125,7 @@ def summary(recording: xarray.Dataset) -> str:
     loss              4          1          1          4  █▁
     <BLANKLINE>
     what the quantities mean
-    loss      training loss before the step
+    loss  training loss before the step
     """
     courses = [*_courses(recording)]
     width = max([8, *(len(course.title) for course in courses)])
@@ -139,7 +139,7 @@ def summary(recording: xarray.Dataset) -> str:
     unknown = [course.title for course in courses if course not in shown]
     if unknown:
         lines += ["", *_filled(f"without a value in any step: {', '.join(unknown)}", "    ")]
-    return "\n".join([*lines, *_meanings(shown, width)])
+    return "\n".join([*lines, *_meanings(shown)])
 
 
 def _section(course: Course) -> str:
@@ -150,10 +150,11 @@ def _filled(words: str, indent: str) -> list[str]:
     return wrap(words, LINE, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def _meanings(shown: list[Course], width: int) -> list[str]:
+def _meanings(shown: list[Course]) -> list[str]:
     """What each quantity that is shown means, in the order of the sections; each is said once."""
     ordered = [course for section in (*SECTIONS, OTHERS) for course in shown if _section(course) == section]
     said = {course.base: course.meaning for course in reversed(ordered) if course.meaning}
+    width = max(map(len, said), default=0)
     lines = [
         line
         for base, meaning in reversed(said.items())
@@ -196,7 +197,7 @@ def _divergence(recording: xarray.Dataset) -> list[str]:
         return []
     end = _end_of_finite(recording["theta_norm"].values)
     steps = recording["step"].values
-    return [f"the run diverged: ‖θ‖ is not finite from step {steps[end]} on"] if 0 < end < len(steps) else []
+    return [f"‖θ‖ is not finite from step {steps[end]} on"] if 0 < end < len(steps) else []
 
 
 def _end_of_finite(values: np.ndarray) -> int:

@@ -98,11 +98,11 @@ def test_each_meaning_is_said_once_in_the_order_of_the_rows():
 @pytest.mark.parametrize(
     ("norms", "step"), [([1.0, 9.0, np.inf, np.nan], 30), ([1.0, np.nan, 2.0], None), ([1.0], None)]
 )
-def test_a_run_that_diverged_is_said_to(norms, step):
+def test_weights_that_are_not_finite_are_told(norms, step):
     """Assert that the first step is given from which the weights are never finite again, if there is one."""
     steps = 10 * np.arange(1, 1 + len(norms))
     lines = summary(xarray.Dataset({"theta_norm": ("step", norms)}, {"step": steps})).splitlines()
-    said = [line for line in lines if line.startswith("the run diverged")]
+    said = [line for line in lines if line.startswith("‖θ‖ is not finite")]
     assert bool(said) == (step is not None) and all(f"step {step} on" in line for line in said)
 
 
