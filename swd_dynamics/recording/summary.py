@@ -82,7 +82,7 @@ def sparkline(values: np.ndarray, width: int = WIDTH, *, log: bool = False) -> s
     return "".join(UNKNOWN if np.isnan(height) else BLOCKS[round(height)] for height in heights)
 
 
-class Course(NamedTuple):
+class SummaryRow(NamedTuple):
     """A quantity over the steps; of a quantity of several parameter groups, that of one group.
 
     Attributes
@@ -142,7 +142,7 @@ def summary(recording: xarray.Dataset) -> str:
     return "\n".join([*lines, *_meanings(shown)])
 
 
-def _section(course: Course) -> str:
+def _section(course: SummaryRow) -> str:
     return next((section for section, names in SECTIONS.items() if course.base in names), OTHERS)
 
 
@@ -150,7 +150,7 @@ def _filled(words: str, indent: str) -> list[str]:
     return wrap(words, LINE, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def _meanings(shown: list[Course]) -> list[str]:
+def _meanings(shown: list[SummaryRow]) -> list[str]:
     """What each quantity that is shown means, in the order of the sections; each is said once."""
     ordered = [course for section in (*SECTIONS, OTHERS) for course in shown if _section(course) == section]
     said = {course.base: course.meaning for course in reversed(ordered) if course.meaning}
@@ -163,7 +163,7 @@ def _meanings(shown: list[Course]) -> list[str]:
     return ["", "what the quantities mean", *lines] if lines else []
 
 
-def _line(course: Course, width: int) -> str:
+def _line(course: SummaryRow, width: int) -> str:
     values = course.values
     known = values[np.isfinite(values)]
     if course.base == "loss" and len(values) and not len(known):
@@ -226,16 +226,16 @@ def course_of_loss(steps: np.ndarray, losses: np.ndarray) -> str:
     return f"the loss {course} from {first:.4g} to {last:.4g}{at}{lost}"
 
 
-def _courses(recording: xarray.Dataset) -> Iterator[Course]:
+def _courses(recording: xarray.Dataset) -> Iterator[SummaryRow]:
     for key, variable in recording.data_vars.items():
         name, meaning = str(key), str(variable.attrs.get("long_name", ""))
         if variable.dims == ("step",):
-            yield Course(name, name, variable.values.astype(float), meaning)
+            yield SummaryRow(name, name, variable.values.astype(float), meaning)
         elif variable.dims == ("step", "group") and not _says_it_again(recording, name):
             base = name.removesuffix("_group")
             for i in range(variable.shape[1]):
                 title = f"{name}[{i}]" if variable.shape[1] > 1 else name
-                yield Course(title, base, variable.values[:, i].astype(float), meaning)
+                yield SummaryRow(title, base, variable.values[:, i].astype(float), meaning)
 
 
 def _says_it_again(recording: xarray.Dataset, name: str) -> bool:
