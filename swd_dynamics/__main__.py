@@ -7,7 +7,7 @@ import io
 import os
 import sys
 
-from cyclopts import CycloptsError, UnusedCliTokensError
+from cyclopts import CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from swd_dynamics.cli import app
 from swd_dynamics.errors import InputError
@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
     except UnusedCliTokensError as error:
         return _refused(f"{error}{_hint(error.unused_tokens or [])}")
+    except MissingArgumentError as error:
+        command = " ".join(["swd-dynamics", *(error.command_chain or ())])
+        return _refused(f"{error} {command} --help shows an example.")
     except (InputError, CycloptsError) as error:
         return _refused(str(error))
     except BrokenPipeError:  # whoever read what is printed has read enough, as head does

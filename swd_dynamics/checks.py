@@ -80,6 +80,32 @@ def _numbers(value) -> np.ndarray | None:
         return None
 
 
+def check_argument(name: str, value, interval: str) -> None:
+    """Refuse an argument of a rule outside its interval, and several numbers in a list or a tuple.
+
+    A list would become a number for each weight without a word, where a user wants to compare several rules. For
+    parameter groups, which need a number for each weight, a rule takes an array.
+
+    Raises
+    ------
+    InputError
+        With name, value and interval, or with what to give in place of a list.
+
+    Examples
+    --------
+    >>> check_argument("lr", [0.1, 0.2], "(0, inf)")
+    Traceback (most recent call last):
+    swd_dynamics.errors.InputError: lr = [0.1, 0.2] is a list: give one number, and make a rule for each value (or use \
+sweep) to compare several; only an array gives each weight a number of its own
+    """
+    check(name, value, interval)
+    if isinstance(value, list | tuple):
+        raise InputError(
+            f"{name} = {shown(value)} is a {type(value).__name__}: give one number, and make a rule for each value (or"
+            " use sweep) to compare several; only an array gives each weight a number of its own"
+        )
+
+
 def check_one(name: str, value: Any) -> None:
     """Refuse several numbers in a list, a tuple or an array, where there must be one number.
 

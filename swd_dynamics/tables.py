@@ -4,12 +4,14 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
+from textwrap import fill
 from typing import Any, TypeVar
 
 from swd_dynamics.errors import InputError
 
 Value = TypeVar("Value")
 
+LINE = 100  # columns of a table that is printed
 FEW, NEAREST = 12, 5  # an error lists so few names completely, and otherwise the nearest
 
 
@@ -57,7 +59,7 @@ class Table(dict[str, Value]):
         self.__doc__ = _documented(about or f"{self}.", entries)
 
     def __repr__(self) -> str:
-        return f"Table of {self.kind}: {', '.join(self)}"
+        return fill(f"Table of {self.kind}: {', '.join(self)}", LINE, subsequent_indent="    ", break_long_words=False)
 
     def __missing__(self, name: str):
         raise UnknownName(self._unknown(name))

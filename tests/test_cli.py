@@ -248,6 +248,18 @@ def test_options_are_told_in_sentences(name):
         assert words.strip()[0].isupper() and words.strip()[-1] == ".", argument
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_example_and_options(name, capsys, monkeypatch):
+    """Assert that what --help prints has the example and the description of every argument, each to its last word."""
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main([name, "--help"]) == 0
+    printed = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    section = app[name].default_command.__doc__.partition("----------\n")[2]
+    told = re.findall(r"^    \w+\n((?:(?:     .*)?\n)+)", section, flags=re.MULTILINE)
+    assert f"swd-dynamics {example_of(name)}" in printed
+    assert [words for words in told if " ".join(words.split()) not in printed] == []
+
+
 @pytest.mark.slow
 def test_examples_run(tmp_path, monkeypatch, capsys):
     """Assert that the examples of the commands about recordings and rules run, one after another."""
@@ -347,6 +359,8 @@ MISTAKES = {
     "atlas --jobs 1.5": "1.5",
     "verify torch.optim:SGD --as SGD --steps 10.5": "10.5",
     "nonsense": "nonsense",
+    "derive": "swd-dynamics derive --help",
+    "record --optimizer Adam": "swd-dynamics record --help",
     "sweep mnist --optimizers SGD --grid lr=1 --steps 3 --to x": "unknown task 'mnist'",
     "sweep quadratic --optimizers SGD,SDG --grid lr=1 --steps 3 --to x": "no optimizer SDG",
     "sweep quadratic --optimizers SGD,SGD --grid lr=1 --steps 3 --to x": "SGD",

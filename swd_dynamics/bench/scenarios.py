@@ -43,6 +43,7 @@ class Scenario:
     Attributes
     ----------
     name : str
+        What the scenario does, in words that can follow "with".
     shapes : tuple — for each parameter group, the shapes of its tensors
     lr, weight_decay : tuple of float — for each group, a power of 2 that multiplies the optimizer's own number
     scale : float — multiplies all gradients
@@ -70,7 +71,7 @@ class Scenario:
 
     def in_one_group(self) -> "Scenario":
         """The same tensors in one group, for an optimizer that takes no groups."""
-        name = f"{self.name}, in one group"
+        name = f"{self.name}, but all tensors in one group"
         return replace(self, name=name, shapes=(self.all_shapes,), lr=(1.0,), weight_decay=(1.0,))
 
     def of_matrices(self) -> "Scenario":
@@ -98,12 +99,20 @@ def _matrix(shape: Shape) -> Shape:
 
 
 SCENARIOS = (
-    Scenario("one group", (((4, 3), (5,), ()),)),
-    Scenario("two groups on a schedule", (((4, 3),), ((5,), ())), (1.0, 2.0), (1.0, 0.5), 0.01, True, True),
+    Scenario("one parameter group at constant η", (((4, 3), (5,), ()),)),
+    Scenario(
+        "two parameter groups with η on a schedule",
+        (((4, 3),), ((5,), ())),
+        (1.0, 2.0),
+        (1.0, 0.5),
+        scale=0.01,
+        scheduled=True,
+        same_tensors=True,
+    ),
 )
 # Weights beyond any clamp or norm that a library sets, gradients beyond any clipping, and other shapes of tensors.
 LARGE = Scenario(
-    "large numbers in 0 to 4 dimensions",
+    "large weights and gradients in tensors of 0 to 4 dimensions",
     (((2, 3, 2), (5,), (0,)), ((2, 2, 1, 2), ())),
     (1.0, 1.0),
     (1.0, 1.0),

@@ -28,7 +28,7 @@ DERIVATIONS = Table(
 def studies() -> None:
     """List the studies, each with what it found.
 
-    Example:
+    For example:
 
         swd-dynamics studies
     """
@@ -103,7 +103,7 @@ def derive(
     Arguments that are given become numbers in the result, and the others stay symbols: for
     example λ without --weight-decay. SGD, SGDW and SGDS have momentum unless --momentum is 0.
 
-    Example:
+    For example:
 
         swd-dynamics derive SGDS --what stability-limit --lr 0.1 --weight-decay 0.5
 

@@ -235,7 +235,7 @@ def replay(run: Path, *, as_: Annotated[str, Parameter(name="--as")]) -> int:
 def show(run: Path) -> None:
     """Print what made a recording, and the course of every quantity.
 
-    Example:
+    For example:
 
         swd-dynamics show run
 
@@ -261,7 +261,7 @@ def plot(
 ) -> None:
     """Draw recorded quantities over the steps.
 
-    Example:
+    For example:
 
         swd-dynamics plot run --quantity loss --quantity decay_rate
 
@@ -299,9 +299,9 @@ def explain(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Hold a recorded run against the laws of its optimizer: norm and rotation of every parameter, and a figure.
+    """Compare a recorded run with the laws of its optimizer: norm and rotation of every parameter, and a figure.
 
-    Example:
+    For example:
 
         swd-dynamics explain run --overwrite
 
@@ -317,13 +317,13 @@ def explain(
     overwrite
         Write even if there are files of these names.
     """
-    from swd_dynamics.crosscheck import explain as hold_against_laws
+    from swd_dynamics.crosscheck import explain as compare_with_laws
     from swd_dynamics.plots import explained, write_figure
     from swd_dynamics.plots.style import figure_paths
 
     stem = run.resolve().with_name(f"{run.resolve().name}-explained") if out is None else out
     refuse_existing(figure_paths(stem), overwrite)
-    found = hold_against_laws(_recording(run), as_)
+    found = compare_with_laws(_recording(run), as_)
     print(found)
     print(f"Wrote {', '.join(map(str, write_figure(explained(found), stem)))}")
 
@@ -343,7 +343,7 @@ def _refuse_unknown(recording: "xarray.Dataset", quantities: list[str]) -> None:
 def export(run: Path, *, to: Path, overwrite: bool = False) -> None:
     """Write a recording as one file: netCDF (.nc), or a table (.csv) with a line for each step.
 
-    Example:
+    For example:
 
         swd-dynamics export run --to run.csv
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from itertools import pairwise
 from os import PathLike
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,9 +26,13 @@ NEEDED = ("lr", "theta_norm_parameter", "gradient_norm_parameter", "rotation_par
 WINDOWS = 12  # of a run, in each of which the law is evaluated; doubled, explaining takes twice as long
 FEW = 24  # recorded steps: a shorter run has no windows over which a norm of gradients could be averaged
 SMALL = 0.01  # of the largest η: nothing is foreseen for the end of a schedule that falls to 0
+LINE = 100  # columns of what is printed
 LARGEST = 6  # parameters that are explained: those with the most weights
 NOISE = "The law is that of noise: it does not hold for full batches, whose gradients hardly change from step to step."
 CLOSE = 0.15  # relative: a norm or an angle that is nearer to its law is said to follow it; nearer is within noise
+# Relative: a law that changed by less while an equilibrium is reached is steady. With three times as much, pure noise
+# under a schedule that falls to 0 linearly is off by more than CLOSE.
+STEADY = 0.05
 # The smallest R that changes some weight of a type, where decay is rounded apart from the step (half a unit in the last
 # place of a weight just below a power of two).
 LEAST_RATE = {"bfloat16": 2.0**-9, "float16": 2.0**-12, "float32": 2.0**-25}
@@ -44,7 +49,7 @@ class Course(NamedTuple):
     norm, norm_law : array, shape (windows,) — ‖θ‖ as recorded, and at the equilibrium of the window's η and gradients
     angle, angle_law : array, shape (windows,) — the angle by which a step turns the parameter, in radians
     time : array, shape (windows,) — the number of steps in which a departure from the equilibrium falls to 1/e
-    unknown : str — why there is no law, or nothing
+    unknown : str — why the last window has no law, or nothing
     shares : array, shape (windows,), or () — η of the window divided by the largest η of the run
     """
 
@@ -79,23 +84,50 @@ class Course(NamedTuple):
         return int(within[-1]) + 1 if len(within) else 0
 
     @property
+    def judged(self) -> int | None:
+        """The window that the law is compared in: the last one, or an earlier one if the last cannot be used.
+
+        Of earlier windows it is the last with a steady law: under a law that changes faster, weights are behind it for
+        that reason alone.
+        """
+        numbers = np.array([self.norm, self.angle, self.norm_law, self.angle_law, self.time])
+        is_usable = np.logical_and(np.isfinite(numbers).all(axis=0), ~self.out_of_reach)
+        usable = np.nonzero(is_usable)[0].tolist()
+        end = len(self.steps) - 1
+        return next((i for i in reversed(usable) if i == end or self._is_steady(i)), None)
+
+    def _is_steady(self, i: int) -> bool:
+        """Whether the law changed little for as long as an equilibrium takes, and since the window before."""
+        before = int(np.argmax(self.steps >= self.steps[i] - self.time[i]))
+        since = slice(max(0, min(before, i) - 1), i)
+        laws = (law[since] / law[i] for law in (self.norm_law, self.angle_law))
+        return bool(self.time[i] <= self.steps[i]) and all((np.abs(law - 1) <= STEADY).all() for law in laws)
+
+    @property
     def said(self) -> str:
-        """What the last window says of the law."""
-        if self.unknown:
-            return self.unknown
-        if self.is_out_of_reach:
-            return "no law for the small η at the end"
-        if self.time[-1] > self.steps[-1]:
-            return f"too early: an equilibrium takes about {self.time[-1]:.0f} steps"
+        """What the window that is judged says of the law, and why it is not the last one, if it is not."""
+        window = self.judged
+        if window is None:
+            return self.unknown or "no law for the small η at the end"
+        if window == len(self.steps) - 1:
+            return self._verdict(window)
+        later = self.unknown or "η is too small for its law"
+        return f"at step {self.steps[window]:.0f}: {self._verdict(window)}; at the end: {later}"
+
+    def _verdict(self, i: int) -> str:
+        if self.time[i] > self.steps[i]:
+            return f"too early: an equilibrium takes about {self.time[i]:.0f} steps"
         pairs = ((self.norm, self.norm_law), (self.angle, self.angle_law))
-        off = [name for name, pair in zip(("norm", "angle"), pairs, strict=True) if _is_off(*pair)]
+        off = [name for name, pair in zip(("norm", "angle"), pairs, strict=True) if _is_off(*pair, i)]
         if not off:
             return "at its equilibrium"
-        return f"{' and '.join(off)} off: the loss depends on ‖θ‖, or gradients of different steps are alike"
+        behind = "" if self._is_steady(i) else "the law changed faster than weights follow, or "
+        why = f"{behind}the loss depends on ‖θ‖, or gradients of different steps are alike"
+        return f"{' and '.join(off)} off: {why}"
 
 
-def _is_off(seen: NDArray, law: NDArray) -> bool:
-    return abs(seen[-1] / law[-1] - 1) > CLOSE
+def _is_off(seen: NDArray, law: NDArray, i: int) -> bool:
+    return abs(seen[i] / law[i] - 1) > CLOSE
 
 
 @dataclass(frozen=True)
@@ -128,20 +160,29 @@ class Explained:
     def __str__(self) -> str:
         names = [course.parameter for course in self.courses]
         width = max(map(len, ("parameter", *names)))
-        lines = [f"{'parameter':{width}}  ‖θ‖ law   seen      angle law  seen       "]
+        lines = [f"{'parameter':{width}}  ‖θ‖ law   seen      angle law  seen"]
         for course in self.courses:
-            law = np.nan if course.is_out_of_reach else 1.0
-            last = law * course.norm_law[-1], course.norm[-1], law * course.angle_law[-1], course.angle[-1]
-            cells = [f"{value:<8.3g}" if np.isfinite(value) else "–       " for value in last]
-            lines.append(f"{course.parameter:{width}}  {cells[0]}  {cells[1]}  {cells[2]}   {cells[3]}   {course.said}")
+            head = f"{course.parameter:{width}}  {_row(course)}   "
+            said = wrap(course.said, LINE - len(head), break_on_hyphens=False)
+            lines += [f"{head if i == 0 else ' ' * len(head)}{line}" for i, line in enumerate(said)]
         lines += [f"{self.omitted} smaller parameters are not shown."] if self.omitted else []
         title = f"{self.optimizer}: norm and rotation per step, by law and as recorded"
         when = f"the last {100 // WINDOWS} % of the run, the last of {WINDOWS} windows in which the law is taken"
-        return "\n".join([title, f"(root mean squares over {when})", *lines, *self.notes])
+        notes = [line for note in self.notes for line in wrap(note, LINE, break_on_hyphens=False)]
+        return "\n".join([title, f"(root mean squares over {when})", *lines, *notes])
+
+
+def _row(course: Course) -> str:
+    """Norm and angle, by law and as recorded, in the window that is judged; without any law, as recorded at the end."""
+    i = -1 if course.judged is None else course.judged
+    law = np.nan if course.judged is None else 1.0
+    numbers = law * course.norm_law[i], course.norm[i], law * course.angle_law[i], course.angle[i]
+    cells = [f"{value:<8.3g}" if np.isfinite(value) else "–       " for value in numbers]
+    return f"{cells[0]}  {cells[1]}  {cells[2]}   {cells[3]}"
 
 
 def explain(recording: "xarray.Dataset | str | PathLike", name: str | None = None) -> Explained:
-    """Hold a recorded run against the laws of its optimizer: norm, rotation, memory, and what rounding takes.
+    """Compare a recorded run with the laws of its optimizer: norm, rotation, memory, and what rounding takes.
 
     Parameters
     ----------
@@ -157,7 +198,8 @@ def explain(recording: "xarray.Dataset | str | PathLike", name: str | None = Non
     Raises
     ------
     InputError
-        If the recording has too few steps, or lacks norms or rotation, or no rule has the optimizer's name.
+        If the recording has too few steps before it ends or diverges, or lacks norms or rotation, or no rule has the
+        optimizer's name.
 
     Notes
     -----
@@ -181,13 +223,14 @@ def explain(recording: "xarray.Dataset | str | PathLike", name: str | None = Non
     """
     recording = open_recording(recording) if isinstance(recording, str | PathLike) else recording
     _check(recording)
+    recording, ended = _finite_part(recording)
     name = _entry_name(recording) if name is None else name
     rules = [named_rule(name, arguments) for arguments in groups_of(recording)]
     shapes = [tuple(shape) for shape in json.loads(recording.attrs["parameter_shapes"])]
     order = np.argsort([-np.prod(shape) for shape in shapes], kind="stable")[:LARGEST]
     courses = tuple(_course(recording, rules, int(i), shapes[i]) for i in sorted(order))
     mode = mode_of(rules[0].decay) or "unknown"
-    notes = NOISE, *_notes(recording, rules, courses)
+    notes = NOISE, *ended, *_notes(recording, rules, courses)
     return Explained(name, mode, courses, notes, omitted=len(shapes) - len(courses))
 
 
@@ -198,6 +241,18 @@ def _check(recording: "xarray.Dataset") -> None:
         raise InputError(f"the recording lacks {lacks}: record with the probe's default quantities")
     if recording.sizes["step"] < FEW:
         raise InputError(f"the recording has {recording.sizes['step']} recorded steps: explain needs {FEW} or more")
+
+
+def _finite_part(recording: "xarray.Dataset") -> "tuple[xarray.Dataset, list[str]]":
+    """The rows up to the last with finite norms of all parameters, and a sentence on the others if there are any."""
+    finite = np.isfinite(recording["theta_norm_parameter"].values).all(axis=1)
+    rows = int(np.nonzero(finite)[0].max(initial=-1)) + 1
+    if rows == len(finite):
+        return recording, []
+    from_step = f"‖θ‖ is not finite from step {recording['step'].values[rows]} on"
+    if rows < FEW:
+        raise InputError(f"{from_step}, after {rows} recorded steps: explain needs {FEW} or more with a finite ‖θ‖")
+    return recording.isel(step=slice(rows)), [f"{from_step}, and the windows end before."]
 
 
 def _entry_name(recording: "xarray.Dataset") -> str:
@@ -236,7 +291,9 @@ def _course(recording: "xarray.Dataset", rules: list[UpdateRule], i: int, shape:
 
 
 def _rms(values: NDArray) -> float:
-    return float(np.sqrt(np.nanmean(values**2)))
+    known = values[~np.isnan(values)]
+    with np.errstate(over="ignore"):  # of a run that diverges; the mean is then infinite, and there is no law
+        return float(np.sqrt(np.mean(known**2))) if known.size else np.nan
 
 
 def _law(rule: UpdateRule, lr: float, shape: tuple[int, ...], gamma: float) -> tuple[tuple[float, float, float], str]:
@@ -255,20 +312,27 @@ def _law(rule: UpdateRule, lr: float, shape: tuple[int, ...], gamma: float) -> t
 
 
 def _notes(recording: "xarray.Dataset", rules: list[UpdateRule], courses: tuple[Course, ...]) -> list[str]:
-    notes = []
     rate, where = _decay_rates(recording)
-    if np.isfinite(rate).all():
-        left = float(np.exp(spans_of(recording) @ np.log1p(-np.minimum(rate, 1 - 1e-12))))
-        memory = 1 / rate[-1] if rate[-1] > 0 else np.inf
-        start = f"Of the start Π(1 − R) = {left:.2g} is left{where}."
-        now = f"R is {rate[-1]:.2g} at the end: with this R the memory is {memory:.3g} steps"
-        notes.append(f"{start} {now}, in which decay alone leaves 1/e of a weight.")
-    else:
-        notes.append("R is not recorded, so how much of the start is left is unknown.")
+    notes = [_start_left(rate, spans_of(recording), where)] if rate.any() else []
     notes.append(_rounding(recording, rate, mode_of(rules[0].decay) or "unknown"))
     known = [course for course in courses if not course.unknown]
     notes += [_fallen(course) for course in known if course.is_out_of_reach][:1]
     return notes + ([_foreseen(recording, rules, known[0])] if known else [])
+
+
+def _start_left(rate: NDArray, spans: NDArray, where: str) -> str:
+    """How much of the start the decay has left, and how long the weights remember with the last R."""
+    if not np.isfinite(rate).all():
+        return "R is not recorded, so how much of the start is left is unknown."
+    if rate.max() > 1:
+        return f"R is up to {rate.max():.2g}{where}: where R is above 1, decay alone takes a weight beyond 0."
+    start = (
+        f"Of the start Π(1 − R) = {float(np.exp(spans @ np.log1p(-np.minimum(rate, 1 - 1e-12)))):.2g} is left{where}."
+    )
+    if rate[-1] == 0:
+        return f"{start} R is 0 at the end."
+    memory = f"with this R the memory is {1 / rate[-1]:.3g} steps, in which decay alone leaves 1/e of a weight"
+    return f"{start} R is {rate[-1]:.2g} at the end: {memory}."
 
 
 def _fallen(course: Course) -> str:

@@ -178,6 +178,8 @@ def _draw_panel(axes, runs: Mapping[str, "xarray.Dataset"], name: str) -> None:
     infinite = [title for title, seen in values.items() if np.isinf(seen).any() and not np.isfinite(seen).any()]
     unknown += [f"{title}: not finite" for title in infinite]
     unknown += _hidden_by_logarithm(axes)
+    if not any(np.isfinite(seen).any() for seen in values.values()):
+        axes.set_yticks([])  # the numbers would be those of an empty axis
     panel_title = _panel_title(first.attrs.get("long_name", ""), medians, len(runs)) + left_out
     said = [line for sentence in [panel_title, *unknown] for line in wrap(sentence, SAID, break_on_hyphens=False)]
     axes.set_title("\n".join(said), fontsize=9, loc="left", parse_math=False)
@@ -240,7 +242,7 @@ def _literally(legend) -> None:
 
 def _why_unknown(run: "xarray.Dataset", name: str, title: str) -> str:
     if name == "loss":
-        return f"{title}: no loss was given, with probe.observe(loss=…)"
+        return f"{title}: not observed; call probe.observe(loss=loss) once in each step"
     reasons = run.attrs.get("decay_unknown_because", "nothing is unknown")
     return f"{title}: not known" + (f", because {fact_in_words(reasons)}" if reasons != "nothing is unknown" else "")
 

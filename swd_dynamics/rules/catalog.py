@@ -6,6 +6,7 @@ from inspect import Parameter, Signature, getdoc, signature
 from typing import Any
 
 from swd_dynamics.arithmetic import is_symbolic
+from swd_dynamics.checks import check_argument
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.decay import DECAYS, Decay, mode_of
 from swd_dynamics.rules.direction import Direction
@@ -132,7 +133,9 @@ class Entry:
                 problem = f"a rule takes lr first, and no parameters or model ({error})"
             raise InputError(f"{problem}; there are {', '.join(allowed)}") from None
         lr, strength = given.pop("lr", 1e-3), given.pop("weight_decay", self.weight_decay)
-        more = {name: given.pop(name, lr) for name in self.decay_arguments}  # lr_max: the lr, unless it is given
+        if self.decay_arguments and not callable(lr):  # before lr_max, which is lr unless it is given
+            check_argument("lr", lr, "(0, inf)")
+        more = {name: given.pop(name, lr) for name in self.decay_arguments}
         if callable(more.get("lr_max")) and not is_symbolic(more["lr_max"]):
             raise InputError("lr is a schedule, so that this decay needs its largest learning rate too: give lr_max")
         return UpdateRule(lr, self.family(**given), self.decay(strength, **more))

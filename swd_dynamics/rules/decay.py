@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from swd_dynamics.arithmetic import heaviside
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check_argument
 from swd_dynamics.tables import Table
 
 
@@ -138,7 +138,7 @@ class L2:
     weight_decay: Any
 
     def __post_init__(self):
-        check("weight_decay", self.weight_decay, "[0, inf)")
+        check_argument("weight_decay", self.weight_decay, "[0, inf)")
 
     def added_gradient(self, theta):
         return self.weight_decay * theta
@@ -166,7 +166,7 @@ class Decoupled:
     weight_decay: Any
 
     def __post_init__(self):
-        check("weight_decay", self.weight_decay, "[0, inf)")
+        check_argument("weight_decay", self.weight_decay, "[0, inf)")
 
     def added_gradient(self, theta):
         return 0
@@ -194,7 +194,7 @@ class Stable:
     weight_decay: Any
 
     def __post_init__(self):
-        check("weight_decay", self.weight_decay, "[0, inf)")
+        check_argument("weight_decay", self.weight_decay, "[0, inf)")
 
     def added_gradient(self, theta):
         return 0
@@ -232,9 +232,9 @@ class Independent:
     lr_max: Any = None
 
     def __post_init__(self):
-        check("weight_decay", self.weight_decay, "[0, inf)")
+        check_argument("weight_decay", self.weight_decay, "[0, inf)")
         if self.lr_max is not None:
-            check("lr_max", self.lr_max, "(0, inf)")
+            check_argument("lr_max", self.lr_max, "(0, inf)")
 
     def added_gradient(self, theta):
         return 0
@@ -274,8 +274,8 @@ class Corrected:
     lr_max: Any
 
     def __post_init__(self):
-        check("weight_decay", self.weight_decay, "[0, inf)")
-        check("lr_max", self.lr_max, "(0, inf)")
+        check_argument("weight_decay", self.weight_decay, "[0, inf)")
+        check_argument("lr_max", self.lr_max, "(0, inf)")
 
     def added_gradient(self, theta):
         return 0
@@ -310,7 +310,7 @@ class Cautious:
     weight_decay: Any
 
     def __post_init__(self):
-        check("weight_decay", self.weight_decay, "[0, inf)")
+        check_argument("weight_decay", self.weight_decay, "[0, inf)")
 
     def added_gradient(self, theta):
         return 0
@@ -344,7 +344,7 @@ class Preconditioned:
     weight_decay: Any
 
     def __post_init__(self):
-        check("weight_decay", self.weight_decay, "[0, inf)")
+        check_argument("weight_decay", self.weight_decay, "[0, inf)")
 
     def added_gradient(self, theta):
         return 0

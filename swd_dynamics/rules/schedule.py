@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, floor, pi
 
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check_argument
 from swd_dynamics.tables import Table
 
 
@@ -25,7 +25,7 @@ class Constant:
     lr: float
 
     def __post_init__(self):
-        check("lr", self.lr, "(0, inf)")
+        check_argument("lr", self.lr, "(0, inf)")
 
     def __call__(self, k) -> float:
         return self.lr
@@ -46,9 +46,9 @@ class StepDecay:
     gamma: float = 0.1
 
     def __post_init__(self):
-        check("lr", self.lr, "(0, inf)")
-        check("step_size", self.step_size, "[1, inf)")
-        check("gamma", self.gamma, "(0, inf)")
+        check_argument("lr", self.lr, "(0, inf)")
+        check_argument("step_size", self.step_size, "[1, inf)")
+        check_argument("gamma", self.gamma, "(0, inf)")
 
     def __call__(self, k) -> float:
         return self.lr * self.gamma ** floor(k / self.step_size)
@@ -69,9 +69,9 @@ class Cosine:
     lr_min: float = 0.0
 
     def __post_init__(self):
-        check("lr", self.lr, "(0, inf)")
-        check("steps", self.steps, "[1, inf)")
-        check("lr_min", self.lr_min, "[0, inf)")
+        check_argument("lr", self.lr, "(0, inf)")
+        check_argument("steps", self.steps, "[1, inf)")
+        check_argument("lr_min", self.lr_min, "[0, inf)")
 
     def __call__(self, k) -> float:
         return self.lr_min + 0.5 * (self.lr - self.lr_min) * (1 + cos(pi * min(k / self.steps, 1)))
@@ -92,9 +92,9 @@ class Linear:
     lr_min: float = 0.0
 
     def __post_init__(self):
-        check("lr", self.lr, "(0, inf)")
-        check("steps", self.steps, "[1, inf)")
-        check("lr_min", self.lr_min, "[0, inf)")
+        check_argument("lr", self.lr, "(0, inf)")
+        check_argument("steps", self.steps, "[1, inf)")
+        check_argument("lr_min", self.lr_min, "[0, inf)")
 
     def __call__(self, k) -> float:
         return self.lr_min + (self.lr - self.lr_min) * (1 - min(k / self.steps, 1))
@@ -124,8 +124,8 @@ class EqualMemory:
     weight_decay: float
 
     def __post_init__(self):
-        check("lr", self.lr, "(0, inf)")
-        check("weight_decay", self.weight_decay, "[0, inf)")
+        check_argument("lr", self.lr, "(0, inf)")
+        check_argument("weight_decay", self.weight_decay, "[0, inf)")
 
     def __call__(self, k) -> float:
         return self.lr / (1 + self.weight_decay * self.lr * k)
@@ -146,8 +146,8 @@ class Warmup:
     start_factor: float = 1 / 3
 
     def __post_init__(self):
-        check("steps", self.steps, "[1, inf)")
-        check("start_factor", self.start_factor, "(0, 1]")
+        check_argument("steps", self.steps, "[1, inf)")
+        check_argument("start_factor", self.start_factor, "(0, 1]")
 
     def __call__(self, k) -> float:
         factor = self.start_factor + (1 - self.start_factor) * min(k / self.steps, 1)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swd_dynamics.arithmetic import Tensors, is_symbolic
-from swd_dynamics.checks import check, shown
+from swd_dynamics.checks import check_argument, shown
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.decay import Decay, DecayStep, NoDecay, mode_of
 from swd_dynamics.rules.direction import Direction, Step, effective_lr_by_weight
@@ -87,7 +87,7 @@ class UpdateRule:
 
     def __post_init__(self):
         if not self.has_schedule:
-            check("lr", self.lr, "(0, inf)")
+            check_argument("lr", self.lr, "(0, inf)")
         _check_methods("direction", self.direction, ("rest", "remember", "move", "effective_lr"))
         _check_methods("decay", self.decay, ("added_gradient", "decay_rate"))
 

@@ -85,6 +85,8 @@ def sweep(
     -------
     xarray.Dataset
         By optimizer, the arguments of the grid, and seed; curves also by step. ``long_name`` says what a variable is.
+        ``found.test_error.sel(optimizer="SGD", lr=0.1)`` takes cells by their names, and
+        ``found.test_error.mean("seed").to_series()`` has a row with names for each point of the grid.
         Cells that failed are NaN, with their reasons in the attribute ``failed``, as JSON; ``interrupted`` is 1 after
         an interrupt. ``done`` is the number of cells that are done, and ``engine`` the engine that was used.
 
@@ -103,6 +105,11 @@ def sweep(
     >>> found = sweep(line, ["SGD"], {"lr": [0.25, 0.5], "weight_decay": [0.0, 1.0]}, steps=1)
     >>> found.weight_norm.sel(optimizer="SGD", seed=0).values.tolist()
     [[0.75, 0.5], [0.5, 0.0]]
+    >>> found.weight_norm.mean("seed").to_series().unstack("weight_decay")
+    weight_decay     0.0  1.0
+    optimizer lr
+    SGD       0.25  0.75  0.5
+              0.50  0.50  0.0
     """
     plan = planned(task, optimizers, grid, seeds=seeds, steps=steps, schedule=schedule, evaluations=evaluations)
     if jobs is not None:

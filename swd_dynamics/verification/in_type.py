@@ -162,8 +162,8 @@ def _cause(rule: UpdateRule, driven: Sequence[Rounded], roundings: Roundings, al
     diverged = [each.recording for each in driven if each.recording.attrs["diverged_at_step"] >= 0]
     if diverged:
         return (
-            f"the weights are not finite after step {diverged[0].attrs['diverged_at_step']} of"
-            f" {diverged[0].attrs['scenario']!r}: numbers overflow, or a small square and ε are 0 in this type"
+            f"the weights are not finite after step {diverged[0].attrs['diverged_at_step']} with"
+            f" {diverged[0].attrs['scenario']}: numbers overflow, or a small square and ε are 0 in this type"
         )
 
     def explains(causes: Sequence[NearRule]) -> bool:

@@ -291,6 +291,10 @@ def _unresolved(driven: Sequence[Comparison]) -> str:
     return ""
 
 
+def _in_which(names: Sequence[str], scenarios: int) -> str:
+    return "in all of them" if len(names) == scenarios > 1 else f"with {' and with '.join(names)}"
+
+
 def _sentences(
     rule: UpdateRule,
     driven: list[Comparison],
@@ -302,18 +306,20 @@ def _sentences(
     yield largest_error(max(float(each.excess.max(initial=0.0)) for each in driven))
     if earliest is not None and earliest.first is not None:
         yield wrong_by(earliest.departure[earliest.first - 1])
-        names = [repr(each.scenario) for each in driven if each.first is not None]
-        yield f"Steps are wrong in {' and '.join(filter(None, (', '.join(names[:-1]), names[-1])))}."
-        yield f"The first wrong step is step {earliest.first} of {earliest.scenario!r}{earliest.wrong_groups}."
+    yield f"Scenarios: {'; '.join(each.scenario for each in driven)}."
+    if earliest is not None and earliest.first is not None:
+        names = [each.scenario for each in driven if each.first is not None]
+        yield f"Steps are wrong {_in_which(names, len(driven))}."
+        yield f"The first wrong step is step {earliest.first} with {earliest.scenario}{earliest.wrong_groups}."
         for name, dtype in json.loads(earliest.recording.attrs["in_lower_precision"]).items():
             yield f"The optimizer's {name} is {dtype}, with fewer digits than the weights."
     if own and not own.explains:
         yield not_all(own.said)
     for attrs in (each.recording.attrs for each in driven):
         if attrs["diverged_at_step"] >= 0:
-            yield f"In {attrs['scenario']!r} the weights diverged at step {attrs['diverged_at_step']}."
+            yield f"With {attrs['scenario']} the weights diverged at step {attrs['diverged_at_step']}."
         if earliest is not None and attrs["raised"]:
-            yield f"In {attrs['scenario']!r} the steps ended with an error: {attrs['raised']}."
+            yield f"With {attrs['scenario']} the steps ended with an error: {attrs['raised']}."
     if any(each.recording.attrs["ungrouped"] for each in driven):
         yield "The optimizer takes no parameter groups, so that groups were not tested."
     if any(each.recording.attrs["matrices"] for each in driven):

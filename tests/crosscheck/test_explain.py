@@ -1,6 +1,7 @@
 """Recorded runs held against the laws of norm and rotation."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,6 +145,50 @@ def test_a_schedule_that_falls_to_0_is_not_too_early(factors):
     assert len(law.get_xdata()) == course.last_with_law < len(seen.get_xdata()) == len(course.steps)
     small = np.array([factors(k / 400) for k in course.steps]) <= 0.01  # of the largest η, which is the first
     assert not small[: course.last_with_law].any()
+
+
+def test_a_last_window_without_a_law_leaves_the_verdict_to_an_earlier_one():
+    """Assert that where η is 0 at the end the last steady window is judged, and table and remark say which it is."""
+    found = explain(scheduled_run(lambda x: float(x < 0.8)))
+    (course,) = found.courses
+    assert course.unknown and course.judged is not None and course.steps[course.judged] < 320
+    assert course.said.startswith(f"at step {course.steps[course.judged]:.0f}: at its equilibrium")
+    row = next(line for line in str(found).splitlines() if line.startswith(course.parameter)).split()
+    assert float(row[1]) == pytest.approx(course.norm_law[course.judged], rel=0.005)
+    assert float(row[2]) == pytest.approx(course.norm[course.judged], rel=0.005)
+
+
+def diverged(run, row):
+    """A run whose weights are not finite from a row on."""
+    names = ("theta_norm_parameter", "gradient_norm_parameter", "rotation_parameter")
+    return run.assign({name: run[name].where(run["step"] <= row) for name in names})
+
+
+def test_a_run_that_diverges_is_judged_by_the_steps_before():
+    """Assert that the finite steps alone make laws and notes, that the first other step is said, and 24 are needed."""
+    run = scheduled_run(lambda x: 1.0)
+    found, before = explain(diverged(run, 350)), explain(run.isel(step=slice(350)))
+    assert found.courses[0].said == before.courses[0].said == "at its equilibrium"
+    assert np.array_equal(found.courses[0].norm_law, before.courses[0].norm_law)
+    assert sum("from step 351 on" in note for note in found.notes) == 1 and "step 351" not in str(before)
+    with pytest.raises(InputError, match="not finite from step 24 on, after 23 recorded steps: explain needs 24"):
+        explain(diverged(run, 23))
+
+
+def test_a_decay_rate_above_1_leaves_no_memory():
+    """Assert that with R above 1 neither a rest of the start nor a memory is given, and that R is."""
+    notes = explain(noisy_run(lambda w: SGDW(w, lr=0.1, weight_decay=15.0), steps=30)).notes
+    assert any("R is up to 1.5" in note for note in notes) and not any("memory" in note for note in notes)
+
+
+def test_what_is_printed_fits_a_terminal():
+    """Assert that no line has more than 100 columns, and that a long remark goes on under its own column."""
+    found = explain(noisy_run(lambda w: SGDW(w, lr=0.1, weight_decay=0.1), steps=200))
+    far = found.courses[0]._replace(norm=9 * found.courses[0].norm)
+    lines = str(replace(found, courses=(far,))).splitlines()
+    assert max(map(len, lines)) <= 100
+    at = lines[3].index("norm off")
+    assert lines[4][:at].isspace() and lines[4][at] != " "
 
 
 def test_a_schedule_that_falls_a_little_keeps_its_law():

@@ -244,3 +244,11 @@ def test_what_a_logarithmic_axis_hides_is_said():
     figure = recording(run, "rate")
     assert "because it is 0: group 1" in figure.axes[0].get_title(loc="left")
     assert "η = 0.1, λ = 0.01 / 0 (groups)" in figure.get_suptitle()
+
+
+def test_an_empty_panel_has_no_numbers():
+    """Assert that a panel without a value has no ticks on its axis and says what to do, beside a panel with values."""
+    variables = {"loss": ("step", [np.nan] * 2), "lr": (("step", "group"), [[1.0], [2.0]])}
+    figure = recording(xarray.Dataset(variables, {"step": [1, 2]}, {"optimizer": "SGD"}), "loss", "lr")
+    assert [len(axes.get_yticks()) > 0 for axes in figure.axes] == [False, True]
+    assert "observe(loss=" in figure.axes[0].get_title(loc="left")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import xarray
 
-from swd_dynamics.recording.summary import BLOCKS, UNKNOWN, course_of_loss, sparkline, summary
+from swd_dynamics.probe.quantities import QUANTITIES
+from swd_dynamics.recording.summary import BLOCKS, SECTIONS, UNKNOWN, course_of_loss, sparkline, summary
 
 
 @pytest.mark.parametrize("count", [1, 5, 32, 33, 1000])
@@ -34,7 +35,8 @@ def test_each_group_has_its_line():
     lines = summary(xarray.Dataset(variables, {"step": [10, 20]}, {"parameter_names": '["a", "b"]'})).splitlines()
     assert lines[0] == "an unknown optimizer, steps 10 to 20 (2 rows)"
     assert lines[1] == "parameter names: a, b"
-    assert [line.split()[:3] for line in lines[4:]] == [["lr[0]", "1", "3"], ["lr[1]", "2", "4"]]
+    rows = [line.split()[:3] for line in lines if line.startswith("lr[")]
+    assert rows == [["lr[0]", "1", "3"], ["lr[1]", "2", "4"]]
 
 
 def test_a_recording_without_steps():
@@ -62,11 +64,53 @@ def test_quantities_without_a_value_are_listed_and_not_drawn():
     assert rows["without"].endswith(": v_mean, v_bar") and not {"v_mean", "v_bar"} & set(rows)
 
 
+def test_every_quantity_has_a_section():
+    """Assert that every quantity of a probe that has one number a step or group is in exactly one section."""
+    shown = [quantity.name for quantity in QUANTITIES.values() if {"step", "group"} & set(quantity.levels)]
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert len(listed) == len(set(listed)) and set(shown) <= set(listed)
+    assert set(listed) - set(shown) == {"changed_outside"}
+
+
+def test_each_meaning_is_said_once_in_the_order_of_the_rows():
+    """Assert that rows are sorted by section, that their meanings follow in the same order, and that lines fit."""
+    steps = np.array([1, 2])
+    names = ["mine", "sharpness", "decay_rate", "theta_norm", "loss"]
+    variables = {name: ("step", [1.0, 2.0], {"long_name": f"meaning of {name} " * 9}) for name in names}
+    variables["decay_rate_group"] = ("step", "group"), np.ones((2, 2)), variables["decay_rate"][2]
+    lines = summary(xarray.Dataset(variables, {"step": steps, "group": [0, 1]})).splitlines()
+    where = lines.index("what the quantities mean")
+    rows = [line.split()[0] for line in lines[:where] if line.split("[")[0].split(" ")[0] in variables and "  " in line]
+    assert rows == [
+        "loss",
+        "theta_norm",
+        "decay_rate",
+        "decay_rate_group[0]",
+        "decay_rate_group[1]",
+        "sharpness",
+        "mine",
+    ]
+    told = [line.split()[0] for line in lines[where + 1 :] if line[0] != " "]
+    assert told == ["loss", "theta_norm", "decay_rate", "sharpness", "mine"]
+    assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("norms", "step"), [([1.0, 9.0, np.inf, np.nan], 30), ([1.0, np.nan, 2.0], None), ([1.0], None)]
+)
+def test_weights_that_are_not_finite_are_told(norms, step):
+    """Assert that the first step is given from which the weights are never finite again, if there is one."""
+    steps = 10 * np.arange(1, 1 + len(norms))
+    lines = summary(xarray.Dataset({"theta_norm": ("step", norms)}, {"step": steps})).splitlines()
+    said = [line for line in lines if line.startswith("‖θ‖ is not finite")]
+    assert bool(said) == (step is not None) and all(f"step {step} on" in line for line in said)
+
+
 def test_decades_are_drawn_on_a_logarithmic_scale():
     """Assert that equal ratios are equal heights where values span decades, and equal differences where not."""
     rows = rows_of(fast=10.0 ** -np.arange(8), slow=np.arange(8.0, 0, -1), signed=[-1e3, *range(7)])
     drawn = {name: row.split(maxsplit=5)[5] for name, row in rows.items() if name in ("fast", "slow", "signed")}
-    assert drawn["fast"] == BLOCKS[::-1] + " (logarithmic)"
+    assert drawn["fast"] == BLOCKS[::-1] + " (log)"
     assert drawn["slow"] == BLOCKS[::-1]
     assert drawn["signed"] == BLOCKS[0] + BLOCKS[-1] * 7
 
@@ -85,6 +129,7 @@ def test_a_constant_course_is_a_word():
         ([2.0, 60.0, 1.0], ["fell", "2 to 1", "60 at step 20"]),
         ([2.0, 2.5, 1.0], ["fell", "2 to 1"]),
         ([2.0, np.nan, 1.0], ["fell", "2 to 1"]),
+        ([2.0, 1.0, np.nan, np.inf], ["fell", "2 to 1", "no finite value from step 30 on"]),
         ([2.0], []),
         ([np.nan, np.nan], []),
     ],
@@ -93,4 +138,5 @@ def test_the_course_of_a_loss_in_words(losses, words):
     """Assert that growth, fall and a peak of more than twice the start are said, with the peak's step."""
     said = course_of_loss(10 * np.arange(1, 1 + len(losses)), np.array(losses))
     assert [word for word in words if word not in said] == [] and bool(said) == bool(words)
-    assert ("largest" in said) == any("step" in word for word in words)
+    assert ("largest" in said) == any("at step" in word for word in words)
+    assert ("finite" in said) == any("finite" in word for word in words)

@@ -93,6 +93,17 @@ def test_no_number(value):
         UpdateRule(value, SGD())
 
 
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "momentum"])
+@pytest.mark.parametrize("values", [[0.1, 0.2], (0.1, 0.2)], ids=["list", "tuple"])
+@pytest.mark.parametrize("entry", ["SGDS", "SGDIndependent"])
+def test_a_list_is_no_number(entry, name, values):
+    """Assert that a list is refused by its name, while an array, which has a number for each weight, is taken."""
+    with pytest.raises(InputError, match=re.escape(f"{name} = {values!r} is a {type(values).__name__}")):
+        CATALOG[entry](**{"lr": 0.1, name: values})
+    rule = CATALOG[entry](**{"lr": 0.1, name: np.array(values)})
+    assert rule(rule.start(np.ones(2)), np.ones(2)).theta.shape == (2,)
+
+
 @pytest.mark.parametrize("betas", [0.9, (0.9,), (0.9, 0.99, 0.999), None, "ab"], ids=repr)
 @pytest.mark.parametrize("direction", [Adam, AMSGrad, Adai])
 def test_betas_are_a_pair(direction, betas):

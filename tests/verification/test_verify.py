@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from verification import faulty_optimizers
 
+from swd_dynamics.bench.scenarios import SCENARIOS
 from swd_dynamics.crosscheck.variants import AdamVariant, MomentumVariant
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import OPTIMIZERS
@@ -188,7 +189,7 @@ def test_a_fault_that_is_in_no_list_has_no_cause(rule, fault):
 def test_the_first_wrong_step_has_a_scenario_and_a_group():
     """Assert that a fault of the second group alone is placed in its scenario and in its group."""
     verdict = verify(*faulty("AdamW", "first group"))
-    assert "The first wrong step is step 1 of 'two groups on a schedule', in parameter group 2" in verdict.why
+    assert f"The first wrong step is step 1 with {SCENARIOS[1].name}, in parameter group 2" in verdict.why
 
 
 MOMENTUM = {"lr": 0.01, "momentum": 0.9}
@@ -239,7 +240,7 @@ def test_numbers_that_are_the_rules_are_not_mentioned():
 
 def lower_precision(verdict):
     """What the optimizer kept with fewer digits than the weights, and its types."""
-    return json.loads(verdict.evidence["recording"]["one group"].attrs["in_lower_precision"])
+    return json.loads(verdict.evidence["recording"][SCENARIOS[0].name].attrs["in_lower_precision"])
 
 
 def test_what_has_fewer_digits_than_the_weights_is_said():
@@ -409,7 +410,7 @@ def test_a_run_that_diverges_is_compared_up_to_there():
     wild = {"lr": 1e3, "weight_decay": 1e3}
     together = verify(lambda params: torch.optim.SGD(params, **wild), CATALOG["SGD"](**wild))
     assert together.passed and "diverged at step" in together.why
-    assert together.evidence["recording"]["one group"].attrs["diverged_at_step"] > 0
+    assert together.evidence["recording"][SCENARIOS[0].name].attrs["diverged_at_step"] > 0
     alone = verify(lambda params: torch.optim.SGD(params, lr=math.nan), CATALOG["SGD"](lr=1.0))
     assert (alone.status, alone.first_departure, alone.measured) == ("refuted", 1, math.inf)
 

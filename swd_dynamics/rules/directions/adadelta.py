@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swd_dynamics.arithmetic import mean, sqrt
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check_argument
 
 
 class SquaresAndScale(NamedTuple):
@@ -42,8 +42,8 @@ class Adadelta:
     eps: Any = 1e-6
 
     def __post_init__(self):
-        check("rho", self.rho, "[0, 1)")
-        check("eps", self.eps, "[0, inf)")
+        check_argument("rho", self.rho, "[0, 1)")
+        check_argument("eps", self.eps, "[0, inf)")
 
     def rest(self, theta):
         return SquaresAndScale(0 * theta, 0 * theta, 0 * theta)

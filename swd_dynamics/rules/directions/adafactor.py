@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from swd_dynamics.arithmetic import clip, each, mean, sqrt
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check_argument
 from swd_dynamics.errors import InputError
 
 
@@ -46,13 +46,13 @@ class Adafactor:
     d: float = 1.0
 
     def __post_init__(self):
-        check("beta2_decay", self.beta2_decay, "(-inf, 0]")
-        check("d", self.d, "[1, inf)")
+        check_argument("beta2_decay", self.beta2_decay, "(-inf, 0]")
+        check_argument("d", self.d, "[1, inf)")
         if not isinstance(self.eps, tuple | list) or len(self.eps) != 2:
             raise InputError(f"eps = {self.eps!r} is not allowed: it must be a pair, for example (None, 0.001)")
         for i, eps in enumerate(self.eps):
             if i or eps is not None:
-                check(f"eps[{i}]", eps, "[0, inf)")
+                check_argument(f"eps[{i}]", eps, "[0, inf)")
 
     def rest(self, theta):
         return Factors(0 * theta, 0 * theta)

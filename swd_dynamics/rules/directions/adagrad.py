@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swd_dynamics.arithmetic import mean, sqrt
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check_argument
 
 
 class SumOfSquares(NamedTuple):
@@ -41,7 +41,7 @@ class Adagrad:
 
     def __post_init__(self):
         for name in ("lr_decay", "initial_accumulator_value", "eps"):
-            check(name, getattr(self, name), "[0, inf)")
+            check_argument(name, getattr(self, name), "[0, inf)")
 
     def rest(self, theta):
         return SumOfSquares(0 * theta + self.initial_accumulator_value)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swd_dynamics.arithmetic import clip, decayed, mean
-from swd_dynamics.checks import check, check_pair
+from swd_dynamics.checks import check_argument, check_pair
 
 
 class AdaptiveMomentum(NamedTuple):
@@ -38,7 +38,7 @@ class Adai:
 
     def __post_init__(self):
         check_pair("betas", self.betas, ("(0, inf)", "[0, 1)"))
-        check("eps", self.eps, "(0, 1)")
+        check_argument("eps", self.eps, "(0, 1)")
 
     def rest(self, theta):
         return AdaptiveMomentum(v=0 * theta, beta1_product=0 * theta + 1, m=0 * theta)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swd_dynamics.arithmetic import decayed, maximum, mean, sqrt
-from swd_dynamics.checks import check, check_pair
+from swd_dynamics.checks import check_argument, check_pair
 
 
 class Moments(NamedTuple):
@@ -28,7 +28,7 @@ class _AdamFamily(ABC):
 
     def __post_init__(self):
         check_pair("betas", self.betas, ("[0, 1)", "[0, 1)"))
-        check("eps", self.eps, "[0, inf)")
+        check_argument("eps", self.eps, "[0, inf)")
 
     @abstractmethod
     def second_moment(self, memory) -> Any:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swd_dynamics.arithmetic import rounded
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check_argument
 
 
 class StepRates(NamedTuple):
@@ -43,8 +43,8 @@ class ASGD:
     coarse: bool = True
 
     def __post_init__(self):
-        check("lambd", self.lambd, "[0, inf)")
-        check("alpha", self.alpha, "[0, inf)")
+        check_argument("lambd", self.lambd, "[0, inf)")
+        check_argument("alpha", self.alpha, "[0, inf)")
 
     def rest(self, theta):
         return StepRates(0 * theta, 0 * theta)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from swd_dynamics.arithmetic import clip, each, is_symbolic, matmul, norm, rounded, transpose
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check_argument
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.directions.sgd import Momentum
 
@@ -66,9 +66,9 @@ class Muon:
     coarse: bool = True
 
     def __post_init__(self):
-        check("momentum", self.momentum, "[0, 1)")
-        check("eps", self.eps, "[0, inf)")
-        check("ns_steps", self.ns_steps, "[0, 100)")
+        check_argument("momentum", self.momentum, "[0, 1)")
+        check_argument("eps", self.eps, "[0, inf)")
+        check_argument("ns_steps", self.ns_steps, "[0, 100)")
         if not isinstance(self.ns_coefficients, tuple | list) or len(self.ns_coefficients) != 3:
             raise InputError(f"ns_coefficients = {self.ns_coefficients!r} is not allowed: give three numbers a, b, c")
         if self.adjust_lr_fn is not None and self.adjust_lr_fn not in ADJUSTMENTS:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swd_dynamics.arithmetic import decayed, mean, sqrt
-from swd_dynamics.checks import check, check_pair
+from swd_dynamics.checks import check_argument, check_pair
 
 FADING = 0.96  # the base of the schedule, as in the paper
 
@@ -46,8 +46,8 @@ class NAdam:
 
     def __post_init__(self):
         check_pair("betas", self.betas, ("[0, 1)", "[0, 1)"))
-        check("eps", self.eps, "[0, inf)")
-        check("momentum_decay", self.momentum_decay, "[0, inf)")
+        check_argument("eps", self.eps, "[0, inf)")
+        check_argument("momentum_decay", self.momentum_decay, "[0, inf)")
 
     def rest(self, theta):
         return ScheduledMoments(0 * theta, 0 * theta, 0 * theta + 1)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from swd_dynamics.arithmetic import decayed, mean, sqrt, where
-from swd_dynamics.checks import check, check_pair
+from swd_dynamics.checks import check_argument, check_pair
 from swd_dynamics.rules.directions.adam import Moments
 
 LEAST_BETA2 = 2 / 3  # with smaller β₂ ρ never exceeds 5: torch's RAdam then moves by m̂ for ever
@@ -39,7 +39,7 @@ class RAdam:
 
     def __post_init__(self):
         check_pair("betas", self.betas, ("[0, 1)", f"({LEAST_BETA2}, 1)"))
-        check("eps", self.eps, "[0, inf)")
+        check_argument("eps", self.eps, "[0, inf)")
 
     def rest(self, theta):
         return Moments(0 * theta, 0 * theta)

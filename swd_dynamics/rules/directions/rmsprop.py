@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from swd_dynamics.arithmetic import mean, sqrt
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check_argument
 
 
 class Squares(NamedTuple):
@@ -67,9 +67,9 @@ class RMSprop:
     centered: bool = False
 
     def __post_init__(self):
-        check("alpha", self.alpha, "[0, 1)")
-        check("eps", self.eps, "[0, inf)")
-        check("momentum", self.momentum, "[0, 1)")
+        check_argument("alpha", self.alpha, "[0, 1)")
+        check_argument("eps", self.eps, "[0, inf)")
+        check_argument("momentum", self.momentum, "[0, 1)")
 
     def rest(self, theta):
         kind = MEMORIES[bool(self.centered), bool(np.any(self.momentum != 0))]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swd_dynamics.arithmetic import decayed, each, maximum, mean, sqrt
-from swd_dynamics.checks import check, check_pair
+from swd_dynamics.checks import check_argument, check_pair
 
 
 class Averaged(NamedTuple):
@@ -25,9 +25,9 @@ class _ScheduleFree:
     weight_lr_power: Any = 2.0
 
     def __post_init__(self):
-        check("warmup_steps", self.warmup_steps, "[0, inf)")
-        check("r", self.r, "[0, inf)")
-        check("weight_lr_power", self.weight_lr_power, "[0, inf)")
+        check_argument("warmup_steps", self.warmup_steps, "[0, inf)")
+        check_argument("r", self.r, "[0, inf)")
+        check_argument("weight_lr_power", self.weight_lr_power, "[0, inf)")
 
     def rest(self, theta):
         return Averaged(0 * theta, 0 * theta, 0 * theta, 0 * theta, z=theta)
@@ -75,7 +75,7 @@ class ScheduleFreeSGD(_ScheduleFree):
 
     def __post_init__(self):
         super().__post_init__()
-        check("momentum", self.momentum, "(0, 1)")
+        check_argument("momentum", self.momentum, "(0, 1)")
 
     def remember(self, memory, step):
         averaged = self._averaged(memory, step, memory.v)
@@ -116,8 +116,8 @@ class ScheduleFreeAdam(_ScheduleFree):
     def __post_init__(self):
         super().__post_init__()
         check_pair("betas", self.betas, ("(0, 1)", "[0, 1)"))
-        check("eps", self.eps, "[0, inf)")
-        check("decay_at_y", self.decay_at_y, "[0, inf)")
+        check_argument("eps", self.eps, "[0, inf)")
+        check_argument("decay_at_y", self.decay_at_y, "[0, inf)")
 
     def remember(self, memory, step):
         v = self.betas[1] * memory.v + (1 - self.betas[1]) * step.gradient * step.gradient

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check_argument
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.direction import Direction
 
@@ -67,8 +67,8 @@ class HeavyBall:
     dampening: Any = 0.0
 
     def __post_init__(self):
-        check("momentum", self.momentum, "(0, 1)")
-        check("dampening", self.dampening, "[0, 1)")
+        check_argument("momentum", self.momentum, "(0, 1)")
+        check_argument("dampening", self.dampening, "[0, 1)")
 
     def rest(self, theta):
         return Momentum(0 * theta)
@@ -104,7 +104,7 @@ class Nesterov:
     momentum: Any
 
     def __post_init__(self):
-        check("momentum", self.momentum, "(0, 1)")
+        check_argument("momentum", self.momentum, "(0, 1)")
 
     def rest(self, theta):
         return Momentum(0 * theta)
@@ -126,13 +126,13 @@ def sgd_family(momentum=0.0, dampening=0.0, nesterov=False) -> Direction:
     - with momentum: m ← βm + (1−τ)g, the step is m, η_eff = η(1−τ)/(1−β)
     - with Nesterov's momentum: m ← βm + g, the step is g + βm, η_eff = η/(1−β); it allows no dampening
     """
-    check("momentum", momentum, "[0, 1)")
+    check_argument("momentum", momentum, "[0, 1)")
     if np.any(momentum != 0):
         if not nesterov:
             return HeavyBall(momentum, dampening)
         if dampening == 0:
             return Nesterov(momentum)
-    check("dampening", dampening, "[0, 1)")
+    check_argument("dampening", dampening, "[0, 1)")
     if nesterov:
         raise InputError(f"nesterov needs momentum > 0 and dampening = 0, not {momentum} and {dampening}")
     return SGD()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from swd_dynamics.arithmetic import mean, sign, sqrt
-from swd_dynamics.checks import check
+from swd_dynamics.checks import check_argument
 from swd_dynamics.rules.directions.sgd import Momentum
 
 
@@ -33,7 +33,7 @@ class Signum:
     momentum: Any = 0.9
 
     def __post_init__(self):
-        check("momentum", self.momentum, "[0, 1)")
+        check_argument("momentum", self.momentum, "[0, 1)")
 
     def rest(self, theta):
         return Momentum(0 * theta)
