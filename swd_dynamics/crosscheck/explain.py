@@ -80,7 +80,7 @@ class Course(NamedTuple):
     @property
     def last_with_law(self) -> int:
         """The number of windows up to the end of the law's line: it ends where only a smaller η follows."""
-        within = np.nonzero(~self.out_of_reach)[0]
+        within = np.flatnonzero(np.logical_not(self.out_of_reach))
         return int(within[-1]) + 1 if len(within) else 0
 
     @property
