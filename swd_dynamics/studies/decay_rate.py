@@ -337,7 +337,7 @@ def draw(curves: dict[tuple[str, str], RatioCurves]) -> Figure:
 def _key() -> list[Any]:
     """What lines, points, the band and the two symbols of the vertical axis mean."""
     look: dict[str, Any] = {"color": "#444444", "linestyle": "none"}
-    open_square = {"marker": "s", "markersize": 6, "markerfacecolor": "none", "color": COLOURS["L2"]}
+    open_square: dict[str, Any] = {"marker": "s", "markersize": 6, "markerfacecolor": "none", "color": COLOURS["L2"]}
     return [
         Line2D([], [], **look | {"linestyle": "-", "label": "derived from the rule"}),
         Line2D([], [], **look, marker="o", markersize=4, label="torch run"),

@@ -267,7 +267,13 @@ def draw(data: tuple[Chart, Chart, Peak]) -> Figure:
         for (mode, title), axes in zip(titles.items(), part.axes, strict=False):
             axes.set_title(title, loc="left", color=COLOURS[mode])
     best, largest = peak.derived
-    star = {"marker": "*", "markersize": 13, "color": "white", "markeredgecolor": "black", "linestyle": "none"}
+    star: dict[str, Any] = {
+        "marker": "*",
+        "markersize": 13,
+        "color": "white",
+        "markeredgecolor": "black",
+        "linestyle": "none",
+    }
     parts[0].axes[2].plot(largest, 1 / (1 - best), **star)
     parts[0].legend(
         handles=[Line2D([], [], **star, label=f"largest η of stable decay, {largest:.2f}")],

@@ -276,8 +276,8 @@ def _draw_adam(axes: Axes, found: list[Scatter]) -> None:
 
 def _lines_and_points() -> list[Line2D]:
     """What a line and a point mean, in the keys of both panels."""
-    line, point = {"linestyle": "-"}, {"linestyle": "none", "marker": "o"}
-    return [Line2D([], [], color=MUTED, **look, label=said) for look, said in ((line, "derived"), (point, "torch"))]
+    looks: dict[str, dict[str, Any]] = {"derived": {"linestyle": "-"}, "torch": {"linestyle": "none", "marker": "o"}}
+    return [Line2D([], [], color=MUTED, label=said, **look) for said, look in looks.items()]
 
 
 STUDY = Study("stationary-noise", CLAIM, SOURCE, measure, draw, CAPTION)
