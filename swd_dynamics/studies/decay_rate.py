@@ -339,7 +339,7 @@ def _key() -> list[Any]:
     look: dict[str, Any] = {"color": "#444444", "linestyle": "none"}
     open_square: dict[str, Any] = {"marker": "s", "markersize": 6, "markerfacecolor": "none", "color": COLOURS["L2"]}
     return [
-        Line2D([], [], **look | {"linestyle": "-", "label": "derived from the rule"}),
+        Line2D([], [], color="#444444", label="derived from the rule"),
         Line2D([], [], **look, marker="o", markersize=4, label="torch run"),
         Line2D([], [], linestyle="none", **open_square, label="torch run, L2: median weight"),
         Patch(color=COLOURS["L2"], alpha=0.2, linewidth=0, label="torch run, L2: 5–95 % of weights"),
