@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, SymLogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -170,7 +171,8 @@ def stability_chart(
         bar = figure.colorbar(image, ax=panels.tolist(), label="|z|, growth per step", extend="max")
         bar.set_ticks([tick - 1 for tick in TICKS], labels=[f"{tick:g}" for tick in TICKS])
         bar.minorticks_off()
-        figure.supxlabel(_said(stabilities.values(), (x, y), known), x=0.01, ha="left", fontsize="small")
+        said = _said(stabilities.values(), (x, y), known)
+        figure.legend(handles=_key(said, has_runs=bool(runs)), loc="outside lower left", ncols=3, fontsize="small")
         if title:
             figure.suptitle(title, x=0.01, ha="left")
     return figure
@@ -227,7 +229,23 @@ def _said(stabilities: Iterable["NumericStability"], names: tuple[str, str], kno
     fixed = [{**each.numbers, **known} for each in stabilities]
     shown = [name for name in fixed[0] if name not in (*names, "eps") and np.ndim(fixed[0][name]) == 0]
     alike = [name for name in shown if all(each.get(name) == fixed[0][name] for each in fixed)]
-    return ", ".join(["line: derived limit", *(f"{letter(name)} = {float(fixed[0][name]):g}" for name in alike)])
+    return ", ".join(["derived limit", *(f"{letter(name)} = {float(fixed[0][name]):g}" for name in alike)])
+
+
+def _key(said: str, *, has_runs: bool) -> list[Line2D]:
+    """The entries of the key: the line and, where there are runs, their two circles."""
+    line = Line2D([], [], color=LINE, linewidth=1.6, label=said)
+    circles = [
+        Line2D([], [], **_look(converged=done), label=label)
+        for done, label in ((True, "run that converged"), (False, "run that diverged"))
+    ]
+    return [line, *circles] if has_runs else [line]
+
+
+def _look(*, converged: bool) -> dict[str, Any]:
+    inside, edge = (LINE, "white") if converged else ("white", LINE)
+    look = {"linestyle": "none", "marker": "o", "markersize": 4, "markeredgewidth": 0.7}
+    return look | {"markerfacecolor": inside, "markeredgecolor": edge}
 
 
 def _draw(axes: Axes, numbers: "NumericStability", ranges: tuple[Range, Range], known: dict) -> Any:
@@ -254,6 +272,5 @@ def _draw_runs(axes: Axes, ranges: tuple[Range, Range], runs: Runs | None) -> No
         return
     converged = np.asarray(runs.converged, dtype=bool)
     x, y = (each.place(values) for each, values in zip(ranges, (runs.x, runs.y), strict=True))
-    for chosen, inside, edge in ((converged, LINE, "white"), (~converged, "white", LINE)):
-        look = {"linestyle": "none", "marker": "o", "markersize": 4, "markeredgewidth": 0.7}
-        axes.plot(x[chosen], y[chosen], **look, markerfacecolor=inside, markeredgecolor=edge)
+    for chosen, done in ((converged, True), (~converged, False)):
+        axes.plot(x[chosen], y[chosen], **_look(converged=done))

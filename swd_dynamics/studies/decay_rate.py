@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from xarray import Dataset
 
@@ -315,20 +317,35 @@ def draw(curves: dict[tuple[str, str], RatioCurves]) -> Figure:
     adamw = curves["digits", "AdamW"].ratio[1] / DECAY
     times, steps = f"{float(f'{fall(adamw):.2g}'):,.0f}", int(adamw.argmin()) + 1
     with house_style():
-        figure = Figure(figsize=(7.4, 4.0))
+        figure = Figure(figsize=(7.4, 4.4))
         for axes, where in zip(figure.subplots(1, 2), TITLES, strict=True):
             _draw_panel(axes, {name: curves[where, name] for name in ("Adam", "AdamW", "AdamS")})
             axes.set(title=TITLES[where], xlabel="step k", ylabel=f"{RATIO}, in units of λ")
         figure.axes[0].set_ylim(adamw.min() / 4, 100)
         figure.axes[1].set_ylim(0.25, 250)
         _draw_fall(figure.axes[0], adamw, times)
+        figure.legend(handles=_key(), loc="outside lower left", ncols=3, columnspacing=1, fontsize=8.5)
         figure.suptitle(
-            f"With Adam, only stable decay keeps {RATIO} of every weight at λ: AdamW's falls\n"
-            f"{times}-fold in {steps} steps, and that of L2 differs from weight to weight",
+            f"Of Adam's three decays only stable decay keeps {RATIO} of every weight at λ.\n"
+            f"On digits AdamW's falls {times}-fold in {steps} steps. With L2 each weight has its own",
             x=0.01,
             ha="left",
         )
     return figure
+
+
+def _key() -> list[Any]:
+    """What lines, points, the band and the two symbols of the vertical axis mean."""
+    look: dict[str, Any] = {"color": "#444444", "linestyle": "none"}
+    open_square: dict[str, Any] = {"marker": "s", "markersize": 6, "markerfacecolor": "none", "color": COLOURS["L2"]}
+    return [
+        Line2D([], [], color="#444444", label="derived from the rule"),
+        Line2D([], [], **look, marker="o", markersize=4, label="torch run"),
+        Line2D([], [], linestyle="none", **open_square, label="torch run, L2: median weight"),
+        Patch(color=COLOURS["L2"], alpha=0.2, linewidth=0, label="torch run, L2: 5–95 % of weights"),
+        Line2D([], [], **look, label="R: fraction of θ that a step subtracts"),
+        Line2D([], [], **look, label=r"η$_{\mathrm{eff}}$ = η/√v̄"),
+    ]
 
 
 def _draw_fall(axes: Axes, ratio: NDArray, times: str) -> None:
@@ -367,7 +384,7 @@ def _draw_run(axes: Axes, name: str, seen: RatioCurves) -> None:
     if (low < high).any():
         axes.fill_between(steps, low, high, color=COLOURS[mode], alpha=0.2, linewidth=0)
         median = ("L2, median", float(np.median(middle)))  # over the steps, since a single step is far from the others
-        ends = [*ends, median] if ends else [("L2: median and\n5–95 % of weights", high[-1])]
+        ends = [*ends, median] if ends else [("L2", high[-1])]
     for text, at in ends:
         axes.text(1.02 * len(steps), at, text, color=COLOURS[mode], va="center", fontsize=9, fontweight="bold")
 

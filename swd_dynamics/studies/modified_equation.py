@@ -28,13 +28,13 @@ CAPTION = (
     "Left: how far torch's runs are from two derived flows, dθ/dt = F₀ (open) and dθ/dt = F₀ + ηF₁ (filled), as the"
     " largest Euclidean distance ‖θ_k − θ(ηk)‖ of all steps, with β = 0.9 and λ = 0.05, up to the time ηk = 2 (0.2 in"
     " the short form). The points of the three decays nearly coincide, so each is moved along the grey line of its"
-    " flow, to be visible: all three of a group belong to the η of the tick below the group. A verdict's order is the"
-    " slope at the smallest η, extrapolated from all η.\n\n"
-    "At the larger η the next power of η adds to the distance, so"
-    " that the points leave the grey lines. Right: the decay in F₁ of L2 divided by that of stable decay on a flat"
-    " loss, whose gradient is 0. F₁ is multiplied by η, so the difference of the runs is small where η is small. Also"
-    " tested, but not drawn: SGD on a quadratic, and Adam with β = (0.8, 0.9). With torch's β₂ = 0.999 the flow F₀ +"
-    " ηF₁ of Adam is no good model of the first thousands of steps, as the study two-limits shows."
+    " flow, to be visible: all three of a group belong to the η of the tick below the group. At the larger η the next"
+    " power of η adds to the distance, so that the points leave the grey lines. Right: the decay in F₁ of L2 divided by"
+    " that of stable decay on a flat loss, whose gradient is 0. F₁ is multiplied by η, so the difference of the runs is"
+    " small where η is small.\n\n"
+    "A verdict's order is the slope at the smallest η, extrapolated from all η. Also tested, but not drawn: SGD on a"
+    " quadratic, and Adam with β = (0.8, 0.9). With torch's β₂ = 0.999 the flow F₀ + ηF₁ of Adam is no good model of"
+    " the first thousands of steps, as the study two-limits shows."
 )
 
 MOMENTUM, DECAY = 0.9, 0.05
@@ -218,8 +218,8 @@ def _parting_on_network(task: Task) -> Verdict:
 
 # For each order: the learning rate at which the guide line has its label, and the label.
 GUIDES = {
-    1: (1, {"text": "flow F₀: error ∝ η", "xytext": (-8, 14), "ha": "right"}),
-    2: (2, {"text": "flow F₀ + ηF₁:\nerror ∝ η²", "xytext": (16, -16), "ha": "left"}),
+    1: (1, {"text": "open: flow dθ/dt = F₀\nerror ∝ η", "xytext": (-8, 14), "ha": "right"}),
+    2: (2, {"text": "filled: flow\ndθ/dt = F₀ + ηF₁\nerror ∝ η²", "xytext": (16, -16), "ha": "left"}),
 }
 SHOWN = 0.9  # the momentum at which the ratio is marked
 
@@ -228,13 +228,13 @@ def draw(errors: FlowErrors) -> Figure:
     """How far the network's runs are from the flows, over η, and the ratio of L2's and stable decay's terms in F₁."""
     times = f"{errors.parting[SHOWN]:.0f}"
     with house_style():
-        figure = Figure(figsize=(7.4, 4.0))
+        figure = Figure(figsize=(7.8, 4.2))
         orders, parting = figure.subplots(1, 2)
         _draw_orders(orders, errors)
         _draw_parting(parting, errors.parting, times)
         figure.suptitle(
-            "Runs follow their derived flow to second order with each kind of decay,\n"
-            f"and at β = {SHOWN:g} the decay in F₁ is {times} times as strong with L2 as with stable decay",
+            "Runs follow the flow dθ/dt = F₀ + ηF₁ to second order with each kind of decay.\n"
+            f"L2 and stable decay share F₀, but decay in F₁ is {times} times as strong with L2 (β = {SHOWN:g})",
             x=0.01,
             ha="left",
         )
@@ -276,7 +276,11 @@ def _draw_parting(axes, ratios: dict[float, float], times: str) -> None:
     )
     axes.set_yticks((2, 5, 10, 20, 50), ("2", "5", "10", "20", "50"))
     axes.minorticks_off()
-    axes.set(xlabel="momentum β", ylabel="decay in F₁: L2 / stable decay", title="SGD with momentum, flat loss")
+    axes.set(
+        xlabel="momentum β",
+        ylabel="decay in F₁: L2 / stable decay",
+        title="SGD with momentum, gradient 0",
+    )
     axes.legend(loc="upper left")
 
 

@@ -291,15 +291,14 @@ def draw(data: tuple[dict[str, Run], dict[str, list[Fall]], dict[str, WarmUp]]) 
     """Sharpness while η falls, and the last sharpness over the bound."""
     courses, falls, _ = data
     with house_style():
-        figure = Figure(figsize=(7.4, 4.0))
+        figure = Figure(figsize=(7.8, 4.2))
         course, last = figure.subplots(1, 2)
         _draw_courses(course, courses)
         _draw_last(last, falls)
         rise, stable = (courses[name].sharpness[-1] for name in ("SGD", "SGDS"))
         figure.suptitle(
-            "As the learning rate falls, Adam stays at its edge of stability nearly until v cannot fade\n"
-            f"fast enough. SGD's sharpness is left behind at {rise:.1f} times the first limit"
-            f" ({stable:.1f} with decay)",
+            "As η falls, Adam's sharpness follows the stability limit, nearly until v cannot fall fast\n"
+            f"enough. SGD's stays behind, at {rise:.1f} times the first limit ({stable:.1f} with stable decay)",
             x=0.01,
             ha="left",
         )
@@ -308,16 +307,16 @@ def draw(data: tuple[dict[str, Run], dict[str, list[Fall]], dict[str, WarmUp]]) 
 
 def _draw_courses(axes, courses: dict[str, Run]) -> None:
     limits = courses["Adam"]
-    axes.semilogy(limits.steps, limits.now, color=MUTED, linestyle="--", label="limit at the present η")
+    axes.semilogy(limits.steps, limits.now, color=MUTED, linestyle="--", label="stability limit at present η")
     for name in ("Adam", "AdamW", "AdamS"):
         mode = ADAM[name].mode
         axes.semilogy(courses[name].steps, courses[name].sharpness, **measured(mode, label=f"Adam, {LABELS[mode]}"))
     for name in ("SGD", "SGDS"):
         look = measured(SGD[name].mode, label=f"SGD, {LABELS[SGD[name].mode]}", marker="x", markerfacecolor="none")
         axes.semilogy(courses[name].steps, courses[name].sharpness, **look)
-    axes.set(xlabel="step since η began to fall", ylabel="sharpness / limit at the first η", ylim=(0.7, 60))
+    axes.set(xlabel="step since η began to fall", ylabel="sharpness / stability limit at first η", ylim=(0.7, 60))
     axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
-    axes.set_title(f"η falls to 0 in {limits.steps[-1]} steps")
+    axes.set_title(f"torch runs, η falls to 0 in {limits.steps[-1]} steps")
     axes.legend(loc="upper left", fontsize=8)
 
 
@@ -330,11 +329,13 @@ def _draw_last(axes, falls: dict[str, list[Fall]]) -> None:
             own = [(-0.5 * fall.steps * np.log(beta2), fall.last) for fall in runs if fall.beta2 == beta2]
             look = measured(mode, label=f"{LABELS[mode]}, β₂ = {beta2:g}", marker=marker, markerfacecolor="none")
             axes.loglog(*np.array(own).reshape(-1, 2).T, **look)
-    axes.set(xlabel="T × largest rise in a step, x = −½T·ln β₂", ylabel="last sharpness / limit at the first η")
+    axes.set(
+        xlabel="x: √v can fall to e⁻ˣ in T steps, x = −½T·ln β₂", ylabel="last sharpness / stability limit at first η"
+    )
     axes.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
     axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes.minorticks_off()
-    axes.set_title("Adam with β₁ = 0")
+    axes.set_title("Adam with β₁ = 0, η falls to 0 in T steps")
     axes.legend(loc="upper left", fontsize=8)
 
 

@@ -27,12 +27,13 @@ CLAIM = (
 )
 SOURCE = "the Jury conditions (Jury 1964) of the derived linear map; stable decay as in arXiv 2011.11152"
 CAPTION = (
-    "Left: each mark is a torch run of SGD and one of SGDS on f = ½hθ² at one learning rate η and one curvature h."
-    " Right: the factor by which a small perturbation of the optimum grows in each step of real runs, in logistic"
-    " regression on scikit-learn's handwritten digits, which are the real images of the title. That L2 and SGDS rest"
-    " at the same point is not drawn here; fixed-points tests it. The limit is η(h + λ) = 2(1+β) with L2 and η(h +"
-    " 19λ) = 2(1+β) with SGDS, where 19 is (1+β)/(1−β). So the limits differ little where λ is small compared with"
-    " h.\n\n"
+    "Left: each mark is a torch run of SGD and one of SGDS on f = ½hθ² at one learning rate η and one curvature h,"
+    " with β = 0.9. The numbers below the curves are the η from which the decay alone makes a run diverge. Right: the"
+    " factor by which a small perturbation of the weights at rest grows in each step of torch runs, in logistic"
+    " regression on scikit-learn's handwritten digits. A factor above 1 is divergence. L2 and SGDS with the same λ"
+    " rest at the same point, which is not drawn here; fixed-points tests it. The limit is η(h + λ) = 2(1+β) with L2"
+    " and η(h + 19λ) = 2(1+β) with SGDS, where 19 is (1+β)/(1−β). So the limits differ little where λ is small"
+    " compared with h, and the factor of the title belongs to this λ and this β.\n\n"
     "SGDW is SGDS with a λ that is (1−β) times as large. SGDW is not drawn, because with the same λ it rests at"
     " another point. There the loss is less curved, and SGDW allows the largest η of the three, on the digits 8.28 in"
     " the full form. Also tested, but not drawn: runs without decay, Nesterov, Adam with a constant v, and AdamS"
@@ -49,6 +50,7 @@ DECAY_ON_DIGITS = 0.1  # λ
 # The distance from the rest point at which a run on the digits starts: far above round-off, and so small that the
 # loss is a quadratic even where the run grows a million times as far away.
 NUDGE = 1e-9
+KEY = "#666666"  # in the figure, for what both decays share
 NEAR = 0.005  # relative distance from the predicted η within which the edge is searched
 
 DIRECTIONS = {
@@ -305,8 +307,8 @@ def draw(data: tuple[dict[str, Boundary], dict[str, Edge]]) -> Figure:
         _draw_plane(plane, heavy["L2"], heavy["stable"])
         times = _draw_digits(digits, edges["L2"], edges["stable"])
         figure.suptitle(
-            "With momentum and the same λ, L2 and stable decay come to rest at the same point,\n"
-            f"but on real images L2 allows a {times} times larger learning rate",
+            f"Runs survive up to the derived learning rate and no further. With β = {BETA:g} L2 allows\n"
+            f"{times} times as large a one as stable decay in logistic regression on digits (same λ)",
             x=0.01,
             ha="left",
         )
@@ -328,8 +330,9 @@ def _draw_plane(axes, l2: Boundary, stable: Boundary) -> None:
         lrs = np.geomspace(0.008, end, 80)
         axes.plot(lrs, [lr * largest(lr) for lr in lrs], **theory(mode, label=None))
         _mark(axes, f"η = {end:.2f}", (end, 0), (0, -4), mode, va="top", ha="center")
-    axes.set(xscale="log", xlabel="learning rate η", ylabel="learning rate × curvature, ηh", ylim=(-0.6, 6))
-    axes.set_title(f"quadratics, λ = {DECAY:g}, β = {BETA:g} (lines: derived)")
+    axes.set(xscale="log", xlabel="learning rate η", ylabel="learning rate × curvature h, ηh", ylim=(-0.6, 6))
+    axes.set_xlim(0.006, 12)
+    axes.set_title(f"quadratics ½hθ², λ = {DECAY:g} (lines: derived)")
     axes.legend(loc="upper center", ncols=3, columnspacing=0.7, handletextpad=0, handlelength=1.2, fontsize=8.5)
 
 
@@ -347,8 +350,13 @@ def _draw_digits(axes, l2: Edge, stable: Edge) -> str:
     ends = {"xy": (l2.predicted, 0.86), "xytext": (stable.predicted, 0.86)}
     axes.annotate("", **ends, arrowprops={"arrowstyle": "<->", "shrinkA": 0, "shrinkB": 0})
     axes.text((l2.predicted + stable.predicted) / 2, 0.85, f"× {times}", ha="center", va="top", fontweight="bold")
+    axes.plot([], [], color=KEY, label="derived")
+    axes.plot([], [], "o", color=KEY, markersize=4, label="torch runs")
+    axes.legend(loc="upper center", fontsize=8.5)
+    axes.text(1.0, 1.005, "grows", transform=axes.get_yaxis_transform(), color=KEY, ha="right", va="bottom")
+    axes.text(1.0, 0.995, "fades", transform=axes.get_yaxis_transform(), color=KEY, ha="right", va="top")
     axes.set(xlabel="learning rate η", ylabel="growth of a perturbation per step", ylim=(0.7, 1.4))
-    axes.set_title(f"logistic regression, λ = {DECAY_ON_DIGITS:g}, β = {BETA:g}")
+    axes.set_title(f"logistic regression on digits, λ = {DECAY_ON_DIGITS:g}")
     return times
 
 

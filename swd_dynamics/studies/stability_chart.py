@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import sympy
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from swd_dynamics.plots import COLOURS, LABELS, Runs, house_style, stability_chart
@@ -266,10 +267,23 @@ def draw(data: tuple[Chart, Chart, Peak]) -> Figure:
         for (mode, title), axes in zip(titles.items(), part.axes, strict=False):
             axes.set_title(title, loc="left", color=COLOURS[mode])
     best, largest = peak.derived
-    parts[0].axes[2].plot(largest, 1 / (1 - best), marker="*", markersize=13, color="white", markeredgecolor="black")
+    star: dict[str, Any] = {
+        "marker": "*",
+        "markersize": 13,
+        "color": "white",
+        "markeredgecolor": "black",
+        "linestyle": "none",
+    }
+    parts[0].axes[2].plot(largest, 1 / (1 - best), **star)
+    parts[0].legend(
+        handles=[Line2D([], [], **star, label=f"largest η of stable decay, {largest:.2f}")],
+        loc="outside lower right",
+        fontsize="small",
+        frameon=False,
+    )
     figure.suptitle(
         "More momentum allows larger learning rates with L2 and decoupled decay, but with stable decay\n"
-        "only up to a peak, 4/(√h + √λ)². Beyond the peak the limit falls to 0",
+        "only up to a peak at η = 4/(√h + √λ)² (star; h is the curvature). Then the limit falls, to 0 as β → 1",
         x=0.01,
         ha="left",
     )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from swd_dynamics.bench.scatter import scatter_in_noise
@@ -34,8 +35,8 @@ CAPTION = (
     "The loss is ½hθ² for each weight, and every gradient has fresh Gaussian noise of variance σ² = 1. The vertical"
     " axis is the mean extra loss ½h·Var θ divided by ¼η_eff·σ², its value for small steps without decay. Points are"
     " torch runs of many copies of a weight, averaged over time. η = 0.1 and β = 0.9; λ = 0.1 for SGD and 1 for Adam,"
-    " with β₂ = 0.99. Left: the curvature is on a logit scale. Lines are the derived law; the dotted line (plain SDE)"
-    " is the SDE of first order with stable decay, which has no limit. At small curvature too it lies 1/0.53 times as"
+    " with β₂ = 0.99. Left: the lines are the derived law; the dotted line (usual SDE) is"
+    " the SDE of first order with stable decay, which has no limit. At small curvature too it lies 1/0.53 times as"
     " high as the law, because R = λη/(1−β) = 0.1 is as large as 1−β. So the weights forget as quickly as the"
     " momentum, and (1−β)/(R + 1−β), about half, of the SDE's variance is left; the SDE assumes R ≪ 1−β. Right: the"
     " dashed lines are the law with the second moment of the noise alone, v = σ². With v = σ² = 1 AdamW and AdamS are"
@@ -221,12 +222,12 @@ def draw(data: tuple[list[Scatter], list[Scatter]]) -> Figure:
     sgd, adam = data
     with house_style():
         figure = Figure(figsize=(9.0, 4.4))
-        left, right = figure.subplots(1, 2, sharey=True)
+        left, right = figure.subplots(1, 2, sharex=True, sharey=True)
         _draw_sgd(left, sgd)
         _draw_adam(right, adam)
         figure.suptitle(
             "Noise scatters the weights without bound at SGD's stability limit, but not at Adam's,\n"
-            "whose second moment grows with the scatter and shortens the steps",
+            "whose second moment v grows with the scatter and shortens the steps",
             x=0.01,
             ha="left",
         )
@@ -242,20 +243,20 @@ def _draw_sgd(axes: Axes, found: list[Scatter]) -> None:
     for each in found:
         is_nesterov = "Nesterov" in each.name
         law = numeric_covariance(CATALOG[each.name.split(",")[0]](**SGD, nesterov=is_nesterov))
-        share = 1 / (1 + np.exp(-np.linspace(-6.4, 5.3, 200)))
+        share = 1 / (1 + np.exp(-np.linspace(-6.4, 7.0, 200)))  # dense near 0 and near the limit
         on_line = each._replace(curvature=share * each.limit)
         line = extra_loss(on_line, law(on_line.curvature, 1.0)[0])
         look: dict[str, Any] = {"markerfacecolor": "white"} if is_nesterov else {}
-        axes.plot(share, line, **theory(each.mode, label=None, linestyle="--" if is_nesterov else "-"))
-        label = LABELS[each.mode] + ", Nesterov" * is_nesterov
+        axes.plot(share, line, **theory(each.mode, label=None, linestyle="--" if is_nesterov else "-", linewidth=1.3))
+        label = LABELS[each.mode] + ", Nesterov (dashed)" * is_nesterov
         axes.plot(each.share, extra_loss(each, each.measured[0]), **{**measured(each.mode, label=label), **look})
     stable = next(each for each in found if each.mode == "stable")
-    axes.plot(stable.share, extra_loss(stable, plain_variance(stable)), ":", color=MUTED, label="plain SDE, stable")
-    axes.set(xscale="logit", yscale="log", title="SGD with momentum 0.9", xlabel="curvature / stability limit")
-    axes.set(ylabel=r"extra loss in units of $\frac{1}{4}\,\eta_\mathrm{eff}\,\sigma^2$", xlim=(0.0015, 0.995))
-    axes.set_xticks((0.01, 0.1, 0.5, 0.9, 0.99), ("0.01", "0.1", "0.5", "0.9", "0.99"))
-    axes.set_xticks([], minor=True)
-    axes.legend(loc="upper left")
+    axes.plot(stable.share, extra_loss(stable, plain_variance(stable)), ":", color=MUTED, label="usual SDE, stable")
+    axes.axvline(1, color=MUTED, linewidth=1)
+    axes.text(1.08, 1.3, "stability\nlimit", color="#666666", va="bottom")
+    axes.set(xscale="log", yscale="log", title="SGD with momentum 0.9", xlabel="curvature / stability limit")
+    axes.set_ylabel(r"extra loss, in units of $\frac{1}{4}\,\eta_\mathrm{eff}\,\sigma^2$")
+    axes.legend(handles=[*_lines_and_points(), *axes.get_legend_handles_labels()[0]], loc="upper left")
 
 
 def _draw_adam(axes: Axes, found: list[Scatter]) -> None:
@@ -266,11 +267,17 @@ def _draw_adam(axes: Axes, found: list[Scatter]) -> None:
         axes.plot(share, extra_loss(on_line, derived[0]), **theory(each.mode, label=None))
         axes.plot(share, extra_loss(on_line, frozen), **theory(each.mode, label=None, linestyle="--"))
         axes.plot(each.share, extra_loss(each, each.measured[0]), **measured(each.mode, label=LABELS[each.mode]))
-    axes.plot([], [], "--", color=MUTED, label="if v were σ², that of the noise alone")
+    axes.plot([], [], "--", color=MUTED, label="derived for v = σ² (noise alone)")
     axes.axvline(1, color=MUTED, linewidth=1)
-    axes.set(xscale="log", title="Adam", xlabel="curvature / stability limit at v = σ²")
+    axes.set(title="Adam", xlabel="curvature / stability limit with v = σ²", xlim=(0.0015, 5), ylim=(0.1, 1500))
     axes.set_xticks((0.01, 0.1, 1), ("0.01", "0.1", "1"))
-    axes.legend(loc="upper left")
+    axes.legend(handles=[*_lines_and_points(), *axes.get_legend_handles_labels()[0]], loc="upper left")
+
+
+def _lines_and_points() -> list[Line2D]:
+    """What a line and a point mean, in the keys of both panels."""
+    looks: dict[str, dict[str, Any]] = {"derived": {"linestyle": "-"}, "torch": {"linestyle": "none", "marker": "o"}}
+    return [Line2D([], [], color=MUTED, label=said, **look) for said, look in looks.items()]
 
 
 STUDY = Study("stationary-noise", CLAIM, SOURCE, measure, draw, CAPTION)

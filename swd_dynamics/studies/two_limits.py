@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -29,17 +29,18 @@ CLAIM = (
 )
 SOURCE = "theory of this project; Cattaneo et al. 2023, 2309.00079 (β fixed); Ma, Wu & E 2020, 2009.06125 (1 − β ∝ η)"
 CAPTION = (
-    "Runs of torch.optim.AdamW from fresh states on a smooth loss of four weights, all batches full, up to the time ηk"
-    " = 0.512, in which the gradients fall by about half. An error is the largest distance ‖θ_k − θ(ηk)‖ at four times."
-    " Left: the error of the flow of weights and memory, divided by that of F₀ + ηF₁, with β₁ = 0.9. Circles are the"
-    " learning rates at which both have the same error in torch's runs. The black line is computed without a run: both"
-    " flows are compared with the flow of weights and memory to eighth order in the step. It has two branches, because"
-    " the two memories nearly cancel in F₁ near β₂ = β₁: between the branches F₀ + ηF₁ is nearer up to the largest η."
-    " Memory shorter than the run is not the criterion (dashed line). Right: the same errors, measured and joined by"
-    " lines, along two limits η → 0: β is fixed at (0.8, 0.9) (filled), or the memory of 0.04 and 0.2 units of time is"
-    " fixed, so that 1 − β is proportional to η (open). No flow here holds at the edge of stability: in long runs"
-    " torch's v settles within 12 % of the derived limit, while the flow of weights and memory ends with a curvature of"
-    " up to 925 times the limit, because its v decays.\n\n"
+    "Full-batch runs of torch.optim.AdamW from fresh states on a smooth loss of four weights up to the time ηk = 0.512,"
+    " in which the gradients fall by about half. An error is the largest distance ‖θ_k − θ(ηk)‖ at four times. The"
+    " memory is Adam's m and v, which F₀ and F₀ + ηF₁ do not have: they are derived for a memory that is short compared"
+    " with the run. Left: the error of the flow of weights and memory, divided by that of F₀ + ηF₁, with β₁ = 0.9. In"
+    " the darkest cell F₀ + ηF₁ diverged. The black line is computed without a run: both flows are compared with the"
+    " flow of weights and memory to eighth order in the step. It has two branches, because the two memories nearly"
+    " cancel in F₁ near β₂ = β₁: between the branches F₀ + ηF₁ is nearer up to the largest η. Memory shorter than the"
+    " run is not the criterion (dashed line). Right: the same errors, measured and joined by lines, along two limits η"
+    " → 0: β is fixed at (0.8, 0.9) (filled), or the memory of 0.04 and 0.2 units of time is fixed, so that 1 − β is"
+    " proportional to η (open). No flow here holds at the edge of stability: in long runs torch's v settles within 12 %"
+    " of the derived limit, while the flow of weights and memory ends with a curvature of up to 925 times the limit,"
+    " because its v decays.\n\n"
     "Also tested, but not drawn: Adam with L2 and with stable decay in both limits, β₁ = 0.5, and the long runs. The"
     " tolerances of the map, of the edge and of the default β, the eighth order, and the two memories of v up to which"
     " F₀ + ηF₁ is worse than F₀, were set after pilot runs. The claim was narrowed after the measurement: it had spoken"
@@ -59,8 +60,9 @@ FIXED = (0.8, 0.9)  # β in the limit in which memory is fast
 MEMORY = (0.04, 0.2)  # η/(1 − β) in the limit in which memory is part of the state, in units of time
 METHODS = {method.mode: method for method in family("Adam", weight_decay=DECAY)}
 MODELS = {1: "F₀", 2: "F₀ + ηF₁", "state": "weights and memory"}
-# The colours are the ends of the colours of the map.
-MODEL_LOOKS = {1: ("#777777", "s"), 2: ("#542788", "^"), "state": ("#B35806", "o")}
+# The colours are those of the map, which are the colours of no decay mode: light and dark violet and olive.
+MODEL_LOOKS = {1: ("#777777", "s"), 2: ("#542788", "^"), "state": ("#7A7300", "o")}
+WHICH = LinearSegmentedColormap.from_list("which", ["#3B3800", "#A39C2A", "#F7F7F7", "#9A86C4", "#2D004B"])
 BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.19), "ncols": 2, "fontsize": 7.5}
 TERMS = 8  # of the flow that stands for torch's runs: at β₁ = 0.5, four were too few near β₂ = β₁
 SLOPE = 0.05  # allowed of an order: the next powers of η, of which the extrapolation leaves some percent
@@ -343,13 +345,13 @@ def draw(data: tuple[Map, dict[str, tuple[np.ndarray, dict]]]) -> Figure:
     """Which model is nearer over η and β₂, and the errors of all models along both limits."""
     found, limits = data
     with house_style():
-        figure = Figure(figsize=(7.4, 4.4))
+        figure = Figure(figsize=(8.2, 4.6))
         where, along = figure.subplots(1, 2)
         _draw_map(figure, where, found)
         _draw_limits(along, limits)
         figure.suptitle(
-            f"Over a time of {TIME:.1f}, not at the edge, AdamW at β₂ = 0.999 follows the flow of weights\n"
-            "and memory. The modified equation F₀ + ηF₁ needs a memory far shorter than the run",
+            f"At β₂ = 0.999, up to the time ηk = {TIME:.1f}, AdamW is nearer to the flow of weights and memory\n"
+            "than to F₀ + ηF₁, the flow of the weights alone, which needs memory far shorter than the run",
             x=0.01,
             ha="left",
         )
@@ -358,16 +360,14 @@ def draw(data: tuple[Map, dict[str, tuple[np.ndarray, dict]]]) -> Figure:
 
 def _draw_map(figure: Figure, axes: Any, found: Map) -> None:
     ratio = np.log10(np.fmax(found.errors["state"] / found.errors[2], 10**-4.5)).T  # 0 where F₀ + ηF₁ diverged
-    mesh = axes.pcolormesh(
-        found.lrs, found.gaps, ratio, cmap="PuOr", norm=TwoSlopeNorm(0, -4.5, 4.5), shading="nearest", rasterized=True
-    )
+    mesh = axes.pcolormesh(found.lrs, found.gaps, ratio, cmap=WHICH, vmin=-4.5, vmax=4.5, rasterized=True)
     axes.contour(found.lrs, found.gaps, np.log(found.predicted["state"] / found.predicted[2]).T, [0], colors="black")
     axes.plot([], [], color="black", label="same error, predicted")
     axes.plot(
         found.crossings(found.errors), found.gaps, "o", color="black", mfc="white", label="same error, torch runs"
     )
     inside = found.lrs[(found.lrs / TIME >= found.gaps[0]) & (found.lrs / TIME <= found.gaps[-1])]
-    axes.plot(inside, inside / TIME, "--", color="black", linewidth=1, label="memory as long as the run")
+    axes.plot(inside, inside / TIME, "--", color="black", linewidth=1, label="memory of v as long as the run")
     for text, place in (("F₀ + ηF₁\nnearer", (0.04, 0.92)), ("weights\nand memory\nnearer", (0.04, 0.45))):
         axes.text(*place, text, transform=axes.transAxes, fontsize=8.5, fontweight="bold", va="top")
     axes.plot(1e-3, 1 - DEFAULT[1], "*", color="black", markersize=11, label="torch's default")
@@ -380,7 +380,7 @@ def _draw_map(figure: Figure, axes: Any, found: Map) -> None:
 
 
 def _draw_limits(axes: Any, limits: dict[str, tuple[np.ndarray, dict]]) -> None:
-    said = f"β fixed at {FIXED}", "1 − β ∝ η: memory fixed"
+    said = f"β₁, β₂ = {FIXED[0]}, {FIXED[1]}", "η/(1 − β₁), η/(1 − β₂) = {}, {}".format(*MEMORY)
     looks = {"fixed": ("-", "full", said[0]), "proportional": ("--", "none", said[1])}
     for model, name in MODELS.items():
         look = {"color": MODEL_LOOKS[model][0], "marker": MODEL_LOOKS[model][1], "linewidth": 1}
@@ -392,7 +392,7 @@ def _draw_limits(axes: Any, limits: dict[str, tuple[np.ndarray, dict]]) -> None:
         axes.plot([], [], "o", color="black", linestyle=line, fillstyle=fill, linewidth=1, label=label)
     axes.set_xticks([tick for tick in 10.0 ** np.arange(-4, 0) if lrs[-1] < tick < lrs[0]])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlabel="learning rate η", ylabel="largest distance ‖θₖ − θ(ηk)‖", title="Errors along both limits")
+    axes.set(xlabel="learning rate η", ylabel="error: distance of run from flow", title="AdamW, η → 0 in two ways")
     axes.legend(**BELOW, handlelength=1.6, columnspacing=1)
 
 

@@ -27,10 +27,10 @@ CLAIM = (
 )
 SOURCE = "the definitions of arXiv 2011.11152 (SGDS, AdamS, AdaiS), 2006.15815 (Adai), 1711.05101 (AdamW), torch.optim"
 CAPTION = (
-    "The claim's million is the limit that was fixed before the measurement, and the title has the smallest error"
-    " that was measured. What rounding can explain is 8·eps·√k of ‖θ‖ after k steps. AdaiW and AdaiS are the same"
-    " method, and so are SGDW with λ/(1−β) and SGDS. A rule that reproduces a run says nothing about whether its"
-    " decay is good for training."
+    "The claim's million is the limit that was fixed before the measurement, and the title has the smallest error that"
+    " was measured. What rounding can explain is 8·eps·√k of ‖θ‖ after k steps. The arrow goes from the limit to the"
+    " nearest wrong rule of all runs in the panel. AdaiW and AdaiS are the same method, and so are SGDW with λ/(1−β)"
+    " and SGDS. A rule that reproduces a run says nothing about whether its decay is good for training."
 )
 
 # Times what rounding can explain: a wrong rule must be off by more, since it is a different method.

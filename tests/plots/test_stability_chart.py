@@ -42,6 +42,14 @@ def test_runs_that_converged_are_filled(chart):
     assert open_.get_markerfacecolor() == "white" != filled.get_markerfacecolor()
 
 
+def test_the_key_has_the_circles_that_are_drawn(chart):
+    """Assert that the key has the line and both circles of the runs, each as it is drawn."""
+    line, *circles = chart.legends[0].get_lines()
+    assert line.get_linestyle() == "-" and line.get_marker() == "None"
+    for entry, drawn in zip(circles, chart.axes[0].lines, strict=True):
+        assert (entry.get_marker(), entry.get_markerfacecolor()) == (drawn.get_marker(), drawn.get_markerfacecolor())
+
+
 def test_momentum_is_drawn_as_memory():
     """Assert that β = .9 is at 10 steps, on a logarithmic axis."""
     runs = {"": Runs(np.array([0.1]), np.array([0.9]), np.array([True]))}
@@ -104,8 +112,8 @@ def test_fixed_numbers_are_on_the_figure():
     """Assert that the figure says what the line is and at which h and β it is drawn, on no other text."""
     figure = stability_chart(RULE, at=AT, curvature=2.0, title="a chart")
     figure.draw_without_rendering()
-    below = figure._supxlabel
-    assert below.get_text() == "line: derived limit, β = 0.5, h = 2"
-    box = below.get_window_extent()
+    (key,) = figure.legends
+    assert [text.get_text() for text in key.get_texts()] == ["derived limit, β = 0.5, h = 2"]
+    box = key.get_window_extent()
     assert not box.overlaps(figure.axes[0].xaxis.label.get_window_extent()) and box.x0 >= 0
     assert not any(box.overlaps(each.get_tightbbox()) for each in figure.axes)

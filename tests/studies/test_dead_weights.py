@@ -5,14 +5,17 @@ import pytest
 
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.studies.dead_weights import (
+    ARGUMENTS,
     BURSTS,
     HIDDEN,
+    DeadWeights,
     HalfLives,
     _as_by_rule,
     _equal,
     _returned,
     alone,
     burst_decay,
+    draw,
     network,
     trained_path,
     unheard,
@@ -99,3 +102,16 @@ def test_wrong_half_lives_are_refuted():
     assert not next(_as_by_rule({"Adam": right._replace(seen=right.seen * (1 + 1e-5))})).passed
     assert next(_equal(right)).passed
     assert not next(_equal(right._replace(seen=right.seen * np.array([[1.0], [1.1], [1.0], [1.0]])))).passed
+
+
+def test_the_key_tells_filled_and_open_points_apart():
+    """Assert that half-lives that were not reached are open points, and that the key has a filled and an open one."""
+    decays, one = np.array([1e-6, 1e-2, 1.0]), np.ones((3, 1))
+    reached = np.array([[False], [True], [True]])
+    lives = {name: HalfLives(decays, one[0], one, one, reached, reached.ravel()) for name in ARGUMENTS}
+    figure = draw(DeadWeights(lives, {0.1: np.ones(9)}))
+    points = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", "")]
+    is_open = {tuple(line.get_xdata()): line.get_markerfacecolor() == "white" for line in points}
+    assert is_open == {(1e-6,): True, (1e-2, 1.0): False}
+    keys = [line for line in figure.legends[0].get_lines() if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() == "white" for line in keys] == [False, True]

@@ -97,3 +97,21 @@ def test_every_mode_is_measured():
         *(("SGD", "L2"), ("SGDW", "decoupled"), ("SGDS", "stable"), ("SGDW", "decoupled")),
     ]
     assert isinstance(stationary_noise.noisy_methods()[-1].rule().direction, Nesterov)
+
+
+def test_both_panels_have_the_limit_at_one():
+    """Assert that both panels share a logarithmic axis with the limit at 1, and that every kind of mark has a key."""
+    one = np.ones((2, 3))
+    sgd, adam = (
+        [
+            Scatter(name, mode, 1.0, CURVATURE, 36.1, one, one, one, one[0])
+            for name, mode in zip(names, ("L2", "decoupled", "stable", "decoupled"), strict=False)
+        ]
+        for names in (("SGD", "SGDW", "SGDS", "SGDW, Nesterov"), ("Adam", "AdamW", "AdamS"))
+    )
+    left, right = stationary_noise.draw((sgd, adam)).axes
+    assert left.get_xlim() == right.get_xlim() and left.get_xscale() == right.get_xscale() == "log"
+    for axes in (left, right):
+        assert any(list(line.get_xdata()) == [1, 1] for line in axes.lines)
+        keys = {line.get_marker() for line in axes.get_legend().get_lines()}
+        assert {line.get_marker() for line in axes.lines} <= keys

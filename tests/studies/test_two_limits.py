@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from scipy.optimize import approx_fprime
 
+from swd_dynamics.plots import COLOURS
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.studies import quartic_loss, two_limits
 from swd_dynamics.studies.quartic_loss import START, gradient, hvp
@@ -81,3 +83,11 @@ def test_crossing_and_order():
     assert np.isnan(_crossing(x, np.array([-1.0, -0.5, -0.1])))
     lrs = 2.0 ** -np.arange(4, 10)
     assert order_of(lrs, lrs**2 + 5 * lrs**3) == pytest.approx(2, abs=0.01)
+
+
+def test_the_colours_of_the_models_are_those_of_no_decay():
+    """Assert that no model, and no end of the map, has a colour that means a kind of decay everywhere else."""
+    of_decays = [to_rgb(colour) for colour in COLOURS.values()]
+    used = [*(to_rgb(colour) for colour, _ in two_limits.MODEL_LOOKS.values()), *two_limits.WHICH([0.0, 1.0])[:, :3]]
+    distances = np.linalg.norm(np.array(used)[:, None] - np.array(of_decays), axis=-1)
+    assert distances[1:].min() > 0.25  # the first is the grey of F₀
