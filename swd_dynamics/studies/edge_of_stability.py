@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from swd_dynamics.flows.curvature import Derivatives
-from swd_dynamics.plots import COLOURS, MUTED, house_style, measured
+from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
 from swd_dynamics.studies.edge_runs import gradient_of
 from swd_dynamics.studies.gradient_norm import ETA
 from swd_dynamics.studies.judging import judge_relative
@@ -30,17 +30,17 @@ SOURCE = (
     "the limit is reported in 2605.16622; the law is theory of this project"
 )
 CAPTION = (
-    "A tanh network (64-32-32-10) learns 200 digits in full batches, in float64, with half the squared error. Left,"
-    " measured: the largest eigenvalue of the Hessian at the mean of three iterates, weighted ¼, ½, ¼; with Adam the"
-    " Hessian is preconditioned by D = √v̂ + ε. Each run has a row of its own, in which its derived limit is the dotted"
-    " line; the limits themselves (numbers) differ: the limit times η is 2 with gradient descent, 3 with heavy ball and"
-    " β = 0.5, and 38 with Adam. Right: the mean of the largest curvature over the second half of runs of heavy ball"
-    " with β = 0.5. The black line is its mean along the gradient flow of the loss with ½(R/η_eff)‖θ‖² added, at the"
-    " same times t = η_eff·k. The coloured lines are the prediction: the curvature of this flow, but at most the"
-    " derived limit. The curvature is at the limit in the mean; whether the oscillation itself settles is the subject"
-    " of settled-oscillation. Heavy ball with β = 0.9 (not drawn) oscillates in bursts, most of the time below the"
-    " limit, where the oscillation shrinks slowly, and for a few steps above the limit, where it grows fast. So its"
-    " mean curvature is below the limit, but by the derived map the mean growth is 0.\n\n"
+    "A tanh network (64-32-32-10) learns 200 digits in full batches, in float64, with half the squared error. Left: the"
+    " measured curvature, which is the largest eigenvalue of the Hessian at the mean of three iterates, weighted ¼, ½,"
+    " ¼. With Adam the Hessian is preconditioned by D = √v̂ + ε. Each run has a row of its own, in which its derived"
+    " limit is the dotted line; the limits themselves (numbers) differ: the limit times η is 2 with gradient descent, 3"
+    " with heavy ball and β = 0.5, and 38 with Adam. Right: the mean of the largest curvature over the second half of"
+    " runs of heavy ball with β = 0.5. The dotted line is its mean along the gradient flow of the loss with"
+    " ½(R/η_eff)‖θ‖² added, at the same times t = η_eff·k. The solid lines are the prediction: the curvature of this"
+    " flow, but at most the derived limit. The curvature is at the limit in the mean; whether the oscillation itself"
+    " settles is the subject of settled-oscillation. Heavy ball with β = 0.9 (not drawn) oscillates in bursts, most of"
+    " the time below the limit, where the oscillation shrinks slowly, and for a few steps above the limit, where it"
+    " grows fast. So its mean curvature is below the limit, but by the derived map the mean growth is 0.\n\n"
     "SGDW's λ is twice as large as that of L2 and SGDS with the same R/η_eff. What is allowed was set after pilot runs"
     " of this task. After the short form had failed, the allowance of Adam was raised from 3 to 5 % and that of ln|z|"
     " from 0.01 to 0.02; the numbers of the full form pass the former ones too."
@@ -318,8 +318,8 @@ def draw(data: tuple[dict[str, Watched], Watched, Strengths]) -> Figure:
         _draw_runs(units, runs)
         _draw_strengths(strengths, found)
         figure.suptitle(
-            "Under ten optimizers the mean curvature settles at the limit derived from their step.\n"
-            "Strong weight decay keeps the curvature below it, where a flow without oscillation ends",
+            "Under ten optimizers the mean curvature settles at the limit derived from their step. Strong\n"
+            "decay keeps the curvature of heavy ball below its limit, as a flow without oscillation predicts",
             x=0.01,
             ha="left",
         )
@@ -338,14 +338,14 @@ def _draw_runs(axes, runs: dict[str, Watched]) -> None:
     axes.text(1.01, len(runs) + 0.2, "limit", va="center", **aside)
     axes.set(xlabel="step k", yticks=(), ylim=(-0.15, len(runs) + 0.3))
     axes.grid(visible=False, axis="y")
-    axes.set_title("measured curvature (grey: 0, dotted: limit)")
+    axes.set_title("largest curvature of torch runs\n(each over its grey line, 0; dotted: derived limit)")
 
 
 def _draw_strengths(axes, found: Strengths) -> None:
     axes.plot(found.ratios, found.flow, color="black", linestyle=":", label="flow without oscillation")
     for name in STRENGTHS:
         mode, lr = name.split(", ")
-        axes.plot(found.ratios, found.held[name], color=COLOURS[mode], linewidth=1)
+        axes.plot(found.ratios, found.held[name], **theory(mode, label=None, linewidth=1))
         label = f"torch, {mode}" if name in ("L2, η = 0.8", "stable, η = 0.8", "decoupled, η = 1.2") else None
         size = {"markersize": 9, "markerfacecolor": "none"} if mode == "L2" else {"markersize": 4.5}
         axes.plot(found.ratios, found.curvature[name], **measured(mode, label=label, **size))
@@ -353,8 +353,13 @@ def _draw_strengths(axes, found: Strengths) -> None:
             at = found.ratios[0], found.limit[name][0]
             axes.annotate(f"derived limit, {lr}", at, (-4, -7), textcoords="offset points", va="top", fontsize=9)
     axes.set(
-        xscale="log", xlabel=f"decay in units of the gradient, R/{ETA}", ylabel="largest curvature", ylim=(0, None)
+        xscale="log",
+        xlabel=f"decay rate / effective learning rate, R/{ETA}",
+        ylabel="largest curvature",
+        ylim=(0, None),
     )
+    axes.plot([], [], color=MUTED, linewidth=1, label="prediction: flow, but at most the limit")
+    axes.set_title(f"heavy ball, β = {BETA:g}, two learning rates η")
     axes.legend(fontsize=8, loc="lower left")
 
 
