@@ -331,8 +331,8 @@ def draw(data: tuple[dict[str, Followed], Held, Lifted]) -> Figure:
         nearest = _draw_path(path, {n: r for n, r in runs.items() if n.startswith("Adam")})
         _draw_size(size, held)
         figure.suptitle(
-            f"At the edge Adam with β₁ = 0 ends at least {int(nearest)} times nearer to the derived flow than to\n"
-            "one without oscillation. With SGD weak decay makes it larger, strong decay ends it",
+            f"At the edge Adam with β₁ = 0 ends at least {int(nearest)} times nearer to the derived flow than to one\n"
+            "without oscillation. With SGD weak decay makes the oscillation larger, and strong decay ends it",
             x=0.01,
             ha="left",
         )
@@ -347,8 +347,8 @@ def _draw_path(axes, runs: dict[str, Followed]) -> float:
         look = measured(mode, markersize=4.5, markevery=(gap // 2 + place * gap // 3, gap))
         axes.semilogy(steps, run.without, **look | {"linestyle": "--", "linewidth": 1, "label": None})
         axes.semilogy(steps, run.distance, **look | {"linestyle": "-", "label": LABELS[mode]})
-    axes.plot([], [], color=MUTED, label="to the central flow")
-    axes.plot([], [], color=MUTED, linestyle="--", linewidth=1, label="to the flow with Σ = 0")
+    axes.plot([], [], color=MUTED, label="from the derived flow")
+    axes.plot([], [], color=MUTED, linestyle="--", linewidth=1, label="from the flow without oscillation")
     axes.set(
         xlabel="step at the edge", ylabel="distance of a torch run from a flow", title="measured: torch, Adam, β₁ = 0"
     )
@@ -361,8 +361,8 @@ def _draw_size(axes, held: Held) -> None:
     for mode, values in held.runs.items():
         axes.plot(held.ratios, values, **measured(mode, label=f"torch, {LABELS[mode]}", markerfacecolor="none"))
     axes.set(
-        xlabel=f"decay in units of the gradient, R/{ETA}",
-        ylabel="size of the oscillation, mean of ‖δ‖²",
+        xlabel=f"decay rate / effective learning rate, R/{ETA}",
+        ylabel="mean square of the oscillation, ‖δ‖²",
         ylim=(0, None),
     )
     axes.set_title(f"SGD, Nesterov's momentum, β = {NESTEROV['momentum']:g}")

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from swd_dynamics.flows.curvature import Derivatives
-from swd_dynamics.plots import COLOURS, MUTED, house_style, measured
+from swd_dynamics.plots import COLOURS, MUTED, house_style, measured, theory
 from swd_dynamics.studies.edge_runs import gradient_of
 from swd_dynamics.studies.gradient_norm import ETA
 from swd_dynamics.studies.judging import judge_relative
@@ -318,8 +318,8 @@ def draw(data: tuple[dict[str, Watched], Watched, Strengths]) -> Figure:
         _draw_runs(units, runs)
         _draw_strengths(strengths, found)
         figure.suptitle(
-            "Under ten optimizers the mean curvature settles at the limit derived from their step.\n"
-            "Strong weight decay keeps the curvature below it, where a flow without oscillation ends",
+            "Under ten optimizers the mean curvature settles at the limit derived from their step. Strong\n"
+            "decay keeps the curvature of heavy ball below its limit, as a flow without oscillation predicts",
             x=0.01,
             ha="left",
         )
@@ -338,14 +338,14 @@ def _draw_runs(axes, runs: dict[str, Watched]) -> None:
     axes.text(1.01, len(runs) + 0.2, "limit", va="center", **aside)
     axes.set(xlabel="step k", yticks=(), ylim=(-0.15, len(runs) + 0.3))
     axes.grid(visible=False, axis="y")
-    axes.set_title("measured curvature (grey: 0, dotted: limit)")
+    axes.set_title("largest curvature of torch runs\n(each over its grey line, 0; dotted: derived limit)")
 
 
 def _draw_strengths(axes, found: Strengths) -> None:
     axes.plot(found.ratios, found.flow, color="black", linestyle=":", label="flow without oscillation")
     for name in STRENGTHS:
         mode, lr = name.split(", ")
-        axes.plot(found.ratios, found.held[name], color=COLOURS[mode], linewidth=1)
+        axes.plot(found.ratios, found.held[name], **theory(mode, label=None, linewidth=1))
         label = f"torch, {mode}" if name in ("L2, η = 0.8", "stable, η = 0.8", "decoupled, η = 1.2") else None
         size = {"markersize": 9, "markerfacecolor": "none"} if mode == "L2" else {"markersize": 4.5}
         axes.plot(found.ratios, found.curvature[name], **measured(mode, label=label, **size))
@@ -353,8 +353,13 @@ def _draw_strengths(axes, found: Strengths) -> None:
             at = found.ratios[0], found.limit[name][0]
             axes.annotate(f"derived limit, {lr}", at, (-4, -7), textcoords="offset points", va="top", fontsize=9)
     axes.set(
-        xscale="log", xlabel=f"decay in units of the gradient, R/{ETA}", ylabel="largest curvature", ylim=(0, None)
+        xscale="log",
+        xlabel=f"decay rate / effective learning rate, R/{ETA}",
+        ylabel="largest curvature",
+        ylim=(0, None),
     )
+    axes.plot([], [], color=MUTED, linewidth=1, label="prediction: flow, but at most the limit")
+    axes.set_title(f"heavy ball, β = {BETA:g}, two learning rates η")
     axes.legend(fontsize=8, loc="lower left")
 
 

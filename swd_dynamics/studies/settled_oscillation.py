@@ -244,8 +244,8 @@ def draw(data: tuple[dict[str, Curve], Nudged]) -> Figure:
         _draw_ends(left, ends)
         _draw_runs(right, nudged)
         figure.suptitle(
-            f"On one orbit the oscillation at the edge settles up to β = {heavy:.2f} with heavy ball and\n"
-            f"{nesterov:.2f} with Nesterov's momentum, as derived. With weaker decay {weaker:.2f} with heavy ball",
+            f"One oscillation at the edge bursts, as derived, from β = {heavy:.2f} on with heavy ball and\n"
+            f"from {nesterov:.2f} on with Nesterov's momentum. With weaker decay heavy ball does from {weaker:.2f} on",
             x=0.01,
             ha="left",
         )
@@ -260,11 +260,14 @@ def _draw_growth(axes, curves: dict[str, Curve]) -> None:
         axes.plot(curve.momenta, curve.derived.real, linewidth=1.2, **look)
         points = measured(mode, label=name, markerfacecolor="none" if nesterov else COLOURS[mode])
         axes.plot(curve.momenta, curve.fitted.real, **points)
-    axes.plot([], [], color=MUTED, label="derived")
+    axes.plot([], [], color=MUTED, label="derived (points: torch runs)")
+    axes.plot(
+        [], [], marker="|", markersize=10, markeredgewidth=1.6, color="black", linestyle="none", label="settling ends"
+    )
     axes.set(
         xlabel="momentum β",
-        ylabel="growth rate per step of a change of ‖δ‖",
-        title="one settled oscillation, many optimizers",
+        ylabel="growth rate of a change of the oscillation",
+        title="one settled oscillation, three optimizers",
     )
     axes.legend(fontsize=8.5, loc="upper left")
 
@@ -288,7 +291,7 @@ def _draw_runs(axes, nudged: Nudged) -> None:
         for sign in (1, -1):
             axes.plot(k[near], 1 + sign * envelope[near], color=colour, linestyle=":", linewidth=1)
     axes.plot([], [], color=MUTED, linestyle=":", label="derived envelope")
-    axes.set(xlabel="step", ylabel="size of the oscillation / settled size", title="measured: torch, heavy ball, L2")
+    axes.set(xlabel="step", ylabel="size of the oscillation / settled size", title="torch runs of heavy ball with L2")
     axes.set_ylim(0, 1.4 * float(np.abs(nudged.sizes[BURSTS]).max()))
     axes.legend(fontsize=8.5, loc="upper right")
 
