@@ -199,7 +199,9 @@ class Atlas:
             names = f"{len(wrong)} optimizers"
         do, their = ("does", "its name says") if len(wrong) == 1 else ("do", "their names say")
         said = f"{names} {do} not decay as {their},\nand" if wrong else "no optimizer contradicts its name,\nbut"
-        counted = f"the decay rate R is not ηλ in {others} of the {len(decays)} with a weight_decay and a measurable R"
+        counted = (
+            f"the decay rate R is not ηλ in {others} of the {len(decays)} optimizers whose decay could be measured"
+        )
         return f"{self.package}: {said} {counted}"
 
     @property

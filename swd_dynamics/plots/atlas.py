@@ -26,6 +26,7 @@ EQUAL = (
     "R = ηλ: the median, before and after the gradients fell, and nine weights in ten before, are\n"
     "within 2 % of ηλ, which is less than a marker's width."
 )
+CUT = f"A bar that begins at {SMALLEST_DRAWN:g} is cut: some of its weights have an even smaller R/ηλ.\n"
 
 
 class Group(NamedTuple):
@@ -70,7 +71,8 @@ def _counted(entries: Sequence[Any]) -> str:
     drawn = {"with R ≠ ηλ": sum(not entry.decays_by_nominal for entry in rows)}
     drawn["with R = ηλ, but another kind than the name says"] = len(rows) - drawn["with R ≠ ηλ"]
     omitted = Counter(map(_why_omitted, rest))
-    said = f"Drawn: {_listed(drawn)}.\n{EQUAL}\n" if rows else ""
+    cut = any(entry.ratio(BEFORE, "5 %") < SMALLEST_DRAWN for entry in rows)
+    said = f"Drawn: {_listed(drawn)}.\n{EQUAL}\n{CUT * cut}" if rows else ""
     return said + (f"In the table, and not drawn: {_listed(omitted)}." if rest else "")
 
 

@@ -30,15 +30,17 @@ CLAIM = (
 )
 SOURCE = "Bergsma et al. 2025, “Power Lines”, for ηλ·steps of AdamW; for AdamS it follows from R = λη/√v̄ (2011.11152)"
 CAPTION = (
-    "Left: the measured mean test error over λ at each batch size. The best λ is that of a parabola in log λ through"
-    " the smallest error and its neighbours; where it is outside of the grid, it is not drawn. The largest harmless λ,"
-    " whose error is one percent above the smallest, is known better, because the curves are flat around the best λ."
-    " Right: both λ over the batch size, with standard errors and 95 % intervals of the exponents by the jackknife over"
-    " seeds, and two predictions that are drawn through the middle of the points. If R·steps is constant, decay leaves"
-    " the same share of the start. If R/η_eff is constant, the rest point of the weights is the same. The exponent of"
-    " √v̄ in the predictions is measured in the last step of the same runs. All runs see the images equally often and"
-    " have the same constant η, so those with large batches take fewer steps. The study is about one small network and"
-    " 500 images."
+    "Left: the mean test error over λ at each batch size; lines join measured points. A filled circle is the best λ,"
+    " that of a parabola in log λ through the smallest error and its two neighbours. With AdamS and B = 10 the"
+    " smallest error is at the end of the grid, so that the best λ is not known and not drawn. A hollow square is the"
+    " largest harmless λ: its error is one percentage point above the smallest. This λ is known better than the best"
+    " one, because the curves are flat around the best λ. Right: both λ over the batch size with their standard"
+    " errors, and the exponents with 95 % intervals, all by the jackknife over seeds. The lines are two predictions,"
+    " each drawn through the middle of the circles and again through that of the squares. If R·steps is constant,"
+    " decay leaves the same share of the start. If R/η_eff is constant, the rest point of the weights is the same."
+    " The exponent of √v̄ in the predictions is measured in the last step of the same runs. All runs see the images"
+    " equally often and have the same constant η, so those with large batches take fewer steps. The study is about"
+    " one small network and 500 images."
 )
 
 EPOCHS, SAMPLES, LR = 24, 500, 1e-2
@@ -47,7 +49,7 @@ WEIGHT_DECAYS = {
     "AdamW": tuple(np.geomspace(0.03, 5.0, 9)),
     "AdamS": tuple(np.geomspace(3e-4, 5e-2, 9)),
 }
-HARM = 1.0  # percent of the test, 13 images: two standard errors of the difference of two points of a curve
+HARM = 1.0  # percentage points of test error, 13 images: two standard errors of the difference of two points of a curve
 
 # A quarter: the rival predictions differ by a half where √v̄ falls as 1/√B, and half of that tells them apart.
 MARGIN = 0.25
@@ -250,11 +252,12 @@ def _cause(values: NDArray) -> dict[str, str]:
 
 def _exponent(scan: Scan, kind: str, invariant: str) -> Verdict:
     formula = exponents(scan.name)[invariant]
+    symbols = ", where √v̄ ∝ B^−p" * bool(formula.free_symbols)
     values = jackknife((scan,), lambda s: s.slope(kind) - predicted(s, invariant)) + predicted(scan, invariant)
     return judge_same(
         f"{scan.name}, {kind} λ: {invariant}",
         f"The {kind} λ of {scan.name} moves with the batch size so that {INVARIANTS[invariant]} is constant: as B to"
-        f" the {formula}, with p of √v̄ ∝ B^−p",
+        f" the power {formula}{symbols}".replace(" - ", " − "),
         one=values,
         other=predicted(scan, invariant),
         margin=MARGIN,
@@ -294,10 +297,16 @@ def draw(scans: dict[str, Scan]) -> Figure:
         for (left, right), scan in zip(panels, scans.values(), strict=True):
             _draw_errors(left, scan)
             _draw_power(right, scan)
-        said = [f"that of {scan.name} as B to the {_known(scan, 'largest harmless')}" for scan in scans.values()]
-        title = "The largest harmless λ grows with the batch size B: " + ",\n".join(said) + " (95 % intervals)"
-        figure.suptitle(title, x=0.01, ha="left")
+        figure.suptitle(_title(scans), x=0.01, ha="left")
     return figure
+
+
+def _title(scans: dict[str, Scan]) -> str:
+    said = [f"{_known(scan, 'largest harmless')} with {scan.name}" for scan in scans.values()]
+    return (
+        f"The largest harmless λ, which costs {HARM:.0f} percentage point of test error, grows with the batch size B:\n"
+        f"its exponent is {' and '.join(said)} (95 % intervals)"
+    )
 
 
 def _known(scan: Scan, kind: str) -> str:
@@ -320,7 +329,7 @@ def _draw_errors(axes: Axes, scan: Scan) -> None:
             )
     smallest = scan.errors.mean(axis=-1).min()
     axes.set(xscale="log", xlabel=f"λ of {scan.name}", ylabel="test error, %", ylim=(smallest - 0.4, smallest + 5))
-    axes.set_title(f"{scan.name}: test error over λ (filled: best λ, hollow: largest harmless)")
+    axes.set_title(f"{scan.name}: test error over λ (● best λ, □ largest harmless λ)")
     axes.legend(loc="upper left", ncols=2)
 
 
@@ -338,11 +347,11 @@ def _draw_power(axes: Axes, scan: Scan) -> None:
             continue
         middle, centre = np.exp(np.log(sizes[known]).mean()), np.exp(np.log(values[known]).mean())
         style = {"color": color, "marker": marker, "markerfacecolor": "white" if hollow else color}
-        label = f"{kind} λ: exponent {_known(scan, kind)}"
+        label = f"measured, {kind} λ: exponent {_known(scan, kind)}"
         axes.errorbar(sizes, values, _bars(scan, kind), capsize=3, linestyle="none", markersize=7, label=label, **style)
         for invariant, dash in (("memory", "--"), ("rest point", ":")):
             x = predicted(scan, invariant)
-            what = f"{IN_FIGURES[invariant]} constant: exponent {x:.2f}".replace("-", "−")
+            what = f"if {IN_FIGURES[invariant]} is constant: exponent {x:.2f}".replace("-", "−")
             line = {"color": "black" if dash == "--" else MUTED, "linestyle": dash, "linewidth": 1.4}
             axes.plot(sizes, centre * (sizes / middle) ** x, **line, label=what if hollow else None)
     values = np.concatenate([scan.found(kind) for kind in KINDS])
@@ -350,7 +359,7 @@ def _draw_power(axes: Axes, scan: Scan) -> None:
     axes.set_ylim(np.nanmin(values) / 3, np.nanmax(values) * 25)
     axes.set_xticks(BATCHES, map(str, BATCHES))
     axes.minorticks_off()
-    axes.set_title(f"{scan.name}: λ over the batch size, points measured, lines predicted")
+    axes.set_title(f"{scan.name}: λ over the batch size (lines: predicted)")
     axes.legend(loc="upper left")
 
 

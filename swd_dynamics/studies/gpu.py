@@ -29,16 +29,21 @@ CLAIM = (
 SOURCE = "the definitions of arXiv 2011.11152 (SGDS, AdamS, AdaiS), 1711.05101 (AdamW), torch.optim; IEEE 754 rounding"
 
 CAPTION = (
-    "Each row is an arithmetic, and each point is one recorded run on the GPU. foreach and fused are torch's two"
-    " kernels: foreach rounds to bfloat16 after each operation of a step, fused rounds only the numbers that it"
-    " stores. ε in the root means that ε is added to v̂ under the square root, and not to √v̂. In bfloat16 every"
-    " step is compared from the recorded weights and state, because the rounding of whole runs would hide an error."
-    " There the right rules come to 0.9999 of the limit without being adjusted: the limit of a number that is"
-    " rounded once is half a unit in its last place, and of tens of thousands of roundings in a run the largest is"
-    " nearly that. With fused AdamW this is true of the weights, so that a small error in λ passes the limit."
-    " foreach rounds a weight twice, and AdamS rounds R, too. Their limits add up to more than occurs together, and"
-    " an error in λ must be larger to pass them. The study shows that the rules are right about the arithmetic of"
-    " this card and of these kernels only."
+    "Left: each row is an arithmetic. A coloured point is one recorded run on the GPU, compared with its own rule,"
+    " and a grey mark is such a run compared with a wrong rule. To the right of the grey line rounding cannot explain"
+    " the error. The number after “from” is the smallest error with λ off by 1 %. Right: for AdamW and AdamS on the"
+    " network, the smallest error of λ that puts a run to the right of the grey line on the left. The largest of"
+    " these eight is bold. foreach and fused are torch's two kernels: foreach rounds to bfloat16 after each operation"
+    " of a step, fused rounds only the numbers that it stores. ε in the root means that ε is added to v̂ under the"
+    " square root, and not to √v̂. In bfloat16 every step is compared from the recorded weights and state, because"
+    " the rounding of whole runs would hide an error. There the right rules come to 0.9999 of the limit without being"
+    " adjusted: the limit of a number that is rounded once is half a unit in its last place, and of tens of thousands"
+    " of roundings in a run the largest is nearly that. With the fused kernel AdamW rounds a weight only once, so"
+    " that the right rule comes close to the limit, and even a small error in λ is beyond it. foreach rounds a weight"
+    " twice, and AdamS rounds R, too. Then the limit is the sum of several roundings, which are hardly ever all at"
+    " their largest, and only a larger error in λ is beyond it. In bfloat16 the error of 1 % is tested on the network"
+    " only, because the quadratic has too few weights. The study shows that the rules are right about the arithmetic"
+    " of this card and of these kernels only."
 )
 
 OFF = 0.01  # an error of λ by one hundredth must be seen in every arithmetic

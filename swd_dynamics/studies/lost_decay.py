@@ -22,14 +22,16 @@ CLAIM = (
 SOURCE = "derived here from the rounding of θ·(1 − R); the loss of small updates in bfloat16: arXiv 2010.06192"
 CAPTION = (
     "Left: R that one step of AdamW takes from bfloat16 weights, a mean over all 128 mantissas, without gradient"
-    " (lines: predicted from the rounding of numbers; points: torch)."
-    " torch has three kernels, single-tensor, foreach and fused. In this one step single-tensor (“single” in the"
-    " legend) and fused take the same R, because they round each weight once (fused is not drawn). The foreach kernel"
-    " (on the CPU) first rounds the factor 1 − R to bfloat16, so that each weight loses a whole number of units in"
-    " its last place. Right: 4000 weights that start at 0, in pure noise, with η = 0.01, λ = 0.1 and β = (0.9, 0.95),"
-    " so that R = 0.001. Without decay the root mean square (rms) of the weights grows as η√k. With decay it ends at"
-    " √(η/2λ). In bfloat16 the foreach kernel, torch's choice on a GPU, leaves every weight exactly as a run with λ ="
-    " 0 does. (That run grows a little more slowly than η√k, because small steps are lost too.)\n\n"
+    " (lines: predicted from the rounding of numbers; points: torch). At R = 2⁻⁹, the grey vertical line, the largest"
+    " mantissas would lose half a unit in the last place, and all others less. torch has three kernels,"
+    " single-tensor, foreach and fused. In this one step the points of single-tensor and of fused coincide, because"
+    " both round each weight once. The foreach kernel (on the CPU) first rounds the factor 1 − R to bfloat16, so that"
+    " each weight loses a whole number of units in its last place. Right: 4000 weights that start at 0, in pure"
+    " noise, with η = 0.01, λ = 0.1 and β = (0.9, 0.95), so that R = 0.001, below 2⁻⁹. Without decay the root mean"
+    " square (rms) of the weights grows as η√k. With decay it ends at √(η/2λ). The grey circles have λ = 0.1, too: in"
+    " bfloat16 the foreach kernel, torch's choice on a GPU, leaves every weight exactly as a run with λ = 0 does."
+    " (That run grows a little more slowly than η√k, because small steps are lost too.) The fused kernel subtracts"
+    " the decay and the update before it rounds, and these updates are large enough to carry the decay along.\n\n"
     "Keep the weights in float32 and compute in bfloat16, which is safe. The fused kernel is not: where no step"
     " reaches half a unit in the last place, it loses the decay as well (weights of 1.3 with η = 0.001; tested, but"
     " not drawn). With torch's default β₂ = 0.999 the second moment is distorted by bfloat16 besides, which is not"
@@ -39,7 +41,7 @@ CAPTION = (
 TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 DIGITS = {"bfloat16": 8, "float16": 11}  # of a number in binary, with the leading 1
 KERNELS: dict[str, dict[str, Any]] = {
-    "single": {"foreach": False},
+    "single-tensor": {"foreach": False},
     "foreach": {"foreach": True},
     "fused": {"fused": True},
 }
@@ -73,7 +75,9 @@ def measure(setting: Setting) -> Findings:
         for kernel in KERNELS:
             taken[name, kernel] = found = one_step(name, kernel, setting.device)
             off = float(np.abs(found.measured - found.predicted).max())
-            claim = f"A {kernel} step of AdamW in {name} takes the R that rounding leaves, for every R"
+            claim = (
+                f"With the {kernel} kernel, one step of AdamW in {name} takes the R that rounding leaves, for every R"
+            )
             numbers = {"predicted": 0.0, "measured": off, "allowed": EXACT}
             verdicts.append(judge(f"{name}, {kernel}: R", claim, **numbers, why="means of exact numbers"))
             verdicts.append(_threshold(name, kernel, found))
@@ -125,7 +129,7 @@ def _threshold(name: str, kernel: str, found: TakenRates) -> Verdict:
     """The largest R of those tried that changes no weight."""
     least = 2.0 ** -(DIGITS[name] + 1)
     lost = rates_of(name)[found.measured == 0].max()
-    claim = f"A {kernel} step of AdamW in {name} loses the decay up to R = 2^−{DIGITS[name] + 1}"
+    claim = f"With the {kernel} kernel, one step of AdamW in {name} loses the decay up to R = 2^−{DIGITS[name] + 1}"
     why = "one step of the grid of R, which is 2^(1/8)"
     return judge_relative(f"{name}, {kernel}: threshold", claim, least, float(lost), 2 ** (1 / 8) - 1, why)
 
@@ -168,7 +172,12 @@ def in_noise(setting: Setting) -> tuple[NDArray, dict[str, NDArray], list[Verdic
                 "float32: rms", "In float32 AdamW's weights follow the law", law, ends["float32"], 0.05, why
             ),
             judge_relative(
-                "fused: rms", "So they do in bfloat16 with fused=True", law, ends["bfloat16, fused"], 0.05, why
+                "fused: rms",
+                "In bfloat16 with fused=True AdamW's weights follow the law",
+                law,
+                ends["bfloat16, fused"],
+                0.05,
+                why,
             ),
             *(
                 judge(f"{name}: lost", claim.format(names[name]), predicted=0, measured=count, allowed=0, why="a count")
@@ -211,13 +220,13 @@ def with_decay(k: NDArray) -> NDArray:
 def draw(found: LowPrecision) -> Figure:
     """R taken by a step against R, and the rms of weights in noise."""
     with house_style():
-        figure = Figure(figsize=(9.4, 4.4))
+        figure = Figure(figsize=(9.4, 4.6))
         left, right = figure.subplots(1, 2)
         _draw_taken(left, found)
         _draw_rms(right, found)
         figure.suptitle(
-            "In bfloat16 a decay rate below 2⁻⁹ = 0.002 takes nothing from the weights:\n"
-            "torch's foreach kernel trains as if λ were 0, and the fused kernel does so if steps are small",
+            "In bfloat16 decay alone changes no weight where R is below 2⁻⁹ = 0.002. So torch's foreach kernel"
+            " loses it.\nThe fused kernel, which rounds decay and update together, keeps it where updates are large",
             x=0.01,
             ha="left",
         )
@@ -228,8 +237,8 @@ def _draw_taken(axes: Axes, found: LowPrecision) -> None:
     rates, colour = rates_of("bfloat16"), COLOURS["decoupled"]
     axes.plot(rates, rates, ":", color=MUTED, label="without rounding")
     looks: dict[str, dict[str, Any]] = {
-        "single": {"marker": "^", "linestyle": "-", "label": "single: each weight is rounded once"},
-        "foreach": {"marker": "v", "linestyle": "--", "label": "foreach: 1 − R is rounded too"}
+        "fused": {"marker": "^", "linestyle": "-", "label": "fused, single-tensor:\nrounded once"},
+        "foreach": {"marker": "v", "linestyle": "--", "label": "foreach: 1 − R is rounded, too"}
         | {"markerfacecolor": "white"},
     }
     for kernel, look in looks.items():
@@ -238,23 +247,28 @@ def _draw_taken(axes: Axes, found: LowPrecision) -> None:
         points: dict[str, Any] = {**look, "linestyle": "none", "markersize": 5}
         axes.plot(rates, taken.measured, color=colour, **points)
     axes.axvline(2.0**-9, color=MUTED, linewidth=1)
-    axes.set(title="one step of AdamW in bfloat16", xlabel="decay rate R = ηλ", ylabel="R that the step takes")
+    axes.set(title="one step of AdamW, no gradient (lines: predicted)", xlabel="decay rate R = ηλ")
+    axes.set(ylabel="fraction of the weights that is subtracted")
     axes.set_xscale("log", base=2)
     axes.legend(loc="upper left", frameon=True, framealpha=1, edgecolor="none")
 
 
 def _draw_rms(axes: Axes, found: LowPrecision) -> None:
     k = np.geomspace(found.steps[0], found.steps[-1], 200)
-    axes.plot(k, LR * np.sqrt(k), **theory("none", label="η√k: no decay"))
-    axes.plot(k, with_decay(k), **theory("decoupled", label="law with decay"))
+    axes.plot(k, LR * np.sqrt(k), **theory("none", label="theory without decay, η√k"))
+    axes.plot(k, with_decay(k), **theory("decoupled", label="theory with decay"))
     points: dict[str, dict[str, Any]] = {
-        "float32": measured("decoupled", label="float32", markersize=9),
-        "bfloat16, fused": measured("decoupled", label="bfloat16, fused", markerfacecolor="white", markersize=5),
-        "bfloat16, foreach": measured("none", label="bfloat16, foreach", markersize=5),
+        "float32": measured("decoupled", label="float32, λ = 0.1", markersize=9),
+        "bfloat16, fused": measured(
+            "decoupled", label="bfloat16, fused, λ = 0.1", markerfacecolor="white", markersize=5
+        ),
+        "bfloat16, foreach": measured("none", label="bfloat16, foreach, λ = 0.1", markersize=5),
     }
     for name, look in points.items():
         axes.plot(found.steps[::2], found.rms[name][::2], **look)
-    axes.set(title="training in noise with R = 0.001", xlabel="step k", ylabel="rms of the weights")
+    axes.set(
+        title="gradients that are pure noise, R = 0.001", xlabel="step k", ylabel="root mean square of the weights"
+    )
     axes.set(xscale="log", yscale="log", yticks=(0.1, 0.3), yticklabels=("0.1", "0.3"))
     axes.minorticks_off()
     axes.legend(loc="upper left")

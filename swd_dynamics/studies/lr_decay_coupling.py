@@ -8,12 +8,13 @@ import sympy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from swd_dynamics.plots import house_style
 from swd_dynamics.rules import CATALOG, UpdateRule
 from swd_dynamics.studies.judging import vertex
-from swd_dynamics.studies.paired import judge_more, judge_same
+from swd_dynamics.studies.paired import judge_more, judge_same, paired_difference
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.sweeping import sweep
 from swd_dynamics.symbolic import fixed_point, lettered, long_run_decay_rate, notation
@@ -29,14 +30,16 @@ CLAIM = (
 SOURCE = "1711.05101 (with decoupled decay the best λ depends less on η); memory: 2405.13698; rest point: 2011.11152"
 CAPTION = (
     "Each cell is the mean test error of a 64-32-10 tanh network on the digits after a short run with one η and one"
-    " λ. η falls to 0 along half a cosine. Circles mark the best λ of each η whose best error is within 15 % of the"
-    " best of the map. The ± are standard errors of a jackknife over the seeds. The slope of AdamS, −0.30 ± 0.22,"
-    " decides nothing: the verdicts that it is nearer to a constant rest point, or that of a constant rest point, are"
-    " inconclusive. Black diamonds mark the same for runs with a constant η, whose maps are not drawn. Both lines"
-    " have the slopes that the rule predicts, and go through the middle of the circles; for the Adam family the"
-    " measured change of √v̄ with η and λ enters. The maps of SGDW and SGDS are the same map, moved by 1/(1−β) = 10"
-    " in λ: their runs are the same to round-off. That the schedule decides was seen in a pilot with other seeds. The"
-    " study does not show that the slopes are the same for large networks or long runs."
+    " λ. η falls to 0 along half a cosine. White circles mark the best λ for each η whose best error is within 15 %"
+    " of the best of the map. A slope is that of log λ over log η through the circles; 0 says that the best λ does"
+    " not depend on η, −1 that it falls as 1/η, and −0.5, which is 1/√η, is half-way. The ± are standard errors of a"
+    " jackknife over the seeds. The slope of AdamS is not known well enough to say which of its two lines it is"
+    " nearer to. Black diamonds mark the best λ for runs with a constant η, whose maps are not drawn. Both lines have"
+    " the slopes that the rule predicts, and go through the middle of the circles; for the Adam family the measured"
+    " change of √v̄ with η and λ enters, so that they are not exactly 0 and −1. The maps of SGDW and SGDS are the"
+    " same map, moved by 1/(1−β) = 10 in λ: their runs are the same to round-off. That the schedule decides was seen"
+    " in a pilot with other seeds. The study does not show that the slopes are the same for large networks or long"
+    " runs."
 )
 
 BETA = 0.9
@@ -215,13 +218,14 @@ def judge_maps(maps: dict[tuple[str, str], ErrorMap]) -> list[Verdict]:
 def judge_slopes(name: str, schedule: str, seen: ErrorMap) -> list[Verdict]:
     """Which invariant the measured slope of the valley is nearer to, and whether it is the slope of either."""
     how = "" if schedule == "cosine" else ", constant η"
+    trained = f"With {name}," if schedule == "cosine" else f"With {name} and a constant η,"
     why = f"{MARGIN:g}: a quarter of the distance between the slopes −1 and 0; jackknife over the seeds"
     predicted = {invariant: predicted_slope(name, invariant, seen.moments) for invariant in INVARIANTS}
     nearer, farther = ("rest point", "memory") if schedule == "cosine" else ("memory", "rest point")
     side = 1.0 if predicted[nearer] > predicted[farther] else -1.0
     which = judge_more(
         f"{name}{how}: nearer to {nearer}",
-        f"With {name}{how} the slope is nearer to that of a constant {nearer} (distance from half-way)",
+        f"{trained} the slope is nearer to that of a constant {nearer} (distance from half-way)",
         side * seen.slopes,
         side * sum(predicted.values()) / 2,
         why="half-way between the two predicted slopes; jackknife over the seeds",
@@ -229,7 +233,7 @@ def judge_slopes(name: str, schedule: str, seen: ErrorMap) -> list[Verdict]:
     return [which] + [
         judge_same(
             f"{name}{how}: {invariant}",
-            f"With {name}{how} {said} stays constant along the best λ (slope of log λ over log η)",
+            f"{trained} {said} stays constant along the best λ (slope of log λ over log η)",
             seen.slopes,
             predicted[invariant],
             margin=MARGIN,
@@ -294,7 +298,7 @@ def _draw_map(axes: Axes, name: str, seen: ErrorMap, best: float) -> None:
     shown = np.where(np.isfinite(mean), mean, 100.0)
     axes.pcolormesh(x, y, shown.T, vmin=best, vmax=1.6 * best, shading="nearest")
     error = seen.slopes.std(ddof=1) / len(seen.slopes) ** 0.5
-    axes.set_title(f"{name}: slope {_signed(seen.slopes.mean())} ± {error:.2f}")
+    axes.set_title(f"{name}: slope of the circles {_signed(seen.slopes.mean())} ± {error:.2f}")
     axes.set(xlabel="learning rate η", ylabel="weight decay λ")
     axes.set(xlim=(x[0] - 0.25, x[-1] + 0.25), ylim=(y[0] - 0.25, y[-1] + 0.25))
     for ticks, values in ((axes.set_xticks, x), (axes.set_yticks, y)):
@@ -321,26 +325,29 @@ def _keys() -> list[Line2D]:
         "memory": "predicted slope if R·steps stays constant",
         "rest point": "predicted slope if the rest point stays constant",
     }
+    edges = [Stroke(linewidth=3.4, foreground="black"), Normal()]  # as on the maps: white with a black edge
+    look: dict[str, Any] = {"color": "white", "linewidth": 1.8, "path_effects": edges}
     return [
-        Line2D([], [], **CIRCLES, label="best λ of an η, where η falls to 0 (the map that is drawn)"),
-        Line2D([], [], **DIAMONDS, label="best λ of an η, where η is constant (another map, not drawn)"),
-        *(Line2D([], [], color="black", linestyle=LINES[name], label=text) for name, text in lines.items()),
+        Line2D([], [], **CIRCLES, label="best λ for an η, where η falls to 0 (the map that is drawn)"),
+        Line2D([], [], **DIAMONDS, label="best λ for an η, where η is constant (another map, not drawn)"),
+        *(Line2D([], [], **look, linestyle=LINES[name], label=text) for name, text in lines.items()),
     ]
 
 
 def _title(maps: dict[tuple[str, str], ErrorMap]) -> str:
-    slopes = {key: seen.slopes.mean() for key, seen in maps.items()}
-    ends = sorted(slope for (_, schedule), slope in slopes.items() if schedule == "cosine")
-    constant = {name: slopes[name, "constant"] for name in CONSTANT}
-    hardly = (
-        "depends less on η than 1/√η" if max(map(abs, ends)) < 0.5 else "depends on η"
-    )  # 0.5: half-way between the two invariants
-    falls = "falls as about 1/η" if all(-1.5 < slope < -0.5 for slope in constant.values()) else "depends on η"
-    said = " and ".join(f"{_signed(slope)} ({name})" for name, slope in constant.items())
-    return (
-        f"Where η falls to 0, the best λ {hardly}: the slopes of the valleys are from {_signed(ends[0])} to"
-        f" {_signed(ends[-1])}.\nWhere η is constant, the best λ {falls}: the slopes are {said}"
-    )
+    """Where the best λ depends less on η than 1/√η, by the 95 % intervals, and its slopes where η is constant."""
+    known = {key: paired_difference(seen.slopes, 0.0) for key, seen in maps.items()}
+    # A slope of ± 0.5 is 1/√η or √η, half-way between the two invariants.
+    falling = {name: abs(slope.mean) + slope.half_width < 0.5 for (name, of), slope in known.items() if of == "cosine"}
+    less = [name for name, is_less in falling.items() if is_less]
+    rest = [name for name in falling if name not in less]
+    said = "depends less on η than 1/√η"
+    ends = f"Where η falls to 0, the best λ {said}" if less else f"Where η falls to 0, no best λ certainly {said}"
+    undecided = f" (not decided with {', '.join(rest)})" * bool(less and rest)
+    slopes = {name: known[name, "constant"].mean for name in CONSTANT}
+    falls = "falls as about 1/η" if all(-1.5 < slope < -0.5 for slope in slopes.values()) else "depends on η"
+    listed = " and ".join(f"{_signed(slope)} ({name})" for name, slope in slopes.items())
+    return f"{ends}{undecided}.\nWhere η is constant, the best λ {falls}: the slopes are {listed}"
 
 
 def _signed(number: float) -> str:

@@ -32,17 +32,18 @@ CAPTION = (
     "A point is the difference of two torch runs with the same gradients, except that one gradient differs by 1. A"
     " line is derived from the rule. The gradients are fixed noise, so that the loss does not react: what is shown is"
     " the memory of the optimizer. In training, the curvature of the loss erases more. Left: the factor with which"
-    " each update counts in the final weights of SGDW without momentum, divided by the mean of these factors (in the"
-    " axis label both are called weight), at ληT = 10 (η is the largest learning rate, T the number of steps). Equal"
+    " each update counts in the final weights of SGDW without momentum, divided by the mean of these factors, at ληT"
+    " = 10 (η is the largest learning rate, T the number of steps). With a constant η the curve goes on to 10. Equal"
     " memory is the schedule η/(1 + ληk), whose last learning rate is η/11 there. The last tenth of the updates has"
     " 63 % of the sum with a constant η, 5 % with linear, 0.8 % with cosine, and 10 % with equal memory. The first"
-    " half has 0.7, 28, 40 and 50 %. Linear is nearest to equal memory at ληT = 3.5 (seen in a pilot, which had"
-    " expected 2): as much noise is averaged there as by 89 % of the updates with the same weight, and without decay"
-    " by 75 %. At ληT = 50 the last tenth counts more than an equal share, also with linear. Right: the mean age of"
-    " an update, weighted by its share in the final weights, as a part of the run. A run without decay is at the left"
-    " end of each curve.\n\n"
-    "Also tested, but not drawn: heavy ball, and Adam with a constant v, with five decays each; there a gradient"
-    " counts through all later updates that momentum passes it to."
+    " half has 0.7, 28, 40 and 50 %. Right: the mean age of an update, in which each update counts by its factor, as"
+    " a part of the run. A constant η keeps 1/R steps, which is 0.1 of a run at ληT = 10. A run without decay is at"
+    " the left end of each curve, and the powers of λ beside the names hold at the right end.\n\n"
+    "Linear is nearest to equal memory at ληT = 3.5 (seen in a pilot, which had expected 2): as much noise is"
+    " averaged there as by 89 % of the updates if each counted the same, and without decay by 75 %. At ληT = 50 the"
+    " last tenth counts more than an equal share, also with linear. Also tested, but not drawn: heavy ball, and Adam"
+    " with a constant v, with five decays each; there a gradient counts through all later updates that momentum"
+    " passes it to."
 )
 
 PROBED = 40  # gradients of a run that are perturbed with momentum; without, all are
@@ -143,7 +144,7 @@ def cases(quick: bool) -> list[Case]:
 
 
 WHY_EXACT = (
-    f"relative to the largest weight: round-off, and in 1500 steps Adam's v changes by {EXACT / 10:g} of itself; the"
+    f"relative to the largest factor: round-off, and in 1500 steps Adam's v changes by {EXACT / 10:g} of itself; the"
     " largest error of all schedules, λ and perturbed gradients is measured"
 )
 
@@ -185,11 +186,11 @@ def _of_equal(found: dict[tuple[str, str, str], GradientWeights]) -> Iterator[Ve
     sgd = found["SGD", "decoupled", EQUAL]
     yield judge_relative(
         "equal memory: the weight",
-        f"At ληT = {SHOWN:g} each update counts η/(1 + λη(T − 1)), the last learning rate",
+        f"At ληT = {SHOWN:g} each gradient counts with the factor η/(1 + λη(T − 1)), the last learning rate",
         LR / (1 + SHOWN * (1 - 1 / sgd.steps)),
         farthest(sgd.measured[sgd.row(SHOWN)], LR / (1 + SHOWN * (1 - 1 / sgd.steps))),
         EXACT,
-        "round-off; the weight farthest from the predicted one is measured",
+        "round-off; the factor farthest from the predicted one is measured",
     )
     linear = _spread(found["SGD", "decoupled", "linear"])
     yield must_be_refuted("control: linear is equal", linear)
@@ -207,7 +208,7 @@ def _spread(found: GradientWeights) -> Verdict:
         " same"
     )
     spread = float((updates.max(axis=1) / updates.min(axis=1) - 1).max())
-    return judge(name, claim, predicted=0.0, measured=spread, allowed=EXACT, why="the largest weight/the smallest − 1")
+    return judge(name, claim, predicted=0.0, measured=spread, allowed=EXACT, why="the largest factor/the smallest − 1")
 
 
 def _of_shares(found: dict[tuple[str, str, str], GradientWeights]) -> Iterator[Verdict]:
@@ -259,7 +260,8 @@ def _of_powers(found: dict[tuple[str, str, str], GradientWeights]) -> Iterator[V
     for mode in ("decoupled", "corrected"):
         for schedule in SCHEDULES:
             power = memory_power(schedule, mode)
-            claim = f"With {schedule} and {mode} decay the mean age of an update changes as λ to the power {power}"
+            lr = "a constant η" if schedule == "constant" else f"the schedule {schedule}"
+            claim = f"With {lr} and {mode} decay the mean age of an update changes as λ to the power {power}"
             seen = slope(found["SGD", mode, schedule])
             yield judge(
                 f"{schedule}, {mode}: power",
@@ -277,7 +279,7 @@ def _of_powers(found: dict[tuple[str, str, str], GradientWeights]) -> Iterator[V
         allowed=EXACT,
         why="round-off",
     )
-    claim = "With linear the memory is 1/R steps, so that its mean age changes as 1/λ"
+    claim = "With the schedule linear the memory is 1/R steps, so that its mean age changes as 1/λ"
     linear = slope(found["SGD", "decoupled", "linear"])
     false = judge("", claim, predicted=-1.0, measured=linear, allowed=POWER, why=WHY_POWER)
     yield must_be_refuted("control: 1/R steps", false)
@@ -291,8 +293,8 @@ def draw(found: dict[tuple[str, str, str], GradientWeights]) -> Figure:
         _draw_weights(left, found)
         _draw_ages(right, found)
         figure.suptitle(
-            "Weights remember 1/R steps only at a constant learning rate:\n"
-            "where it falls to 0 linearly and λ is large, four times the λ only halves the memory",
+            "Weights remember the updates of 1/R steps only if the learning rate is constant:\n"
+            "if it falls to 0 linearly and λ is large, four times the λ only halves this memory",
             x=0.01,
             ha="left",
         )
@@ -327,9 +329,9 @@ def _draw_weights(axes: Axes, found: dict[tuple[str, str, str], GradientWeights]
         xlim=(0, 1),
         ylim=(0, 3.4),
         xlabel="when the step was taken, as a part of the run",
-        ylabel="weight of a step's update / mean weight",
+        ylabel="how much an update counts, mean = 1",
     )
-    axes.set_title(f"what SGDW's final weights remember, ληT = {SHOWN:g}")
+    axes.set_title(f"what SGDW's final weights remember at ληT = {SHOWN:g}")
 
 
 def _draw_ages(axes: Axes, found: dict[tuple[str, str, str], GradientWeights]) -> None:
@@ -341,15 +343,20 @@ def _draw_ages(axes: Axes, found: dict[tuple[str, str, str], GradientWeights]) -
         ends = mean_age(found["SGD", mode, schedule].measured)
         axes.plot(TOTALS, ends, **measured(mode, label=None, markersize=4.5))
         power = "" if schedule == EQUAL else _power(memory_power(schedule, mode))
-        text = f"{schedule}{', corrected' if mode == 'corrected' else ''}{power}"
+        text = f"{schedule}{', SGDC' if mode == 'corrected' else ''}{power}"
         offset = {"xytext": (7, NEXT_TO.get((mode, schedule), 0)), "textcoords": "offset points", "va": "center"}
         axes.annotate(text, (TOTALS[-1], ends[-1]), **offset, color=COLOURS[mode], annotation_clip=False, fontsize=9)
-    axes.set(xscale="log", yscale="log", xlabel="ληT, the sum of R at constant η", ylabel="mean age of an update / T")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="ληT, the sum of R at constant η",
+        ylabel="mean age of an update, part of the run",
+    )
     axes.set_xlim(0.08, 2500)
     axes.set_xticks([0.1, 1, 10], ["0.1", "1", "10"])
     axes.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5], ["0.02", "0.05", "0.1", "0.2", "0.5"])
     axes.minorticks_off()
-    axes.set_title("SGDW, and SGDC where named (lines: derived)")
+    axes.set_title("blue ▲: SGDW, pink ✚: SGDC (corrected decay)")
 
 
 def _power(power: sympy.Rational) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from swd_dynamics.errors import InputError
-from swd_dynamics.verdict import Status, Verdict
+from swd_dynamics.verdict import NOTHING, Status, Verdict
 
 # The probability that the interval of a difference contains the true one. With .99 an interval from five seeds is two
 # thirds wider, and fewer claims are decided; with .8 a fifth of all decisions would be chance.
@@ -229,12 +229,16 @@ def _verdict(name, claim, predicted, allowed, found: PairedDifference, status: S
         at_the_border = needed is None or needed > BORDER * found.seeds
         said = f"{found.seeds} seeds do not decide it, {would}{NEXT_TO_IT * at_the_border}"
         more = more | {"cause": said if isfinite(found.mean) else "some runs gave no number"}
-    why = f"{why}; the mean of {found.seeds} seeds, known to ± {found.half_width:.3g} at {CONFIDENCE:.0%}".replace(
-        "%", " %"
-    )
-    if found.comparisons > 1:
-        why += f" for all {found.comparisons} comparisons together"
-    return Verdict(name, claim, predicted, found.mean, allowed, why, status, seeds=found.seeds, **more)
+    measured = found.mean if isfinite(found.mean) else NOTHING
+    return Verdict(name, claim, predicted, measured, allowed, why + _known(found), status, seeds=found.seeds, **more)
+
+
+def _known(found: PairedDifference) -> str:
+    """How well a mean is known, in words; nothing where there is no number, because the cause then says so."""
+    if not isfinite(found.mean):
+        return ""
+    said = f"; the mean of {found.seeds} seeds, known to ± {found.half_width:.3g} at {100 * CONFIDENCE:.0f} %"
+    return said + f" for all {found.comparisons} comparisons together" * (found.comparisons > 1)
 
 
 def _student(probability: float, freedom: int) -> float:

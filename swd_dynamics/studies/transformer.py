@@ -29,10 +29,13 @@ CLAIM = (
 )
 SOURCE = "arXiv 2011.11152 (Xie, Sato & Sugiyama 2020) says that AdamW's decay is unstable and AdamS's is stable"
 CAPTION = (
-    "R/η_eff is divided by its constant value for AdamS. The factor depends on the model and on the length of the"
-    " run: it is larger where the gradients shrink further. The study shows that the ratio changes, and by how much,"
-    " in one run of a small character model. It does not show that the change does harm, or that AdamS reaches a"
-    " lower loss."
+    "R/η_eff is divided by its constant value for AdamS, which is the λ′ of the legend. The two optimizers are two"
+    " runs, each with its own v̄. A point is R measured in the weights, divided by the η_eff that is recorded: after"
+    " Adam's own update is subtracted, it is the fraction by which the weights have become smaller, the median over"
+    " all tensors. The factor 3.7 leaves out the warm-up, with which the ratio falls to a tenth. It depends on the"
+    " model and on the length of the run: it is larger where the gradients shrink further. The study shows that the"
+    " ratio changes, and by how much, in one run of a small character model. It does not show that the change does"
+    " harm, or that AdamS reaches a lower loss."
 )
 
 LR, END = 2e-3, 0.1  # η rises to LR from this fraction of it, and falls back to this fraction

@@ -5,6 +5,7 @@ import pytest
 
 from swd_dynamics.studies import batch_size
 from swd_dynamics.studies.batch_size import BATCHES, HARM, Scan, draw, exponents, harmless, jackknife, judge_exponents
+from swd_dynamics.verdict import NOTHING
 
 SEEDS = 12
 
@@ -47,6 +48,8 @@ def test_a_best_decay_outside_of_the_grid_decides_nothing():
     verdicts = {v.name: v for v in judge_exponents({"AdamW": falling, "AdamS": scan("AdamS", 0.0, 0.5)})}
     assert verdicts["AdamW, best λ: memory"].status == "inconclusive"
     assert "outside of the grid" in verdicts["AdamW, best λ: memory"].cause
+    assert verdicts["AdamW, best λ: memory"].measured == NOTHING
+    assert "nan" not in verdicts["AdamW, best λ: memory"].why
     assert draw({"AdamW": falling, "AdamS": scan("AdamS", 0.0, 0.5)}).axes
 
 
@@ -88,7 +91,9 @@ def test_runs_that_keep_the_rest_point():
 
 
 def test_the_figure_has_both_optimizers():
-    """Assert that there are two panels for each optimizer, and that the title has the exponents."""
-    figure = draw({"AdamW": scan("AdamW", 1.0, 0.5), "AdamS": scan("AdamS", 0.5, 0.5)})
+    """Assert that there are two panels for each optimizer, and that the title has both exponents."""
+    scans = {"AdamW": scan("AdamW", 1.0, 0.5), "AdamS": scan("AdamS", 0.5, 0.5)}
+    figure = draw(scans)
     assert len(figure.axes) == 4
-    assert "B to the" in figure.get_suptitle()
+    for each in scans.values():
+        assert f"{each.slope('largest harmless'):.2f} ±" in figure.get_suptitle()

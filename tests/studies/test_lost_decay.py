@@ -18,5 +18,5 @@ def test_rounding_is_torchs(name, dtype):
 
 def test_another_prediction_is_refuted():
     """Assert that the R of the foreach kernel is not that of a single rounding: the study can tell them apart."""
-    single, foreach = (lost_decay.one_step("bfloat16", kernel, "cpu") for kernel in ("single", "foreach"))
+    single, foreach = (lost_decay.one_step("bfloat16", kernel, "cpu") for kernel in ("single-tensor", "foreach"))
     assert np.abs(single.measured - foreach.predicted).max() > 1e-3

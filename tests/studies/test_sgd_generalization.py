@@ -75,9 +75,12 @@ def test_the_control_needs_few_points_of_scatter(spread, passes):
 
 
 def test_the_figure_says_the_fraction():
-    """Assert that the title has the fraction where there is a gap, and says that there is none otherwise."""
-    figure = draw([gap()])
+    """Assert that the title has the fraction and its verdict where there is a gap, and that there is none otherwise."""
+    figure = draw([gap(AdamS=9.5)])
     assert len(figure.axes) == 2
-    assert "50 %" in figure.get_suptitle() or "49 %" in figure.get_suptitle() or "51 %" in figure.get_suptitle()
-    assert "no certain gap" in draw([gap(Adam=9.0)]).get_suptitle()
-    assert "closes −" in draw([gap(AdamS=11.5)]).get_suptitle()
+    value = f"{gap(AdamS=9.5).fraction('AdamS').value:.2f}"
+    assert value in figure.get_suptitle() and "more than half" in figure.get_suptitle()
+    assert "not certain" in draw([gap(Adam=9.0)]).get_suptitle()
+    assert "Adam is better than SGD" in draw([gap(Adam=8.0)]).get_suptitle()
+    assert "does not close half" in draw([gap(AdamS=11.5)]).get_suptitle()
+    assert "it closes −0.2" in draw([gap(AdamS=11.5)]).get_suptitle()

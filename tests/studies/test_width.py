@@ -44,10 +44,23 @@ def test_keeping_what_stays_costs_least(by_decay, stays):
     assert min(cost.values()) > 6
 
 
-@pytest.mark.parametrize(("by_decay", "said"), [(0.5, "as 1/√v̄ is"), (0.0, "and 1/√v̄ is 10 times as large")])
-def test_the_title_follows_the_result(by_decay, said):
-    """Assert that the title says that λ grows as 1/√v̄ only where it does."""
-    assert said in draw(planted(by_decay)).get_suptitle()
+@pytest.mark.parametrize(("by_decay", "times"), [(0.5, "10.0"), (0.0, "1.0")])
+def test_the_title_follows_the_result(by_decay, times):
+    """Assert that the title has the factors of the best λ and of 1/√v̄, and what the verdicts say."""
+    title = draw(planted(by_decay)).get_suptitle()
+    assert f"λ of AdamW is {times} times as large, and 1/√v̄ is 10.0 times" in title
+    assert ("again: λ of AdamW refuted" in title) == (by_decay == 0.5)
+
+
+def test_the_title_says_that_nothing_is_decided():
+    """Assert that where the seeds differ much, the title does not say which number can be kept."""
+    maps = planted(0.25)
+    noise = 5.0 * np.random.default_rng(0).normal(size=maps.error["AdamW"].shape)
+    noise_s = 5.0 * np.random.default_rng(1).normal(size=maps.error["AdamS"].shape)
+    error = {"AdamW": maps.error["AdamW"] + noise, "AdamS": maps.error["AdamS"] + noise_s}
+    noisy = maps._replace(error=error)
+    statuses = {verdict.status for verdict in judge_ways(noisy) if verdict.name.endswith(" kept")}
+    assert ("is not decided" in draw(noisy).get_suptitle()) == (statuses == {"inconclusive"})
 
 
 def test_a_number_that_moves_is_refuted():
