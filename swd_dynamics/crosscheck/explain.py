@@ -80,7 +80,7 @@ class Course(NamedTuple):
     @property
     def last_with_law(self) -> int:
         """The number of windows up to the end of the law's line: it ends where only a smaller η follows."""
-        within = np.flatnonzero(np.logical_not(self.out_of_reach))
+        within = np.nonzero(~self.out_of_reach)[0]
         return int(within[-1]) + 1 if len(within) else 0
 
     @property
@@ -245,7 +245,7 @@ def _check(recording: "xarray.Dataset") -> None:
 
 def _finite_part(recording: "xarray.Dataset") -> "tuple[xarray.Dataset, list[str]]":
     """The rows up to the last with finite norms of all parameters, and a sentence on the others if there are any."""
-    finite = np.isfinite(recording["theta_norm_parameter"].values).all(axis=1)
+    finite: NDArray = np.isfinite(recording["theta_norm_parameter"].values).all(axis=1)
     rows = int(np.nonzero(finite)[0].max(initial=-1)) + 1
     if rows == len(finite):
         return recording, []
