@@ -186,9 +186,13 @@ def test_a_tensor_of_another_type_is_taken():
 
 def test_a_plane_of_a_torch_gradient():
     """Assert that a phase plane of a torch gradient has numpy's fixed point: 0, where both μ are −(3 + λ)."""
-    (point,) = sd.phase_plane(RULE, torch_gradient, start=(1, 1), steps=2).fixed_points
+    (point,) = sd.phase_plane(RULE, torch_gradient, start=(1, 1), steps=2, nodes=12).fixed_points
     assert np.allclose(point.eigenvalues, -3.5)
-    (centre,) = sd.phase_plane(lambda x, y: (torch.tensor(y, requires_grad=True), torch.tensor(-x))).fixed_points
+
+    def turning(x, y):
+        return torch.tensor(y, requires_grad=True), torch.tensor(-x)
+
+    (centre,) = sd.phase_plane(turning, nodes=12).fixed_points
     assert centre.kind == "centre"
 
 

@@ -259,8 +259,9 @@ class CentralFlow:
         k = min(int((kept.values > 1 - NEAR).sum()), MOST)
         u = kept.vectors[:, :k]
         slopes = np.zeros((k, k, len(at.theta)))
-        for i in range(k):
-            for j in range(i, k):
+        needed = k if self.oscillates else min(k, 1)  # without oscillation only ``lifting_decay`` takes a slope
+        for i in range(needed):
+            for j in range(i, needed):
                 found = self._derivatives.slope_of_curvature(at.theta, u[:, i], u[:, j], gradient)
                 slopes[i, j] = slopes[j, i] = found
         return _Critical(kept.values[:k], u, kept.products[:, :k], slopes, kept.limit)

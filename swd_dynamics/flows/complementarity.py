@@ -46,12 +46,14 @@ def solve_complementarity(constant: Array, slope: Callable[[Array], Array]) -> A
         return np.zeros((k, k))
     if k == 1:
         return -constant / slope(np.ones((1, 1)))
-    basis = _basis(k)
-    images = [_symmetric(slope(each)) for each in basis]
-    size = np.array([max(images[i][i, i], 1e-300) for i in range(k)]) ** -0.25
+    basis, places = _basis(k), _places(k)
+    images = np.array([_symmetric(slope(each)) for each in basis])
+    size = np.maximum(images.diagonal(axis1=1, axis2=2)[np.diag_indices(k)], 1e-300) ** -0.25
     outer = np.outer(size, size)
     unit = float(np.abs(outer * constant).max())
-    scaled = np.array([outer * _symmetric(slope(outer * each)) for each in basis])
+    scaled = (
+        outer * outer[places][:, None, None] * images
+    )  # slope is linear, and outer·(a basis matrix) a multiple of it
     return outer * _on_the_path(outer * constant / unit, basis, scaled) * unit
 
 
@@ -74,27 +76,27 @@ def _places(k: int) -> Places:
 
 
 def _on_the_path(constant: Array, basis: Array, images: Array) -> Array:
-    k = len(constant)
-    places, s, f = _places(k), np.eye(k), np.eye(k)
+    k, unit = len(constant), np.eye(len(constant))
+    places, point = _places(k), np.array([unit, unit])
+    flat = np.array([basis, images]).reshape(2, len(basis), k * k)
     for _ in range(MOST_STEPS):
-        error = constant + np.einsum("a,aij->ij", s[places], images) - f
+        s, f = point
+        error = constant + (s[places] @ flat[1]).reshape(k, k) - f
         product = float((s * f).sum()) / k
         if product <= EXACT and np.abs(error).max() <= EXACT:
             break
         both = basis @ f + s @ images
-        matrix = np.array([each[places] for each in both + both.swapaxes(1, 2)]).T
-        ahead = NEARER * product * np.eye(k) - s @ f - s @ error
+        matrix = (both + both.swapaxes(1, 2))[:, *places].T
+        ahead = NEARER * product * unit - s @ f - s @ error
         coefficients = np.linalg.solve(matrix, (ahead + ahead.T)[places])
-        move = np.einsum("a,aij->ij", coefficients, basis)
-        change = np.einsum("a,aij->ij", coefficients, images) + error
-        share = min(_share_inside(s, move), _share_inside(f, change))
-        s, f = s + share * move, f + share * change
-    return s
+        moves = (coefficients @ flat).reshape(2, k, k)
+        moves[1] += error
+        point = point + _share_inside(point, moves) * moves
+    return point[0]
 
 
-def _share_inside(matrix: Array, move: Array) -> float:
-    """The share of a move that leaves a positive matrix positive; 1 if the whole move does."""
-    root = np.linalg.cholesky(matrix)
-    half = np.linalg.solve(root, np.linalg.solve(root, move).T)
-    lowest = float(np.linalg.eigvalsh(_symmetric(half))[0])
+def _share_inside(matrices: Array, moves: Array) -> float:
+    """The share of some moves that leaves each of the positive matrices positive; 1 if the whole moves do."""
+    inverse = np.linalg.inv(np.linalg.cholesky(matrices))
+    lowest = float(np.linalg.eigvalsh(inverse @ moves @ inverse.swapaxes(1, 2)).min())
     return 1.0 if lowest > -INSIDE else -INSIDE / lowest

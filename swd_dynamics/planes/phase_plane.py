@@ -184,11 +184,12 @@ def phase_plane(
     plane = cut(system(of if flow is None else flow, first, reach), centre, directions)
     _check_answer(plane, window.mean(axis=0))
     duration, count = _lasts(flow, steps, t) if len(starts) else (0.0, 0)
+    stepped = iterates(plane, flow, iterates_of, starts, count)  # first: what is no rule is refused before the work
     orbits = tuple(orbit(plane, at, duration, window) for at in starts)
     found = _computed(plane, window, nodes, [course[-1] for course in orbits])
     if flow is not None:
         found = replace(found, notes=(*found.notes, *_notes_on_points(flow, found.fixed_points, plane.is_slice)))
-    return replace(found, orbits=orbits, iterates=iterates(plane, flow, iterates_of, starts, count))
+    return replace(found, orbits=orbits, iterates=stepped)
 
 
 def _computed(plane: Slice, window: Array, nodes: int, ends: Sequence[Array]) -> PhasePlane:

@@ -259,7 +259,7 @@ def _compile_step(rule: UpdateRule) -> tuple[list[sympy.Symbol], Callable]:
 
 # The words of a rule that sympy does not know, for arrays whose last axis is that of the weights.
 WORDS: dict[Any, Callable] = {
-    notation.mean: lambda x: np.mean(x, axis=-1, keepdims=True) if np.ndim(x) else x,
+    notation.mean: lambda x: np.add.reduce(x, axis=-1, keepdims=True) / x.shape[-1] if np.ndim(x) else x,
     notation.norm: lambda x: np.sqrt(np.sum(x * x, axis=-1, keepdims=True)) if np.ndim(x) else abs(x),
     notation.decayed: lambda beta, k: beta**k,
     notation.maximum: np.maximum,
@@ -278,7 +278,8 @@ def _compiled(arguments, expression) -> Callable:
 
 
 def _full(theta, value) -> Array:
-    return np.broadcast_to(np.asarray(value, dtype=float), np.shape(theta)).copy()
+    array, shape = np.asarray(value, dtype=float), np.shape(theta)
+    return (array if array.shape == shape else np.broadcast_to(array, shape)).copy()
 
 
 def _open_letters(rule: UpdateRule) -> list[sympy.Symbol]:

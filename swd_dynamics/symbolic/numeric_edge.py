@@ -142,7 +142,8 @@ def _in_numbers(rule: UpdateRule) -> NumericEdge:
 
 
 def _full(theta: Array, value: Any) -> Array:
-    return np.broadcast_to(np.asarray(value, dtype=float), np.shape(theta)).copy()
+    array, shape = np.asarray(value, dtype=float), np.shape(theta)
+    return (array if array.shape == shape else np.broadcast_to(array, shape)).copy()
 
 
 @cached

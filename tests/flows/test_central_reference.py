@@ -1,13 +1,12 @@
 """The central flow, compared with what the published code of its authors predicts."""
 
 import json
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flows.test_central import NETWORK, mean_state
+from flows.test_central import NETWORK, control_of, mean_state
 
 from swd_dynamics.flows import CentralFlow
 from swd_dynamics.rules import CATALOG
@@ -30,8 +29,7 @@ def start_of(name):
 def solved(name, oscillates=True):
     rule, theta, memory = start_of(name)
     flow = CentralFlow(rule, NETWORK.gradient, loss=NETWORK.loss, directions=2 if name == "gd" else 4)
-    flow = flow if oscillates else replace(flow, oscillates=False, directions=1)
-    return flow.solve(theta, TABLES[name]["steps"][-1], memory=memory)
+    return (flow if oscillates else control_of(flow)).solve(theta, TABLES[name]["steps"][-1], memory=memory)
 
 
 def difference(found, expected):

@@ -76,6 +76,7 @@ if __name__ == "__main__":
                 print(f"{name}: exit code {code}", flush=True)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
                 print(f"{name}: stopped", flush=True)
             print((out / f"{name}.log").read_text()[-600:])
         packed(gathered(out, names), given.out / "studies.tar.gz")

@@ -1,6 +1,7 @@
 """The script for a machine with a GPU, rehearsed on the CPU in miniature."""
 
 import json
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ import torch
 from gpu import tests as gpu_tests
 from gpu.tables import page
 
+from swd_dynamics.studies import transformer
 from swd_dynamics.studies.reference_runs import ReferenceRun, read
 
 ROOT = Path(__file__).parents[2]
@@ -23,13 +25,40 @@ def script(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+# The script starts one stage that runs beside others and one that runs alone. Each of the other stages is run in this
+# process: a process of its own would import torch and the package once more, which takes longer than most stages.
+STARTED, RUN_HERE = ("machine", "optimizers"), ("tests", "recordings", "studies", "transformer", "probe")
+
+
+def run_here(stage, folder):
+    """Run a stage's module as a program, in this process."""
+    arguments = [stage, str(folder), "--device", "cpu", "--miniature"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        patch.setattr(transformer, "FULL", transformer.FULL)  # the stage of this name sets it
+        try:
+            runpy.run_path(str(ROOT / "tests" / "gpu" / f"{stage}.py"), run_name="__main__")
+        except SystemExit as ended:
+            assert not ended.code
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """The folder of results of a rehearsal of all stages."""
-    folder = tmp_path_factory.mktemp("results")
-    done = script("--out", folder, "--device", "cpu", "--miniature")
+    folder, precision = tmp_path_factory.mktemp("results"), torch.get_float32_matmul_precision()
+    done = script("--out", folder, "--device", "cpu", "--miniature", "--stages", ",".join(STARTED))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for stage in RUN_HERE:
+        run_here(stage, folder)
+    torch.set_float32_matmul_precision(precision)
     return folder
+
+
+def test_no_stage_is_forgotten():
+    """Assert that the stages of the rehearsal are all that the script has, and that each has a module."""
+    limits = runpy.run_path(str(ROOT / ".ci" / "gpu"))["LIMITS"]
+    assert {*STARTED, *RUN_HERE} == set(limits)
+    assert all((ROOT / "tests" / "gpu" / f"{stage}.py").exists() for stage in limits)
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ A derivation of every entry takes a minute: slow laws run over one entry of each
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from swd_dynamics.rules import CATALOG, UpdateRule
 from swd_dynamics.symbolic import (
     eigenvalues,
@@ -18,6 +20,9 @@ from swd_dynamics.symbolic import (
     stability_limit,
     stationary_covariance,
 )
+
+# Derivations are kept, so files that ask for those of the whole catalogue run in the same process.
+share_derivations = pytest.mark.xdist_group("derivations of the catalogue")
 
 OF_THE_MAP = (linear_map, eigenvalues, stability_limit, fixed_point, long_run_decay_rate)
 DERIVATIONS = (equations, modified_equation, *OF_THE_MAP)

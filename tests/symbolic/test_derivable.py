@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sympy
 from symbolic.algebra import equal, g, gdot, h
-from symbolic.catalogue import has
+from symbolic.catalogue import has, share_derivations
 from symbolic.hard_directions import (
     HARD,
     Adagrad,
@@ -39,6 +39,8 @@ from swd_dynamics.symbolic.derivable import ASKED, YES
 from swd_dynamics.symbolic.derivation import LONGEST
 from swd_dynamics.symbolic.size import expanded_terms, written
 from swd_dynamics.symbolic.tangent import SMOOTH
+
+pytestmark = share_derivations
 
 R = sympy.Rational
 v = notation.PerWeight("v", positive=True)

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 from aggregated_momentum import AggregatedMomentum
-from symbolic.catalogue import REPRESENTATIVES, has
+from symbolic.catalogue import REPRESENTATIVES, has, share_derivations
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules import CATALOG, L2, Cosine, HeavyBall, Stable, State, UpdateRule
 from swd_dynamics.symbolic import NotDerivable, modified_equation, numeric_equation, numeric_linear_map
+
+pytestmark = share_derivations
 
 HESSIAN = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 3.0]])
 AT, ALONG = np.array([0.3, -0.4, 0.7]), np.array([0.2, 0.9, -0.5])

@@ -5,12 +5,14 @@ import pytest
 import sympy
 from aggregated_momentum import AggregatedMomentum
 from symbolic.algebra import beta, beta_0, beta_1, beta_2, epsilon, equal, eta, g, gdot, h, lam, tau, theta, theta_dot
-from symbolic.catalogue import REPRESENTATIVES, family_of, has
+from symbolic.catalogue import REPRESENTATIVES, family_of, has, share_derivations
 from symbolic.quasi_hyperbolic import QuasiHyperbolic
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules import CATALOG, SGD, HeavyBall, NoDecay, UpdateRule
 from swd_dynamics.symbolic import lettered, modified_equation, notation
+
+pytestmark = share_derivations
 
 D = 1 - beta
 TABLE = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sympy
 from symbolic.algebra import beta, beta_1, epsilon, eta, g, gdot, h, lam, theta, theta_dot, theta_star
-from symbolic.catalogue import pairs, rule_of
+from symbolic.catalogue import pairs, rule_of, share_derivations
 from symbolic.formula_reader import FormulaReader
 
 import swd_dynamics as sd
@@ -19,6 +19,8 @@ from swd_dynamics.symbolic.lines import equation_lines, formula_lines
 from swd_dynamics.symbolic.names import symbol_text
 from swd_dynamics.symbolic.notation import PerWeight, clip, decayed, maximum, mean
 from swd_dynamics.symbolic.printer import latex, text
+
+pytestmark = share_derivations
 
 v = PerWeight("v", positive=True)
 z, R, k, G = notation.z, notation.decay_rate, notation.k, notation.total
