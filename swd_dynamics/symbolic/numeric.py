@@ -281,9 +281,10 @@ def _full(theta, value) -> Array:
     return np.broadcast_to(np.asarray(value, dtype=float), np.shape(theta)).copy()
 
 
-def _open_letters(rule: UpdateRule) -> list[sympy.Symbol]:
+@cached
+def _open_letters(rule: UpdateRule) -> tuple[sympy.Symbol, ...]:
     """The symbols of a rule in symbols, without η, in a fixed order."""
-    return [letter for letter in lettered_symbols(rule) if letter != notation.lr]
+    return tuple(letter for letter in lettered_symbols(rule) if letter != notation.lr)
 
 
 def lettered_symbols(rule: UpdateRule) -> list[sympy.Symbol]:
