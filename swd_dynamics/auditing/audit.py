@@ -240,7 +240,7 @@ def _audited(factory: Callable[..., Any]) -> Audit:
     found = interpreted(response)
     if not needs_longer_runs(found.features):
         return found
-    if not ends_in(bench_for(factory, SLOWER).times(decay=0.0), response.impulses, response.unit):
+    if not ends_in(bench_for(factory, SLOWER).times(decay=0.0), response.impulses.push, response.unit):
         return found
     longer = interpreted(measure_response(factory, SLOWER))
     return found if longer.features.unfollowed else longer

@@ -145,14 +145,14 @@ def _completed(
     return ImpulseResponse(np.array(total), np.array(missing), hard[0], *by)
 
 
-def ends_in(bench: Bench, found: ImpulseResponse, unit: float) -> bool:
+def ends_in(bench: Bench, push: Push, unit: float) -> bool:
     """Whether the effect of an impulse on any weight may end in the steps for which this bench follows it.
 
-    The impulses are those of an earlier measurement. If no weight has received all but a tenth of its η_eff by then,
-    :func:`impulse_response` leaves η_eff unknown. To find that out takes a tenth of the steps of all measurements.
+    If no weight has received all but a tenth of its η_eff by then, :func:`impulse_response` leaves η_eff unknown. To
+    find that out takes a tenth of the steps of all measurements.
     """
     base = bench.run(bench.pace * (DROP - LEAD + FOLLOWED))
-    _, missing = effective_lr_of(bench, base, DROP, found.push, unit)
+    _, missing = effective_lr_of(bench, base, DROP, push, unit)
     return bool((np.abs(missing) < ROUGH.missing).any())
 
 

@@ -7,7 +7,7 @@ import odd_optimizers
 import pytest
 import torch
 
-from swd_dynamics.bench.impulses import Push, effective_lr_of, impulse_response
+from swd_dynamics.bench.impulses import Push, effective_lr_of, ends_in, impulse_response
 from swd_dynamics.bench.interventions import MATRICES, MIXED, bench_for
 from swd_dynamics.bench.precision import DOUBLE, FINE
 from swd_dynamics.bench.response import AFTERWARDS, RENEWED, Perturbation, measure_response
@@ -139,6 +139,13 @@ def test_strong_impulses_agree_where_small_ones_do():
     found, _ = effective_lr_of(bench, bench.run(), DROP, Push(0.5, strong=True), DOUBLE)
     np.testing.assert_allclose(found, LR / 0.1, rtol=PUSH_READ)
     assert not measured(HEAVY_BALL).impulses.push.strong
+
+
+@pytest.mark.parametrize(("momentum", "ends"), [(0.98, True), (0.995, False)])
+def test_whether_longer_runs_may_help_is_known_from_two_runs(momentum, ends):
+    """Assert that β²⁰⁰ = .02 and .37 of an impulse are told apart, of which an audit in longer runs allows a tenth."""
+    bench = bench_for(partial(torch.optim.SGD, lr=LR, momentum=momentum))
+    assert ends_in(bench, Push(FINE.impulse), DOUBLE) is ends
 
 
 def of_parameters_alone(params):
