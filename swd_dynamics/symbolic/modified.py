@@ -186,7 +186,7 @@ def _refuse_growth(letters: UpdateRule, numbers: dict) -> None:
 
 
 @cached
-def _kept_shares(rule: UpdateRule) -> tuple[tuple[Symbol, Expr], ...]:
+def _kept_shares(rule: UpdateRule) -> tuple[tuple[Symbol, Any], ...]:
     """Each memory entry, and how much of a change of it is left after a step at its rest point."""
     settled = long_run(trace(rule))
     at_rest, _ = slow_manifold(settled)
