@@ -55,21 +55,6 @@ class FixedDecay(Odd):
         return theta * (1 - 0.02 * decay)
 
 
-class DecaysByDefaults(torch.optim.AdamW):
-    """AdamW whose decay reads η from ``defaults``, which a scheduler does not change."""
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        decays = [group["weight_decay"] for group in self.param_groups]
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.mul_(1 - self.defaults["lr"] * group["weight_decay"])
-            group["weight_decay"] = 0.0
-        super().step()
-        for group, decay in zip(self.param_groups, decays, strict=True):
-            group["weight_decay"] = decay
-
-
 class HalfDecay(Odd):
     """R = ηλ/2."""
 
@@ -105,6 +90,13 @@ class SGDW(Odd):
         return memory.mul_(0.9).add_(gradient)
 
 
+class DecaysByDefaults(SGDW):
+    """SGDW whose decay reads η from ``defaults``, which a scheduler does not change."""
+
+    def decayed(self, theta, gradient, lr, decay):
+        return theta * (1 - self.defaults["lr"] * decay)
+
+
 class Runaway(Odd):
     """Diverges at once."""
 
@@ -113,11 +105,11 @@ class Runaway(Odd):
 
 
 class InnerOptimizers(Optimizer):
-    """An AdamW for each tensor, made with its own λ; a later change of the groups' η is handed on, and of λ is not."""
+    """An SGDW for each tensor, made with its own λ; a later change of the groups' η is handed on, and of λ is not."""
 
     def __init__(self, params, **settings):
         super().__init__(params, settings)
-        self.each = [torch.optim.AdamW([p], **settings) for group in self.param_groups for p in group["params"]]
+        self.each = [SGDW([p], **settings) for group in self.param_groups for p in group["params"]]
 
     def step(self):
         for inner in self.each:
@@ -352,13 +344,6 @@ class _Adam(Odd):
                 p.sub_(self.decay_rate(p, direction, scale, lr, decay) * p + lr * direction)
 
 
-class IndependentAdam(_Adam):
-    """R = λ, whatever η is."""
-
-    def decay_rate(self, p, direction, scale, lr, decay):
-        return decay / 100
-
-
 class CorrectedAdam(_Adam):
     """R = λη²/η_max, with the η at the start as η_max, as AdamC."""
 
@@ -375,13 +360,6 @@ class SquaredAdam(_Adam):
 
     def decay_rate(self, p, direction, scale, lr, decay):
         return decay * lr**2 / 0.02
-
-
-class CautiousAdam(_Adam):
-    """R = ηλ on weights with θ·u ≥ 0."""
-
-    def decay_rate(self, p, direction, scale, lr, decay):
-        return lr * decay * (p * direction >= 0)
 
 
 class BoldAdam(_Adam):

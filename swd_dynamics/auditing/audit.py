@@ -232,10 +232,15 @@ def audit(factory: Callable[..., Any], *, dtype: Any = None, **arguments: Any) -
 
 def _audited(factory: Callable[..., Any]) -> Audit:
     """The audit by the optimizer's response, in longer runs if need be."""
+    from swd_dynamics.bench.impulses import ends_in
+    from swd_dynamics.bench.interventions import bench_for
     from swd_dynamics.bench.response import measure_response
 
-    found = interpreted(measure_response(factory))
+    response = measure_response(factory)
+    found = interpreted(response)
     if not needs_longer_runs(found.features):
+        return found
+    if not ends_in(bench_for(factory, SLOWER).times(decay=0.0), response.impulses.push, response.unit):
         return found
     longer = interpreted(measure_response(factory, SLOWER))
     return found if longer.features.unfollowed else longer

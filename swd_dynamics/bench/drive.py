@@ -110,7 +110,9 @@ def parameters_of(theta: NDArray, shapes: Sequence[Shape], dtype: torch.dtype = 
 
 def weights_of(parameters: Sequence[Parameter]) -> NDArray:
     """The weights of all parameters as one vector, a copy in float64, shape (n,)."""
-    return np.concatenate([parameter.detach().double().numpy() for parameter in parameters], axis=None)
+    held = [parameter.detach() for parameter in parameters]
+    # To convert what is in float64 already would take as long as all the rest.
+    return np.concatenate([(own if own.dtype is torch.float64 else own.double()).numpy() for own in held], axis=None)
 
 
 def drive(

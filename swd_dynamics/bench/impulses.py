@@ -42,6 +42,8 @@ ROUGH = Allowed(difference=0.25, missing=0.1, share=0.8)
 # entries, so that an entry with small gradients would answer to the impulses of the others.
 STRENGTHS = (0.1, 0.2, 0.4, 0.8)
 
+Seen = tuple[NDArray, NDArray]  # η_eff of each weight in a phase, and the fraction of it after the steps followed
+
 
 @dataclass(frozen=True)
 class Push:
@@ -113,34 +115,45 @@ def impulse_response(bench: Bench, base: Track, sizes: Sizes, unit: float) -> Im
     small impulses is returned.
     """
     small, large = Push(sizes.impulse), Push(sizes.large_impulse)
-    hard = effective_lr_of(bench, base, DROP, large, unit)[0]
-    found = ImpulseResponse(*effective_lrs_of(bench, base, small, unit), hard, small, PROPORTIONAL)
-    if in_proportion(found.effective_lr[0], hard, PROPORTIONAL):
-        return found
+    first, hard = (effective_lr_of(bench, base, DROP, push, unit) for push in (small, large))
+    if in_proportion(first[0], hard[0], PROPORTIONAL):
+        return _completed(bench, base, first, hard, (small, PROPORTIONAL), unit)
     before = None
     for strength in STRENGTHS:
-        here = effective_lr_of(bench, base, DROP, Push(strength, strong=True), unit)[0]
-        if before is not None and in_proportion(before, here, ROUGH):
-            push = Push(strength / 2, strong=True)
-            return ImpulseResponse(*effective_lrs_of(bench, base, push, unit), here, push, ROUGH)
+        here = effective_lr_of(bench, base, DROP, Push(strength, strong=True), unit)
+        if before is not None and in_proportion(before[0], here[0], ROUGH):
+            return _completed(bench, base, before, here, (Push(strength / 2, strong=True), ROUGH), unit)
         before = here
-    return found
+    return _completed(bench, base, first, hard, (small, PROPORTIONAL), unit)
 
 
-def effective_lrs_of(bench: Bench, base: Track, push: Push, unit: float) -> tuple[NDArray, NDArray]:
-    """η_eff of each phase and weight, and the fraction of it after the steps followed, both of shape (phases, n).
+def _completed(
+    bench: Bench, base: Track, first: Seen, hard: Seen, by: tuple[Push, Allowed], unit: float
+) -> ImpulseResponse:
+    """The response of all phases to the impulses that gave the ``first`` phase; ``hard`` is that of larger impulses.
 
     The second phase is followed with constant η.
     """
     pace, constant = bench.pace, {bench.pace * HALVED: lambda *_: None}
     steady = bench.run(pace * (HALVED - LEAD + FOLLOWED) + PARTS, actions=constant)
     found = [
-        effective_lr_of(bench, base, DROP, push, unit),
-        effective_lr_of(bench, steady, HALVED, push, unit, actions=constant),
-        effective_lr_of(bench, base, END, push, unit),
+        first,
+        effective_lr_of(bench, steady, HALVED, by[0], unit, actions=constant),
+        effective_lr_of(bench, base, END, by[0], unit),
     ]
     total, missing = zip(*found, strict=True)
-    return np.array(total), np.array(missing)
+    return ImpulseResponse(np.array(total), np.array(missing), hard[0], *by)
+
+
+def ends_in(bench: Bench, push: Push, unit: float) -> bool:
+    """Whether the effect of an impulse on any weight may end in the steps for which this bench follows it.
+
+    If no weight has received all but a tenth of its η_eff by then, :func:`impulse_response` leaves η_eff unknown. To
+    find that out takes a tenth of the steps of all measurements.
+    """
+    base = bench.run(bench.pace * (DROP - LEAD + FOLLOWED))
+    _, missing = effective_lr_of(bench, base, DROP, push, unit)
+    return bool((np.abs(missing) < ROUGH.missing).any())
 
 
 def effective_lr_of(

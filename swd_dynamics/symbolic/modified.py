@@ -176,15 +176,22 @@ def modified_equation(rule: UpdateRule) -> ModifiedEquation:
 
 def _refuse_growth(letters: UpdateRule, numbers: dict) -> None:
     """Raise NotDerivable if a memory entry leaves its rest point, with the numbers that are known."""
-    settled = long_run(trace(letters))
-    at_rest, _ = slow_manifold(settled)
-    for symbol, expression in zip(settled.memory, settled.remembered, strict=True):
-        share = sympy.diff(expression, symbol).xreplace(at_rest).xreplace(numbers)
+    for symbol, kept in _kept_shares(letters):
+        share = kept.xreplace(numbers)
         if share.is_number and sympy.Abs(share) > 1:
             raise NotDerivable(
                 f"the memory entry {symbol.name} is multiplied by {sympy.N(share, 6)} in every step while G is"
                 " constant: it has no rest point. Use Flow(rule, …, order='state'), in which the memory is a variable"
             )
+
+
+@cached
+def _kept_shares(rule: UpdateRule) -> tuple[tuple[Symbol, Any], ...]:
+    """Each memory entry, and how much of a change of it is left after a step at its rest point."""
+    settled = long_run(trace(rule))
+    at_rest, _ = slow_manifold(settled)
+    entries = zip(settled.memory, settled.remembered, strict=True)
+    return tuple((symbol, sympy.diff(remembered, symbol).xreplace(at_rest)) for symbol, remembered in entries)
 
 
 @cached

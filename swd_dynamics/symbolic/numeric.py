@@ -282,9 +282,10 @@ def _full(theta, value) -> Array:
     return (array if array.shape == shape else np.broadcast_to(array, shape)).copy()
 
 
-def _open_letters(rule: UpdateRule) -> list[sympy.Symbol]:
+@cached
+def _open_letters(rule: UpdateRule) -> tuple[sympy.Symbol, ...]:
     """The symbols of a rule in symbols, without η, in a fixed order."""
-    return [letter for letter in lettered_symbols(rule) if letter != notation.lr]
+    return tuple(letter for letter in lettered_symbols(rule) if letter != notation.lr)
 
 
 def lettered_symbols(rule: UpdateRule) -> list[sympy.Symbol]:

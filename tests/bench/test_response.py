@@ -1,15 +1,16 @@
 """The response of a black box, compared with closed forms, torch's own state, and the derivative of torch's update."""
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import odd_optimizers
 import pytest
 import torch
 
-from swd_dynamics.bench.impulses import Push, effective_lr_of
+from swd_dynamics.bench.impulses import Push, effective_lr_of, ends_in, impulse_response
 from swd_dynamics.bench.interventions import MATRICES, MIXED, bench_for
-from swd_dynamics.bench.response import AFTERWARDS, RENEWED, measure_response
+from swd_dynamics.bench.precision import DOUBLE, FINE
+from swd_dynamics.bench.response import AFTERWARDS, RENEWED, Perturbation, measure_response
 from swd_dynamics.bench.streams import DROP, FOLLOWED, HALVED, LEAD, PARTS, steady_gradients
 from swd_dynamics.errors import InputError
 from swd_dynamics.optim import SGDS, AdamS
@@ -28,11 +29,22 @@ CURVED = 1e-3
 # The share of an impulse that is not measured: .9^100 = 3e-5 of it comes later, and it moves second moments by 1e-11.
 MOVING = 1e-4
 
+SGD = partial(torch.optim.SGD, **ARGUMENTS)
 HEAVY_BALL = partial(torch.optim.SGD, momentum=0.9, **ARGUMENTS)
+ADAMW = partial(torch.optim.AdamW, **ARGUMENTS)
+# Each is measured once, when it is first asked for.
+measured = cache(measure_response)
 
 
 def rates(course):
     return 1 - course.after / course.before
+
+
+def rates_alone(factory, steps=None):
+    """R of each step from the two runs that show it, without the twenty others of a whole measurement."""
+    bench = bench_for(factory)
+    base = bench.run(steps)
+    return rates(Perturbation(FINE.move * np.sign(bench.stream[0])).followed(bench, base, steps))
 
 
 def second_moments(beta2):
@@ -47,23 +59,22 @@ def second_moments(beta2):
 @pytest.mark.parametrize(
     ("factory", "expected"),
     [
-        (partial(torch.optim.SGD, **ARGUMENTS), LR * DECAY),
-        (partial(torch.optim.AdamW, **ARGUMENTS), LR * DECAY),
+        (SGD, LR * DECAY),
+        (ADAMW, LR * DECAY),
         (partial(SGDS, momentum=0.9, **ARGUMENTS), LR * DECAY / 0.1),
     ],
     ids=["SGD", "AdamW", "SGDS"],
 )
 def test_constant_rates(factory, expected):
     """Assert that R is ηλ, or ηλ/(1−β), in every step, and half of that once η is halved."""
-    rate = rates(measure_response(factory).moved)
+    rate = rates(measured(factory).moved)
     np.testing.assert_allclose(rate[:HALVED], expected, rtol=0, atol=READ)
     np.testing.assert_allclose(rate[HALVED:], expected / 2, rtol=0, atol=READ)
 
 
-@pytest.mark.slow
 def test_adams_follows_the_second_moment():
     """Assert that every weight of AdamS shrinks by ηλ/√v̄ in each step, v̄ as the gradients themselves have it."""
-    rate = rates(measure_response(partial(AdamS, **ARGUMENTS)).moved)
+    rate = rates_alone(partial(AdamS, **ARGUMENTS))
     expected = LR * DECAY / np.sqrt(second_moments(0.999).mean(axis=1, keepdims=True))
     np.testing.assert_allclose(rate[:HALVED], np.broadcast_to(expected, rate.shape)[:HALVED], rtol=0, atol=READ)
 
@@ -79,14 +90,14 @@ def test_adam_responds_as_its_derivative():
             weight.grad = torch.from_numpy(gradient.copy())
             adam.step()
     inside = probe.dataset().decay_rate_weight.values
-    outside = rates(measure_response(partial(torch.optim.Adam, **ARGUMENTS)).moved)[: RENEWED[0]]
+    outside = rates_alone(partial(torch.optim.Adam, **ARGUMENTS), RENEWED[0])
     np.testing.assert_allclose(outside, inside, rtol=0, atol=CURVED * inside.max())
 
 
 @pytest.mark.slow
 def test_heavy_ball_moves_and_remembers():
     """Assert that an impulse moves a weight by η/(1−β), and that L2 lasts for β/(1−β) steps: two sums of βʲ."""
-    response = measure_response(HEAVY_BALL)
+    response = measured(HEAVY_BALL)
     followed = FOLLOWED - np.arange(N) % PARTS
     np.testing.assert_allclose(response.impulses.effective_lr[0], LR * (1 - 0.9**followed) / 0.1, rtol=PUSH_READ)
     delay = -response.echo.left / response.echo.subtracted
@@ -97,7 +108,7 @@ def test_heavy_ball_moves_and_remembers():
 @pytest.mark.slow
 def test_impulse_measures_the_preconditioner():
     """Assert that an impulse on AdamW finds η/√v̂ of each weight, while the momentum passes it on."""
-    response = measure_response(partial(torch.optim.AdamW, **ARGUMENTS))
+    response = measured(ADAMW)
     speed = LR / np.sqrt(second_moments(0.999))
     ages = np.arange(100)[:, None]  # .9^100 is 3e-5
     steps = DROP - LEAD + np.arange(N) % PARTS + ages
@@ -111,11 +122,11 @@ ROUGH = 0.25  # relative: what the audit states of η_eff where steps are rounde
 @pytest.mark.slow
 def test_rounding_to_bfloat16_does_not_hide_the_effective_lr(monkeypatch):
     """Assert that η_eff of torch's Muon is what it is with exact matrices, for eight weights in ten within 25 %."""
-    factory = partial(torch.optim.Muon, **ARGUMENTS)
-    rounded = measure_response(factory).impulses
+    bench = bench_for(partial(torch.optim.Muon, **ARGUMENTS)).times(decay=0.0)
+    rounded = impulse_response(bench, bench.run(), FINE, DOUBLE)
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())
-    bench = bench_for(factory).times(decay=0.0)
-    exact, _ = effective_lr_of(bench, bench.run(), DROP, Push(1e-3, strong=True), 2.0**-53)
+    followed = bench.run(DROP - LEAD + FOLLOWED)
+    exact, _ = effective_lr_of(bench, followed, DROP, Push(1e-3, strong=True), DOUBLE)
     assert rounded.push.strong and np.mean(rounded.even) >= 0.8
     off = np.abs(rounded.effective_lr[0] / exact - 1)[rounded.even]
     assert np.mean(off < ROUGH) >= 0.8
@@ -125,9 +136,16 @@ def test_rounding_to_bfloat16_does_not_hide_the_effective_lr(monkeypatch):
 def test_strong_impulses_agree_where_small_ones_do():
     """Assert that η/(1−β) of a heavy ball is found from strong impulses too, which a linear step answers exactly."""
     bench = bench_for(HEAVY_BALL).times(decay=0.0)
-    found, _ = effective_lr_of(bench, bench.run(), DROP, Push(0.5, strong=True), 2.0**-53)
+    found, _ = effective_lr_of(bench, bench.run(), DROP, Push(0.5, strong=True), DOUBLE)
     np.testing.assert_allclose(found, LR / 0.1, rtol=PUSH_READ)
-    assert not measure_response(HEAVY_BALL).impulses.push.strong
+    assert not measured(HEAVY_BALL).impulses.push.strong
+
+
+@pytest.mark.parametrize(("momentum", "ends"), [(0.98, True), (0.995, False)])
+def test_whether_longer_runs_may_help_is_known_from_two_runs(momentum, ends):
+    """Assert that β²⁰⁰ = .02 and .37 of an impulse are told apart, of which an audit in longer runs allows a tenth."""
+    bench = bench_for(partial(torch.optim.SGD, lr=LR, momentum=momentum))
+    assert ends_in(bench, Push(FINE.impulse), DOUBLE) is ends
 
 
 def of_parameters_alone(params):
@@ -138,27 +156,25 @@ def of_parameters_alone(params):
 @pytest.mark.parametrize("factory", [HEAVY_BALL, of_parameters_alone])
 def test_control_and_exponents(factory):
     """Assert that λ = 0 and halved η and λ reach the optimizer as arguments, or through its groups."""
-    response = measure_response(factory)
+    response = measured(factory)
     np.testing.assert_allclose(rates(response.control), 0, rtol=0, atol=READ)
     np.testing.assert_allclose(rates(response.half_lr)[0], LR * DECAY / 2, rtol=0, atol=READ)
     np.testing.assert_allclose(rates(response.half_decay)[0], LR * DECAY / 2, rtol=0, atol=READ)
 
 
-@pytest.mark.slow
 def test_random_numbers_are_the_same_in_every_run():
     """Assert that noise in an optimizer's steps does not change its response, and that the caller's numbers resume."""
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    rate = rates(measure_response(odd_optimizers.Noisy).moved)
+    rate = rates_alone(odd_optimizers.Noisy)
     np.testing.assert_allclose(rate[:HALVED], LR * DECAY, rtol=0, atol=READ)
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.slow
 def test_matrices_where_nothing_else_will_do():
     """Assert that an optimizer of matrices gets matrices alone, and any other optimizer a vector too."""
-    assert measure_response(partial(torch.optim.Muon, **ARGUMENTS)).shapes == MATRICES
-    assert measure_response(partial(torch.optim.SGD, **ARGUMENTS)).shapes == MIXED
+    assert bench_for(partial(torch.optim.Muon, **ARGUMENTS)).shapes == MATRICES
+    assert bench_for(SGD).shapes == MIXED
 
 
 class NamedGroups(torch.optim.SGD):
@@ -184,21 +200,26 @@ class Both(NamedGroups, Single):
     """Wants both."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("factory", [NamedGroups, partial(Single, **ARGUMENTS), Both])
+@pytest.mark.parametrize("factory", [NamedGroups, partial(Single, **ARGUMENTS)])
 def test_other_forms_are_tried(factory):
-    """Assert that groups with use_muon, and float32, are given where nothing else will do, and R = ηλ of each group."""
-    response = measure_response(factory)
-    grouped, rounded = "use_muon" in response.given, "float32" in response.given
-    assert grouped == (factory in (NamedGroups, Both)) and rounded == (factory is not NamedGroups)
-    expected = np.repeat([2 * LR if grouped else LR, LR], [24, 8]) * DECAY
-    tolerance = 8 * 2.0**-24 * 0.3 / 1e-2 if rounded else READ  # roundings of weights of .3, divided by δ
+    """Assert that groups with use_muon, or float32, are given where nothing else will do."""
+    words = bench_for(factory).given.words
+    assert ("use_muon" in words, "float32" in words) == (factory is NamedGroups, factory is not NamedGroups)
+
+
+@pytest.mark.slow
+def test_two_other_forms_are_tried_together():
+    """Assert that groups with use_muon in float32 are given where nothing else will do, and R = ηλ of each group."""
+    response = measure_response(Both)
+    assert "use_muon" in response.given and "float32" in response.given
+    expected = np.repeat([2 * LR, LR], [24, 8]) * DECAY
+    tolerance = 8 * 2.0**-24 * 0.3 / 1e-2  # roundings of weights of .3, divided by δ
     np.testing.assert_allclose(rates(response.moved)[0], expected, rtol=0, atol=tolerance)
 
 
 def test_the_first_form_is_kept_where_nothing_is_unusual():
     """Assert that an optimizer that takes a matrix and a vector in float64 gets them, and nothing is said of it."""
-    assert measure_response(HEAVY_BALL).given == ""
+    assert bench_for(HEAVY_BALL).given.words == ""
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_a_smaller_lr_is_foreseen():
         a, step = 1 - lr * decay, lr * math.sqrt(n * (1 - beta) / (1 + beta))
         return step * math.sqrt((1 + a * beta) / ((1 - a * a) * (1 - a * beta)))
 
-    found = explain(noisy_run(lambda w: torch.optim.AdamW(w, lr=0.01, weight_decay=0.5)))
+    found = explain(noisy_run(lambda w: torch.optim.AdamW(w, lr=0.01, weight_decay=0.5), steps=300))
     assert found.courses[0].norm_law[-1] == pytest.approx(norm(0.01), rel=1e-6)  # ε = 1e-8
     assert f"‖θ‖ → {norm(0.001):.3g}" in found.notes[-1]
 
@@ -89,7 +89,7 @@ def test_the_forecast_is_of_a_parameter_that_has_a_law():
             [{"params": [first], "weight_decay": 0.0, "lr": 0.5}, {"params": [second]}], lr=0.1, weight_decay=0.2
         )
 
-    found = explain(noisy_run(make, sizes=(40, 20)))
+    found = explain(noisy_run(make, steps=300, sizes=(40, 20)))
     assert found.courses[0].unknown and not found.courses[1].unknown
     assert found.courses[1].parameter in found.notes[-1]
     norm = found.courses[1].norm_law[-1] / math.sqrt(math.sqrt(10))  # ‖θ‖⁴ ∝ η

@@ -53,7 +53,7 @@ def test_no_counterpart_is_accused(name, kernel, arguments):
     """Assert that every real optimizer of the catalogue takes the steps of its rule, with every kernel it has."""
     arguments = {"lr": 0.01, "weight_decay": 0.05, **arguments}
     verdict = verify(
-        lambda params: OPTIMIZERS[name](params, **arguments, **KERNELS[kernel]), CATALOG[name](**arguments), steps=60
+        lambda params: OPTIMIZERS[name](params, **arguments, **KERNELS[kernel]), CATALOG[name](**arguments), steps=20
     )
     assert (verdict.status, verdict.first_departure, verdict.cause) == ("confirmed", None, None)
 
@@ -165,7 +165,7 @@ MUTANTS = [
 @pytest.mark.parametrize(("rule", "fault", "cause", "step"), MUTANTS, ids=str)
 def test_a_fault_is_found_and_named(rule, fault, cause, step):
     """Assert that a fault is refuted at the step where it begins to act, and that its cause is named."""
-    verdict = verify(*faulty(rule, fault))
+    verdict = verify(*faulty(rule, fault), steps=60)
     assert (verdict.status, verdict.first_departure) == ("refuted", step)
     assert verdict.cause == NEAR_RULES[cause].cause
 
