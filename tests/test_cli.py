@@ -1,6 +1,7 @@
 """The command line: what a user types, what comes back, and how mistakes read."""
 
 import errno
+import json
 import math
 import os
 import re
@@ -10,12 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 import xarray
+from matplotlib.figure import Figure
 
 from swd_dynamics.__main__ import main
 from swd_dynamics.cli import app
@@ -31,7 +34,7 @@ from swd_dynamics.recording import open_recording
 from swd_dynamics.recording.format import read_committed
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.rules.schedule import SCHEDULES
-from swd_dynamics.studies import MODULES
+from swd_dynamics.studies import MODULES, Findings, stability
 from swd_dynamics.sweeping import ENGINES
 from swd_dynamics.sweeping.plan import FACTORS
 from swd_dynamics.tasks import TASKS
@@ -278,13 +281,24 @@ def test_examples_run(tmp_path, monkeypatch, capsys):
 def test_long_examples_run(tmp_path, monkeypatch, capsys):
     """Assert that the examples of reproduce and atlas run and write their files.
 
-    The atlas is that of two of torch's optimizers; tests/auditing/test_atlas.py makes it of all.
+    One measurement of the study is made, and an atlas of one optimizer. tests/studies/test_every_study.py measures the
+    whole study, and tests/auditing/test_atlas.py makes the atlas of all of torch's optimizers.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("swd_dynamics.auditing.atlas.optimizers_of", lambda package: ["SGD", "AdamW"])
-    for name in ("reproduce", "atlas"):
-        assert main(shlex.split(example_of(name))) == 0, capsys.readouterr().err
+    study = replace(stability.STUDY, measure=one_measurement, draw=lambda _: Figure())
+    monkeypatch.setattr("swd_dynamics.studies.load", lambda name: {"stability": study}[name])
+    monkeypatch.setattr("swd_dynamics.auditing.atlas.optimizers_of", lambda package: ["SGD"])
+    for name, more in {"reproduce": [], "atlas": ["--limit", "300"]}.items():  # s, for a busy machine
+        assert main([*shlex.split(example_of(name)), *more]) == 0, capsys.readouterr().err
+    ledger = json.loads((tmp_path / "figures/quick/verdicts.json").read_text())
+    assert [verdict["status"] for verdict in ledger["studies"]["stability"]] == ["confirmed"]
     assert (tmp_path / "figures/quick/README.md").exists() and (tmp_path / "atlas/torch-optim.csv").exists()
+
+
+def one_measurement(setting):
+    """One of the verdicts of the study ``stability``, in the short form that its example asks for."""
+    assert setting.quick
+    return Findings([stability.vanishing_gradients(setting)], None)
 
 
 def test_sgdw_is_recorded_and_replays_as_itself(tmp_path, capsys):
@@ -676,7 +690,7 @@ def test_the_grid_of_a_sweep(given, values):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("heard_sigint")
-def test_ctrl_c_keeps_what_a_sweep_has_done(tmp_path):
+def test_ctrl_c_keeps_what_a_sweep_has_done(tmp_path, capsys):
     """Assert that Ctrl-C ends a sweep with exit code 130 and no traceback, and that the same command goes on."""
     folder = tmp_path / "sweep"
     command = f"sweep quadratic --optimizers SGD,Adam,AdamS --grid lr=1e-3:1e-2:3 --to {folder} --steps".split()
@@ -690,4 +704,5 @@ def test_ctrl_c_keeps_what_a_sweep_has_done(tmp_path):
     assert process.returncode == 130 and "Traceback" not in bar and "cell" in bar
     done = read_committed(folder)[0]
     assert f"{done} of 9 runs" in said and "The same command trains the runs that are missing" in said
-    assert subprocess.run(command, capture_output=True, check=True).stdout.count(b"9 of 9 runs") == 1
+    assert main(command[3:]) == 0
+    assert capsys.readouterr().out.count("9 of 9 runs") == 1
