@@ -17,7 +17,7 @@ from torch import nn
 
 from swd_dynamics.optim import SGDS, AdaiS, AdamS, second_moment
 
-WORLD, STEPS, BATCH = 2, 6, 8
+WORLD, STEPS, BATCH = 2, 8, 8
 CLIP = 0.5  # less than the norm of any gradient here
 SINGLE = {"foreach": False, "fused": False}
 FOREACH, FUSED = {"foreach": True}, {"fused": True}

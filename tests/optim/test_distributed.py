@@ -9,7 +9,7 @@ from optim import distributed_worker
 from optim.distributed_worker import AGREEING, HALF, RESUMED, RESUMING, STEPS, WRONG, Case, train
 from two_processes import seen_by_each
 
-# 6 float64 steps of weights of order 1 whose gradients are summed in halves: an eps or two in each step, and room for
+# 8 float64 steps of weights of order 1 whose gradients are summed in halves: an eps or two in each step, and room for
 # the order in which another machine sums.
 SUMMED_IN_HALVES = 1e-13
 # Weights in bfloat16, of at most 4, whose gradients are halved, rounded and added: a unit in the last place or two.
