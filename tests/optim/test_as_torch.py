@@ -16,7 +16,6 @@ from swd_dynamics.errors import InputError
 pytestmark = pytest.mark.slow  # the import of torch's tests takes seconds
 every_optimizer = pytest.mark.parametrize("name", NAMES)
 both = pytest.mark.parametrize("named", [False, True])
-STEPS = 10  # of a training that must lower its loss: half of torch's own, since a wrong sign shows in the first
 # A foreach or fused kernel may take the operations of a step in another order.
 ANOTHER_ORDER = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
@@ -86,7 +85,7 @@ def test_goes_in_the_right_direction(name, contiguous, with_schedulers):
             optimizer = made(name, parameters, arguments)
             schedulers = [make(optimizer) for make in makers]
             first = loss = evaluated(optimizer, parameters, x)
-            for _ in range(STEPS):
+            for _ in range(20):
                 loss = optimizer.step(lambda: evaluated(optimizer, parameters, x))  # noqa: B023
                 for scheduler in schedulers:
                     scheduler.step(*[loss.detach()] * isinstance(scheduler, ReduceLROnPlateau))
@@ -102,7 +101,7 @@ def test_a_group_with_its_own_lr_under_schedulers(name):
         optimizer = made(name, [{"params": [weight]}, {"params": [bias], "lr": 0.01}], {})
         schedulers = [make(optimizer) for make in makers]
         first = evaluated(optimizer, [weight, bias], x)
-        for _ in range(STEPS):
+        for _ in range(20):
             loss = optimizer.step(lambda: evaluated(optimizer, [weight, bias], x))  # noqa: B023
             for scheduler in schedulers:
                 scheduler.step(*[loss.detach()] * isinstance(scheduler, ReduceLROnPlateau))
