@@ -141,13 +141,12 @@ def test_heavy_ball_at_large_learning_rates():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factor", [1.3, 3.0])
-def test_the_smallest_error_that_is_seen(factor):
+def test_the_smallest_error_that_is_seen():
     """Assert that an F₁ off by more than ``smallest_seen`` is refuted, and far less than that is confirmed."""
     lrs = [2.0**-k for k in range(9, 14)]
     seen = order_of_heavy(HEAVY, lrs=lrs).evidence["smallest_seen"]
     assert 1e-4 < seen < 1e-2
-    larger, smaller = (off_by(HEAVY, 1 + seen * times) for times in (factor, 1 / (10 * factor)))
+    larger, smaller = (off_by(HEAVY, 1 + seen * times) for times in (1.3, 1 / 13))
     assert order_of_heavy(larger, lrs=lrs).status == "refuted"
     assert order_of_heavy(smaller, lrs=lrs).status == "confirmed"
 
@@ -269,6 +268,6 @@ def test_learning_rates_must_be_four_halvings(lrs):
 def test_a_gradient_that_changes_its_sign(start, status):
     """Assert that the order of AdamW is open where θ of F₀ = −1 − λθ reaches 0 within t = 1, confirmed where not."""
     flow = Flow(CATALOG["AdamW"](lr=3.0, weight_decay=0.1), lambda theta: theta, lambda theta, vector: vector, 2)
-    found = convergence_order(flow, [start], t=1.0, lrs=[2.0**-k for k in range(8, 14)])
+    found = convergence_order(flow, [start], t=1.0, lrs=[2.0**-k for k in range(8, 13)])
     assert found.status == status
     assert ("changes its sign" in (found.cause or "")) == (status == "inconclusive")
