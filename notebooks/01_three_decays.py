@@ -114,7 +114,8 @@ sd.side_by_side(**{name: sd.CATALOG[name](**adam) for name in ("Adam", "AdamW", 
 
 # %% [markdown]
 # v is a running mean of G², k counts the steps, ε prevents a division by zero, and angle brackets are a mean over all
-# weights. We write v̄ for the mean of v̂. The effective learning rate is η_eff = η/√v̄.
+# weights. We write v̄ for the mean of v̂. The effective learning rate is η_eff = η/√v̄, one number for the whole model.
+# (A single weight's own is ηᵢ = η/√v̂ᵢ.)
 #
 # If the gradients become ten times smaller, η_eff becomes ten times larger: a gradient of 1 now moves a weight ten
 # times as far. The paper calls a decay **stable** if R keeps a constant ratio to η_eff, for all weights alike. AdamS
@@ -132,17 +133,18 @@ guess = None  # for example "it rises, the first"
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
-def ratio(rule, gradients, apart=1e-6):
-    """R/η_eff of every step and weight."""
+def ratio(rule, gradients, apart=1e-6, own=False):
+    """R/η_eff of every step and weight; with ``own`` R/ηᵢ."""
+    effective_lr_of = rule.direction.effective_lr_by_weight if own else rule.direction.effective_lr
     state, effective_lr = rule.start(np.add.outer([0, apart], np.ones(2))), []  # the two runs, side by side
     weights = [state.theta]
     for g in gradients:
         parts = rule.parts(state, g)
         state = parts.state
         weights.append(state.theta)
-        effective_lr.append(rule.direction.effective_lr(parts.memory, parts.step))
+        effective_lr.append(np.broadcast_to(effective_lr_of(parts.memory, parts.step), (2, 2))[0])
     distance = np.diff(weights, axis=1)[:, 0]
-    return (1 - distance[1:] / distance[:-1]) / np.reshape(effective_lr, (-1, 1))
+    return (1 - distance[1:] / distance[:-1]) / effective_lr
 
 
 noise = np.random.default_rng(0).normal(size=(240, 2))
@@ -160,7 +162,8 @@ def draw_ratio(figure, fall, smaller):
     both = {mode: np.concatenate([r for _, r in each]) for mode, each in points.items()}
     kept = [mode for mode, r in both.items() if np.mean((r > near[0] - 1e-6) & (r < near[1])) > 0.9]
     only = "with every kind of decay" if len(kept) == 3 else f"only with {' and '.join(kept)} decay"
-    title = f"R/η$_{{eff}}$ stays at λ for both weights {only if kept else 'with no kind of decay'}"
+    stays = f"R/η$_{{eff}}$ stays at λ {only if kept else 'with no kind of decay'}"
+    title = f"With one η$_{{eff}}$ for both weights, {stays}"
     labels = {
         "xlabel": f"step k; after step 60 the gradients are {fall} times smaller",
         "ylabel": "R/η$_{eff}$ (open points: second weight)",
@@ -203,8 +206,24 @@ sd.plots.Sliders(draw_ratio_and_lambda, fall=(1, 20, 10), smaller=(1, 20, 10))
 # is about √((1² + 0.1²)/2) = 0.7. Decoupled decay has R/η_eff = λ√v̄. L2 has about λ√v̄/√v, and √v is 1 in its lower
 # row.
 #
-# Compared with the *updates* it is the other way round. Adam's updates stay nearly as large when all gradients become
-# smaller, because it divides by their size:
+# Compared with each weight's *own* ηᵢ, it is L2 that is near λ:
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+gradients = noise / [1, 10]
+gradients[60:] /= 10
+for name in ("Adam", "AdamS"):
+    relative = ratio(sd.CATALOG[name](**adam), gradients, own=True) / adam["weight_decay"]
+    early, late = np.median(relative[:60], axis=0), np.median(relative[-100:], axis=0)
+    print(f"{name}: R/(ηᵢλ) of the two weights {early.round(2)} up to step 60, {late.round(2)} in the last 100 steps")
+
+# %% [markdown]
+# L2 has R ≈ λ·ηᵢ while λθ is small compared with a weight's gradients, as it is up to step 60. AdamS removes the same
+# fraction of both weights, although the second one has a ten times larger ηᵢ. So "stable" is a word about one η_eff for
+# the whole model.
+#
+# Compared with the *updates*, it is AdamW's decay that stays. Adam's updates stay nearly as large when all gradients
+# become smaller, because it divides by their size:
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]

@@ -36,8 +36,7 @@ def hvp(theta, vector):
 
 
 # %% [markdown]
-# Three optimizers differ only in their kind of weight decay: L2, decoupled and stable. In which direction do they go if
-# the steps are very small? The package divides a step by the learning rate and lets the learning rate go to zero:
+# Three optimizers differ only in their kind of weight decay: L2, decoupled and stable.
 
 
 # %%
@@ -46,24 +45,42 @@ def three_decays(lr):
     return {mode: sd.CATALOG[name](lr=lr, momentum=0.9, weight_decay=0.3) for mode, name in names.items()}
 
 
-flows = {mode: sd.modified_equation(rule) for mode, rule in three_decays(0.0002).items()}
-print(*(f"{mode:10} F₀ = {flow.first}" for mode, flow in flows.items()), sep="\n")
-
 # %% [markdown]
-# F₀ is a velocity at every point of the plane: a flow dθ/dt = F₀, in a time t that grows by η in each step. It does not
-# contain the learning rate.
-#
 # ## Small steps lie on the curve
 #
-# **Predict.** Stable decay starts at (2.6, 1.4) with η = 0.0002 and takes 20,000 steps. L2 and decoupled decay do the
-# same. Which of the two will stay on the black curve, the flow of stable decay?
+# **Predict.** Stable decay starts at (2.6, 1.4) with η = 0.0002 and takes 20,000 steps along a curve, its flow. L2 and
+# decoupled decay do the same. Which of the two will stay on the curve of stable decay?
 
 # %%
 guess = None  # "L2", "decoupled", "both" or "neither"
 
+# %% [markdown]
+# In which direction do they go if the steps are very small? The package divides a step by the learning rate and lets
+# the learning rate go to zero:
+
+# %%
+print("your answer:", guess)
+start, rules = (2.6, 1.4), three_decays(lr=0.0002)
+print(*(f"{mode:10} F₀ = {sd.modified_equation(rule).first}" for mode, rule in rules.items()), sep="\n")
+
+# %% [markdown]
+# F₀ is a velocity at every point of the plane: a flow dθ/dt = F₀, in a time t that grows by η in each step. It does not
+# contain the learning rate. In the figure, circles mark the points where the flow rests: it ends at a *node*, and it
+# passes a *saddle*. On a pink curve one of the two weights does not change. μ are the eigenvalues of the flow, and |z|
+# is the factor by which a step of the stable rule multiplies a small deviation in the long run.
+
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 # Draw the steps, the flow of decoupled decay, and the distances in the titles.
+def with_its_rule(figure):
+    """Say in the legend whose flow and whose |z| it has."""
+    for text in figure.legends[0].get_texts():
+        said = text.get_text().replace("steps settle", "steps of stable decay\nsettle")
+        said = said.replace("steps leave", "steps of stable decay\nleave")
+        text.set_text("the flow of stable decay" if said == "the flow" else said)
+    return figure
+
+
 def draw_small_steps(plane, rules):
     runs = {run.name: run.paths[0] for run in plane.iterates}
     ways = {mode: sd.Flow(rule, gradient).solve(start, len(runs[mode]) - 1).theta for mode, rule in rules.items()}
@@ -78,7 +95,7 @@ def draw_small_steps(plane, rules):
     legend.remove()
     with sd.plots.house_style():
         figure.legend(handles=handles, loc="outside right upper", labelspacing=0.8)
-    return figure
+    return with_its_rule(figure)
 
 
 def draw_large_steps(plane, rules):
@@ -86,12 +103,10 @@ def draw_large_steps(plane, rules):
     apart = np.hypot(*(ends["L2"] - ends["stable"]))
     how = f"but end {apart:.2g} apart" if apart > 0.1 else "and end at the same place"
     title = f"η = {rules['L2'].lr:g}: L2 and stable decay have the same flow, {how}"
-    return sd.plots.phase_plane(plane, title=title)
+    return with_its_rule(sd.plots.phase_plane(plane, title=title))
 
 
 # %%
-print("your answer:", guess)
-start, rules = (2.6, 1.4), three_decays(lr=0.0002)
 flow = sd.Flow(rules["stable"], gradient)
 plane = sd.planes.phase_plane(flow, x=(-0.3, 2.8), y=(-0.5, 2), start=start, t=4, iterates_of=rules)
 draw_small_steps(plane, rules)
@@ -99,7 +114,7 @@ draw_small_steps(plane, rules)
 # %% [markdown]
 # L2 (under the diamonds) and stable decay have the same F₀. Both follow the black curve down the wall, round a sharp
 # bend, and slowly along the valley, where only decay still acts. Decoupled decay follows its own curve (dotted) and,
-# with a tenth of the decay, is still on its way. (μ and |z| are explained below the third figure.)
+# with a tenth of the decay, is still on its way.
 #
 # ## Larger steps leave it
 #
@@ -118,8 +133,8 @@ plane = sd.planes.phase_plane(flow, x=(-1.5, 3), y=(-1.5, 2.5), start=start, ste
 draw_large_steps(plane, rules)
 
 # %% [markdown]
-# None of them makes the bend: they shoot across the valley. Stable decay turns round in
-# front of the saddle and ends where its flow ends. L2 passes the saddle and ends in the *other* minimum.
+# None of them makes the bend: they shoot across the valley. Stable decay turns round in front of the saddle and ends
+# where its flow ends. L2 passes the saddle and ends in the *other* minimum.
 #
 # The learning rate 0.02 was chosen to show this. For η from 0.019 to 0.024 the two end in different minima, for smaller
 # and larger η (up to 0.04) in the same one.
@@ -198,7 +213,6 @@ for lr, momentum in [(0.1, 0.9), (0.1, 0.4), (0.001, 0.9), (4, 0.9)]:
     print(f"η = {lr:<6} momentum {momentum}: {rest.kind}, {rest.described()}")
 
 # %% [markdown]
-# μ are the eigenvalues of the flow, and |z| is the factor by which a step multiplies a small deviation in the long run.
 # At η = 4 the flow goes to the minimum, but the steps jump from side to side, each time 1.5 times *further* away.
 #
 # ## How close is close?

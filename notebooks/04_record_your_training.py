@@ -76,7 +76,8 @@ run.drop_attrs(deep=False)  # run.attrs has the arguments, the versions, the dev
 # * `decay_rate` is R, the fraction of the weights that the decay removes in a step.
 # * `effective_lr` is η_eff, how far one unit of gradient moves a weight. Adam divides its step by the size of the
 #   gradients, so for Adam η_eff is η/√v̄, where v̄ is the mean of v, Adam's running average of the squared gradients.
-# * `decay_ratio` is R/η_eff, the balance of the two. If it changes, the decay wins or loses against the gradients.
+# * `decay_ratio` is R/η_eff: the decay compared with the effect of one unit of gradient. (Adam's actual updates hardly
+#   depend on the size of the gradients. Notebook 01 compares the decay with them, too.)
 #
 # **Predict.** The learning rate falls to a tenth at step 750. Which of the three quantities falls to a tenth there?
 # And away from step 750: which of the three still change?

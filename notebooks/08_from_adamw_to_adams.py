@@ -153,23 +153,28 @@ draw_both()
 
 # %% [markdown]
 # In the end both have removed nearly the same, but at different times. R of AdamW follows only the learning rate, so
-# its balance with the gradients drifts. R of AdamS rises and falls with η_eff, and the balance stays at λ. The losses
+# R/η_eff drifts with the size of the gradients. R of AdamS rises and falls with η_eff, and R/η_eff stays at λ. (R/η_eff
+# compares decay with the effect of one unit of gradient. Notebook 01 also compares it with Adam's updates.) The losses
 # are close. The study `drop-in` makes the same comparison with many seeds: `swd-dynamics reproduce drop-in`.
 #
 # ## Exercises
 #
-# **1.** Somebody multiplies the loss by 10. Adam takes the same steps as before. What happens to R/η_eff of AdamW, and
-# to that of AdamS?
+# **1.** Somebody multiplies the loss by 10. Adam's updates stay nearly the same. What happens to R/η_eff of AdamW, and
+# to that of AdamS? Which of the two now trains differently?
 #
 # <details><summary>Solution</summary>
 #
-# For AdamW it is ten times larger, because √v̄ is. For AdamS it stays at λ, so R is about a tenth.
+# For AdamW it is ten times larger, because √v̄ is. But R is the same as before, and so is the change of the weights,
+# apart from ε: nothing has happened to the training. For AdamS R/η_eff stays at λ, so R is about a tenth. Its updates
+# are about as large as before, so its decay is now ten times weaker compared with them. To train as before it needs ten
+# times the λ.
 #
 # ```python
 # for kind, decay in ((torch.optim.AdamW, lam), (sd.optim.AdamS, same.weight_decay)):
 #     for scale in (1, 10):
-#         run = trained(kind, decay, steps=50, scale=scale)
-#         print(kind.__name__, scale, float(run.decay_rate[-1]), float(run.decay_ratio[-1]))
+#         run = trained(kind, decay, steps=150, scale=scale)
+#         last = [float(run[name][-1]) for name in ("decay_rate", "decay_ratio", "update_norm")]
+#         print(f"{kind.__name__}, loss times {scale}: R {last[0]:.2g}, R/η_eff {last[1]:.2g}, ‖Δθ‖ {last[2]:.3f}")
 # ```
 #
 # </details>

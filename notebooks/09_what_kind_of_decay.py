@@ -24,8 +24,8 @@ torch.set_num_threads(1)
 # one step removes.
 #
 # `audit` also perturbs one gradient, and measures how far one unit of gradient moves a weight in the end. This is the
-# effective learning rate **η_eff**. It repeats both after the gradients have fallen to a tenth, and again after the
-# learning rate η was halved. Then the two ratios decide:
+# effective learning rate **η_eff**, here one number for all weights. It repeats both after the gradients have fallen to
+# a tenth, and again after the learning rate η was halved. Then the two ratios decide:
 #
 # * R/ηλ is always 1 if the decay is **decoupled**.
 # * R/η_eff is constant, at λ and for all weights, if the decay is **stable**.
@@ -91,7 +91,9 @@ audits["L2"]
 # %% [markdown]
 # Look at the rows after the first. (In the first step R is almost 0, because the step of Adam is then the sign of the
 # gradient, which a small perturbation does not change. R/ηλ is near 1 in the row "settled", as if the decay were
-# decoupled: the median weight has gradients of about size 1, and Adam divides by 1. The next row shows that it is not.)
+# decoupled: the median weight has gradients of about size 1, and Adam divides by 1. The next row shows that it is not.
+# That weight's own ηᵢ is 0.011. But the column η_eff has one number for all weights, (mean of ηᵢ⁻²)^−½, to which the
+# weights with the largest gradients contribute most. It is 0.0031, and so R/η_eff is 3.2 λ.)
 # The weights with small gradients decay faster, because Adam divides the decay, too, by their size. The 95 % column is
 # more than fifty times the 5 % column. In the median R/η_eff hardly moves, but each weight has its own R, so no single
 # number describes this decay. Above the table `audit` says how it recognised L2: add λθ to the gradients by hand and

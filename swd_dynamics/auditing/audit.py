@@ -21,7 +21,8 @@ SLOWER = 4  # times as many steps in all runs, so that a momentum of .99 ends; w
 WIDTH = 100  # columns of the notes below the table
 LEGEND = (
     "R: the fraction of a perturbation of the weights that one step removes (median, 5th and 95th percentile of the"
-    " weights). η_eff: how far a unit of gradient moves a weight in the end."
+    " weights). η_eff: how far a unit of gradient moves a weight in the end, as one number for all weights,"
+    " (mean of ηᵢ⁻²)^−½."
 )
 ADAPTING = (
     "In the last two rows the optimizer's state is still adapting to the smaller gradients, because η_eff/η differs"

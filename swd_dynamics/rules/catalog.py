@@ -100,7 +100,9 @@ WHERE = {
 # What a reader of one entry must know besides.
 REMARKS = {
     "AdamS": "Another optimizer is called AdamS too: Zhang, Wang & Chen 2025, 2505.16363, which divides the momentum\n"
-    "by √(β₂m² + (1 − β₂)g²). This one is Adam with stable weight decay: Xie, Sato & Sugiyama 2020, 2011.11152."
+    "by √(β₂m² + (1 − β₂)g²). This one is Adam with stable weight decay: Xie, Sato & Sugiyama 2020, 2011.11152.\n\n"
+    "swd_dynamics.optim.AdamS omits the decay in a step with R > 2, unless its max_decay_rate is given. This rule\n"
+    "does not: as in the paper, R = λ·η_eff in every step."
 }
 
 

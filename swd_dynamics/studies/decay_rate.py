@@ -32,14 +32,14 @@ CLAIM = (
 )
 SOURCE = "the definition of stable weight decay, arXiv 2011.11152 (Xie, Sato & Sugiyama 2020)"
 CAPTION = (
-    "R is the fraction of the weights that a step subtracts (Δθ = −R·θ − update), and η_eff is η/√v̄, with λ = 0.01"
-    " and β₁, β₂ = 0.9, 0.95. After a third of each run η is divided by 10, and after two thirds the loss is"
-    " multiplied by 10. Lines are derived from the rule, and points are torch runs. The arrow shows how far AdamW's"
-    " ratio falls, from its first value (dotted line) to its smallest. With L2 every weight has its own R: open"
-    " squares are the median, and the band holds 90 %, of the 32 weights of the quadratic, or of the weights of the"
-    " network that have a gradient. How far AdamW's ratio falls depends on the length of the run, because the"
-    " gradients go on shrinking. Also tested, but not drawn: SGD, SGDW and SGDS, and Adam with the other decay modes."
-    " The study does not show that a constant ratio trains better."
+    "R is the fraction of the weights that a step subtracts (Δθ = −R·θ − update), and η_eff is η/√v̄, one number for"
+    " all weights, with λ = 0.01 and β₁, β₂ = 0.9, 0.95. After a third of each run η is divided by 10, and after two"
+    " thirds the loss is multiplied by 10. Lines are derived from the rule, and points are torch runs. The arrow shows"
+    " how far AdamW's ratio falls, from its first value (dotted line) to its smallest. With L2 every weight has its"
+    " own R: open squares are the median, and the band holds 90 %, of the 32 weights of the quadratic, or of the"
+    " weights of the network that have a gradient. How far AdamW's ratio falls depends on the length of the run,"
+    " because the gradients go on shrinking. Also tested, but not drawn: SGD, SGDW and SGDS, and Adam with the other"
+    " decay modes. The study does not show that a constant ratio trains better."
 )
 
 DECAY = 0.01  # λ

@@ -5,7 +5,7 @@ The claim of a study is what was tested. These sentences say how the tests ended
 
 HEADLINES: dict[str, str] = {
     "update-rules": "Each optimizer takes the steps of its own rule, up to rounding, and of no other rule.",
-    "decay-rate": "With Adam, only stable decay keeps R/η_eff of every weight at λ.",
+    "decay-rate": "With Adam and one η_eff for all weights, only stable decay keeps R/η_eff at λ.",
     "fixed-points": (
         "AdamW clips weights that have exact gradients at 1/λ, and shrinks weights that have noisy ones. Only"
         " Adam with L2 keeps the same fraction of every weight."
