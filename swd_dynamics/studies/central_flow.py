@@ -331,8 +331,8 @@ def draw(data: tuple[dict[str, Followed], Held, Lifted]) -> Figure:
         nearest = _draw_path(path, {n: r for n, r in runs.items() if n.startswith("Adam")})
         _draw_size(size, held)
         figure.suptitle(
-            f"At the edge Adam with β₁ = 0 ends at least {int(nearest)} times nearer to the derived flow than to one\n"
-            "without oscillation. With SGD weak decay makes the oscillation larger, and strong decay ends it",
+            f"Adam with β₁ = 0 ends at least {int(nearest)} times nearer to the derived flow than to one\n"
+            "without oscillation. Weak decay makes SGD's oscillation larger, strong decay ends it",
             x=0.01,
             ha="left",
         )

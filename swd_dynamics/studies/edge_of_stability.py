@@ -318,8 +318,8 @@ def draw(data: tuple[dict[str, Watched], Watched, Strengths]) -> Figure:
         _draw_runs(units, runs)
         _draw_strengths(strengths, found)
         figure.suptitle(
-            "Under ten optimizers the mean curvature settles at the limit derived from their step. Strong\n"
-            "decay keeps the curvature of heavy ball below its limit, as a flow without oscillation predicts",
+            "On this network the mean curvature settles at the limit derived from the optimizer.\n"
+            "Strong decay keeps it below, as a flow without oscillation predicts for heavy ball",
             x=0.01,
             ha="left",
         )
@@ -359,7 +359,7 @@ def _draw_strengths(axes, found: Strengths) -> None:
         ylim=(0, None),
     )
     axes.plot([], [], color=MUTED, linewidth=1, label="prediction: flow, but at most the limit")
-    axes.set_title(f"heavy ball, β = {BETA:g}, two learning rates η")
+    axes.set_title(f"heavy ball, β = {BETA:g}, at two η")
     axes.legend(fontsize=8, loc="lower left")
 
 

@@ -244,8 +244,8 @@ def draw(data: tuple[dict[str, Curve], Nudged]) -> Figure:
         _draw_ends(left, ends)
         _draw_runs(right, nudged)
         figure.suptitle(
-            f"One oscillation at the edge bursts, as derived, from β = {heavy:.2f} on with heavy ball and\n"
-            f"from {nesterov:.2f} on with Nesterov's momentum. With weaker decay heavy ball does from {weaker:.2f} on",
+            f"One oscillation bursts, as derived, from β = {heavy:.2f} on with heavy ball, from {nesterov:.2f} on\n"
+            f"with Nesterov's momentum, and with weaker decay from {weaker:.2f} on with heavy ball",
             x=0.01,
             ha="left",
         )

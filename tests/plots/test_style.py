@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from swd_dynamics.errors import InputError
 from swd_dynamics.plots import COLOURS, LABELS, MARKERS, MUTED, write_figure
@@ -40,3 +42,28 @@ def test_a_figure_that_cannot_be_written_is_refused(name, tmp_path, monkeypatch)
     with pytest.raises(InputError):
         write_figure(Figure(figsize=(1, 1)), Path(name))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+FIGURES = Path(__file__).parents[2] / "figures"
+
+
+def is_cut_off(png):
+    """Whether anything but the background touches the border of a picture."""
+    colours = imread(png)[..., :3]
+    drawn = np.abs(colours - colours[0, 0]).max(axis=2) > 0.2
+    return bool(drawn[[0, 1, -2, -1]].any() or drawn[:, [0, 1, -2, -1]].any())
+
+
+@pytest.mark.parametrize("png", sorted(FIGURES.rglob("*.png")), ids=lambda png: png.relative_to(FIGURES).as_posix())
+def test_no_committed_picture_is_cut_off(png):
+    """Assert that no title or label reaches the border of a committed picture, where it would be cut."""
+    assert not is_cut_off(png)
+
+
+def test_a_title_that_is_too_wide_is_seen(tmp_path):
+    """Assert that a title wider than its figure is found, and that a short title is not."""
+    for title, cut in (("short", False), ("much too wide for a figure of an inch", True)):
+        figure = Figure(figsize=(1, 1))
+        figure.suptitle(title)
+        png, _ = write_figure(figure, tmp_path / title)
+        assert is_cut_off(png) is cut
