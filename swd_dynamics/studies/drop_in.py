@@ -29,15 +29,17 @@ CLAIM = (
 )
 SOURCE = "follows from R = λη (1711.05101) and R = λη/√v̄ (2011.11152); the translation is derived here"
 CAPTION = (
-    "Left: a formula beside a line is its R, where λ′ is the translated λ. The number at the arrow is the mean R with"
-    " AdamW's own λ divided by AdamW's R, of the seed for which it is smallest. Right: lines join measured points,"
-    " and most standard deviations are smaller than the marks. Grey are the controls, AdamS with AdamW's own λ, with"
-    " a third of the translated λ, and without decay. The study shows that the translation works for one small"
-    " network on 8 × 8 digits, over a short run with one λ. It does not show that AdamS trains better than AdamW, or"
-    " that a translated λ is the best λ for AdamS. The held-out error of this task (not drawn) cannot judge the"
-    " translation, because decay hardly changes it: without decay it is the same, within what is allowed. Only with"
-    " AdamW's own λ is it clearly larger. Only the mean decay rate is matched: R of AdamS still grows while the"
-    " gradients shrink, so that AdamS shrinks the weights later than AdamW, and in the end a little more."
+    "Left: a formula beside a line is its R, where λ′ is the translated λ. The number at the arrow is the mean R"
+    " with AdamW's own λ divided by AdamW's R, of the seed for which it is smallest. It is less than λ/λ′, about 170,"
+    " because with so strong a decay the gradients stay large: √v̄ of that run is 2.4 times that of the run with λ′."
+    " Right: lines join measured points, and most standard deviations are smaller than the marks. Grey are the"
+    " controls, AdamS with AdamW's own λ, with a third of the translated λ, and without decay. The study shows that"
+    " the translation works for one small network on 8 × 8 digits, over a short run with one λ. It does not show that"
+    " AdamS trains better than AdamW, or that a translated λ is the best λ for AdamS. The held-out error of this task"
+    " (not drawn) cannot judge the translation, because decay hardly changes it: without decay it is the same, within"
+    " what is allowed. Only with AdamW's own λ is it clearly larger. Only the mean decay rate is matched: R of AdamS"
+    " still grows while the gradients shrink, so that AdamS shrinks the weights later than AdamW, and in the end a"
+    " little more."
 )
 
 LR = 3e-3

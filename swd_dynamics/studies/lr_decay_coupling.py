@@ -31,15 +31,17 @@ SOURCE = "1711.05101 (with decoupled decay the best λ depends less on η); memo
 CAPTION = (
     "Each cell is the mean test error of a 64-32-10 tanh network on the digits after a short run with one η and one"
     " λ. η falls to 0 along half a cosine. White circles mark the best λ for each η whose best error is within 15 %"
-    " of the best of the map. A slope is that of log λ over log η through the circles; 0 says that the best λ does"
-    " not depend on η, −1 that it falls as 1/η, and −0.5, which is 1/√η, is half-way. The ± are standard errors of a"
-    " jackknife over the seeds. The slope of AdamS is not known well enough to say which of its two lines it is"
-    " nearer to. Black diamonds mark the best λ for runs with a constant η, whose maps are not drawn. Both lines have"
-    " the slopes that the rule predicts, and go through the middle of the circles; for the Adam family the measured"
-    " change of √v̄ with η and λ enters, so that they are not exactly 0 and −1. The maps of SGDW and SGDS are the"
-    " same map, moved by 1/(1−β) = 10 in λ: their runs are the same to round-off. That the schedule decides was seen"
-    " in a pilot with other seeds. The study does not show that the slopes are the same for large networks or long"
-    " runs."
+    " of the best of the map. The best λ is that of a parabola in log λ through the smallest error and its two"
+    " neighbours. A slope is that of log λ over log η through the circles; 0 says that the best λ does not depend on"
+    " η, −1 that it falls as 1/η, and −0.5, which is 1/√η, is half-way. The ± are 95 % intervals (Student's t,"
+    " jackknife over the seeds). The slope of AdamS is not known well enough to say which of its two lines it is"
+    " nearer to. Black diamonds mark the best λ for runs with a constant η, whose maps are not drawn. “Falls as 1/η”"
+    " means that the whole interval of the slope is within 0.25 of −1, and with SGDW that is not decided. Both lines"
+    " have the slopes that the rule predicts, and go through the middle of the circles; for the Adam family the"
+    " measured change of √v̄ with η and λ enters, so that they are not exactly 0 and −1. The maps of SGDW and SGDS"
+    " are the same map, moved by 1/(1−β) = 10 in λ: their runs are the same to round-off. That the schedule decides"
+    " was seen in a pilot with other seeds. The study does not show that the slopes are the same for large networks"
+    " or long runs."
 )
 
 BETA = 0.9
@@ -297,8 +299,7 @@ def _draw_map(axes: Axes, name: str, seen: ErrorMap, best: float) -> None:
     x, y, mean = np.log10(seen.lrs), np.log10(seen.decays), seen.error.mean(axis=2)
     shown = np.where(np.isfinite(mean), mean, 100.0)
     axes.pcolormesh(x, y, shown.T, vmin=best, vmax=1.6 * best, shading="nearest")
-    error = seen.slopes.std(ddof=1) / len(seen.slopes) ** 0.5
-    axes.set_title(f"{name}: slope of the circles {_signed(seen.slopes.mean())} ± {error:.2f}")
+    axes.set_title(f"{name}: slope of the circles {_known(seen)}")
     axes.set(xlabel="learning rate η", ylabel="weight decay λ")
     axes.set(xlim=(x[0] - 0.25, x[-1] + 0.25), ylim=(y[0] - 0.25, y[-1] + 0.25))
     for ticks, values in ((axes.set_xticks, x), (axes.set_yticks, y)):
@@ -335,7 +336,7 @@ def _keys() -> list[Line2D]:
 
 
 def _title(maps: dict[tuple[str, str], ErrorMap]) -> str:
-    """Where the best λ depends less on η than 1/√η, by the 95 % intervals, and its slopes where η is constant."""
+    """Where the best λ depends less on η than 1/√η, by the 95 % intervals, and what is decided for a constant η."""
     known = {key: paired_difference(seen.slopes, 0.0) for key, seen in maps.items()}
     # A slope of ± 0.5 is 1/√η or √η, half-way between the two invariants.
     falling = {name: abs(slope.mean) + slope.half_width < 0.5 for (name, of), slope in known.items() if of == "cosine"}
@@ -344,14 +345,22 @@ def _title(maps: dict[tuple[str, str], ErrorMap]) -> str:
     said = "depends less on η than 1/√η"
     ends = f"Where η falls to 0, the best λ {said}" if less else f"Where η falls to 0, no best λ certainly {said}"
     undecided = f" (not decided with {', '.join(rest)})" * bool(less and rest)
-    slopes = {name: known[name, "constant"].mean for name in CONSTANT}
-    falls = "falls as about 1/η" if all(-1.5 < slope < -0.5 for slope in slopes.values()) else "depends on η"
-    listed = " and ".join(f"{_signed(slope)} ({name})" for name, slope in slopes.items())
-    return f"{ends}{undecided}.\nWhere η is constant, the best λ {falls}: the slopes are {listed}"
+    constant = ",\nand ".join(_at_constant_lr(name, maps[name, "constant"]) for name in CONSTANT)
+    return f"{ends}{undecided}.\nWhere η is constant, {constant}. All ± are 95 % intervals"
 
 
-def _signed(number: float) -> str:
-    return f"{number:.2f}".replace("-", "−")
+def _at_constant_lr(name: str, seen: ErrorMap) -> str:
+    """How the best λ depends on a constant η, as far as the verdicts decide it, with the slope."""
+    nearer, memory, _ = judge_slopes(name, "constant", seen)
+    ends = {"confirmed": "is nearer to 1/η than to no change", "refuted": "is nearer to no change than to 1/η"}
+    said = "falls as 1/η" if memory.status == "confirmed" else ends.get(nearer.status, "may depend on η in either way")
+    return f"the best λ of {name} {said} (slope {_known(seen)})"
+
+
+def _known(seen: ErrorMap) -> str:
+    """A slope with its 95 % interval."""
+    slope = paired_difference(seen.slopes, 0.0)
+    return f"{slope.mean:.2f} ± {slope.half_width:.2f}".replace("-", "−")
 
 
 STUDY = Study(

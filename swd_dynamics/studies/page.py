@@ -30,6 +30,10 @@ SYMBOLS = (
 FULL_FORM = " Nothing on this page is from the short form of a study (`--quick`), which has fewer and shorter runs."
 ANY = "any such"  # where a prediction is a bound: what is allowed
 MORE = "What else was tested, and what was set after pilot runs"
+OTHER_NUMBERS = (
+    "The number in the title of each figure is that of its own run, and the number in the table at the top of this page"
+    " is that of the full form with the smaller model."
+)
 ATLAS_MARKS = " In the atlas ◀ brown is a decay of none of these kinds."
 
 
@@ -142,7 +146,8 @@ def _larger(folder: Path, name: str) -> list[str]:
     if not (folder / name / f"{name}.png").is_file():
         return []
     within = [quote(f"{name}/{file}") for file in (f"{name}.png", "verdicts.json")]
-    return [f"The same study with a larger model: [figure]({within[0]}), [verdicts]({within[1]})."]
+    links = f"[figure]({within[0]}), [verdicts]({within[1]})"
+    return [f"The same study with a larger model: {links}. {OTHER_NUMBERS}"]
 
 
 def _atlas(folder: Path) -> list[str]:

@@ -126,6 +126,7 @@ def judge_gap(gap: Gap, handicap: float = PLANTED) -> list[Verdict]:
     task = gap.task
     sgd, adam, adams = (gap.errors(label) for label in ("SGD", "Adam", "AdamS"))
     why = f"in percentage points of test error on {task}, seed by seed"
+    unit = "(difference in percentage points)"
     why += "" if find_spec("mnist1d") else f"; {MISSING_DATA}"
     claim = "Adam with L2 decay has a larger test error than SGD with momentum, both tuned"
     worse = (
@@ -133,10 +134,10 @@ def judge_gap(gap: Gap, handicap: float = PLANTED) -> list[Verdict]:
         " larger than that of Adam, has a smaller test error than Adam"
     )
     return [
-        judge_more(f"{task}: the gap", f"On {task} {claim}", larger=adam, smaller=sgd, why=why),
+        judge_more(f"{task}: the gap", f"On {task} {claim} {unit}", larger=adam, smaller=sgd, why=why),
         judge_more(
             f"{task}: AdamS < Adam",
-            f"On {task} AdamS has a smaller test error than Adam with L2 decay, both tuned",
+            f"On {task} AdamS has a smaller test error than Adam with L2 decay, both tuned {unit}",
             larger=adam,
             smaller=adams,
             why=why,
@@ -155,7 +156,7 @@ def _half(gap: Gap, label: str) -> Verdict:
     name = f"{gap.task}: {label} closes half"
     claim = f"On {gap.task} {label} closes at least half of the gap between Adam and SGD"
     if not gap.is_certain:
-        cause = "no gap between Adam and SGD is certain here, so there is nothing to close"
+        cause = _no_gap(gap)
         why = "there is no gap to compare with"
         return Verdict(name, claim, "> 0", NOTHING, "any more", why, "inconclusive", cause=cause, seeds=len(adam))
     fraction = gap.fraction(label)
@@ -163,7 +164,8 @@ def _half(gap: Gap, label: str) -> Verdict:
         f"the number is what {label} closes beyond half of the gap, in percentage points; the fraction of the gap is"
         f" {fraction.value:.2g}, in a 95% interval from {fraction.low:.2g} to {fraction.high:.2g}"
     )
-    return judge_more(name, claim, larger=adam - gap.errors(label), smaller=HALF * (adam - sgd), why=why)
+    said = f"{claim} (percentage points beyond half)"
+    return judge_more(name, said, larger=adam - gap.errors(label), smaller=HALF * (adam - sgd), why=why)
 
 
 # The figure
@@ -242,7 +244,9 @@ def _closes_half(gap: Gap) -> str:
 
 def _no_gap(gap: Gap) -> str:
     worse = paired_difference(gap.errors("Adam"), gap.errors("SGD"))
-    certain = "Adam is better than SGD" if worse.mean + worse.half_width < 0 else "it is not certain that Adam is worse"
+    certain = (
+        "Adam is not worse than SGD" if worse.mean + worse.half_width < 0 else "it is not certain that Adam is worse"
+    )
     return f"{certain}, so there is no gap to close"
 
 

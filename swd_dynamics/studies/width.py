@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from swd_dynamics.plots import MUTED, house_style, measured
 from swd_dynamics.studies.judging import vertex
-from swd_dynamics.studies.paired import judge_more, judge_same, planted
+from swd_dynamics.studies.paired import judge_more, judge_same, paired_difference, planted
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.sweeping import sweep
 from swd_dynamics.tasks import tanh_network
@@ -24,17 +24,19 @@ CLAIM = (
 )
 SOURCE = "2405.13698 (ηλ of AdamW is to be kept while the number of steps is); 2011.11152 (R/η_eff is to be kept)"
 CAPTION = (
-    "Networks with one hidden layer of tanh units on the digits, with torch's usual initial weights, and η falling to"
-    " 0 along half a cosine. All lines join measured points. Left: the best λ, and the best ηλ, at each width,"
-    " divided by that of the narrowest network; bars are standard errors of a jackknife over the seeds. The grey line"
-    " is 1/√v̄ of AdamW at one η and λ, divided in the same way. What is tested is the power of the width from 32 to"
-    " 512: it is 0.51 for the best λ of AdamW and 0.50 for 1/√v̄, and they may differ by 0.25. At width 128, 1/√v̄ is"
-    " 2.4 times as large and the best λ only 1.8 times, with a standard error that does not reach 2.4. That the best"
-    " λ of AdamW does not change is refuted, as the claim says; whether that of AdamS changes is not decided. Right:"
-    " a network keeps the λ or the ηλ that is best at width 32, and only its η is tuned. Drawn is by how much its"
-    " test error is larger than if η and λ are both tuned; bars are standard errors over the seeds. The point without"
-    " a bar is 0 because the kept λ is the best one there. The cells of a grid are half a decade apart. The study"
-    " does not show how large networks behave, or networks whose initial weights and η are scaled with the width in"
+    "Networks with one hidden layer of tanh units on the digits, with torch's usual initial weights, and η falling"
+    " to 0 along half a cosine. All lines join measured points, and bars are 95 % intervals (Student's t over the"
+    " seeds, on the left by the jackknife). Left: the best λ, and the best ηλ, at each width, divided by that of the"
+    " narrowest network. The best η and the best λ are those of parabolas in their logarithms through the cell with"
+    " the smallest error and its two neighbours. At width 32 the best η is at the end of the grid, and there the"
+    " parabola is that of the last three cells. The grey line is 1/√v̄ of AdamW at one η and λ, divided in the same"
+    " way. What is tested is the power of the width from 32 to 512: it is 0.51 for the best λ of AdamW and 0.50 for"
+    " 1/√v̄, and they may differ by 0.25. At width 128, 1/√v̄ is 2.4 times as large and the best λ 1.8 times, with an"
+    " interval from 1.4 to 2.5. That the best λ of AdamW does not change is refuted, as the claim says; whether that"
+    " of AdamS changes is not decided. Right: a network keeps the λ or the ηλ that is best at width 32, and only its"
+    " η is tuned. Drawn is by how much its test error is larger than if η and λ are both tuned. The point without a"
+    " bar is 0 because the kept λ is the best one there. The cells of a grid are half a decade apart. The study does"
+    " not show how large networks behave, or networks whose initial weights and η are scaled with the width in"
     " another way.\n\n"
     "That λ of AdamS stays was predicted before the measurement. That λ of AdamW grows as 1/√v̄ was written down"
     " after it, when lr-decay-coupling had shown that the rest point decides where η falls to 0. The negative control"
@@ -245,23 +247,27 @@ def draw(maps: WidthMaps) -> Figure:
         figure = Figure(figsize=(9.6, 4.8))
         left, right = figure.subplots(1, 2)
         for i, way in enumerate(WAYS.values()):
-            shift = 1.03 ** (i - 1)  # so that the bars are side by side
+            shift = 1.07 ** (i - 1)  # so that the bars are side by side
             _draw_best(left, maps, way, shift)
             _draw_cost(right, maps, way, shift)
         guide = maps.root_v[0] / maps.root_v
         left.plot(maps.widths, guide.mean(axis=1), color=MUTED, label="1/√v̄ of AdamW, at one η and λ")
         right.axhspan(-FEW_IMAGES, FEW_IMAGES, color=MUTED, alpha=0.2, linewidth=0)
         few = f"grey: six images or fewer (allowed: {FEW_IMAGES:g} points)"
-        right.text(0.98, 0.02, few, transform=right.transAxes, ha="right", fontsize=9)
+        right.text(0.02, 0.97, few, transform=right.transAxes, va="top", fontsize=9)
         first = maps.widths[0]
-        left.set(yscale="log", ylabel=f"best value, divided by that at width {first}", title="the best λ and ηλ")
+        left.set(
+            yscale="log",
+            ylabel=f"best value, divided by that at width {first}",
+            title="the best λ and ηλ (bars: 95 % intervals)",
+        )
         right.set(
             ylabel="additional test error, percentage points",
-            title=f"what it costs to keep that of width {first} and tune η",
+            title=f"cost of keeping that of width {first}, η tuned (bars: 95 %)",
         )
         left.set_yticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
         for axes in (left, right):
-            axes.set(xscale="log", xlabel="width of the hidden layer")
+            axes.set(xscale="log", xlabel="width of the hidden layer (points drawn side by side)")
             axes.set_xticks(maps.widths, [str(width) for width in maps.widths])
             axes.minorticks_off()
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -279,15 +285,15 @@ def _title(maps: WidthMaps) -> str:
     if set(kept.values()) != {"inconclusive"}:
         said = f"Kept while only η is tuned again: {', '.join(f'{number} {kept[number]}' for number in kept)}"
     return (
-        f"In a network {widest:g} times as wide, the best λ of AdamW is {times:.1f} times as large, and 1/√v̄ is"
-        f" {guide:.1f} times as large.\n{said}"
+        f"In a network {widest:g} times as wide, the best λ of AdamW is {times:.1f} times as large, and 1/√v̄"
+        f" {guide:.1f} times\n(allowed: a factor of {widest**STILL:.2g}). {said}"
     )
 
 
 def _draw_best(axes: Axes, maps: WidthMaps, way: Way, shift: float) -> None:
     moved = maps.jackknife(way) - maps.jackknife(way)[:, :1]
-    best, deviation = moved.mean(axis=0), moved.std(axis=0, ddof=1) / len(moved) ** 0.5
-    ends = 10 ** np.array([best - deviation, best, best + deviation])
+    best, half = _known(moved)
+    ends = 10 ** np.array([best - half, best, best + half])
     look = measured(MODES[way.optimizer], label=way.number, linestyle="-") | way.style
     axes.errorbar(shift * np.array(maps.widths), ends[1], np.diff(ends, axis=0), capsize=2, **look)
 
@@ -295,8 +301,13 @@ def _draw_best(axes: Axes, maps: WidthMaps, way: Way, shift: float) -> None:
 def _draw_cost(axes: Axes, maps: WidthMaps, way: Way, shift: float) -> None:
     cost = maps.kept(way) - maps.tuned(way.optimizer)
     look = measured(MODES[way.optimizer], linestyle="-") | way.style
-    error = cost.std(axis=1, ddof=1) / cost.shape[1] ** 0.5
-    axes.errorbar(shift * np.array(maps.widths), cost.mean(axis=1), error, capsize=2, **look)
+    axes.errorbar(shift * np.array(maps.widths), *_known(cost.T), capsize=2, **look)
+
+
+def _known(values: NDArray) -> NDArray:
+    """Means over the seeds, and half of their 95 % intervals, shape (2, widths); values of shape (seeds, widths)."""
+    known = [paired_difference(each, 0.0) for each in values.T]
+    return np.array([[each.mean for each in known], [each.half_width for each in known]])
 
 
 STUDY = Study(

@@ -81,6 +81,6 @@ def test_the_figure_says_the_fraction():
     value = f"{gap(AdamS=9.5).fraction('AdamS').value:.2f}"
     assert value in figure.get_suptitle() and "more than half" in figure.get_suptitle()
     assert "not certain" in draw([gap(Adam=9.0)]).get_suptitle()
-    assert "Adam is better than SGD" in draw([gap(Adam=8.0)]).get_suptitle()
+    assert "Adam is not worse than SGD" in draw([gap(Adam=8.0)]).get_suptitle()
     assert "does not close half" in draw([gap(AdamS=11.5)]).get_suptitle()
     assert "it closes −0.2" in draw([gap(AdamS=11.5)]).get_suptitle()
