@@ -93,7 +93,7 @@ class Course(NamedTuple):
         if window is None:
             return self.unknown or "no law for the small η at the end"
         if window != self.judged:
-            return f"{self._not_judged(window)}; the numbers are those of step {self.steps[window]:.0f}"
+            return self._not_judged(window)
         if window == len(self.steps) - 1:
             return self._verdict(window)
         later = self.unknown or "η is too small for its law"

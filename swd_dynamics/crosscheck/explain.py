@@ -67,7 +67,7 @@ class Explained:
         lines = [f"{'parameter':{width}}  ‖θ‖ law   seen      angle law  seen"]
         for course in self.courses:
             head = f"{course.parameter:{width}}  {_row(course)}   "
-            said = wrap(course.said, LINE - len(head), break_on_hyphens=False)
+            said = wrap(_remark(course), LINE - len(head), break_on_hyphens=False)
             lines += [f"{head if i == 0 else ' ' * len(head)}{line}" for i, line in enumerate(said)]
         lines += [f"{self.omitted} smaller parameters are not shown."] if self.omitted else []
         title = f"{self.optimizer}: norm and rotation per step, by law and as recorded"
@@ -76,6 +76,13 @@ class Explained:
             f"(root mean squares over the last of {WINDOWS} windows, or over the window of the step that a row names)"
         )
         return "\n".join([title, when, *lines, *notes])
+
+
+def _remark(course: Course) -> str:
+    """What is said of a parameter, and of which step its numbers are where no window is judged."""
+    if course.shown is None or course.shown == course.judged:
+        return course.said
+    return f"{course.said}; the numbers are those of step {course.steps[course.shown]:.0f}"
 
 
 def _row(course: Course) -> str:
