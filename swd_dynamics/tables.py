@@ -101,6 +101,18 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return sorted(known, key=lambda other: (name.lower() in other.lower(), likeness(name, other)), reverse=True)
 
 
+def in_any_case(name: str, known: Iterable[str]) -> str:
+    """The known name that differs from ``name`` only in capitals, if there is exactly one; otherwise ``name`` itself.
+
+    Examples
+    --------
+    >>> in_any_case("RED", ["red", "green"]), in_any_case("RED", ["Red", "red"])
+    ('red', 'RED')
+    """
+    found = [other for other in known if other.lower() == name.lower()]
+    return found[0] if len(found) == 1 else name
+
+
 def listed(name: str, known: Iterable[str]) -> str:
     """The known names for a message, the nearest to ``name`` first: all if they are few, otherwise the nearest.
 

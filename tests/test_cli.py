@@ -324,6 +324,15 @@ def test_the_landscape_is_recorded_in_every_nth_step(tmp_path):
     np.testing.assert_allclose(sharpness, 3.0, rtol=SAME_EIGENVALUE)
 
 
+@pytest.mark.parametrize("name", ["sgds", "SGDS", "Sgds"])
+def test_a_rule_is_found_in_any_case(name, capsys):
+    """Assert that the capitals of a rule's name do not matter on the command line."""
+    assert main(["derive", name, "stability-limit", "--lr", "0.1"]) == 0
+    written = capsys.readouterr().out
+    main(["derive", "SGDS", "stability-limit", "--lr", "0.1"])
+    assert capsys.readouterr().out == written
+
+
 MISTAKES = {
     "derive LBFGS": "LBFGS is not a rule",
     "derive AdamZ": "unknown optimizer 'AdamZ'; known: Adam",

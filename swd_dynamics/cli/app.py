@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter, Token
 
 from swd_dynamics.errors import InputError
+from swd_dynamics.tables import in_any_case
 
 app = App(
     name="swd-dynamics",
@@ -27,9 +28,18 @@ def whole(_, tokens: Sequence[Token]) -> int:
         raise InputError(f"{tokens[0].value} is not a whole number") from None
 
 
+def rule_name(_, tokens: Sequence[Token]) -> str:
+    """The name of a rule, whatever its capitals: no two rules have names that differ only in these."""
+    from swd_dynamics.rules import CATALOG
+
+    return in_any_case(tokens[0].value, CATALOG)
+
+
 # --wd as well: without it, the nearest option of derive is --what
 WeightDecay = Annotated[float | None, Parameter(alias="--wd")]
 Whole = Annotated[int, Parameter(converter=whole)]
+RuleName = Annotated[str, Parameter(converter=rule_name)]
+As = Parameter(name="--as", converter=rule_name)
 
 
 def chosen_device(device: Device) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from textwrap import fill
 
-from swd_dynamics.cli.app import Device, WeightDecay, app, chosen_device
+from swd_dynamics.cli.app import Device, RuleName, WeightDecay, app, chosen_device
 from swd_dynamics.errors import InputError
 from swd_dynamics.tables import Table
 
@@ -85,7 +85,7 @@ def reproduce(*names: str, quick: bool = False, device: Device = "auto", out: Pa
 
 @app.command
 def derive(
-    name: str,
+    name: RuleName,
     what: str = "modified-equation",
     *,
     lr: float | None = None,

@@ -5,9 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from swd_dynamics.cli.app import Whole, app
+from swd_dynamics.cli.app import As, Whole, app
 from swd_dynamics.errors import InputError
 
 
@@ -15,7 +13,7 @@ from swd_dynamics.errors import InputError
 def verify(
     optimizer: str,
     *,
-    as_: Annotated[str, Parameter(name="--as")],
+    as_: Annotated[str, As],
     args: str | None = None,
     allow: list[str] | None = None,
     steps: Whole = 200,

@@ -6,9 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
-
-from swd_dynamics.cli.app import Device, WeightDecay, Whole, app, chosen_device, refuse_existing
+from swd_dynamics.cli.app import As, Device, WeightDecay, Whole, app, chosen_device, refuse_existing
 from swd_dynamics.errors import InputError
 
 if TYPE_CHECKING:
@@ -201,7 +199,7 @@ def _outcome(what: str, recording: "xarray.Dataset", out: Path) -> str:
 
 
 @app.command
-def replay(run: Path, *, as_: Annotated[str, Parameter(name="--as")]) -> int:
+def replay(run: Path, *, as_: Annotated[str, As]) -> int:
     """Compare a recorded run with a rule of the catalogue, step by step.
 
     Where they differ, the cause is named if it is known, and the exit code is 1. Example:
@@ -295,7 +293,7 @@ def plot(
 def explain(
     run: Path,
     *,
-    as_: Annotated[str | None, Parameter(name="--as")] = None,
+    as_: Annotated[str | None, As] = None,
     out: Path | None = None,
     overwrite: bool = False,
 ) -> None:

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from os import PathLike
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from swd_dynamics.crosscheck.course import SMALL, Course
 from swd_dynamics.crosscheck.recorded_rule import groups_of, named_rule, spans_of
 from swd_dynamics.errors import InputError
 from swd_dynamics.recording import open_recording
@@ -25,109 +26,12 @@ if TYPE_CHECKING:
 NEEDED = ("lr", "theta_norm_parameter", "gradient_norm_parameter", "rotation_parameter")
 WINDOWS = 12  # of a run, in each of which the law is evaluated; doubled, explaining takes twice as long
 FEW = 24  # recorded steps: a shorter run has no windows over which a norm of gradients could be averaged
-SMALL = 0.01  # of the largest η: nothing is foreseen for the end of a schedule that falls to 0
 LINE = 100  # columns of what is printed
 LARGEST = 6  # parameters that are explained: those with the most weights
 NOISE = "The law is that of noise: it does not hold for full batches, whose gradients hardly change from step to step."
-CLOSE = 0.15  # relative: a norm or an angle that is nearer to its law is said to follow it; nearer is within noise
-# Relative: a law that changed by less while an equilibrium is reached is steady. With three times as much, pure noise
-# under a schedule that falls to 0 linearly is off by more than CLOSE.
-STEADY = 0.05
 # The smallest R that changes some weight of a type, where decay is rounded apart from the step (half a unit in the last
 # place of a weight just below a power of two).
 LEAST_RATE = {"bfloat16": 2.0**-9, "float16": 2.0**-12, "float32": 2.0**-25}
-
-
-class Course(NamedTuple):
-    """One parameter along a run, in windows of steps.
-
-    Attributes
-    ----------
-    parameter : str
-    shape : tuple of int
-    steps : array, shape (windows,) — the middle step of each window
-    norm, norm_law : array, shape (windows,) — ‖θ‖ as recorded, and at the equilibrium of the window's η and gradients
-    angle, angle_law : array, shape (windows,) — the angle by which a step turns the parameter, in radians
-    time : array, shape (windows,) — the number of steps in which a departure from the equilibrium falls to 1/e
-    unknown : str — why the last window has no law, or nothing
-    shares : array, shape (windows,), or () — η of the window divided by the largest η of the run
-    """
-
-    parameter: str
-    shape: tuple[int, ...]
-    steps: NDArray
-    norm: NDArray
-    norm_law: NDArray
-    angle: NDArray
-    angle_law: NDArray
-    time: NDArray
-    unknown: str = ""
-    shares: NDArray = np.ones(1)
-
-    @property
-    def out_of_reach(self) -> NDArray:
-        """The windows in which η fell so far that the run is too short for its law, but not for that of the largest η.
-
-        The time of an equilibrium is taken to be proportional to 1/η.
-        """
-        return (self.shares <= SMALL) | ((self.time * self.shares <= self.steps) & (self.steps < self.time))
-
-    @property
-    def is_out_of_reach(self) -> bool:
-        """Whether that is so at the end of the run."""
-        return bool(self.out_of_reach[-1])
-
-    @property
-    def last_with_law(self) -> int:
-        """The number of windows up to the end of the law's line: it ends where only a smaller η follows."""
-        within = np.nonzero(~self.out_of_reach)[0]
-        return int(within[-1]) + 1 if len(within) else 0
-
-    @property
-    def judged(self) -> int | None:
-        """The window that the law is compared in: the last one, or an earlier one if the last cannot be used.
-
-        Of earlier windows it is the last with a steady law: under a law that changes faster, weights are behind it for
-        that reason alone.
-        """
-        numbers = np.array([self.norm, self.angle, self.norm_law, self.angle_law, self.time])
-        is_usable = np.logical_and(np.isfinite(numbers).all(axis=0), ~self.out_of_reach)
-        usable = np.nonzero(is_usable)[0].tolist()
-        end = len(self.steps) - 1
-        return next((i for i in reversed(usable) if i == end or self._is_steady(i)), None)
-
-    def _is_steady(self, i: int) -> bool:
-        """Whether the law changed little for as long as an equilibrium takes, and since the window before."""
-        before = int(np.argmax(self.steps >= self.steps[i] - self.time[i]))
-        since = slice(max(0, min(before, i) - 1), i)
-        laws = (law[since] / law[i] for law in (self.norm_law, self.angle_law))
-        return bool(self.time[i] <= self.steps[i]) and all((np.abs(law - 1) <= STEADY).all() for law in laws)
-
-    @property
-    def said(self) -> str:
-        """What the window that is judged says of the law, and why it is not the last one, if it is not."""
-        window = self.judged
-        if window is None:
-            return self.unknown or "no law for the small η at the end"
-        if window == len(self.steps) - 1:
-            return self._verdict(window)
-        later = self.unknown or "η is too small for its law"
-        return f"at step {self.steps[window]:.0f}: {self._verdict(window)}; at the end: {later}"
-
-    def _verdict(self, i: int) -> str:
-        if self.time[i] > self.steps[i]:
-            return f"too early: an equilibrium takes about {self.time[i]:.0f} steps"
-        pairs = ((self.norm, self.norm_law), (self.angle, self.angle_law))
-        off = [name for name, pair in zip(("norm", "angle"), pairs, strict=True) if _is_off(*pair, i)]
-        if not off:
-            return "at its equilibrium"
-        behind = "" if self._is_steady(i) else "the law changed faster than weights follow, or "
-        why = f"{behind}the loss depends on ‖θ‖, or gradients of different steps are alike"
-        return f"{' and '.join(off)} off: {why}"
-
-
-def _is_off(seen: NDArray, law: NDArray, i: int) -> bool:
-    return abs(seen[i] / law[i] - 1) > CLOSE
 
 
 @dataclass(frozen=True)
@@ -146,7 +50,7 @@ class Explained:
     --------
     >>> print(Explained("SGDW", "decoupled", (), ("R is 0 at the end.",)))
     SGDW: norm and rotation per step, by law and as recorded
-    (root mean squares over the last 8 % of the run, the last of 12 windows in which the law is taken)
+    (root mean squares over the last of 12 windows, or over the window of the step that a row names)
     parameter  ‖θ‖ law   seen      angle law  seen
     R is 0 at the end.
     """
@@ -163,19 +67,28 @@ class Explained:
         lines = [f"{'parameter':{width}}  ‖θ‖ law   seen      angle law  seen"]
         for course in self.courses:
             head = f"{course.parameter:{width}}  {_row(course)}   "
-            said = wrap(course.said, LINE - len(head), break_on_hyphens=False)
+            said = wrap(_remark(course), LINE - len(head), break_on_hyphens=False)
             lines += [f"{head if i == 0 else ' ' * len(head)}{line}" for i, line in enumerate(said)]
         lines += [f"{self.omitted} smaller parameters are not shown."] if self.omitted else []
         title = f"{self.optimizer}: norm and rotation per step, by law and as recorded"
-        when = f"the last {100 // WINDOWS} % of the run, the last of {WINDOWS} windows in which the law is taken"
         notes = [line for note in self.notes for line in wrap(note, LINE, break_on_hyphens=False)]
-        return "\n".join([title, f"(root mean squares over {when})", *lines, *notes])
+        when = (
+            f"(root mean squares over the last of {WINDOWS} windows, or over the window of the step that a row names)"
+        )
+        return "\n".join([title, when, *lines, *notes])
+
+
+def _remark(course: Course) -> str:
+    """What is said of a parameter, and of which step its numbers are where no window is judged."""
+    if course.shown is None or course.shown == course.judged:
+        return course.said
+    return f"{course.said}; the numbers are those of step {course.steps[course.shown]:.0f}"
 
 
 def _row(course: Course) -> str:
-    """Norm and angle, by law and as recorded, in the window that is judged; without any law, as recorded at the end."""
-    i = -1 if course.judged is None else course.judged
-    law = np.nan if course.judged is None else 1.0
+    """Norm and angle, by law and as recorded, in the window that is shown; without any law, as recorded at the end."""
+    i = -1 if course.shown is None else course.shown
+    law = np.nan if course.shown is None else 1.0
     numbers = law * course.norm_law[i], course.norm[i], law * course.angle_law[i], course.angle[i]
     cells = [f"{value:<8.3g}" if np.isfinite(value) else "–       " for value in numbers]
     return f"{cells[0]}  {cells[1]}  {cells[2]}   {cells[3]}"
@@ -265,7 +178,10 @@ def _entry_name(recording: "xarray.Dataset") -> str:
         name = f"{name}W"
     name = "MuonW" if name == "Muon" else name
     if name not in CATALOG:
-        raise InputError(f"no rule has the name of the recorded optimizer, {name}: give the name of its rule")
+        raise InputError(
+            f"no rule has the name of the recorded optimizer, {name}: give the name of its rule, for example with"
+            ' --as AdamW (in Python: explain(recording, "AdamW"))'
+        )
     return as_entry(name).name
 
 

@@ -36,6 +36,8 @@ def replay(
 
     Where the steps differ, the rule is tried with the recording's own numbers and parameter groups, then with the
     changes of :data:`~swd_dynamics.crosscheck.near_rules.NEAR_RULES`. What makes *every* step agree is the cause.
+    A known difference cannot be allowed here: to confirm an optimizer that has one, call
+    :func:`~swd_dynamics.verification.verify.verify` with ``allow``.
 
     Parameters
     ----------

@@ -22,7 +22,8 @@ def explained(found: Any) -> Figure:
 
     Examples
     --------
-    >>> from swd_dynamics.crosscheck.explain import Course, Explained
+    >>> from swd_dynamics.crosscheck.course import Course
+    >>> from swd_dynamics.crosscheck.explain import Explained
     >>> two = np.array([1.0, 2.0])
     >>> course = Course("w", (2,), two, two, two, two, two, two)
     >>> len(explained(Explained("AdamW", "decoupled", (course,), ())).axes)

@@ -225,10 +225,17 @@ NO_RULE = {
 SLIP = 0.6  # likeness from which a name counts as a misspelt name of the catalogue; "Adms" is .89 like AdamS
 
 
+def _is_slip(name: str) -> bool:
+    """Whether a name is like one of the catalogue, and not such a name with more around it, as MyAdamW."""
+    closest = max(CATALOG, key=lambda known: likeness(name, known))
+    is_inside = closest.lower() in name.lower() and len(name) > len(closest) + 1
+    return likeness(name, closest) >= SLIP and not is_inside
+
+
 def _advice(name: str) -> str:
     """What can be done with an optimizer that has no rule here."""
     other = next((other for other in OTHERS if name.lower().startswith(other.lower())), None)
-    if not other and max(likeness(name, known) for known in CATALOG) >= SLIP:
+    if not other and _is_slip(name):
         return ""
     if other in NO_RULE:
         return f"{NO_RULE[other]}. audit and record take any torch optimizer without a rule"

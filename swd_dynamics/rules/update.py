@@ -1,13 +1,18 @@
 """One step of any optimizer, written once. Given numbers it takes the step; given sympy symbols it is the formula."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from swd_dynamics.arithmetic import Tensors, is_symbolic
 from swd_dynamics.checks import check_argument, shown
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.decay import Decay, DecayStep, NoDecay, mode_of
 from swd_dynamics.rules.direction import Direction, Step, effective_lr_by_weight
+
+FEW = 4  # numbers of an array that a rule prints; with a hundred, a rule fills a screen
 
 
 class State(NamedTuple):
@@ -91,6 +96,10 @@ class UpdateRule:
         _check_methods("direction", self.direction, ("rest", "remember", "move", "effective_lr"))
         _check_methods("decay", self.decay, ("added_gradient", "decay_rate"))
 
+    def __repr__(self) -> str:
+        with np.printoptions(override_repr=_distinct):  # an array has a number for each of perhaps a million weights
+            return f"UpdateRule(lr={self.lr!r}, direction={self.direction!r}, decay={self.decay!r})"
+
     @property
     def name(self) -> str:
         """Direction and decay in words, as "Adam with stable decay"."""
@@ -146,6 +155,22 @@ class UpdateRule:
         decay_rate = self.decay.decay_rate(seen)
         after = State((1 - decay_rate) * theta - lr * move, memory, step.k)
         return Parts(step, memory, decay_rate, move, after)
+
+
+def _distinct(values: np.ndarray) -> str:
+    """The distinct numbers of an array in the order in which they first occur, and how many weights have each.
+
+    Examples
+    --------
+    >>> _distinct(np.array([0.1, 0.1, 0.1, 0.0, 0.0]))
+    '[0.1 for 3, 0.0 for 2 weights]'
+    """
+    if values.size <= FEW:
+        return f"array({values.tolist()})"
+    counts = Counter(np.ravel(values).tolist())
+    if len(counts) > FEW:
+        return f"[{len(counts)} different numbers for {values.size} weights]"
+    return f"[{', '.join(f'{value} for {n}' for value, n in counts.items())} weights]"
 
 
 def _weights(values):

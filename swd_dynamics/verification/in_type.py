@@ -12,10 +12,10 @@ from swd_dynamics.crosscheck.near_rules import AlteredRule, NearRule
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.decay import mode_of
 from swd_dynamics.rules.update import UpdateRule
-from swd_dynamics.verdict import Verdict, judge
+from swd_dynamics.verdict import NOTHING, Status, Verdict
 from swd_dynamics.verification.altered import altered_for, own_numbers
 from swd_dynamics.verification.coverage import decay_rates
-from swd_dynamics.verification.single_steps import Departures, Roundings, single_steps
+from swd_dynamics.verification.single_steps import Departures, LacksState, Roundings, single_steps
 
 if TYPE_CHECKING:
     import xarray
@@ -104,13 +104,23 @@ def verify_in_type(
     reason = "; ".join(filter(None, dict.fromkeys(each.attrs["raised"] for each in recordings)))
     try:
         driven = [] if reason else [_rounded(rule, each, roundings, allowed) for each in recordings]
+    except LacksState as error:
+        reason = _unnamed(error.names, name_of(dtype))
     except InputError as error:
         reason = str(error)
     if reason:
-        unknown = judge(name, claim, predicted=0.0, measured=np.nan, allowed=1.0, why="no step was compared")
-        return replace(unknown, status="inconclusive", cause=reason)
+        return Verdict(name, claim, 0.0, np.nan, NOTHING, "No step was compared", "inconclusive", cause=reason)
     left = _left(factory, rule, dtype)
     return _verdict(name, claim, driven, left, lambda: _cause(rule, driven, roundings, allowed))
+
+
+def _unnamed(names: Sequence[str], dtype: str) -> str:
+    """What to do about a piece of the optimizer's state that has none of the names by which it is found."""
+    return (
+        f"in {dtype} each step is judged from the optimizer's own state, but this optimizer has no state"
+        f" {' or '.join(names)}: name the state as torch does (exp_avg and exp_avg_sq in Adam, momentum_buffer in"
+        f" SGD), or use audit in {dtype}, which needs no names"
+    )
 
 
 def _roundings(dtype: Any) -> Roundings:
@@ -189,40 +199,60 @@ def _verdict(
     worst = max(float(each.excess.max(initial=0.0)) for each in driven)
     off = 0.0 if left is None or left.verdict == "unknown" else abs(left.decay - 1) / (SHARE + SCATTERS * left.scatter)
     visible = 1 / max(float(np.nanmax(each.found.moves, initial=1e-300)) for each in driven)
+    status, found = _status(bool(wrong), off, visible, left, cause)
     said = [
+        _only_the_decay(left) if left is not None and off > 1 and not wrong else "",
         f"Largest error of a step: {worst:.2g} times what {MOST['weights']} roundings of the weights allow (limit: 1).",
         f"A step that is off by {100 * visible:.2g} % would be seen.",
-        "The weight decay is 0, so that its place was not tested." if left is None else f"{_sentence(left.words)}.",
+        _decay_in_words(left, found),
         "Not tested: large and very small numbers.",
     ]
-    verdict = judge(
+    return Verdict(
         name,
         claim,
         predicted=0.0,
         measured=max(worst, off),
         allowed=1.0,
-        why=" ".join(said).removesuffix("."),
+        why=" ".join(filter(None, said)).removesuffix("."),
+        status=status,
         first_departure=min(wrong, default=None),
+        cause=found or None,
         evidence={
             "excess": {each.recording.attrs["scenario"]: each.excess for each in driven},
             "recording": {each.recording.attrs["scenario"]: each.recording for each in driven},
             "in_type": left,
         },
     )
-    if wrong:
+
+
+def _status(
+    is_wrong: bool, off: float, visible: float, left: InType | None, cause: Callable[[], str]
+) -> tuple[Status, str]:
+    """The status and, if the claim is not confirmed, why."""
+    decay = "" if left is None else left.words
+    if is_wrong:
         found = cause()
-        also = f". And {left.words}" if left is not None and left.is_lost and found == NO_CAUSE else ""
-        return replace(verdict, status="refuted", cause=f"{found}{also}")
-    if off > 1 and left is not None:
-        return replace(verdict, status="refuted", cause=left.words)
+        also = f". And {decay}" if left is not None and left.is_lost and found == NO_CAUSE else ""
+        return "refuted", f"{found}{also}"
+    if off > 1:
+        return "refuted", decay
     if visible > SEEN:
-        small = (
-            f"an error of {100 * visible:.2g} % of the largest step would not be seen: most of each step is rounding"
-        )
-        return replace(verdict, status="inconclusive", cause=small)
-    if left is not None and left.verdict == "unknown":
-        return replace(verdict, status="inconclusive", cause=left.words)
-    return verdict
+        seen = f"an error of {100 * visible:.2g} % of the largest step would not be seen"
+        return "inconclusive", f"{seen}: most of each step is rounding"
+    return ("inconclusive", decay) if left is not None and left.verdict == "unknown" else ("confirmed", "")
+
+
+def _only_the_decay(left: InType) -> str:
+    """The first sentence of a refutation whose largest error of a step is within its limit."""
+    what = {"partly": "partly lost", "stronger": "too strong"}.get(left.verdict, "lost")
+    return f"Each step is within rounding, but over {left.steps} steps the weight decay is {what}."
+
+
+def _decay_in_words(left: InType | None, cause: str) -> str:
+    """What is left of the decay, unless the cause says it."""
+    if left is None:
+        return "The weight decay is 0, so that its place was not tested."
+    return "" if left.words in cause else f"{_sentence(left.words)}."
 
 
 def _sentence(text: str) -> str:

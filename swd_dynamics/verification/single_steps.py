@@ -34,6 +34,17 @@ STATES_OF = {
 LARGEST = "v_max"  # computed from v where it is not recorded
 
 
+class LacksState(InputError):
+    """A recording without a piece of the optimizer's state; ``names`` are the names that this piece may have."""
+
+    def __init__(self, entry: str, names: tuple[str, ...]):
+        super().__init__(
+            f"the recording lacks the optimizer's {entry} of each step ({' or '.join(names)}), from which the next"
+            " step is judged: record it with trajectory=True"
+        )
+        self.names = tuple(name.removeprefix("state_") for name in names)
+
+
 @dataclass(frozen=True)
 class Roundings:
     """How often a kernel rounds to the dtype of the weights; everything else it computes in float32.
@@ -191,10 +202,7 @@ def _recorded(recording: Any, name: str) -> np.ndarray:
         )
     for state in _has(recording, name):
         return np.asarray(recording[state], float)
-    raise InputError(
-        f"the recording lacks the optimizer's {name} of each step ({' or '.join(STATES_OF[name])}), from which the next"
-        " step is judged: record it with trajectory=True"
-    )
+    raise LacksState(name, STATES_OF[name])
 
 
 def _allowed(before: np.ndarray, after: np.ndarray, step: np.ndarray, rate: Any, roundings: Roundings) -> np.ndarray:

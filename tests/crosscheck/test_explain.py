@@ -111,7 +111,7 @@ def test_bad_recordings():
         pass
 
     run = noisy_run(lambda w: Other(w, lr=0.1, weight_decay=0.1), steps=30)
-    with pytest.raises(InputError, match="give the name of its rule"):
+    with pytest.raises(InputError, match=r"Other.*--as AdamW.*explain\(recording, \"AdamW\"\)"):
         explain(run)
     assert explain(run, "SGD").optimizer == "SGD"
     with pytest.raises(InputError, match="needs 24"):
@@ -120,11 +120,11 @@ def test_bad_recordings():
         explain(run.drop_vars("theta_norm_parameter"))
 
 
-def scheduled_run(factors, steps=400):
-    """A run of SGDW in noise whose equilibrium takes 1/(4ηλ) = 25 steps at the largest η."""
+def scheduled_run(factors, steps=400, decay=0.1):
+    """A run of SGDW in noise whose equilibrium takes 1/(4ηλ) = 25 steps at the largest η, if λ is 0.1."""
 
     def make(weights):
-        return SGDW(weights, lr=0.1, weight_decay=0.1)
+        return SGDW(weights, lr=0.1, weight_decay=decay)
 
     draws = torch.Generator().manual_seed(0)
     weight = torch.nn.Parameter(torch.zeros(40, dtype=torch.float64))
@@ -136,15 +136,36 @@ def scheduled_run(factors, steps=400):
 
 @pytest.mark.parametrize("factors", [lambda x: 1 - x, lambda x: 0.5 + 0.5 * math.cos(math.pi * x)])
 def test_a_schedule_that_falls_to_0_is_not_too_early(factors):
-    """Assert that after a schedule to 0 the law of the last η is said once to say nothing, and is not drawn there."""
+    """Assert that after a schedule to 0 the law of the last η is said once to say nothing, and is not drawn there.
+
+    The row then has the numbers of the last window with a law and names its step, but noise is not called off its law.
+    """
     found = explain(scheduled_run(factors))
     assert "too early" not in str(found) and str(found).count("says nothing") == 1
-    assert str(found).splitlines()[3].split()[1] == "–"
     (course,) = found.courses
+    assert course.judged is None and "off" not in course.said
+    _, law, seen, *_ = str(found).splitlines()[3].split()
+    assert float(law) == pytest.approx(course.norm_law[course.shown], rel=0.005)
+    assert float(seen) == pytest.approx(course.norm[course.shown], rel=0.005)
+    table = " ".join(str(found).split()).partition("The law is that of noise")[0]
+    assert course.shown == course.last_with_law - 1 and f"step {course.steps[course.shown]:.0f}" in table
     law, seen = explained(found).axes[0].lines
     assert len(law.get_xdata()) == course.last_with_law < len(seen.get_xdata()) == len(course.steps)
     small = np.array([factors(k / 400) for k in course.steps]) <= 0.01  # of the largest η, which is the first
     assert not small[: course.last_with_law].any()
+
+
+@pytest.mark.parametrize("factors", [lambda x: 1 - x, lambda x: 0.5 + 0.5 * math.cos(math.pi * x)])
+def test_a_short_run_on_a_schedule_to_0_is_too_early(factors):
+    """Assert that 300 steps are too few for an equilibrium of 2500 steps at the largest η, and the row has numbers."""
+    found = explain(scheduled_run(factors, steps=300, decay=0.001))
+    (course,) = found.courses
+    assert course.said.startswith("too early") and course.shown >= course.last_with_law - 1
+    is_last = course.shown == len(course.steps) - 1
+    assert is_last or f"step {course.steps[course.shown]:.0f}" in " ".join(str(found).split())
+    largest = next(int(word) for word in course.said.split() if word.isdigit())
+    assert largest == pytest.approx(2500, rel=0.01)
+    assert "–" not in " ".join(str(found).splitlines()[3:5])
 
 
 def test_a_last_window_without_a_law_leaves_the_verdict_to_an_earlier_one():

@@ -114,7 +114,14 @@ def test_betas_are_a_pair(direction, betas):
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("adamw", "AdamW"), ("Adms", "AdamS"), ("sgd", "SGD"), ("AMSgradS", "AMSGradS")]
+    ("name", "nearest"),
+    [
+        ("adamw", "AdamW"),
+        ("Adms", "AdamS"),
+        ("sgd", "SGD"),
+        ("AMSgradS", "AMSGradS"),
+        ("SGDindependnt", "SGDIndependent"),
+    ],
 )
 def test_an_unknown_optimizer(name, nearest):
     """Assert that an unknown name is answered with known names, the nearest first, and how many more there are."""
@@ -123,6 +130,14 @@ def test_an_unknown_optimizer(name, nearest):
     message = str(caught.value)
     assert message.startswith(f"unknown optimizer {name!r}; known: {nearest}, ")
     assert message.endswith(f"and {len(CATALOG) - NEAREST} more")
+
+
+@pytest.mark.parametrize("name", ["MyAdamW", "OurLion"])
+def test_an_optimizer_of_ones_own(name):
+    """Assert that a name with more around one of the catalogue is answered with how its rule is written."""
+    with pytest.raises(UnknownName, match=r"write its rule.*Direction") as caught:
+        CATALOG[name]
+    assert name in str(caught.value)
 
 
 def test_an_unknown_decay():

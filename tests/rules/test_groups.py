@@ -62,3 +62,12 @@ def test_stable_decay_has_one_mean_over_all_groups():
         m_hat, v_hat = m / (1 - 0.9**k), v / (1 - 0.99**k)
         by_hand = by_hand - LR * RATE / np.sqrt(v_hat.mean()) * by_hand - LR * m_hat / (np.sqrt(v_hat) + 1e-6)
     assert np.linalg.norm(last(rule, theta, gradients) - by_hand) <= round_off(STEPS, theta)
+
+
+def test_a_rule_prints_the_numbers_of_its_groups_once():
+    """Assert that λ of 770 weights and 0 of 32 are printed as these four numbers, and 99 numbers as their count."""
+    said = repr(CATALOG["AdamW"](lr=0.1, weight_decay=np.repeat([0.1, 0.0], [770, 32])))
+    assert said.count("0.0") == said.count("770") == 1 and "32" in said and len(said) < 160
+    said = repr(CATALOG["AdamW"](lr=np.linspace(0.1, 0.2, 99), weight_decay=0.5))
+    assert "99" in said and "0.1," not in said and len(said) < 160
+    assert repr(np.ones(2)) == "array([1., 1.])"  # outside of a rule

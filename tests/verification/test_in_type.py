@@ -5,10 +5,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from verification.faulty_optimizers import Adam
 
 from swd_dynamics.bench.scenarios import MODERATE, run_scenario
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules import CATALOG
+from swd_dynamics.verdict import NOTHING
 from swd_dynamics.verification import verify
 
 STEPS = 60
@@ -110,6 +112,14 @@ def test_what_cannot_be_judged_is_inconclusive():
         verified(ADAMW, "AdamW", "int8", **STRONG)
 
 
+def test_a_state_with_names_of_its_own_is_inconclusive():
+    """Assert that for an Adam whose state is m and v the names to take are said, and audit, and no number is given."""
+    found = verify(partial(Adam, lr=1e-2), "AdamW", steps=5, dtype="bfloat16")
+    assert found.status == "inconclusive" and found.allowed == NOTHING and found.cause is not None
+    assert all(said in found.cause for said in ("exp_avg", "exp_avg_sq", "audit")) and "trajectory" not in found.cause
+    assert "nan" not in str(found)
+
+
 def test_float64_is_the_default():
     """Assert that float64 gives the verdict of no dtype, number for number."""
     plain = verify(partial(ADAMW, **WEAK), "AdamW", steps=10)
@@ -133,3 +143,5 @@ def test_a_fused_kernel_keeps_no_decay_where_the_steps_are_lost():
     found = verified(ADAMW, "AdamW", "bfloat16", lr=1e-3, weight_decay=0.1, **FUSED)
     assert found.status == "refuted" and found.cause is not None
     assert "steps are lost too" in found.cause and "larger η" in found.cause and "fused=True" not in found.cause
+    assert found.why.startswith("Each step is within rounding")
+    assert found.evidence["in_type"].words == found.cause and "rounded away" not in found.why
