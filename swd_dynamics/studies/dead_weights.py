@@ -364,7 +364,7 @@ def _draw_courses(axes: Axes, courses: dict[float, NDArray]) -> None:
     for decay, course in courses.items():
         thin, returns = decay in EQUAL, bool(_returned(course[None])[0])
         colour = ("#222222" if thin else MUTED) if not returns else COLOURS["L2"] if thin else PALE
-        label = f"λ = {decay:.1e}".replace("e-0", "e−").replace(".0e", "e")
+        label = f"λ = {decay:.1e}".replace("e-0", "e-").replace(".0e", "e")
         axes.plot(course, color=colour, linewidth=1.1 if thin else 2.6, label=label, zorder=2.5 if thin else 2.0)
     axes.axhline(BURSTS["lr"], color=MUTED, linewidth=1, zorder=1)
     axes.text(BURST_STEPS, 4 * BURSTS["lr"], "η", color="#666666", ha="right")

@@ -317,7 +317,7 @@ def _draw_courses(axes, courses: dict[str, Run]) -> None:
         axes.semilogy(courses[name].steps, courses[name].sharpness, **look)
     axes.set(xlabel="step since η began to fall", ylabel="sharpness / stability limit at first η", ylim=(0.7, 60))
     axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
-    axes.set_title(f"torch runs (Adam: β₁ = 0), η falls to 0 in {limits.steps[-1]} steps")
+    axes.set_title(f"torch (Adam: β₁ = 0), η falls to 0 in {limits.steps[-1]} steps")
     axes.legend(loc="upper left", fontsize=8)
 
 
