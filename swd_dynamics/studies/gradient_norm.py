@@ -35,7 +35,7 @@ CAPTION = (
     " to 0 along half a cosine, open where η is constant. Lines: (R/η_eff)·‖θ‖ with the final ‖θ‖ of the runs with"
     " the cosine. In both panels runs with a small λ lie above their line, because they end before they rest. With a"
     " constant η the noise of the batches adds to the gradient. AdamW and AdamS lie above their lines for any λ, by"
-    " the factors “× 1.5” and “× 1.4” at their largest λ (at most 1.63 and 1.50 in a run at rest): their η_eff differs"
+    " up to × 1.63 and × 1.50 in runs at rest (the labels are means for the largest λ): their η_eff differs"
     " from weight to weight, and the line has one η_eff for all weights, η/√v̄. With η_eff of each weight the law holds"
     " for them too: the short black lines. This was tested with one λ of each optimizer, the largest. The study shows"
     " one small network on 8 × 8 digits, with one η for each family."
@@ -315,7 +315,7 @@ def draw(data: tuple[dict[tuple[str, str], FinalGradients], dict[str, NDArray]])
         for name, ratios in by_weight.items():
             _draw_law_by_weight(panels[1], found[name, "cosine"], ratios)
         _mark(panels[1], found["AdamS", "cosine"], f": {ETA} differs\nfrom weight to weight", (0.03, 0.93))
-        _mark(panels[1], found["AdamW", "cosine"], " too", (0.76, 0.93))
+        _mark(panels[1], found["AdamW", "cosine"], "", (0.72, 0.93))
         panels[0].set_ylabel("‖g‖ of the training loss at the end")
         figure.legend(handles=_keys(), loc="outside lower center", ncols=4)
         figure.suptitle(TITLE, x=0.01, ha="left")

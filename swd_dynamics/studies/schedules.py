@@ -45,7 +45,7 @@ CAPTION = (
     " left v could fade fast enough until step 361, but the runs of Adam and AdamW leave the limit a little earlier:"
     " they are 3 % below it at step 320, 7 % at 340 and 20 % at 360. Verdicts on the edge are for the time until η is"
     " halved, at step 200.\n\n"
-    "Also tested, but not"
+    "The claim was narrowed when the results were known: it had not said that β₁ is 0, nor x ≥ 1. Also tested, but not"
     " drawn: SGD and SGDS whose η falls to a quarter at once, early, or for SGD also late. Their last sharpness is that"
     " of the central flow, and neither the limit of the largest η nor that of the last. What is allowed was set after"
     " pilot runs of this task. An earlier design, with linear schedules of SGD beside the central flow, was given up"

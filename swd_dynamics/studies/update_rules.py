@@ -33,7 +33,8 @@ CAPTION = (
     " The arrow goes from the limit to the nearest wrong rule of all runs in the panel. The 12 rules are those of SGD,"
     " Adam, AMSGrad and Adai with L2, decoupled and stable decay. AdaiW and AdaiS are the same method, and so are SGDW"
     " with λ/(1−β) and SGDS. Other rules of the catalogue are not compared, and some of them are the same method as"
-    " one of the 12: AdamC is AdamW where η is constant, as in these runs. A rule that reproduces a run says nothing"
+    " one of the 12: AdamC is AdamW where η is constant, as in these runs. (The claim said “every other rule in the"
+    " catalogue” at first.) A rule that reproduces a run says nothing"
     " about whether its decay is good for training."
 )
 
