@@ -26,20 +26,25 @@ from swd_dynamics.tasks import quadratic, tanh_network
 from swd_dynamics.verdict import Verdict, judge_at_least, must_be_refuted
 
 CLAIM = (
-    "Stable decay keeps R/η_eff at λ whatever the learning rate and the gradients do, and SGDW keeps it at λ(1−β). "
-    "With AdamW it is λ√v̄, and with L2 it settles again after each change of η (SGD) or differs from weight to weight "
-    "(Adam)."
+    "With one η_eff for all weights, stable decay keeps R/η_eff at λ whatever the learning rate and the gradients do,"
+    " and SGDW keeps it at λ(1−β). With AdamW it is λ√v̄, and with L2 it settles again after each change of η (SGD) or"
+    " differs from weight to weight (Adam)."
 )
 SOURCE = "the definition of stable weight decay, arXiv 2011.11152 (Xie, Sato & Sugiyama 2020)"
 CAPTION = (
     "R is the fraction of the weights that a step subtracts (Δθ = −R·θ − update), and η_eff is η/√v̄, one number for"
-    " all weights, with λ = 0.01 and β₁, β₂ = 0.9, 0.95. After a third of each run η is divided by 10, and after two"
-    " thirds the loss is multiplied by 10. Lines are derived from the rule, and points are torch runs. The arrow shows"
-    " how far AdamW's ratio falls, from its first value (dotted line) to its smallest. With L2 every weight has its"
-    " own R: open squares are the median, and the band holds 90 %, of the 32 weights of the quadratic, or of the"
-    " weights of the network that have a gradient. How far AdamW's ratio falls depends on the length of the run,"
-    " because the gradients go on shrinking. Also tested, but not drawn: SGD, SGDW and SGDS, and Adam with the other"
-    " decay modes. The study does not show that a constant ratio trains better."
+    " all weights, because v̄ is the mean of v̂ over them. λ is 0.01 and β₁, β₂ are 0.9, 0.95. After a third of each"
+    " run η is divided by 10, and after two thirds the loss is multiplied by 10. Lines are derived from the rule, and"
+    " points are torch runs. The arrow shows how far AdamW's ratio falls, from its first value (dotted line) to its"
+    " smallest. With L2 every weight has its own R: open squares are the median, and the band holds 90 %, of the 32"
+    " weights of the quadratic, or of the weights of the network that have a gradient. At step 264 on digits the lower"
+    " edge of the band falls to 0, because there nearly 5 % of the weights have a negative R: for a step, perturbations"
+    " of them grow. With another definition, η_eff = η/√v̂ of each weight (as in gradient-norm), the roles change: with"
+    " L2 R/η_eff is then about λ for every weight in the long run, and with AdamS it differs from weight to weight.\n\n"
+    "How far AdamW's ratio falls depends on the length of the run, because the gradients go on shrinking. Also tested,"
+    " but not drawn: SGD, SGDW and SGDS, and Adam with the other decay modes. The study does not show that a constant"
+    " ratio trains better. The claim and the title once spoke of R/η_eff of every weight, without saying that η_eff is"
+    " one for all of them."
 )
 
 DECAY = 0.01  # λ
@@ -306,7 +311,8 @@ JUDGES = {"SGD": _momentum, "SGDW": _stable, "SGDS": _stable, "Adam": _per_weigh
 
 # The figure
 
-RATIO = r"R/η$_{\mathrm{eff}}$"
+ETA = r"η$_{\mathrm{eff}}$"
+RATIO = f"R/{ETA}"
 TITLES = {"digits": "Adam, tanh network on digits", "quadratic": "Adam, quadratic with known noise"}
 VALUES = {"AdamW": "AdamW: λ√v̄", "AdamS": "AdamS: λ"}
 ENDS = ("L2, least noise", "L2, most noise")  # the lines of Adam with L2
@@ -326,7 +332,7 @@ def draw(curves: dict[tuple[str, str], RatioCurves]) -> Figure:
         _draw_fall(figure.axes[0], adamw, times)
         figure.legend(handles=_key(), loc="outside lower left", ncols=3, columnspacing=1, fontsize=8.5)
         figure.suptitle(
-            f"Of Adam's three decays only stable decay keeps {RATIO} of every weight at λ.\n"
+            f"With one {ETA} for all weights, only stable decay of Adam's three keeps {RATIO} at λ.\n"
             f"On digits AdamW's falls {times}-fold in {steps} steps. With L2 each weight has its own",
             x=0.01,
             ha="left",
@@ -344,7 +350,7 @@ def _key() -> list[Any]:
         Line2D([], [], linestyle="none", **open_square, label="torch run, L2: median weight"),
         Patch(color=COLOURS["L2"], alpha=0.2, linewidth=0, label="torch run, L2: 5–95 % of weights"),
         Line2D([], [], **look, label="R: fraction of θ that a step subtracts"),
-        Line2D([], [], **look, label=r"η$_{\mathrm{eff}}$ = η/√v̄"),
+        Line2D([], [], **look, label=f"{ETA} = η/√v̄, v̄: mean over the weights"),
     ]
 
 

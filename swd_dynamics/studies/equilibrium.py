@@ -40,23 +40,24 @@ SOURCE = (
     " (2305.17212) for AdamW, to leading order in the decay"
 )
 CAPTION = (
-    "Left: each point is the root mean square norm of runs whose loss does not depend on ‖θ‖, with fresh Gaussian"
-    " noise in each step; each line is derived. All decays of SGD have the same λ; AdamW has another λ than Adam and"
-    " AdamS, with which its weights have about the same norm. Right: measured divided by derived, in the same noise"
-    " at Γ = 3, for the norm and for the relative step, which is the length of a step divided by ‖θ‖, with ηλ ≤ 0.001"
-    " (of Muon ηλ = 0.01 and β = 0.95). Bars are the allowed errors, from 0.5 % for the step of SGD to 2 % for the"
-    " step of Adai and for Muon. The largest measured error is 1.04 %, of the step of Adai, whose β₁ fluctuates with"
-    " v. Half of the claim is tested, but not drawn: layers that learn digits in minibatches, without the pixels that"
-    " are almost never inked, whose gradients are far from Gaussian noise; and a cosine schedule. One verdict there"
-    " is refuted: on digits LionW's weights are a fifth longer than derived.\n\n"
+    "Left: each point is the root mean square norm of runs whose loss does not depend on ‖θ‖, with fresh Gaussian noise"
+    " in each step; each line is derived. All decays of SGD have the same λ; AdamW has another λ than Adam and AdamS,"
+    " with which its weights have about the same norm. Right: measured divided by derived, in the same noise at Γ = 3,"
+    " for the norm and for the relative step, which is the length of a step divided by ‖θ‖, with ηλ ≤ 0.001 (of Muon ηλ"
+    " = 0.01 and β = 0.95). The rows go by families: SGD, Adam and its relatives, signs, Adai, Muon; within a family"
+    " their order means nothing. Bars are the allowed errors, from 0.5 % for the step of SGD to 2 % for the step of"
+    " Adai and for Muon. The largest measured error is 1.04 %, of the step of Adai, whose β₁ fluctuates with v. Half of"
+    " the claim is tested, but not drawn: layers that learn digits in minibatches, without the pixels that are almost"
+    " never inked, whose gradients are far from Gaussian noise; and a cosine schedule. One verdict there is refuted: on"
+    " digits LionW's weights are a fifth longer than derived.\n\n"
     "The cause was not tested; the law takes the mean of the gradients as 0, and signs enlarge a small mean. Also"
-    " tested, but not drawn: orthogonal moves that keep all of the correlation of the momentum, which would make"
-    " Muon's matrices too long. The optimizers are torch's and ours; Lion and Signum are written in the study, and λθ"
-    " of Lion, Signum and Adai with L2 is added to the gradient by hand. What is allowed was set after pilot runs."
-    " The claim said “within 1.1 %” at first, which is the largest measured error and was not tested. The verdict on"
-    " the step of Muon was added after its result had been seen, with what was allowed for the norm. 26 other rules"
-    " of the catalogue have no derived equilibrium, because their state grows or jumps (as AMSGrad, Adagrad, Rprop"
-    " and cautious decay). Adadelta has ε = 0.1: with torch's ε its scale would need 10⁷ steps."
+    " tested, but not drawn: orthogonal moves that keep all of the correlation of the momentum, which would make Muon's"
+    " matrices too long. The optimizers are torch's and ours; Lion and Signum are written in the study, and λθ of Lion,"
+    " Signum and Adai with L2 is added to the gradient by hand. What is allowed was set after pilot runs. The claim"
+    " said “within 1.1 %” at first, which is the largest measured error and was not tested. The verdict on the step of"
+    " Muon was added after its result had been seen, with what was allowed for the norm. 26 other rules of the"
+    " catalogue have no derived equilibrium, because their state grows or jumps (as AMSGrad, Adagrad, Rprop and"
+    " cautious decay). Adadelta has ε = 0.1: with torch's ε its scale would need 10⁷ steps."
 )
 
 STRENGTHS = (0.3, 30.0)  # Γ: with twice the largest, AdamS would need twice as many steps to come to its equilibrium
@@ -321,7 +322,7 @@ def draw(data: EquilibriumRuns) -> Figure:
         _draw_walks(walks, data)
         figure.suptitle(
             "Where noise and decay balance, the norm ‖θ‖ and the relative step ‖Δθ‖/‖θ‖ follow\n"
-            "from the rule of the optimizer: for 26 optimizers within the allowed 0.5 to 2 %",
+            "from the rule of the optimizer: in noise for 26 optimizers, within the allowed 0.5 to 2 %",
             x=0.01,
             ha="left",
         )

@@ -23,19 +23,23 @@ SOURCE = "derived here from the rounding of θ·(1 − R); the loss of small upd
 CAPTION = (
     "Left: R that one step of AdamW takes from bfloat16 weights, a mean over all 128 mantissas, without gradient"
     " (lines: predicted from the rounding of numbers; points: torch). At R = 2⁻⁹, the grey vertical line, the largest"
-    " mantissas would lose half a unit in the last place, and all others less. torch has three kernels,"
-    " single-tensor, foreach and fused. In this one step the points of single-tensor and of fused coincide, because"
+    " mantissas would lose half a unit in the last place, and all others less. torch has three kernels, single-tensor,"
+    " foreach and fused. In this one step the points of single-tensor and of fused coincide, because without an update"
     " both round each weight once. The foreach kernel (on the CPU) first rounds the factor 1 − R to bfloat16, so that"
-    " each weight loses a whole number of units in its last place. Right: 4000 weights that start at 0, in pure"
-    " noise, with η = 0.01, λ = 0.1 and β = (0.9, 0.95), so that R = 0.001, below 2⁻⁹. Without decay the root mean"
-    " square (rms) of the weights grows as η√k. With decay it ends at √(η/2λ). The grey circles have λ = 0.1, too: in"
-    " bfloat16 the foreach kernel, torch's choice on a GPU, leaves every weight exactly as a run with λ = 0 does."
-    " (That run grows a little more slowly than η√k, because small steps are lost too.) The fused kernel subtracts"
-    " the decay and the update before it rounds, and these updates are large enough to carry the decay along.\n\n"
-    "Keep the weights in float32 and compute in bfloat16, which is safe. The fused kernel is not: where no step"
-    " reaches half a unit in the last place, it loses the decay as well (weights of 1.3 with η = 0.001; tested, but"
-    " not drawn). With torch's default β₂ = 0.999 the second moment is distorted by bfloat16 besides, which is not"
-    " shown. Also tested, but not drawn: float16, and AdamS, whose decay is lost in the same way."
+    " each weight loses a whole number of units in its last place. Right: 4000 weights that start at 0, in pure noise,"
+    " with η = 0.01, λ = 0.1 and β = (0.9, 0.95), so that R = 0.001, below 2⁻⁹. Without decay the root mean square"
+    " (rms) of the weights grows as η√k. With decay it ends at √(η/2λ). The grey circles have λ = 0.1, too: in bfloat16"
+    " the foreach kernel, torch's choice on a GPU, leaves every weight exactly as a run with λ = 0 does, and so does"
+    " the single-tensor kernel (not drawn), which in training rounds the decay and the update one after the other. At"
+    " first all points lie above their lines, because Adam's bias correction gives the first gradients more weight."
+    " (Later the circles grow a little more slowly than η√k, because small steps are lost too.) The fused kernel"
+    " subtracts the decay and the update before it rounds, and these updates are large enough to carry the decay"
+    " along.\n\n"
+    "Keep the weights in float32 and compute in bfloat16, which is safe. The fused kernel is not: where no step reaches"
+    " half a unit in the last place, it loses the decay as well (weights of 1.3 with η = 0.001; tested, but not drawn)."
+    " With torch's default β₂ = 0.999 the second moment is distorted by bfloat16 besides, which is not shown. Also"
+    " tested, but not drawn: float16, and AdamS, whose decay is lost in the same way. The verdict on training with the"
+    " single-tensor kernel was added after a shorter run had ended like that."
 )
 
 TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -147,6 +151,8 @@ def in_noise(setting: Setting) -> tuple[NDArray, dict[str, NDArray], list[Verdic
         "bfloat16, fused": half | {"fused": True},
         "bfloat16, foreach": half | {"foreach": True},
         "bfloat16, foreach, λ = 0": half | {"foreach": True, "weight_decay": 0.0},
+        "bfloat16, single-tensor": half | {"foreach": False},
+        "bfloat16, single-tensor, λ = 0": half | {"foreach": False, "weight_decay": 0.0},
         "AdamS": half | {"foreach": True, "kind": AdamS},
         "AdamS, λ = 0": half | {"foreach": True, "kind": AdamS, "weight_decay": 0.0},
     }
@@ -155,10 +161,14 @@ def in_noise(setting: Setting) -> tuple[NDArray, dict[str, NDArray], list[Verdic
         rms[name], last[name] = _trained(shown, setting.device, **runs[name])
     ends = {name: values[-1] for name, values in rms.items()}
     law, why = float(with_decay(shown[-1:])[0]), "sampling of 4000 weights (1 %), and in bfloat16 steps that are lost"
-    same = {name: int((last[name] != last[f"{name}, λ = 0"]).sum()) for name in ("bfloat16, foreach", "AdamS")}
+    names = {
+        "bfloat16, foreach": "AdamW (foreach)",
+        "bfloat16, single-tensor": "AdamW (single-tensor)",
+        "AdamS": "AdamS (foreach)",
+    }
+    same = {name: int((last[name] != last[f"{name}, λ = 0"]).sum()) for name in names}
     claim = "{} in bfloat16 with λ = 0.1 ends with the weights of λ = 0, bit by bit"
     lost = judge_relative("", "In bfloat16 the foreach kernel decays", law, ends["bfloat16, foreach"], 0.05, why)
-    names = {"bfloat16, foreach": "AdamW (foreach)", "AdamS": "AdamS (foreach)"}
     small: dict[str, Any] = {"fused": True, "lr": SMALL_LR, "start": LARGE}
     ends_of = [_trained(SMALL_STEPS, setting.device, **half, **small, weight_decay=decay)[1] for decay in (DECAY, 0.0)]
     kept = int((ends_of[0] != ends_of[1]).sum())
@@ -225,8 +235,8 @@ def draw(found: LowPrecision) -> Figure:
         _draw_taken(left, found)
         _draw_rms(right, found)
         figure.suptitle(
-            "In bfloat16 decay alone changes no weight where R is below 2⁻⁹ = 0.002. So torch's foreach kernel"
-            " loses it.\nThe fused kernel, which rounds decay and update together, keeps it where updates are large",
+            "In bfloat16 decay alone changes no weight where R < 2⁻⁹ = 0.002. So in training torch's foreach and\n"
+            "single-tensor kernels lose it. Its fused kernel, which rounds once, keeps it where updates are large",
             x=0.01,
             ha="left",
         )
@@ -237,7 +247,11 @@ def _draw_taken(axes: Axes, found: LowPrecision) -> None:
     rates, colour = rates_of("bfloat16"), COLOURS["decoupled"]
     axes.plot(rates, rates, ":", color=MUTED, label="without rounding")
     looks: dict[str, dict[str, Any]] = {
-        "fused": {"marker": "^", "linestyle": "-", "label": "fused, single-tensor:\nrounded once"},
+        "fused": {
+            "marker": "^",
+            "linestyle": "-",
+            "label": "fused, single-tensor: rounded\nonce, since there is no update",
+        },
         "foreach": {"marker": "v", "linestyle": "--", "label": "foreach: 1 − R is rounded, too"}
         | {"markerfacecolor": "white"},
     }
