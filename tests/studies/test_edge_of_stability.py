@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from swd_dynamics.studies.edge_runs import gradient_of
 from swd_dynamics.studies.edge_of_stability import Strengths, Watched, flow_curvature, growth, threshold, watch
+from swd_dynamics.studies.edge_runs import gradient_of
 from swd_dynamics.studies.methods import Method
 from swd_dynamics.tasks import quadratic
 
