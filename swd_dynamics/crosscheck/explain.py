@@ -158,7 +158,7 @@ def _check(recording: "xarray.Dataset") -> None:
 
 def _finite_part(recording: "xarray.Dataset") -> "tuple[xarray.Dataset, list[str]]":
     """The rows up to the last with finite norms of all parameters, and a sentence on the others if there are any."""
-    finite: NDArray = np.isfinite(recording["theta_norm_parameter"].values).all(axis=1)
+    finite = np.asarray(np.isfinite(recording["theta_norm_parameter"].values).all(axis=1))
     rows = int(np.nonzero(finite)[0].max(initial=-1)) + 1
     if rows == len(finite):
         return recording, []
