@@ -181,9 +181,10 @@ def draw(gaps: list[Gap]) -> Figure:
             _draw_fractions(right, gap)
         seeds = len(gaps[0].errors("SGD"))
         point: dict[str, Any] = {"color": "#444444", "marker": "o", "linestyle": "none"}
+        line: dict[str, Any] = point | {"linestyle": "-"}
         keys = [
             Line2D([], [], **point, markersize=3, alpha=0.45, label="one seed"),
-            Line2D([], [], **point | {"linestyle": "-"}, markersize=8, label=f"mean of {seeds} seeds, 95 % interval"),
+            Line2D([], [], **line, markersize=8, label=f"mean of {seeds} seeds, 95 % interval"),
         ]
         figure.legend(handles=keys, loc="outside lower center", ncols=2)
         figure.suptitle(_title(gaps), x=0.01, ha="left")
