@@ -36,7 +36,7 @@ CAPTION = (
     " float64, with half the mean squared error. Left: the measured distance of the weights, averaged over the"
     " oscillation, from flows that start at the same point. With β₁ = 0 Adam is RMSprop with bias correction; v is a"
     " variable of the flow. Σ is the covariance of the oscillation, so that the flow with Σ = 0 is the one without"
-    " oscillation. Runs with β₁ = 0.9, which are not drawn, burst and end only 11 to 20 times nearer to the flow than"
+    " oscillation. Runs with β₁ = 0.9, which are not drawn, burst and end only 11 to 18 times nearer to the flow than"
     " to that with Σ = 0. With β₁ = 0.9 the mean curvature is 5 to 10 % below the limit; on the network of"
     " edge-of-stability it is 2 to 3 % below. Right: ‖δ‖² is the square of the oscillation, its mean is over steps 60"
     " to 210 of a run that has its decay from the start. Weak decay makes the oscillation larger, because it keeps the"
