@@ -51,9 +51,8 @@ def solve_complementarity(constant: Array, slope: Callable[[Array], Array]) -> A
     size = np.maximum(images.diagonal(axis1=1, axis2=2)[np.diag_indices(k)], 1e-300) ** -0.25
     outer = np.outer(size, size)
     unit = float(np.abs(outer * constant).max())
-    scaled = (
-        outer * outer[places][:, None, None] * images
-    )  # slope is linear, and outer·(a basis matrix) a multiple of it
+    # slope is linear, and outer·(a basis matrix) is a multiple of the basis matrix
+    scaled = outer * outer[places][:, None, None] * images
     return outer * _on_the_path(outer * constant / unit, basis, scaled) * unit
 
 

@@ -28,7 +28,6 @@ FIRST = 80  # sweeps for the first eigenvalue; each later one begins with the ei
 EVERY = 2  # steps from one eigenvalue to the next; with 1 the means of pilot runs were the same up to .002
 BEFORE = 500  # steps of a bursting run before the comparison
 FIRST_SIZES = (1.0, 0.5, 1.5, 2.0, 2.5)  # sizes of the first oscillation; 1 is the size that it has after BEFORE steps
-HEAVY_BALL = numeric_stability(CATALOG["SGD"](lr=1.0, momentum=0.5))
 LEAST = 0.2  # the least quotient of the two limits of a weight: near 0 the weight has no limit if v turns over
 
 
@@ -46,8 +45,9 @@ def log_growth(curvature: np.ndarray, beta: float) -> np.ndarray:
     >>> float(np.exp(2 * log_growth(np.array([0.9]), 0.81))[0].round(6))
     0.81
     """
-    limit = HEAVY_BALL.limit(momentum=beta)
-    return np.log(HEAVY_BALL.growth(limit * np.asarray(curvature, dtype=float), momentum=beta))
+    heavy_ball = numeric_stability(CATALOG["SGD"](lr=1.0, momentum=0.5))
+    limit = heavy_ball.limit(momentum=beta)
+    return np.log(heavy_ball.growth(limit * np.asarray(curvature, dtype=float), momentum=beta))
 
 
 def balanced_mean(curvature: np.ndarray, beta: float) -> float:

@@ -44,7 +44,7 @@ def _samples(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def regression_gradient() -> Callable[[np.ndarray], np.ndarray]:
-    """∇L of :func:`regression`, written out: the flows are then independent of torch, and four times as fast.
+    """∇L of :func:`regression`, written out: the flows are then independent of torch, and six times as fast.
 
     Examples
     --------

@@ -121,7 +121,7 @@ def edge(rule: UpdateRule) -> Derivation:
     -----
     Assumes full batches, a loss with three derivatives, and that the preconditioner changes little in one oscillation.
     Adam's v does change where the mean gradient g of a weight is not small compared with √v: then its h_max is larger
-    by a factor of up to 1.1 for β = (.9, .99) and 1.01 for (.9, .999). ``full_limit`` derives it.
+    where g² = v, by a factor of 1.1 for β = (.9, .99) and 1.01 for (.9, .999). ``full_limit`` derives it.
     In several dimensions det(A + 1) = 0 is det(diag(h_max) − H) = 0: with H u = diag(h_max) u the step turns u over.
     Source: without weight decay and momentum Cohen, Damian, Talwalkar, Kolter & Lee 2024, 2410.24206.
 

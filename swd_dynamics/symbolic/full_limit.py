@@ -12,6 +12,7 @@ import sympy
 from numpy.typing import NDArray
 from sympy import Expr
 
+from swd_dynamics.errors import InputError
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.symbolic import notation
 from swd_dynamics.symbolic.derivation import NotDerivable
@@ -37,7 +38,7 @@ def full_limit(rule: UpdateRule) -> Expr:
     Raises
     ------
     NotDerivable
-        If no curvature turns θ over.
+        If no curvature turns θ over, or the memory has no oscillation of its own.
 
     Notes
     -----
@@ -58,7 +59,14 @@ def full_limit(rule: UpdateRule) -> Expr:
 
 
 def numeric_full_limit(rule: UpdateRule) -> Callable[[Array, tuple[Array, ...]], Array]:
-    """The limit of :func:`full_limit` for a rule in numbers, as its reciprocal, which is finite everywhere.
+    """The limit of :func:`full_limit` for a rule in numbers, as its reciprocal, which is finite where v is positive.
+
+    Raises
+    ------
+    InputError
+        If a hyperparameter is a symbol.
+    NotDerivable
+        As :func:`full_limit`.
 
     Returns
     -------
@@ -76,6 +84,8 @@ def numeric_full_limit(rule: UpdateRule) -> Callable[[Array, tuple[Array, ...]],
     """
     letters, values = lettered(rule)
     compiled, names = _compiled(letters)
+    if unknown := [name.name for name in names if name not in values]:
+        raise InputError(f"{', '.join(unknown)} is a symbol: give numbers, or take full_limit for a formula")
     numbers = [values[name] for name in names]
 
     def turned(gradient: Array, memory: tuple[Array, ...]) -> Array:
@@ -122,4 +132,6 @@ def _turning_memory(settled: Any) -> dict[Any, Any]:
     change = {notation.total: 1, **dict(zip(settled.memory, unknown, strict=True))}
     rows = [along(f, change) + x for f, x in zip(settled.remembered, unknown, strict=True)]
     found: Any = sympy.solve(rows, unknown, dict=True) if rows else [{}]
+    if not found or not set(unknown) <= set(found[0]):
+        raise NotDerivable("the memory of the rule has no linear oscillation: only moving averages have")
     return {symbol: found[0][x] for symbol, x in zip(settled.memory, unknown, strict=True)}

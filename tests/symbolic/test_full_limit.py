@@ -5,6 +5,7 @@ import pytest
 import sympy
 from scipy.optimize import brentq
 
+from swd_dynamics.errors import InputError
 from swd_dynamics.rules import CATALOG
 from swd_dynamics.symbolic import NotDerivable, edge, full_limit, numeric_full_limit
 from swd_dynamics.symbolic.notation import PerWeight, primed, total
@@ -78,3 +79,11 @@ def test_what_has_no_edge():
     """Assert that a rule whose step does not feel the size of the gradient is refused."""
     with pytest.raises(NotDerivable):
         full_limit(CATALOG["Lion"](lr=0.1))
+
+
+def test_a_symbol_where_a_number_is_needed():
+    """Assert that a symbol is refused in words by the numeric function, and kept by the formula."""
+    rule = CATALOG["Adam"](lr=sympy.Symbol("eta0", positive=True), betas=(0.0, 0.5), eps=0.0)
+    with pytest.raises(InputError, match="full_limit"):
+        numeric_full_limit(rule)
+    assert {symbol.name for symbol in full_limit(rule).free_symbols} == {"eta0", "G", "m′", "v′"}
