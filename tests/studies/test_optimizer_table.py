@@ -106,11 +106,12 @@ def test_the_grids_have_one_size():
 
 
 def test_the_figure_shows_every_optimizer():
-    """Assert that a panel for each schedule has a point for each optimizer, and that the title has AdamS's place."""
+    """Assert that a panel for each schedule has a point for each optimizer, and that the title has the results."""
     figure = draw(rows({"AdamS": 9.0, "SGD": 8.5}))
     assert len(figure.axes) == len(SCHEDULES)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(LABELS)
-    assert "2nd" in figure.get_suptitle()
+    assert "in 7 of 8 comparisons" in figure.get_suptitle() and "a larger one in 1" in figure.get_suptitle()
+    assert "AdamS 2nd" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize(
