@@ -198,7 +198,7 @@ def draw(found: Courses) -> Figure:
         _draw_noise(noise, found.noise)
         _draw_digits(real, found)
         for axes in (noise, real):
-            axes.set(yscale="log", xlabel="share of the run, over which η falls to 0", xlim=(0.23, 1.02))
+            axes.set(yscale="log", xlabel="fraction of the run (at 1 the learning rate η is 0)", xlim=(0.23, 1.02))
             axes.set_xticks([0.25, 0.5, 0.75, 1.0])
             axes.set_yticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
             axes.minorticks_off()
@@ -231,7 +231,7 @@ def _draw_noise(axes: Axes, found: dict[str, RatioCourse]) -> None:
         axes.plot(TIMES, rest, ":", color=COLOURS[Method(name, IN_NOISE[name]).mode], linewidth=1.3, zorder=1)
     axes.set_title(f"layers of noise, {WEIGHTS} weights")
     axes.plot([], [], ":", color=MUTED, label="equilibrium of the current η")
-    axes.plot([], [], color=MUTED, label="law integrated along the cosine")
+    axes.plot([], [], color=MUTED, label="derived for the falling η (SGDW: dashed)")
     axes.legend(loc="upper left")
 
 
@@ -245,7 +245,7 @@ def _draw_digits(axes: Axes, found: Courses) -> None:
             look = _points(name, None) | {"markerfacecolor": "white", "markersize": size}
             axes.plot(TIMES[EVERY], _middle([each.seen for each in courses], courses)[EVERY], **look)
     axes.set_title(f"a layer that learns digits, mean of {len(found.plain['AdamW'])} runs")
-    kinds = {"normalised (lines: law)": {}, "not normalised": {"markerfacecolor": "white"}}
+    kinds = {"normalised (lines: derived)": {}, "not normalised": {"markerfacecolor": "white"}}
     keys = [
         Line2D([], [], color=MUTED, marker="o", linestyle="none", label=said, **look) for said, look in kinds.items()
     ]

@@ -347,7 +347,7 @@ AXES: dict[str, dict] = {
     | {"xlim": (-3.3, 3.3), "ylim": (-2.7, 2.7)},
     "noise": {"title": "noisy gradients, λ = {weight_decay} (points: means)".format(**NOISE_ARGUMENTS)}
     | {
-        "xlabel": "noise of the gradient, s (h = θ⋆ = 1)",
+        "xlabel": "standard deviation s of a gradient's noise",
         "ylabel": "fraction of the weight that is left, θ/θ⋆",
     }
     | {"ylim": (0, 1.05), "xscale": "log", "xticks": NOISE, "xticklabels": [f"{s:g}" for s in NOISE]},
@@ -356,7 +356,7 @@ AXES: dict[str, dict] = {
 NOTES = {
     "full_batch": [
         (0.97, 0.95, "decoupled", f"AdamW clips at 1/λ = {1 / BATCH_ARGUMENTS['weight_decay']:g}"),
-        (0.03, 0.50, "stable", "AdamS clips\nat rms(g)/λ"),
+        (0.03, 0.50, "stable", "AdamS clips\nat rms(g)/λ\n(g: gradient)"),
         (0.55, 0.45, "L2", f"Adam with L2\nkeeps {100 * KEPT_BY_L2:.0f} %"),
     ],
     "noise": [
