@@ -204,7 +204,7 @@ def draw(found: Courses) -> Figure:
             axes.minorticks_off()
         noise.set_ylim(0.7, 4 * found.noise["AdamW"].rise)
         real.set_ylim(0.5, 8)
-        noise.set_ylabel("‖g‖/‖θ‖, relative to its value at a quarter")
+        noise.set_ylabel("‖g‖/‖θ‖, relative to its value at 0.25")
         figure.suptitle(TITLE, x=0.01, ha="left")
     return figure
 
@@ -231,7 +231,7 @@ def _draw_noise(axes: Axes, found: dict[str, RatioCourse]) -> None:
         axes.plot(TIMES, rest, ":", color=COLOURS[Method(name, IN_NOISE[name]).mode], linewidth=1.3, zorder=1)
     axes.set_title(f"layers of noise, {WEIGHTS} weights")
     axes.plot([], [], ":", color=MUTED, label="equilibrium of the current η")
-    axes.plot([], [], color=MUTED, label="derived for the falling η (SGDW: dashed)")
+    axes.plot([], [], color=MUTED, label="derived for the falling η\n(SGDW: dashed)")
     axes.legend(loc="upper left")
 
 
