@@ -356,11 +356,11 @@ AXES: dict[str, dict] = {
 NOTES = {
     "full_batch": [
         (0.97, 0.95, "decoupled", f"AdamW clips at 1/λ = {1 / BATCH_ARGUMENTS['weight_decay']:g}"),
-        (0.03, 0.50, "stable", "AdamS clips\nat rms(g)/λ\n(g: gradient)"),
+        (0.03, 0.60, "stable", "AdamS clips\nat rms(g)/λ\n(g: gradient)"),
         (0.55, 0.45, "L2", f"Adam with L2\nkeeps {100 * KEPT_BY_L2:.0f} %"),
     ],
     "noise": [
-        (0.97, 0.20, "decoupled", "AdamW keeps {kept}\nat s = 30"),
+        (0.97, 0.24, "decoupled", "AdamW keeps {kept}\nat s = 30"),
         (0.03, 0.60, "L2", f"Adam with L2 keeps {100 * KEPT_BY_L2:.0f} %"),
         (0.50, 0.86, "stable", "AdamS"),
     ],
