@@ -3,7 +3,7 @@
 #
 # **Weight decay is one word. Is it one thing?**
 #
-# About 11 minutes, without the exercises. You need Python, and an idea of what momentum does. L2 regularisation,
+# About 12 minutes, without the exercises. You need Python, and an idea of what momentum does. L2 regularisation,
 # decoupled decay (AdamW) and stable decay (SGDS, AdamS; Xie, Sato & Sugiyama, arXiv 2011.11152) all shrink the weights.
 # You will compare their formulas, predict how they differ, and look. The package prints every formula from the code
 # that takes the steps.
@@ -32,10 +32,12 @@ sd.side_by_side(**rules)
 # θ is a weight, g the gradient of the loss, m the momentum, and R the fraction of the weights that a step removes. A
 # prime marks a value after the step. The learning rate is η, the momentum coefficient is β, and λ is `weight_decay`.
 #
-# L2 decay is a part of the gradient G, so it passes through the momentum. Decoupled and stable decay do not: they
-# remove the fraction R of the weights directly. Decoupled decay multiplies λ by the learning rate η. Stable decay
-# multiplies λ by the **effective learning rate** η_eff, which is how far a gradient of 1 moves a weight in the end.
-# Momentum adds up every gradient 1 + β + β² + … = 1/(1−β) times, so here η_eff = η/(1−β).
+# L2 decay is a part of the gradient G, so it passes through the momentum. It shrinks the weights, although its formula
+# has R = 0, so its R is measured: start two runs a tiny distance apart, with the same gradients. R is the fraction of
+# this distance that a step removes. Decoupled and stable decay do not pass through the momentum: they remove the
+# fraction R of the weights directly, and the test gives the R of their formulas. Decoupled decay multiplies λ by the
+# learning rate η. Stable decay multiplies λ by the **effective learning rate** η_eff, which is how far a gradient of 1
+# moves a weight in the end. Momentum adds up every gradient 1 + β + β² + … = 1/(1−β) times, so here η_eff = η/(1−β).
 #
 # ## How fast do the weights shrink?
 #
@@ -114,15 +116,15 @@ sd.side_by_side(**{name: sd.CATALOG[name](**adam) for name in ("Adam", "AdamW", 
 
 # %% [markdown]
 # v is a running mean of G², k counts the steps, ε prevents a division by zero, and angle brackets are a mean over all
-# weights. We write v̄ for the mean of v̂. The effective learning rate is η_eff = η/√v̄, one number for the whole model.
-# (A single weight's own is ηᵢ = η/√v̂ᵢ.)
+# weights. We write v̄ for the mean of v̂. A gradient of 1 moves weight i by ηᵢ = η/√v̂ᵢ in the end. For the whole model
+# the paper chooses one number, η_eff = η/√v̄. It is a mean of the ηᵢ, (mean of ηᵢ⁻²)^−½, and need not be the ηᵢ of any
+# weight: those of the two weights below are about 0.7 and 7 times as large.
 #
-# If the gradients become ten times smaller, η_eff becomes ten times larger: a gradient of 1 now moves a weight ten
+# If the gradients become ten times smaller, η_eff becomes ten times larger: a gradient of 1 now moves each weight ten
 # times as far. The paper calls a decay **stable** if R keeps a constant ratio to η_eff, for all weights alike. AdamS
 # has this by its formula, where R/η_eff is λ. What do the other two do?
 #
-# L2 has R = 0 in its formula, because its decay passes through G. So we measure R, for all three in the same way: start
-# two runs a tiny distance apart, with the same gradients. R is the fraction of this distance that a step removes.
+# The figure has the measured R of all three: the fraction of a tiny distance that a step removes.
 #
 # **Predict.** Two weights are trained. The gradients of the second one are ten times smaller. After step 60 all
 # gradients fall to a tenth. Does R/η_eff of decoupled decay then rise, fall or stay? And which of the two weights does

@@ -3,9 +3,10 @@
 #
 # **Is an optimizer a curve?**
 #
-# About 15 minutes, without the exercises. You need Python, gradients, and an idea of what momentum does. If the steps
-# of an optimizer are small, the weights seem to glide along a curve. This curve is called a flow, and the package
-# derives it from the optimizer. You will measure how closely the steps follow it.
+# About 15 minutes, without the exercises. You need Python, gradients, eigenvalues, and an idea of what momentum does.
+# ([Words](site/words.md) explains node, saddle and focus.) If the steps of an optimizer are small, the weights seem to
+# glide along a curve. This curve is called a flow, and the package derives it from the optimizer. You will measure how
+# closely the steps follow it.
 
 # %%
 from dataclasses import replace
@@ -55,8 +56,7 @@ def three_decays(lr):
 guess = None  # "L2", "decoupled", "both" or "neither"
 
 # %% [markdown]
-# In which direction do they go if the steps are very small? The package divides a step by the learning rate and lets
-# the learning rate go to zero:
+# The package divides a step by η and lets η go to zero:
 
 # %%
 print("your answer:", guess)
@@ -143,8 +143,9 @@ draw_large_steps(plane, rules)
 #
 # In the second picture the path of decoupled decay crosses itself. A curve of a flow never does that, because the place
 # determines the direction. But the direction of an optimizer also depends on its momentum. So look at one weight *and
-# its momentum*, on the loss f = θ²/2. Arrows show where a step goes, the black line is the flow from (−1, 0), and the
-# points are steps.
+# its momentum*, on the loss f = θ²/2. Arrows show where a step goes. The change in a step, divided by η, is the
+# velocity of a second kind of flow, of the weight and its memory, which depends on η. The black line is this flow from
+# (−1, 0), and the points are steps.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -217,9 +218,10 @@ for lr, momentum in [(0.1, 0.9), (0.1, 0.4), (0.001, 0.9), (4, 0.9)]:
 #
 # ## How close is close?
 #
-# Halve η repeatedly, and measure the largest distance between the steps and the flow. If the flow is right to first
-# order, the distance falls like η. The package also derives the next term, F₁, which accounts for the lag of the
-# momentum and the bend of the flow within a step.
+# We return to the flow of the weights. Halve η repeatedly, and measure the largest distance between the steps and the
+# flow. If the flow is right to first order, the distance falls like η. The package also derives the next term, F₁,
+# which accounts for the lag of the momentum and the bend of the flow within a step. The runs start with the momentum
+# that belongs to the flow. From m = 0 the distances to both flows fall only like η.
 #
 # **Predict.** With dθ/dt = F₀ + ηF₁, by which factor does the distance fall when η is halved?
 
@@ -237,7 +239,7 @@ print("your answer:", guess)
 sd.Ledger(verdicts)
 
 # %% [markdown]
-# The measured exponents are 1 and 2, so with F₁ each halving divides the distance by 4. These are the distances:
+# The measured exponents are 1 and 2, so with F₁ each halving divides the distance by 4:
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -261,8 +263,8 @@ def order_figure():
 order_figure()
 
 # %% [markdown]
-# So, is an optimizer a curve? With small steps and settled momentum it stays near one: the distance is of order η for
-# F₀, and of order η² for F₀ + ηF₁. With large steps it is what it always was: a map.
+# So, is an optimizer a curve? With small steps and settled momentum it stays near one. With large steps it is what it
+# always was: a map.
 #
 # ## Exercises
 #

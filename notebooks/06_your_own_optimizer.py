@@ -206,8 +206,9 @@ sd.verify(partial(TorchQHM, lr=rule.lr, weight_decay=rule.decay.weight_decay, **
 # </details>
 
 # %% [markdown]
-# **3.** Let the step be the sign of the average, as in Lion. `np.sign` does not work on symbols, and the package says
-# so if you try. What is F₀ with the function `sign` of `swd_dynamics.arithmetic`?
+# **3.** Let the step be the sign of QHM's step. With ν = 1 this is Signum, and with a smaller ν it is Lion, with β₁ =
+# νβ and β₂ = β. `np.sign` does not work on symbols, and the package says so if you try. What is F₀ with the function
+# `sign` of `swd_dynamics.arithmetic`?
 #
 # <details><summary>Solution</summary>
 #
@@ -218,9 +219,9 @@ sd.verify(partial(TorchQHM, lr=rule.lr, weight_decay=rule.decay.weight_decay, **
 #
 # class SignQHM(QHM):
 #     def move(self, memory, step):
-#         return sign(memory.m)
+#         return sign(super().move(memory, step))
 #
-# sd.modified_equation(sd.UpdateRule(0.1, SignQHM(beta, nu), sd.rules.Stable(lam))).first
+# sympy.expand(sd.modified_equation(sd.UpdateRule(0.1, SignQHM(beta, nu), sd.rules.Stable(lam))).first)
 # ```
 #
 # </details>

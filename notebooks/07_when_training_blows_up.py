@@ -3,7 +3,7 @@
 #
 # **How curved may the loss be before training blows up, and does weight decay help?**
 #
-# About 14 minutes, without the exercises. You need to know what an eigenvalue is.
+# About 14 minutes, without the exercises. Read notebook 01 first. You need eigenvalues.
 
 # %%
 from functools import partial

@@ -89,11 +89,15 @@ print("your answer:", guess)
 audits["L2"]
 
 # %% [markdown]
-# Look at the rows after the first. (In the first step R is almost 0, because the step of Adam is then the sign of the
-# gradient, which a small perturbation does not change. R/ηλ is near 1 in the row "settled", as if the decay were
-# decoupled: the median weight has gradients of about size 1, and Adam divides by 1. The next row shows that it is not.
-# That weight's own ηᵢ is 0.011. But the column η_eff has one number for all weights, (mean of ηᵢ⁻²)^−½, to which the
-# weights with the largest gradients contribute most. It is 0.0031, and so R/η_eff is 3.2 λ.)
+# In the first row R is almost 0, because the first step of Adam is the sign of the gradient, which a small perturbation
+# does not change. In the row "settled" R/ηλ is 0.99, as if the decay were decoupled, but only because the median weight
+# has gradients of about size 1, and Adam divides by 1. In the row "gradients / 10" R/ηλ is 9.6, so the decay is not
+# decoupled.
+#
+# R/η_eff is 3.2 to 3.3 λ in the last three rows. R is about λ times a weight's own ηᵢ (notebook 01), so the ηᵢ of the
+# median weight is about R/λ, which is 0.0099 in the row "settled". But the column η_eff has one number for all weights,
+# (mean of ηᵢ⁻²)^−½, to which the weights with the largest gradients contribute most. In the same row it is 0.0031.
+#
 # The weights with small gradients decay faster, because Adam divides the decay, too, by their size. The 95 % column is
 # more than fifty times the 5 % column. In the median R/η_eff hardly moves, but each weight has its own R, so no single
 # number describes this decay. Above the table `audit` says how it recognised L2: add λθ to the gradients by hand and

@@ -27,14 +27,15 @@ SOURCE = "theory of this project (heavy ball with decay); Cattaneo et al. 2023, 
 CAPTION = (
     "Left: how far torch's runs are from two derived flows, dθ/dt = F₀ (open) and dθ/dt = F₀ + ηF₁ (filled), as the"
     " largest Euclidean distance ‖θ_k − θ(ηk)‖ of all steps, with β = 0.9 and λ = 0.05, up to the time ηk = 2 (0.2 in"
-    " the short form). The points of the three decays nearly coincide, so each is moved along the grey line of its"
-    " flow, to be visible: all three of a group belong to the η of the tick below the group. At the larger η the next"
-    " power of η adds to the distance, so that the points leave the grey lines. Right: the decay in F₁ of L2 divided by"
-    " that of stable decay on a flat loss, whose gradient is 0. F₁ is multiplied by η, so the difference of the runs is"
-    " small where η is small.\n\n"
-    "A verdict's order is the slope at the smallest η, extrapolated from all η. Also tested, but not drawn: SGD on a"
-    " quadratic, and Adam with β = (0.8, 0.9). With torch's β₂ = 0.999 the flow F₀ + ηF₁ of Adam is no good model of"
-    " the first thousands of steps, as the study two-limits shows."
+    " the short form). Each run starts with the momentum that belongs to the flow. The points of the three decays"
+    " nearly coincide, so each is moved along the grey line of its flow: all three of a group belong to the η of the"
+    " tick below the group. At the larger η the next power of η adds to the distance, so that the points leave the"
+    " grey lines. Right: the decay in F₁ of L2 divided by that of stable decay on a flat loss, whose gradient is 0. F₁"
+    " is multiplied by η, so the difference of the runs is small where η is small.\n\n"
+    "If the runs start from m = 0, both distances fall only like η (measured on the network of the short form, with η"
+    " up to 0.005). A verdict's order is the slope at the smallest η, extrapolated from all η. Also tested, but not"
+    " drawn: SGD on a quadratic, and Adam with β = (0.8, 0.9). With torch's β₂ = 0.999 the flow F₀ + ηF₁ of Adam is no"
+    " good model of the first thousands of steps, as the study two-limits shows."
 )
 
 MOMENTUM, DECAY = 0.9, 0.05

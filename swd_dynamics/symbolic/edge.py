@@ -37,6 +37,7 @@ NAMED = {
     "S": "sharpness uᵀHu along the direction u that oscillates",
     "σ²": "variance of the oscillation along u, where one direction oscillates",
 }
+SHARPNESS_RATE = "dS/dk due to decay"  # a part: those of g and Σ balance it at the edge, where S is constant
 IN_ALL = ("ηᵢ", "R∞", "H", "δ", "Σ", "S")  # σ² is named only where all weights have one η_eff
 
 
@@ -108,7 +109,8 @@ def edge(rule: UpdateRule) -> Derivation:
                   it is above ⟨−g, ∇S⟩/⟨θ, ∇S⟩
         dθ/dk     the slow flow −η_eff(g + ½∇⟨H, Σ⟩) − Rθ, per step
         dv/dk, …  the rate of change of the preconditioner, which also feels the variance of the oscillating gradient
-        dS/dk     the part of the rate of change of the sharpness S = uᵀHu that is due to decay
+        dS/dk …   ``"dS/dk due to decay"``: decay's part of the rate of change of the sharpness S = uᵀHu. At the
+                  edge, where S stays at its limit, the parts of the gradient and of the oscillation balance it
         ========= =================================================================================================
 
     Raises
@@ -243,7 +245,7 @@ def _results(parts: EdgeParts) -> dict[str, Any]:
     results |= {"ηᵢ": shown(parts.effective_lr), "R": shown(parts.decay_rate), "R/ηᵢ": shown(_ratio(parts))}
     results |= {"dθ/dk": shown(_slow(parts))}
     results |= {f"d{symbol_text(symbol)}/dk": rate for symbol, rate in _slow_memory(parts).items()}
-    return results | {"dS/dk": shown(_slowed(parts))}
+    return results | {SHARPNESS_RATE: shown(_slowed(parts))}
 
 
 def _ratio(parts: EdgeParts) -> Expr:
@@ -295,7 +297,7 @@ def _explain(parts: EdgeParts):
         done = f"{symbol_text(symbol)} feels the variance of G too, where G is its mean"
         yield stated(done, Symbol(f"d{symbol_text(symbol)}/dk"), rate)
     if parts.decay_rate != 0:
-        yield stated("What decay adds to the rate of change of the sharpness S", Symbol("dS/dk"), _slowed(parts))
+        yield stated("What decay adds to the rate of change of the sharpness S", Symbol(SHARPNESS_RATE), _slowed(parts))
     if parts.has_one_rate:
         yield from _explain_one_direction(parts)
 

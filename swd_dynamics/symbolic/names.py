@@ -26,6 +26,7 @@ TEX |= {
 }
 TEX |= {"∇⟨H, Σ⟩": r"\nabla \langle H, \Sigma \rangle", "∇S": r"\nabla S", "var G": r"\operatorname{var} G"}
 TEX |= {"‖∇S‖": r"\|\nabla S\|", "h_∇S": r"h_{\nabla S}", "L̄": r"\bar{L}"}
+TEX |= {"dS/dk due to decay": r"\frac{dS}{dk}\text{ due to decay}"}
 TEX |= {"δS": r"\delta S", "ζ_min": r"\zeta_{\min}"}
 TEX |= {"‖θ‖": r"\|\theta\|", "‖Δθ‖/‖θ‖": r"\|\Delta\theta\|/\|\theta\|"}
 TEX |= {"Var θ": r"\operatorname{Var}\theta", "ΔL": r"\Delta L", "angle": r"\text{angle}", "steps": r"\text{steps}"}

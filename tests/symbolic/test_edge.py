@@ -154,7 +154,7 @@ def test_derivation_shows_its_steps():
     """Assert that the slow flow, what decay does to the sharpness, and the variance are among the steps."""
     found = edge(catalogued("SGDS", momentum=beta))
     shown = [str(step.equation.lhs) for step in found.steps if isinstance(step.equation, sympy.Equality)]
-    assert {"dθ/dk", "dS/dk", "σ²", "E[G]"} <= {*shown}
+    assert {"dθ/dk", "dS/dk due to decay", "σ²", "E[G]"} <= {*shown}
     assert r"\nabla S" in found.latex(steps=True)
     assert found(lr=0.1, momentum=0.5, weight_decay=0.0).results["h_max"] == 30
 
