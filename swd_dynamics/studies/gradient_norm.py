@@ -31,14 +31,14 @@ CLAIM = (
 )
 SOURCE = "2011.11152 (large constant weight decay leads to large gradient norms at the end); the law is derived here"
 CAPTION = (
-    "Points: ‖g‖ of the loss on all training images at the end of training, mean over the seeds; filled where η falls"
-    " to 0 along half a cosine, open where η is constant. Lines: (R/η_eff)·‖θ‖ with the final ‖θ‖ of the runs with"
-    " the cosine. In both panels runs with a small λ lie above their line, because they end before they rest. With a"
-    " constant η the noise of the batches adds to the gradient. AdamW and AdamS lie above their lines for any λ, by"
-    " up to × 1.63 and × 1.50 in runs at rest (the labels are means for the largest λ): their η_eff differs"
-    " from weight to weight, and the line has one η_eff for all weights, η/√v̄. With η_eff of each weight the law holds"
-    " for them too: the short black lines. This was tested with one λ of each optimizer, the largest. The study shows"
-    " one small network on 8 × 8 digits, with one η for each family."
+    "Points: ‖g‖ of the loss on all training images at the end of training, mean over the seeds, where η falls to 0"
+    " along half a cosine. A run is at rest where ΣR of its steps is at least 3, so that a twentieth of its start is"
+    " left. Solid lines: ‖(R/η_eff)·θ‖ with the final weights; for AdamW and AdamS, whose η_eff differs from weight to"
+    " weight, only where the runs are at rest. Dotted lines: the same with one η_eff for all weights, η/√v̄, which is"
+    " too small by up to × 1.63 for AdamW and × 1.50 for AdamS. With η_eff of each weight all runs at rest are within"
+    " 2 % of the law, but those of AdamW with λ = 3.2 are 7 to 8 % above it.\n\nWhy these are, is not known; one such"
+    " run of 3000 steps instead of 1000 was 6 % above the law. With a constant η, which is not drawn, the noise of the"
+    " batches adds to the gradient. The study shows one small network on 8 × 8 digits, with one η for each family."
 )
 
 BETA = 0.9
@@ -60,6 +60,7 @@ SCHEDULES: dict[str, Any] = {"cosine": lambda steps: Cosine(1.0, steps), "consta
 SETTLED = 3.0
 LEFT = np.exp(-SETTLED)  # relative difference allowed: what is left of the start
 ADAMS = ("Adam", "AdamW", "AdamS")
+BY_WEIGHT = ("AdamW", "AdamS")  # η_eff of the weights differ
 ISOTROPIC = ("SGD", "SGDW", "SGDS", "Adam")  # one η_eff for all weights, or none at rest
 
 
@@ -85,6 +86,11 @@ class FinalGradients(NamedTuple):
         return (self.norm / self.law)[self.memory >= SETTLED]
 
     @property
+    def rests(self) -> NDArray:
+        """Whether all seeds have come to rest, by λ."""
+        return (self.memory >= SETTLED).all(axis=1)
+
+    @property
     def best(self) -> int:
         """The place of the λ with the smallest mean test error."""
         return int(self.test_error.mean(axis=1).argmin())
@@ -95,7 +101,9 @@ def measure(setting: Setting) -> Findings:
     work = [(name, schedule) for schedule in SCHEDULES for name in RANGES]
     tracked = setting.track(work, "gradient-norm")
     found = {(name, schedule): final_gradients(name, schedule, setting) for name, schedule in tracked}
-    by_weight = {name: by_weights(name, setting) for name in setting.track(("AdamW", "AdamS"), "by weight")}
+    by_weight = {
+        name: by_weights(name, found[name, "cosine"], setting) for name in setting.track(BY_WEIGHT, "by weight")
+    }
     return Findings(judge_ends(found, by_weight), (found, by_weight))
 
 
@@ -171,10 +179,14 @@ def final_gradients(name: str, schedule: str, setting: Setting) -> FinalGradient
     )
 
 
-def by_weights(name: str, setting: Setting) -> NDArray:
-    """‖∇L‖ divided by the law with η_eff of each weight, of real runs with the cosine and the largest λ, by seed."""
-    (steps, seeds), (*_, high) = length(setting), RANGES[name]
-    return np.array([_by_weight(name, 10.0**high, seed, steps, setting) for seed in range(10, 10 + seeds)])
+def by_weights(name: str, seen: FinalGradients, setting: Setting) -> NDArray:
+    """‖∇L‖ divided by the law with η_eff of each weight, of runs with the cosine, shape (last λs, seeds).
+
+    The λs are those whose runs come to rest, and in the short form the largest.
+    """
+    steps, seeds = length(setting)
+    decays = seen.decays[-1:] if setting.quick else seen.decays[seen.rests]
+    return np.array([[_by_weight(name, decay, 10 + seed, steps, setting) for seed in range(seeds)] for decay in decays])
 
 
 def _by_weight(name: str, decay: float, seed: int, steps: int, setting: Setting) -> float:
@@ -227,9 +239,7 @@ def _as_law(name: str, claim: str, ratios: NDArray) -> Verdict:
 
 
 def _law_by_weight(name: str, ratios: NDArray) -> Verdict:
-    claim = (
-        f"Where {name} has come to rest, with its largest λ, ‖g‖ is the norm of (R/η_eff)·θ with η_eff of each weight"
-    )
+    claim = f"Where {name} has come to rest, ‖g‖ is the norm of (R/η_eff)·θ with η_eff of each weight"
     return _as_law(f"{name}, by weight", claim, ratios)
 
 
@@ -303,19 +313,9 @@ def draw(data: tuple[dict[tuple[str, str], FinalGradients], dict[str, NDArray]])
         panels = figure.subplots(1, 2, sharey=True)
         for axes, family in zip(panels, (("SGD", "SGDW", "SGDS"), ADAMS), strict=True):
             for name in family:
-                _draw_optimizer(axes, name, found)
-            axes.set(
-                xscale="log",
-                yscale="log",
-                xlabel="weight decay λ",
-                title=f"{family[0]} family, η = {RANGES[family[0]][0]['lr']:g}",
-            )
-        early = "small λ, above the line:\nthese runs end before they rest"
-        panels[0].text(0.4, 0.05, early, transform=panels[0].transAxes, fontsize=9)
-        for name, ratios in by_weight.items():
-            _draw_law_by_weight(panels[1], found[name, "cosine"], ratios)
-        _mark(panels[1], found["AdamS", "cosine"], f": {ETA} differs\nfrom weight to weight", (0.03, 0.93))
-        _mark(panels[1], found["AdamW", "cosine"], "", (0.72, 0.93))
+                _draw_optimizer(axes, name, found[name, "cosine"], by_weight.get(name))
+            title = f"{family[0]} family, η = {RANGES[family[0]][0]['lr']:g}"
+            axes.set(xscale="log", yscale="log", xlabel="weight decay λ", title=title)
         panels[0].set_ylabel("‖g‖ of the training loss at the end")
         figure.legend(handles=_keys(), loc="outside lower center", ncols=4)
         figure.suptitle(TITLE, x=0.01, ha="left")
@@ -324,33 +324,25 @@ def draw(data: tuple[dict[tuple[str, str], FinalGradients], dict[str, NDArray]])
 
 TITLE = (
     "With every decay a larger λ ends with a larger gradient. Where a run has come to rest,\n"
-    f"the gradient balances the decay: ‖g‖ = ‖({RATIO})·θ‖, with {ETA} of each weight"
+    f"the gradient balances the decay: ‖g‖ = ‖({RATIO})·θ‖ within 8 %, with {ETA} of each weight"
 )
 # So that lines and points that coincide can be told apart: what is drawn first is thicker and larger.
 LOOKS: dict[str, tuple[float, float]] = {"L2": (4.0, 8.5), "decoupled": (1.8, 6.0), "stable": (1.6, 5.0)}
+BEST: dict[str, Any] = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "color": "black"}
 
 
-def _draw_optimizer(axes: Axes, name: str, found: dict[tuple[str, str], FinalGradients]) -> None:
-    mode, seen = METHODS[name].mode, found[name, "cosine"]
+def _draw_optimizer(axes: Axes, name: str, seen: FinalGradients, by_weight: NDArray | None) -> None:
+    """Points, hollow where the runs are not at rest, and lines of the law."""
+    mode, norm, rests = METHODS[name].mode, _middle(seen.norm), seen.rests
     linewidth, markersize = LOOKS[mode]
-    axes.plot(seen.decays, _middle(seen.law), **theory(mode, linewidth=linewidth))
-    for schedule, more in (("constant", {"markerfacecolor": "none"}), ("cosine", {})):
-        points = found[name, schedule]
-        axes.plot(points.decays, _middle(points.norm), **measured(mode, markersize=markersize, **more))
-
-
-def _draw_law_by_weight(axes: Axes, seen: FinalGradients, ratios: NDArray) -> None:
-    """The law with η_eff of each weight, at the largest λ: a short line, in front of the points."""
-    law = float(seen.norm[-1].mean() / ratios.mean())
-    axes.plot(seen.decays[-1] * np.array([0.6, 1.7]), [law, law], color="black", linewidth=1.4, zorder=5)
-
-
-def _mark(axes: Axes, seen: FinalGradients, why: str, place: tuple[float, float]) -> None:
-    """How far the gradient with the largest λ is above the line for one η_eff."""
-    said = f"× {float((seen.norm / seen.law)[-1].mean()):.2g}{why}"
-    at = (seen.decays[-1], float(seen.norm[-1].mean()))
-    arrow = {"arrowstyle": "-", "color": "#444444", "shrinkB": 5}
-    axes.annotate(said, at, xytext=place, textcoords="axes fraction", fontsize=9, va="top", arrowprops=arrow)
+    one: dict[str, Any] = {"linewidth": linewidth} if by_weight is None else {"linewidth": 1.2, "linestyle": ":"}
+    axes.plot(seen.decays, _middle(seen.law), **theory(mode, **one))
+    if by_weight is not None:
+        law = norm[-len(by_weight) :] / _middle(by_weight)
+        axes.plot(seen.decays[-len(by_weight) :], law, **theory(mode, linewidth=linewidth))
+    axes.plot(seen.decays[rests], norm[rests], **measured(mode, markersize=markersize))
+    axes.plot(seen.decays[~rests], norm[~rests], **measured(mode, markersize=markersize, markerfacecolor="none"))
+    axes.plot(seen.decays[seen.best], norm[seen.best], linestyle="none", **BEST)
 
 
 def _middle(values: NDArray) -> NDArray:
@@ -361,14 +353,15 @@ def _middle(values: NDArray) -> NDArray:
 def _keys() -> list[Line2D]:
     modes = ("L2", "decoupled", "stable")
     keys = [Line2D([], [], **measured(mode, linestyle="-", label=LABELS[mode])) for mode in modes]
-    shapes: list[dict[str, Any]] = [
-        {"linestyle": "-", "label": f"law with one {ETA}, ({RATIO})·‖θ‖"},
-        {"linestyle": "none", "marker": "o", "label": "measured, η falls along a cosine"},
-        {"linestyle": "none", "marker": "o", "markerfacecolor": "none", "label": "measured, constant η"},
+    grey: dict[str, Any] = {"color": "#444444"}
+    second = [
+        Line2D([], [], **grey, linestyle="none", marker="o", label="measured, at rest"),
+        Line2D([], [], **grey, linestyle="none", marker="o", markerfacecolor="none", label="measured, not yet at rest"),
+        Line2D([], [], **grey, label=f"law, {ETA} of each weight"),
     ]
-    pairs = zip(keys, [Line2D([], [], color="#444444", **shape) for shape in shapes], strict=True)
-    by_weight = Line2D([], [], color="black", linewidth=1.4, label=f"law with {ETA} of each weight")
-    return [*(key for pair in pairs for key in pair), Line2D([], [], linestyle="none", label=" "), by_weight]
+    best = Line2D([], [], linestyle="none", **BEST, label="λ with the smallest test error")
+    with_one = Line2D([], [], **grey, linestyle=":", label=f"law with one {ETA}")
+    return [*(key for pair in zip(keys, second, strict=True) for key in pair), best, with_one]
 
 
 STUDY = Study(
@@ -381,6 +374,7 @@ STUDY = Study(
     not_confirmed=frozenset(
         {
             *("AdamW: law", "AdamS: law"),  # one η_eff for all weights is not enough
+            "AdamW, by weight: law",  # at λ = 3.2 off by 8 %, where 5 % are allowed
             *("AdamS below AdamW", "AdamS below Adam", "SGDS below SGD"),
             *("SGDS below SGDW, one λ", "AdamS below AdamW, one λ"),
         }
