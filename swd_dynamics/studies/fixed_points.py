@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from scipy.optimize import root
 from torch.optim.lr_scheduler import LambdaLR
 
 from swd_dynamics.flows import Flow
 from swd_dynamics.optim import OPTIMIZERS
-from swd_dynamics.plots import COLOURS, LABELS, house_style, measured, theory
+from swd_dynamics.plots import COLOURS, LABELS, MUTED, house_style, measured, theory
 from swd_dynamics.rules import Adam, UpdateRule
 from swd_dynamics.rules.shaped import shaped
 from swd_dynamics.studies.judging import farthest, judge_relative, judge_weights
@@ -342,14 +343,11 @@ NOT_DRAWN: dict[str, Callable[[Setting], list[Verdict]]] = {
 DRAWN: dict[str, Callable[[Setting, Panel], list[Verdict]]] = {"full_batch": _full_batch, "noise": _noise}
 
 AXES: dict[str, dict] = {
-    "full_batch": {"title": "exact gradients, λ = {weight_decay} (points: torch runs)".format(**BATCH_ARGUMENTS)}
+    "full_batch": {"title": "exact gradients, λ = {weight_decay}, h = 1".format(**BATCH_ARGUMENTS)}
     | {"xlabel": "weight without decay, θ⋆", "ylabel": "weight at rest, θ"}
     | {"xlim": (-3.3, 3.3), "ylim": (-2.7, 2.7)},
-    "noise": {"title": "noisy gradients, λ = {weight_decay} (points: means)".format(**NOISE_ARGUMENTS)}
-    | {
-        "xlabel": "standard deviation s of a gradient's noise",
-        "ylabel": "fraction of the weight that is left, θ/θ⋆",
-    }
+    "noise": {"title": "noisy gradients, λ = {weight_decay}, h = θ⋆ = 1".format(**NOISE_ARGUMENTS)}
+    | {"xlabel": "standard deviation s of a gradient's noise", "ylabel": "fraction of the weight that is left, θ/θ⋆"}
     | {"ylim": (0, 1.05), "xscale": "log", "xticks": NOISE, "xticklabels": [f"{s:g}" for s in NOISE]},
 }
 # Position in the panel, decay mode of the colour, and text.
@@ -365,8 +363,10 @@ NOTES = {
         (0.50, 0.86, "stable", "AdamS"),
     ],
 }
-
-
+TITLE = (
+    "AdamW does not shrink weights that have exact gradients, it clips them at 1/λ,\n"
+    "but it shrinks weights that have noisy gradients, the noisiest here to {kept}"
+)
 BEHIND = {"decoupled": {"markersize": 9}}  # where AdamS's points are on those of AdamW, both must show
 
 
@@ -374,7 +374,7 @@ def draw(panels: dict[str, Panel]) -> Figure:
     """Where the weights of Adam come to rest: theory as lines, real runs as points."""
     kept = f"{100 * panels['noise'].points['decoupled'][1][-1]:.0f} %"
     with house_style():
-        figure = Figure(figsize=(7.4, 4.0))
+        figure = Figure(figsize=(7.4, 4.3))
         for ax, (name, panel) in zip(figure.subplots(1, 2), panels.items(), strict=True):
             _draw_panel(ax, panel)
             ax.set(**AXES[name])
@@ -382,12 +382,10 @@ def draw(panels: dict[str, Panel]) -> Figure:
             for x, y, mode, text in NOTES[name]:
                 place = {"transform": ax.transAxes, "va": "top", "ha": "right" if x > 0.9 else "left"}
                 ax.text(x, y, text.format(kept=kept), color=COLOURS[mode], fontweight="bold", **place)
-        figure.suptitle(
-            "AdamW does not shrink weights that have exact gradients, it clips them at 1/λ,\n"
-            f"but it shrinks weights that have noisy gradients, the noisiest here to {kept}",
-            x=0.01,
-            ha="left",
-        )
+        figure.suptitle(TITLE.format(kept=kept), x=0.01, ha="left")
+        line = Line2D([], [], color=MUTED, label="derived (h: curvature)")
+        points = Line2D([], [], color=MUTED, marker="o", linestyle="none", label="torch runs, on the right their means")
+        figure.legend(handles=[line, points], loc="outside lower center", ncols=2)
     return figure
 
 

@@ -88,7 +88,7 @@ class FinalGradients(NamedTuple):
     @property
     def rests(self) -> NDArray:
         """Whether all seeds have come to rest, by λ."""
-        return (self.memory >= SETTLED).all(axis=1)
+        return self.memory.min(axis=1) >= SETTLED
 
     @property
     def best(self) -> int:

@@ -13,7 +13,7 @@ HEADLINES: dict[str, str] = {
     ),
     "fixed-points": (
         "AdamW clips weights that have exact gradients at 1/λ, and shrinks weights that have noisy ones. Only"
-        " Adam with L2 keeps the same fraction of every weight."
+        " Adam with L2 keeps the same fraction of all weights that have the same curvature."
     ),
     "modified-equation": (
         "The derived flows follow the runs to first and second order. With momentum, decay in the"

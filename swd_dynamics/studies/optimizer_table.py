@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
-from swd_dynamics.plots import LABELS, house_style, measured
-from swd_dynamics.studies.paired import judge_more, judge_same, planted
+from swd_dynamics.plots import COLOURS, MUTED, house_style
+from swd_dynamics.studies.paired import judge_more, judge_same, paired_difference, planted
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.studies.tuning import (
     MISSING_DATA,
@@ -32,17 +31,17 @@ CLAIM = (
 )
 SOURCE = "arXiv 2011.11152 (Xie, Sato & Sugiyama 2020), abstract"
 CAPTION = (
-    "Each point is the mean error on held-out samples after the last step, with its standard error. Each panel has"
-    " its own scale, and the smallest mean of a panel is bold. Every optimizer has a grid of three learning rates and"
-    " three λ, and is tuned for each task and each schedule on five seeds that are not reported. A hollow point was"
-    " tuned to the edge of its grid, so a larger grid might improve this row. The complex variants of the claim are"
-    " AMSGrad, AdaBound, Padam, Yogi and RAdam, all with L2 decay. A seed sets the start and the batches, the same"
-    " ones for all, and the verdicts compare optimizers seed by seed, after the mean over tasks and schedules; a rank"
-    " in the title has no such test. SGDW and SGDS are one method with λ in two units, so their rows are the same"
-    " once both are tuned. The tasks are small tanh networks that are trained for 300 steps, so the study does not"
-    " show what holds for the residual networks of the paper. They misread more than half of MNIST-1D, which has ten"
-    " classes, so that a guess misreads 90 %. The negative controls plant a difference of one percentage point, a"
-    " size that was chosen after the results were known."
+    "Each row compares the test errors of two tuned optimizers seed by seed. The black points are means over two tasks,"
+    " two schedules of η and ten seeds, and the intervals hold at 95 % for all eight rows together. The grey marks are"
+    " the means of each task and schedule. A seed sets the start and the batches, the same ones for all optimizers.\n\n"
+    "Every optimizer has a grid of three learning rates and three λ, and is tuned for each task and each schedule on"
+    " five other seeds. 27 of the 48 results were tuned to the edge of their grid, so that a larger grid might improve"
+    " them. The complex variants of the claim are AMSGrad, AdaBound, Padam, Yogi and RAdam, all with L2 decay. SGDW and"
+    " SGDS are one method with λ in two units, so that their results are the same once both are tuned. The tasks are"
+    " small tanh networks that are trained for 300 steps, so the study does not show what holds for the residual"
+    " networks of the paper. They misread more than half of MNIST-1D, which has ten classes, so that a guess misreads"
+    " 90 %. The negative controls plant a difference of one percentage point, a size that was chosen after the results"
+    " were known."
 )
 
 STEPS = 300
@@ -51,10 +50,9 @@ STABLE_AND_RIVALS = {"SGDS": ("SGD",), "AdamS": ("Adam", "AdamW")}
 COMPLEX = ("AMSGrad", "AdaBound", "Padam", "Yogi", "RAdam")
 PEERS = ("AdaBound", "Padam", "Yogi")  # of the package pytorch_optimizer
 NO_PEERS = 'the package pytorch_optimizer is not installed: pip install "swd-dynamics[peers]"'
-COMPARED = (
-    *(f"{stable} < {rival}" for stable, rivals in STABLE_AND_RIVALS.items() for rival in rivals),
-    *(f"AdamS < {rival}" for rival in COMPLEX),
-)
+OVER_DECAYS = tuple((stable, rival) for stable, rivals in STABLE_AND_RIVALS.items() for rival in rivals)
+PAIRS = (*OVER_DECAYS, *(("AdamS", rival) for rival in COMPLEX))
+COMPARED = tuple(f"{stable} < {rival}" for stable, rival in PAIRS)
 COMPARISONS = len(COMPARED)
 
 # Differences that are allowed, in percent of the test's samples, with their reasons.
@@ -121,10 +119,9 @@ def measure(setting: Setting) -> Findings:
 def judge_table(rows: list[Row], handicap: float = PLANTED) -> list[Verdict]:
     """Each comparison of the claim, in the mean over tasks and schedules, for all comparisons together."""
     errors = means(rows)
-    pairs = [(stable, rival) for stable, rivals in STABLE_AND_RIVALS.items() for rival in rivals]
-    over_decays = [_better(errors, *pair, rows) for pair in pairs]
+    over_decays = [_better(errors, *pair, rows) for pair in OVER_DECAYS]
     over_variants = [_better(errors, "AdamS", rival, rows) for rival in COMPLEX]
-    controls = [_control(errors, *pair, rows, handicap) for pair in pairs]
+    controls = [_control(errors, *pair, rows, handicap) for pair in OVER_DECAYS]
     return [*over_decays, _one_method(rows), *over_variants, _usually(over_variants), *controls]
 
 
@@ -199,85 +196,61 @@ def _control(errors: dict[str, NDArray], stable: str, rival: str, rows: list[Row
 
 # The figure
 
+SHAPES = "osD^vP"  # of the tasks and schedules, in the order of the rows
+
 
 def draw(rows: list[Row]) -> Figure:
-    """The table: a row for each optimizer, a panel for each task and schedule."""
-    labels = list(rows[0].found)
+    """How much larger the test error of each rival is than that of the stable decay, with the interval of the mean."""
+    errors = means(rows)
+    pairs = [(stable, rival) for stable, rival in PAIRS if rival in errors]
     with house_style():
-        figure = Figure(figsize=(2.8 * len(rows) + 1.6, 0.32 * len(labels) + 1.9))
-        panels = figure.subplots(1, len(rows), sharey=True)
-        for axes, row in zip(panels, rows, strict=True):
-            _draw_row(axes, row, labels)
-        panels[0].set_yticks(range(len(labels)), labels)
-        panels[0].set_ylim(len(labels) - 0.4, -0.6)
-        figure.legend(handles=list(_keys(rows[0])), loc="outside lower center", ncols=5)
+        figure = Figure(figsize=(7.6, 0.36 * len(pairs) + 2.2))
+        axes = figure.subplots()
+        axes.axvline(0, color="black", linewidth=1)
+        for place, (stable, rival) in enumerate(pairs):
+            for shape, row in zip(SHAPES, rows, strict=False):
+                one = row.found[rival].errors.mean() - row.found[stable].errors.mean()
+                axes.plot(one, place, shape, color=MUTED, markersize=4)
+            found = paired_difference(errors[rival], errors[stable], COMPARISONS)
+            is_open = abs(found.mean) <= found.half_width
+            look: dict[str, Any] = {"markerfacecolor": "white" if is_open else "black", "zorder": 3}
+            axes.errorbar(found.mean, place, xerr=found.half_width, fmt="o", color="black", capsize=3, **look)
+        axes.set_yticks(range(len(pairs)), [_compared(errors, *pair) for pair in pairs])
+        axes.set_ylim(len(pairs) - 0.4, -0.6)
+        left_out = "" if len(pairs) == len(PAIRS) else "\n(some comparisons are left out: see the verdicts)"
+        axes.set_xlabel(f"rival's test error minus that of stable decay, percentage points{left_out}")
+        for side, who in ((0, "the rival is better"), (1, "stable decay is better")):
+            place = {"transform": axes.transAxes, "ha": "right" if side else "left", "va": "bottom"}
+            axes.text(side, 1.0, who, color=COLOURS["stable"] if side else "black", **place)
+        figure.legend(handles=list(_keys(rows)), loc="outside lower center", ncols=3)
         figure.suptitle(_title(rows), x=0.01, ha="left")
-        if not set(PEERS) <= set(labels):
-            panels[0].text(0, -0.17, "Rows are left out: see the verdicts.", transform=panels[0].transAxes, fontsize=8)
     return figure
 
 
-def _draw_row(axes: Axes, row: Row, labels: list[str]) -> None:
-    best = min(f"{tuned.errors.mean():.2f}" for tuned in row.found.values())
-    for place, label in enumerate(labels):
-        found = row.found[label]
-        mean, error = found.errors.mean(), found.errors.std(ddof=1) / len(found.errors) ** 0.5
-        style = measured(found.contestant.mode, label=None)
-        hollow: dict[str, Any] = {"markerfacecolor": "white"} if found.at_edge else {}
-        axes.errorbar(mean, place, xerr=error, capsize=2, linewidth=1.2, **style, **hollow)
-        weight = "bold" if f"{mean:.2f}" == best else "normal"
-        text = f"{mean:.2f} ± {error:.2f}"
-        axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, fontweight=weight)
-    axes.set(title=f"{row.task}, {row.schedule} η", xlabel="test error, %")
+def _compared(errors: dict[str, NDArray], stable: str, rival: str) -> str:
+    """A row's name, with the mean test errors."""
+    return f"{rival} ({errors[rival].mean():.1f} %) − {stable} ({errors[stable].mean():.1f} %)"
 
 
-def _keys(row: Row) -> Iterator[Any]:
-    from matplotlib.lines import Line2D
-
-    variants = [label for label, found in row.found.items() if found.contestant.mode == "unknown"]
-    for mode in ("L2", "decoupled", "stable", "unknown"):
-        label = f"L2: {', '.join(variants)}" if mode == "unknown" else LABELS[mode]
-        yield Line2D([], [], **measured(mode, label=label))
-    hollow: dict[str, Any] = {"color": "black", "marker": "o", "markerfacecolor": "white", "linestyle": "none"}
-    yield Line2D([], [], **hollow, label="hollow: tuned to the edge of its grid")
+def _keys(rows: list[Row]) -> Iterator[Line2D]:
+    mean: dict[str, Any] = {"color": "black", "marker": "o"}
+    yield Line2D([], [], **mean, label="mean, 95 % interval")
+    yield Line2D([], [], **mean, markerfacecolor="white", label="the same, undecided")
+    for shape, row in zip(SHAPES, rows, strict=False):
+        yield Line2D([], [], color=MUTED, marker=shape, linestyle="none", label=f"{row.task}, {row.schedule} η")
 
 
 def _title(rows: list[Row]) -> str:
-    """How many comparisons stable decay wins, and which places it has by the mean of the ranks in all panels."""
+    """How many comparisons stable decay wins, and against whom it loses."""
     compared = [verdict for verdict in judge_table(rows) if verdict.name in COMPARED]
-    won, lost = (sum(v.status == status for v in compared) for status in ("confirmed", "refuted"))
-    ranks = mean_ranks(rows)
-    order = sorted(ranks, key=lambda label: ranks[label])
-    best = [label for label in order if ranks[label] == ranks[order[0]]]
-    others = (f"{label} {_ordinal(order.index(label) + 1)}" for label in ("AdamS", "AdamW") if label not in best)
+    won = sum(verdict.status == "confirmed" for verdict in compared)
+    lost = [verdict.name.partition("< ")[2] for verdict in compared if verdict.status == "refuted"]
+    losses = f"a larger one in {len(lost)}" + (f" ({', '.join(lost)})" if lost else "")
     seeds = len(rows[0].found["AdamS"].errors)
     return (
-        f"Stable decay has a smaller test error than a rival in {won} of {len(compared)} comparisons of tuned"
-        f" optimizers, a larger one in {lost}, and {len(compared) - won - lost} are undecided\n"
-        f"(mean and standard error of {seeds} seeds; by the mean of the ranks in all panels {' and '.join(best)} are"
-        f" first of {len(order)}, {', '.join(others)})"
+        f"In the mean over tasks and schedules stable decay has a smaller test error in {won} of\n"
+        f"{len(compared)} comparisons, {losses}, and {len(compared) - won - len(lost)} are not decided by {seeds} seeds"
     )
-
-
-def mean_ranks(rows: list[Row]) -> dict[str, float]:
-    """The rank of every optimizer by its test error, 1 is the smallest, in the mean over tasks and schedules.
-
-    A mean of ranks, because the errors of one task differ by much more than those of another.
-    """
-    labels = list(rows[0].found)
-    errors = [[row.found[label].errors.mean() for label in labels] for row in rows]
-    return dict(zip(labels, rankdata(errors, axis=1).mean(axis=0).tolist(), strict=True))
-
-
-def _ordinal(place: int) -> str:
-    """A place in a row, in figures.
-
-    Examples
-    --------
-    >>> _ordinal(2), _ordinal(11)
-    ('2nd', '11th')
-    """
-    return f"{place}{({1: 'st', 2: 'nd', 3: 'rd'}).get(place if place < 20 else 0, 'th')}"
 
 
 NOT_CONFIRMED = frozenset({*COMPARED, "AdamS < most variants"})

@@ -32,7 +32,7 @@ PANELS = {
     "gradient-norm": 2,
     "end-of-training": 2,
     "width": 2,
-    "optimizer-table": 2,
+    "optimizer-table": 1,
     "sgd-generalization": 4,
     "learning-curves": 8,
     "batch-size": 4,
