@@ -6,6 +6,7 @@ weight has the standard deviation σ = Γ/(√C·‖θ‖). So ‖θ‖² = C·V
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -172,11 +173,11 @@ def in_numbers(motion_at: Callable[[float], Any], size: int, gradient: float) ->
             return np.nan
         return 2 * log_norm - np.log(size * found.variance)
 
-    values = np.array([excess(log_norm) for log_norm in NORMS])
-    crossings = np.flatnonzero((values[:-1] < 0) & (values[1:] >= 0))
-    if not crossings.size:
+    values = ((log_norm, excess(log_norm)) for log_norm in map(float, NORMS))
+    bracket = next(((low, high) for (low, less), (high, more) in pairwise(values) if less < 0 <= more), None)
+    if bracket is None:
         raise NotDerivable(NO_BALANCE)
-    low, high = map(float, NORMS[crossings[0] : crossings[0] + 2])
+    low, high = bracket
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if excess(middle) < 0 else (low, middle)

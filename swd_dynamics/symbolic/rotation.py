@@ -226,7 +226,8 @@ def _in_numbers(matrix: Matrix):
             return None
         noise = sigma**2 * np.outer(b, b)
         size = len(b)
-        covariance = np.linalg.solve(np.eye(size**2) - np.kron(a, a), noise.ravel()).reshape(size, size)
+        pairs = (a[:, None, :, None] * a[None, :, None, :]).reshape(size**2, size**2)  # np.kron(a, a), in a tenth of it
+        covariance = np.linalg.solve(np.eye(size**2) - pairs, noise.ravel()).reshape(size, size)
         variance = covariance[0, 0]
         moved = a - np.eye(size)  # (A − 1)Σ(A − 1)ᵀ + σ²bbᵀ is the covariance of Δθ: no digits are lost
         squared = (moved @ covariance @ moved.T + noise)[0, 0]
