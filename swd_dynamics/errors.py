@@ -20,14 +20,24 @@ class InputError(ValueError):
         lines = [f"{type(self).__name__}: {self}"]
         error: BaseException | None = self
         while error is not None:  # what it was raised from has the line in which the user's own code failed
-            lines += [_where(frame) for frame in traceback.extract_tb(error.__traceback__) if _is_the_users(frame)]
+            lines += [_where(frame) for frame in traceback.extract_tb(error.__traceback__) if _is_shown(frame)]
             error = error.__cause__
         return lines
 
 
-def _is_the_users(frame: traceback.FrameSummary) -> bool:
-    installed = INSTALLED.intersection(Path(frame.filename).parts)
-    return bool(frame.line) and not installed and not frame.filename.startswith(NOT_THE_USERS)
+def is_the_users(filename: str) -> bool:
+    """Whether code is the user's own: neither of this package nor of an installed one, nor of Python's library.
+
+    Examples
+    --------
+    >>> is_the_users("train.py"), is_the_users(__file__)
+    (True, False)
+    """
+    return not INSTALLED.intersection(Path(filename).parts) and not filename.startswith(NOT_THE_USERS)
+
+
+def _is_shown(frame: traceback.FrameSummary) -> bool:
+    return bool(frame.line) and is_the_users(frame.filename)
 
 
 def _where(frame: traceback.FrameSummary) -> str:

@@ -161,7 +161,7 @@ class SideBySide:
         return columns, differing, [name for name in names if name not in differing]
 
 
-def side_by_side(**rules: "UpdateRule") -> SideBySide:
+def side_by_side(*unnamed: Any, **rules: "UpdateRule") -> SideBySide:
     r"""What differs between the equations of several rules, as a table with a column for each rule.
 
     In a notebook, a formula that no other column has is in the colour of its rule's decay mode. Below the table are the
@@ -180,7 +180,7 @@ def side_by_side(**rules: "UpdateRule") -> SideBySide:
     Raises
     ------
     InputError
-        If no rule is given, or one of them has no formula.
+        If no rule is given, or a rule without a name, or one of them has no formula.
 
     Examples
     --------
@@ -208,8 +208,8 @@ def side_by_side(**rules: "UpdateRule") -> SideBySide:
     """
     from swd_dynamics.symbolic import equations
 
-    if not rules:
-        raise InputError('give the rules by name, as side_by_side(L2=sd.CATALOG["SGD"](lr=0.1))')
+    if unnamed or not rules:
+        raise InputError('give the rules by name, as side_by_side(a=sd.CATALOG["SGD"](lr=0.1), b=…)')
     return SideBySide(rules, {name: equations(rule) for name, rule in rules.items()})
 
 

@@ -333,6 +333,15 @@ def test_a_rule_is_found_in_any_case(name, capsys):
     assert capsys.readouterr().out == written
 
 
+def test_a_real_optimizer_and_a_task_are_found_in_any_case(tmp_path):
+    """Assert that capitals do not matter to record and sweep, and that a recording has the table's names."""
+    run, found = tmp_path / "run", tmp_path / "sweep"
+    assert main(f"record --optimizer adamw --task Network-MiniBatch --steps 2 --out {run}".split()) == 0
+    attrs = open_recording(run).attrs
+    assert attrs["optimizer"] == "AdamW" and json.loads(attrs["data"])["task"] == "network-minibatch"
+    assert main(f"sweep Quadratic --optimizers sgds,ADAMW --grid lr=0.1 --steps 2 --to {found}".split()) == 0
+
+
 MISTAKES = {
     "derive LBFGS": "LBFGS is not a rule",
     "derive AdamZ": "unknown optimizer 'AdamZ'; known: Adam",

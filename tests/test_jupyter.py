@@ -209,9 +209,11 @@ print(sd.side_by_side(one=sd.CATALOG["SGD"](lr=0.5)).latex().splitlines()[-1], s
 
 
 def test_no_rules_side_by_side():
-    """Assert that a table of no rules is refused."""
+    """Assert that a table of no rules is refused, and one of rules without names."""
     with pytest.raises(InputError):
         side_by_side()
+    with pytest.raises(InputError, match="by name"):
+        side_by_side(sd.CATALOG["SGD"](lr=0.1))
 
 
 @pytest.mark.slow

@@ -45,6 +45,11 @@ def check_factory(factory: Any) -> None:
     Traceback (most recent call last):
     swd_dynamics.errors.InputError: factory = 'AdamW' is not callable: give a class or a function of the parameters, ...
     """
+    if isinstance(factory, torch.nn.Module):
+        raise InputError(
+            f"factory = a {type(factory).__name__} is a model and not an optimizer: give a function of the parameters,"
+            " as lambda params: torch.optim.AdamW(params, lr=0.01, weight_decay=0.1)"
+        )
     finished = hasattr(factory, "param_groups")
     is_rule = type(factory).__module__.startswith("swd_dynamics.rules")
     if is_rule or not callable(factory):

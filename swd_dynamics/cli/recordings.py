@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from swd_dynamics.cli.app import As, Device, WeightDecay, Whole, app, chosen_device, refuse_existing
 from swd_dynamics.errors import InputError
+from swd_dynamics.tables import in_any_case
 
 if TYPE_CHECKING:
     import xarray
@@ -125,6 +126,7 @@ def record(
     from swd_dynamics.tasks import TASKS
 
     steps = whole_number("steps", steps, 1, sys.maxsize)
+    optimizer, task = in_any_case(optimizer, OPTIMIZERS), in_any_case(task, TASKS)
     make = OPTIMIZERS[optimizer]
     chosen = TASKS[task](seed=seed, device=chosen_device(device))
     if len(chosen.theta) <= FEW_WEIGHTS:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from swd_dynamics.cli.app import Whole, app, refuse_existing
 from swd_dynamics.errors import InputError
+from swd_dynamics.tables import in_any_case
 
 if TYPE_CHECKING:
     import xarray
@@ -77,14 +78,17 @@ def sweep(
     overwrite
         Write the netCDF file even if there is a file of this name.
     """
+    from swd_dynamics.optim import OPTIMIZERS
     from swd_dynamics.sweeping import sweep as train
+    from swd_dynamics.tasks import TASKS
 
     if nc is not None:
         if nc.suffix != ".nc":
             raise InputError(f"--nc {nc}: the name of a netCDF file must end in .nc")
         refuse_existing([nc], overwrite)
+    task, names = in_any_case(task, TASKS), [in_any_case(name, OPTIMIZERS) for name in optimizers.split(",")]
     found = train(
-        task, optimizers.split(","), _grid(grid), steps=steps, seeds=seeds, schedule=schedule, engine=engine,
+        task, names, _grid(grid), steps=steps, seeds=seeds, schedule=schedule, engine=engine,
         path=to, jobs=jobs, scheduler=scheduler, progress=True,
     )  # fmt: skip
     print("\n".join(_table(found)))

@@ -13,6 +13,7 @@ from swd_dynamics.crosscheck.recorded_rule import groups_of, per_weight, recorde
 from swd_dynamics.crosscheck.stepping import Stepping, departures
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.directions.sgd import SGD, HeavyBall, Nesterov, sgd_family
+from swd_dynamics.rules.gate import entry_of
 from swd_dynamics.rules.update import UpdateRule
 
 NO_CAUSE = "unknown"
@@ -114,7 +115,9 @@ def explanation(
     own = differing_numbers(rule, recording, theta.shape[1])
     if own is not None and own.rule is not None:
         if takes_every_step(with_shapes(own.rule, recording), theta, gradients, allowed):
-            return Explanation(own.said)
+            entry = entry_of(rule.direction, type(rule.decay))
+            advice = f'; replay("{entry.name}", recording) takes the recording\'s own numbers' if entry else ""
+            return Explanation(own.said + advice)
         besides = near(own.rule)
         if besides != NO_CAUSE:
             return Explanation(f"{own.said}; and in the recording {besides}")

@@ -110,11 +110,24 @@ class Course(NamedTuple):
         even = "even with the largest η " if (self.shares < 1 - SMALL).any() else ""
         return f"too early: {even}an equilibrium takes about {(self.time * self.shares)[i]:.0f} steps"
 
+    @property
+    def is_too_early(self) -> bool:
+        """Whether the run is too short for an equilibrium in the window that is shown."""
+        return self.shown is not None and bool(self.time[self.shown] > self.steps[self.shown])
+
+    @property
+    def follows(self) -> bool:
+        """Whether norm and angle agree with the law in a window that is judged."""
+        return self.judged is not None and not self.is_too_early and not self._off(self.judged)
+
+    def _off(self, i: int) -> list[str]:
+        pairs = ((self.norm, self.norm_law), (self.angle, self.angle_law))
+        return [name for name, pair in zip(("norm", "angle"), pairs, strict=True) if _is_off(*pair, i)]
+
     def _verdict(self, i: int) -> str:
         if self.time[i] > self.steps[i]:
             return self._too_early(i)
-        pairs = ((self.norm, self.norm_law), (self.angle, self.angle_law))
-        off = [name for name, pair in zip(("norm", "angle"), pairs, strict=True) if _is_off(*pair, i)]
+        off = self._off(i)
         if not off:
             return "at its equilibrium"
         behind = "" if self._is_steady(i) else "the law changed faster than weights follow, or "

@@ -137,13 +137,14 @@ def explain(recording: "xarray.Dataset | str | PathLike", name: str | None = Non
     recording = open_recording(recording) if isinstance(recording, str | PathLike) else recording
     _check(recording)
     recording, ended = _finite_part(recording)
+    read_as = [] if name is None else _read_as(recording, as_entry(name).name)
     name = _entry_name(recording) if name is None else name
     rules = [named_rule(name, arguments) for arguments in groups_of(recording)]
     shapes = [tuple(shape) for shape in json.loads(recording.attrs["parameter_shapes"])]
     order = np.argsort([-np.prod(shape) for shape in shapes], kind="stable")[:LARGEST]
     courses = tuple(_course(recording, rules, int(i), shapes[i]) for i in sorted(order))
     mode = mode_of(rules[0].decay) or "unknown"
-    notes = NOISE, *ended, *_notes(recording, rules, courses)
+    notes = *read_as, NOISE, *ended, *_notes(recording, rules, courses)
     return Explained(name, mode, courses, notes, omitted=len(shapes) - len(courses))
 
 
@@ -168,21 +169,32 @@ def _finite_part(recording: "xarray.Dataset") -> "tuple[xarray.Dataset, list[str
     return recording.isel(step=slice(rows)), [f"{from_step}, and the windows end before."]
 
 
+def _read_as(recording: "xarray.Dataset", name: str) -> list[str]:
+    """That another optimizer made the run, whose λ is read as that of the rule; nothing if the two are the same."""
+    recorded = _recorded_name(recording)
+    return [] if recorded in ("", name) else [f"The run was recorded with {recorded}. Its λ is read as {name}'s."]
+
+
 def _entry_name(recording: "xarray.Dataset") -> str:
     """The entry of the catalogue that the recorded optimizer is."""
+    name = _recorded_name(recording)
+    if name not in CATALOG:
+        raise InputError(
+            f"no rule has the name of the recorded optimizer, {name}: give the name of its rule, for example with"
+            ' --as AdamW (in Python: explain(recording, "AdamW"))'
+        )
+    return name
+
+
+def _recorded_name(recording: "xarray.Dataset") -> str:
+    """The name of the recorded optimizer, as in the catalogue if its rule is there."""
     name = str(recording.attrs.get("optimizer", ""))
     groups = groups_of(recording)
     if name in ("Adam", "AdamW", "AdamS") and any(group.get("amsgrad") for group in groups):
         name = name.replace("Adam", "AMSGrad")
     if any(group.get("decoupled_weight_decay") for group in groups) and f"{name}W" in CATALOG:
         name = f"{name}W"
-    name = "MuonW" if name == "Muon" else name
-    if name not in CATALOG:
-        raise InputError(
-            f"no rule has the name of the recorded optimizer, {name}: give the name of its rule, for example with"
-            ' --as AdamW (in Python: explain(recording, "AdamW"))'
-        )
-    return as_entry(name).name
+    return "MuonW" if name == "Muon" else name
 
 
 def _course(recording: "xarray.Dataset", rules: list[UpdateRule], i: int, shape: tuple[int, ...]) -> Course:
@@ -233,7 +245,7 @@ def _notes(recording: "xarray.Dataset", rules: list[UpdateRule], courses: tuple[
     notes.append(_rounding(recording, rate, mode_of(rules[0].decay) or "unknown"))
     known = [course for course in courses if not course.unknown]
     notes += [_fallen(course) for course in known if course.is_out_of_reach][:1]
-    return notes + ([_foreseen(recording, rules, known[0])] if known else [])
+    return notes + ([_foreseen(recording, rules, known)] if known else [])
 
 
 def _start_left(rate: NDArray, spans: NDArray, where: str) -> str:
@@ -269,13 +281,21 @@ def _decay_rates(recording: "xarray.Dataset") -> tuple[NDArray, str]:
     return rates[:, rates.sum(axis=0).argmax()], " in the group with the largest R"
 
 
-def _foreseen(recording: "xarray.Dataset", rules: list[UpdateRule], course: Course) -> str:
-    """The equilibrium of a parameter with a tenth of the last η; none is said at the end of a schedule to 0."""
+def _foreseen(recording: "xarray.Dataset", rules: list[UpdateRule], known: list[Course]) -> str:
+    """The equilibrium with a tenth of the last η, of the first parameter that follows the law.
+
+    None is said if no parameter follows it, or at the end of a schedule to 0.
+    """
+    course = next((course for course in known if course.follows), known[0])
     i = recording["parameter"].values.tolist().index(course.parameter)
     group = int(recording["parameter_group"].values[i])
     lr = np.asarray(recording["lr"].values[:, group], float)
     if lr[-1] <= SMALL * lr.max():
         return "η is nearly 0 at the end, so that nothing is foreseen for a smaller one."
+    if not course.follows:
+        early = all(course.is_too_early for course in known)
+        why = "the run is too short for an equilibrium" if early else "no parameter was found at its equilibrium"
+        return f"Nothing is foreseen for a smaller η, because {why}."
     late = recording.isel(step=slice(-FEW, None))
     norm, gradient = (np.asarray(late[name].values[:, i], float) for name in NEEDED[1:3])
     (norm, angle, time), _ = _law(rules[group], lr[-1] / 10, course.shape, _rms(norm * gradient))

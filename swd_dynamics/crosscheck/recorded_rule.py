@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from swd_dynamics.checks import shown
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import Entry
 from swd_dynamics.rules.gate import as_entry, as_rule
@@ -22,6 +23,11 @@ def rule_of_recording(given: Any, recording: "xarray.Dataset") -> UpdateRule:
     """The rule that is given; for the name of an optimizer or its entry, the rule with the recording's numbers."""
     if isinstance(given, str | Entry):
         return recorded_rule(given, recording)
+    if isinstance(given, list | tuple):
+        raise InputError(
+            f'{shown(given)} is not one rule: replay("AdamW", recording) takes the recording\'s own numbers, also those'
+            " of several groups"
+        )
     return as_rule(given)
 
 

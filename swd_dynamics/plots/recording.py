@@ -137,6 +137,8 @@ def _by_name(recorded) -> dict[str, "xarray.Dataset"]:
 
 
 def _check(run: "xarray.Dataset", name: str, alone: bool) -> None:
+    if not isinstance(name, str):
+        raise InputError(f'{name!r} is not the name of a quantity: give names, as recording(run, "loss", "lr")')
     drawable = [str(variable) for variable in run.data_vars if _is_course(run[variable], alone)]
     if name in run.data_vars and name not in drawable:
         dims = run[name].dims

@@ -250,6 +250,7 @@ class _TrainerHooks(_Run):
     def _watch(self, trainer: Any) -> None:
         """Observe what ``training_step`` returns: no callback gets the loss of each step."""
         training_step = trainer.training_step
+        self.probes[0]._losses.warns = False  # of several losses before a step, the last is the sum of all
 
         def noted(*args: Any, **kwargs: Any) -> torch.Tensor:
             loss = training_step(*args, **kwargs)

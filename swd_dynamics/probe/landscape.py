@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from swd_dynamics.checks import whole_number
+from swd_dynamics.checks import shown, whole_number
 from swd_dynamics.errors import InputError
 from swd_dynamics.probe.critical import critical_step
 from swd_dynamics.probe.quantities import QUANTITIES, Quantity
@@ -133,6 +133,8 @@ def check_landscape(landscape: Landscape | None, quantities: Iterable[Quantity])
     InputError
     """
     asked = needs_landscape(quantities)
+    if landscape is not None and not isinstance(landscape, Landscape):
+        raise InputError(f"landscape = {shown(landscape)} is not a Landscape: give landscape=Landscape(loss)")
     if landscape is None and asked:
         raise InputError(
             f"{asked[0]} needs the loss around the weights: give landscape=Landscape(loss), with a"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from swd_dynamics.errors import InputError
+from swd_dynamics.probe.warned import SEVERAL, warn
 
 
 def with_loss_by_name(observe: Callable[..., None]) -> Callable[..., None]:
@@ -59,14 +60,20 @@ class Losses:
         self._begun: int | None = None  # what autograd had counted when the last step began
         self._has_stepped = self._in_closure = self._is_seen = self._awaits = False
         self._rows = self._missing = 0
+        self.observed = 0  # losses since the probe was attached
+        self._since = 0  # losses since the last step
+        self._several_before = False  # whether the last step had several
+        self.warns = True  # whether to warn, once, where several losses are observed before each step
 
     def attach(self) -> None:
         """Begin to take losses: no row waits for its loss."""
-        self._in_closure = self._awaits = False
+        self._in_closure = self._awaits = self._several_before = False
+        self.observed = self._since = 0
 
     def observe(self, loss: Tensor | float, of: Literal["next", "last"] | None) -> None:
         """Take a loss; ``of`` as in :meth:`Probe.observe`."""
         value = loss_value(loss)
+        self.observed += 1
         if self._in_closure:
             self._value = self._value if self._is_seen else value
             return
@@ -74,10 +81,18 @@ class Losses:
             of = "last"
         if of != "last":
             self._value = value
+            self._watch()
         elif self._awaits and self._amend(value):
             self._missing -= 1
         # A second loss has no row: it belongs to a step that a scaler did not call.
         self._awaits = False
+
+    def _watch(self) -> None:
+        """Warn once if two steps in a row have several losses; a single one has them after a scaler skipped a step."""
+        self._since += 1
+        if self._since > 1 and self._several_before and self.warns:
+            self.warns = False
+            warn(SEVERAL)
 
     def _belongs_to_last(self, loss: Tensor | float) -> bool:
         if self._comes_after is None:
@@ -95,6 +110,7 @@ class Losses:
     def begin(self, in_closure: bool) -> None:
         """A step begins."""
         self._has_stepped, self._awaits, self._is_seen = True, False, False
+        self._several_before, self._since = self._since > 1, 0
         if self._in_closure:  # the last step raised an error: its closure's loss has no row
             self._value = None
         self._in_closure = in_closure

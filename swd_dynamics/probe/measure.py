@@ -119,6 +119,7 @@ class Measurement:
         self.start: list[Tensor] | None = None  # θ₀, if the distance from θ₀ is recorded
         self.theta: list[Tensor] | None = None  # a copy of θ before the step
         self.used = UsedGradients(known.writes_gradients(g) for g in optimizer.param_groups)
+        self.lacks_gradients: bool | None = None  # whether no parameter had one in any step that was looked at
         self._now: frozenset[str] = frozenset()  # the columns of this step
         self._row: dict[str, Column] = {}
 
@@ -167,6 +168,7 @@ class Measurement:
         found_inf = getattr(self.optimizer, "found_inf", None)
         self._row["scale"], self._row["skipped"] = [_entry(scale)], [_entry(found_inf)]
         self._row["had_gradient"] = [float(p.grad is not None) for p in self.layout.parameters]
+        self.lacks_gradients = self.lacks_gradients is not False and not any(self._row["had_gradient"])
         if self.trajectory:
             gradient = flat(gradients, self.layout)
             self.vectors["gradient"] = used_gradient(gradient, scale, found_inf)

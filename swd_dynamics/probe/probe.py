@@ -25,7 +25,7 @@ from swd_dynamics.probe.quantities import Quantity, chosen
 from swd_dynamics.probe.sinks import Contents, FolderSink, MemorySink, Sink
 from swd_dynamics.probe.steps import StepHooks, check_attached, closure_of, watched
 from swd_dynamics.probe.trajectory import MAX_TRAJECTORY_VALUES, check_room
-from swd_dynamics.probe.warned import UNATTACHED, UNSEEN, warn
+from swd_dynamics.probe.warned import UNATTACHED, warn, warn_at_end
 from swd_dynamics.recording.format import in_words, status_after
 from swd_dynamics.tensors.sharding import WRITER, local, shares, world
 from swd_dynamics.tensors.versions import version
@@ -238,8 +238,8 @@ class Probe:
         if reasons := self._losses.reasons:
             self._sink.note(loss_unknown_because=reasons)
         self._sink.close(status)
-        if self.steps == self._begun and self._written != self._versions():
-            warn(UNSEEN.format(kind=type(self.optimizer).__name__))
+        seen = type(self.optimizer).__name__, self.steps - self._begun, self._written != self._versions()
+        warn_at_end(*seen, self._losses.observed, self._instruments.measurement.lacks_gradients)
 
     def _versions(self) -> list[int | None]:
         """How often each parameter was written."""

@@ -131,7 +131,7 @@ def assembled(
         "step": ("step", steps, {"long_name": columns["step"].long_name}),
         **axis_names(where, description, columns),
     }
-    variables = {}
+    variables, attributes = {}, _attributes(description)
     for name, read in rows.items():
         column, count = columns[name], len(steps)
         dims, long_name = column.dims, column.long_name
@@ -142,8 +142,9 @@ def assembled(
         else:
             lazy = _Lazy(read, (count, *column.sizes), column.dtype)
         values = indexing.LazilyIndexedArray(lazy)
-        variables[name] = xarray.Variable(dims, values, {"long_name": long_name})
-    return xarray.Dataset(variables, coordinates, _attributes(description))
+        unknown = {"unknown_because": attributes[key]} if (key := f"{name}_unknown_because") in attributes else {}
+        variables[name] = xarray.Variable(dims, values, {"long_name": long_name, **unknown})
+    return xarray.Dataset(variables, coordinates, attributes)
 
 
 def _iterates(where: Path, description: dict[str, Any], steps: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Any
 from swd_dynamics.checks import shown
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import CATALOG, Entry
+from swd_dynamics.rules.directions.sgd import SGD, HeavyBall, Nesterov, sgd_family
 from swd_dynamics.rules.update import UpdateRule
 
 EXAMPLE = 'CATALOG["AdamW"](lr=0.01, weight_decay=0.1)'
@@ -65,6 +66,25 @@ def as_entry(given: Any, name: str = "name") -> Entry:
     if not isinstance(given, str):
         raise InputError(f'{name} = {shown(given)} is not allowed: give the name of a rule, as "AdamW"')
     return CATALOG[given]
+
+
+def entry_of(direction: Any, decay: type) -> Entry | None:
+    """The entry of the catalogue that makes rules with such a direction and decay; None if there is none.
+
+    Parameters
+    ----------
+    direction : Direction
+    decay : type — out of DECAYS
+
+    Examples
+    --------
+    >>> from swd_dynamics.rules import Stable
+    >>> entry_of(HeavyBall(0.9), Stable)
+    CATALOG["SGDS"]
+    """
+    family = sgd_family if isinstance(direction, SGD | HeavyBall | Nesterov) else type(direction)
+    alike = (entry for entry in CATALOG.values() if (entry.family, entry.decay) == (family, decay))
+    return next(alike, None)
 
 
 def _problem(given: Any) -> str:

@@ -211,6 +211,9 @@ class Derived(ABC):
         return {each for each in found if each.args[0].is_Symbol}
 
     def __float__(self) -> float:
+        if names := [row.keyword for row in table_of(_symbols_in(self.value), {})]:
+            give = ", ".join(f"{name}=…" for name in names)
+            raise InputError(f"there is no number yet for {' and '.join(names)}: give it, as result({give})")
         return float(self.value)
 
     def _open_symbols(self) -> set:

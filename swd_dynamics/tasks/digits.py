@@ -194,6 +194,7 @@ def _classifier(name, hidden, loss_name, samples, batch_size, seed, device, dtyp
         _tensors(part, device, dtype) for part in _standardised(whole_number("samples", samples, 1, IMAGES))
     )
     model = tanh_layers((PIXELS, *hidden, CLASSES), generator(seed)).to(device=device, dtype=dtype)
+    name = name if batch_size is None else f"{name}-minibatch"
     description = {
         "task": name,
         "data": "scikit-learn digits",
@@ -212,7 +213,7 @@ def _classifier(name, hidden, loss_name, samples, batch_size, seed, device, dtyp
         batch_size=batch_size,
         seed=seed,
         loss=LOSSES[loss_name],
-        name=name if batch_size is None else f"{name}-minibatch",
+        name=name,
         description=description,
     )
 

@@ -22,6 +22,8 @@ from swd_dynamics.crosscheck.recorded_rule import rule_of_optimizer
 from swd_dynamics.crosscheck.stepping import departure_of, largest_error, own_steps, relative, wrong_by
 from swd_dynamics.errors import InputError
 from swd_dynamics.rules.catalog import Entry
+from swd_dynamics.rules.decay import DECAYS
+from swd_dynamics.rules.gate import entry_of
 from swd_dynamics.rules.update import UpdateRule
 from swd_dynamics.verdict import NOTHING, Verdict, judge
 from swd_dynamics.verification.altered import OwnNumbers, altered_for, chosen_near_rules, own_numbers
@@ -120,7 +122,7 @@ def verify(
     True
     >>> verdict = verify(adamw, CATALOG["AdamS"](lr=0.01, weight_decay=0.1), steps=20)
     >>> verdict.first_departure, verdict.cause
-    (1, 'weight decay is decoupled: R = ηλ')
+    (1, 'weight decay is decoupled: R = ηλ; this is AdamW')
     >>> single = lambda params: torch.optim.AdamW(params, lr=0.01, weight_decay=0.01, foreach=False)
     >>> verify(single, "AdamW", steps=20, dtype="bfloat16").cause.split(":")[0]
     'in bfloat16 the weight decay is rounded away'
@@ -253,11 +255,21 @@ def _verdict(rule: UpdateRule, driven: list[Comparison], own: OwnNumbers | None)
         hints = [] if found else [*[READ_GROUPS] * _only_groups_are_wrong(driven), ASK_AUDIT]
         why = ". ".join([verdict.why, *hints])
         names = found[0] if found else ()
-        return replace(verdict, status="refuted", cause=cause_in_words(found), why=why, near_rules=names)
+        cause = cause_in_words(found) + _entry_in_words(rule, found)
+        return replace(verdict, status="refuted", cause=cause, why=why, near_rules=names)
     if raised := _raised(driven):
         return replace(verdict, status="inconclusive", cause=raised, **_until_it_raised(driven))
     reasons = _unresolved(driven)
     return replace(verdict, status="inconclusive", cause=reasons) if reasons else verdict
+
+
+def _entry_in_words(rule: UpdateRule, found: Sequence[tuple[str, ...]]) -> str:
+    """The entry of the catalogue that the rule is with the decay mode that is the cause; nothing if there is none."""
+    names = found[0] if len(found) == 1 else ()
+    if len(names) != 1 or names[0] not in DECAYS or NEAR_RULES[names[0]].line != "decay":
+        return ""
+    entry = entry_of(rule.direction, DECAYS[names[0]])
+    return f"; this is {entry.name}" if entry else ""
 
 
 def _only_groups_are_wrong(driven: Sequence[Comparison]) -> bool:

@@ -475,11 +475,12 @@ def test_what_cannot_be_audited_is_refused():
         (odd_optimizers.Exits, "Exits fails at step 3: SystemExit"),
         (odd_optimizers.NoLr, "lr = None in a parameter group"),
         (torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=LR), "a finished SGD is not callable"),
+        (torch.nn.Linear(2, 1), "is a model .* lambda params"),
     ],
-    ids=["exits", "no lr", "finished"],
+    ids=["exits", "no lr", "finished", "model"],
 )
 def test_what_ends_an_audit_is_an_input_error(factory, message):
-    """Assert that an exit in a late step, lr = None and a finished optimizer are reported as an InputError."""
+    """Assert that an exit in a late step, lr = None, a finished optimizer and a model are reported as an InputError."""
     with pytest.raises(InputError, match=message):
         audit(factory)
 

@@ -242,3 +242,25 @@ def test_what_rounding_takes_depends_on_the_kernel(make, said):
     """Assert that R = 1e-4 in bfloat16 is lost apart from the step, not with a fused kernel, and not in L2."""
     run = noisy_run(make, steps=30).assign_attrs(dtype="bfloat16")
     assert any(said in note for note in explain(run).notes)
+
+
+def far_from_noise(steps, decay):
+    """A run whose weight descends to a minimum far from 0, so that its norm is not that of noise."""
+    weight = torch.nn.Parameter(torch.zeros(40, dtype=torch.float64))
+    return record(SGDW([weight], lr=0.1, weight_decay=decay), lambda k: (weight - 3).square().sum() / 2, steps)
+
+
+@pytest.mark.parametrize(("steps", "decay", "why"), [(200, 0.5, "equilibrium"), (30, 0.001, "short")])
+def test_nothing_is_foreseen_of_a_run_that_is_off_its_law(steps, decay, why):
+    """Assert that no norm is foreseen if no parameter follows the law, or if the run is too short for it."""
+    found = explain(far_from_noise(steps, decay))
+    (course,) = found.courses
+    assert not course.follows and course.is_too_early == (why == "short")
+    assert "→" not in found.notes[-1] and why in found.notes[-1]
+
+
+def test_another_optimizers_run_is_said_to_be_so():
+    """Assert that the notes name the recorded optimizer where the rule has another name, and only there."""
+    run = far_from_noise(30, 0.1)
+    assert [note for note in explain(run, "SGDS").notes if "SGDW" in note and "SGDS" in note]
+    assert not [note for note in (*explain(run, "SGDW").notes, *explain(run).notes) if "SGDW" in note]

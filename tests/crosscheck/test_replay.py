@@ -219,3 +219,22 @@ def test_a_gpu_run_replays(fused):
     task = quadratic((1.0, 3.0, 0.1), noise=0.1, device="cuda")
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=0.01, weight_decay=0.1, fused=fused)
     assert replay(CATALOG["AdamW"](lr=0.01, weight_decay=0.1), record(optimizer, task.loss, 200)).passed
+
+
+def two_groups_on_a_schedule():
+    """A recording of AdamW with a decaying matrix and a bias without decay, on a schedule."""
+    task = tanh_network((8,), samples=50)
+    matrix, *others = task.model.parameters()
+    groups = [{"params": [matrix]}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.003, weight_decay=0.1)
+    return record(optimizer, task.loss, 12, scheduler=step_lr(optimizer))
+
+
+def test_other_numbers_come_with_what_to_write():
+    """Assert that a cause in the recording's numbers ends with the call that reads them, which confirms the run."""
+    recording = two_groups_on_a_schedule()
+    rule = CATALOG["AdamW"](lr=0.003, weight_decay=0.1)
+    assert 'replay("AdamW", recording)' in replay(rule, recording).cause
+    assert replay("AdamW", recording).status == "confirmed"
+    with pytest.raises(InputError, match=r'replay\("AdamW", recording\)'):
+        replay([rule, rule], recording)

@@ -174,6 +174,7 @@ def test_an_unknown_optimizer_has_a_look_of_its_own():
         ({"one": run("SGD"), "two": run("Adam")}, ["rotation_parameter"], "what can be drawn is loss, lr"),
         (run("SGD").isel(step=slice(0)), ["loss"], "nothing to draw"),
         ("run", ["loss"], "str is not a recording"),
+        (run("SGD"), [["loss", "lr"]], "give names"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_says_so(recorded, names, said):

@@ -198,6 +198,15 @@ def test_recording_is_that_of_a_plain_loop(framework, tmp_path, accumulate, clip
     assert_same(run, plainly(tmp_path / "plain", layer.seen, **options))
 
 
+def test_a_running_sum_of_losses_does_not_warn(framework, tmp_path, monkeypatch):
+    """Assert that a callback that observes the sum so far after each batch does not warn of several losses."""
+    said = []
+    monkeypatch.setattr("swd_dynamics.probe.losses.warn", said.append)
+    callback = framework.callback(tmp_path / "run")
+    framework.train(tmp_path, Layer(), callback, accumulate=BATCHES)
+    assert open_recording(tmp_path / "run").sizes["step"] == 2 and said == []
+
+
 def test_training_is_left_as_it_is(framework, tmp_path):
     """Assert that the weights are bit for bit those without a callback, and no hook is left."""
     bare, watched = Layer(), Layer()

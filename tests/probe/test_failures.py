@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -247,6 +248,34 @@ def test_a_run_without_steps_is_said(path):
     with pytest.warns(RuntimeWarning, match="saw no step of this SGD"), Probe(outer, path):
         weight.grad = torch.ones(3)
         inner.step()
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_model_that_was_made_again_is_said(network, every):
+    """Assert that steps without any gradient warn at the end, at the user's line, and that one gradient is enough."""
+    old, new = network(), network()
+    sgd = torch.optim.SGD(old.parameters(), lr=0.1)
+    with pytest.warns(RuntimeWarning, match="no weight had a gradient") as said, Probe(sgd, every=every):
+        for _ in range(3):
+            new.loss().backward()
+            sgd.step()
+    assert [each.filename for each in said] == [__file__]
+    with warnings.catch_warnings(record=True, action="always") as said, Probe(sgd, every=every):
+        old.last.bias.grad = torch.zeros_like(old.last.bias)
+        for _ in range(3):
+            sgd.step()
+    assert said == []
+
+
+@pytest.mark.parametrize(("losses", "warned"), [(3, 1), (1, 0)])
+def test_losses_without_a_step_are_said(network, losses, warned):
+    """Assert that losses without any step are counted in a warning, but not a single one that may be infinite."""
+    net = network()
+    sgd = torch.optim.SGD(net.parameters(), lr=0.1)
+    with warnings.catch_warnings(record=True, action="always") as said, Probe(sgd) as probe:
+        for _ in range(losses):
+            probe.observe(loss=net.loss())
+    assert len(said) == warned and all(f"{losses} losses" in str(each.message) for each in said)
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])

@@ -271,6 +271,7 @@ def test_refused_arguments():
         {"quantities": "landscape"},
         {"quantities": "default", "landscape": landscape},
         {"quantities": "landscape", "landscape": Landscape(quadratic(theta), k=4)},
+        {"quantities": "landscape", "landscape": quadratic(theta)},
     ):
         with pytest.raises(InputError):
             Probe(optimizer, **arguments)

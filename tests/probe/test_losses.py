@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -237,6 +238,38 @@ def test_a_forgotten_loss_is_said(network, path, observed, missing, when):
                 probe.observe(loss=math.nan, of="last")
     why = probe.dataset().attrs.get("loss_unknown_because", "")
     assert (f"{missing} of 3 rows" in why) == (missing > 0)
+
+
+def observed_before_each_step(counts):
+    """The messages of a run with so many observed losses before each step."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    sgd = torch.optim.SGD([weight], lr=0.1)
+    with warnings.catch_warnings(record=True, action="always") as said, Probe(sgd) as probe:
+        for count in counts:
+            weight.grad = torch.ones(1)
+            for _ in range(count):
+                probe.observe(loss=1.0)
+            sgd.step()
+    return said
+
+
+def test_losses_that_are_overwritten_are_said_once():
+    """Assert that gradient accumulation warns once, at the user's line, but not what a scaler skips now and then."""
+    (said,) = observed_before_each_step([2, 2, 2, 2])
+    assert "last" in str(said.message) and said.filename == __file__
+    assert observed_before_each_step([4, 1, 1, 2, 1]) == []
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_the_loss_says_that_it_was_forgotten(network, path, every):
+    """Assert that the recorded loss itself says why it is NaN, without a warning, and a known quantity nothing."""
+    net = network()
+    sgd = torch.optim.SGD(net.parameters(), lr=0.1)
+    with warnings.catch_warnings(action="error"), Probe(sgd, path, every=every) as probe:
+        net.train(sgd, 10)
+    run = probe.dataset()
+    assert f"{10 // every} of {10 // every} rows" in run.loss.attrs["unknown_because"]
+    assert "unknown_because" not in run.lr.attrs
 
 
 @pytest.mark.parametrize(("when", "kept"), [("before", 2.0), ("after", 1.0)])

@@ -128,11 +128,12 @@ def test_unknown_rates_are_told_once(network, quantities, count):
 
 
 def test_l2_under_adam_is_told_how_to_have_its_rate(network):
-    """Assert that a probe of Adam with L2 warns that R is NaN, and names the quantities that follow R."""
+    """Assert that a probe of Adam with L2 warns at the user's line that R is NaN, and says which quantities have it."""
     net = network()
     adam = torch.optim.Adam(net.parameters(), weight_decay=0.1)
-    with pytest.warns(RuntimeWarning, match="^decay_rate of the recording is NaN, .* quantities='dynamics'"):
+    with pytest.warns(RuntimeWarning, match="^decay_rate of the recording is NaN, .* quantities='dynamics'") as said:
         record(adam, net.loss, 3, trajectory=False)
+    assert [each.filename for each in said] == [__file__]  # though torch calls the probe in the step
     record(
         torch.optim.Adam(net.parameters()), net.loss, 3, trajectory=False
     )  # without decay R = 0; warnings are errors in tests

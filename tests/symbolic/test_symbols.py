@@ -251,3 +251,12 @@ def test_numbers_without_names_are_refused_with_the_names():
     assert found(h=2, theta_star=1).value == sympy.Rational(4, 5)  # hθ⋆/(h + λ)
     with pytest.raises(InputError):
         found(h=2, theta_star=1)(3)
+
+
+def test_a_result_with_symbols_is_no_float():
+    """Assert that a float of a formula is refused with the symbols that have no number, and given to one of numbers."""
+    found = fixed_point(CATALOG["SGDS"](lr=0.1, momentum=0.9, weight_decay=0.5))
+    with pytest.raises(InputError, match="theta_star=") as caught:
+        float(found(h=2))
+    assert "h=" not in str(caught.value)
+    assert float(found(h=2, theta_star=1)) == 0.8

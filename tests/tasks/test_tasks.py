@@ -321,3 +321,9 @@ def test_the_same_derivatives_on_a_gpu(make):
     assert np.abs(gradient - there.gradient(theta)).max() < ROUND_OFF * max(1, np.abs(gradient).max())
     error = np.abs(product - there.hvp(theta, vector)).max()
     assert error < ROUND_OFF * np.sqrt(len(theta)) * max(1, np.abs(product).max())
+
+
+@pytest.mark.parametrize("name", ["logistic", "network", "network-minibatch"])
+def test_a_task_on_digits_is_described_by_its_name(name):
+    """Assert that the description, which recordings keep, has the name by which the task was made."""
+    assert TASKS[name]().description["task"] == name == TASKS[name]().name

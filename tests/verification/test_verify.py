@@ -167,7 +167,18 @@ def test_a_fault_is_found_and_named(rule, fault, cause, step):
     """Assert that a fault is refuted at the step where it begins to act, and that its cause is named."""
     verdict = verify(*faulty(rule, fault), steps=60)
     assert (verdict.status, verdict.first_departure) == ("refuted", step)
-    assert verdict.cause == NEAR_RULES[cause].cause
+    assert verdict.near_rules == (cause,) and verdict.cause.startswith(NEAR_RULES[cause].cause)
+
+
+@pytest.mark.parametrize(("made", "rule", "entry"), [("AdamW", "Adam", "AdamW"), ("SGDW", "SGDS", "SGDW")])
+def test_the_rule_with_the_decay_that_was_found_is_named(made, rule, entry):
+    """Assert that where only the decay differs the cause names the entry of the catalogue with that decay."""
+    momentum = {"momentum": 0.9} if "SGD" in made else {}
+    arguments = {"lr": 0.1, "weight_decay": 0.1, **momentum}
+    verdict = verify(OPTIMIZERS[made], CATALOG[rule](**arguments), steps=20, **arguments)
+    assert verdict.near_rules == ("decoupled",) and verdict.cause.endswith(entry)
+    fault = verify(*faulty("AdamS", "no correction of v"), steps=20)
+    assert fault.cause == NEAR_RULES["no-correction-of-v"].cause
 
 
 STRANGE = ["betas swapped", "gradient clipped", "single precision", "state in single precision",
@@ -432,6 +443,7 @@ def test_a_guard_of_our_own_is_named():
     ("factory", "rule", "options", "said"),
     [
         (3, CATALOG["SGD"](), {}, "factory = 3 is not callable"),
+        (torch.nn.Linear(2, 1), "SGD", {}, "is a model .* lambda params"),
         (lambda params: 3, CATALOG["SGD"](), {}, "must return a torch.optim.Optimizer, not 3"),
         (lambda params: torch.optim.SGD(params, lr=-1), CATALOG["SGD"](), {}, "cannot be made .* ValueError"),
         (lambda params: torch.optim.SGD([torch.ones(1)]), CATALOG["SGD"](), {}, "does not train the parameters"),

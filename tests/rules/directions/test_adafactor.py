@@ -29,7 +29,7 @@ def test_takes_torchs_steps(own, foreach):
 def test_the_other_decay_is_named():
     """Assert that L2 for decoupled decay is refuted by name."""
     verdict = verify(torch.optim.Adafactor, CATALOG["Adafactor"](**ARGUMENTS), steps=8, **ARGUMENTS)
-    assert verdict.cause == "weight decay is decoupled: R = ηλ"
+    assert verdict.cause == "weight decay is decoupled: R = ηλ; this is AdafactorW"
 
 
 def test_replays_a_recorded_run():

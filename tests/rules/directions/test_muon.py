@@ -41,7 +41,8 @@ def test_takes_torchs_steps(own):
 def test_wrong_numbers_and_the_wrong_decay_are_seen():
     """Assert that L2 for decoupled decay is named, and that steps that are not rounded are refuted."""
     factory = partial(torch.optim.Muon, **ARGUMENTS)
-    assert verify(factory, CATALOG["Muon"](**ARGUMENTS), steps=8).cause == "weight decay is decoupled: R = ηλ"
+    verdict = verify(factory, CATALOG["Muon"](**ARGUMENTS), steps=8)
+    assert verdict.cause == "weight decay is decoupled: R = ηλ; this is MuonW"
     assert verify(factory, CATALOG["MuonW"](coarse=False, **ARGUMENTS), steps=8).status == "refuted"
 
 
