@@ -75,7 +75,7 @@ HEADLINES: dict[str, str] = {
         " AdamW's own λ it decays 70 times too fast."
     ),
     "transformer": (
-        "While a transformer trains, R/η_eff changes by a factor of 3.7 after the warm-up with AdamW, and"
+        "While a transformer trains, R/η_eff changes by a factor of at least 1.5 after the warm-up with AdamW, and"
         " stays at λ with AdamS."
     ),
     "gpu": (
