@@ -1,7 +1,7 @@
 """Study: how far the best λ depends on η, for each decay; the slopes are derived from what could stay constant."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sympy
@@ -274,7 +274,7 @@ def _same_run(name: str, claim: str, sgdw: ErrorMap, sgds: ErrorMap) -> Verdict:
 
 # The figure
 
-LINES = {"memory": "-", "rest point": "--"}
+LINES: dict[str, Any] = {"memory": "-", "rest point": "--"}  # the dashes of a prediction
 CIRCLES: dict = {"color": "white", "marker": "o", "markersize": 8, "markeredgecolor": "black", "linestyle": "none"}
 MODES = {"": "L2", "W": "decoupled", "S": "stable"}  # by the end of an optimizer's name
 SHOWN = "AdamW"  # whose two maps are drawn
