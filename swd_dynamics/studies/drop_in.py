@@ -255,7 +255,7 @@ STYLES: dict[str, tuple[str, dict, str, str]] = {
     "AdamW": ("decoupled", {}, "AdamW, λ = {now:g}", "λη"),
     "AdamS": ("stable", {}, "AdamS, λ translated to λ′ = {then:.2g}", "λ′η/√v̄"),
     "AdamS, λ kept": ("stable", {"color": MUTED}, "control: AdamS with AdamW's λ = {now:g}", "λη/√v̄"),
-    "AdamS, a third": ("stable", NEAR, "control: AdamS with λ′/3", "λ′η/3√v̄"),
+    "AdamS, a third": ("stable", NEAR, "control: AdamS with λ′/3", "λ′η/(3√v̄)"),
     "no decay": ("none", {"color": MUTED}, "control: no decay", ""),
 }
 

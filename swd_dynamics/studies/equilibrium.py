@@ -330,12 +330,12 @@ def draw(data: EquilibriumRuns) -> Figure:
 
 
 def _draw_layers(axes, found: dict[str, Norms]) -> None:
-    """Lines and points, SGD with hollow and Adam with filled points; each pair of lines with its power of Γ."""
+    """Lines and points, solid for SGD and dashed for Adam; each pair of lines with its power of Γ."""
     handles = []
     for name, each in found.items():
         is_adam = name.startswith("Adam")
         line = theory(each.mode, label=None, linestyle="--" if is_adam else "-")
-        points = measured(each.mode, label=name, markersize=5) | ({} if is_adam else {"markerfacecolor": "white"})
+        points = measured(each.mode, label=name, markersize=5)
         axes.plot(each.x, each.derived[0], **line)
         axes.plot(each.x, each.measured[0], **points)
         both: Any = {name: value for name, value in points.items() if name not in ("linestyle", "ls")}

@@ -28,11 +28,11 @@ CAPTION = (
     " both round each weight once. The foreach kernel (on the CPU) first rounds the factor 1 − R to bfloat16, so that"
     " each weight loses a whole number of units in its last place. Right: 4000 weights that start at 0, in pure noise,"
     " with η = 0.01, λ = 0.1 and β = (0.9, 0.95), so that R = 0.001, below 2⁻⁹. Without decay the root mean square"
-    " (rms) of the weights grows as η√k. With decay it ends at √(η/2λ). The grey circles have λ = 0.1, too: in bfloat16"
+    " (rms) of the weights grows as η√k. With decay it ends at √(η/2λ). All points have λ = 0.1: in bfloat16"
     " the foreach kernel, torch's choice on a GPU, leaves every weight exactly as a run with λ = 0 does, and so does"
     " the single-tensor kernel (not drawn), which in training rounds the decay and the update one after the other. At"
     " first all points lie above their lines, because Adam's bias correction gives the first gradients more weight."
-    " (Later the circles grow a little more slowly than η√k, because small steps are lost too.) The fused kernel"
+    " (Later those of foreach grow a little more slowly than η√k, because small steps are lost too.) The fused kernel"
     " subtracts the decay and the update before it rounds, and these updates are large enough to carry the decay"
     " along.\n\n"
     "Keep the weights in float32 and compute in bfloat16, which is safe. The fused kernel is not: where no step reaches"
@@ -271,15 +271,14 @@ def _draw_rms(axes: Axes, found: LowPrecision) -> None:
     k = np.geomspace(found.steps[0], found.steps[-1], 200)
     axes.plot(k, LR * np.sqrt(k), **theory("none", label="theory without decay, η√k"))
     axes.plot(k, with_decay(k), **theory("decoupled", label="theory with decay"))
+    hollow = {"markerfacecolor": "white"}
     points: dict[str, dict[str, Any]] = {
-        "float32": measured("decoupled", label="float32, λ = 0.1", markersize=9),
-        "bfloat16, fused": measured(
-            "decoupled", label="bfloat16, fused, λ = 0.1", markerfacecolor="white", markersize=5
-        ),
-        "bfloat16, foreach": measured("none", label="bfloat16, foreach, λ = 0.1", markersize=5),
+        "float32": hollow | {"marker": "o", "label": "float32, λ = 0.1", "markersize": 10},
+        "bfloat16, fused": {"label": "bfloat16, fused, λ = 0.1", "markersize": 5},
+        "bfloat16, foreach": hollow | {"marker": "v", "label": "bfloat16, foreach, λ = 0.1", "markersize": 5},
     }
     for name, look in points.items():
-        axes.plot(found.steps[::2], found.rms[name][::2], **look)
+        axes.plot(found.steps[::2], found.rms[name][::2], **measured("decoupled") | look)
     axes.set(
         title="gradients that are pure noise, R = 0.001", xlabel="step k", ylabel="root mean square of the weights"
     )

@@ -8,10 +8,9 @@ import sympy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
-from swd_dynamics.plots import house_style
+from swd_dynamics.plots import MUTED, house_style, measured
 from swd_dynamics.rules import CATALOG, UpdateRule
 from swd_dynamics.studies.judging import vertex
 from swd_dynamics.studies.paired import judge_more, judge_same, paired_difference
@@ -29,19 +28,20 @@ CLAIM = (
 )
 SOURCE = "1711.05101 (with decoupled decay the best λ depends less on η); memory: 2405.13698; rest point: 2011.11152"
 CAPTION = (
-    "Each cell is the mean test error of a 64-32-10 tanh network on the digits after a short run with one η and one"
-    " λ. η falls to 0 along half a cosine. White circles mark the best λ for each η whose best error is within 15 %"
-    " of the best of the map. The best λ is that of a parabola in log λ through the smallest error and its two"
-    " neighbours. A slope is that of log λ over log η through the circles; 0 says that the best λ does not depend on"
-    " η, −1 that it falls as 1/η, and −0.5, which is 1/√η, is half-way. The ± are 95 % intervals (Student's t,"
-    " jackknife over the seeds). The slope of AdamS is not known well enough to say which of its two lines it is"
-    " nearer to. Black diamonds mark the best λ for runs with a constant η, whose maps are not drawn. “Falls as 1/η”"
-    " means that the whole interval of the slope is within 0.25 of −1, and with SGDW that is not decided. Both lines"
-    " have the slopes that the rule predicts, and go through the middle of the circles; for the Adam family the"
-    " measured change of √v̄ with η and λ enters, so that they are not exactly 0 and −1. The maps of SGDW and SGDS"
-    " are the same map, moved by 1/(1−β) = 10 in λ: their runs are the same to round-off. That the schedule decides"
-    " was seen in a pilot with other seeds. The study does not show that the slopes are the same for large networks"
-    " or long runs."
+    "Left and middle: each cell is the mean test error of a small tanh network on the digits after runs with one η"
+    " and one λ; η falls to 0 along half a cosine (left) or is constant (middle). Circles mark the best λ for each η"
+    " whose best error is within 15 % of the best of the map. Right: the slope of log λ over log η through such"
+    " circles, with each optimizer. At 0 the best λ does not depend on η, at −1 it falls as 1/η, and −½, which is"
+    " 1/√η, is half-way. Bars and ± are 95 % intervals. The predicted slopes follow from the rule. The slope of AdamS"
+    " is not known well enough to say which of its two predictions it is nearer to.\n\n"
+    "The network has 64, 32 and 10 units. The best λ is that of a parabola in log λ through the smallest error and"
+    " its two neighbours. The intervals are those of Student's t, by the jackknife over the seeds. The predicted lines"
+    " on the maps go through the middle of the circles. For the Adam family the measured change of √v̄ with η and λ"
+    " enters the predictions, so that they are not exactly 0 and −1. “Falls as 1/η” means that the whole interval of"
+    " the slope is within 0.25 of −1, and with SGDW that is not decided. The maps of the other optimizers are not"
+    " drawn. Those of SGDW and SGDS are the same map, moved by 1/(1−β) = 10 in λ: their runs are the same to"
+    " round-off. That the schedule decides was seen in a pilot with other seeds. The study does not show that the"
+    " slopes are the same for large networks or long runs."
 )
 
 BETA = 0.9
@@ -274,32 +274,34 @@ def _same_run(name: str, claim: str, sgdw: ErrorMap, sgds: ErrorMap) -> Verdict:
 
 # The figure
 
-LINES: dict[str, Any] = {"memory": "-", "rest point": "--"}
+LINES: dict[str, Any] = {"memory": "-", "rest point": "--"}  # the dashes of a prediction
 CIRCLES: dict = {"color": "white", "marker": "o", "markersize": 8, "markeredgecolor": "black", "linestyle": "none"}
-DIAMONDS: dict = CIRCLES | {"color": "black", "marker": "D", "markersize": 6, "markeredgecolor": "white"}
+MODES = {"": "L2", "W": "decoupled", "S": "stable"}  # by the end of an optimizer's name
+SHOWN = "AdamW"  # whose two maps are drawn
+SCHEDULES = {"cosine": "η falls to 0", "constant": "η constant"}
 
 
 def draw(maps: dict[tuple[str, str], ErrorMap]) -> Figure:
-    """The maps of the six optimizers, with the measured valley and the two predicted slopes."""
+    """Two maps, with the measured valley and the two predicted slopes, and the slopes of all optimizers."""
     with house_style():
-        figure = Figure(figsize=(10.6, 7.8))
-        for row, family in zip(figure.subplots(2, 3), ("SGD", "Adam"), strict=True):
-            names = (family, f"{family}W", f"{family}S")
-            best = min(maps[name, "cosine"].error.mean(axis=2).min() for name in names)
-            for axes, name in zip(row, names, strict=True):
-                _draw_map(axes, name, maps[name, "cosine"], best)
-                _draw_valley(axes, name, maps)
-            figure.colorbar(row[0].collections[0], ax=row, extend="max", label="test error, % of images misread")
-        figure.legend(handles=_keys(), loc="outside lower center", ncols=2)
+        figure = Figure(figsize=(10.6, 4.9))
+        *lefts, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
+        best = min(maps[SHOWN, schedule].error.mean(axis=2).min() for schedule in SCHEDULES)
+        for axes, schedule in zip(lefts, SCHEDULES, strict=True):
+            _draw_map(axes, maps[SHOWN, schedule], best)
+            _draw_valley(axes, maps[SHOWN, schedule])
+            axes.set_title(f"{SHOWN}, {SCHEDULES[schedule]}: slope {_known(maps[SHOWN, schedule])}")
+        figure.colorbar(lefts[0].collections[0], ax=lefts[1], extend="max", label="test error, % of images misread")
+        _draw_slopes(right, maps)
+        figure.legend(handles=_keys(), loc="outside lower center", ncols=3)
         figure.suptitle(_title(maps), x=0.01, ha="left")
     return figure
 
 
-def _draw_map(axes: Axes, name: str, seen: ErrorMap, best: float) -> None:
+def _draw_map(axes: Axes, seen: ErrorMap, best: float) -> None:
     x, y, mean = np.log10(seen.lrs), np.log10(seen.decays), seen.error.mean(axis=2)
     shown = np.where(np.isfinite(mean), mean, 100.0)
     axes.pcolormesh(x, y, shown.T, vmin=best, vmax=1.6 * best, shading="nearest")
-    axes.set_title(f"{name}: slope of the circles {_known(seen)}")
     axes.set(xlabel="learning rate η", ylabel="weight decay λ")
     axes.set(xlim=(x[0] - 0.25, x[-1] + 0.25), ylim=(y[0] - 0.25, y[-1] + 0.25))
     for ticks, values in ((axes.set_xticks, x), (axes.set_yticks, y)):
@@ -307,31 +309,39 @@ def _draw_map(axes: Axes, name: str, seen: ErrorMap, best: float) -> None:
         ticks(whole, [f"$10^{{{int(n)}}}$" for n in whole])
 
 
-def _draw_valley(axes: Axes, name: str, maps: dict[tuple[str, str], ErrorMap]) -> None:
-    seen = maps[name, "cosine"]
+def _draw_valley(axes: Axes, seen: ErrorMap) -> None:
     x, at, valley = np.log10(seen.lrs), np.log10(seen.lrs[seen.rows]), seen.valley()
     for invariant, style in LINES.items():
-        slope = predicted_slope(name, invariant, seen.moments)
-        line = valley.mean() + slope * (x - at.mean())
-        axes.plot(x, line, color="black", linewidth=3.4, linestyle=style)
-        axes.plot(x, line, color="white", linewidth=1.8, linestyle=style)
-    if (name, "constant") in maps:
-        constant = maps[name, "constant"]
-        axes.plot(np.log10(constant.lrs[constant.rows]), constant.valley(), **DIAMONDS)
+        line = valley.mean() + predicted_slope(SHOWN, invariant, seen.moments) * (x - at.mean())
+        axes.plot(x, line, color="white", linewidth=4)
+        axes.plot(x, line, color="black", linewidth=1.8, linestyle=style)
     axes.plot(at, valley, **CIRCLES)
 
 
+def _draw_slopes(axes: Axes, maps: dict[tuple[str, str], ErrorMap]) -> None:
+    """From above, for each optimizer and schedule: the measured slope with its interval, and the predicted slopes."""
+    axes.axvline(-0.5, color=MUTED, linewidth=1)
+    for y, ((name, _), seen) in enumerate(maps.items()):
+        slope = paired_difference(seen.slopes, 0.0)
+        look = measured(MODES[name.removeprefix("SGD").removeprefix("Adam")], label=None)
+        axes.errorbar(slope.mean, y, xerr=slope.half_width, capsize=3, **look)
+        for invariant, style in LINES.items():
+            x = predicted_slope(name, invariant, seen.moments)
+            axes.vlines(x, y - 0.38, y + 0.38, color="black", linewidth=1.8, linestyle=style)
+    rows = [f"{name},\n{SCHEDULES[schedule]}" for name, schedule in maps]
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), title="slope with each optimizer", xlabel="slope of log λ over log η")
+    axes.set_xticks([-1, -0.5, 0], ["−1\n(λ ∝ 1/η)", "−½\n(λ ∝ 1/√η)", "0\n(no change)"])
+
+
 def _keys() -> list[Line2D]:
-    lines = {
-        "memory": "predicted slope if R·steps stays constant",
-        "rest point": "predicted slope if the rest point stays constant",
-    }
-    edges = [Stroke(linewidth=3.4, foreground="black"), Normal()]  # as on the maps: white with a black edge
-    look: dict[str, Any] = {"color": "white", "linewidth": 1.8, "path_effects": edges}
+    lines = {"memory": "predicted if R·steps is constant", "rest point": "predicted if the rest point is constant"}
     return [
-        Line2D([], [], **CIRCLES, label="best λ for an η, where η falls to 0 (the map that is drawn)"),
-        Line2D([], [], **DIAMONDS, label="best λ for an η, where η is constant (another map, not drawn)"),
-        *(Line2D([], [], **look, linestyle=LINES[name], label=text) for name, text in lines.items()),
+        Line2D([], [], **CIRCLES, label="best λ for an η"),
+        *(
+            Line2D([], [], color="black", linewidth=1.8, linestyle=LINES[name], label=text)
+            for name, text in lines.items()
+        ),
     ]
 
 

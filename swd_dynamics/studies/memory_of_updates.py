@@ -7,6 +7,7 @@ import numpy as np
 import sympy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from swd_dynamics.plots import COLOURS, MUTED, house_style, measured
@@ -356,7 +357,10 @@ def _draw_ages(axes: Axes, found: dict[tuple[str, str, str], GradientWeights]) -
     axes.set_xticks([0.1, 1, 10], ["0.1", "1", "10"])
     axes.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5], ["0.02", "0.05", "0.1", "0.2", "0.5"])
     axes.minorticks_off()
-    axes.set_title("blue ▲: SGDW, pink ✚: SGDC (corrected decay)")
+    axes.set_title("how old the remembered updates are, on average")
+    keys = {"decoupled": "SGDW, decoupled decay", "corrected": "SGDC, corrected decay"}
+    looks = [measured(mode, label=label, markersize=4.5, linestyle="-") for mode, label in keys.items()]
+    axes.legend(handles=[Line2D([], [], **look) for look in looks], loc="lower left")
 
 
 def _power(power: sympy.Rational) -> str:

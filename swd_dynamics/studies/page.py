@@ -30,10 +30,21 @@ SYMBOLS = (
 FULL_FORM = " Nothing on this page is from the short form of a study (`--quick`), which has fewer and shorter runs."
 ANY = "any such"  # where a prediction is a bound: what is allowed
 MORE = "What else was tested, and what was set after pilot runs"
-OTHER_NUMBERS = (
-    "The number in the title of each figure is that of its own run, and the number in the table at the top of this page"
-    " is that of the full form with the smaller model."
-)
+# What each of these studies draws in grey, in the figures of this version.
+GREY = {
+    "update-rules": "the other rules",
+    "stability": "runs that diverge with both decays",
+    "drop-in": "controls",
+    "gpu": "controls",
+}
+# What to know before looking at a figure that was made on a GPU machine, by an earlier version.
+BEFORE_OLDER = {
+    "transformer": (
+        "The factor in the title of this figure is that after the warm-up, which is to the left of the dashed line: the"
+        " first 10 of 200 steps, and with the larger model the first 20 of 400. The line of AdamW also falls during the"
+        " warm-up, so that all of it spans a larger factor."
+    )
+}
 ATLAS_MARKS = " In the atlas ◀ brown is a decay of none of these kinds."
 
 
@@ -77,13 +88,27 @@ def _opening(found: dict[str, list[dict]], folder: Path, short: bool) -> str:
         " “more than 0” allows any number on that side.\n\n"
         f"{SYMBOLS}{_symbols_page(folder)}\n\n"
         f"In the figures: {modes}. A line is theory and a point is a measurement, unless the panel or the caption says"
-        " otherwise: some lines are measured, and some join measured points. Grey marks are the other rules"
-        " (update-rules), runs that diverge with both decays (stability), and controls (drop-in, gpu)."
-        f"{ATLAS_MARKS * any((folder / 'atlas').glob('*.png'))}"
+        " otherwise: some lines are measured, and some join measured points."
+        f"{_grey_marks(found, folder)}{ATLAS_MARKS * any((folder / 'atlas').glob('*.png'))}"
         " Click a figure to open it as SVG. To make a figure and its verdicts again, run"
         f" the command below it in the folder that contains {as_markdown(above)}/."
         f"{_made_earlier(folder)}{forms}"
     )
+
+
+def _grey_marks(found: Iterable[str], folder: Path) -> str:
+    """What grey marks are, in the studies of the page; nothing for the older figures of a GPU machine."""
+    by_meaning: dict[str, list[str]] = {}
+    for name in [] if _is_older(folder) else GREY:
+        if name in found:
+            by_meaning.setdefault(GREY[name], []).append(name)
+    said = [f"{meaning} ({', '.join(names)})" for meaning, names in by_meaning.items()]
+    return f" Grey marks are {', '.join(said[:-1])}{' and ' * (len(said) > 1)}{said[-1]}." if said else ""
+
+
+def _is_older(folder: Path) -> bool:
+    """Whether the folder's figures were made on a GPU machine: they are not drawn again when its page is written."""
+    return (folder / MACHINE).is_file()
 
 
 def _contents(ledger: dict) -> list[str]:
@@ -106,12 +131,12 @@ def _symbols_page(folder: Path) -> str:
 
 
 def _made_earlier(folder: Path) -> str:
-    """For a folder with the description of a GPU machine: its figures are not drawn again when its page is written."""
+    """The origin of a folder's figures, where the folder has the description of a GPU machine."""
     said = (
         f"\n\nThe figures and verdicts of this folder were made on [a GPU machine]({MACHINE}) by an earlier version of"
         " this toolkit. The claims on this page are newer, so figures can differ from them in words, marks and panels."
     )
-    return said * (folder / MACHINE).is_file()
+    return said * _is_older(folder)
 
 
 def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: str | None) -> list[str]:
@@ -122,9 +147,10 @@ def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: s
         claim = [f"**Claim tested:** {as_markdown(study.claim)}", f"Source: {_cited(study.source)}."]
     how = f"{', in the short form' if quick else ''}{f', trained on an {as_markdown(card)}' if card else ''}"
     parts = [f"## {as_markdown(name)}", *claim, f"**Outcome:** {_counts(verdicts)}{how}."]
+    older = _is_older(folder)  # then the caption is of another version of the figure
+    parts += [as_markdown(BEFORE_OLDER[name])] if older and name in BEFORE_OLDER else []
     parts += _figure(folder, name, study.claim if study else name)
-    is_older = (folder / MACHINE).exists()  # then the caption is of another version of the figure
-    shown, _, more = (study.caption if study and not is_older else "").partition(PARAGRAPH)
+    shown, _, more = (study.caption if study and not older else "").partition(PARAGRAPH)
     parts += [as_markdown(shown)] if shown else []
     parts += _larger(folder, name)
     parts += _not_confirmed(verdicts)
@@ -147,7 +173,7 @@ def _larger(folder: Path, name: str) -> list[str]:
         return []
     within = [quote(f"{name}/{file}") for file in (f"{name}.png", "verdicts.json")]
     links = f"[figure]({within[0]}), [verdicts]({within[1]})"
-    return [f"The same study with a larger model: {links}. {OTHER_NUMBERS}"]
+    return [f"The same study with a larger model: {links}."]
 
 
 def _atlas(folder: Path) -> list[str]:

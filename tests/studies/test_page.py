@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from swd_dynamics import studies
 from swd_dynamics.cli import app
 from swd_dynamics.studies.headlines import HEADLINES
-from swd_dynamics.studies.page import page
+from swd_dynamics.studies.page import BEFORE_OLDER, as_markdown, page
 from swd_dynamics.studies.study import PARAGRAPH, SHORT_FORM
 from swd_dynamics.verdict import Verdict
 
@@ -124,6 +124,26 @@ def test_figures_of_a_gpu_machine_are_said_to_be_older(tmp_path):
     assert "machine.json" not in page(ALL, tmp_path)
     (tmp_path / "machine.json").touch()
     assert "earlier version" in page(ALL, tmp_path).split("## ")[0]
+
+
+def test_grey_marks_are_explained_for_the_studies_of_the_page(tmp_path):
+    """Assert that the key names only studies of the page, and none for older figures, whose marks differ."""
+    ledger = {"studies": {"stability": [verdict()], "drop-in": [verdict()]}}
+    key = page(ledger, tmp_path).split("## ")[0].split("Grey marks are ")[1].split(". ")[0]
+    assert re.findall(r"\(([\w-]+)\)", key) == ["stability", "drop-in"]
+    assert "Grey marks" not in page({"studies": {"transformer": [verdict()]}}, tmp_path)
+    (tmp_path / "machine.json").touch()
+    assert "Grey marks" not in page(ledger, tmp_path)
+
+
+def test_what_an_older_title_omits_stands_above_its_figure(tmp_path):
+    """Assert that the remark on an older figure is the paragraph before it, and only where figures are older."""
+    (tmp_path / "transformer.png").touch()
+    ledger = {"studies": {"transformer": [verdict()]}}
+    assert BEFORE_OLDER["transformer"] not in page(ledger, tmp_path)
+    (tmp_path / "machine.json").touch()
+    before = page(ledger, tmp_path).split("[![")[0].rstrip()
+    assert before.endswith(as_markdown(BEFORE_OLDER["transformer"]))
 
 
 def test_a_larger_run_of_a_study_is_linked(tmp_path):
