@@ -52,7 +52,7 @@ HEADLINES: dict[str, str] = {
     ),
     "sharpness-under-schedules": (
         "At the edge of stability a falling learning rate leaves the sharpness of SGD behind. With β₁ = 0 that of Adam"
-        " and AdamW follows the rising limit, and AdamS overshoots by up to 12 %, but none rises faster than v can"
+        " and AdamW follows the rising limit, and AdamS overshoots by up to 12 %, but none rises by more than v can"
         " fade. Warm-up pushes SGD's sharpness down, where it"
         " stays without decay."
     ),
