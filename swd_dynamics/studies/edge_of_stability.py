@@ -37,7 +37,8 @@ CAPTION = (
     " with heavy ball and β = 0.5, and 38 with Adam. Right: the mean of the largest curvature over the second half of"
     " runs of heavy ball with β = 0.5. The dotted line is its mean along the gradient flow of the loss with"
     " ½(R/η_eff)‖θ‖² added, at the same times t = η_eff·k. The solid lines are the prediction: the curvature of this"
-    " flow, but at most the derived limit. The curvature is at the limit in the mean; whether the oscillation itself"
+    " flow, but at most the derived limit. The largest curvature is at the limit in the mean over time; whether the"
+    " oscillation itself"
     " settles is the subject of settled-oscillation. On the other task of central-flow, Adam with β₁ = 0.9 bursts too,"
     " and its mean curvature is 5 to 10 % below the limit; here it is 2 to 3 % below. Heavy ball with β = 0.9 (not"
     " drawn) oscillates in bursts, most of"
@@ -320,7 +321,7 @@ def draw(data: tuple[dict[str, Watched], Watched, Strengths]) -> Figure:
         _draw_runs(units, runs)
         _draw_strengths(strengths, found)
         figure.suptitle(
-            "On this network the mean curvature settles at the limit derived from the optimizer.\n"
+            "One network's largest curvature settles, in the mean over time, at the derived limit.\n"
             "Strong decay keeps it below, as a flow without oscillation predicts for heavy ball",
             x=0.01,
             ha="left",

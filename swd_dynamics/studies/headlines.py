@@ -33,8 +33,9 @@ HEADLINES: dict[str, str] = {
         " does so only up to a peak, 4/(√h + √λ)², and then the limit falls to 0."
     ),
     "edge-of-stability": (
-        "Ten optimizers sharpen one small tanh network until the mean curvature settles within 3 % of the limit that is"
-        " derived from their step. (On another task that of Adam with β₁ = 0.9 is 5 to 10 % below: see central-flow.)"
+        "Ten optimizers sharpen one small tanh network until the largest curvature, in the mean over time, is within"
+        " 3 % of the limit that is derived from their step. (On another task that of Adam with β₁ = 0.9 is 5 to 10 %"
+        " below: see central-flow.)"
         " The oscillation itself need not settle (see settled-oscillation). From a predicted R/η_eff on, weight decay"
         " keeps the curvature of heavy ball below the limit."
     ),
@@ -45,12 +46,14 @@ HEADLINES: dict[str, str] = {
     ),
     "settled-oscillation": (
         "Whether the oscillation at the edge settles or comes in bursts follows from the roots of one derived equation."
-        " On one orbit heavy ball bursts from β = 0.42 on and Nesterov's momentum only from 0.83 on. With weaker decay"
-        " heavy ball bursts from 0.35 on. The mean curvature can be at the limit all the same (see edge-of-stability)."
+        " On one orbit heavy ball with L2 bursts from β = 0.42 on and Nesterov's momentum only from 0.83 on. On another"
+        " orbit, with weaker decay, heavy ball with L2 bursts from 0.36 on. In the mean over time the largest curvature"
+        " can be at the limit all the same (see edge-of-stability)."
     ),
     "sharpness-under-schedules": (
-        "At the edge of stability a falling learning rate leaves the sharpness of SGD behind. That of Adam with"
-        " β₁ = 0 follows the rising limit, but no faster than v fades. Warm-up pushes SGD's sharpness down, where it"
+        "At the edge of stability a falling learning rate leaves the sharpness of SGD behind. With β₁ = 0 that of Adam"
+        " and AdamW follows the rising limit, and AdamS overshoots by up to 12 %, but none rises by more than v can"
+        " fade. Warm-up pushes SGD's sharpness down, where it"
         " stays without decay."
     ),
     "stationary-noise": (

@@ -35,9 +35,10 @@ CAPTION = (
     "The loss is ½hθ² for each weight, and every gradient has fresh Gaussian noise of variance σ² = 1. The vertical"
     " axis is the mean extra loss ½h·Var θ divided by ¼η_eff·σ², its value for small steps without decay. Points are"
     " torch runs of many copies of a weight, averaged over time. η = 0.1 and β = 0.9; λ = 0.1 for SGD and 1 for Adam,"
-    " with β₂ = 0.99. Left: the lines are the derived law; the dotted line (usual SDE) is"
-    " the SDE of first order with stable decay, which has no limit. At small curvature too it lies 1/0.53 times as"
-    " high as the law, because R = λη/(1−β) = 0.1 is as large as 1−β. So the weights forget as quickly as the"
+    " with β₂ = 0.99. Left: the solid lines and the dashed blue line are the derived law; the dashed green line is the"
+    " usual SDE, of first order, with stable decay, which has no limit. At small curvature too it lies 1/0.53 times as"
+    " high as the law, the solid green line, because R = λη/(1−β) = 0.1 is as large as 1−β. So the weights forget as"
+    " quickly as the"
     " momentum, and (1−β)/(R + 1−β), about half, of the SDE's variance is left; the SDE assumes R ≪ 1−β. Right: the"
     " dashed lines are the law with the second moment of the noise alone, v = σ². With v = σ² = 1 AdamW and AdamS are"
     " the same rule, so that the blue dashed line lies under the green one. For the solid lines v is σ² + E[G²],"
@@ -251,7 +252,10 @@ def _draw_sgd(axes: Axes, found: list[Scatter]) -> None:
         label = LABELS[each.mode] + ", Nesterov (dashed)" * is_nesterov
         axes.plot(each.share, extra_loss(each, each.measured[0]), **{**measured(each.mode, label=label), **look})
     stable = next(each for each in found if each.mode == "stable")
-    axes.plot(stable.share, extra_loss(stable, plain_variance(stable)), ":", color=MUTED, label="usual SDE, stable")
+    share = np.geomspace(0.0015, 1, 60)
+    on_line = stable._replace(curvature=share * stable.limit)
+    plain = extra_loss(on_line, plain_variance(on_line))
+    axes.plot(share, plain, **theory("stable", label="stable, usual SDE", linestyle="--", linewidth=1.3))
     axes.axvline(1, color=MUTED, linewidth=1)
     axes.text(1.08, 1.3, "stability\nlimit", color="#666666", va="bottom")
     axes.set(xscale="log", yscale="log", title="SGD with momentum 0.9", xlabel="curvature / stability limit")

@@ -6,7 +6,7 @@ import torch
 
 from swd_dynamics.studies.methods import Method
 from swd_dynamics.studies.settled_orbits import OrbitFinder, at_orbit, fitted_root, leading_root, sizes
-from swd_dynamics.studies.settled_oscillation import ROOT, Curve, Nudged, _on_curves
+from swd_dynamics.studies.settled_oscillation import ROOT, Curve, Kind, Nudged, _on_curves, measured_end
 from swd_dynamics.symbolic import BurstRoots, numeric_oscillation
 from swd_dynamics.tasks import Task
 
@@ -90,6 +90,14 @@ def test_root_of_a_signal_with_two_pairs():
     assert leading_root(signal) == pytest.approx(0.01 + 0.2j, abs=1e-8)
 
 
+def test_end_of_settling(task, orbit):
+    """Assert that the derived growth is 0 where settling ends, and that torch runs cease to settle within 0.001."""
+    kind = Kind("SGD", False, (0.3, 0.5))
+    end = kind.end(orbit)
+    assert kind.growth(orbit, end) == pytest.approx(0.0, abs=1e-5)
+    assert measured_end(task, orbit, kind, end) == pytest.approx(end, abs=1e-3)
+
+
 def test_runs_on_the_wrong_side_are_counted():
     """Assert that a run that keeps its nudge and one that loses it count, if the derived growth says the opposite."""
     kept, lost = np.full(300, 1.2), np.ones(300)
@@ -109,5 +117,7 @@ def test_the_momentum_with_the_largest_error_is_named():
         roots = [BurstRoots(np.array([each]), np.ones(1)) for each in (-0.1 + 0.3j, -0.05 + 0.3j, 0.1 + 0.3j)]
         fitted = np.array([each.leading for each in roots])
         fitted[wrong] *= 1 + ROOT / 2
-        root, _ = _on_curves({"one": Curve([], np.array([0.0, 0.25, 0.5]), [], roots, fitted)})
+        root, _ = _on_curves(
+            {"one": Curve([], np.array([0.0, 0.25, 0.5]), [], roots, fitted, np.empty((2, 0)), 0.4, 0.4)}
+        )
         assert said in root.why and root.measured == pytest.approx(ROOT / 2)
