@@ -42,6 +42,7 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
 
 
+@pytest.mark.slow
 def test_floors():
     """Assert that every import contract of pyproject.toml holds: imports go only downwards."""
     from importlinter.api import read_configuration
@@ -64,6 +65,7 @@ def circle_of(package: str) -> list[str]:
     return []
 
 
+@pytest.mark.slow
 def test_no_circle_of_imports():
     """Assert that no module of the package imports another that imports it, by whatever way, even when it is called."""
     assert circle_of("swd_dynamics") == []
@@ -85,6 +87,7 @@ def test_a_circle_would_be_found(condition, is_circle, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("module", ["swd_dynamics", "swd_dynamics.cli", "swd_dynamics.__main__"])
+@pytest.mark.slow
 def test_import_is_light(module):
     """Assert that importing the package or its command line imports none of the heavy libraries."""
     heavy = {"torch", "sympy", "matplotlib", "scipy", "numpy", "xarray", "sklearn"}
@@ -172,6 +175,7 @@ def test_files_stay_small():
     assert [name for name, text in texts.items() if not text.startswith('"""')] == []
 
 
+@pytest.mark.slow
 def test_one_name_one_thing():
     """Assert that no public function or class has the name of another one; commands are named like what they call."""
     homes = Counter(
@@ -190,6 +194,7 @@ def lines_of_code(path: Path) -> int:
     return len({node.lineno for node in nodes if isinstance(node, ast.stmt | ast.expr)})
 
 
+@pytest.mark.slow
 def test_no_room_is_too_large():
     """Assert that no room but that of the studies holds more than a fifth of the package's lines of code."""
     sizes = Counter()

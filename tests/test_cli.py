@@ -79,6 +79,7 @@ def test_studies_lists_what_each_found(capsys):
     assert max(map(len, lines)) <= 100
 
 
+@pytest.mark.slow
 def test_a_recorded_run_replays_as_itself_only(recorded, capsys):
     """Assert that record and replay agree on the right rule, and exit with 1 on a wrong one."""
     assert main(["replay", str(recorded), "--as", "AdamW"]) == 0
@@ -89,6 +90,7 @@ def test_a_recorded_run_replays_as_itself_only(recorded, capsys):
     assert "✓ confirmed" in said and "✗ refuted" in said and "first wrong step: 1" in said
 
 
+@pytest.mark.slow
 def test_a_recording_is_shown_drawn_and_exported(recorded, tmp_path, capsys):
     """Assert that show, plot and export take a recording, and that what they write is there."""
     assert main(["show", str(recorded)]) == 0
@@ -114,6 +116,7 @@ def test_a_recording_is_shown_drawn_and_exported(recorded, tmp_path, capsys):
         (["export", "RUN", "--to", "run.txt"], r".nc or .csv"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes_with_recordings_are_said(recorded, command, message, capsys):
     """Assert that a missing run, an unknown quantity and an unknown format are told in a sentence, with exit code 2."""
     assert main([str(recorded) if word == "RUN" else word for word in command]) == 2
@@ -135,6 +138,7 @@ def test_what_has_no_value_is_not_drawn(quantity, said, tmp_path, capsys, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_a_run_that_grows_is_said_to_grow(tmp_path, capsys):
     """Assert that a run that stays finite, but ends with a larger loss than it began with, says so with the numbers."""
     run = tmp_path / "run"
@@ -145,6 +149,7 @@ def test_a_run_that_grows_is_said_to_grow(tmp_path, capsys):
     assert "grew" in said and f"{losses[-1]:.4g}" in said and f"at step {1 + losses.argmax()}" in said
 
 
+@pytest.mark.slow
 def test_a_run_without_decay_says_so(tmp_path, capsys):
     """Assert that a replay that cannot tell the decays apart, for want of any, says so."""
     run = str(tmp_path / "run")
@@ -155,6 +160,7 @@ def test_a_run_without_decay_says_so(tmp_path, capsys):
     assert "weight decay is 0" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_diverging_run_is_a_result(tmp_path, capsys):
     """Assert that a run that blows up is recorded, and said to have diverged at its step."""
     command = ["record", "--optimizer", "SGD", "--task", "quadratic", "--steps", "400", "--lr", "1e3", "--trajectory"]
@@ -166,6 +172,7 @@ def test_a_diverging_run_is_a_result(tmp_path, capsys):
 
 @pytest.mark.parametrize("what", ["equations", "modified-equation", "fixed-point", "linear-map", "eigenvalues",
                                   "stability-limit", "long-run-decay-rate"])  # fmt: skip
+@pytest.mark.slow
 def test_derive_shows_steps_and_latex(what, capsys):
     """Assert that every derivation prints its steps, or its formula as LaTeX."""
     assert main(["derive", "SGDS", "--what", what, "--nesterov"]) == 0
@@ -174,6 +181,7 @@ def test_derive_shows_steps_and_latex(what, capsys):
     assert "\\" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_derive_writes_a_whole_derivation_as_latex(capsys):
     """Assert that --latex --steps lists all steps and assumptions, and has the result that --latex prints alone."""
     assert main(["derive", "SGDS", "--what", "fixed-point", "--latex", "--steps"]) == 0
@@ -197,6 +205,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("command", GIVEN)
+@pytest.mark.slow
 def test_derive_with_numbers(command, capsys):
     """Assert that arguments that are given are numbers in the result, and that the others are symbols."""
     assert main(["derive", *command.split()]) == 0
@@ -301,6 +310,7 @@ def one_measurement(setting):
     return Findings([stability.vanishing_gradients(setting)], None)
 
 
+@pytest.mark.slow
 def test_sgdw_is_recorded_and_replays_as_itself(tmp_path, capsys):
     """Assert that SGD with decoupled decay, which torch does not have, can be recorded, and replays with its own λ."""
     run = str(tmp_path / "run")
@@ -312,6 +322,7 @@ def test_sgdw_is_recorded_and_replays_as_itself(tmp_path, capsys):
     assert main(["replay", run, "--as", "SGDS"]) == 1
 
 
+@pytest.mark.slow
 def test_the_landscape_is_recorded_in_every_nth_step(tmp_path):
     """Assert that record measures the sharpness of a quadratic, which is known, in every third step only."""
     run = tmp_path / "run"
@@ -325,6 +336,7 @@ def test_the_landscape_is_recorded_in_every_nth_step(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sgds", "SGDS", "Sgds"])
+@pytest.mark.slow
 def test_a_rule_is_found_in_any_case(name, capsys):
     """Assert that the capitals of a rule's name do not matter on the command line."""
     assert main(["derive", name, "stability-limit", "--lr", "0.1"]) == 0
@@ -333,6 +345,7 @@ def test_a_rule_is_found_in_any_case(name, capsys):
     assert capsys.readouterr().out == written
 
 
+@pytest.mark.slow
 def test_a_real_optimizer_and_a_task_are_found_in_any_case(tmp_path):
     """Assert that capitals do not matter to record and sweep, and that a recording has the table's names."""
     run, found = tmp_path / "run", tmp_path / "sweep"
@@ -432,6 +445,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, capsys, tmp_path, monkey
 
 
 @pytest.mark.parametrize("out", ["", "file/figure", "x" * 300, "figure.pdf"])
+@pytest.mark.slow
 def test_a_figure_that_cannot_be_written_is_one_line(recorded, out, tmp_path, capsys, monkeypatch):
     """Assert that an impossible path of a figure is one line, exit code 2, and leaves nothing behind."""
     monkeypatch.chdir(tmp_path)
@@ -445,6 +459,7 @@ def test_a_figure_that_cannot_be_written_is_one_line(recorded, out, tmp_path, ca
     ("command", "written"),
     [("plot RUN --quantity loss --out new.png", ["new.png", "new.svg"]), ("export RUN --to new.csv", ["new.csv"])],
 )
+@pytest.mark.slow
 def test_files_are_overwritten_only_on_request(recorded, command, written, tmp_path, capsys, monkeypatch):
     """Assert that plot and export refuse files that exist, by name, and write them with --overwrite."""
     monkeypatch.chdir(tmp_path)
@@ -499,6 +514,7 @@ def test_a_damaged_recording_is_one_clear_line(recorded, tmp_path, capsys, file)
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_replay_says_what_a_run_without_weights_lacks(tmp_path, capsys):
     """Assert that a run recorded without its weights is not replayed, and that the way to do it is said."""
     run = str(tmp_path / "run")
@@ -521,6 +537,7 @@ def two_groups_without_weights(path):
             adamw.step()
 
 
+@pytest.mark.slow
 def test_two_groups_without_weights_are_one_line(tmp_path, capsys):
     """Assert that replay of two groups without recorded weights is refused, and that every other command runs."""
     run = str(tmp_path / "two")
@@ -542,6 +559,7 @@ def test_two_groups_without_weights_are_one_line(tmp_path, capsys):
         ("--warmup 4", [*(0.5 * (1 / 3 + k / 6) for k in range(4)), *[0.5] * 4]),
     ],
 )
+@pytest.mark.slow
 def test_schedules(tmp_path, options, expected):
     """Assert that the recorded learning rate is the schedule's formula."""
     run = tmp_path / "run"
@@ -577,6 +595,7 @@ def test_ctrl_c_closes_the_run(tmp_path):
     assert np.isfinite(recording["loss"]).all()
 
 
+@pytest.mark.slow
 def test_as_a_program():
     """Assert that python -m swd_dynamics gives help with every command, and exit codes that a shell sees."""
     command = [sys.executable, "-m", "swd_dynamics"]
@@ -621,6 +640,7 @@ def test_letters_that_cannot_be_encoded_are_printed():
     assert rb"\u03b8" in printed  # θ
 
 
+@pytest.mark.slow
 def test_a_name_with_dots_names_its_own_figure(recorded, tmp_path):
     """Assert that figures of runs whose names differ after a dot do not overwrite one another."""
     for rate in ("0.01", "0.02"):
@@ -645,6 +665,7 @@ def test_a_recording_that_failed_is_exit_code_1(tmp_path, capsys, monkeypatch):
 SWEEP = "sweep quadratic --optimizers SGD,AdamS --grid lr=1e-2:1e4:4 --grid weight-decay=0,0.1 --steps 40 --seeds 2"
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_a_table(tmp_path, capsys):
     """Assert that a sweep prints the best point and the diverged runs of each optimizer, and writes all as netCDF."""
     assert main([*SWEEP.split(), "--to", str(tmp_path / "sweep"), "--nc", str(tmp_path / "sweep.nc")]) == 0
@@ -662,6 +683,7 @@ def test_a_sweep_ends_with_a_table(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[:3] == [heads, sgd, adams]
 
 
+@pytest.mark.slow
 def test_optimizers_with_the_same_numbers_are_told(tmp_path, capsys):
     """Assert that SGDW and SGDS without momentum are said to be one method, but not with momentum."""
     command = ["sweep", "quadratic", "--optimizers", "SGDW,SGDS", "--grid", "lr=0.01", "--grid", "weight-decay=0.1"]

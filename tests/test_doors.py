@@ -108,6 +108,7 @@ def test_a_name_is_replayed_with_the_recordings_numbers():
     assert not sd.replay(CATALOG["SGD"](), recorded).passed
 
 
+@pytest.mark.slow
 def test_a_name_is_verified_with_the_optimizers_numbers():
     """Assert that a name or an entry in the place of a verified rule gets the numbers of the optimizer."""
     for rule in ("SGD", CATALOG["SGD"]):
@@ -161,6 +162,7 @@ def test_arguments_in_another_order(call):
 
 
 @pytest.mark.parametrize("order", [1, 2, "state"])
+@pytest.mark.slow
 def test_a_gradient_may_return_a_tensor(order):
     """Assert that a flow is the same to the last bit, whether numpy or torch computes 3θ."""
     exact = sd.Flow(RULE, gradient, lambda theta, vector: 3.0 * vector, order)
@@ -169,6 +171,7 @@ def test_a_gradient_may_return_a_tensor(order):
     assert np.array_equal(product.solve(start, steps=4).theta, exact.solve(start, steps=4).theta)
 
 
+@pytest.mark.slow
 def test_a_start_may_be_a_tensor():
     """Assert that weights may be given as a tensor that requires a gradient, in a flow and on a plane."""
     start, flow = torch.tensor([1.0, -2.0], requires_grad=True), sd.Flow(RULE, gradient)
@@ -184,6 +187,7 @@ def test_a_tensor_of_another_type_is_taken():
     assert flow.field([1.0]).dtype == np.float64
 
 
+@pytest.mark.slow
 def test_a_plane_of_a_torch_gradient():
     """Assert that a phase plane of a torch gradient has numpy's fixed point: 0, where both μ are −(3 + λ)."""
     (point,) = sd.phase_plane(RULE, torch_gradient, start=(1, 1), steps=2, nodes=12).fixed_points
@@ -196,6 +200,7 @@ def test_a_plane_of_a_torch_gradient():
     assert centre.kind == "centre"
 
 
+@pytest.mark.slow
 def test_the_order_of_a_torch_gradient():
     """Assert that the order of a flow is found with a torch gradient too, and iterates are arrays."""
     flow = sd.Flow(UpdateRule(0.1, SGD()), torch_gradient)

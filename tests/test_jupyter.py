@@ -129,6 +129,7 @@ def test_another_format_for_figures_is_left_alone(shell):
     assert set(shown(shell, Figure())) == {"image/svg+xml", "text/plain"}
 
 
+@pytest.mark.slow
 def test_it_is_told_to_a_shell_that_runs():
     """Assert that importing the package in a shell registers the displays, and imports nothing heavy."""
     from subprocess import run

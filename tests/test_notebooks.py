@@ -61,6 +61,7 @@ def test_it_runs_and_is_committed_as_it_runs(script):
 
 
 @notebooks
+@pytest.mark.slow
 def test_it_reads_well_without_a_kernel(script):
     """Assert that it opens with its question, shows a figure or two and the sliders' picture, and has no live part."""
     cells = committed(script).cells
@@ -136,6 +137,7 @@ def changed(monkeypatch):
     ("momentum", "nesterov"),
     [pytest.param(0.5, False, marks=pytest.mark.slow), pytest.param(0.95, False, marks=pytest.mark.slow), (0.9, True)],
 )
+@pytest.mark.slow
 def test_the_limits_of_another_momentum_are_in_the_titles(changed, momentum, nesterov):
     """Assert that the titles of 07 follow the momentum: Jury's limits by hand, at η = 0.1 and R = 1."""
     _, titles = changed("07", '"momentum": 0.9}', f'"momentum": {momentum}, "nesterov": {nesterov}}}')
@@ -148,6 +150,7 @@ def test_the_limits_of_another_momentum_are_in_the_titles(changed, momentum, nes
     assert float(times) == pytest.approx((1 + momentum) / (1 - momentum) / times_as_large, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_rate_of_nesterovs_momentum_is_its_own(changed):
     """Assert that the lines in the first figure of 01 follow Nesterov's momentum: the eigenvalues of a step by hand."""
     names, _ = changed("01", '0.9, "weight_decay": 0.01}\nnames', '0.9, "weight_decay": 0.01, "nesterov": True}\nnames')
@@ -158,6 +161,7 @@ def test_the_rate_of_nesterovs_momentum_is_its_own(changed):
 
 
 @pytest.mark.parametrize("weight_decay", [0.002, 0.1])
+@pytest.mark.slow
 def test_the_line_of_another_weight_decay_is_at_it(changed, weight_decay):
     """Assert that the line at λ in the second figure of 01 follows λ."""
     names, _ = changed("01", '(0.9, 0.95), "weight_decay": 0.01', f'(0.9, 0.95), "weight_decay": {weight_decay}')

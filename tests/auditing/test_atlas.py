@@ -94,6 +94,7 @@ def test_an_optimizer_cannot_harm_the_others(name, limit, kind, reason, monkeypa
     assert entry.kind == kind and reason in entry.reason
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_was_done(monkeypatch, tmp_path, capsys):
     """Assert that after Ctrl-C the files hold what was done, name the rest, and the exit code is 130."""
 
@@ -112,6 +113,7 @@ def test_an_interrupt_keeps_what_was_done(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("interrupted", [True, False])
+@pytest.mark.slow
 def test_nothing_is_written_over_by_nothing(interrupted, monkeypatch, tmp_path, capsys):
     """Assert that where no optimizer was audited, interrupted at once or not, the files of an older run stay."""
 
@@ -210,6 +212,7 @@ def __getattr__(name):
 """
 
 
+@pytest.mark.slow
 def test_copies_of_the_base_class_and_late_names_are_found(tmp_path, monkeypatch):
     """Assert that optimizers derived from a copy of torch's base class are found, also if made on demand."""
     (tmp_path / "lazy_here.py").write_text(LAZY)

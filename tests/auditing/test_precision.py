@@ -32,6 +32,7 @@ def adamw(dtype, numbers, kernel):
     ids=["bfloat16", "float16"],
 )
 @pytest.mark.parametrize("kernel", [SINGLE, FOREACH], ids=["single", "foreach"])
+@pytest.mark.slow
 def test_weak_decay_is_lost_exactly(dtype, weight_decay, least, kernel):
     """Assert that an R 2 % below ``least`` makes no difference to any bit, where torch rounds θ(1 − R) on its own."""
     found = adamw(dtype, {"lr": 1e-2, "weight_decay": weight_decay}, kernel)
@@ -40,6 +41,7 @@ def test_weak_decay_is_lost_exactly(dtype, weight_decay, least, kernel):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.slow
 def test_fused_kernels_keep_weak_decay(dtype):
     """Assert that torch's fused kernel, which rounds decay and step as one, keeps R = 1e-4 to the scatter."""
     found = adamw(dtype, WEAKER, FUSED)
@@ -48,11 +50,13 @@ def test_fused_kernels_keep_weak_decay(dtype):
 
 
 @pytest.mark.parametrize("kernel", [SINGLE, FOREACH], ids=["single", "foreach"])
+@pytest.mark.slow
 def test_float32_keeps_weak_decay(kernel):
     """Assert that the other kernels keep R = 1e-3 in float32, whose half unit is 2⁻²⁵."""
     assert adamw("float32", WEAK, kernel).decay == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_strong_decay_is_kept_or_rounded_to_units():
     """Assert that R = .01 is kept in bfloat16, and that foreach on a CPU takes 3 units of 2⁻⁸, as 1 − R is rounded."""
     assert adamw("bfloat16", STRONG, SINGLE).verdict == "kept"
@@ -76,6 +80,7 @@ def test_l2_of_sgd_is_kept():
     assert found.to_dict()["in_type"]["verdict"] == "kept"
 
 
+@pytest.mark.slow
 def test_decay_is_lost_with_the_steps():
     """Assert that a fused kernel does not keep the decay where its steps are less than half a unit themselves."""
     found = adamw("bfloat16", {"lr": 1e-3, "weight_decay": 0.1}, FUSED)

@@ -20,6 +20,7 @@ class NoHalf(torch.optim.SGD):
         super().step()
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_fails_in_bfloat16_is_told():
     """Assert that the reason is kept where an optimizer refuses bfloat16, and that its spike is measured."""
     found = robustness(partial(NoHalf, **ARGUMENTS), 1e-3)
@@ -36,6 +37,7 @@ def test_without_decay_nothing_is_said_of_bfloat16(rate):
 
 
 @pytest.mark.parametrize(("lr", "kept"), [(1e-2, "kept"), (1e-5, "lost")])
+@pytest.mark.slow
 def test_the_update_carries_the_decay(lr, kept):
     """Assert that Adam's L2 decay is lost as well where its updates are below half a digit of a bfloat16 weight."""
     factory = partial(torch.optim.Adam, lr=lr, weight_decay=0.1)

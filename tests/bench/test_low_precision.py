@@ -54,6 +54,7 @@ class Kahan(torch.optim.Optimizer):
     ],
     ids=["single", "foreach", "fused", "L2", "two roundings", "compensated"],
 )
+@pytest.mark.slow
 def test_weak_decay_is_lost_where_it_is_rounded_on_its_own(factory, share):
     """Assert that R = 2⁻¹¹ is lost if θ(1 − R) is rounded, and kept if decay and update are rounded as one."""
     assert kept(factory) == pytest.approx(share, abs=SCATTER)
@@ -77,6 +78,7 @@ def test_without_a_decay_rate_nothing_is_said(rate):
     assert np.isnan(kept_in_bfloat16(bench, rate, WEAK))
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_told():
     """Assert that an optimizer whose bfloat16 weights overflow is said to fail."""
 

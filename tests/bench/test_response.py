@@ -72,6 +72,7 @@ def test_constant_rates(factory, expected):
     np.testing.assert_allclose(rate[HALVED:], expected / 2, rtol=0, atol=READ)
 
 
+@pytest.mark.slow
 def test_adams_follows_the_second_moment():
     """Assert that every weight of AdamS shrinks by ηλ/√v̄ in each step, v̄ as the gradients themselves have it."""
     rate = rates_alone(partial(AdamS, **ARGUMENTS))
@@ -142,6 +143,7 @@ def test_strong_impulses_agree_where_small_ones_do():
 
 
 @pytest.mark.parametrize(("momentum", "ends"), [(0.98, True), (0.995, False)])
+@pytest.mark.slow
 def test_whether_longer_runs_may_help_is_known_from_two_runs(momentum, ends):
     """Assert that β²⁰⁰ = .02 and .37 of an impulse are told apart, of which an audit in longer runs allows a tenth."""
     bench = bench_for(partial(torch.optim.SGD, lr=LR, momentum=momentum))
@@ -162,6 +164,7 @@ def test_control_and_exponents(factory):
     np.testing.assert_allclose(rates(response.half_decay)[0], LR * DECAY / 2, rtol=0, atol=READ)
 
 
+@pytest.mark.slow
 def test_random_numbers_are_the_same_in_every_run():
     """Assert that noise in an optimizer's steps does not change its response, and that the caller's numbers resume."""
     torch.manual_seed(5)

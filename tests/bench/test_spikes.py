@@ -50,6 +50,7 @@ def expected(recursion):
     ],
     ids=["Adam", "AdamW", "Adam, 0.95", "momentum"],
 )
+@pytest.mark.slow
 def test_the_answer_is_that_of_the_recursion(kind, recursion):
     """Assert that the largest and the smallest step, and the steps until they are usual, are those of the recursion."""
     found, ratio = spike_response(bench_for(kind)), expected(recursion)
@@ -59,6 +60,7 @@ def test_the_answer_is_that_of_the_recursion(kind, recursion):
     assert found.followed == END - SPIKED
 
 
+@pytest.mark.slow
 def test_momentum_forgets_and_adam_does_not():
     """Assert that momentum .9 forgets a spike after about ln 250/ln(1/.9) = 52 steps, and v of Adam does not."""
     momentum, adaptive = (
@@ -69,6 +71,7 @@ def test_momentum_forgets_and_adam_does_not():
     assert adaptive.recovery is None and adaptive.lowest < 0.1
 
 
+@pytest.mark.slow
 def test_a_run_that_overflows_is_unknown():
     """Assert that no numbers are stated where the spike ends in weights that are not finite."""
 
@@ -83,6 +86,7 @@ def test_a_run_that_overflows_is_unknown():
     assert np.isnan(found.peak) and found.recovery is None
 
 
+@pytest.mark.slow
 def test_steps_in_which_nothing_moves_do_not_count():
     """Assert that an optimizer that rests in every other step has an answer."""
 

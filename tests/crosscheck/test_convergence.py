@@ -59,6 +59,7 @@ def test_every_rule_is_followed_to_its_order(name, order):
 
 
 @pytest.mark.parametrize("name", ["SGDS", "AdamS", "AdaiS", "aggregated momentum"])
+@pytest.mark.slow
 def test_a_second_order_term_off_by_a_tenth_fails(name):
     """Assert that the same test refutes the flow with its second-order term a tenth too large."""
     right = numeric_equation(RULES[name])
@@ -93,6 +94,7 @@ def test_the_state_flow_is_of_first_order():
     assert abs(slope - 1) <= 0.05
 
 
+@pytest.mark.slow
 def test_a_loose_solver_is_inconclusive():
     """Assert that nothing is concluded where the solver's own error is of the size of what is measured."""
     lrs, t = lrs_and_time("AdamS")
@@ -185,6 +187,7 @@ def test_the_order_is_not_rounded_to_the_expected_one():
 
 @pytest.mark.parametrize("factor", [1.0, 1.05])
 @pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.slow
 def test_groups_keep_their_learning_rates(order, factor):
     """Assert that the order is that of the rule with its own learning rates, one for every weight.
 
@@ -200,6 +203,7 @@ def test_groups_keep_their_learning_rates(order, factor):
 
 
 @pytest.mark.parametrize("schedule", [Cosine(0.01, steps=60), StepDecay(0.01, step_size=20, gamma=0.5)], ids=repr)
+@pytest.mark.slow
 def test_a_schedule_keeps_its_course_in_time(schedule):
     """Assert that a flow of order 1 follows a schedule to first order, and the distances are those of the closed form.
 
@@ -217,6 +221,7 @@ def test_a_schedule_keeps_its_course_in_time(schedule):
     assert verdict.evidence["error"][-1] == pytest.approx(np.abs(np.cumprod(1 - rates) - flowed).max(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_flow_that_cannot_be_followed_leaves_the_order_open():
     """Assert that where an assumption of the derivation fails, the verdict is inconclusive and says which."""
     rises = Flow(CATALOG["AMSGrad"](), lambda theta: -theta)

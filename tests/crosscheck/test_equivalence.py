@@ -70,6 +70,7 @@ def test_the_decay_rate_is_that_of_the_rule_given():
     weight_decay=positive,
     lr=positive,
 )
+@pytest.mark.slow
 def test_there_and_back(names, moments, weight_decay, lr):
     """Assert that a translation to itself changes nothing, and that one there and back ends where it began."""
     here, there = rule(names[0], lr, weight_decay), rule(names[1])
@@ -138,6 +139,7 @@ def test_adams_takes_off_what_adamw_took(scheduled):
     assert fed(recording, lr=0.01, weight_decay=0.5) > 2 * total  # for the test to tell them apart
 
 
+@pytest.mark.slow
 def test_a_group_that_stands_still_tells_no_second_moment():
     """Assert that v̄ is read from the groups that have a learning rate."""
     moving = recorded(torch.optim.AdamW, groups=True, lr=0.01, weight_decay=0.1)
@@ -164,6 +166,7 @@ def test_a_recorded_step_stands_for_those_before_it():
 
 @pytest.mark.parametrize("lr", [0.01, 3e-4])
 @pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.slow
 def test_a_recorded_schedule_is_that_of_the_rules(lr, groups):
     """Assert that where η changed R is λ times the recorded η, whatever number the rule has, and so for ``to``."""
     recording = recorded(torch.optim.AdamW, scheduled=True, groups=groups, lr=0.01, weight_decay=0.5)
@@ -175,6 +178,7 @@ def test_a_recorded_schedule_is_that_of_the_rules(lr, groups):
     assert written_out.weight_decay == pytest.approx(0.5 * np.mean(cosine) / 0.01, rel=1e-12)  # a constant η of ``to``
 
 
+@pytest.mark.slow
 def test_groups_with_schedules_of_their_own_are_refused():
     """Assert that one number as η is refused where η changed otherwise in each group, and a function is taken."""
     recording = recorded(torch.optim.AdamW, groups=True, scheduled=True, lr=0.01, weight_decay=0.5)

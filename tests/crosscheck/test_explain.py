@@ -39,6 +39,7 @@ def test_noise_alone_brings_a_weight_to_its_law():
     assert course.time[-1] == pytest.approx(1 / (4 * lr * decay), rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_too_short_is_not_there_yet():
     """Assert that weights far from their norm are said to be under way, with the steps that the way takes."""
     found = explain(noisy_run(lambda w: SGDW(w, lr=0.1, weight_decay=0.001), steps=60))
@@ -56,6 +57,7 @@ def test_each_recorded_step_stands_for_those_before_it(every):
         assert any(f"Π(1 − R) = {0.997**steps:.2g} is left" in note for note in explain(cut).notes)
 
 
+@pytest.mark.slow
 def test_groups_are_not_averaged():
     """Assert that beside a group without decay the other one loses as much of its start as alone."""
 
@@ -104,6 +106,7 @@ def test_what_has_no_law_says_why():
     assert len(explained(found).axes) == 2
 
 
+@pytest.mark.slow
 def test_bad_recordings():
     """Assert that a run without a rule, a short run, and a recording without norms are refused with what to do."""
 
@@ -135,6 +138,7 @@ def scheduled_run(factors, steps=400, decay=0.1):
 
 
 @pytest.mark.parametrize("factors", [lambda x: 1 - x, lambda x: 0.5 + 0.5 * math.cos(math.pi * x)])
+@pytest.mark.slow
 def test_a_schedule_that_falls_to_0_is_not_too_early(factors):
     """Assert that after a schedule to 0 the law of the last η is said once to say nothing, and is not drawn there.
 
@@ -156,6 +160,7 @@ def test_a_schedule_that_falls_to_0_is_not_too_early(factors):
 
 
 @pytest.mark.parametrize("factors", [lambda x: 1 - x, lambda x: 0.5 + 0.5 * math.cos(math.pi * x)])
+@pytest.mark.slow
 def test_a_short_run_on_a_schedule_to_0_is_too_early(factors):
     """Assert that 300 steps are too few for an equilibrium of 2500 steps at the largest η, and the row has numbers."""
     found = explain(scheduled_run(factors, steps=300, decay=0.001))
@@ -168,6 +173,7 @@ def test_a_short_run_on_a_schedule_to_0_is_too_early(factors):
     assert "–" not in " ".join(str(found).splitlines()[3:5])
 
 
+@pytest.mark.slow
 def test_a_last_window_without_a_law_leaves_the_verdict_to_an_earlier_one():
     """Assert that where η is 0 at the end the last steady window is judged, and table and remark say which it is."""
     found = explain(scheduled_run(lambda x: float(x < 0.8)))
@@ -185,6 +191,7 @@ def diverged(run, row):
     return run.assign({name: run[name].where(run["step"] <= row) for name in names})
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_judged_by_the_steps_before():
     """Assert that the finite steps alone make laws and notes, that the first other step is said, and 24 are needed."""
     run = scheduled_run(lambda x: 1.0)
@@ -196,12 +203,14 @@ def test_a_run_that_diverges_is_judged_by_the_steps_before():
         explain(diverged(run, 23))
 
 
+@pytest.mark.slow
 def test_a_decay_rate_above_1_leaves_no_memory():
     """Assert that with R above 1 neither a rest of the start nor a memory is given, and that R is."""
     notes = explain(noisy_run(lambda w: SGDW(w, lr=0.1, weight_decay=15.0), steps=30)).notes
     assert any("R is up to 1.5" in note for note in notes) and not any("memory" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_what_is_printed_fits_a_terminal():
     """Assert that no line has more than 100 columns, and that a long remark goes on under its own column."""
     found = explain(noisy_run(lambda w: SGDW(w, lr=0.1, weight_decay=0.1), steps=200))
@@ -212,11 +221,13 @@ def test_what_is_printed_fits_a_terminal():
     assert lines[4][:at].isspace() and lines[4][at] != " "
 
 
+@pytest.mark.slow
 def test_a_schedule_that_falls_a_little_keeps_its_law():
     """Assert that half the η, whose equilibrium takes 50 of 400 steps, is judged by its law."""
     assert "fallen" not in explain(scheduled_run(lambda x: 1 - 0.5 * (x > 0.5))).courses[0].said
 
 
+@pytest.mark.slow
 def test_what_is_omitted_is_counted():
     """Assert that table and figure say how many of eight parameters they do not show, and figure remarks are inside."""
     found = explain(noisy_run(lambda w: SGDW(w, lr=0.1, weight_decay=0.1), steps=30, sizes=(2,) * 8))
@@ -238,6 +249,7 @@ def test_what_is_omitted_is_counted():
         (lambda w: torch.optim.SGD(w, lr=1e-3, weight_decay=0.1), "λθ joins the gradient"),
     ],
 )
+@pytest.mark.slow
 def test_what_rounding_takes_depends_on_the_kernel(make, said):
     """Assert that R = 1e-4 in bfloat16 is lost apart from the step, not with a fused kernel, and not in L2."""
     run = noisy_run(make, steps=30).assign_attrs(dtype="bfloat16")
@@ -251,6 +263,7 @@ def far_from_noise(steps, decay):
 
 
 @pytest.mark.parametrize(("steps", "decay", "why"), [(200, 0.5, "equilibrium"), (30, 0.001, "short")])
+@pytest.mark.slow
 def test_nothing_is_foreseen_of_a_run_that_is_off_its_law(steps, decay, why):
     """Assert that no norm is foreseen if no parameter follows the law, or if the run is too short for it."""
     found = explain(far_from_noise(steps, decay))
@@ -259,6 +272,7 @@ def test_nothing_is_foreseen_of_a_run_that_is_off_its_law(steps, decay, why):
     assert "→" not in found.notes[-1] and why in found.notes[-1]
 
 
+@pytest.mark.slow
 def test_another_optimizers_run_is_said_to_be_so():
     """Assert that the notes name the recorded optimizer where the rule has another name, and only there."""
     run = far_from_noise(30, 0.1)

@@ -45,6 +45,7 @@ def test_the_departing_step_is_found(step, size):
 
 
 @pytest.mark.parametrize("mode", DECAYS)
+@pytest.mark.slow
 def test_a_direction_of_ones_own(mode):
     """Assert that a user's own direction replays under every decay, and under no other."""
     numbers = {"none": (), "corrected": (0.1, 0.2)}
@@ -55,6 +56,7 @@ def test_a_direction_of_ones_own(mode):
     assert {name: replay(rule, recording).passed for name, rule in rules.items()} == {n: n == mode for n in DECAYS}
 
 
+@pytest.mark.slow
 def test_single_precision_is_held_to_its_own_round_off():
     """Assert that a float32 record is judged by float32's eps, and still tells a wrong decay."""
     task = tanh_network((8,), samples=50, dtype=torch.float32)
@@ -132,6 +134,7 @@ def step_lr(optimizer):
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_near_rule_is_named(made, rule, first, cause):
     """Assert that the kind of decay and the sign of torch's own optimizers are named, and NAdam as unknown."""
     task = quadratic((1.0, 3.0, 0.1), noise=0.1)
@@ -150,6 +153,7 @@ def test_a_schedule_of_the_recording_is_named():
     assert "η = 0.5 (0.125 at the end)" in verdict.cause and "the rule has η = 0.5" in verdict.cause
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_the_cause_are_a_remark():
     """Assert that a recorded λ that the rule's differs from is no cause if steps differ with it as well."""
     task = quadratic((1.0, 3.0, 0.1), noise=0.1)
@@ -198,6 +202,7 @@ def test_arrays_must_fit_the_weights():
         replay(CATALOG["SGD"](lr=np.array([0.1, 0.2])), made_by_hand(CATALOG["SGD"](lr=0.1)))
 
 
+@pytest.mark.slow
 def test_recorded_rule_refuses_what_it_cannot_read():
     """Assert that an unknown rule, missing arguments and groups of two directions are refused with the reason."""
     recording = groups_recording()

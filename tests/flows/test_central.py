@@ -50,6 +50,7 @@ IN_VALLEY = {
 
 
 @pytest.mark.parametrize(("rule", "limit", "ratio"), IN_VALLEY.values(), ids=IN_VALLEY)
+@pytest.mark.slow
 def test_valley_in_closed_form(rule, limit, ratio):
     """Assert that in the valley both curvatures come to the limit, and Σ to diag(2(b − (R/η_eff)·y))."""
     top = limit - 1
@@ -74,6 +75,7 @@ def test_differences_in_place_of_derivatives():
         assert np.abs(found.variance - exact.variance).max() <= 1e-6
 
 
+@pytest.mark.slow
 def test_far_below_the_limit_it_is_the_rule():
     """Assert that where nothing oscillates the flow takes the rule's steps, but for the first steps of the momentum."""
     rule, h = UpdateRule(0.01, HeavyBall(0.5), Decoupled(0.1)), np.array([0.5, 1.0])
@@ -131,6 +133,7 @@ def iterates(rule, state, steps):
 
 
 @each_case
+@pytest.mark.slow
 def test_runs_follow_the_central_flow(name):
     """Assert that a run at the edge ends fifty times as near to the central flow as to the flow of first order.
 
@@ -145,6 +148,7 @@ def test_runs_follow_the_central_flow(name):
 
 
 @each_case
+@pytest.mark.slow
 def test_variance_and_loss_of_runs(name):
     """Assert that the mean of ‖δ‖² and the mean loss of a run are those that the flow predicts, within 2 % and 1 %.
 
@@ -172,6 +176,7 @@ def test_secant_curvature_is_the_limit_with_decay():
 
 
 @pytest.mark.parametrize(("share", "lives"), [(0.75, True), (1.4, False)])
+@pytest.mark.slow
 def test_decay_lifts_a_run_off_the_edge(share, lives):
     """Assert that above the predicted decay, and not below it, the oscillation of flow and run dies."""
     solution = solved("GD")
@@ -312,6 +317,7 @@ def test_memory_at_the_start():
     assert solution.memory[1].min() > 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_followed():
     """Assert that a rule without an edge, a missing gradient, and a point without an oscillation are refused."""
     with pytest.raises(NotDerivable):

@@ -37,6 +37,7 @@ def difference(found, expected):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.slow
 def test_the_published_code(name):
     """Assert that predicted loss, sharpness and norm at each step of the table, and the last θ, are those within 1 %.
 
@@ -54,6 +55,7 @@ def test_the_published_code(name):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.slow
 def test_variance_of_the_published_code(name):
     """Assert that tr Σ is that of the table within 1 %, at most one step earlier or later.
 

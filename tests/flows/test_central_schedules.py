@@ -93,6 +93,7 @@ def last_distance(mean, solution):
 @pytest.mark.parametrize(
     "name", ["linear", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cosine", "rising"))]
 )
+@pytest.mark.slow
 def test_sgd_under_a_schedule(name, decay):
     """Assert that a run under a schedule ends by the central flow, and has the mean loss that it predicts within 4 %.
 
@@ -130,6 +131,7 @@ def test_the_rate_of_the_limit(monkeypatch):
     assert last_distance(mean, without) >= 10 * last_distance(mean, found)
 
 
+@pytest.mark.slow
 def test_jumps_are_pieces():
     """Assert that where η is constant in pieces, the flow is that of the pieces, each from the end of the last.
 
@@ -188,6 +190,7 @@ def test_rmsprop_under_a_schedule(weight_decay):
     assert found.loss[1:-1].mean() == pytest.approx(losses, rel=0.005)
 
 
+@pytest.mark.slow
 def test_lifting_decay_under_a_schedule():
     """Assert that the decay which ends the oscillation is smaller by what the rising limit takes, in closed form.
 
@@ -207,6 +210,7 @@ def test_lifting_decay_under_a_schedule():
     assert solution.lifting_decay[-1] == pytest.approx((0.02 - rise / lr) / y, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_learning_rate_of_zero():
     """Assert that a schedule may end at 0 or warm up from 0, and that what is not a learning rate is refused."""
     flow = flow_of(Cosine(LR, steps=30), NoDecay())

@@ -33,6 +33,7 @@ def test_all_rates_up_to_the_fastest_are_damped():
     assert abs(chebyshev_step(lambda z: -34.0 * z, np.ones(1), 17.0)[0]) > 1
 
 
+@pytest.mark.slow
 def test_flow_without_oscillation_is_solved():
     """Assert that with momentum, at 2.7 times the limit, the flow with Σ = 0 is that of a precise solver.
 

@@ -55,6 +55,7 @@ def test_second_order_of_heavy_ball_against_the_table(name):
     assert_close(flow.solve(START, t=0.5).theta[-1], START * np.exp(-0.5 * rate))
 
 
+@pytest.mark.slow
 def test_state_flow_is_the_matrix_exponential():
     """Assert that the full-state flow of heavy ball on a quadratic is exp(A − 1) of its linear map A."""
     lr, beta, h = 0.1, 0.9, 2.0
@@ -74,6 +75,7 @@ def test_schedule_is_followed_in_time():
 
 
 @pytest.mark.parametrize("order", [1, 2, "state"])
+@pytest.mark.slow
 def test_groups_are_one_flow(order):
     """Assert that with arrays for lr and decay each weight has the flow of its own group."""
     together = UpdateRule(np.array([0.1, 0.05, 0.1]), HeavyBall(0.5), Decoupled(np.array([0.0, 0.2, 0.3])))
@@ -84,6 +86,7 @@ def test_groups_are_one_flow(order):
         assert_close(theta[:, i], flow.solve(START[i : i + 1], steps=10).theta[:, 0])
 
 
+@pytest.mark.slow
 def test_starting_state_has_no_transient():
     """Assert that the starting memory differs from the memory of a long run by a term of order η²."""
 

@@ -26,6 +26,7 @@ def hvp(theta, vectors):
 
 
 @pytest.mark.parametrize("lr", [[0.01, 0.1], [0.01, 0.1, 1.0]], ids=["explicit", "with stiff rows"])
+@pytest.mark.slow
 def test_linear_flows_are_matrix_exponentials(lr):
     """Assert that SGDW's flow on a quadratic is exp(−(H/(1−β) + λ)t)θ₀ at every point of the grid and each start."""
     starts = np.array([START, 2 * START, -START[::-1]])
@@ -42,6 +43,7 @@ def test_linear_flows_are_matrix_exponentials(lr):
 
 @pytest.mark.parametrize("order", [1, 2, "state"])
 @pytest.mark.parametrize("name", ["SGDS", "AdamW", "AdamS"])
+@pytest.mark.slow
 def test_each_cell_is_the_flow_solved_alone(name, order):
     """Assert that a cell is what Flow.solve finds with LSODA at 1e-12 for its arguments, means over weights too."""
     more = {"momentum": [0.5, 0.9]} if name == "SGDS" else {"betas": [(0.8, 0.9), (0.9, 0.99)]}
@@ -56,6 +58,7 @@ def test_each_cell_is_the_flow_solved_alone(name, order):
     assert [*found.data_vars] == ["theta", *names, "diverged_at", "solver_steps"]
 
 
+@pytest.mark.slow
 def test_times_are_steps_of_another_length():
     """Assert that the flow at time t is the flow after t/η steps, for each η."""
     over = {"lr": [0.01, 0.02]}
@@ -65,6 +68,7 @@ def test_times_are_steps_of_another_length():
     np.testing.assert_allclose(in_time.theta[1], in_steps.theta[1].sel(step=[5, 20]), atol=SOLVED)
 
 
+@pytest.mark.slow
 def test_a_flow_that_diverges_harms_no_other():
     """Assert that θ̇ = θ³ − λθ is NaN from its pole on where λ = 0, and the closed form where λ is large."""
     over = {"lr": [0.1], "weight_decay": [0.0, 4.0]}
@@ -79,6 +83,7 @@ def test_a_flow_that_diverges_harms_no_other():
     assert np.isnan(found.diverged_at[0, 1])
 
 
+@pytest.mark.slow
 def test_stiff_rows_are_solved():
     """Assert that a flow 10⁷ times as fast as the others comes to rest, and that no row needs thousands of steps."""
     fast = np.array([1e7, 1.0, 1.0])
@@ -121,6 +126,7 @@ def test_a_gradient_that_mixes_points_is_refused():
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_wrong_arguments_are_refused(wrong):
     """Assert that an argument that is not allowed is an InputError."""
     right = {"rule": CATALOG["SGD"], "gradient": lambda t: t, "theta0": [1.0], "over": {"lr": [0.1]}, "at_steps": [10]}

@@ -41,6 +41,7 @@ def slope(name, arguments, *how):
 
 
 @pytest.mark.parametrize("case", RULES.values(), ids=RULES)
+@pytest.mark.slow
 def test_orders_of_the_stationary_covariance(case):
     """Assert that the variance of the plain SDE has order 1, and that of the modified SDE order 2, without sampling."""
     assert abs(slope(*case, 1) - 1) <= SLOPE
@@ -48,12 +49,14 @@ def test_orders_of_the_stationary_covariance(case):
 
 
 @pytest.mark.parametrize("case", RULES.values(), ids=RULES)
+@pytest.mark.slow
 def test_the_modified_drift_alone_has_order_one(case):
     """Assert that with F₁ but without B₁, or with a B₁ that is a tenth too large, the order is 1 and not 2."""
     for wrong in (0.0, 1.1):
         assert abs(slope(*case, 2, wrong) - 1) <= 5 * SLOPE  # a small error of first order: the second bends the line
 
 
+@pytest.mark.slow
 def test_full_state_has_order_one_where_the_memory_is_slow():
     """Assert that the SDE of (θ, m) has order 1 in η where 1 − β = 4η, and m is a running mean."""
 
@@ -65,6 +68,7 @@ def test_full_state_has_order_one_where_the_memory_is_slow():
 
 
 @pytest.mark.parametrize("dampened", [False, True])
+@pytest.mark.slow
 def test_full_state_is_off_by_the_effective_learning_rate(dampened):
     """Assert that without decay the SDE of (θ, m) is off by x/(1 + x) with x = η_eff·h, at β = .999 to β's distance."""
     lr, beta, h = 1e-4, 0.999, 1.5
@@ -87,6 +91,7 @@ def coupled(name, lr, order, **arguments):
     [("SGDW", {"momentum": 0.9}), ("SGDS", NESTEROV), ("Adam", {}), ("AdamW", {}), ("AdamS", {})],
     ids=["SGDW", "SGDS with Nesterov", "Adam", "AdamW", "AdamS"],
 )
+@pytest.mark.slow
 def test_orders_of_coupled_weights(name, arguments):
     """Assert the orders 1 and 2 of a whole covariance matrix, where noise and Hessian do not commute."""
 
@@ -99,6 +104,7 @@ def test_orders_of_coupled_weights(name, arguments):
         assert abs(np.log2(error(LRS[0], order) / error(LRS[1], order)) - order) <= SLOPE
 
 
+@pytest.mark.slow
 def test_covariance_of_steps_is_that_of_the_rule():
     """Assert that the covariance of the steps is scipy's, for A and b of steps that the rule takes in floats."""
     sde = coupled("SGDS", 0.1, 1, momentum=0.9)
@@ -169,6 +175,7 @@ def test_an_ensemble_has_the_moments_of_the_process():
     assert (np.abs(found.variance[:, 0] - variance) <= 3.5 * variance * np.sqrt(2 / 3999) + 1e-12).all()
 
 
+@pytest.mark.slow
 def test_full_state_is_an_ensemble_too():
     """Assert that order "state" gives θ and m, with the variances of its Lyapunov equation in the end."""
     sde = SDE(CATALOG["SGDW"](lr=0.05, momentum=0.8, weight_decay=0.4), lambda theta: 3 * theta, 0.8, order="state")
@@ -178,6 +185,7 @@ def test_full_state_is_an_ensemble_too():
     assert np.abs(ends / known - 1).max() <= 3.5 * np.sqrt(2 / 3999) + 0.01  # and 1 % of the scheme
 
 
+@pytest.mark.slow
 def test_noise_of_coupled_weights():
     """Assert that paths have the covariance of the Lyapunov equation where noise is given as a matrix."""
     sde = coupled("SGD", 0.05, 1, momentum=0.5)
@@ -200,6 +208,7 @@ def test_divergence_is_a_result():
 
 @pytest.mark.parametrize(("lr", "momentum"), [(0.2, 0.8), (0.1, 0.9)])
 @pytest.mark.parametrize("scheme", ["heun", "euler-maruyama"])
+@pytest.mark.slow
 def test_substeps_follow_a_stiff_drift(lr, momentum, scheme):
     """Assert that by default paths of order 2 have the variance of their own Lyapunov equation, to 2 % and sampling."""
     sde = SDE(CATALOG["SGDW"](lr=lr, momentum=momentum), lambda theta: theta, 1.0, lambda theta, vector: vector, 2)
@@ -210,6 +219,7 @@ def test_substeps_follow_a_stiff_drift(lr, momentum, scheme):
     assert abs(found.variance[-1, 0] / known - 1) <= 0.02 + 3.5 * np.sqrt(2 / 3999)
 
 
+@pytest.mark.slow
 def test_a_coarse_scheme_is_said():
     """Assert a warning with a count where the drift's rate 27.5 is followed in steps of .05, and none with 32."""
     sde = SDE(CATALOG["SGDW"](lr=0.2, momentum=0.8), lambda theta: theta, 1.0, lambda theta, vector: vector, 2)

@@ -19,6 +19,7 @@ def table(which):
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: " | ".join(row.name))
+@pytest.mark.slow
 def test_is_what_it_should_be(row):
     """Assert that the difference is within what is allowed."""
     assert row.measure() <= row.allowed

@@ -105,6 +105,7 @@ def test_an_edit_of_a_half_precision_state_is_seen():
     assert float(optimizer.state[theta][SUM]) == pytest.approx(0.999 * before / 2, rel=torch.finfo(torch.bfloat16).eps)
 
 
+@pytest.mark.slow
 def test_rounding_is_no_edit():
     """Assert that S keeps its digits through a checkpoint where v has lost them: g is 1, then 2⁻⁵, in bfloat16."""
     (theta,) = weights(1, dtype=torch.bfloat16)
@@ -154,6 +155,7 @@ def test_a_raw_distributed_checkpoint_goes_on(name, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.slow
 def test_a_loud_gradient_does_not_end_the_decay(dtype):
     """Assert that R = λη/√v̄ comes back to .001 after one finite gradient whose squares overflow float32."""
     (theta,) = weights(4, dtype=dtype)
@@ -178,6 +180,7 @@ def test_a_sum_that_is_infinite_heals():
 
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.slow
 def test_adais_in_half_precision_is_adais(dtype, foreach):
     """Assert that weights in half precision end where float64 ones do, within the rounding of 200 steps.
 
@@ -230,6 +233,7 @@ def test_the_published_rate_is_what_rounding_left(name, effective_lr, rate):
     assert group["decay_rate"] == (0 if rate < 2**-9 else pytest.approx(rate, abs=torch.finfo(torch.bfloat16).eps))
 
 
+@pytest.mark.slow
 def test_the_published_rates_of_a_half_precision_run():
     """Assert that the product of 1 − R over a bfloat16 run is what became of the weights, where the steps cancel."""
     torch.manual_seed(0)

@@ -121,6 +121,7 @@ ON_FAKE_CUDA = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ON_FAKE_CUDA)
+@pytest.mark.slow
 def test_no_step_on_an_accelerator_reads_a_value(name, dtype):
     """Assert that steps on a CUDA device bring nothing to the host: fake tensors have nothing to bring, and say so."""
     with FakeTensorMode():

@@ -63,6 +63,7 @@ def test_one_recursion_for_all_would_be_wrong():
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000, LONGEST_DOT + 1, 40 * LONGEST_DOT + ROW - 1])
+@pytest.mark.slow
 def test_float32_sums_do_not_lose_their_digits(count):
     """Assert that Σg² of a large float32 tensor is summed in rows that keep it right."""
     gradient = torch.randn(count, generator=torch.Generator().manual_seed(0))

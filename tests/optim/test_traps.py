@@ -22,6 +22,7 @@ def bfloat16_by_default():
 
 
 @pytest.mark.parametrize("make", [AdamS, AdaiS])
+@pytest.mark.slow
 def test_steps_are_counted_past_256(make, bfloat16_by_default):
     """Assert that a step count goes on where bfloat16, torch's default dtype here, has no more whole numbers."""
     theta = torch.zeros(2, dtype=torch.float32, requires_grad=True)
@@ -33,6 +34,7 @@ def test_steps_are_counted_past_256(make, bfloat16_by_default):
 
 
 @pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.slow
 def test_adais_corrects_its_bias_in_half_precision(foreach):
     """Assert that in bfloat16 the weight of the first moment follows 1 − (1 − ε)ᵏ, through a checkpoint as well."""
     strong, weak = (torch.zeros(4, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))

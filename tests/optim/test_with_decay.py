@@ -34,6 +34,7 @@ def loss_of(parameters):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_steps_are_those_of_the_rule(name):
     """Assert that the real optimizer takes the steps of the catalogue's rule under a schedule, with the same R."""
     parameters = weights()

@@ -85,6 +85,7 @@ def test_a_closed_curve_closes():
 
 @settings(max_examples=40, deadline=None)
 @given(st.floats(0, np.pi), st.floats(-1.5, 1.5))
+@pytest.mark.slow
 def test_any_line_is_found_whole(angle, offset):
     """Assert that any straight line through the middle of the window is found as one curve from border to border."""
     normal = np.array([np.cos(angle), np.sin(angle)])

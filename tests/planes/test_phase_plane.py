@@ -79,6 +79,7 @@ FIELDS = {  # field, window, fixed points with their kind and eigenvalues
 
 
 @pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.slow
 def test_known_fixed_points(name):
     """Assert that all fixed points are found at their place, with their eigenvalues and kind."""
     field, window, known = FIELDS[name]
@@ -97,6 +98,7 @@ def test_known_fixed_points(name):
     [lambda x, y: (x * x, -y), lambda x, y: (y - x * x, y), lambda x, y: (-(x**3), -(y**3))],
     ids=["one touches zero", "they touch", "triple zeros"],
 )
+@pytest.mark.slow
 def test_degenerate_fixed_points(field):
     """Assert that a fixed point at which a component does not change sign is found, and is degenerate."""
     (point,) = phase_plane(field).fixed_points
@@ -120,6 +122,7 @@ def test_a_field_that_varies_on_the_scale_of_a_small_window(name):
     assert np.abs(point.eigenvalues * SMALL + 1).max() <= DIFFERENCES
 
 
+@pytest.mark.slow
 def test_a_small_window_far_from_the_origin():
     """Assert that at 10⁸ the rates are found in a window of 2, where a number is known to 10⁻⁸ only."""
     window = (1e8 - 1, 1e8 + 1)
@@ -143,6 +146,7 @@ STEEP = np.array([1e8, 1.0])
     ],
     ids=["a function", "a rule", "a rule with hvp"],
 )
+@pytest.mark.slow
 def test_components_of_very_different_size(of, given):
     """Assert that rates of 10⁸ and 1 have one fixed point, a stable node with these rates, and no line of them."""
     plane = phase_plane(of, **given)
@@ -152,11 +156,13 @@ def test_components_of_very_different_size(of, given):
     assert np.abs(point.eigenvalues / (-1e8, -1) - 1).max() <= DIFFERENCES
 
 
+@pytest.mark.slow
 def test_a_near_miss_is_no_fixed_point():
     """Assert that nullclines that pass each other at a hundred-thousandth of the usual speed do not meet."""
     assert phase_plane(lambda x, y: (y - x * x, y + 1e-5)).fixed_points == ()
 
 
+@pytest.mark.slow
 def test_a_kink_has_no_linearisation():
     """Assert that at a fixed point on a kink no eigenvalues are given."""
     (point,) = phase_plane(lambda x, y: (-abs(x) + 0.5 * y, -y + 0.1 * x)).fixed_points
@@ -165,6 +171,7 @@ def test_a_kink_has_no_linearisation():
     assert "kink" in point.described()
 
 
+@pytest.mark.slow
 def test_fixed_points_that_are_not_isolated():
     """Assert that a circle of fixed points is found as lines, with their rate, apart from an isolated point."""
     plane = phase_plane(lambda x, y: (x * (1 - x * x - y * y), y * (1 - x * x - y * y)))
@@ -177,6 +184,7 @@ def test_fixed_points_that_are_not_isolated():
         assert line.kind == "attracting"
 
 
+@pytest.mark.slow
 def test_a_flat_direction_of_a_loss():
     """Assert that a loss with a valley, ½(θ₁+θ₂−1)², has one line of fixed points and no isolated fixed point."""
     rule = CATALOG["SGD"](lr=LR, momentum=BETA)
@@ -188,6 +196,7 @@ def test_a_flat_direction_of_a_loss():
     assert "a line of fixed points" in plane.summary
 
 
+@pytest.mark.slow
 def test_at_rest_everywhere():
     """Assert that a field of zeros is at rest everywhere, and a component of zeros gives a line of fixed points."""
     plane = phase_plane(lambda x, y: (0, 0))
@@ -198,6 +207,7 @@ def test_at_rest_everywhere():
     assert any("dx/dt is zero everywhere" in note for note in half.notes)
 
 
+@pytest.mark.slow
 def test_where_the_field_is_not_defined():
     """Assert that a field that raises or is NaN somewhere is shown elsewhere, and a note says how much is missing."""
 
@@ -215,6 +225,7 @@ def test_where_the_field_is_not_defined():
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("name", PULL)
+@pytest.mark.slow
 def test_rules_rest_where_theory_says(name, order):
     """Assert that with each decay the flow rests at hθ⋆/(h + λ) or hθ⋆/(h + λ(1−β)), with the known rates."""
     flow = Flow(catalogued(name), gradient, hvp, order)
@@ -228,6 +239,7 @@ def test_rules_rest_where_theory_says(name, order):
 
 
 @pytest.mark.parametrize("name", PULL)
+@pytest.mark.slow
 def test_rules_rest_at_their_derived_fixed_point(name):
     """Assert that plane and algebra agree on the fixed point, also on a loss with coupled weights."""
     hessian = np.array([[2.0, 0.5], [0.5, 1.0]])
@@ -244,6 +256,7 @@ def test_rules_rest_at_their_derived_fixed_point(name):
 
 @pytest.mark.parametrize("order", [1, 2, "state"])
 @pytest.mark.parametrize("name", PULL)
+@pytest.mark.slow
 def test_multipliers_are_those_of_the_step(name, order):
     """Assert that z solves z² − (1 − R + β − ηh)z + β(1 − R) = 0; for L2 with h + λ in place of h, and R = 0."""
     rate = {"SGD": 0.0, "SGDW": LR * DECAY, "SGDS": LR * DECAY / D}[name]
@@ -261,6 +274,7 @@ def test_multipliers_are_those_of_the_step(name, order):
         assert np.abs(point.eigenvalues - (expected - 1) / LR).max() <= DIFFERENCES / LR
 
 
+@pytest.mark.slow
 def test_a_stable_flow_of_unstable_steps():
     """Assert that past the stability limit the flow still settles and the steps do not."""
     h = np.array([41.0, 1.0])  # the limit of gradient descent is 2/η = 40
@@ -269,6 +283,7 @@ def test_a_stable_flow_of_unstable_steps():
     assert "steps leave, |z| = 1.05" in point.described()
 
 
+@pytest.mark.slow
 def test_groups():
     """Assert that weights with their own learning rate and decay have their own rates and multipliers."""
     rule = UpdateRule(np.array([0.05, 0.02]), HeavyBall(BETA), Decoupled(np.array([0.0, 0.3])))
@@ -298,6 +313,7 @@ def stays_on_the_kink():
         ("AdaiS", OPTIMUM, H * OPTIMUM / (H + DECAY)),
     ],
 )
+@pytest.mark.slow
 def test_adaptive_rules_rest_on_their_kinks(name, optimum, rest):
     """Assert that a fixed point is found where the flow changes within 1e-8 of a weight, and that it is stable."""
     plane = phase_plane(CATALOG[name](lr=LR, weight_decay=DECAY), lambda theta: H * (theta - optimum))
@@ -321,6 +337,7 @@ def test_a_fixed_point_where_an_orbit_ends():
     assert point.kind == "stable node"
 
 
+@pytest.mark.slow
 def test_a_maximum_that_attracts_only_below_epsilon():
     """Assert that AdamS has a saddle at the maximum of (θ₁² − 1)² + 5θ₂², and stable nodes at its two minima."""
 
@@ -336,6 +353,7 @@ def test_a_maximum_that_attracts_only_below_epsilon():
     assert around[0] < 0 < around[1] and "only very close" in points[1].described()
 
 
+@pytest.mark.slow
 def test_the_usual_window_contains_the_starts():
     """Assert that a start outside (−2, 2) widens the usual window, and that a window that is given stays."""
     plane = phase_plane(lambda x, y: (-x, -y), start=[(2.6, 1.4), (0.0, -5.0)], t=0.1, nodes=8)
@@ -344,6 +362,7 @@ def test_the_usual_window_contains_the_starts():
     assert (given.x[0], given.x[-1], given.y[-1]) == (-1, 1, 2)
 
 
+@pytest.mark.slow
 def test_what_is_held_is_said():
     """Assert that one note mentions the maximum of AMSGrad, which is constant in the flow, and Adam's notes do not."""
     notes = {
@@ -363,12 +382,14 @@ def test_what_is_held_is_said():
         (CATALOG["SGD"](lr=StepDecay(LR, 5, 0.5), weight_decay=DECAY), ["lr is a schedule"]),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_unexpected_eigenvalues_are_explained(rule, said):
     """Assert that a note says where ε sets an eigenvalue, and why |z| is unknown, and that SGD needs no note."""
     notes = phase_plane(rule, gradient).notes
     assert len(notes) == len(said) and all(part in note for part, note in zip(said, notes, strict=True))
 
 
+@pytest.mark.slow
 def test_several_wells():
     """Assert that the plane of weight and momentum of a double well has two foci and a saddle, each at its place."""
     flow = Flow(CATALOG["SGDS"](lr=0.02, momentum=0.9), lambda theta: theta**3 - theta, order="state")
@@ -394,6 +415,7 @@ def test_iterates_are_torch_steps():
     assert np.abs(run.paths[0] - path).max() <= 30 * ROUND_OFF
 
 
+@pytest.mark.slow
 def test_iterates_by_name():
     """Assert that the steps of several rules come by name, from every start, each with its decay mode."""
     rules = {"plain": CATALOG["SGD"](lr=LR), "AdamW": CATALOG["AdamW"](lr=LR)}
@@ -404,6 +426,7 @@ def test_iterates_by_name():
         assert [path[0].tolist() for path in run.paths] == [[1, 1], [0, 1]]
 
 
+@pytest.mark.slow
 def test_a_decay_that_is_not_in_the_table_is_unknown():
     """Assert that the iterates of a user's own decay mode are not called "none"."""
 
@@ -424,6 +447,7 @@ def test_a_decay_that_is_not_in_the_table_is_unknown():
     assert [run.decay for run in plane.iterates] == ["unknown", "none"]
 
 
+@pytest.mark.slow
 def test_momentum_can_be_given():
     """Assert that on the plane of weight and momentum the steps begin with the momentum given."""
     flow = Flow(catalogued("SGDS"), one_weight, order="state")
@@ -432,6 +456,7 @@ def test_momentum_can_be_given():
     assert np.abs(plane.iterates[0].paths[0][1] - (-LR * momentum, momentum)).max() <= ROUND_OFF * 4
 
 
+@pytest.mark.slow
 def test_orbits():
     """Assert that the orbit of a centre closes after its period, and that an orbit that diverges ends far outside."""
     (orbit,) = phase_plane(lambda x, y: (y, -x), start=(1, 0), t=2 * np.pi).orbits
@@ -446,6 +471,7 @@ SPECTRUM = np.linspace(1.0, 30.0, 30)
 
 
 @pytest.mark.parametrize("n", [5, 30])
+@pytest.mark.slow
 def test_slice_along_leading_directions(n):
     """Assert that the leading slice through a fixed point has the known curvatures and rates."""
     generator = np.random.default_rng(3)
@@ -501,6 +527,7 @@ def test_slice_along_given_directions():
     assert np.abs(plane.iterates[0].paths[0] - path).max() <= ROUND_OFF * 4
 
 
+@pytest.mark.slow
 def test_text():
     """Assert that a plane can be read without being drawn."""
     said = str(phase_plane(catalogued("SGDS"), gradient))

@@ -49,6 +49,7 @@ NEAR = 1e-8
 
 @pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("place", [(0.0, 0.0), (0.3, -0.7)], ids=str)
+@pytest.mark.slow
 def test_contract(name, place):
     """Assert that all members have their types, and that the tangent is the derivative of the field."""
     system, at = SYSTEMS[name], np.array(place)
@@ -65,6 +66,7 @@ def test_contract(name, place):
     assert np.abs(jacobian @ along - known).max() <= NEAR * np.abs(known).max()
 
 
+@pytest.mark.slow
 def test_no_private_member_of_flow_is_used():
     """Assert that no file of the package except flow.py reads a private member of Flow."""
     private = {name for name in vars(Flow) if name.startswith("_") and not name.startswith("__")}

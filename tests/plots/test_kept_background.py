@@ -57,6 +57,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.slow
 def test_the_picture_is_that_of_a_whole_drawing(figure, change):
     """Assert that after a change, and after a move that follows, the pixels are those of matplotlib's own drawing."""
     background, canvas = KeptBackground(figure), FigureCanvasAgg(figure)
@@ -71,6 +72,7 @@ def test_the_picture_is_that_of_a_whole_drawing(figure, change):
     np.testing.assert_array_equal(kept, pixels(figure))
 
 
+@pytest.mark.slow
 def test_a_move_does_not_draw_the_ticks(figure, monkeypatch):
     """Assert that ticks are not drawn for a curve that moves, from the third drawing on, and are for new limits."""
     drawn: list[None] = []

@@ -41,6 +41,7 @@ compared = pytest.mark.mpl_image_compare(style="default", tolerance=PICTURE, sav
 
 
 @compared
+@pytest.mark.slow
 def test_phase_plane():
     """Assert that a phase plane has streamlines, nullclines, a fixed point, an orbit and the steps of three decays."""
     names = {"L2": "SGD", "decoupled": "SGDW", "stable": "SGDS"}
@@ -62,12 +63,14 @@ def runs() -> dict[str, xarray.Dataset]:
 
 
 @compared
+@pytest.mark.slow
 def test_recording():
     """Assert that several recordings have a panel for each quantity, and the colours of their decay modes."""
     return recording(runs(), "loss", "decay_rate")
 
 
 @compared
+@pytest.mark.slow
 def test_lines_and_points():
     """Assert that lines and points of one decay have its colour and share a column of the legend."""
     x = np.linspace(0, 1, 6)
@@ -77,6 +80,7 @@ def test_lines_and_points():
 
 
 @compared
+@pytest.mark.slow
 def test_stability_chart():
     """Assert that a chart has colours, a line where the limit is, filled and open runs, and a colour bar."""
     names = {"decoupled": "SGDW", "stable": "SGDS"}
@@ -87,6 +91,7 @@ def test_stability_chart():
 
 
 @compared
+@pytest.mark.slow
 def test_sliders():
     """Assert that sliders show the figure of their values."""
 
@@ -99,6 +104,7 @@ def test_sliders():
 
 
 @compared
+@pytest.mark.slow
 def test_atlas():
     """Assert that an atlas has a row for each optimizer that differs, with a bar and two markers."""
     rates = {"L2": (0.1, 1.0, 8.0, 3.0), "decoupled": (2.0, 2.0, 2.0, 2.0), "stable": (0.3, 0.3, 0.3, 0.6)}
@@ -115,6 +121,7 @@ def test_atlas():
 
 
 @compared
+@pytest.mark.slow
 def test_style():
     """Assert that theory is a line and measurements are points, in the look of each decay mode."""
     with house_style():
@@ -128,6 +135,7 @@ def test_style():
     return figure
 
 
+@pytest.mark.slow
 def test_another_colour_would_show(tmp_path, monkeypatch):
     """Assert that the comparison accepts the figure as it is, and refuses another colour for a decay mode."""
     expected = (BASELINE / "test_recording.png").as_posix()

@@ -215,6 +215,7 @@ def test_a_run_that_diverged_is_drawn(loss, lowest, highest):
     assert np.isfinite(axes.get_yticks()).all()
 
 
+@pytest.mark.slow
 def test_the_largest_floats_are_drawn_at_the_top():
     """Assert that a value at which an axis would overflow is drawn at 1e307, and infinite values are said."""
     made = xarray.Dataset({"loss": ("step", [1.7e308] * 3)}, {"step": STEPS}, {"optimizer": "SGD"})
@@ -226,6 +227,7 @@ def test_the_largest_floats_are_drawn_at_the_top():
 
 
 @pytest.mark.parametrize("loss", [[4.0, 2.0, 1.0], [1.0, 1e4, 1e9]])
+@pytest.mark.slow
 def test_latex_is_not_needed(loss):
     """Assert that the user's text.usetex does not make figures need LaTeX, also outside of the house style."""
     with matplotlib.rc_context({"text.usetex": True}):

@@ -22,6 +22,7 @@ def drawn(sliders: Sliders) -> list[float]:
     return sliders.figure.axes[0].lines[0].get_ydata().tolist()
 
 
+@pytest.mark.slow
 def test_a_moved_slider_draws_again():
     """Assert that the widget's slider, moved as a user moves it, changes the figure."""
     sliders = Sliders(line, slope=(0.0, 2.0, 1.0))
@@ -47,6 +48,7 @@ def displayed(monkeypatch) -> list[tuple[dict, dict]]:
     return shown
 
 
+@pytest.mark.slow
 def test_the_picture_is_an_output_of_its_own(displayed):
     """Assert that sliders and picture are two outputs, and that a move replaces the picture."""
     sliders = Sliders(line, slope=(0.0, 2.0, 1.0))
@@ -92,6 +94,7 @@ def test_a_wrong_range_is_refused(given):
         Sliders(line, slope=given)
 
 
+@pytest.mark.slow
 def test_a_missing_extra_is_named(displayed, monkeypatch, capsys):
     """Assert that without ipywidgets the picture is shown, with a sentence that says what to install."""
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
@@ -109,6 +112,7 @@ def test_whole_numbers_stay_whole():
     assert seen == [range(10), range(20)]
 
 
+@pytest.mark.slow
 def test_setting_moves_what_is_shown():
     """Assert that set moves the sliders that are shown, and that all views show the same sliders."""
     sliders = Sliders(line, slope=(0.0, 2.0, 1.0))
@@ -196,6 +200,7 @@ def places(sliders: Sliders) -> list:
     return [sliders.figure.axes[0].get_position().bounds, sliders.figure.texts[0].get_position()]
 
 
+@pytest.mark.slow
 def test_the_layout_of_the_first_drawing_is_kept(displayed, monkeypatch):
     """Assert that matplotlib computes the layout for the first drawing only, and that axes and title stay in place."""
     run = layouts(monkeypatch)
@@ -207,6 +212,7 @@ def test_the_layout_of_the_first_drawing_is_kept(displayed, monkeypatch):
     assert places(sliders) == first
 
 
+@pytest.mark.slow
 def test_a_label_that_is_cut_off_makes_a_new_layout(displayed):
     """Assert that the layout is computed again if a label would leave the figure, so that all of it can be read."""
     sliders = Sliders(labelled, lines=(1, 9, 1))
@@ -217,6 +223,7 @@ def test_a_label_that_is_cut_off_makes_a_new_layout(displayed):
     assert sliders.figure.axes[0].xaxis.label.get_window_extent().y0 >= 0
 
 
+@pytest.mark.slow
 def test_other_axes_make_a_new_layout(displayed):
     """Assert that the kept layout is not used for another arrangement of axes."""
     sliders = Sliders(lambda figure, rows: figure.subplots(rows, 1), rows=(1, 3, 1))

@@ -18,6 +18,7 @@ def chart():
     return stability_chart({"W": RULE}, at=AT, runs={"W": runs}, title="a chart")
 
 
+@pytest.mark.slow
 def test_the_line_is_the_limit(chart):
     """Assert that every point of the line has ηh = (1 + β)(2 − ηλ), with h = 1 and β = ½."""
     (contour,) = [each for each in chart.axes[0].collections if hasattr(each, "levels")]
@@ -27,6 +28,7 @@ def test_the_line_is_the_limit(chart):
     assert len(line) > 50
 
 
+@pytest.mark.slow
 def test_colours_change_at_the_limit(chart):
     """Assert that the colour's value is |z| − 1: negative at a small η and λ, positive at large ones."""
     image = chart.axes[0].collections[0]
@@ -60,6 +62,7 @@ def test_momentum_is_drawn_as_memory():
     assert axes.get_yscale() == "log" and "1/(1 − β)" in axes.get_ylabel()
 
 
+@pytest.mark.slow
 def test_curvature_is_an_axis_too():
     """Assert that Adam's chart over η and h needs a value for v, and has h as the name of its axis."""
     rule, at = CATALOG["AdamW"](lr=0.1, weight_decay=0.1), {"lr": (0.01, 1), "curvature": (0.1, 100)}
@@ -101,6 +104,7 @@ def test_a_rule_without_decay_has_no_axis_of_decay():
         stability_chart(CATALOG["SGD"](lr=0.1, momentum=0.9), at=AT)
 
 
+@pytest.mark.slow
 def test_a_users_own_momentum_has_the_axis_of_a_memory():
     """Assert that β₂ of a direction with two momenta is drawn over 1/(1 − β₂), from 0 on."""
     rule = UpdateRule(0.1, AggregatedMomentum(0.5, 0.9), Stable(0.05))
@@ -108,6 +112,7 @@ def test_a_users_own_momentum_has_the_axis_of_a_memory():
     assert axes.get_ylim() == pytest.approx((1.0, 20.0)) and axes.get_ylabel() == "1/(1 − β₂)"
 
 
+@pytest.mark.slow
 def test_fixed_numbers_are_on_the_figure():
     """Assert that the figure says what the line is and at which h and β it is drawn, on no other text."""
     figure = stability_chart(RULE, at=AT, curvature=2.0, title="a chart")

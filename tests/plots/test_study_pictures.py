@@ -16,6 +16,7 @@ compared = pytest.mark.mpl_image_compare(style="default", tolerance=PICTURE, sav
 
 
 @compared
+@pytest.mark.slow
 def test_stability():
     """Assert that the runs of two decays share a plane, with a line for each, and that both limits are marked."""
     lrs, edges, planes = np.geomspace(0.01, 5.0, 8), {}, {}
@@ -31,6 +32,7 @@ def test_stability():
 
 
 @compared
+@pytest.mark.slow
 def test_decay_rate():
     """Assert that each task has R/η_eff of Adam's three decays, and that the fall of AdamW's is marked."""
     steps, curves, one = np.arange(1, 91), {}, np.full((1, 90), 0.01)
@@ -45,6 +47,7 @@ def test_decay_rate():
 
 
 @compared
+@pytest.mark.slow
 def test_fixed_points():
     """Assert that the weights at rest have a panel for exact and one for noisy gradients."""
     optimum, curve = np.array([-3.0, -1.0, 2.0]), np.linspace(-3, 3, 13)
@@ -59,6 +62,7 @@ def test_fixed_points():
 
 
 @compared
+@pytest.mark.slow
 def test_modified_equation():
     """Assert that errors have slopes 1 and 2, and that the ratio of the two second-order decays is marked."""
     lr, errors = 0.01 / 2.0 ** np.arange(5), modified_equation.FlowErrors()

@@ -55,6 +55,7 @@ def is_cut_off(png):
 
 
 @pytest.mark.parametrize("png", sorted(FIGURES.rglob("*.png")), ids=lambda png: png.relative_to(FIGURES).as_posix())
+@pytest.mark.slow
 def test_no_committed_picture_is_cut_off(png):
     """Assert that no title or label reaches the border of a committed picture, where it would be cut."""
     assert not is_cut_off(png)

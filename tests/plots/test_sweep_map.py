@@ -22,6 +22,7 @@ def marked(axes, marker):
     }
 
 
+@pytest.mark.slow
 def test_the_star_is_the_best_point(found):
     """Assert that the star of a panel stands where numpy finds the smallest mean over the seeds."""
     for axes, name in zip(sweep_map(found, "train_loss").axes, found.optimizer.values, strict=False):
@@ -30,6 +31,7 @@ def test_the_star_is_the_best_point(found):
         assert marked(axes, "*") == {(column, row)}
 
 
+@pytest.mark.slow
 def test_diverged_cells_are_crossed(found):
     """Assert that crosses stand where runs diverged, and nowhere else."""
     figure = sweep_map(found, "train_loss")

@@ -19,6 +19,7 @@ STEPS = np.arange(1, 41)
 
 
 @compared
+@pytest.mark.slow
 def test_drop_in():
     """Assert that decay rates and norms of five runs are drawn, with the factor between two rates."""
     translated = 5e-4 * (1 + STEPS / 20)
@@ -34,6 +35,7 @@ def test_drop_in():
 
 
 @compared
+@pytest.mark.slow
 def test_transformer():
     """Assert that the warm-up is marked, and the factor by which AdamW's ratio changes after it."""
     root, planned = 2.0 - np.sin(STEPS / 10), 1e-3 + 0 * STEPS  # √v̄ and η
@@ -50,6 +52,7 @@ def test_transformer():
 
 
 @compared
+@pytest.mark.slow
 def test_update_rules():
     """Assert that each run has a point for its own rule and grey marks for others, and the gap between has a number."""
     rules, tasks = list(update_rules.METHODS), ("quadratic", "network-minibatch")
@@ -61,6 +64,7 @@ def test_update_rules():
 
 
 @compared
+@pytest.mark.slow
 def test_gpu():
     """Assert that right rules, wrong rules and the smallest error of λ are drawn for each arithmetic."""
     right, wrong, errors = {}, {}, {}

@@ -39,6 +39,7 @@ def steps_of(probe):
     return probe.dataset().step.values.tolist()
 
 
+@pytest.mark.slow
 def test_parameters_trained_in_turns(path):
     """Assert that all rows stay where a probe is attached again for each turn."""
     model = Model()
@@ -50,6 +51,7 @@ def test_parameters_trained_in_turns(path):
 
 
 @pytest.mark.parametrize("flushed", [False, True])
+@pytest.mark.slow
 def test_turns_in_a_new_probe(tmp_path, flushed):
     """Assert that all rows stay where each turn has a new probe, as after a restart."""
     model = Model()
@@ -62,6 +64,7 @@ def test_turns_in_a_new_probe(tmp_path, flushed):
 
 
 @pytest.mark.parametrize("kept", [7, 8])
+@pytest.mark.slow
 def test_a_restart_from_a_checkpoint_of_a_turn(tmp_path, kept):
     """Assert that rows after a checkpoint are dropped, and a checkpoint of unsure step is said."""
     model, saved = Model(), {}
@@ -81,6 +84,7 @@ def test_a_restart_from_a_checkpoint_of_a_turn(tmp_path, kept):
     assert steps_of(again) == list(range(1, kept + 2))
 
 
+@pytest.mark.slow
 def test_dropped_rows_are_said(tmp_path):
     """Assert that a restart from a checkpoint notes how many rows it dropped."""
     model = Model()
@@ -97,6 +101,7 @@ def test_dropped_rows_are_said(tmp_path):
 
 
 @pytest.mark.parametrize("new", [False, True])
+@pytest.mark.slow
 def test_steps_that_a_scaler_skips_inside_the_optimizer(tmp_path, new):
     """Assert that rows stay though a fused optimizer does not count the steps that were skipped."""
     model = Model(fused=True)
@@ -118,6 +123,7 @@ def test_steps_that_a_scaler_skips_inside_the_optimizer(tmp_path, new):
     assert steps_of(again) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_step_that_raised(path):
     """Assert that rows stay though an optimizer does not count a step that raised."""
 
@@ -141,6 +147,7 @@ def test_a_step_that_raised(path):
     assert steps_of(probe) == [1, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_steps_between_two_attachments(path):
     """Assert that steps that were not recorded are counted, also of one parameter only."""
     model = Model()
@@ -163,6 +170,7 @@ def test_counts_are_noted_only_where_they_are_needed(tmp_path):
 
 
 @pytest.mark.parametrize("forged", [7, {"step": 1}, {"step": 1, "counts": [1, "x"]}, {"step": None, "counts": [1, 1]}])
+@pytest.mark.slow
 def test_forged_counts_are_refused(tmp_path, forged):
     """Assert that counts in run.json that are none are refused."""
     model = Model()

@@ -23,6 +23,7 @@ def counted(loss, start=1.0):
 
 
 @given(root=st.floats(0.02, 1e4), scale=st.floats(1e-3, 1e3), level=st.floats(-3, 3))
+@pytest.mark.slow
 def test_quadratics(root, scale, level):
     """Assert that on a quadratic c + a·s(s − s_c) the critical step is s_c, from a start of 1."""
     found = critical_step(lambda s: level + scale * s * (s - root) / root)
@@ -69,6 +70,7 @@ def rounded(change):
 
 
 @given(root=st.floats(0.02, 1e4), start=st.floats(1e-3, 1e4))
+@pytest.mark.slow
 def test_rounded_quadratics(root, start):
     """Assert that a rounded loss that falls by 1000 roundings has its critical step, from any start."""
     found = critical_step(rounded(lambda s: 4000 * GRID * s * (s - root) / root**2), start, rounding=GRID)

@@ -50,6 +50,7 @@ def rows(*steps, loss=0.5, width=1):
 
 
 @pytest.mark.parametrize("width", [1, 5000, 100_000])
+@pytest.mark.slow
 def test_rows_arrive_as_they_were(width):
     """Assert that rows come back bit for bit, also NaN and −0, in entries that a store accepts."""
     steps, values = np.arange(5, 45, 2), np.random.default_rng(0).normal(size=(20, width))

@@ -102,6 +102,7 @@ def test_how_the_run_ended(network, path, error, status):
     assert open_recording(path).sizes["step"] == 2
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused_in_words(network, path):
     """Assert that bad numbers, a folder with a run, and another run are refused before training."""
     net = network()
@@ -162,6 +163,7 @@ def test_a_program_that_exits(network, path, code, status):
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
 @pytest.mark.parametrize("size", [0, 2])
+@pytest.mark.slow
 def test_a_group_that_is_added(path, where, size):
     """Assert that a group added in mid-run, also an empty one, ends the recording with all rows."""
     first, *rest = (torch.nn.Parameter(torch.ones(3)) for _ in range(1 + size))
@@ -279,6 +281,7 @@ def test_losses_without_a_step_are_said(network, losses, warned):
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.slow
 def test_facts_are_noted_after_the_run(network, path, where):
     """Assert that facts can be noted before and after the end of a run, and not before it begins."""
     net = network()

@@ -110,6 +110,7 @@ def test_slope_of_adam():
         ("AdamW", {"lr": 5e-4, "weight_decay": 0.2, "betas": (0.0, 0.95)}),
     ],
 )
+@pytest.mark.slow
 def test_edge_of_stability(name, arguments):
     """Assert that a full-batch run at the edge has the sharpness of the derived limit, with its decay."""
     task = regression()
@@ -168,6 +169,7 @@ def trained(make, landscape, steps=6):
     ],
     ids=["AdamW", "SGDS", "AdaiS"],
 )
+@pytest.mark.slow
 def test_training_is_the_same(make):
     """Assert that training is bit for bit the same with all measurements, and so are torch's random numbers."""
     torch.manual_seed(0)
@@ -180,6 +182,7 @@ def test_training_is_the_same(make):
     assert np.isfinite(run.sharpness.values).all()
 
 
+@pytest.mark.slow
 def test_every_nth_step(tmp_path):
     """Assert that every third step is measured, and that the others have NaN, also in a run folder."""
     task = tanh_network((4,), samples=50)
@@ -203,6 +206,7 @@ def test_every_nth_step(tmp_path):
     np.testing.assert_allclose(found.hessian_eigenvalues[2], dense, rtol=1e-6)  # the search's tolerance is 1e-4
 
 
+@pytest.mark.slow
 def test_resumed(tmp_path):
     """Assert that a recording with a landscape is resumed with the same number of eigenvalues."""
     theta = weights(1.0, 1.0, 1.0)

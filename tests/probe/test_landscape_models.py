@@ -42,6 +42,7 @@ def attention_loss(attend, projection, x):
     return (attend(query, key, value) - x.roll(1, -2)).square().mean()
 
 
+@pytest.mark.slow
 def test_attention():
     """Assert that with fused attention sharpness and slope are those of attention that is written out."""
     generator = torch.Generator().manual_seed(0)
@@ -163,6 +164,7 @@ def trained_noisily(quantities, accumulate=1, compiled=None):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.slow
 def test_dropout_and_batch_norm(accumulate):
     """Assert that in training mode weights, gradients, running statistics and random numbers stay bit for bit."""
     plain, drawn, _ = trained_noisily(None, accumulate)

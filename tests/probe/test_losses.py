@@ -205,6 +205,7 @@ def test_losses_before_steps_of_which_a_scaler_skips_the_first(path):
     np.testing.assert_allclose(probe.dataset().loss, [3, 3 * 0.64, 3 * 0.64**2], rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_a_number_that_may_be_the_next_steps_is_said(path):
     """Assert that numbers observed after steps, of which the first was skipped, are called unsure."""
     weight = torch.nn.Parameter(torch.ones(1))

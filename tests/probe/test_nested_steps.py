@@ -108,6 +108,7 @@ def test_hooks_are_called_once(depth):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.slow
 def test_a_nested_step_is_one_row(probe_of, when):
     """Assert that steps have no gaps, and the weights and the loss of the outermost step."""
     optimizer = nested()
@@ -126,6 +127,7 @@ def test_a_nested_step_is_one_row(probe_of, when):
 
 
 @pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.slow
 def test_a_closure_of_a_nested_step(probe_of, observed):
     """Assert that gradient and loss are those of the closure, which the inner step calls."""
     optimizer = nested(LR_OF_CLOSURE)
@@ -168,6 +170,7 @@ def test_steps_begin_to_be_nested(probe_of):
     assert values(probe, "update_norm") == UPDATE
 
 
+@pytest.mark.slow
 def test_an_inner_step_that_raised(probe_of):
     """Assert that a step that repeats its inner step, because that raised, is one row."""
     base, derived = classes()
@@ -210,6 +213,7 @@ def test_an_inner_step_given_up(probe_of):
 
 
 @pytest.mark.parametrize("where", ["in the handler", "later"])
+@pytest.mark.slow
 def test_a_nested_step_that_raised(probe_of, where):
     """Assert that the step after a nested step that raised is a new one, while its error is
     handled.
@@ -229,6 +233,7 @@ def test_a_nested_step_that_raised(probe_of, where):
     assert values(probe, "update_norm") == [theta / 2 for theta in started]
 
 
+@pytest.mark.slow
 def test_a_step_that_a_method_of_the_optimizer_takes_again(probe_of):
     """Assert that a step that another method of the optimizer repeats is a new step."""
     _, derived = classes()
@@ -267,6 +272,7 @@ def test_a_step_inside_the_step_of_another_optimizer(probe_of):
     assert np.diff(values(probe, "step")).tolist() == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_nested_steps_under_a_scaler_and_a_scheduler(probe_of):
     """Assert that a step wrapped by a scaler and a scheduler is one row, a skipped one none."""
     optimizer = nested()
@@ -284,6 +290,7 @@ def test_nested_steps_under_a_scaler_and_a_scheduler(probe_of):
     assert values(probe, "update_norm") == UPDATE
 
 
+@pytest.mark.slow
 def test_a_probe_attached_in_a_nested_step(probe_of):
     """Assert that a step is not a row if the probe is attached during the step."""
     optimizer = nested(LR_OF_CLOSURE)

@@ -194,6 +194,7 @@ def test_a_wrapper_that_passes_steps_on(name):
     assert unwrapped(outer) is sgd
 
 
+@pytest.mark.slow
 def test_known_wrappers_exist():
     """Assert that the installed frameworks have wrappers under the names that are unwrapped."""
     for name in sorted(WRAPPERS):
@@ -255,6 +256,7 @@ def test_a_compiled_step(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process can be forked on Unix only")
 @pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.slow
 def test_a_forked_child_that_trains(tmp_path, where):
     """Assert that the steps of a forked child are not in its parent's recording."""
     parameter = weight()

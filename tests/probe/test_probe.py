@@ -114,6 +114,7 @@ def test_state_that_is_gone_is_nan(network):
 
 @each_optimizer
 @pytest.mark.parametrize("variant", ["foreach", "fused"])
+@pytest.mark.slow
 def test_variants_record_the_same(network, make, variant):
     """Assert that torch's foreach and fused implementations give the plain loop's recording."""
     runs = []

@@ -96,6 +96,7 @@ def flat(tensor):
 
 @each_optimizer
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float64, SAME), (torch.float32, IN_FLOAT32)])
+@pytest.mark.slow
 def test_quantities_by_hand(network, tmp_path, make, dtype, allowed):
     """Assert that each quantity equals its formula in float64, at every level and in every step."""
     net = network(dtype=dtype)
@@ -216,6 +217,7 @@ def test_long_tensors_in_float32(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.slow
 def test_half_precision_and_strides(tmp_path, dtype):
     """Assert that half precision is widened before sums, and a transposed parameter is read right."""
     weight = torch.nn.Parameter(torch.randn(30, 40, generator=torch.Generator().manual_seed(0)).to(dtype).t())

@@ -155,6 +155,7 @@ def test_a_subclass_is_not_taken_for_its_parent():
 
 @pytest.mark.parametrize("extra", [{}, {"amsgrad": True}, {"maximize": True}])
 @pytest.mark.parametrize("by_adam", [False, True])
+@pytest.mark.slow
 def test_decoupled_decay_is_stated(network, extra, by_adam):
     """Assert that AdamW, under both names in torch, has exactly R = ηλ for every weight and step."""
     net = network()

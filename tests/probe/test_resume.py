@@ -51,6 +51,7 @@ def weights(net):
     return torch.cat([p.detach().reshape(-1) for p in net.parameters()]).numpy().copy()
 
 
+@pytest.mark.slow
 def test_a_recording_without_rows_begins_again(network, path):
     """Assert that a recording without rows begins with the weights at its last attachment."""
     net = network()
@@ -84,6 +85,7 @@ def test_a_dataset_before_the_first_attachment_fixes_nothing(network):
     np.testing.assert_array_equal(run.theta[0], before)
 
 
+@pytest.mark.slow
 def test_a_run_restarted_before_its_beginning_begins_again(network, path):
     """Assert that a checkpoint from before the first row replaces the rows and the start."""
     net = network()
@@ -121,6 +123,7 @@ def test_the_start_is_kept_under_the_number_of_steps_before_it(network, tmp_path
     assert probe.dataset().distance[-1] == pytest.approx(distance, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_weights_are_compared_with_the_last_row(network, path):
     """Assert that the weights of a checkpoint count as changed only where they differ from its row."""
     net = network()
@@ -140,6 +143,7 @@ def test_weights_are_compared_with_the_last_row(network, path):
     np.testing.assert_array_equal(probe.dataset().changed_outside, [0, 0, 0, 2])
 
 
+@pytest.mark.slow
 def test_weights_of_a_restarted_job_are_compared_with_the_last_row(network, tmp_path):
     """Assert that a new probe notices weights that differ from the last row on disk."""
     net = network()
@@ -195,6 +199,7 @@ RESTARTED = [("AdamW", {}), ("AdamS", {}), ("SGD", {"step": 6}), ("SGD with L2",
 
 
 @pytest.mark.parametrize(("name", "known"), RESTARTED)
+@pytest.mark.slow
 def test_a_restarted_job(network, tmp_path, name, known):
     """Assert that a job restarted from a checkpoint gives the recording of an uninterrupted one."""
     make = OPTIMIZERS[name]
@@ -209,6 +214,7 @@ def test_a_restarted_job(network, tmp_path, name, known):
         np.testing.assert_array_equal(resumed[variable], whole[variable], err_msg=variable)
 
 
+@pytest.mark.slow
 def test_resume_needs_the_step(network, tmp_path):
     """Assert that step= is needed to resume with an optimizer that does not count its steps."""
     net = network()
@@ -222,6 +228,7 @@ def test_resume_needs_the_step(network, tmp_path):
     np.testing.assert_array_equal(probe.dataset().step, [1, 2, 3])
 
 
+@pytest.mark.slow
 def test_a_lock_ends_with_the_run(network, tmp_path):
     """Assert that a run can be resumed while a process that was forked during it still lives."""
     net = network()
@@ -241,6 +248,7 @@ def test_a_lock_ends_with_the_run(network, tmp_path):
         os.waitpid(child, 0)
 
 
+@pytest.mark.slow
 def test_an_attachment_that_fails_lets_go(network, tmp_path):
     """Assert that a run with a damaged start is not locked, and resumes once it is repaired."""
     net = network()

@@ -50,6 +50,7 @@ def path(tmp_path):
 
 @each_optimizer
 @pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.slow
 def test_recording_leaves_training_as_it_is(network, path, make, every):
     """Assert that a run with a probe is bit for bit the run without a probe."""
     bare, watched = network(), network()
@@ -77,6 +78,7 @@ def test_recording_is_labelled(network, path):
     assert probe.failure is None
 
 
+@pytest.mark.slow
 def test_hooks_are_taken_away(network, path):
     """Assert that after detach no hook is left, and attach continues the run at the right step."""
     net = network()
@@ -94,6 +96,7 @@ def test_hooks_are_taken_away(network, path):
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.slow
 def test_every_nth_step(network, path, tmp_path, name):
     """Assert that every n-th row is the same as when all steps are recorded, also for R of L2."""
     runs = []
@@ -109,6 +112,7 @@ def test_every_nth_step(network, path, tmp_path, name):
         np.testing.assert_array_equal(every_fourth[variable], every_one[variable].sel(step=[4, 8]), err_msg=variable)
 
 
+@pytest.mark.slow
 def test_memory(network, path, tmp_path):
     """Assert that the smallest set keeps no copy of the parameters, the default one, the largest
     two.
@@ -171,6 +175,7 @@ def test_unknown_optimizer(network, path):
     assert "Unknown is neither an optimizer that is known" in run.attrs["decay_unknown_because"]
 
 
+@pytest.mark.slow
 def test_l2_of_adam_is_known_to_the_largest_set_only(network, path, tmp_path):
     """Assert that R of Adam's L2 is unknown by default, and the reason names the set that has it."""
     for name, is_known in {"default": False, "dynamics": True}.items():

@@ -39,6 +39,7 @@ def sgd(parameters, **arguments):
     return torch.optim.SGD(parameters, momentum=0.9, **arguments)
 
 
+@pytest.mark.slow
 def test_quantities(network, tmp_path):
     """Assert that a scaler does not change quantities, and a skipped step has Δθ = 0 and R = 0."""
     plain, scaled = both(network, sgd, tmp_path)
@@ -52,6 +53,7 @@ def test_quantities(network, tmp_path):
 
 @pytest.mark.parametrize("make", [sgd, torch.optim.Adam])
 @pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.slow
 def test_trajectories(network, tmp_path, make, where):
     """Assert that a scaler does not change gradients, state and R of each weight."""
     folder = None if where == "memory" else tmp_path

@@ -108,6 +108,7 @@ def clamped(net, optimizer):
         (clamped, "from outside before step 2"),
     ],
 )
+@pytest.mark.slow
 def test_replay_refuses_what_no_rule_says(network, path, train, words):
     """Assert that skipped steps and weights changed between steps are refused, not refuted."""
     net = network()
@@ -118,6 +119,7 @@ def test_replay_refuses_what_no_rule_says(network, path, train, words):
         replay(recorded_rule("AdamW", open_recording(path)), open_recording(path))
 
 
+@pytest.mark.slow
 def test_what_is_not_whole_is_refused(network, path, tmp_path):
     """Assert that a trajectory with a gap, a damaged one, and one of every second step are refused."""
     net = network()
@@ -143,6 +145,7 @@ def test_what_is_not_whole_is_refused(network, path, tmp_path):
 
 
 @pytest.mark.parametrize("index", [0, -1, slice(None), slice(1, 3), slice(None, None, -2), slice(3, 1), [0, 2]])
+@pytest.mark.slow
 def test_weights_are_read_as_they_are_indexed(network, path, index):
     """Assert that some rows of θ are the same whether they or all of θ are read."""
     net = network()

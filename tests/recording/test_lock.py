@@ -78,6 +78,7 @@ def test_lock_that_is_a_link_is_not_followed(begin, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process can be forked on Unix only")
+@pytest.mark.slow
 def test_a_dead_writer_does_not_lock(begin):
     """Assert that a run can be continued after its writer was killed while a child of it lives."""
     begin().close()

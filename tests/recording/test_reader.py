@@ -208,6 +208,7 @@ def test_other_files_are_no_snapshots(folder, tmp_path):
     assert snapshots(tmp_path / "nowhere") == {}
 
 
+@pytest.mark.slow
 def test_export_to_netcdf_loses_nothing(folder, tmp_path):
     """Assert that the netCDF file equals the recording, with names, types and attributes."""
     with xarray.open_dataset(export(folder, tmp_path / "run.nc"), engine="h5netcdf") as exported:
@@ -215,6 +216,7 @@ def test_export_to_netcdf_loses_nothing(folder, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["run.nc"]
 
 
+@pytest.mark.slow
 def test_export_to_a_table(folder, tmp_path):
     """Assert that the table has a row for each step, a column for each number, and every digit."""
     with open(export(folder, tmp_path / "run.csv"), newline="", encoding="utf-8") as file:
@@ -236,6 +238,7 @@ def test_exports_that_cannot_be_written(folder, tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_failed_export_leaves_the_older_one(folder, tmp_path):
     """Assert that an export that fails does not change the older file."""
     shutil.copytree(folder, tmp_path / "run")

@@ -126,6 +126,7 @@ def printed(rule):
 
 
 @every_rule
+@pytest.mark.slow
 def test_floats_and_sympy(rule):
     """Assert that the printed equations, line by line with the numbers put in, take the steps of the rule."""
     if isinstance(rule.direction, WITHOUT_EQUATIONS):

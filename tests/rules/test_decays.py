@@ -82,6 +82,7 @@ def test_one_weight_has_the_effective_lr_of_all_weights(name):
         np.testing.assert_allclose(by_weight, direction.effective_lr(parts.memory, parts.step), rtol=1e-4)  # ε = 1e-6
 
 
+@pytest.mark.slow
 def test_cautious_decay_holds_noisy_weights_less():
     """Assert that in pure noise without momentum a weight is as large as the balance of its variance says.
 

@@ -62,6 +62,7 @@ def agree(one, other):
 @pytest.mark.parametrize("decay", [Decoupled, Stable])
 @law
 @given(seed=seeds, lr=lrs, rate=rates, factor=st.floats(0, 100))
+@pytest.mark.slow
 def test_decay_rate_is_linear_in_its_rate(direction, decay, seed, lr, rate, factor):
     """Assert that R is c times as large with c times the weight decay."""
     theta, gradients = stream(seed)
@@ -85,6 +86,7 @@ def test_l2_is_a_gradient(direction, rate):
 @every_direction
 @law
 @given(seed=seeds, lr=lrs)
+@pytest.mark.slow
 def test_no_decay_is_any_decay_of_zero(direction, seed, lr):
     """Assert that L2, decoupled and stable decay with λ = 0 are one rule, the one without decay, bit for bit."""
     theta, gradients = stream(seed)
@@ -95,6 +97,7 @@ def test_no_decay_is_any_decay_of_zero(direction, seed, lr):
 
 @law
 @given(seed=seeds, lr=lrs, rate=rates, momentum=momenta, dampening=st.floats(0, 0.9))
+@pytest.mark.slow
 def test_sgdw_is_sgds_in_another_unit(seed, lr, rate, momentum, dampening):
     """Assert that SGDW with λ is SGDS with λ(1−β)/(1−τ), and Nesterov's with λ(1−β)."""
     theta, gradients = stream(seed)
@@ -109,6 +112,7 @@ def test_sgdw_is_sgds_in_another_unit(seed, lr, rate, momentum, dampening):
 
 @law
 @given(seed=seeds, lr=lrs, rate=rates)
+@pytest.mark.slow
 def test_adaiw_is_adais(seed, lr, rate):
     """Assert that AdaiW and AdaiS are one method, bit for bit: Adai's effective learning rate is its learning rate."""
     theta, gradients = stream(seed)
@@ -118,6 +122,7 @@ def test_adaiw_is_adais(seed, lr, rate):
 
 @law
 @given(seed=seeds, lr=lrs, rate=rates)
+@pytest.mark.slow
 def test_sgd_without_momentum_has_one_decay(seed, lr, rate):
     """Assert that SGD, SGDW and SGDS are one method as long as there is no momentum."""
     theta, gradients = stream(seed)
@@ -129,6 +134,7 @@ def test_sgd_without_momentum_has_one_decay(seed, lr, rate):
 @pytest.mark.parametrize("family", [Adam, AMSGrad])
 @law
 @given(seed=seeds, lr=lrs, beta1=st.floats(0, 0.99), beta2=st.floats(0, 0.999), scale=st.floats(1e-3, 1e3))
+@pytest.mark.slow
 def test_adam_does_not_see_the_gradients_scale(family, seed, lr, beta1, beta2, scale):
     """Assert that c times the gradient leaves Adam's direction (ε = 0) as it is and divides its η_eff by c."""
     theta, gradients = stream(seed)
@@ -151,6 +157,7 @@ def test_adam_does_not_see_the_gradients_scale(family, seed, lr, beta1, beta2, s
     seed=seeds,
     late=st.integers(1, 5),
 )
+@pytest.mark.slow
 def test_effective_lr_is_how_far_an_impulse_reaches(direction, lr, seed, late):
     """Assert that η_eff is how far a unit of gradient moves a weight in the end, measured.
 

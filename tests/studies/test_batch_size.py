@@ -11,6 +11,7 @@ SEEDS = 12
 
 
 @pytest.mark.parametrize(("name", "memory", "rest"), [("AdamW", "1", "p"), ("AdamS", "1 - p", "0")])
+@pytest.mark.slow
 def test_the_derived_exponents(name, memory, rest):
     """Assert the exponents by hand: R·steps ∝ λ/B or λB^(p−1), and R/η_eff ∝ λB^(−p) or λ."""
     assert {key: str(value) for key, value in exponents(name).items()} == {"memory": memory, "rest point": rest}
@@ -40,6 +41,7 @@ def test_the_largest_harmless_decay():
     assert np.isnan(harmless(decays, np.zeros(401)))
 
 
+@pytest.mark.slow
 def test_a_best_decay_outside_of_the_grid_decides_nothing():
     """Assert that curves that fall to the end of the grid leave the verdicts on the best λ open, with the reason."""
     falling = scan("AdamW", 0.5, 0.5)
@@ -70,6 +72,7 @@ def statuses(adamw, adams):
     return {v.name: v.status for v in judge_exponents({"AdamW": adamw, "AdamS": adams})}
 
 
+@pytest.mark.slow
 def test_runs_that_keep_the_memory():
     """Assert that runs with the exponents of the memory, 1 and ½, confirm it and refute the rest point."""
     found = statuses(scan("AdamW", 1.0, 0.5), scan("AdamS", 0.5, 0.5))

@@ -17,6 +17,7 @@ def test_growth_is_the_spectral_radius(beta, curvature):
     assert log_growth(np.array([curvature]), beta)[0] == pytest.approx(np.log(np.abs(np.linalg.eigvals(step)).max()))
 
 
+@pytest.mark.slow
 def test_mean_is_balanced():
     """Assert that at the balanced mean ln|z| is 0 in the mean, and that this mean is below 1 with β = .9."""
     form = 1 + 0.05 * np.sin(np.arange(200.0))
@@ -29,6 +30,7 @@ def test_mean_is_balanced():
 KAPPA = 0.01 / 1.99 * 1.9 / 0.1  # (1−β₂)/(1+β₂)·(1+β₁)/(1−β₁): the limit of Adam is 1/(1 − κgm/v) as large
 
 
+@pytest.mark.slow
 def test_curvature_along_a_run():
     """Assert that on a quadratic the curvature is h over the limit of Adam, which v makes, at each second step."""
     rule, h = CATALOG["Adam"](lr=0.01, betas=(0.9, 0.99)), np.array([1.0, 3.0])

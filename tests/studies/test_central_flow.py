@@ -30,6 +30,7 @@ def test_gradient_is_the_tasks():
 
 
 @pytest.mark.parametrize("name", ["SGDS", "AdamS"])
+@pytest.mark.slow
 def test_real_runs_are_the_rules(name):
     """Assert that torch's optimizer takes the rule's own steps from the same state."""
     task, method = regression(), RUNS[name]

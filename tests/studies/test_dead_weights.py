@@ -62,6 +62,7 @@ def test_stable_decay_hears_of_the_other_weights():
     np.testing.assert_allclose(path[:, 0], (1 - 0.005 / np.sqrt(0.5)) ** np.arange(4))
 
 
+@pytest.mark.slow
 def test_roots_and_threshold_where_the_second_moment_has_faded():
     """Assert |z| = 1 at λ = 2ε(1 + β₁)/(η(1 − β₁)), where p(−1) = 0 for p = z² − (1 + β₁ − (1 − β₁)ηλ/ε)z + β₁."""
     assert burst_decay() == pytest.approx(2 * 1e-8 * 1.9 / (1e-3 * 0.1), rel=1e-6)
@@ -75,6 +76,7 @@ def test_what_returns():
     assert _returned(np.array([shrinking, np.append(shrinking[:-1], 1e-3)])).tolist() == [False, True]
 
 
+@pytest.mark.slow
 def test_weights_alone_move_as_published():
     """Assert that the first step of torch's Adam without gradient is η/(1 + ε/(λθ))."""
     path = alone(np.array([1e-1, 1e-7]))[:2]
@@ -104,6 +106,7 @@ def test_wrong_half_lives_are_refuted():
     assert not next(_equal(right._replace(seen=right.seen * np.array([[1.0], [1.1], [1.0], [1.0]])))).passed
 
 
+@pytest.mark.slow
 def test_the_key_tells_filled_and_open_points_apart():
     """Assert that half-lives that were not reached are open points, and that the key has a filled and an open one."""
     decays, one = np.array([1e-6, 1e-2, 1.0]), np.ones((3, 1))

@@ -38,6 +38,7 @@ def test_black_box_hears_a_lie(task, name):
     assert must_be_refuted("a lie", decay_rate._black_box(method, lying)).passed
 
 
+@pytest.mark.slow
 def test_tenfold_needs_the_change(task):
     """Assert that without a change of gradient scale AdamW's ratio is not found tenfold."""
     recording = decay_rate.run_with_changes(task, decay_rate.METHODS["AdamW"], SMALL, factor=1.0)

@@ -25,6 +25,7 @@ def watched(ratio, method=SGD, limit=8.0):
         ("SGDS", {"weight_decay": 0.5, "momentum": 0.5}, 4 / (1.5 * 1.75 / 0.25), 1.5 * 1.75 / 0.25, 0.0),
     ],
 )
+@pytest.mark.slow
 def test_curvature_of_a_quadratic_in_units_of_its_limit(name, more, ratio, limit, added):
     """Assert that on f = ½(θ₁² + 4θ₂²) the ratio is 4/h_max with h_max = (1+β)(2−R)/η, and with L2 (4+λ)/(2/η)."""
     task = quadratic(spectrum=(1.0, 4.0), start=(1.0, 1.0))
@@ -34,6 +35,7 @@ def test_curvature_of_a_quadratic_in_units_of_its_limit(name, more, ratio, limit
     assert run.steps.tolist() == [3, 8, 13, 18]
 
 
+@pytest.mark.slow
 def test_curvature_preconditioned_as_by_adam():
     """Assert that with Adam D = |g| where gradients are constant: the ratio is (h/|g|)/(38/η), and the limit 38/η."""
     task = quadratic(spectrum=(1.0, 1e-3), start=(1e6, 1.0))  # gradients of 1e6 and 1e-3 in a few steps of .001

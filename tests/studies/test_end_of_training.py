@@ -21,17 +21,20 @@ from swd_dynamics.studies.methods import Method
 @pytest.mark.parametrize(
     ("name", "exponent"), [("SGDW", -1 / 2), ("SGDS", -1 / 2), ("AdamW", -1), ("AdamS", -2 / 3), ("AdamC", 0)]
 )
+@pytest.mark.slow
 def test_powers_of_the_learning_rate(name, exponent):
     """Assert that ‖g‖/‖θ‖ goes as η to the powers that follow from ‖θ‖⁴ ∝ η, ‖θ‖² ∝ η, ‖θ‖³ ∝ η and ‖θ‖ constant."""
     assert exponent_of_lr(balance(Method(name, IN_NOISE[name]), 3.0, WEIGHTS)) == pytest.approx(exponent, abs=0.005)
 
 
+@pytest.mark.slow
 def test_momentum_weakens_the_ratio_of_sgd():
     """Assert ‖g‖/‖θ‖ = (1 − β)√(2λ/η) for heavy ball with decoupled decay, to leading order in ηλ."""
     method = Method("SGDW", SGD | {"weight_decay": 1e-4})
     assert balance(method, 3.0, 100)(0.1) == pytest.approx(0.1 * np.sqrt(2e-4 / 0.1), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_ratio_of_adamw_depends_on_the_gradient():
     """Assert ‖g‖/‖θ‖ = 2λΓ/(ηC) for AdamW, to leading order in ηλ: Γ/‖θ‖² with ‖θ‖² = ηC/(2λ)."""
     method = Method("AdamW", ADAM | {"weight_decay": 1e-3})

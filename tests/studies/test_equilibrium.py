@@ -56,6 +56,7 @@ def test_every_rule_is_measured_or_known_not_to_be():
     assert not measured & ({*UNKNOWN} | NOT_MEASURED)
 
 
+@pytest.mark.slow
 def test_layers_of_gradient_descent():
     """Assert ‖θ‖⁴ = η²Γ²/(2R − R²) and ‖Δθ‖² = 2R‖θ‖² for gradient descent with decoupled decay, R = ηλ."""
     norm = (0.1**2 * 9 / (2 * 0.01 - 0.01**2)) ** 0.25
@@ -104,6 +105,7 @@ def test_l2_by_hand_is_torchs():
     assert by_hand == pytest.approx(own, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_matrix_of_random_signs():
     """Assert that signs without momentum give ‖W‖² = η²n/(1 − a²), the sum of independent moves, a = 1 − ηλ."""
     norm = 0.01 * SIDE / np.sqrt(1 - 0.99**2)
@@ -126,6 +128,7 @@ def test_the_sign_optimizer_is_lion():
 
 
 @pytest.mark.parametrize("betas", [(0.0, 0.98), (0.9, 0.98)])
+@pytest.mark.slow
 def test_the_fluctuation_of_v_by_sampling(betas):
     """Assert E m²/v of running means of Gaussian numbers, sampled, against the closed form, to the next order."""
     random = np.random.default_rng(0)
@@ -192,6 +195,7 @@ def test_the_gradient_of_a_normalised_layer_is_perpendicular(normalised):
     assert course.norm[1:] == pytest.approx(grown, rel=1e-5)  # float32
 
 
+@pytest.mark.slow
 def test_the_law_with_the_current_lr_lags():
     """Assert that the derived norm under a cosine is that of η at k, and that a lag ends above it."""
     walker = Walker("AdamW", {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 1.0})

@@ -19,6 +19,7 @@ def test_decay_coefficient(name, c):
 
 
 @pytest.mark.parametrize("rate", [0.25, 0.5, 2.0])
+@pytest.mark.slow
 def test_adamw_clips(rate):
     """Assert that in full batch AdamW rests at θ⋆ clipped to ±1/λ, whatever the curvatures."""
     h, optimum = np.array([1.0, 3.0, 0.1, 0.5]), np.array([1.0, -3.0, 0.3, 5.0])
@@ -27,6 +28,7 @@ def test_adamw_clips(rate):
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 2.0])
+@pytest.mark.slow
 def test_adams_clips(rate):
     """Assert that in full batch AdamS rests at θ⋆ clipped to where λ|θ| is the root mean square of the gradient."""
     h, optimum = np.array([1.0, 3.0, 0.1, 0.5]), np.array([1.0, -3.0, 0.3, 5.0])

@@ -51,6 +51,7 @@ def test_the_file_is_the_one_that_is_described():
         assert recording.attrs["device"] == "cuda" and recording.sizes["step"] == 300
 
 
+@pytest.mark.slow
 def test_a_recording_survives_the_file(tmp_path):
     """Assert that what is read is what was written, to the last bit."""
     run = ReferenceRun("AdamS", "network", "bfloat16", "fused")
@@ -62,6 +63,7 @@ def test_a_recording_survives_the_file(tmp_path):
         np.testing.assert_array_equal(found[name], recorded[name])
 
 
+@pytest.mark.slow
 def test_the_smallest_error_is_where_the_rule_departs(adamw):
     """Assert that the rule departs with that error of λ, and not with one that is smaller by a fifth."""
     error = smallest_error(adamw)

@@ -1,6 +1,7 @@
 """The study of learning curves: its verdicts on made-up curves, and its figure."""
 
 import numpy as np
+import pytest
 import xarray
 
 from swd_dynamics.studies.learning_curves import DIRECTIONS, ROUND_OFF, SCHEDULES, Curves, draw, judge_curves
@@ -62,6 +63,7 @@ def test_another_sgdw_is_refuted():
     assert statuses(made(off=0.5 * ROUND_OFF))["step: SGDW is SGDS"] == "confirmed"
 
 
+@pytest.mark.slow
 def test_the_figure_has_a_column_for_each_optimizer_and_schedule():
     """Assert that errors and losses have a panel for each optimizer and schedule, with a logarithmic axis."""
     figure = draw(made())

@@ -19,6 +19,7 @@ def planted(slope, spread=0.0, moments=(0.0, 0.0)):
 
 
 @pytest.mark.parametrize("name", ["SGD", "SGDW", "SGDS", "Adam", "AdamW", "AdamS"])
+@pytest.mark.slow
 def test_with_a_constant_v_the_slopes_are_those_of_the_definitions(name):
     """Assert that R·steps is constant along slope −1 and the rest point along slope 0, with every decay."""
     assert predicted_slope(name, "memory") == pytest.approx(-1.0, abs=1e-6)
@@ -36,6 +37,7 @@ def test_with_a_constant_v_the_slopes_are_those_of_the_definitions(name):
         ("Adam", "rest point", 0.0),  # λ
     ],
 )
+@pytest.mark.slow
 def test_the_second_moment_enters_the_slopes(name, invariant, slope):
     """Assert that where v ∝ η^−.4·λ^.2 the slopes are those of the table of R and of the rest points."""
     assert predicted_slope(name, invariant, (-0.4, 0.2)) == pytest.approx(slope, abs=1e-6)
@@ -55,6 +57,7 @@ def test_the_spread_over_seeds_is_found():
 @pytest.mark.parametrize(
     ("slope", "statuses"), [(-1.0, ["refuted", "confirmed", "refuted"]), (0.0, ["confirmed", "refuted", "confirmed"])]
 )
+@pytest.mark.slow
 def test_the_invariants_are_told_apart(slope, statuses):
     """Assert that a map with the slope of one invariant confirms this one, also as nearer, and refutes the other."""
     assert [verdict.status for verdict in judge_slopes("SGD", "cosine", planted(slope, 0.01))] == statuses
@@ -75,6 +78,7 @@ def test_an_invariant_is_undecided_where_the_seeds_differ_much():
         (-1.0, 0.0, ["no best λ certainly depends less on η", "the best λ of AdamW is nearer to no change"]),
     ],
 )
+@pytest.mark.slow
 def test_the_title_follows_the_result(falling, constant, said):
     """Assert that the title claims of the best λ no more than the verdicts do."""
     maps = {(name, "cosine"): planted(falling) for name in EXPONENTS}
@@ -82,6 +86,7 @@ def test_the_title_follows_the_result(falling, constant, said):
     assert all(words in title for words in said)
 
 
+@pytest.mark.slow
 def test_the_title_names_what_is_not_decided():
     """Assert that the title names the optimizer whose seeds differ too much to say how its best λ depends on η."""
     maps = {(name, "cosine"): planted(-0.1, 2.0 if name == "AdamS" else 0.0) for name in EXPONENTS}

@@ -43,6 +43,7 @@ def test_integrals_of_linear_to_zero(total):
     assert float(effective_number(weights)) == pytest.approx((whole / total) ** 2 / squares, rel=FINE)
 
 
+@pytest.mark.slow
 def test_the_power_is_that_of_the_integral():
     """Assert that the derived power is the slope of the mean age between two very large ληT."""
     for schedule in ("constant", "linear", "cosine"):
@@ -58,6 +59,7 @@ def test_equal_memory_of_an_integral():
     assert weights.max() / weights.min() == pytest.approx(1, rel=FINE)
 
 
+@pytest.mark.slow
 def test_the_equal_schedule_of_stable_decay():
     """Assert that SGDS has the schedule η/(1 + ληk/(1−β)), and SGDC none in closed form."""
     schedule = equal_schedule(Method("SGDS", {"momentum": BETA, "weight_decay": 0.5}))

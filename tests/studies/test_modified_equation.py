@@ -14,6 +14,7 @@ from swd_dynamics.studies.modified_equation import (
 
 
 @pytest.mark.parametrize("method", SGD_METHODS + ADAM_METHODS, ids=lambda method: method.name)
+@pytest.mark.slow
 def test_real_iterates_are_the_rules(method):
     """Assert that a torch optimizer that begins late takes the rule's own steps from the same state."""
     problem = smooth_problem(Setting())

@@ -54,6 +54,7 @@ def test_equal_optimizers_are_undecided():
     assert "seeds" in open_[0].cause
 
 
+@pytest.mark.slow
 def test_the_correction_keeps_chance_out():
     """Assert that of 200 tables without any difference at most one in ten has a decided comparison.
 
@@ -85,6 +86,7 @@ def test_the_controls_need_few_points_of_scatter(spread, status):
     assert {found[name] for name in found if name.startswith("control: ")} == {status}
 
 
+@pytest.mark.slow
 def test_rows_that_are_left_out():
     """Assert that rivals without their package are inconclusive, with what to install, and the figure says so."""
     table = rows({"AdamS": 9.0}, [label for label in LABELS if label not in optimizer_table.PEERS])

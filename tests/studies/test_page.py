@@ -175,6 +175,7 @@ def test_a_caption_stands_below_its_picture(tmp_path):
 
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("place", ["figures", "figures/quick", "my results", "figures/other", "else/quick"])
+@pytest.mark.slow
 def test_a_command_makes_the_folder_that_it_stands_in(tmp_path, place, quick):
     """Assert that the program takes every command, and writes to this folder if called where the page says."""
     above = (tmp_path / place).parent if place != "figures/quick" else tmp_path
@@ -244,6 +245,7 @@ PIECES = [
 
 @settings(deadline=None)  # the first example imports a study
 @given(st.lists(st.sampled_from(PIECES), min_size=1).map("".join).filter(str.strip))
+@pytest.mark.slow
 def test_any_words_show_as_they_are(words):
     """Assert that Markdown and HTML in a verdict's words are shown, not obeyed, and break no row."""
     head, row = shown(of_one(Path("nowhere"), why=words))

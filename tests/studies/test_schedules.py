@@ -10,6 +10,7 @@ from swd_dynamics.studies.schedules import DROPPED, HOLD, Fall, Run, drops, fall
 
 
 @pytest.mark.parametrize("steps, beta2", [(400, 0.95), (100, 0.98), (50, 0.99), (10, 0.9)])
+@pytest.mark.slow
 def test_largest_rise(steps, beta2):
     """Assert that the bound is what a quantity reaches that follows 1/η, but rises by no more than 1/√β₂ a step."""
     fine, at = 1000, 1.0  # the fall in so many small steps for each step of the optimizer
@@ -28,6 +29,7 @@ def test_schedules():
     assert factors([Piece(4, 1.0, 0.0)]).tolist() == [1, 0.75, 0.5, 0.25]
 
 
+@pytest.mark.slow
 def test_measured_sharpness():
     """Assert that the run has η of its schedule and the two largest eigenvalues of dense Hessians, in units of 2/η."""
     task = regression()

@@ -39,6 +39,7 @@ def orbit(task):
     return OrbitFinder(task).first(RATIO, LIMIT)
 
 
+@pytest.mark.slow
 def test_orbit_in_closed_form(orbit):
     """Assert that the orbit has y = 3 and σ² = 2(κ − 3·R/η_eff) = 0.1, and that the loss around it is as by pencil."""
     assert orbit.mean == pytest.approx([0.0, 3.0], abs=1e-9)
@@ -51,6 +52,7 @@ def test_orbit_in_closed_form(orbit):
     assert orbit.fourth == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_orbit_with_weaker_decay(task, orbit):
     """Assert that the orbit beside the first one has the σ² of its own R/η_eff."""
     assert OrbitFinder(task).beside(orbit, ratio=0.04, limit=LIMIT).variance == pytest.approx(2 * (KAPPA - 3 * 0.04))
@@ -65,6 +67,7 @@ RATES = {
 
 
 @pytest.mark.parametrize(("name", "more", "lr"), RATES.values(), ids=RATES)
+@pytest.mark.slow
 def test_runs_that_start_on_the_orbit_stay_there(task, orbit, name, more, lr):
     """Assert that η is that of the limit, and that a torch run from the orbit, memory included, keeps its size."""
     method = at_orbit(orbit, name, RATIO, **more)
@@ -72,6 +75,7 @@ def test_runs_that_start_on_the_orbit_stay_there(task, orbit, name, more, lr):
     assert sizes(task, orbit, method, 0.0, 12) == pytest.approx(np.ones(11), abs=1e-7)
 
 
+@pytest.mark.slow
 def test_root_of_gradient_descent_in_closed_form(task, orbit):
     """Assert that ln μ is fitted and derived where (μ − 1)(μ − 1 + η(κ + λ)) + η²σ² = 0, for gradient descent."""
     method = at_orbit(orbit, "SGD", RATIO, momentum=0.0)
@@ -90,6 +94,7 @@ def test_root_of_a_signal_with_two_pairs():
     assert leading_root(signal) == pytest.approx(0.01 + 0.2j, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_end_of_settling(task, orbit):
     """Assert that the derived growth is 0 where settling ends, and that torch runs cease to settle within 0.001."""
     kind = Kind("SGD", False, (0.3, 0.5))

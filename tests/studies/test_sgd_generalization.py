@@ -30,6 +30,7 @@ def statuses(made):
     return {verdict.name.removeprefix("digits: "): verdict.status for verdict in judge_gap(made)}
 
 
+@pytest.mark.slow
 def test_the_interval_covers():
     """Assert that Fieller's interval of 95 % holds the true ratio in 93 to 97 of 100 cases, of 2000.
 
@@ -74,6 +75,7 @@ def test_the_control_needs_few_points_of_scatter(spread, passes):
     assert control.passed == passes
 
 
+@pytest.mark.slow
 def test_the_figure_says_the_fraction():
     """Assert that the title has the fraction and its verdict where there is a gap, and that there is none otherwise."""
     figure = draw([gap(AdamS=9.5)])

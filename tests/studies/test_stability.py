@@ -10,6 +10,7 @@ from swd_dynamics.studies.stability import Edge, _l2_over_stable, crossing, grow
 
 
 @pytest.mark.parametrize("mode", ["none", "L2", "decoupled", "stable"])
+@pytest.mark.slow
 def test_decay_lowers_the_limit(mode):
     """Assert that no decay raises the limit, and that without any it is that of Polyak 1964, ηh = 2(1 + β)."""
     plain, with_decay = (limit(methods("heavy ball")[each])(0.1) for each in ("none", mode))
@@ -18,6 +19,7 @@ def test_decay_lowers_the_limit(mode):
 
 
 @pytest.mark.parametrize(("mode", "counts"), [("L2", 1.0), ("stable", 19.0), ("decoupled", 1.9)])
+@pytest.mark.slow
 def test_limits_of_decay(mode, counts):
     """Assert that the limit is 2(1+β)/η − λ with L2, with λ(1+β)/(1−β) for stable and λ(1+β) for decoupled decay."""
     weight_decay, lr, beta = 0.3, 0.1, 0.9

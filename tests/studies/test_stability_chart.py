@@ -11,6 +11,7 @@ from swd_dynamics.studies.stability_chart import derived_peak, values_of
 from swd_dynamics.symbolic import NotDerivable, linear_map, numeric_stability
 
 
+@pytest.mark.slow
 def test_the_peak_in_symbols():
     """Assert that the derived peak is β = (√h − √λ)/(√h + √λ) and η = 4/(√h + √λ)², by algebra."""
     h, decay = sympy.symbols("h λ", positive=True)
@@ -20,6 +21,7 @@ def test_the_peak_in_symbols():
     assert sympy.simplify(largest - 4 / (roots[0] + roots[1]) ** 2) == 0
 
 
+@pytest.mark.slow
 def test_the_peak_is_the_largest_limit():
     """Assert that no other momentum has a larger limit, by the formula 2(1 − β²)/(h(1 − β) + λ(1 + β))."""
     best, largest = map(float, derived_peak(1, sympy.Rational(1, 25)))
@@ -29,6 +31,7 @@ def test_the_peak_is_the_largest_limit():
     assert beta[limits.argmax()] == pytest.approx(best, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_without_momentum_is_better_beyond_the_second_crossing():
     """Assert that at β = (h − λ)/(h + λ) the limit of SGDS is that without momentum, and lower beyond."""
     beta = (1 - 0.01) / (1 + 0.01)

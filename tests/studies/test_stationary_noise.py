@@ -16,6 +16,7 @@ from swd_dynamics.symbolic.numeric_noise import moments_in_noise, numeric_covari
 CURVATURE = np.array([0.5, 1.0, 4.0])
 
 
+@pytest.mark.slow
 def test_gradient_descent_in_noise():
     """Assert Var θ = η/(h(2 − ηh)) and 1 − ρ₁ = ηh of torch's gradient descent, within four standard errors."""
     seen, errors = scatter_in_noise(lambda p: torch.optim.SGD(p, lr=0.25), CURVATURE, copies=500, steps=600)
@@ -36,6 +37,7 @@ def test_the_standard_errors_are_those_of_repeated_runs():
     assert seen.std(axis=0, ddof=1) == pytest.approx(stated.mean(axis=0), rel=1 / 3)
 
 
+@pytest.mark.slow
 def test_the_second_moment_counts_the_scatter():
     """Assert v = 1 + h²·Var θ where Var θ = η/(h(2√v − ηh)), which is Adam's law for β₁ = 0, and both laws with it."""
     rule = CATALOG["Adam"](lr=0.1, betas=(0.0, 0.99), eps=0.0)
@@ -48,12 +50,14 @@ def test_the_second_moment_counts_the_scatter():
     assert frozen[0] == pytest.approx(0.1 / 1.9) and np.isnan(frozen[1])  # 30 is beyond 2/η = 20
 
 
+@pytest.mark.slow
 def test_the_second_moment_counts_what_l2_adds():
     """Assert v = 1 + (h + λ)²·Var θ where Var θ is η/((h + λ)(2√v − η(h + λ))), Adam's law with L2 for β₁ = 0."""
     (v,) = moments_in_noise(CATALOG["Adam"](lr=0.1, betas=(0.0, 0.99), eps=0.0, weight_decay=0.5), [4.0])
     assert v == pytest.approx(1 + 4.5 * 0.1 / (2 * np.sqrt(v) - 0.45), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_plain_sde_knows_no_limit():
     """Assert that the dotted line is η_effσ²/(2(h + λ))."""
     found = Scatter("SGDS", "stable", 1.0, CURVATURE, 36.1, *(np.ones((2, 3)) for _ in range(3)), np.ones(3))
@@ -82,6 +86,7 @@ def test_the_limits_of_three_standard_errors():
     assert not stationary_noise._of_quartic(near, 1.16, 0.04, "paths").passed
 
 
+@pytest.mark.slow
 def test_the_covariance_of_the_regression():
     """Assert that noise with one variance gives each direction of the Hessian the law of one weight."""
     found = diabetes(Method("SGDW", stationary_noise.REGRESSION), Setting(quick=True))
@@ -99,6 +104,7 @@ def test_every_mode_is_measured():
     assert isinstance(stationary_noise.noisy_methods()[-1].rule().direction, Nesterov)
 
 
+@pytest.mark.slow
 def test_both_panels_have_the_limit_at_one():
     """Assert that both panels share a logarithmic axis with the limit at 1, and that every kind of mark has a key."""
     one = np.ones((2, 3))

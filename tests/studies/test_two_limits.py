@@ -66,6 +66,7 @@ def test_weights_of_changes_are_a_logarithm():
 
 
 @pytest.mark.parametrize("betas", [(0.9, 0.99), (0.8, 0.999)])
+@pytest.mark.slow
 def test_the_finer_flow_stands_for_the_runs(betas):
     """Assert that the finer flow is ten times nearer to a run than the flow of weights and memory."""
     method, lr = METHODS["decoupled"], TIME / 128

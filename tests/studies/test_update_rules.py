@@ -19,6 +19,7 @@ def recordings():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_only_the_right_rule_replays(recordings, name):
     """Assert that a recorded run is replayed by its own rule, and loudly not by the others."""
     measured = {other: replay(METHODS[other].rule(), recordings[name], causes=False).measured for other in NAMES}
@@ -35,6 +36,7 @@ def test_every_rule_is_compared():
     assert set(RECORDED) == set(OPTIMIZERS) & set(METHODS) - {"SGDW"}
 
 
+@pytest.mark.slow
 def test_the_authors_trajectories_replay():
     """Assert that all seven trajectories of the authors' optimizers are replayed."""
     verdicts = _authors()

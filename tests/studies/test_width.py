@@ -45,6 +45,7 @@ def test_keeping_what_stays_costs_least(by_decay, stays):
 
 
 @pytest.mark.parametrize(("by_decay", "times"), [(0.5, "10.0"), (0.0, "1.0")])
+@pytest.mark.slow
 def test_the_title_follows_the_result(by_decay, times):
     """Assert that the title has the factors of the best λ and of 1/√v̄, and what the verdicts say."""
     title = draw(planted(by_decay)).get_suptitle()
@@ -52,6 +53,7 @@ def test_the_title_follows_the_result(by_decay, times):
     assert ("again: λ of AdamW refuted" in title) == (by_decay == 0.5)
 
 
+@pytest.mark.slow
 def test_the_title_says_that_nothing_is_decided():
     """Assert that where the seeds differ much, the title does not say which number can be kept."""
     maps = planted(0.25)

@@ -56,6 +56,7 @@ def by_hand(make_task, name, arguments, seed, cosine):
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 @pytest.mark.parametrize("task", [pytest.param(name, marks=[pytest.mark.slow] * (name == "network")) for name in TASKS])
+@pytest.mark.slow
 def test_vmap_is_a_loop_over_optimizers(task, schedule):
     """Assert that vmap gives, in every cell, what a loop over the torch optimizer gives, to round-off."""
     found = sweep(TASKS[task], NAMES, GRID, steps=STEPS, seeds=[0, 3], schedule=schedule, engine="vmap")
@@ -71,6 +72,7 @@ def test_vmap_is_a_loop_over_optimizers(task, schedule):
 
 
 @pytest.mark.parametrize("name", ["SGDS", "AdamS", "AMSGradS", "AdaiS"])
+@pytest.mark.slow
 def test_a_decay_beyond_two(name):
     """Assert that where R > 2, and where all gradients are 0, vmap does what the optimizer does."""
     at_rest = partial(quadratic, (1.0, 3.0), optimum=1.0, start=1.0)
@@ -116,6 +118,7 @@ def test_dask_and_vmap_agree(with_a_wild_cell, cluster):
     assert_same(found, expected)
 
 
+@pytest.mark.slow
 def test_a_wild_cell_harms_no_other(with_a_wild_cell):
     """Assert that diverged cells say their step, failed ones their reason, and the others are as without them."""
     _, found = with_a_wild_cell
@@ -131,6 +134,7 @@ def test_a_wild_cell_harms_no_other(with_a_wild_cell):
 
 
 @pytest.mark.parametrize("lr", [2.5, 25.0])
+@pytest.mark.slow
 def test_the_step_of_divergence(lr):
     """Assert that gradient descent on ½θ² diverges at the first step whose loss is above 10⁶ times the first loss."""
     found = sweep(LINE, ["SGD"], {"lr": [lr, 0.5]}, steps=60, engine="vmap")
@@ -156,6 +160,7 @@ def test_closed_form_on_the_quadratic():
             np.testing.assert_allclose(cell.effective_lr, lr)
 
 
+@pytest.mark.slow
 def test_other_axes():
     """Assert that arguments other than lr and weight decay may be axes: momentum, and pairs such as betas."""
     found = sweep(LINE, ["SGD"], {"momentum": [0.0, 0.5], "lr": [0.25]}, steps=2, engine="vmap")
@@ -235,6 +240,7 @@ def test_a_killed_dask_worker_costs_nothing(tmp_path, cluster):
     assert_same(found, sweep(NETWORK, ["SGD"], GRID, steps=STEPS, seeds=2, engine="vmap"))
 
 
+@pytest.mark.slow
 def test_no_scheduler_answers(monkeypatch):
     """Assert that a wrong address of a scheduler is told in a sentence."""
     pytest.importorskip("distributed")

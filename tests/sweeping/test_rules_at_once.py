@@ -15,6 +15,7 @@ MEASURED = ("test_error", "train_loss", "weight_norm", "gradient_norm")
 
 @pytest.mark.filterwarnings("ignore:decay_rate and effective_lr of the recording are NaN")
 @pytest.mark.parametrize("name", BATCHED)
+@pytest.mark.slow
 def test_rules_at_once_are_the_real_optimizers(name):
     """Assert that a block of cells, trained by its rule, ends where the real optimizer of each cell ends."""
     grid = {"lr": [1e-3, 1e-2]} | ({} if name == "Rprop" else {"weight_decay": [0.0, 0.05]})
@@ -34,6 +35,7 @@ def test_a_rule_of_shapes_is_not_batched():
 
 
 @pytest.mark.parametrize("name", ["SGDIndependent", "AdamC", "AdamCautious", "AdamPreconditioned"])
+@pytest.mark.slow
 def test_other_decays_under_a_schedule(name):
     """Assert that the largest learning rate is that of each cell, and that R is the mean over the weights."""
     more = {"eps": 1e-2} if name == "AdamPreconditioned" else {}

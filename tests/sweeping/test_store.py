@@ -39,6 +39,7 @@ def small_blocks(monkeypatch):
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("after", [1, 8, 23])
+@pytest.mark.slow
 def test_an_interrupted_sweep_resumes(after, tmp_path):
     """Assert that a sweep that Ctrl-C ended keeps its cells, and that the same call trains the others alike."""
     expected = sweep(partial(interrupted, []), ["SGD"], GRID, steps=4, seeds=2)
@@ -145,6 +146,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize("case", OTHER)
+@pytest.mark.slow
 def test_another_sweep_is_refused(case, swept):
     """Assert that the folder of another sweep is refused with what differs, and that nothing changes."""
     same = {"task": LINE, "optimizers": ["SGD", "SGDS"], "grid": {"lr": [0.1, -1.0]}, "steps": 3}
@@ -176,6 +178,7 @@ def test_a_damaged_folder_is_one_error(file, swept):
 
 
 @pytest.mark.parametrize(("file", "value"), [("cell", 99), ("cell", -2), ("failed", 7), ("failed", -1)])
+@pytest.mark.slow
 def test_numbers_that_cannot_be_right_are_refused(file, value, swept):
     """Assert that a cell or a reason that does not exist is an InputError, and that the folder is not left locked."""
     rows = swept / "scalars.zarr" / file / "c.0"

@@ -97,6 +97,7 @@ def test_a_power_of_beta_should_be_decayed():
         equations(UpdateRule(0.1, Corrected()))
 
 
+@pytest.mark.slow
 def test_the_table_numbers_the_reasons():
     """Assert that a table has a row for each rule and each different reason once, below the rows."""
     decay = Decoupled(0.1)
@@ -114,6 +115,7 @@ SLOPES = [  # of each smooth sign at 0, and the limit of Lion's linear map: h < 
 
 
 @pytest.mark.parametrize(("direction", "slope"), SLOPES)
+@pytest.mark.slow
 def test_a_smooth_sign_is_linearised(direction, slope):
     """Assert that a smooth Lion is stable below its limit and unstable above it, with the sign's slope at 0."""
     found = stability_limit(UpdateRule(0.1, direction))
@@ -124,6 +126,7 @@ def test_a_smooth_sign_is_linearised(direction, slope):
         assert (abs(np.linalg.eigvals(matrix)).max() < 1) == is_stable
 
 
+@pytest.mark.slow
 def test_a_linearised_step_is_the_steps_own_tangent():
     """Assert that the linear map of a smooth Lion with decay is what the rule itself does to a tiny θ and m."""
     rule = UpdateRule(0.1, Lion(kind=1), Decoupled(0.5))
@@ -137,11 +140,13 @@ def test_a_linearised_step_is_the_steps_own_tangent():
         assert slopes == pytest.approx(np.array(matrix[:, column], dtype=float).ravel(), rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_linear_step_does_not_say_that_it_is_linearised():
     """Assert that Adam with a frozen preconditioner, which is linear, has no such assumption."""
     assert SMOOTH not in stability_limit(UpdateRule(0.1, Adam())).assumptions
 
 
+@pytest.mark.slow
 def test_saturated_momentum():
     """Assert that m/(1 + m²) has the limit of the momentum itself, 2(1+β)/(η(1−β)), and the flow −g/(1 + g²)."""
     rule = UpdateRule(0.1, Saturated(0.5))
@@ -164,6 +169,7 @@ def test_centred_rmsprop_is_linearised_with_its_mean_at_rest():
         modified_equation(rule)
 
 
+@pytest.mark.slow
 def test_a_maximum_that_fades():
     """Assert that Adamax follows −g/(|g| + ε), and says that the maximum is the new value; with u frozen h < 38u/η."""
     rule = UpdateRule(0.1, Adamax())
@@ -173,6 +179,7 @@ def test_a_maximum_that_fades():
     assert stability_limit(rule).value == 380 * v
 
 
+@pytest.mark.slow
 def test_the_flow_of_a_smooth_sign():
     """Assert F₁ of tanh by hand: (½ + lag)·sech²(g/ε)·ġ/ε, where the lag of c behind g is β₁/(1 − β₂)."""
     eps, lag = R(1, 2), R(9, 10) / R(1, 100)
@@ -212,6 +219,7 @@ def test_a_direction_that_refuses_symbols_is_not_derivable():
         long_run_decay_rate(UpdateRule(0.1, Shapes()))
 
 
+@pytest.mark.slow
 def test_a_mean_of_inverse_roots_stays_a_mean():
     """Assert that ⟨1/(√v + ε)⟩ in R is not taken for 1/(√v + ε) of each weight when the result is written shortly."""
 
@@ -225,6 +233,7 @@ def test_a_mean_of_inverse_roots_stays_a_mean():
     assert sympy.simplify(theta - expected) == 0
 
 
+@pytest.mark.slow
 def test_a_long_memory_behind_roots():
     """Assert that RMSprop with momentum, whose F₁ once had hundreds of terms, has the limit 2(1+β)(√v+ε)/η."""
     limit = stability_limit(lettered(UpdateRule(0.1, RMSprop(0.9, 0.5, 0.1)))[0]).value

@@ -29,6 +29,7 @@ LINEAR = {
 
 
 @pytest.mark.parametrize("rule", LINEAR.values(), ids=LINEAR)
+@pytest.mark.slow
 def test_the_drift_is_the_modified_equation(rule):
     """Assert that F₀ and F₁ from the slow root of the map are those of the expansion of the memory, and B₀ = −∂F₀/∂g.
 
@@ -47,6 +48,7 @@ def test_the_diffusion_of_gradient_descent():
     assert equal(found["B₀"], 1) and equal(found["B₁"], h / 2)
 
 
+@pytest.mark.slow
 def test_the_diffusion_of_heavy_ball():
     """Assert B₁ = h(1+β²)/(2(1+β)(1−β)³), worked out by hand from Var θ = ηs²(1+β)/(h(1−β)(2(1+β)−ηh))."""
     found = stochastic_equation(UpdateRule(eta, HeavyBall(beta))).results
@@ -54,6 +56,7 @@ def test_the_diffusion_of_heavy_ball():
     assert equal(found["B₁"], h * (1 + beta**2) / (2 * (1 + beta) * (1 - beta) ** 3))
 
 
+@pytest.mark.slow
 def test_every_part_has_its_step():
     """Assert that the derivation states both orders of the eigenvalue, of the drift and of the diffusion, in order."""
     derivation = stochastic_equation(CATALOG["SGDW"](lr=0.1, momentum=0.9, weight_decay=0.1))
@@ -62,6 +65,7 @@ def test_every_part_has_its_step():
     assert [name for name in stated if name in parts] == parts
 
 
+@pytest.mark.slow
 def test_four_entries_need_numbers():
     """Assert that a rule of four entries has the drift of its modified equation, and refuses symbols besides η."""
     rule = UpdateRule(0.1, Averages((0.9, 0.5, 0.3), (0.5, 0.3, 0.2)), L2(0.2))
@@ -74,6 +78,7 @@ def test_four_entries_need_numbers():
         stochastic_equation(lettered(rule)[0])
 
 
+@pytest.mark.slow
 def test_a_preconditioner_is_set_by_the_noise_of_each_weight():
     """Assert that Adam's B₀ is 1/σ for each weight, and that AdamS decays all weights by λ/√⟨σ²⟩."""
     sigma = np.array([1.0, 7.0])
@@ -93,12 +98,14 @@ def test_a_preconditioner_is_set_by_the_noise_of_each_weight():
         (CATALOG["SGDCautious"](lr=0.1, weight_decay=0.1), None, NotDerivable, "sign"),
     ],
 )
+@pytest.mark.slow
 def test_what_has_no_numbers(rule, frozen, error, said):
     """Assert that a rule without an SDE in numbers is refused with the reason."""
     with pytest.raises(error, match=said):
         numeric_diffusion(rule, 1.0, frozen)
 
 
+@pytest.mark.slow
 def test_a_maximum_may_be_given():
     """Assert that AMSGrad has an SDE where the largest v is given."""
     assert float(numeric_diffusion(CATALOG["AMSGrad"](lr=0.1, eps=0.0), 1.0, {"v_max": 4.0}).pull) == 0.5

@@ -60,6 +60,7 @@ CLOSED = [
 
 
 @pytest.mark.parametrize(("rule", "limit", "effective_lr", "decay_rate"), CLOSED)
+@pytest.mark.slow
 def test_limit_and_rates_in_closed_form(rule, limit, effective_lr, decay_rate):
     """Assert that the limit, η_eff and R are those of the theory, and that R/η_eff is their ratio."""
     found = edge(rule).results
@@ -94,6 +95,7 @@ def memory_of(rule: UpdateRule, entries: dict[str, Any]):
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.slow
 def test_a_step_turns_the_oscillation_over(rule):
     """Assert that with H u = diag(h_max) u a step of the rule changes the sign of (θ, memory), and of nothing else."""
     generator = np.random.default_rng(0)
@@ -114,6 +116,7 @@ def test_a_step_turns_the_oscillation_over(rule):
 
 
 @pytest.mark.parametrize("name", ["SGDW, momentum", "SGDS, Nesterov", "AdamS", "RMSpropS, momentum", "a user's own"])
+@pytest.mark.slow
 def test_long_run_rates_of_a_run(name):
     """Assert that with a constant gradient each step is −η_eff·g − R·θ once the momentum is at rest."""
     rule, generator = RULES[name], np.random.default_rng(1)
@@ -132,6 +135,7 @@ FAST = {"RMSprop": {"alpha": 0.99}}
 
 
 @pytest.mark.parametrize("name", ["AdamS", "RMSprop", "AdaBelief"])
+@pytest.mark.slow
 def test_second_moment_feels_the_variance(name):
     """Assert that the second moment of a run with gradients g ± ξ in turn has the mean that the slow equation rests at.
 
@@ -150,6 +154,7 @@ def test_second_moment_feels_the_variance(name):
     assert np.allclose(after, memory, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_derivation_shows_its_steps():
     """Assert that the slow flow, what decay does to the sharpness, and the variance are among the steps."""
     found = edge(catalogued("SGDS", momentum=beta))
@@ -189,6 +194,7 @@ class OldGradient:
     ],
     ids=["sign", "Muon", "complex eigenvalue"],
 )
+@pytest.mark.slow
 def test_rules_without_an_edge(rule, said):
     """Assert that a rule whose step has no slope, or that loses stability without a change of sign, is refused."""
     with pytest.raises(NotDerivable, match=said):
@@ -204,6 +210,7 @@ def test_numbers_need_numbers():
 
 
 @pytest.mark.parametrize("name", ["SGD", "SGDS", "AdamS"])
+@pytest.mark.slow
 def test_names_of_the_edge_as_latex(name):
     """Assert that LaTeX is ASCII with no name in raw letters, and that every name of the steps has its meaning."""
     found = edge(CATALOG[name](lr=0.1, weight_decay=0.05))

@@ -51,6 +51,7 @@ def test_decoupled_decay_is_weakened_by_momentum(arguments):
 
 
 @pytest.mark.parametrize("family", ["Adam", "AMSGrad"])
+@pytest.mark.slow
 def test_adam_frozen(family):
     """Assert that frozen Adam rests where h(θ − θ⋆) + λcθ = 0, c = 1 (L2), √v+ε (decoupled), (√v+ε)/√v̄ (stable)."""
     weights = {"": 1, "W": root + epsilon, "S": (root + epsilon) / root_mean}
@@ -64,6 +65,7 @@ def test_adam_frozen(family):
 
 
 @pytest.mark.parametrize("name", ["Adai", "AdaiW", "AdaiS"])
+@pytest.mark.slow
 def test_adai(name):
     """Assert that every decay of Adai, whose momentum is an average, comes to rest at hθ⋆/(h+λ)."""
     rule = CATALOG[name](lr=eta, betas=(beta_0, beta_2), eps=epsilon, weight_decay=lam)
@@ -78,6 +80,7 @@ def test_full_batch_adamw():
         assert equal(flow.subs(at), 0)
 
 
+@pytest.mark.slow
 def test_full_batch_adams():
     """Assert that AdamS (ε = 0) can rest one weight where λ|θ| = rms(g), the others at θ⋆: at (1, −1.891, .5)."""
     flow = modified_equation(CATALOG["AdamS"](lr=eta, eps=0.0, weight_decay=0.1)).first
@@ -90,6 +93,7 @@ def test_full_batch_adams():
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(rule=st.builds(UpdateRule, lrs, directions, decays(2)), curvature=st.floats(0.1, 3), target=st.floats(-2, 2))
+@pytest.mark.slow
 def test_a_rule_stays_at_its_fixed_point(rule, curvature, target):
     """Assert that a rule of numbers, put on its fixed point with its memory at rest, stays there."""
     at = {h: sympy.Rational(curvature), theta_star: sympy.Rational(target)}

@@ -42,6 +42,7 @@ RULES = {
 
 @pytest.mark.parametrize("g", [0.5, 1.0])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.slow
 def test_the_whole_step_has_the_eigenvalue_minus_one(rule, g):
     """Assert that at the derived curvature the step with its v has the eigenvalue −1, where m is g and v was 1."""
     found, memory = smallest_turning(rule, (g, 1.0), np.array([g]))
@@ -62,6 +63,7 @@ def test_adams_factor_in_closed_form():
 
 
 @pytest.mark.parametrize("name", ["SGD", "SGDW", "SGDS"])
+@pytest.mark.slow
 def test_without_a_preconditioner_it_is_the_limit(name):
     """Assert that SGD with momentum and each decay has the limit of its linear map."""
     rule = CATALOG[name](lr=0.5, momentum=0.5, weight_decay=0.25)

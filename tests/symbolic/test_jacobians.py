@@ -24,6 +24,7 @@ LINEAR = 1e-13
 
 
 @pytest.mark.parametrize("name", [name for name in REPRESENTATIVES if has(name, modified_equation)])
+@pytest.mark.slow
 def test_the_turn_of_the_flow(name):
     """Assert that dF₀/dt along the rates v and Hv is the derivative of F₀ on a quadratic, means and all."""
     equation = numeric_equation(CATALOG[name](lr=0.1, weight_decay=0.5))

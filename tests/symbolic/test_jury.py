@@ -22,6 +22,7 @@ moduli = st.fractions(-2, 2, max_denominator=99).filter(lambda root: abs(root) !
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(real=st.lists(moduli, max_size=4), pairs=st.lists(st.tuples(moduli, moduli), max_size=2))
+@pytest.mark.slow
 def test_the_exact_test_of_known_roots(real, pairs):
     """Assert that a polynomial made of roots is stable where all of them, real and complex, lie inside the circle."""
     polynomial, sizes = sympy.Poly(1, z), [abs(root) for root in real]
@@ -48,6 +49,7 @@ def test_a_root_that_stays_on_the_circle_does_not_count():
         stable_intervals(sympy.Poly(sympy.expand((z**2 + 1) * (z - 1 + h / 2)), z))
 
 
+@pytest.mark.slow
 def test_late_gradients():
     """Assert that gradients five steps old are stable up to 2·sin(π/22)/η, where a pair leaves at the angle π/11.
 
@@ -57,6 +59,7 @@ def test_late_gradients():
     assert float(limit) == pytest.approx(2 * sin(pi / 22) / 0.5, rel=1e-14)  # the number is rounded once
 
 
+@pytest.mark.slow
 def test_a_negative_hyperparameter():
     """Assert that g + a(g − g_before) with a = −.3 and η = ½ is stable up to 20/3, as its hand calculation says.
 
@@ -69,6 +72,7 @@ def test_a_negative_hyperparameter():
 GAP = ThreeGradients((2.4, 1.5, 0.6))
 
 
+@pytest.mark.slow
 def test_a_gap_in_the_stable_set_is_said():
     """Assert the first exit of a rule that is stable again, and that both are said: x = ηh to 5/6, and 10/9 to 4/3.
 
@@ -82,6 +86,7 @@ def test_a_gap_in_the_stable_set_is_said():
     assert any("stable again" in assumption for assumption in in_symbols.assumptions)
 
 
+@pytest.mark.slow
 def test_symbols_without_a_formula_are_refused_and_never_infinite():
     """Assert that the limit of degree five in h, with η as a symbol, is refused."""
     with pytest.raises(NotDerivable):

@@ -46,6 +46,7 @@ def numeric(rule, curvature, target=0.0):
 
 @law
 @given(rule=st.builds(UpdateRule, lrs, directions, decays(1)), curvature=st.floats(0.1, 3), target=st.floats(-2, 2))
+@pytest.mark.slow
 def test_the_map_takes_the_rules_steps(rule, curvature, target):
     """Assert that A·state + b with numbers put in is the rule's own step on f = ½h(θ − θ⋆)²."""
     matrix, constant = numeric(rule, curvature, target)

@@ -32,6 +32,7 @@ def schedule_of(name, **arguments):
         ("SGD", {}, lam),  # without momentum L2 decays as decoupled decay does
     ],
 )
+@pytest.mark.slow
 def test_the_schedule_telescopes(name, arguments, rate):
     """Assert that η_s·Π(1 − R_j) over the steps j after s is η/(1 + cη(T−1)) for every s of T = 4, with R = cη_j."""
     lr = schedule_of(name, **arguments)
@@ -90,6 +91,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("case", RULES)
+@pytest.mark.slow
 def test_weights_are_differences_of_two_runs(case):
     """Assert that each weight is the difference of two runs of the rule, which differ in one gradient by 1."""
     name, arguments, frozen = RULES[case]

@@ -32,6 +32,7 @@ def second_in_curvature(equation):
 
 
 @pytest.mark.parametrize("name", TABLE)
+@pytest.mark.slow
 def test_the_table_of_heavy_ball(name):
     """Assert that F₀ and F₁ of heavy ball with each decay are those of the theory's table."""
     first, coefficient = TABLE[name]
@@ -63,6 +64,7 @@ def test_nesterov():
     assert equal(equation.second, (1 - beta + 2 * beta**2) * gdot / (2 * D**2))
 
 
+@pytest.mark.slow
 def test_dampening_rescales_the_gradient():
     """Assert that with dampening τ the gradient part of both orders is (1−τ) times as large, given ġ."""
     damped, plain = (modified_equation(UpdateRule(eta, HeavyBall(beta, t))) for t in (tau, 0.0))
@@ -70,6 +72,7 @@ def test_dampening_rescales_the_gradient():
     assert equal(damped.second, (1 - tau) * plain.second)
 
 
+@pytest.mark.slow
 def test_adam_without_epsilon_is_cattaneos():
     """Assert that at ε = 0 the flow of Adam is that of Cattaneo et al. 2023, with ∇‖g‖₁ = H·sign(g)."""
     equation = modified_equation(UpdateRule(eta, CATALOG["Adam"](betas=(beta_1, beta_2), eps=0.0).direction))
@@ -82,6 +85,7 @@ def test_adam_without_epsilon_is_cattaneos():
         assert equal(second, -bracket * h * sign / (2 * size))
 
 
+@pytest.mark.slow
 def test_epsilon_outside_the_root_is_not_epsilon_inside():
     """Assert that at ε > 0 Cattaneo's formula, with ε inside the root, differs from torch's, which is derived here."""
     equation = modified_equation(UpdateRule(eta, CATALOG["Adam"](betas=(beta_1, beta_2), eps=epsilon).direction))
@@ -91,6 +95,7 @@ def test_epsilon_outside_the_root_is_not_epsilon_inside():
     assert inside.subs(numbers) != equation.first.subs(numbers)
 
 
+@pytest.mark.slow
 def test_adams_decay_turns_with_the_mean_square():
     """Assert that AdamS is AdamW with λ/√⟨g²⟩, apart from the lag and the turn of √v̄.
 
@@ -106,6 +111,7 @@ def test_adams_decay_turns_with_the_mean_square():
     assert equal(difference, extra)
 
 
+@pytest.mark.slow
 def test_adai_is_an_average_with_its_own_beta():
     """Assert that Adai's F₁ is that of an averaged momentum, (1+β₁)ġ/(2(1−β₁)), at its own β₁ = 1 − β₀g²/⟨g²⟩."""
     equation = modified_equation(UpdateRule(eta, CATALOG["Adai"](betas=(beta_0, beta_2)).direction))
@@ -114,6 +120,7 @@ def test_adai_is_an_average_with_its_own_beta():
     assert equal(equation.second, (1 + own) * gdot / (2 * (1 - own)))
 
 
+@pytest.mark.slow
 def test_aggregated_momentum_of_one_beta_is_heavy_ball():
     """Assert that a user's direction is derived like the package's own: with both β alike it is heavy ball."""
     for decay in (entry.decay(lam) for entry in map(CATALOG.get, ("SGD", "SGDW", "SGDS"))):
@@ -123,6 +130,7 @@ def test_aggregated_momentum_of_one_beta_is_heavy_ball():
         assert equal(mine.second, known.second)
 
 
+@pytest.mark.slow
 def test_aggregated_momentum_is_the_mean_of_two_heavy_balls():
     """Assert that without decay both orders are linear in the direction: the mean of two heavy balls, given ġ."""
     mine = modified_equation(UpdateRule(eta, AggregatedMomentum(beta_1, beta_2)))
@@ -161,6 +169,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("name", [name for name in REPRESENTATIVES if has(name, modified_equation)])
+@pytest.mark.slow
 def test_kinks_are_said(name):
     """Assert that where an entry has a kink the derivation names the side it assumes."""
     said = " ".join(modified_equation(CATALOG[name](weight_decay=0.1)).assumptions)

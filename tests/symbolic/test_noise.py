@@ -29,6 +29,7 @@ THEORY = {  # Var θ of the theory at η = .1, β = .9, h = 1, σ = 1, with six 
 
 
 @pytest.mark.parametrize("name", THEORY)
+@pytest.mark.slow
 def test_values_of_the_theory(name):
     """Assert the six digits of the theory for the SGD family at λ = .1."""
     variance, arguments = THEORY[name]
@@ -62,6 +63,7 @@ def numeric_map(rule: UpdateRule, curvature: float) -> tuple[np.ndarray, np.ndar
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(rule=st.builds(UpdateRule, lrs, directions, decays(1)), curvature=st.floats(0.1, 3))
+@pytest.mark.slow
 def test_scipy_solves_the_same_equation(rule, curvature):
     """Assert that Var θ and ρ₁ are those of scipy's Lyapunov solver, for A and b from steps of the rule in floats."""
     matrix, response = numeric_map(rule, curvature)
@@ -74,6 +76,7 @@ def test_scipy_solves_the_same_equation(rule, curvature):
 
 
 @pytest.mark.parametrize("direction", [Averages((0.9, 0.5, 0.3), (0.5, 0.3, 0.2)), Delayed()], ids=["4", "7"])
+@pytest.mark.slow
 def test_many_entries(direction):
     """Assert that the covariance of 4 and of 7 entries of the state is scipy's, and that symbols are refused there."""
     rule = UpdateRule(0.1, direction, L2(0.1))
@@ -88,6 +91,7 @@ LIMITED = ("SGD", "SGDW", "SGDS", "AdamW", "AdamS", "AdaiW", "RMSpropS", "NAdam"
 
 
 @pytest.mark.parametrize("name", LIMITED)
+@pytest.mark.slow
 def test_it_diverges_at_the_stability_limit(name):
     """Assert that the denominator of Var θ is 0 at the derived limit, and that Var θ is positive just below it."""
     rule = CATALOG[name](lr=0.1, weight_decay=0.1, **({"momentum": 0.9} if name.startswith("SGD") else {}))
@@ -115,6 +119,7 @@ RUN = [  # curvature 1, noise 1; a user's own direction, and adaptive ones whose
 
 
 @pytest.mark.parametrize("rule", RUN)
+@pytest.mark.slow
 def test_a_run_in_noise(rule):
     """Assert Var θ of 4000 weights that train in noise. Over 600 steps the sampling error is about .5 %.
 
@@ -138,6 +143,7 @@ def test_the_floor_is_half_the_curvature_times_the_variance():
     assert equal(sympy.limit(floor / eta, eta, 0), sigma**2 / (4 * (1 - beta)))
 
 
+@pytest.mark.slow
 def test_what_noise_makes_of_the_memory():
     """Assert v = σ² of Adam, E[(g − m)²] of AdaBelief by hand, and no value for a maximum and a sum."""
     adam = {"lr": eta, "betas": (beta_1, beta_2), "eps": epsilon, "weight_decay": lam}
@@ -153,6 +159,7 @@ def test_what_noise_makes_of_the_memory():
     assert [*settled_by_noise(letters).values()] == [None]
 
 
+@pytest.mark.slow
 def test_the_value_of_v_is_a_result_where_v_is():
     """Assert that v = σ² stands beside a Var θ that has v in it, but not beside one that has a maximum in it."""
     assert [*stationary_covariance(CATALOG["AdamS"](weight_decay=0.1)).results] == ["Var θ", "ρ₁", "v"]
@@ -194,6 +201,7 @@ def test_beyond_the_limit_noise_has_no_floor(together):
         assert all("unstable" in each.assumptions[-1] for each in at[1:])
 
 
+@pytest.mark.slow
 def test_beyond_the_limit_at_a_given_preconditioner():
     """Assert that Adam's variance is ∞ where its linear map, with v given, has an eigenvalue beyond the unit circle."""
     found = stationary_covariance(CATALOG["AdamS"](lr=0.1, weight_decay=0.1))(sigma=1)

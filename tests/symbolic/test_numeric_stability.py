@@ -33,6 +33,7 @@ def test_the_limit_is_the_theorys():
     np.testing.assert_allclose(found, 1.9 * (2 - 10 * lrs * decays) / lrs, rtol=100 * ROUND_OFF, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_weights_of_different_v_share_a_mean():
     """Assert that AdamS's limit is √v·(1+β₁)(2 − ηλ/√v̄)/(η(1−β₁)) with v̄ the mean over the v that are given."""
     v = np.array([0.16, 0.36])
@@ -42,6 +43,7 @@ def test_weights_of_different_v_share_a_mean():
 
 
 @pytest.mark.parametrize("name", ["SGD", "SGDW", "SGDS"])
+@pytest.mark.slow
 def test_growth_is_1_at_the_limit(name):
     """Assert that the largest |z| crosses 1 where the limit is, without a formula for it."""
     numbers = numeric_stability(CATALOG[name](lr=0.1, momentum=0.9, weight_decay=0.05))

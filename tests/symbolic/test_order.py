@@ -117,6 +117,7 @@ def test_orders_one_and_two(rule):
 
 
 @every_rule
+@pytest.mark.slow
 def test_numeric_equation_is_the_symbolic_one(rule):
     """Assert that the compiled flow is the derived expressions with numbers put in, and so is its memory at η = 0."""
     numbers, numeric = Numbers(rule), numeric_equation(rule)

@@ -17,6 +17,7 @@ from swd_dynamics.symbolic.oscillation import FOURTH, MODE_CURVATURE, MODE_SLOPE
 LATE = 10**6
 
 
+@pytest.mark.slow
 def test_heavy_ball_is_that_of_the_theory():
     """Assert that cF = G + (Γσ²/S)·[Σⱼ cSⱼ²/(chⱼ + G) − L₄/3] with G = (eˢ−1)(1−βe⁻ˢ)/(1−β) and Γ = 2(1+β)/(1−β)."""
     found = settled_oscillation(CATALOG["SGD"](lr=eta, momentum=beta)).results["F"]
@@ -33,6 +34,7 @@ def test_slow_bursts_of_heavy_ball(momentum, least):
     assert settled_oscillation(CATALOG["SGD"](lr=0.1, momentum=momentum)).results["ζ_min"] == least
 
 
+@pytest.mark.slow
 def test_decay_adds_its_ratio_to_the_curvatures():
     """Assert that −h(1), which is added to the curvature of a slow mean, is R/η_eff with each kind of decay."""
     ratios = {"SGD": lam, "SGDW": lam * (1 - beta), "SGDS": lam}
@@ -116,6 +118,7 @@ def compared(name, more, sigma, averaged=True):
 
 
 @pytest.mark.parametrize(("name", "more"), RULES.values(), ids=RULES)
+@pytest.mark.slow
 def test_roots_are_the_floquet_multipliers_of_an_orbit(name, more):
     """Assert that the roots are ln μ of the linearised steps of the rule on its orbit, up to relative errors of σ².
 
@@ -126,6 +129,7 @@ def test_roots_are_the_floquet_multipliers_of_an_orbit(name, more):
     assert small < 1e-3
 
 
+@pytest.mark.slow
 def test_curvatures_of_the_loss_alone_are_not_enough():
     """Assert that without ½σ²S in the loss the error of a root is ten times as large, and of order σ only."""
     more = {"momentum": 0.5}
@@ -171,6 +175,7 @@ def test_no_root_of_the_oscillation():
     assert np.isnan(roots.growth) and np.isnan(roots.frequency)
 
 
+@pytest.mark.slow
 def test_the_derivation_names_its_symbols_in_ascii():
     """Assert that LaTeX of all steps is ASCII, and that each symbol has a meaning."""
     found = settled_oscillation(CATALOG["SGDS"](lr=eta, momentum=beta, weight_decay=lam))

@@ -115,6 +115,7 @@ RESULTS = {
 
 
 @pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.slow
 def test_results_as_on_paper(name):
     """Assert that the results for two rules are printed as they are written by hand."""
     momentum = {"momentum": 0.9} if name == "SGDS" else {}
@@ -254,6 +255,7 @@ def test_two_symbols_of_one_name_are_refused():
         sd.fixed_point(CATALOG["SGDW"](weight_decay=sympy.Symbol("h", positive=True)))(h=1)
 
 
+@pytest.mark.slow
 def test_the_table_of_symbols():
     """Assert that every symbol has one row with a meaning, that arrays explain s, and that numbers have their value."""
     rule = CATALOG["AdamS"](lr=np.array([0.1, 0.2]), weight_decay=0.5)

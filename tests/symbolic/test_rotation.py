@@ -25,6 +25,7 @@ THEORY = {  # norm and angle of the theory for C = 512, Γ = 3, to six digits
 
 
 @pytest.mark.parametrize("name", THEORY)
+@pytest.mark.slow
 def test_values_of_the_theory(name):
     """Assert the norms of the theory, and its angles √(2(1 − ρ₁)), in all printed digits."""
     arguments, norm, angle = THEORY[name]
@@ -50,6 +51,7 @@ def same(found, known) -> bool:
     return abs(sympy.N((found - known).xreplace(at), 30)) < 1e-25
 
 
+@pytest.mark.slow
 def test_laws_in_closed_form():
     """Assert the laws of the theory in symbols: exact for SGD with L2 and for AdamW, cube roots for Adam and AdamS."""
     sgd = equilibrium(UpdateRule(eta, HeavyBall(beta), L2(lam))).results
@@ -69,6 +71,7 @@ def test_laws_in_closed_form():
 
 
 @pytest.mark.parametrize("name", ["SGDW", "AdamW", "AdamS", "LionS"])
+@pytest.mark.slow
 def test_formulas_and_numbers_meet_where_the_decay_is_weak(name):
     """Assert that the formula in C and Γ, put into numbers, differs from the numbers by the order of the decay rate."""
     momentum = {"momentum": 0.5} if name.startswith("SGD") else {"betas": (0.5, 0.6)}
@@ -112,6 +115,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.slow
 def test_layers_in_noise(name):
     """Assert ‖θ‖ and ‖Δθ‖/‖θ‖ of 8 layers with 512 weights. The sampling error of a norm is .2 %, v fluctuates by 10 %.
 
@@ -133,6 +137,7 @@ def test_matrices_in_noise(name, arguments):
     assert found == pytest.approx((norm, move), rel=0.03)
 
 
+@pytest.mark.slow
 def test_orthogonal_matrices_by_singular_values():
     """Assert c(ρ) of a Newton–Schulz iteration that converges against that of U·Vᵀ from singular values."""
     exact = Muon(ns_coefficients=(1.5, -0.5, 0.0), ns_steps=25, coarse=False)
@@ -167,6 +172,7 @@ def test_correlation_of_signs():
 
 
 @pytest.mark.parametrize("name", ["SGDS", "AdamW", "AdamS"])
+@pytest.mark.slow
 def test_how_long_it_takes(name):
     """Assert that a departure of ‖θ‖ from its equilibrium falls to 1/e in the number of steps that is derived.
 
@@ -220,6 +226,7 @@ def test_impossible_layers(arguments):
         equilibrium(CATALOG["SGDW"](lr=0.1, weight_decay=0.1), **arguments)
 
 
+@pytest.mark.slow
 def test_eps_counts_in_numbers():
     """Assert that an ε as large as √v shortens ‖θ‖ in numbers, and that formulas say that they leave ε out."""
     without, with_eps = (

@@ -113,6 +113,7 @@ def test_a_sign_is_not_linear(derive):
 
 
 @pytest.mark.parametrize("derive", [modified_equation, stability_limit, fixed_point])
+@pytest.mark.slow
 def test_a_direction_that_sees_theta_and_lr(derive):
     """Assert that L2 written into the memory, with η, gives what L2 as a decay gives: the memory may see θ and η."""
     inside = derive(UpdateRule(eta, OwnL2(beta, lam)))
@@ -121,6 +122,7 @@ def test_a_direction_that_sees_theta_and_lr(derive):
         assert equal(inside.results[name], result)
 
 
+@pytest.mark.slow
 def test_a_direction_that_sees_theta_in_numbers():
     """Assert that the compiled flow of such a direction takes numbers for θ and η."""
     inside, outside = (
@@ -146,6 +148,7 @@ def test_a_memory_that_never_forgets_has_no_flow():
         modified_equation(UpdateRule(0.1, Summed(0.9, 0.1)))
 
 
+@pytest.mark.slow
 def test_without_a_sign_nothing_is_said_of_it():
     """Assert that a direction without a sign assumes nothing about signs."""
     for direction in (SGD(), AggregatedMomentum(0.5, 0.9)):

@@ -87,12 +87,14 @@ SGD_LIMITS = [
 
 
 @pytest.mark.parametrize(("rule", "stated"), SGD_LIMITS)
+@pytest.mark.slow
 def test_stability_limits_of_the_sgd_family(rule, stated):
     """Assert that the derived stability limit is the theory's."""
     assert equal(stability_limit(rule).value, stated)
 
 
 @pytest.mark.parametrize("family", ["Adam", "AMSGrad"])
+@pytest.mark.slow
 def test_stability_limits_of_frozen_adam(family):
     """Assert that ηh/(√v+ε) < (1+β₁)(2−r)/(1−β₁) with r = ηλ or ηλ/√v̄, and for L2 with h+λ in the place of h."""
     unit = (root + epsilon) * (1 + beta_1) / (eta * (1 - beta_1))
@@ -101,12 +103,14 @@ def test_stability_limits_of_frozen_adam(family):
         assert equal(stability_limit(catalogued(family + decay, **ADAM)).value, stated)
 
 
+@pytest.mark.slow
 def test_thirty_eight():
     """Assert that Adam with β₁ = .9 and no decay is stable up to ηh/√v = 38."""
     limit = stability_limit(UpdateRule(eta, Adam((0.9, 0.999), eps=0.0))).value
     assert equal(limit * eta / root, 38)
 
 
+@pytest.mark.slow
 def test_adams_has_a_boundary_of_its_own():
     """Assert that no curvature is left to AdamS where ηλ = 2√v̄."""
     limit = stability_limit(catalogued("AdamS", **ADAM)).value
@@ -114,6 +118,7 @@ def test_adams_has_a_boundary_of_its_own():
 
 
 @pytest.mark.parametrize("by_numbers", [True, False])
+@pytest.mark.slow
 def test_a_boundary_at_a_negative_curvature_says_so(by_numbers):
     """Assert that the step with h = −(1 − β + βηλ)/(βη(1 − ν)) says so, and the one of z = −1 does not."""
     rule = UpdateRule(0.1, QuasiHyperbolic(0.75, 0.5), Stable(0.5))
@@ -226,6 +231,7 @@ def on_a_quadratic(rule, curvature):
 
 @law
 @given(rule=st.builds(UpdateRule, st.floats(0.05, 0.5), directions, decays(0.05)))
+@pytest.mark.slow
 def test_the_limit_separates_survival_from_blow_up(rule):
     """Assert that the rule itself survives at .99 times the derived limit, and blows up at 1.01 times it."""
     limit = float(stability_limit(rule).value)
@@ -235,6 +241,7 @@ def test_the_limit_separates_survival_from_blow_up(rule):
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "AdamS"])
+@pytest.mark.slow
 def test_the_limit_of_frozen_adam_separates_too(name):
     """Assert the same for Adam with its preconditioner held still, in a loop written out by hand."""
     lr, beta1, eps, rate, v, v_bar = 0.1, 0.9, 0.01, 0.05, 0.25, 0.09

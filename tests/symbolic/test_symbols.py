@@ -173,6 +173,7 @@ def test_schedules_become_symbols():
         assert values == {eta: schedule}
 
 
+@pytest.mark.slow
 def test_fields_of_ones_own_keep_their_names():
     """Assert that a direction's fields beta and nu are called so in the table, where they are printed as β and ν."""
     rows = {shown_name(row.symbol): row for row in stability_limit(UpdateRule(0.1, QuasiHyperbolic(0.75, 0.5))).symbols}
@@ -190,6 +191,7 @@ def test_ints_are_structure():
     assert len(values) == 3
 
 
+@pytest.mark.slow
 def test_names_that_meet_are_kept_apart():
     """Assert that a direction's own ``rate`` and the decay's λ are two symbols, and buffers m and m_1 two memories."""
     rule = UpdateRule(0.125, AwkwardNames(0.5, 0.75), L2(0.25))

@@ -68,6 +68,7 @@ def by_hand(task, images):
     return functional.linear(x.mean((2, 3)), next(weights), next(weights))
 
 
+@pytest.mark.slow
 def test_scores_by_hand(folder):
     """Assert that the network in training is a ResNet-18 on images standardised over all that it trains on."""
     task = tiny(folder)
@@ -108,6 +109,7 @@ def test_evaluation_leaves_the_running_means(folder):
     assert not torch.equal(running(), before)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(folder):
     """Assert that twenty steps on the few images lower the loss of their batches by a third."""
     task = tiny(folder, batch_size=20)

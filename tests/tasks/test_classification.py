@@ -50,6 +50,7 @@ def test_batches_are_a_function_of_seed_and_step():
     ],
     ids=["network", "convolution", "transformer"],
 )
+@pytest.mark.slow
 def test_the_loss_of_a_step_is_that_of_its_batch(make):
     """Assert that the loss of a step is the loss on the data that are drawn for it, and a test error is a number."""
     task = make()

@@ -100,6 +100,7 @@ def test_batch_loss_is_a_function_of_seed_and_step():
     assert whole.loss(3).item() == pytest.approx(whole.full_loss(whole.model).item(), rel=ROUND_OFF)
 
 
+@pytest.mark.slow
 def test_training_reads_held_out_digits():
     """Assert that thirty steps of AdamW halve the loss, and then most of the digits left over are read."""
     task = small()

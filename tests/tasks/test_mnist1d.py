@@ -15,6 +15,8 @@ from swd_dynamics.tasks.seeds import generator
 
 data = pytest.importorskip("mnist1d.data", reason="the package mnist1d is not installed")
 
+pytestmark = pytest.mark.slow  # the package takes four seconds to make its data
+
 tiny = partial(mnist1d, hidden=(3,), samples=20, batch_size=5)
 
 
@@ -38,7 +40,6 @@ def scores(task, inputs):
     return np.tanh(inputs @ first.T + shift) @ second.T + more
 
 
-@pytest.mark.slow
 def test_the_loss_is_that_of_the_packages_series(series):
     """Assert that the full loss is the cross-entropy on the package's first series, by numpy."""
     task = tiny()
@@ -60,7 +61,6 @@ def test_the_start_is_that_of_a_tanh_network():
     assert all(torch.equal(value, weights[name]) for name, value in tiny(seed=4).model.state_dict().items())
 
 
-@pytest.mark.slow
 def test_the_global_generators_are_left_alone():
     """Assert that generating the series changes neither Python's nor numpy's global random numbers."""
     from swd_dynamics.tasks.mnist1d import _series

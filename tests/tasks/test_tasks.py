@@ -43,7 +43,9 @@ TINY = {
     ),
 }
 every_kind = pytest.mark.parametrize("make", TINY.values(), ids=TINY)
-every_named = pytest.mark.parametrize("name", TASKS)
+every_named = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "mnist1d" else name for name in TASKS]
+)
 SMALL = TINY | {name: TASKS[name] for name in ("quadratic", "logistic", "network", "network-minibatch")}
 
 
@@ -138,6 +140,7 @@ def noise_of(task, *steps):
     return np.array(gradients) - task.gradient(task.theta)
 
 
+@pytest.mark.slow
 def test_noise_has_the_stated_deviation():
     """Assert that the gradient noise has mean 0 and the standard deviation asked for, weight by weight."""
     deviation, steps = np.array([0.5, 2.0, 0.0]), 2000

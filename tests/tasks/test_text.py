@@ -64,6 +64,7 @@ def test_the_corpus_is_the_whole_text():
 
 
 @pytest.mark.parametrize("batch_size", [1, 60])
+@pytest.mark.slow
 def test_batches_are_windows_of_the_training_text(batch_size):
     """Assert that each step reads so many pieces of the first nine tenths, others in another step or seed."""
     task, other, model = (
@@ -89,6 +90,7 @@ def test_batches_do_not_depend_on_the_order_of_calls():
 
 
 @pytest.mark.parametrize("windows", [1, 10, 90])
+@pytest.mark.slow
 def test_full_loss_is_that_of_the_windows_it_says(windows):
     """Assert that the full loss is the mean cross-entropy of the next characters of tiles at equal distances."""
     task, model, length = tiny(length=500, windows=windows), Unigram(), 500
@@ -174,6 +176,7 @@ def test_initial_weights():
             assert (weight**2).mean().item() == pytest.approx(deviation**2, rel=error), name
 
 
+@pytest.mark.slow
 def test_initial_loss_is_that_of_ignorance():
     """Assert that the first loss is log V but for what the first scores, of deviation 0.02·√width, make of it."""
     task = character_transformer(windows=32, batch_size=8)
@@ -202,6 +205,7 @@ def test_a_batch_has_second_derivatives_by_the_explicit_formula():
     assert abs(one) > 1e-3  # the product of two random vectors with a Hessian that is not 0
 
 
+@pytest.mark.slow
 def test_training_lowers_both_losses():
     """Assert that thirty steps of AdamW take a quarter off the loss, on what is trained on and on what is held out."""
     task = tiny(width=16, layers=1, length=16, windows=50, batch_size=16)

@@ -59,6 +59,7 @@ def largest(hessian, k):
 
 
 @pytest.mark.parametrize("k", [1, 3, 8])
+@pytest.mark.slow
 def test_equals_the_dense_hessian(task, k):
     """Assert that the k largest eigenvalues are those of the digits network's dense Hessian."""
     expected = largest(task.hessian(task.theta), k)
@@ -75,6 +76,7 @@ def test_equals_the_dense_hessian(task, k):
         (AdamS, {"amsgrad": True}),
     ],
 )
+@pytest.mark.slow
 def test_equals_the_dense_preconditioned_hessian(kind, arguments):
     """Assert that with an optimizer like Adam they are those of the dense D⁻¹H, with D from its
     state.
@@ -113,6 +115,7 @@ def test_known_spectrum(make, spectrum):
         np.testing.assert_allclose(found, sorted(spectrum)[::-1][:3], rtol=0, atol=DENSE * np.abs(spectrum).max())
 
 
+@pytest.mark.slow
 def test_residuals_and_vectors(task):
     """Assert that the eigenvectors are orthonormal, and the residuals are ‖Hv − λv‖."""
     found = Curvature(lambda: task.loss(0), task.model.parameters()).spectrum()
@@ -123,6 +126,7 @@ def test_residuals_and_vectors(task):
     assert found.converged.all()
 
 
+@pytest.mark.slow
 def test_warm_start_takes_fewer_products(task):
     """Assert that each later point of a run takes fewer products than a cold start."""
     moving = task.fresh()
@@ -152,6 +156,7 @@ def test_products_are_counted():
     assert top_eigenpairs(product, start, FINE, max_products=9).products == 9
 
 
+@pytest.mark.slow
 def test_subspace_is_cut_back():
     """Assert that a spectrum without gaps is found, although the subspace is cut on the way."""
     spectrum = np.linspace(0, 1, 300)
@@ -185,6 +190,7 @@ def test_not_converged_is_nan():
     np.testing.assert_allclose(curvature.eigenvalues(), spectrum[::-1][:2], rtol=0, atol=curvature.tolerance)
 
 
+@pytest.mark.slow
 def test_the_same_every_time(task):
     """Assert that two equal objects give equal numbers, and a second call the same eigenvalues."""
     pair = [Curvature(lambda: task.loss(0), task.model.parameters(), tolerance=FINE) for _ in range(2)]
@@ -209,6 +215,7 @@ def test_training_is_left_as_it_is(network):
         assert parameter.requires_grad == requires
 
 
+@pytest.mark.slow
 def test_frozen_parameters_are_left_out(task):
     """Assert that the Hessian is that of the parameters that require a gradient at that time."""
     moved = task.fresh()
@@ -392,6 +399,7 @@ def test_no_eigenvalue_of_a_tight_cluster_is_skipped(spectrum, k):
         np.testing.assert_allclose(found, sorted(spectrum)[::-1][:k], rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 def test_no_eigenvalue_is_skipped_when_their_order_changes():
     """Assert that the eigenvalues are found again at each point of a run that shuffles a cluster.
 
@@ -479,6 +487,7 @@ def test_curvature_that_underflows_is_nan(dtype, unit, tolerance):
     ],
     ids=["autocast", "inference mode", "no_grad", "default device"],
 )
+@pytest.mark.slow
 def test_what_is_on_around_changes_nothing(around):
     """Assert that the eigenvalues in autocast and other contexts are those outside of them."""
     task = tanh_network((8,), samples=200, dtype=torch.float32)
@@ -490,6 +499,7 @@ def test_what_is_on_around_changes_nothing(around):
     np.testing.assert_array_equal(found[2:], found[:2])
 
 
+@pytest.mark.slow
 def test_products_that_are_not_symmetric_are_not_believed():
     """Assert that a loss in bfloat16 gives what its rounding allows, and NaN for finer tolerances."""
     task = tanh_network((8,), samples=200, dtype=torch.float32)

@@ -112,6 +112,7 @@ def test_changes_by_few_digits():
     ],
     ids=["SGD", "AdamW", "AdamS"],
 )
+@pytest.mark.slow
 def test_both_ways_make_the_same_recording(monkeypatch, make, quantities):
     """Assert that a recording made with the sums of an accelerator is that of the CPU, to round-off."""
     runs = []

@@ -93,6 +93,7 @@ def test_sgd_responds_as_the_black_box(name):
 
 
 @pytest.mark.parametrize("name", ADAM)
+@pytest.mark.slow
 def test_adam_responds_as_the_black_box(name):
     """Assert that the recorded R of Adam with L2 is a real run's response, for every step and
     weight.
@@ -116,6 +117,7 @@ def test_control_without_decay_responds_by_nothing(kind, extra):
 @pytest.mark.parametrize(
     ("kind", "extra"), [(torch.optim.SGD, {"momentum": 0.9, "dampening": 0.5}), (torch.optim.Adam, {})]
 )
+@pytest.mark.slow
 def test_response_of_a_run_already_under_way(kind, extra):
     """Assert that a probe attached during a run records the response to a perturbation at that
     step.
@@ -132,6 +134,7 @@ def test_response_of_a_run_already_under_way(kind, extra):
     np.testing.assert_allclose(recorded(*run, memory=optimizer.state[weight]), black_box, rtol=0, atol=CENTRAL)
 
 
+@pytest.mark.slow
 def test_sgd_momentum_settles_at_the_larger_root():
     """Assert that R goes from ηλ to 1 − the larger root of z² − (1 + β − ηλ)z + β."""
     lr, decay, beta = 0.01, 0.1, 0.9
@@ -144,6 +147,7 @@ def test_sgd_momentum_settles_at_the_larger_root():
     assert f"{rates[-1]:.2e}" == "1.11e-02"
 
 
+@pytest.mark.slow
 def test_oscillating_response_stays_finite():
     """Assert that R stays finite, however long, where the response oscillates.
 

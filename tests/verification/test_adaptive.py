@@ -204,6 +204,7 @@ def test_a_mistake_is_named(name, arguments, move, near):
 
 
 @pytest.mark.parametrize("name", ["NAdam", "NAdamW"])
+@pytest.mark.slow
 def test_float32_in_nadam_is_named(name):
     """Assert that with float32 as the default dtype the product of NAdam's momenta is found, and can be allowed."""
     torch.set_default_dtype(torch.float32)

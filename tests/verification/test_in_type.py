@@ -39,6 +39,7 @@ def test_a_lost_decay_is_the_cause(kernel, dtype):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("numbers", [WEAK, STRONG], ids=["R = 2e-4", "R = .01"])
+@pytest.mark.slow
 def test_fused_steps_are_confirmed(dtype, numbers):
     """Assert that torch's fused kernel takes the steps of AdamW in every type, and keeps the decay."""
     assert verified(ADAMW, "AdamW", dtype, **numbers, **FUSED).status == "confirmed"
@@ -55,6 +56,7 @@ def test_float32_is_confirmed(kernel):
     assert verified(ADAMW, wrong, torch.float32, lr=1e-2, weight_decay=0.0, **kernel).status == "refuted"
 
 
+@pytest.mark.slow
 def test_strong_decay_is_confirmed_and_rounded_by_foreach():
     """Assert that R = .01 is kept in bfloat16, but that foreach on a CPU makes 1 − R a bfloat16, 253/256."""
     assert verified(ADAMW, "AdamW", "bfloat16", **STRONG, **SINGLE).status == "confirmed"
@@ -73,6 +75,7 @@ def test_strong_decay_is_confirmed_and_rounded_by_foreach():
     ],
     ids=["momentum", "Nesterov", "Adam", "RMSprop"],
 )
+@pytest.mark.slow
 def test_l2_is_kept(dtype, factory, rule, arguments):
     """Assert that λθ which joins the gradient is kept, and every step within rounding, with R = 1e-3 < 2⁻⁹."""
     found = verified(factory, rule, dtype, lr=1e-2, weight_decay=0.1, **arguments)
@@ -95,6 +98,7 @@ def test_without_decay_only_the_steps_are_judged():
     ],
     ids=["L2", "lr", "beta"],
 )
+@pytest.mark.slow
 def test_a_wrong_rule_is_refuted_with_its_cause(factory, arguments, rule, cause):
     """Assert that another decay, an η that is 20 % off, and another β₂ are found in bfloat16, and named."""
     found = verified(factory, rule, "bfloat16", **STRONG, **arguments)
@@ -102,6 +106,7 @@ def test_a_wrong_rule_is_refuted_with_its_cause(factory, arguments, rule, cause)
     assert found.cause is not None and cause in found.cause
 
 
+@pytest.mark.slow
 def test_what_cannot_be_judged_is_inconclusive():
     """Assert that an unknown memory, and weights that are not finite with torch's ε in float16, are no verdict."""
     found = verified(ADAMW, "LionW", "bfloat16", **STRONG)
@@ -120,6 +125,7 @@ def test_a_state_with_names_of_its_own_is_inconclusive():
     assert "nan" not in str(found)
 
 
+@pytest.mark.slow
 def test_float64_is_the_default():
     """Assert that float64 gives the verdict of no dtype, number for number."""
     plain = verify(partial(ADAMW, **WEAK), "AdamW", steps=10)
@@ -138,6 +144,7 @@ def test_scenarios_record_the_state_in_short_types_only():
     assert not [name for name in run_scenario(partial(ADAMW, **WEAK), MODERATE[0], 5) if "state" in str(name)]
 
 
+@pytest.mark.slow
 def test_a_fused_kernel_keeps_no_decay_where_the_steps_are_lost():
     """Assert that AdamW with the same R and a tenth of the η is refuted with fused=True, with a larger η as remedy."""
     found = verified(ADAMW, "AdamW", "bfloat16", lr=1e-3, weight_decay=0.1, **FUSED)

@@ -40,6 +40,7 @@ def test_half_a_unit_is_half_of_torchs_step(value):
     assert FUSED.half_unit(np.array([here.double().item()])) == step.item() / 2
 
 
+@pytest.mark.slow
 def test_the_right_rule_is_within_one_rounding(recording, rule):
     """Assert that no weight and no state is farther from the rule than its one rounding, and that one comes close."""
     found = single_steps(rule, recording, FUSED)
@@ -48,6 +49,7 @@ def test_the_right_rule_is_within_one_rounding(recording, rule):
 
 
 @pytest.mark.parametrize("wrong", ["λ + 1 %", "λ − 1 %", "eps-inside", "decay-after", "no-correction-of-v"])
+@pytest.mark.slow
 def test_a_wrong_rule_departs(recording, rule, wrong):
     """Assert that an error of λ by 1 %, a moved ε, a later decay, and a missing correction leave the roundings."""
     if wrong in NEAR_RULES:

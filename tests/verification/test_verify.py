@@ -113,6 +113,7 @@ def faulty(rule, fault):
 
 
 @pytest.mark.parametrize("rule", ["AdamW", "AdamS", "SGDS", "SGDW"])
+@pytest.mark.slow
 def test_without_a_fault_they_pass(rule):
     """Assert that the optimizers written out for these tests are correct until a fault is put in."""
     assert verify(*faulty(rule, "")).passed
@@ -163,6 +164,7 @@ MUTANTS = [
 
 
 @pytest.mark.parametrize(("rule", "fault", "cause", "step"), MUTANTS, ids=str)
+@pytest.mark.slow
 def test_a_fault_is_found_and_named(rule, fault, cause, step):
     """Assert that a fault is refuted at the step where it begins to act, and that its cause is named."""
     verdict = verify(*faulty(rule, fault), steps=60)
@@ -171,6 +173,7 @@ def test_a_fault_is_found_and_named(rule, fault, cause, step):
 
 
 @pytest.mark.parametrize(("made", "rule", "entry"), [("AdamW", "Adam", "AdamW"), ("SGDW", "SGDS", "SGDW")])
+@pytest.mark.slow
 def test_the_rule_with_the_decay_that_was_found_is_named(made, rule, entry):
     """Assert that where only the decay differs the cause names the entry of the catalogue with that decay."""
     momentum = {"momentum": 0.9} if "SGD" in made else {}
@@ -197,6 +200,7 @@ def test_a_fault_that_is_in_no_list_has_no_cause(rule, fault):
     assert "audit may name it" in verdict.why
 
 
+@pytest.mark.slow
 def test_the_first_wrong_step_has_a_scenario_and_a_group():
     """Assert that a fault of the second group alone is placed in its scenario and in its group."""
     verdict = verify(*faulty("AdamW", "first group"))
@@ -228,12 +232,14 @@ OWN_NUMBERS = [
 
 
 @pytest.mark.parametrize(("name", "own", "rules", "cause"), OWN_NUMBERS, ids=str)
+@pytest.mark.slow
 def test_other_numbers_are_named(name, own, rules, cause):
     """Assert that an optimizer made with other numbers than its rule is told which they are."""
     verdict = verify(lambda params: OPTIMIZERS[name](params, **own), CATALOG[name](**rules), steps=20)
     assert (verdict.status, verdict.cause) == ("refuted", cause)
 
 
+@pytest.mark.slow
 def test_other_numbers_are_no_cause_where_they_do_not_explain():
     """Assert that numbers that differ in addition to another fault are mentioned, and are not the cause."""
     factory, _ = faulty("AdamW", "eps inside")
@@ -242,6 +248,7 @@ def test_other_numbers_are_no_cause_where_they_do_not_explain():
     assert "The optimizer's lr is 0.01, but the rule's is 0.1. This alone does not explain" in verdict.why
 
 
+@pytest.mark.slow
 def test_numbers_that_are_the_rules_are_not_mentioned():
     """Assert that nothing is said of numbers, nor of precision, where there is nothing to say."""
     factory, rule = faulty("AdamW", "eps inside")
@@ -254,6 +261,7 @@ def lower_precision(verdict):
     return json.loads(verdict.evidence["recording"][SCENARIOS[0].name].attrs["in_lower_precision"])
 
 
+@pytest.mark.slow
 def test_what_has_fewer_digits_than_the_weights_is_said():
     """Assert that η and moments in float32 are mentioned; and that an η of float32 is the cause where it explains."""
     single = verify(*faulty("AdamW", "state in single precision"), steps=20)
@@ -266,12 +274,14 @@ def test_what_has_fewer_digits_than_the_weights_is_said():
     assert adam.cause == "unknown" and lower_precision(adam) == {"lr": "float32"}
 
 
+@pytest.mark.slow
 def test_two_faults_are_both_named():
     """Assert that two faults that only together explain the steps are named together."""
     verdict = verify(*faulty("AdamS", "v corrected in place, eps on v_bar"))
     assert verdict.cause == "; and ".join(NEAR_RULES[key].cause for key in ("v-corrected-in-place", "eps-on-mean-root"))
 
 
+@pytest.mark.slow
 def test_what_is_allowed_is_no_fault():
     """Assert that a known difference can be allowed, and that what remains is found where it begins."""
     factory, rule = faulty("AdamS", "eps on v_bar")
@@ -281,6 +291,7 @@ def test_what_is_allowed_is_no_fault():
     assert (verdict.first_departure, verdict.cause) == (2, NEAR_RULES["v-corrected-in-place"].cause)
 
 
+@pytest.mark.slow
 def test_causes_that_are_one_map_are_all_named():
     """Assert that both causes are named where they are one map: with β₁ = 0 the moment m needs no correction."""
     arguments = ADAM | {"betas": (0.0, 0.99)}
@@ -416,6 +427,7 @@ def test_whole_numbers_of_any_type_will_do():
     assert verify(lambda p: torch.optim.SGD(p, lr=0.1), rule, steps=np.int64(20), seed=np.uint8(3)).passed
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_compared_up_to_there():
     """Assert that an optimizer may diverge together with its rule, but not alone."""
     wild = {"lr": 1e3, "weight_decay": 1e3}
@@ -432,6 +444,7 @@ def test_a_second_moment_that_is_zero_is_no_accusation():
     assert verify(lambda params: torch.optim.Adam(params, **nothing_kept), CATALOG["Adam"](**nothing_kept)).passed
 
 
+@pytest.mark.slow
 def test_a_guard_of_our_own_is_named():
     """Assert that AdamS omits a decay rate above 2, which the paper does not, and that this is named."""
     arguments = {"lr": 0.1, "weight_decay": 1.0}
@@ -460,6 +473,7 @@ def test_a_guard_of_our_own_is_named():
         (torch.optim.SGD, CATALOG["SGD"](), {"allow": "eps-inside"}, "has no place in"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes_are_said(factory, rule, options, said):
     """Assert that input which cannot be verified is refused with the reason."""
     with pytest.raises(InputError, match=said):
@@ -478,6 +492,7 @@ def test_an_unknown_near_rule_lists_the_known():
     assert "nesterov" in str(refused.value) and "eps" not in str(refused.value).partition("are ")[2]
 
 
+@pytest.mark.slow
 def test_the_name_that_allows_a_cause_is_shown():
     """Assert that the names for ``allow`` are printed beside the cause, and that the verdict then passes."""
     factory, rule = faulty("AdamS", "v corrected in place, eps on v_bar")
@@ -491,6 +506,7 @@ def test_the_name_that_allows_a_cause_is_shown():
 
 
 @pytest.mark.parametrize(("fault", "only_groups"), [("half of default lr", True), ("eps doubled", False)])
+@pytest.mark.slow
 def test_a_fault_with_groups_alone_is_placed(fault, only_groups):
     """Assert that where one group at constant η is right and two groups are not, the reader is sent to the groups."""
     verdict = verify(*faulty("AdamW", fault), steps=20)
@@ -498,6 +514,7 @@ def test_a_fault_with_groups_alone_is_placed(fault, only_groups):
     assert ("right with one group at constant η" in verdict.why) == only_groups
 
 
+@pytest.mark.slow
 def test_a_rule_without_decay():
     """Assert that a rule without decay is compared with optimizers without and with decay."""
     rule = UpdateRule(0.1, HeavyBall(0.9), NoDecay())
@@ -513,6 +530,7 @@ def test_crosscheck_is_there_without_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_peers_adams_passes():
     """Assert that pytorch_optimizer's AdamS from version 4 on departs by its ε in η_eff alone."""
     peers = pytest.importorskip("pytorch_optimizer")

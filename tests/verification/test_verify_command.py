@@ -52,6 +52,7 @@ def here(tmp_path, monkeypatch):
         ("mine_alone:Late --as SGD", 2, "Late takes no step with gradients alone: ValueError: not yet"),
     ],
 )
+@pytest.mark.slow
 def test_an_optimizer_is_verified_by_name(command, code, said, here, capsys):
     """Assert that exit code and verdict tell whether a class, with arguments or its defaults, follows a rule."""
     assert main(["verify", *command.split(), "--steps", "20"]) == code
@@ -66,6 +67,7 @@ def test_steps_are_counted_as_they_are_asked_for(capsys):
     assert "--steps 1204" in said
 
 
+@pytest.mark.slow
 def test_a_known_difference_may_be_allowed(capsys):
     """Assert that --allow changes the rule: a decay of torch's AdamW that comes after the step is not there."""
     command = ["verify", "torch.optim:AdamW", "--as", "AdamW", "--steps", "20", "--allow"]
@@ -95,6 +97,7 @@ def test_a_known_difference_may_be_allowed(capsys):
         ("torch.optim:AdamW --as AdamW --seed -1", "seed = -1 is not allowed"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes_are_one_line_and_exit_code_2(command, said, here, capsys):
     """Assert that a user's mistake is told in one line, with exit code 2."""
     assert main(["verify", *command.split()]) == 2

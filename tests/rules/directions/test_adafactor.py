@@ -19,6 +19,7 @@ CASES = [{}, {"lr": 1.0}, {"beta2_decay": -0.5, "d": 2.0, "eps": (1e-3, 1.0)}]
 
 @pytest.mark.parametrize("foreach", [True, False], ids=["foreach", "single"])
 @pytest.mark.parametrize("own", CASES, ids=str)
+@pytest.mark.slow
 def test_takes_torchs_steps(own, foreach):
     """Assert that torch's Adafactor takes the rule's steps, in 0 to 4 dimensions, in groups and on a schedule."""
     arguments = {**ARGUMENTS, **own}
@@ -26,6 +27,7 @@ def test_takes_torchs_steps(own, foreach):
     assert verdict.status == "confirmed", str(verdict)
 
 
+@pytest.mark.slow
 def test_the_other_decay_is_named():
     """Assert that L2 for decoupled decay is refuted by name."""
     verdict = verify(torch.optim.Adafactor, CATALOG["Adafactor"](**ARGUMENTS), steps=8, **ARGUMENTS)

@@ -22,6 +22,7 @@ def in_float64() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("own", CASES, ids=str)
+@pytest.mark.slow
 def test_takes_torchs_steps(own):
     """Assert that torch's ASGD takes the rule's steps to float64 round-off, with ηₖ rounded to float32."""
     factory = partial(torch.optim.ASGD, foreach=False, t0=10, **own, **ARGUMENTS)
@@ -32,6 +33,7 @@ def test_takes_torchs_steps(own):
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("foreach", [True, False], ids=["foreach", "single"])
 @pytest.mark.parametrize("own", CASES, ids=str)
+@pytest.mark.slow
 def test_takes_torchs_steps_without_rounding(own, foreach):
     """Assert that where torch's default type is float64, both kernels take the steps of the rule without rounding."""
     factory = partial(torch.optim.ASGD, foreach=foreach, t0=10, **own, **ARGUMENTS)
@@ -39,6 +41,7 @@ def test_takes_torchs_steps_without_rounding(own, foreach):
     assert verdict.status == "confirmed", str(verdict)
 
 
+@pytest.mark.slow
 def test_the_rounding_is_seen():
     """Assert that the rule without rounding is refuted where torch rounds."""
     factory = partial(torch.optim.ASGD, foreach=False, **ARGUMENTS)

@@ -12,6 +12,7 @@ ARGUMENTS = {"lr": 0.01, "weight_decay": 0.05}
 
 
 @pytest.mark.parametrize("betas", [(0.9, 0.99), (0.95, 0.98), (0.0, 0.5), (0.5, 0.0)])
+@pytest.mark.slow
 def test_takes_the_steps_of_lion_pytorch(betas):
     """Assert that lion-pytorch takes the steps of LionW, in two groups and on a schedule."""
     lion_pytorch = pytest.importorskip("lion_pytorch")
@@ -22,6 +23,7 @@ def test_takes_the_steps_of_lion_pytorch(betas):
 
 @pytest.mark.parametrize("kernel", [True, False], ids=["foreach", "single"])
 @pytest.mark.parametrize(("name", "is_decoupled"), [("Lion", False), ("LionW", True)])
+@pytest.mark.slow
 def test_takes_the_peers_steps(name, is_decoupled, kernel):
     """Assert that pytorch_optimizer's Lion takes the rule's steps with both of its decays and both kernels."""
     peers = pytest.importorskip("pytorch_optimizer")
@@ -30,6 +32,7 @@ def test_takes_the_peers_steps(name, is_decoupled, kernel):
     assert verdict.status == "confirmed", str(verdict)
 
 
+@pytest.mark.slow
 def test_independent_decay_is_told_from_decoupled():
     """Assert that lion-pytorch's option that divides λ by the first η is refuted: R is λη/η₀ there."""
     lion_pytorch = pytest.importorskip("lion_pytorch")

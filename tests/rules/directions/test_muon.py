@@ -31,6 +31,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("own", CASES, ids=str)
+@pytest.mark.slow
 def test_takes_torchs_steps(own):
     """Assert that torch's Muon takes the rule's steps to float64 round-off, its rounding to bfloat16 included."""
     verdict = verify(partial(torch.optim.Muon, **own, **ARGUMENTS), CATALOG["MuonW"](**own, **ARGUMENTS), steps=24)
@@ -38,6 +39,7 @@ def test_takes_torchs_steps(own):
     assert "matrices only" in verdict.why
 
 
+@pytest.mark.slow
 def test_wrong_numbers_and_the_wrong_decay_are_seen():
     """Assert that L2 for decoupled decay is named, and that steps that are not rounded are refuted."""
     factory = partial(torch.optim.Muon, **ARGUMENTS)
@@ -46,12 +48,14 @@ def test_wrong_numbers_and_the_wrong_decay_are_seen():
     assert verify(factory, CATALOG["MuonW"](coarse=False, **ARGUMENTS), steps=8).status == "refuted"
 
 
+@pytest.mark.slow
 def test_a_name_stands_for_torchs_defaults():
     """Assert that the name alone takes the optimizer's own numbers, None and three coefficients among them."""
     assert verify(torch.optim.Muon, "MuonW", steps=8).passed
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.slow
 def test_replays_a_recorded_run(dtype):
     """Assert that a training run with two groups of matrices and a learning rate that halves replays by name."""
     random = torch.Generator().manual_seed(0)

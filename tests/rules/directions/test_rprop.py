@@ -12,12 +12,14 @@ from swd_dynamics.verification import verify
 
 @pytest.mark.parametrize("foreach", [True, False], ids=["foreach", "single"])
 @pytest.mark.parametrize("own", [{}, {"etas": (0.3, 2.0), "step_sizes": (1e-3, 0.5)}], ids=str)
+@pytest.mark.slow
 def test_takes_torchs_steps(own, foreach):
     """Assert that torch's Rprop takes the rule's steps, zeros and changes of sign and of η among them."""
     verdict = verify(partial(torch.optim.Rprop, lr=0.01, foreach=foreach, **own), CATALOG["Rprop"](lr=0.01, **own))
     assert verdict.status == "confirmed", str(verdict)
 
 
+@pytest.mark.slow
 def test_a_wrong_factor_is_seen():
     """Assert that a rule whose η⁺ is one per cent off is refuted."""
     assert verify(partial(torch.optim.Rprop, lr=0.01), CATALOG["Rprop"](lr=0.01, etas=(0.5, 1.212))).status == "refuted"

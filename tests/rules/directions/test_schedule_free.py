@@ -27,6 +27,7 @@ def in_training(name, **arguments):
 
 @kernels
 @averages
+@pytest.mark.slow
 def test_sgd_takes_the_authors_steps(average, foreach):
     """Assert that the authors' SGD takes the rule's steps with L2, in groups, on a schedule and in a warm-up."""
     factory = in_training("SGDScheduleFree", foreach=foreach, momentum=0.8, **average, **ARGUMENTS)
@@ -36,6 +37,7 @@ def test_sgd_takes_the_authors_steps(average, foreach):
 
 @kernels
 @averages
+@pytest.mark.slow
 def test_adam_takes_the_authors_steps(average, foreach):
     """Assert that the authors' AdamW without decay takes the rule's steps, in groups, scheduled and warmed up."""
     factory = in_training("AdamWScheduleFree", foreach=foreach, lr=0.01, **average)
@@ -44,6 +46,7 @@ def test_adam_takes_the_authors_steps(average, foreach):
 
 
 @kernels
+@pytest.mark.slow
 def test_the_authors_decay_is_a_decay_at_y(foreach):
     """Assert that the authors' AdamW with decay, in one group, is the rule with that decay at y, and no decay mode."""
     made = in_training("AdamWScheduleFree", foreach=foreach, **ARGUMENTS)

@@ -29,6 +29,7 @@ def course(rule, theta, gradients):
 @pytest.mark.parametrize("kernel", [True, False], ids=["foreach", "single"])
 @pytest.mark.parametrize(("name", "is_decoupled"), [("Signum", False), ("SignumW", True)])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.slow
 def test_takes_the_peers_steps(name, is_decoupled, momentum, kernel):
     """Assert that an independent Signum takes the rule's steps, in groups and on a schedule, with both kernels."""
     peers = pytest.importorskip("pytorch_optimizer")
@@ -38,6 +39,7 @@ def test_takes_the_peers_steps(name, is_decoupled, momentum, kernel):
     assert verdict.status == "confirmed", str(verdict)
 
 
+@pytest.mark.slow
 def test_the_other_sign_optimizer_is_refuted():
     """Assert that Lion's rule is refuted by Signum's steps: the comparison can tell."""
     peers = pytest.importorskip("pytorch_optimizer")
