@@ -36,8 +36,8 @@ CAPTION = (
     " through the middle of the points: if R·steps is constant, decay leaves the same share of the start, and if"
     " R/η_eff is constant, the rest point of the weights is the same. All runs see the images equally often and have"
     " the same constant η, so those with large batches take fewer steps. Whether R·steps stays constant is not decided."
-    " With AdamS and B = 10 the smallest error is at the end of the grid, and the circle there is uncertain: without it"
-    " the exponent of AdamS is 1.35 ± 0.63.\n\n"
+    " With AdamS and B = 10 the smallest error is at the end of the grid, so that its point is uncertain (hollow):"
+    " without it the exponent of AdamS is 1.35 ± 0.63.\n\n"
     "The intervals are those of Student's t, by the jackknife over the seeds. The predicted exponents are 1.00 (AdamW)"
     " and 1.11 (AdamS) if R·steps is constant, and −0.12 and 0 if R/η_eff is constant. The exponent of √v̄ in the"
     " predictions is measured in the last step of the same runs. The best λ (not drawn) is that of a parabola in log λ"
@@ -318,9 +318,11 @@ def draw(scans: dict[str, Scan]) -> Figure:
 
 def _title(scans: dict[str, Scan]) -> str:
     said = [f"{_known(scan, DRAWN)} with {scan.name}" for scan in scans.values()]
+    decided = {_exponent(scan, DRAWN, "memory").status for scan in scans.values()}
+    undecided = ", which does not decide whether R·steps is constant" if decided == {"inconclusive"} else ""
     return (
         f"The largest λ that costs at most {HARM:.0f} percentage point of test error grows with the batch size B:\n"
-        f"its exponent is {' and '.join(said)} (95 % intervals)"
+        f"its exponent is {' and '.join(said)}{undecided}"
     )
 
 
@@ -350,6 +352,8 @@ def _draw_power(axes: Axes, scan: Scan) -> None:
     sizes, values, look = np.array(BATCHES, dtype=float), scan.found(DRAWN), measured(MODES[scan.name], label=None)
     known = np.isfinite(values)
     axes.errorbar(sizes, values, _bars(scan, DRAWN), capsize=3, **look)
+    ends = np.isin(scan.errors.mean(axis=-1).argmin(axis=1), (0, len(scan.decays) - 1))  # the smallest is not known
+    axes.plot(sizes[ends], values[ends], **look | {"markerfacecolor": "white", "zorder": 4})
     if known.any():
         axes.text(sizes[-1], 2 * values[known][-1], scan.name, color=look["color"], fontweight="bold", ha="right")
         middle, centre = np.exp(np.log(sizes[known]).mean()), np.exp(np.log(values[known]).mean())

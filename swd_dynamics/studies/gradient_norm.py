@@ -36,9 +36,10 @@ CAPTION = (
     " left. Solid lines: ‖(R/η_eff)·θ‖ with the final weights; for AdamW and AdamS, whose η_eff differs from weight to"
     " weight, only where the runs are at rest. Dotted lines: the same with one η_eff for all weights, η/√v̄, which is"
     " too small by up to × 1.63 for AdamW and × 1.50 for AdamS. With η_eff of each weight all runs at rest are within"
-    " 2 % of the law, but those of AdamW with λ = 3.2 are 7 to 8 % above it.\n\nWhy these are, is not known; one such"
-    " run of 3000 steps instead of 1000 was 6 % above the law. With a constant η, which is not drawn, the noise of the"
-    " batches adds to the gradient. The study shows one small network on 8 × 8 digits, with one η for each family."
+    " 2 % of the law, but those of AdamW with λ = 3.2 are 7 to 8 % above it, where 5 % are allowed.\n\n"
+    "Why these are, is not known; one such run of 3000 steps instead of 1000 was 6 % above the law. With a constant η,"
+    " which is not drawn, the noise of the batches adds to the gradient. The study shows one small network on 8 × 8"
+    " digits, with one η for each family."
 )
 
 BETA = 0.9
@@ -318,14 +319,30 @@ def draw(data: tuple[dict[tuple[str, str], FinalGradients], dict[str, NDArray]])
             axes.set(xscale="log", yscale="log", xlabel="weight decay λ", title=title)
         panels[0].set_ylabel("‖g‖ of the training loss at the end")
         figure.legend(handles=_keys(), loc="outside lower center", ncols=4)
-        figure.suptitle(TITLE, x=0.01, ha="left")
+        figure.suptitle(_title(found, by_weight), x=0.01, ha="left")
     return figure
 
 
-TITLE = (
-    "With every decay a larger λ ends with a larger gradient. Where a run has come to rest,\n"
-    f"the gradient balances the decay: ‖g‖ = ‖({RATIO})·θ‖ within 8 %, with {ETA} of each weight"
-)
+def _title(found: dict[tuple[str, str], FinalGradients], by_weight: dict[str, NDArray]) -> str:
+    """The law, how well it holds where runs are at rest, and where it is off by more than is allowed."""
+    off = {}
+    for name in RANGES:
+        seen = found[name, "cosine"]
+        ratios = by_weight.get(name, (seen.norm / seen.law)[seen.rests])
+        off |= {
+            (name, decay): np.abs(row - 1).max() for decay, row in zip(seen.decays[::-1], ratios[::-1], strict=False)
+        }
+    within = max((each for each in off.values() if each <= LEFT), default=LEFT)
+    beyond = [
+        f"{name} with λ = {decay:.2g} is {100 * each:.0f} % off" for (name, decay), each in off.items() if each > LEFT
+    ]
+    but = f" (but {', '.join(beyond)}, where {100 * LEFT:.0f} % are allowed)" if beyond else ""
+    return (
+        f"With every decay a larger λ ends with a larger gradient. At rest ‖g‖ = ‖({RATIO})·θ‖ within"
+        f" {np.ceil(100 * within):.0f} %,\nwith {ETA} of each weight{but}"
+    )
+
+
 # So that lines and points that coincide can be told apart: what is drawn first is thicker and larger.
 LOOKS: dict[str, tuple[float, float]] = {"L2": (4.0, 8.5), "decoupled": (1.8, 6.0), "stable": (1.6, 5.0)}
 BEST: dict[str, Any] = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "color": "black"}

@@ -96,11 +96,12 @@ HEADLINES: dict[str, str] = {
     ),
     "lr-decay-coupling": (
         "Where η is constant, the best λ of AdamW falls as 1/η, and that of SGDW is nearer to 1/η than to no change."
-        " Where η falls to 0, the best λ depends on the first η less than 1/√η does (not decided with AdamS)."
+        " Where η falls to 0, the best λ is nearer to no change than to 1/η (not decided with AdamS)."
     ),
     "gradient-norm": (
-        "At rest the gradient of a weight is R/η_eff times the weight within 8 %, with the η_eff of each weight, so a"
-        " larger λ ends with a larger gradient. AdamS does not end with a smaller one than AdamW."
+        "At rest the gradient of a weight is R/η_eff times the weight within 2 % (AdamW with one λ: 8 %), with the"
+        " η_eff of each weight, so a larger λ ends with a larger gradient. AdamS does not end with a smaller one than"
+        " AdamW."
     ),
     "width": (
         "From width 32 to 512 the best λ of AdamW grows as 1/√v̄ does, within the factor of 2 that is allowed. Which"

@@ -263,7 +263,7 @@ def _title(maps: WidthMaps) -> str:
         said = f"Kept while only η is tuned again: {', '.join(f'{number} {kept[number]}' for number in kept)}"
     return (
         f"In a network {widest:g} times as wide, the best λ of AdamW is {times:.1f} times as large, and 1/√v̄"
-        f" {guide:.1f} times\n(allowed: a factor of {widest**STILL:.2g}). {said}"
+        f" {guide:.1f} times\n(they may differ by a factor of {widest**STILL:.2g}). {said}"
     )
 
 
@@ -276,10 +276,13 @@ def _draw_best(axes: Axes, maps: WidthMaps) -> None:
         axes.errorbar(shift * np.array(maps.widths), ends[1], np.diff(ends, axis=0), capsize=3, **look)
     guide = (maps.root_v[0] / maps.root_v).mean(axis=1)
     axes.plot(maps.widths, guide, color=MUTED, linestyle="--", label="1/√v̄ of AdamW")
+    allowed = (maps.widths[-1] / maps.widths[0]) ** STILL
+    span = {"color": MUTED, "alpha": 0.25, "linewidth": 0, "label": f"counts as no change (factor of {allowed:.2g})"}
+    axes.axhspan(1 / allowed, allowed, **span)
     axes.set(xscale="log", yscale="log", xlabel="width of the hidden layer")
     axes.set(ylabel=f"value, divided by that at width {maps.widths[0]}", title="the best λ (bars: 95 % intervals)")
     axes.set_xticks(maps.widths, [str(width) for width in maps.widths])
-    axes.set_yticks([1, 2, 4], ["1", "2", "4"])
+    axes.set_yticks([0.5, 1, 2, 4], ["½", "1", "2", "4"])
     axes.minorticks_off()
     axes.legend(loc="upper left")
 
