@@ -31,13 +31,13 @@ SOURCE = "arXiv 2011.11152 (Xie, Sato & Sugiyama 2020); that “half” is meant
 CAPTION = (
     "Left and middle: the test error of each optimizer, tuned on its own grid, as a difference from SGD for the same"
     " seed. Small marks are seeds, large marks their means with a confidence interval of 95 %. A point to the left of"
-    " the grey line is better than SGD. Right: the fraction of the gap that a decay which is not L2 closes: for AdamS it is"
-    " (Adam − AdamS)/(Adam − SGD), where each name stands for a mean test error, with Fieller's interval of 95 % for"
-    " a ratio of two means. 0 is Adam and 1 is SGD. A negative fraction says that the error is farther from that of"
-    " SGD than Adam's is. Where no gap is certain, there is no fraction and no panel. The study is about small tanh networks that"
-    " are trained for some hundred steps, with a cosine schedule. They misread more than half of MNIST-1D, which has"
-    " ten classes, so that a guess misreads 90 %. The negative controls plant a difference of one percentage point, a"
-    " size that was chosen after the results were known."
+    " the grey line is better than SGD. Right: the fraction of the gap that a decay which is not L2 closes: for AdamS"
+    " it is (Adam − AdamS)/(Adam − SGD), where each name stands for a mean test error, with Fieller's interval of 95 %"
+    " for a ratio of two means. 0 is Adam and 1 is SGD. A negative fraction says that the error is farther from that"
+    " of SGD than Adam's is. Where no gap is certain, there is no fraction and no panel. The study is about small tanh"
+    " networks that are trained for some hundred steps, with a cosine schedule. They misread more than half of"
+    " MNIST-1D, which has ten classes, so that a guess misreads 90 %. The negative controls plant a difference of one"
+    " percentage point, a size that was chosen after the results were known."
 )
 
 STEPS, SCHEDULE = 300, "cosine"
