@@ -390,7 +390,8 @@ def _draw_run(axes: Axes, name: str, seen: RatioCurves) -> None:
     if (low < high).any():
         axes.fill_between(steps, low, high, color=COLOURS[mode], alpha=0.2, linewidth=0)
         median = ("L2, median", float(np.median(middle)))  # over the steps, since a single step is far from the others
-        ends = [*ends, median] if ends else [("L2", high[-1])]
+        below = (median[0], 0.3 * median[1])  # below the name of AdamS, where the median is
+        ends = [*ends, median] if ends else [("L2, 5–95 %", high[-1]), below]
     for text, at in ends:
         axes.text(1.02 * len(steps), at, text, color=COLOURS[mode], va="center", fontsize=9, fontweight="bold")
 

@@ -360,7 +360,7 @@ NOTES = {
     "noise": [
         (0.97, 0.24, "decoupled", "AdamW keeps {kept}\nat s = 30"),
         (0.03, 0.60, "L2", f"Adam with L2 keeps {100 * KEPT_BY_L2:.0f} %"),
-        (0.50, 0.86, "stable", "AdamS"),
+        (0.97, 0.98, "stable", "AdamS follows s/rms(s)\n(rms: of all weights)"),
     ],
 }
 TITLE = (

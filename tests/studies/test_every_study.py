@@ -33,7 +33,7 @@ PANELS = {
     "end-of-training": 2,
     "width": 2,
     "optimizer-table": 1,
-    "sgd-generalization": 4,
+    "sgd-generalization": 2,  # in the short form no gap is certain, so none has a panel of its own
     "learning-curves": 8,
     "batch-size": 3,
     "lost-decay": 2,
