@@ -34,10 +34,10 @@ CAPTION = (
     " gradients fall by about half. An error is the largest distance ‖θ_k − θ(ηk)‖ at four times. The memory is"
     " Adam's m and v, which F₀ + ηF₁ does not have. m remembers 1/(1 − β₁) steps, and v 1/(1 − β₂). Left: the colours"
     " are measured, and the black line is derived without a run. Its two branches enclose a sliver near β₂ = β₁,"
-    " where the two memories nearly cancel in F₁, so that F₀ + ηF₁ is nearer up to the largest η; at the top right"
-    " weights and memory are nearer again. Below the dashed line the memory of v is longer than the run. Right:"
-    " measured errors, joined by lines. Either the numbers of steps are fixed (filled), or the times η/(1 − β₁) and"
-    " η/(1 − β₂), so that 1 − β is proportional to η (hollow). No flow here holds at the edge of stability.\n\n"
+    " where the two memories nearly cancel in F₁, so that F₀ + ηF₁ is nearer up to the largest η. Below the dashed"
+    " line the memory of v is longer than the run. Right: measured errors, joined by lines. Either the numbers of"
+    " steps are fixed (filled), or the times η/(1 − β₁) and η/(1 − β₂), so that 1 − β is proportional to η (hollow)."
+    " No flow here holds at the edge of stability.\n\n"
     "For the black line both flows are compared with the flow of weights and memory to eighth order in the step. In"
     " long runs of torch's AdamW, which come to that edge, the largest eigenvalue of the preconditioned Hessian ends,"
     " in the mean, within 12 % of the derived limit, while in the flow of weights and memory it ends at up to 925"
@@ -64,8 +64,7 @@ MODELS = {1: "F₀", 2: "F₀ + ηF₁", "state": "weights and memory"}
 MODEL_LOOKS = {2: ("#542788", "^"), "state": ("#7A7300", "o")}
 WHICH = LinearSegmentedColormap.from_list("which", ["#3B3800", "#A39C2A", "#F7F7F7", "#9A86C4", "#2D004B"])
 BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.19), "ncols": 2, "fontsize": 7.5}
-GUIDE = np.array([5e-4, 0.12])  # the ends of the dashed line on the map, in 1 − β₂
-STATE = "weights\nand memory\nnearer"
+GUIDE, STATE = np.array([5e-4, 0.12]), "weights\nand memory\nnearer"  # the ends of the dashed line, in 1 − β₂; a label
 DIVERGED: dict[str, Any] = {"facecolor": "white", "edgecolor": "black", "hatch": "xxxx", "linewidth": 0}
 TERMS = 8  # of the flow that stands for torch's runs: at β₁ = 0.5, four were too few near β₂ = β₁
 SLOPE = 0.05  # allowed of an order: the next powers of η, of which the extrapolation leaves some percent
