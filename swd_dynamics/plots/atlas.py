@@ -23,8 +23,8 @@ BEFORE, AFTER = "settled", "gradients / 10"
 
 
 EQUAL = (
-    "R = ηλ: the median, before and after the gradients fell, and nine weights in ten before, are\n"
-    "within 2 % of ηλ, which is less than a marker's width."
+    "R counts as ηλ only if nine weights in ten are within 2 % of it, less than a marker's width,\n"
+    "and the median still is after the gradients fell to a tenth."
 )
 CUT = f"A bar that begins at {SMALLEST_DRAWN:g} is cut: some of its weights have an even smaller R/ηλ.\n"
 

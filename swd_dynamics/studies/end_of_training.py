@@ -33,16 +33,15 @@ SOURCE = (
 )
 CAPTION = (
     "All learning rates fall to 0 along half a cosine. Left: layers of noise, in which the norm Γ of the gradient at"
-    " ‖θ‖ = 1 is constant. Solid and broken lines: the covariance of the derived linear map, integrated through the"
-    " schedule. Dotted (SGDW: dash-dotted, AdamC: in black): the equilibrium of the current η, which the weights,"
-    " except with AdamC, no longer reach at the end. So AdamS, whose equilibrium rises more, ends with the same rise as"
-    " SGDW at these λ (3.7 times). The powers of η in the key are those of small η. So AdamC falls by a tenth on the"
-    " left, although its equilibrium is constant for small η: at a quarter of the run this equilibrium is 13 % higher"
-    " than at the end, because R is not small compared with 1−β₁ there. Right: the first layer of a network that learns"
-    " digits in minibatches of 8, with weights that are normalised (filled; lines: the law with the layer's own Γ) and"
-    " with weights that are not (open), whose ratio changes by 5 % under AdamW and AdamS and by 28 % under SGDW, where"
-    " 30 % are allowed. Under AdamC the ratio falls as Γ does, since the network learns. ‖g‖ is that of the"
-    " minibatch.\n\n"
+    " ‖θ‖ = 1 is constant. Solid lines: the covariance of the derived linear map, integrated through the schedule."
+    " Dotted (AdamC: in black): the equilibrium of the current η, which the weights, except with AdamC, no longer"
+    " reach at the end. So AdamS, whose equilibrium rises more, ends with the same rise as SGDW at these λ (3.7"
+    " times). The powers of η at the dotted lines hold for small η. So AdamC falls by a tenth on the left, although"
+    " its equilibrium is constant for small η: at a quarter of the run this equilibrium is 13 % higher than at the"
+    " end, because R is not small compared with 1−β₁ there. Right: the first layer of a network that learns digits in"
+    " minibatches of 8, with weights that are normalised (filled; lines: the law with the layer's own Γ) and with"
+    " weights that are not (open), whose ratio changes by 5 % under AdamW and AdamS and by 28 % under SGDW, where 30"
+    " % are allowed. Under AdamC the ratio falls as Γ does, since the network learns. ‖g‖ is that of the minibatch.\n\n"
     "Without normalisation the decay sets how large the gradient is in the end, as the study gradient-norm shows, but"
     " a falling η changes it little. Also tested, but not drawn: SGDS, which is SGDW with another unit of λ, and the"
     " network with a readout that is trained too. No verdict fits a power of η to a run: those of the equilibrium are"
@@ -193,6 +192,8 @@ TITLE = (
 SHOWN = ("AdamW", "AdamS", "SGDW", "AdamC")
 TIMES = ((np.arange(BINS) + 0.5) / BINS)[FROM:]
 EVERY = slice(None, None, 2)  # of the points
+HIGHEST = 18.0  # of the left panel: twice the last value of AdamW, at which the equilibria are apart from each other
+SHIFT = {"AdamW": -18, "AdamS": -11, "SGDW": 14}  # in points, of the name of an equilibrium: closer, the names overlap
 
 
 def draw(found: Courses) -> Figure:
@@ -207,7 +208,7 @@ def draw(found: Courses) -> Figure:
             axes.set_xticks([0.25, 0.5, 0.75, 1.0])
             axes.set_yticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
             axes.minorticks_off()
-        noise.set_ylim(0.7, 4 * found.noise["AdamW"].rise)
+        noise.set_ylim(0.6, HIGHEST)
         real.set_ylim(0.5, 8)
         noise.set_ylabel("‖g‖/‖θ‖, relative to its value at 0.25")
         figure.suptitle(TITLE, x=0.01, ha="left")
@@ -215,9 +216,8 @@ def draw(found: Courses) -> Figure:
 
 
 def _draw_course(axes: Axes, name: str, law: NDArray, seen: NDArray, label: str) -> None:
-    """Points for the measured ratio, and a line for the law; SGD with circles and a broken line."""
-    mode, is_adam = Method(name, IN_NOISE[name]).mode, name.startswith("Adam")
-    axes.plot(TIMES, law, **theory(mode, label=None, linestyle="-" if is_adam else "--"))
+    """Points for the measured ratio, SGD's with circles, and a line for the law."""
+    axes.plot(TIMES, law, **theory(Method(name, IN_NOISE[name]).mode, label=None))
     axes.plot(TIMES[EVERY], seen[EVERY], **_points(name, label))
 
 
@@ -230,23 +230,38 @@ def _draw_noise(axes: Axes, found: dict[str, RatioCourse]) -> None:
     for name in SHOWN:
         course = found[name]
         law, seen, rest = (each[FROM:] / course.seen[FROM] for each in (course.law, course.seen, course.rest))
-        exponent = str(Fraction(course.power).limit_denominator(4)).replace("-", "−")
-        changes = rf"$\propto\eta^{{{exponent}}}$" if course.power else "constant for small η"
-        _draw_course(axes, name, law, seen, f"{name}: equilibrium {changes}")
-        _draw_equilibrium(axes, name, rest)
+        _draw_course(axes, name, law, seen, name)
+        _draw_equilibrium(axes, name, rest, course.power)
     axes.set_title(f"layers of noise, {WEIGHTS} weights")
-    axes.plot([], [], ":", color=MUTED, label="equilibrium of the current η\n(SGDW: dash-dotted, AdamC: black)")
-    axes.plot([], [], color=MUTED, label="derived for the falling η\n(SGDW: dashed)")
+    axes.plot([], [], ":", color=MUTED, label="equilibrium of the current η")
+    axes.plot([], [], color=MUTED, label="derived for the falling η")
     axes.legend(loc="upper left")
 
 
-def _draw_equilibrium(axes: Axes, name: str, rest: NDArray) -> None:
-    """A dotted line under that of the law; for AdamC, whose two lines nearly coincide, a black one on top."""
-    style, colour = ":" if name.startswith("Adam") else "-.", COLOURS[Method(name, IN_NOISE[name]).mode]
-    if name == "AdamC":
-        axes.plot(TIMES, rest, style, color="black", linewidth=1.3, zorder=2.5)
-    else:
-        axes.plot(TIMES, rest, style, color=colour, linewidth=1.3, zorder=1)
+def _draw_equilibrium(axes: Axes, name: str, rest: NDArray, power: float) -> None:
+    """A dotted line under that of the law; for AdamC, whose two lines nearly coincide, a black one on top.
+
+    Above it is the power of η, where the line leaves the panel.
+    """
+    if not power:
+        axes.plot(TIMES, rest, ":", color="black", linewidth=1.3, zorder=2.5)
+        axes.text(0.98, 0.85 * rest[-1], f"{name} (black dots): constant for small η", ha="right", va="top", fontsize=8)
+        return
+    colour = COLOURS[Method(name, IN_NOISE[name]).mode]
+    axes.plot(TIMES, rest, ":", color=colour, linewidth=1.3, zorder=1)
+    exponent = str(Fraction(power).limit_denominator(4)).replace("-", "−")
+    leaves = float(np.interp(np.log(HIGHEST), np.log(rest), TIMES))
+    said = f"{name}\n" + rf"$\propto\eta^{{{exponent}}}$"
+    axes.annotate(
+        said,
+        (leaves, HIGHEST),
+        (SHIFT[name], 2),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=8,
+        color=colour,
+    )
 
 
 def _draw_digits(axes: Axes, found: Courses) -> None:

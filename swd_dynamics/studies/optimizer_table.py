@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from swd_dynamics.plots import COLOURS, MUTED, house_style
+from swd_dynamics.plots import COLOURS, house_style
 from swd_dynamics.studies.paired import judge_more, judge_same, paired_difference, planted
 from swd_dynamics.studies.study import Findings, Setting, Study
 from swd_dynamics.studies.tuning import (
@@ -32,8 +32,9 @@ CLAIM = (
 SOURCE = "arXiv 2011.11152 (Xie, Sato & Sugiyama 2020), abstract"
 CAPTION = (
     "Each row compares the test errors of two tuned optimizers seed by seed. The black points are means over two tasks,"
-    " two schedules of η and ten seeds, and the intervals hold at 95 % for all eight rows together. The grey marks are"
-    " the means of each task and schedule. A seed sets the start and the batches, the same ones for all optimizers.\n\n"
+    " two schedules of η and ten seeds, and the intervals hold at 95 % for all eight rows together. The grey marks"
+    " below a bar are the means of each task and schedule. A seed sets the start and the batches, the same ones for all"
+    " optimizers.\n\n"
     "Every optimizer has a grid of three learning rates and three λ, and is tuned for each task and each schedule on"
     " five other seeds. 27 of the 48 results were tuned to the edge of their grid, so that a larger grid might improve"
     " them. The complex variants of the claim are AMSGrad, AdaBound, Padam, Yogi and RAdam, all with L2 decay. SGDW and"
@@ -196,7 +197,9 @@ def _control(errors: dict[str, NDArray], stable: str, rival: str, rows: list[Row
 
 # The figure
 
-SHAPES = "osD^vP"  # of the tasks and schedules, in the order of the rows
+SHAPES = "x+1|2_"  # of the tasks and schedules, in the order of the rows
+GREY: dict[str, Any] = {"color": "#666666", "markersize": 6, "markeredgewidth": 1.3}
+BELOW = 0.3  # of the distance of two rows: grey marks on the bar of the mean would be hidden by it
 
 
 def draw(rows: list[Row]) -> Figure:
@@ -210,7 +213,7 @@ def draw(rows: list[Row]) -> Figure:
         for place, (stable, rival) in enumerate(pairs):
             for shape, row in zip(SHAPES, rows, strict=False):
                 one = row.found[rival].errors.mean() - row.found[stable].errors.mean()
-                axes.plot(one, place, shape, color=MUTED, markersize=4)
+                axes.plot(one, place + BELOW, shape, **GREY)
             found = paired_difference(errors[rival], errors[stable], COMPARISONS)
             is_open = abs(found.mean) <= found.half_width
             look: dict[str, Any] = {"markerfacecolor": "white" if is_open else "black", "zorder": 3}
@@ -237,7 +240,7 @@ def _keys(rows: list[Row]) -> Iterator[Line2D]:
     yield Line2D([], [], **mean, label="mean, 95 % interval")
     yield Line2D([], [], **mean, markerfacecolor="white", label="the same, undecided")
     for shape, row in zip(SHAPES, rows, strict=False):
-        yield Line2D([], [], color=MUTED, marker=shape, linestyle="none", label=f"{row.task}, {row.schedule} η")
+        yield Line2D([], [], **GREY, marker=shape, linestyle="none", label=f"{row.task}, {row.schedule} η")
 
 
 def _title(rows: list[Row]) -> str:

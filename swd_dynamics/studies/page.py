@@ -152,6 +152,7 @@ def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: s
     parts += _figure(folder, name, study.claim if study else name)
     shown, _, more = (study.caption if study and not older else "").partition(PARAGRAPH)
     parts += [as_markdown(shown)] if shown else []
+    parts += _newer_caption(folder, name) if older and study and study.caption else []
     parts += _larger(folder, name)
     parts += _not_confirmed(verdicts)
     parts += _folded(MORE, as_markdown(more)) if more else []
@@ -161,6 +162,13 @@ def _section(name: str, verdicts: list[dict], folder: Path, quick: bool, card: s
         there = ["--device", "cuda"] * (card is not None)
         parts.append(_command("reproduce", name, *["--quick"] * quick, *there, *["--out", place] * (place != default)))
     return parts
+
+
+def _newer_caption(folder: Path, name: str) -> list[str]:
+    """A link to the study on the page of the folder above, if that folder has its figure."""
+    if not (folder / ".." / f"{name}.png").is_file():
+        return []
+    return [f"What the axes and marks of the newer figure mean: [caption of {name}](../README.md#{name})."]
 
 
 def _folded(title: str, text: str) -> list[str]:

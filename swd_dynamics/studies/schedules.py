@@ -292,6 +292,13 @@ def _controls(left: dict[str, dict[str, Run]], courses: dict[str, Run]) -> Itera
     yield must_be_refuted("control: slower v", _within("", claim, slower))
 
 
+# The marks of Adam and AdamW lie on those of AdamS, which would hide them.
+ON_TOP: dict[str, dict[str, Any]] = {
+    "Adam": {"zorder": 3, "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5},
+    "AdamW": {"zorder": 4, "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.5},
+}
+
+
 def draw(data: tuple[dict[str, Run], dict[str, list[Fall]], dict[str, WarmUp]]) -> Figure:
     """Sharpness while η falls, and the last sharpness over the bound."""
     courses, falls, _ = data
@@ -316,7 +323,8 @@ def _draw_courses(axes: Axes, courses: dict[str, Run]) -> None:
     labels = {"Adam": "Adam, no decay", "AdamW": "AdamW", "AdamS": f"AdamS, overshoots by up to {over:.0f} %"}
     axes.semilogy(limits.steps, limits.now, color=MUTED, linestyle="--", label="stability limit at present η")
     for name, label in labels.items():
-        axes.semilogy(courses[name].steps, courses[name].sharpness, **measured(ADAM[name].mode, label=label))
+        look = measured(ADAM[name].mode, label=label) | ON_TOP.get(name, {"zorder": 2})
+        axes.semilogy(courses[name].steps, courses[name].sharpness, **look)
     for name, label in {"SGD": "SGD, no decay", "SGDS": "SGDS"}.items():
         look = measured(SGD[name].mode, label=label, marker="x", markerfacecolor="none")
         axes.semilogy(courses[name].steps, courses[name].sharpness, **look)
@@ -346,10 +354,9 @@ def _draw_last(axes: Axes, falls: dict[str, list[Fall]]) -> None:
     axes.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
     axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes.minorticks_off()
-    axes.set_title("Adam with β₁ = 0, η falls to 0 in T steps")
-    axes.legend(
-        loc="upper left", fontsize=8, title="shapes and colours as on the left", title_fontsize=8, alignment="left"
-    )
+    axes.set_title("Adam, β₁ = 0: no rise exceeds what v allows")
+    said = "η falls to 0 in T steps; shapes and\ncolours as on the left"
+    axes.legend(loc="upper left", fontsize=8, title=said, title_fontsize=8, alignment="left")
 
 
 # A second direction comes to the limit and overshoots, or, with SGDS, the oscillation swings in bursts.

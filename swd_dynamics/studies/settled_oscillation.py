@@ -146,12 +146,12 @@ MARKED = {
     "Nesterov, stable": ("right", (-4, 6)),
     "weaker decay": ("right", (-3, 6)),
 }
-# The decay mode, the line of what is derived, and whether the points of torch runs are open.
+# The decay mode, the line of what is derived, and the marks of torch runs.
 LOOK = {
-    "heavy ball, L2": ("L2", "-", False),
-    "heavy ball, stable": ("stable", "-", False),
-    "Nesterov, stable": ("stable", "--", True),
-    "weaker decay": ("L2", ":", True),
+    "heavy ball, L2": ("L2", "-", {}),
+    "heavy ball, stable": ("stable", "-", {}),
+    "Nesterov, stable": ("stable", "--", {"markerfacecolor": "none"}),
+    "weaker decay": ("L2", ":", {"marker": "x"}),
 }
 
 
@@ -302,10 +302,10 @@ def draw(data: tuple[dict[str, Curve], Nudged]) -> Figure:
 
 def _draw_growth(axes, curves: dict[str, Curve]) -> None:
     axes.axhline(0, color=MUTED, linewidth=0.8)
-    for name, (mode, style, is_open) in LOOK.items():
+    for name, (mode, style, marks) in LOOK.items():
         axes.plot(*curves[name].line, color=COLOURS[mode], linestyle=style, linewidth=1.2)
         label = f"heavy ball, L2, {name}" if name == "weaker decay" else name
-        points = measured(mode, label=label, markerfacecolor="none" if is_open else COLOURS[mode])
+        points = measured(mode, label=label) | marks
         axes.plot(curves[name].momenta, curves[name].fitted.real, **points)
     axes.plot([], [], color=MUTED, label="derived (points: torch runs)")
     axes.plot(
@@ -313,7 +313,7 @@ def _draw_growth(axes, curves: dict[str, Curve]) -> None:
     )
     axes.set(
         xlabel="momentum β",
-        ylabel="growth rate of a change of the oscillation",
+        ylabel="growth rate per step of a small change",
         title="below 0 the oscillation settles",
     )
     axes.legend(fontsize=8.5, loc="upper left")

@@ -35,14 +35,14 @@ CAPTION = (
     "The loss is ½hθ² for each weight, and every gradient has fresh Gaussian noise of variance σ² = 1. The vertical"
     " axis is the mean extra loss ½h·Var θ divided by ¼η_eff·σ², its value for small steps without decay. Points are"
     " torch runs of many copies of a weight, averaged over time. η = 0.1 and β = 0.9; λ = 0.1 for SGD and 1 for Adam,"
-    " with β₂ = 0.99. Left: the solid lines and the dashed blue line are the derived law; the dashed green line is the"
+    " with β₂ = 0.99. Left: the solid lines and the dashed blue line are the derived law; the dotted green line is the"
     " usual SDE, of first order, with stable decay, which has no limit. At small curvature too it lies 1/0.53 times as"
     " high as the law, the solid green line, because R = λη/(1−β) = 0.1 is as large as 1−β. So the weights forget as"
     " quickly as the"
     " momentum, and (1−β)/(R + 1−β), about half, of the SDE's variance is left; the SDE assumes R ≪ 1−β. Right: the"
-    " dashed lines are the law with the second moment of the noise alone, v = σ². With v = σ² = 1 AdamW and AdamS are"
-    " the same rule, so that the blue dashed line lies under the green one. For the solid lines v is σ² + E[G²],"
-    " where G is the gradient without noise that the scatter itself makes. Also tested, but not drawn: the"
+    " dash-dotted lines are the law with the second moment of the noise alone, v = σ². With v = σ² = 1 AdamW and AdamS"
+    " are the same rule, so that the blue line is drawn broad, under the green one. For the solid lines v is σ²"
+    " + E[G²], where G is the gradient without noise that the scatter itself makes. Also tested, but not drawn: the"
     " correlation of successive weights; a linear regression on scikit-learn's diabetes data with minibatches of 16"
     " that are drawn with replacement, whose noise has the covariance of the data at the minimum; and the loss θ²/2 +"
     " θ⁴/4, where paths of the derived SDE are compared with torch runs.\n\n"
@@ -255,11 +255,12 @@ def _draw_sgd(axes: Axes, found: list[Scatter]) -> None:
     share = np.geomspace(0.0015, 1, 60)
     on_line = stable._replace(curvature=share * stable.limit)
     plain = extra_loss(on_line, plain_variance(on_line))
-    axes.plot(share, plain, **theory("stable", label="stable, usual SDE", linestyle="--", linewidth=1.3))
+    axes.plot(share, plain, **theory("stable", label="stable, usual SDE", linestyle=":", linewidth=1.3))
     axes.axvline(1, color=MUTED, linewidth=1)
     axes.text(1.08, 1.3, "stability\nlimit", color="#666666", va="bottom")
     axes.set(xscale="log", yscale="log", title="SGD with momentum 0.9", xlabel="curvature / stability limit")
-    axes.set_ylabel(r"extra loss, in units of $\frac{1}{4}\,\eta_\mathrm{eff}\,\sigma^2$")
+    unit = r"extra loss, in units of $\frac{1}{4}\,\eta_\mathrm{eff}\,\sigma^2$"
+    axes.set_ylabel(f"{unit}\n(1: its value for small steps, no decay)")
     axes.legend(handles=[*_lines_and_points(), *axes.get_legend_handles_labels()[0]], loc="upper left")
 
 
@@ -269,9 +270,12 @@ def _draw_adam(axes: Axes, found: list[Scatter]) -> None:
         on_line = each._replace(curvature=share * each.limit)
         derived, frozen = laws_of_adam(CATALOG[each.name](**ADAM), on_line.curvature)
         axes.plot(share, extra_loss(on_line, derived[0]), **theory(each.mode, label=None))
-        axes.plot(share, extra_loss(on_line, frozen), **theory(each.mode, label=None, linestyle="--"))
+        width = 5 if each.mode == "decoupled" else 2  # the green line lies on the blue one
+        dashes = tuple(length / width for length in (10, 3, 2, 3))
+        look = {"linestyle": (0, dashes), "linewidth": width, "alpha": 0.5 if width > 2 else 1}
+        axes.plot(share, extra_loss(on_line, frozen), **theory(each.mode, label=None, **look))
         axes.plot(each.share, extra_loss(each, each.measured[0]), **measured(each.mode, label=LABELS[each.mode]))
-    axes.plot([], [], "--", color=MUTED, label="derived for v = σ² (noise alone)")
+    axes.plot([], [], "-.", color=MUTED, label="derived for v = σ² (noise alone)")
     axes.axvline(1, color=MUTED, linewidth=1)
     axes.set(title="Adam", xlabel="curvature / stability limit with v = σ²", xlim=(0.0015, 5), ylim=(0.1, 1500))
     axes.set_xticks((0.01, 0.1, 1), ("0.01", "0.1", "1"))

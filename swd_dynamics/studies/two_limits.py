@@ -30,21 +30,21 @@ CLAIM = (
 )
 SOURCE = "theory of this project; Cattaneo et al. 2023, 2309.00079 (β fixed); Ma, Wu & E 2020, 2009.06125 (1 − β ∝ η)"
 CAPTION = (
-    "Runs of AdamW without noise, on a smooth loss of four weights, up to the time ηk = 0.512, in which the gradients"
-    " fall by about half. An error is the largest distance ‖θ_k − θ(ηk)‖ at four times. The memory is Adam's m and v,"
-    " which F₀ + ηF₁ does not have. m remembers 1/(1 − β₁) steps, and v 1/(1 − β₂). Left: the colours are measured, and"
-    " the black line is derived without a run. Below the dashed line the memory of v is longer than the run. Right:"
-    " measured errors, joined by lines. Either the numbers of steps are fixed (filled), or the times η/(1 − β₁) and"
-    " η/(1 − β₂), so that 1 − β is proportional to η (hollow). No flow here holds at the edge of stability.\n\n"
-    "For the black line both flows are compared with the flow of weights and memory to eighth order in the step. It"
-    " has two branches, because the two memories nearly cancel in F₁ near β₂ = β₁: between the branches F₀ + ηF₁ is"
-    " nearer up to the largest η. In long runs of torch's AdamW, which come to that edge, the largest eigenvalue of the"
-    " preconditioned Hessian ends, in the mean, within 12 % of the derived limit, while in the flow of weights and"
-    " memory it ends at up to 925 times the limit, because v of the flow decays. Also tested, but not drawn: the flow"
-    " F₀, Adam with L2 and with stable decay in both limits, and β₁ = 0.5. The tolerances of the map, of the edge and"
-    " of the default β, the eighth order, and the two memories of v up to which F₀ + ηF₁ is worse than F₀, were set"
-    " after pilot runs. The claim was narrowed after the measurement: it had spoken of every β and every η that was"
-    " run."
+    "Runs of AdamW without noise, on a smooth loss of four weights, up to the time ηk = 0.512, in which the"
+    " gradients fall by about half. An error is the largest distance ‖θ_k − θ(ηk)‖ at four times. The memory is"
+    " Adam's m and v, which F₀ + ηF₁ does not have. m remembers 1/(1 − β₁) steps, and v 1/(1 − β₂). Left: the colours"
+    " are measured, and the black line is derived without a run. Its two branches enclose a sliver near β₂ = β₁,"
+    " where the two memories nearly cancel in F₁, so that F₀ + ηF₁ is nearer up to the largest η. Below the dashed"
+    " line the memory of v is longer than the run. Right: measured errors, joined by lines. Either the numbers of"
+    " steps are fixed (filled), or the times η/(1 − β₁) and η/(1 − β₂), so that 1 − β is proportional to η (hollow)."
+    " No flow here holds at the edge of stability.\n\n"
+    "For the black line both flows are compared with the flow of weights and memory to eighth order in the step. In"
+    " long runs of torch's AdamW, which come to that edge, the largest eigenvalue of the preconditioned Hessian ends,"
+    " in the mean, within 12 % of the derived limit, while in the flow of weights and memory it ends at up to 925"
+    " times the limit, because v of the flow decays. Also tested, but not drawn: the flow F₀, Adam with L2 and with"
+    " stable decay in both limits, and β₁ = 0.5. The tolerances of the map, of the edge and of the default β, the"
+    " eighth order, and the two memories of v up to which F₀ + ηF₁ is worse than F₀, were set after pilot runs. The"
+    " claim was narrowed after the measurement: it had spoken of every β and every η that was run."
 )
 
 DECAY = 0.1
@@ -64,7 +64,7 @@ MODELS = {1: "F₀", 2: "F₀ + ηF₁", "state": "weights and memory"}
 MODEL_LOOKS = {2: ("#542788", "^"), "state": ("#7A7300", "o")}
 WHICH = LinearSegmentedColormap.from_list("which", ["#3B3800", "#A39C2A", "#F7F7F7", "#9A86C4", "#2D004B"])
 BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.19), "ncols": 2, "fontsize": 7.5}
-GUIDE = np.array([5e-4, 0.12])  # the ends of the dashed line on the map, in 1 − β₂
+GUIDE, STATE = np.array([5e-4, 0.12]), "weights\nand memory\nnearer"  # the ends of the dashed line, in 1 − β₂; a label
 DIVERGED: dict[str, Any] = {"facecolor": "white", "edgecolor": "black", "hatch": "xxxx", "linewidth": 0}
 TERMS = 8  # of the flow that stands for torch's runs: at β₁ = 0.5, four were too few near β₂ = β₁
 SLOPE = 0.05  # allowed of an order: the next powers of η, of which the extrapolation leaves some percent
@@ -369,8 +369,8 @@ def _draw_map(figure: Figure, axes: Any, found: Map) -> None:
     axes.plot([], [], color="black", label="equal errors, predicted")
     axes.loglog(TIME * GUIDE, GUIDE, "--", color="black", linewidth=1, label="memory of v as long as the run")
     axes.add_patch(Rectangle((0, 0), 0, 0, **DIVERGED, label="F₀ + ηF₁ diverged"))
-    for text, place in (("F₀ + ηF₁\nnearer", (0.04, 0.92)), ("weights\nand memory\nnearer", (0.04, 0.45))):
-        axes.text(*place, text, transform=axes.transAxes, fontsize=8.5, fontweight="bold", va="top")
+    for x, y, said, size in (0.04, 0.92, "F₀ + ηF₁\nnearer", 8.5), (0.04, 0.45, STATE, 8.5), (0.62, 0.97, STATE, 7):
+        axes.text(x, y, said, transform=axes.transAxes, fontsize=size, fontweight="bold", va="top")
     axes.plot(1e-3, 1 - DEFAULT[1], "*", color="black", markersize=11)
     axes.text(1.4e-3, 1 - DEFAULT[1], "torch's default", va="center", fontsize=8.5)
     axes.set(xlabel="learning rate η", ylabel="1 − β₂", title=f"AdamW, β₁ = {found.beta1}: which flow is nearer?")
@@ -381,8 +381,8 @@ def _draw_map(figure: Figure, axes: Any, found: Map) -> None:
 
 
 def _draw_limits(axes: Any, limits: dict[str, tuple[np.ndarray, dict]]) -> None:
-    steps = "memories of {:.0f} and {:.0f} steps".format(*(1 / (1 - beta) for beta in FIXED))
-    times = "memories of {} and {} in time ηk"
+    steps = "m, v remember {:.0f}, {:.0f} steps".format(*(1 / (1 - beta) for beta in FIXED))
+    times = "m, v remember ηk = {}, {}"
     looks = {"fixed": ("-", "full", steps), "proportional": ("--", "none", times.format(*MEMORY))}
     for model in MODEL_LOOKS:
         look = {"color": MODEL_LOOKS[model][0], "marker": MODEL_LOOKS[model][1], "linewidth": 1}

@@ -146,6 +146,17 @@ def test_what_an_older_title_omits_stands_above_its_figure(tmp_path):
     assert before.endswith(as_markdown(BEFORE_OLDER["transformer"]))
 
 
+def test_an_older_figure_links_the_newer_caption(tmp_path):
+    """Assert that an older figure links the study on the page above, and only where that folder has its figure."""
+    folder = tmp_path / "gpu"
+    folder.mkdir()
+    (folder / "machine.json").touch()
+    ledger = {"studies": {"stability": [verdict()]}}
+    assert "../README.md" not in page(ledger, folder)
+    (tmp_path / "stability.png").touch()
+    assert "](../README.md#stability)" in page(ledger, folder)
+
+
 def test_a_larger_run_of_a_study_is_linked(tmp_path):
     """Assert that a study's section links the figure in the folder with the study's name."""
     (tmp_path / "transformer").mkdir()
