@@ -61,13 +61,13 @@ CAPTION = (
     " root of the mean square over all weights. With noisy gradients √v is the standard deviation s of a weight's"
     " noise: AdamW comes to rest at θ⋆/(1 + λs/h), AdamS at θ⋆/(1 + λs/(h·rms(s))), and Adam with L2 at θ⋆/(1 + λ/h)."
     f" Noisy points are means over {COPIES} copies of each weight and over all steps after the first {BURN_IN}. Left: β"
-    " = (0.9, 0.95), and 12,000 steps from η = 0.03, which falls to 1e-6 in the last quarter; with torch's default β₂ ="
-    " 0.999 more steps are needed. Right: β = (0.9, 0.99), η = 0.1, 12,000 steps.\n\n"
-    "(The short form takes fewer.) Most training lies between these two extremes. Also tested, but not drawn: SGD with"
-    " momentum and each decay, on a quadratic and on digits; the other decay modes with exact gradients, of which"
-    " cautious decay comes to rest at θ⋆, as no decay does, and Adam with preconditioned decay where L2 does; and Muon"
-    " on a matrix, which does not clip singular values at 1/λ = 2: those of 4, 3 and 2.5 come to rest at 2.09, 1.46"
-    " and 1.77, because five Newton–Schulz steps are not the polar factor."
+    " = (0.9, 0.95), and 12,000 steps from η = 0.03, which falls to 1e-6 in the last quarter; with torch's default β₂"
+    " = 0.999 more steps are needed. Right: β = (0.9, 0.99), η = 0.1, 12,000 steps.\n\n"
+    "(The short form takes fewer steps.) Most training lies between these two extremes. Also tested, but not drawn:"
+    " SGD with momentum and each decay, on a quadratic and on digits; the other decay modes with exact gradients, of"
+    " which cautious decay comes to rest at θ⋆, as no decay does, and Adam with preconditioned decay where L2 does;"
+    " and Muon on a matrix, which does not clip singular values at 1/λ = 2: those of 4, 3 and 2.5 come to rest at"
+    " 2.09, 1.46 and 1.77, because five Newton–Schulz steps are not the polar factor."
 )
 
 

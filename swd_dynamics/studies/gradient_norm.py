@@ -37,9 +37,9 @@ CAPTION = (
     " weight, only where the runs are at rest. Dotted lines: the same with one η_eff for all weights, η/√v̄, which is"
     " too small by up to × 1.63 for AdamW and × 1.50 for AdamS. With η_eff of each weight all runs at rest are within"
     " 2 % of the law, but those of AdamW with λ = 3.2 are 7 to 8 % above it, where 5 % are allowed.\n\n"
-    "Why these are, is not known; one such run of 3000 steps instead of 1000 was 6 % above the law. With a constant η,"
-    " which is not drawn, the noise of the batches adds to the gradient. The study shows one small network on 8 × 8"
-    " digits, with one η for each family."
+    "Why AdamW with λ = 3.2 is above the law is not known; a run of 3000 steps instead of 1000 was 6 % above it. With"
+    " a constant η, which is not drawn, the noise of the batches adds to the gradient. The study shows one small"
+    " network on 8 × 8 digits, with one η for each family."
 )
 
 BETA = 0.9

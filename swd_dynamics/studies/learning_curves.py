@@ -194,14 +194,14 @@ def _write_differences(axes: Axes, direction: str, curves: Curves, name: str) ->
     for place, (stable, rival, ends) in enumerate(shown):
         found = paired_difference(*ends, COMPARISONS)
         decided = abs(found.mean) > found.half_width
-        word = ("larger" if found.mean > 0 else "smaller") if decided else "undecided"
+        word = "larger" if found.mean > 0 else "smaller"
         digits = 2 if of_errors else 4
-        number = f"{found.mean:+.{digits}f} ± {found.half_width:.{digits}f}".replace("-", "−")
-        number += " points" if of_errors else ""
+        number = f"{abs(found.mean):.{digits}f} ± {found.half_width:.{digits}f}" + " points" * of_errors
+        undecided = "" if decided else ", undecided"
         axes.text(
             0.98,
             0.97 - 0.2 * place,
-            f"{stable} − {rival}: {word}\n{number}",
+            f"{stable} {word} than {rival}\nby {number}{undecided}",
             fontweight="bold" if decided else "normal",
             fontsize=9,
             ha="right",

@@ -352,8 +352,8 @@ def _title(maps: dict[tuple[str, str], ErrorMap]) -> str:
     falls = {schedule: judge_slopes(SHOWN, schedule, seen)[1].status for schedule, seen in found.items()}
     said = {"confirmed": "falls as 1/η", "refuted": "does not fall as 1/η", "inconclusive": "may fall as 1/η or not"}
     return (
-        f"Where η is constant, the best λ of {SHOWN} {said[falls['constant']]} (slope {_known(found['constant'])}).\n"
-        f"Where η falls to 0, it {said[falls['cosine']]} (slope {_known(found['cosine'])}; ±: 95 % intervals)"
+        f"Where η falls to 0, the best λ of {SHOWN} {said[falls['cosine']]} (slope {_known(found['cosine'])}).\n"
+        f"Where η is constant, it {said[falls['constant']]} (slope {_known(found['constant'])}; ±: 95 % intervals)"
     )
 
 

@@ -28,9 +28,9 @@ CAPTION = (
     "Left: how far torch's runs are from two derived flows, dθ/dt = F₀ (open) and dθ/dt = F₀ + ηF₁ (filled), as the"
     " largest Euclidean distance ‖θ_k − θ(ηk)‖ of all steps, with β = 0.9 and λ = 0.05, up to the time ηk = 2 (0.2 in"
     " the short form). Each run starts with the momentum that belongs to the flow. The points of the three decays"
-    " nearly coincide, so each is moved along the grey line of its flow: all three of a group belong to the η of the"
-    " tick below the group. At the larger η the next power of η adds to the distance, so that the points leave the"
-    " grey lines. Right: the decay in F₁ of L2 divided by that of stable decay on a flat loss, whose gradient is 0. F₁"
+    " nearly coincide, so those of L2 and stable decay are moved sideways by 7 %: all three of a group belong to the η"
+    " of its middle. At the larger η the next power of η adds to the distance, so that the points leave the grey"
+    " lines. Right: the decay in F₁ of L2 divided by that of stable decay on a flat loss, whose gradient is 0. F₁"
     " is multiplied by η, so the difference of the runs is small where η is small.\n\n"
     "If the runs start from m = 0, both distances fall only like η (measured on the network of the short form, with η"
     " up to 0.005). A verdict's order is the slope at the smallest η, extrapolated from all η. Also tested, but not"
@@ -249,11 +249,8 @@ def _draw_orders(axes, errors: FlowErrors) -> None:
         for order in (1, 2):
             mode, seen = method.mode, errors.orders[network, method.name, order]
             look = measured(mode, markerfacecolor=COLOURS[mode] if order == 2 else "white")
-            moved = dodge[mode] ** order  # along the line of slope ``order``
             axes.loglog(
-                seen["lr"] * dodge[mode],
-                moved * seen["error"],
-                **look | {"label": LABELS[mode] if order == 2 else None},
+                seen["lr"] * dodge[mode], seen["error"], **look | {"label": LABELS[mode] if order == 2 else None}
             )
     for order in (1, 2):
         seen = errors.orders[network, "SGDS", order]
@@ -263,7 +260,7 @@ def _draw_orders(axes, errors: FlowErrors) -> None:
         axes.annotate(xy=(seen["lr"][at], guide[at]), textcoords="offset points", color="#444444", **place)
     axes.set_xticks(seen["lr"], [f"{lr:.2g}" for lr in seen["lr"]])
     axes.minorticks_off()
-    axes.set(xlabel="learning rate η (points drawn side by side)", ylabel="largest distance ‖θₖ − θ(ηk)‖")
+    axes.set(xlabel="learning rate η (points moved sideways by ± 7 %)", ylabel="largest distance ‖θₖ − θ(ηk)‖")
     axes.set_title(f"SGD with β = {MOMENTUM:g}, tanh network on digits")
     axes.legend(loc="lower right", handletextpad=0.2)
 

@@ -255,7 +255,7 @@ def _draw_sgd(axes: Axes, found: list[Scatter]) -> None:
     share = np.geomspace(0.0015, 1, 60)
     on_line = stable._replace(curvature=share * stable.limit)
     plain = extra_loss(on_line, plain_variance(on_line))
-    axes.plot(share, plain, **theory("stable", label="stable, usual SDE", linestyle=":", linewidth=1.3))
+    axes.plot(share, plain, **theory("stable", label="stable, first-order SDE", linestyle=":", linewidth=1.3))
     axes.axvline(1, color=MUTED, linewidth=1)
     axes.text(1.08, 1.3, "stability\nlimit", color="#666666", va="bottom")
     axes.set(xscale="log", yscale="log", title="SGD with momentum 0.9", xlabel="curvature / stability limit")

@@ -73,9 +73,9 @@ def test_an_invariant_is_undecided_where_the_seeds_differ_much():
 @pytest.mark.parametrize(
     ("falling", "constant", "said"),
     [
-        (0.0, -1.0, ["the best λ of AdamW falls as 1/η", "it does not fall as 1/η"]),
-        (0.0, -0.7, ["does not fall as 1/η (slope −0.70 ± 0.00)"]),
-        (-1.0, 0.0, ["the best λ of AdamW does not fall", "it falls as 1/η"]),
+        (0.0, -1.0, ["the best λ of AdamW does not fall as 1/η", "it falls as 1/η"]),
+        (0.0, -0.7, ["it does not fall as 1/η (slope −0.70 ± 0.00"]),
+        (-1.0, 0.0, ["the best λ of AdamW falls as 1/η", "it does not fall as 1/η"]),
     ],
 )
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_the_title_says_what_is_not_decided():
     """Assert that the title decides nothing where seeds differ too much to say how the best λ depends on η."""
     maps = {(name, "cosine"): planted(-0.1, 2.0 if name == "AdamW" else 0.0) for name in EXPONENTS}
     title = draw(maps | {(name, "constant"): planted(-1.0) for name in CONSTANT}).get_suptitle()
-    assert "it may fall as 1/η or not" in title
+    assert "may fall as 1/η or not" in title
 
 
 def test_planted_moments_are_found():
