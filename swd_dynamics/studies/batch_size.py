@@ -367,9 +367,10 @@ def _finish_power(axes: Axes, scans: dict[str, Scan]) -> None:
     for invariant, (dash, shade) in LINES.items():
         label = f"predicted if {IN_FIGURES[invariant]} is constant"
         axes.plot([], [], color=shade, linestyle=dash, linewidth=1.4, label=label)
+    axes.plot([], [], **CIRCLES, color=MUTED, label="uncertain (see the caption)")
     values = np.concatenate([scan.found(DRAWN) for scan in scans.values()])
     axes.set(xscale="log", yscale="log", xlabel="batch size B", ylabel=f"largest λ that costs at most {HARM:.0f} point")
-    axes.set_ylim(np.nanmin(values) / 5, np.nanmax(values) * 25)
+    axes.set_ylim(np.nanmin(values) / 5, np.nanmax(values) * 60)
     axes.set_xticks(BATCHES, map(str, BATCHES))
     axes.minorticks_off()
     axes.set_title("λ of the circles (bars: 95 % intervals)")

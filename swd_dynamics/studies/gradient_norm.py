@@ -1,5 +1,6 @@
 """Study: how large the gradient is at the end of training, and why: at rest it balances the decay."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -241,7 +242,7 @@ def _as_law(name: str, claim: str, ratios: NDArray) -> Verdict:
 
 def _law_by_weight(name: str, ratios: NDArray) -> Verdict:
     claim = f"Where {name} has come to rest, ‖g‖ is the norm of (R/η_eff)·θ with η_eff of each weight"
-    return _as_law(f"{name}, by weight", claim, ratios)
+    return replace(_as_law(f"{name}, by weight", claim, ratios), seeds=ratios.shape[1])  # the short form has one λ
 
 
 def _with_decay_alone(seen: FinalGradients) -> Verdict:
