@@ -176,7 +176,7 @@ def draw(gaps: list[Gap]) -> Figure:
     panels = [(draw_one, gap) for gap in gaps for draw_one in (_draw_errors, _draw_fractions)]
     panels = [(draw_one, gap) for draw_one, gap in panels if draw_one is _draw_errors or gap.is_certain]
     with house_style():
-        figure = Figure(figsize=(3.6 * len(panels) + 0.4, 4.0))
+        figure = Figure(figsize=(max(3.6 * len(panels) + 0.4, 7.4), 4.0))  # the title needs 7 inches
         for place, (draw_one, gap) in enumerate(panels):
             draw_one(figure.add_subplot(1, len(panels), place + 1), gap)
         seeds = len(gaps[0].errors("SGD"))
